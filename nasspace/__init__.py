@@ -1,0 +1,41 @@
+"""nasspace: neural architecture search and design-space exploration for light-weight convolutional networks.
+
+The names below are loaded when they are first used, so that `import nasspace` and `nas --help` are quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Architecture": "nasspace.architecture",
+    "Space": "nasspace.space",
+    "build": "nasspace.network",
+    "cost": "nasspace.counting",
+    "measure_latency": "nasspace.latency.meter",
+    "search": "nasspace.studies.loop",
+    "zoo": None,
+    "NasspaceError": "nasspace.errors",
+    "InputError": "nasspace.errors",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nasspace' has no attribute '{name}'")
+    home = _HOMES[name]
+    value = (
+        importlib.import_module(f"nasspace.{name}")
+        if home is None
+        else getattr(importlib.import_module(home), name)
+    )
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

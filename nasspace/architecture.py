@@ -1,0 +1,261 @@
+"""One frozen network description: a flat chain of layers, its JSON, its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from nasspace import blocks, files
+from nasspace.errors import InputError, nearest
+from nasspace.files import Document, Keys
+
+VERSION = 1
+MAX_WIDTH = 65536
+MAX_STRIDE = 32
+MAX_SIZE = 8192
+MAX_LAYERS = 2000
+KEYS = ("nasspace", "name", "input", "classes", "layers")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: a block's name, its output width, its stride, and the options that differ from nothing said.
+
+    `options` are as they act: a `groups` that does not divide the widths stands here as the one that does.
+    `out` is None only from a `flatten` on to the next layer that names its width.
+    """
+
+    block: str
+    out: int | None
+    stride: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+        key = (self.block, self.out, self.stride, tuple(sorted(self.options.items())))
+        object.__setattr__(self, "_hash", hash(key))  # layers are memo keys: hashed far more often than made
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self):
+        return (Layer, (self.block, self.out, self.stride, dict(self.options)))
+
+    def to_dict(self, in_channels: int | None = None) -> dict[str, Any]:
+        """As in the JSON; `out` is left out where it is the input's width, `stride` where it is 1."""
+        out = {} if self.out is None or self.out == in_channels else {"out": self.out}
+        stride = {} if self.stride == 1 else {"stride": self.stride}
+        return {"block": self.block, **out, **stride, **self.options}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network: input (channels, height, width), number of classes, layers.
+
+    Two spellings of one network are equal and have one `digest`; the name and the choices of the space that it
+    came from do not count. Made by `Architecture.of`, `from_json` or a `Space`, which check every part.
+    """
+
+    input: tuple[int, int, int]
+    classes: int
+    layers: tuple[Layer, ...]
+    name: str = field(default="", compare=False)
+    choices: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Architecture) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @classmethod
+    def of(
+        cls,
+        layers: Iterable[Mapping[str, Any]],
+        *,
+        input: Iterable[int] = (3, 224, 224),
+        classes: int | None = None,
+        name: str = "",
+        choices: Mapping[str, Any] | None = None,
+        document: Document | None = None,
+    ) -> Architecture:
+        """Check the layers, given as dictionaries, and settle their widths; `classes` is the last layer's out."""
+        document = document or Document({}, name)
+        size = _checked_input(list(input), document)
+        settled = tuple(_settled(layers, size[0], document))
+        if not settled:
+            raise document.error(("layers",), "there is no layer")
+        out = settled[-1].out
+        if classes is not None and out is not None and classes != out:
+            raise document.error(("classes",), f"{classes} classes, but the last layer's out is {out}")
+        if out is None and classes is None:
+            raise document.error(("layers",), "the last layer must say its 'out', the number of classes")
+        return cls(size, classes or out, settled, name, choices)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "") -> Architecture:
+        """Read the JSON of DESIGN 3.2; an `InputError` names the place of what is wrong."""
+        return cls.from_document(files.parse_json(text, source))
+
+    @classmethod
+    def from_document(cls, document: Document) -> Architecture:
+        """From a document that is read already."""
+        value = document.value
+        if not isinstance(value, dict):
+            raise document.error(
+                (), "an architecture is an object with 'nasspace', 'input', 'classes', 'layers'"
+            )
+        for key in value:
+            if key not in KEYS:
+                raise document.error((key,), f"'{key}' is not a key of an architecture{nearest(key, KEYS)}")
+        if value.get("nasspace") != VERSION:
+            raise document.error(
+                ("nasspace",), f"{value.get('nasspace')!r} is not version {VERSION} of this format"
+            )
+        for key in ("input", "layers"):
+            if not isinstance(value.get(key), list):
+                raise document.error((key,), f"'{key}' must be a list")
+        classes = value.get("classes")
+        if classes is not None:
+            whole_number(classes, 1, 10_000_000, document, ("classes",))
+        name = value.get("name", "")
+        if not isinstance(name, str):
+            raise document.error(("name",), f"{name!r} is not a name")
+        return cls.of(value["layers"], input=value["input"], classes=classes, name=name, document=document)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plain values of the JSON."""
+        layers, channels = [], self.input[0]
+        for layer in self.layers:
+            layers.append(layer.to_dict(channels))
+            channels = layer.out
+        name = {"name": self.name} if self.name else {}
+        return {
+            "nasspace": VERSION,
+            **name,
+            "input": list(self.input),
+            "classes": self.classes,
+            "layers": layers,
+        }
+
+    def to_json(self) -> str:
+        """The JSON of DESIGN 3.2, a line a layer."""
+        document = self.to_dict()
+        layers = ",\n  ".join(json.dumps(layer) for layer in document.pop("layers"))
+        return json.dumps(document)[:-1] + ',\n "layers": [\n  ' + layers + "]}\n"
+
+    @cached_property
+    def digest(self) -> str:
+        """12 hex digits of the canonical form: defaults filled in, options settled, keys sorted, no name."""
+        layers, channels = [], self.input[0]
+        for layer in self.layers:
+            layers.append(_canonical_text(layer, channels))
+            channels = layer.out
+        text = json.dumps([VERSION, self.input, self.classes, layers])
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def with_input(self, channels: int | None = None, resolution: int | None = None) -> Architecture:
+        """The same layers at another number of input channels or another square resolution."""
+        size = (channels or self.input[0], resolution or self.input[1], resolution or self.input[2])
+        if size == self.input:
+            return self
+        if size[0] == self.input[0]:
+            return replace(self, input=_checked_input(list(size), Document({})))
+        layers = self.to_dict()["layers"]
+        return Architecture.of(layers, input=size, classes=self.classes, name=self.name, choices=self.choices)
+
+    def with_resolution(self, resolution: int) -> Architecture:
+        """The same layers at another square resolution."""
+        return self.with_input(resolution=resolution)
+
+    def with_name(self, name: str) -> Architecture:
+        """The same network under another name."""
+        return replace(self, name=name)
+
+
+def canonical(layer: Layer, in_channels: int | None) -> dict[str, Any]:
+    """Every option that the layer's block uses, defaults filled in and settled at these widths."""
+    if in_channels is None or layer.out is None:
+        return {**blocks.get(layer.block).defaults, **layer.options}
+    return blocks.settle(layer.block, in_channels, layer.out, layer.stride, layer.options)
+
+
+@lru_cache(maxsize=100_000)
+def _canonical_text(layer: Layer, in_channels: int | None) -> str:
+    """What of a layer enters the digest."""
+    options = canonical(layer, in_channels)
+    return json.dumps([layer.block, layer.out, layer.stride, options], sort_keys=True)
+
+
+def load(path: str | Path) -> Architecture:
+    """The architecture in a JSON file."""
+    return Architecture.from_document(files.load_json(Path(path)))
+
+
+def whole_number(value: Any, low: int, high: int, document: Document, keys: Keys) -> int:
+    """`value` if it is a whole number from `low` to `high`; else an `InputError` at its place."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise document.error(
+            keys, f"{value!r} is not allowed: it must be a whole number from {low} to {high}"
+        )
+    if not low <= value <= high:
+        raise document.error(keys, f"{value} is not allowed: it must be from {low} to {high}")
+    return value
+
+
+def _checked_input(size: list[Any], document: Document) -> tuple[int, int, int]:
+    if len(size) != 3:
+        raise document.error(("input",), f"{size} must be [channels, height, width]")
+    for i, part in enumerate(size):
+        whole_number(part, 1, MAX_SIZE, document, ("input", i))
+    return (size[0], size[1], size[2])
+
+
+def _settled(
+    layers: Iterable[Mapping[str, Any]], channels: int | None, document: Document
+) -> Iterable[Layer]:
+    for i, layer in enumerate(layers):
+        if i >= MAX_LAYERS:
+            raise document.error(("layers",), f"more than {MAX_LAYERS} layers")
+        keys = ("layers", i)
+        if not isinstance(layer, Mapping) or not isinstance(layer.get("block"), str):
+            raise document.error(keys, "a layer is an object with the key 'block', the name of a block")
+        try:
+            settled = _one_layer(tuple((key, value, type(value)) for key, value in layer.items()), channels)
+        except (InputError, TypeError):  # TypeError: a list or object as a value, which no memo can hold
+            settled = _checked_layer(layer, channels, document, keys)
+        yield settled
+        channels = settled.out
+
+
+@lru_cache(maxsize=100_000)
+def _one_layer(items: tuple[tuple[str, Any, type], ...], channels: int | None) -> Layer:
+    """The same layer is checked once, and is one object: sampling thousands of networks meets few layers.
+
+    The types are part of the memo's key, since True and 1.0 equal 1 there and only one of them may be right.
+    """
+    return _checked_layer({key: value for key, value, _ in items}, channels, Document({}), ())
+
+
+def _checked_layer(layer: Mapping[str, Any], channels: int | None, document: Document, keys: Keys) -> Layer:
+    options = {key: value for key, value in layer.items() if key not in ("block", "out", "stride")}
+    try:
+        block = blocks.get(layer["block"])
+    except InputError as error:
+        raise document.error((*keys, "block"), str(error)) from None
+    options = blocks.validated(block.name, options, document, keys)
+    stride = whole_number(layer.get("stride", 1), 1, MAX_STRIDE, document, (*keys, "stride"))
+    flattens = getattr(block.cls, "flattens", False)
+    out = layer.get("out", None if flattens else channels)
+    if out is not None:
+        whole_number(out, 1, MAX_WIDTH, document, (*keys, "out"))
+    if channels is not None and out is not None and not flattens:
+        full = blocks.settle(block.name, channels, out, stride, options)
+        options = {key: value if full[key] is None else full[key] for key, value in options.items()}
+    return Layer(block.name, out, stride, options)

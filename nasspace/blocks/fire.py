@@ -1,0 +1,71 @@
+"""SqueezeNet's fire module."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from nasspace.blocks.options import Norm, Ratio, Share
+
+
+class Fire(nn.Module):
+    """1x1 to squeeze x out, ReLU -> concat(1x1, ReLU | 3x3, ReLU) [+ bypass]. SqueezeNet, section 3.2.
+
+    `expand_3x3` is the share of 3x3 filters (pct3x3), the 1x1 part comes first. `bypass` adds the input:
+    `simple` where the width stays, `complex` also through a 1x1 convolution where it changes. All convolutions
+    have a bias and no norm, as in the paper, unless `norm: bn`. The paper strides by max pooling between
+    modules: so a stride puts a 3x3 max pooling in front.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        *,
+        squeeze: Ratio = 0.125,
+        expand_3x3: Share = 0.5,
+        bypass: Literal["none", "simple", "complex"] = "none",
+        norm: Norm = "none",
+    ):
+        super().__init__()
+        squeezed = max(1, int(squeeze * out_channels))
+        wide = int(expand_3x3 * out_channels)
+        self.pool = nn.MaxPool2d(3, stride, 1) if stride > 1 else nn.Identity()
+        self.squeeze = _conv(in_channels, squeezed, 1, norm)
+        parts = [(out_channels - wide, 1), (wide, 3)]
+        self.expand = nn.ModuleList(_conv(squeezed, width, kernel, norm) for width, kernel in parts if width)
+        bypass = _bypass(in_channels, out_channels, bypass)
+        self.bypass = {
+            "none": lambda: None,
+            "simple": nn.Identity,
+            "complex": lambda: nn.Conv2d(in_channels, out_channels, 1),
+        }[bypass]()
+
+    @staticmethod
+    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
+        return {"bypass": _bypass(in_channels, out_channels, options["bypass"])}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(x)
+        squeezed = self.squeeze(x)
+        out = torch.cat([expand(squeezed) for expand in self.expand], 1)
+        return out if self.bypass is None else self.bypass(x) + out
+
+
+def _bypass(in_channels: int, out_channels: int, bypass: str) -> str:
+    """What the bypass is at these widths: an identity, a convolution, or nothing."""
+    if bypass == "none" or in_channels == out_channels:
+        return "none" if bypass == "none" else "simple"
+    return "complex" if bypass == "complex" else "none"
+
+
+def _conv(in_channels: int, out_channels: int, kernel: int, norm: str) -> nn.Sequential:
+    bn = [nn.BatchNorm2d(out_channels)] if norm == "bn" else []
+    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=norm == "none")
+    return nn.Sequential(conv, *bn, nn.ReLU())
+
+
+BLOCKS = {"fire": Fire}

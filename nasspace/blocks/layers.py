@@ -1,0 +1,92 @@
+"""What the blocks are made of: convolution + batch norm + activation, squeeze-and-excitation, channel shuffle."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "hard_swish": nn.Hardswish,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "sigmoid": nn.Sigmoid,
+    "hard_sigmoid": nn.Hardsigmoid,
+}
+EPSILON = 1e-5  # PyTorch's epsilon of batch norm
+
+
+def activated(name: str) -> list[nn.Module]:
+    """The activation of a name as a list of one module; an empty list for 'none'."""
+    return [] if name == "none" else [ACTIVATIONS[name]()]
+
+
+def conv_bn(
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    activation: str = "none",
+    eps: float = EPSILON,
+) -> nn.Sequential:
+    """Convolution without bias, padded to keep the size, batch norm, activation."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(out_channels, eps=eps),
+        *activated(activation),
+    )
+
+
+def depthwise_bn(
+    channels: int, kernel: int, stride: int = 1, activation: str = "none", eps: float = EPSILON
+) -> nn.Sequential:
+    """Depthwise convolution, batch norm, activation."""
+    return conv_bn(channels, channels, kernel, stride, channels, activation, eps)
+
+
+def make_divisible(value: float, divisor: int = 8, minimum: int | None = None) -> int:
+    """The multiple of `divisor` nearest to `value`, never below nine tenths of it (TF-slim's rule).
+
+    >>> make_divisible(0.75 * 24), make_divisible(0.35 * 16), make_divisible(58, 4)
+    (24, 8, 60)
+    """
+    lowest = divisor if minimum is None else minimum
+    rounded = max(lowest, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+def common_groups(groups: int, *channels: int) -> int:
+    """The largest number not above `groups` that divides all `channels`.
+
+    >>> common_groups(8, 60, 240), common_groups(3, 24, 60, 216)
+    (6, 3)
+    """
+    shared = math.gcd(*channels)
+    return next(g for g in range(min(groups, shared), 0, -1) if shared % g == 0)
+
+
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """Interleave the channels of `groups` groups: (g, n) is read as (n, g). ShuffleNet, section 3.1."""
+    if groups == 1:
+        return x
+    batch, channels, height, width = x.shape
+    x = x.reshape(batch, groups, channels // groups, height, width)
+    return x.transpose(1, 2).reshape(batch, channels, height, width)
+
+
+class SqueezeExcite(nn.Module):
+    """mean -> 1x1 (bias), ReLU -> 1x1 (bias), gate -> scale. SENet, section 3."""
+
+    def __init__(self, channels: int, squeezed: int, gate: str = "sigmoid"):
+        super().__init__()
+        self.mean = nn.AdaptiveAvgPool2d(1)
+        self.reduce = nn.Conv2d(channels, squeezed, 1)
+        self.relu = nn.ReLU()
+        self.expand = nn.Conv2d(squeezed, channels, 1)
+        self.gate = ACTIVATIONS[gate]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(self.expand(self.relu(self.reduce(self.mean(x)))))

@@ -1,0 +1,40 @@
+"""The types of the options that blocks share: what may be written in a space or an architecture."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("must be odd, so that the padding is the same on both sides")
+    return value
+
+
+def _fraction(value: Any) -> Any:
+    """'1/3', as the papers write it, is a number too."""
+    if not isinstance(value, str) or "/" not in value:
+        return value
+    try:
+        return float(Fraction(value))
+    except (ValueError, ZeroDivisionError):
+        return value
+
+
+Kernel = Annotated[int, Field(ge=1, le=31), AfterValidator(_odd)]
+Window = Annotated[int, Field(ge=1, le=31)]
+Padding = Annotated[int, Field(ge=0, le=15)]
+Groups = Annotated[int, Field(ge=1, le=65536)]
+Ratio = Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]
+Share = Annotated[float, BeforeValidator(_fraction), Field(ge=0, le=1)]
+Factor = Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=64)]
+Reduction = Annotated[int, Field(ge=1, le=1024)]
+Width = Annotated[int, Field(ge=1, le=65536)]
+Epsilon = Annotated[float, Field(gt=0, le=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Activation = Literal["relu", "relu6", "hard_swish", "silu", "gelu", "sigmoid", "none"]
+Gate = Literal["sigmoid", "hard_sigmoid"]
+Norm = Literal["bn", "none"]

@@ -1,0 +1,117 @@
+"""Convolution, pooling, identity: the layers between the units."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from nasspace.blocks.layers import EPSILON, activated, common_groups, conv_bn
+from nasspace.blocks.options import Activation, Epsilon, Groups, Kernel, Norm, Padding, Window
+
+
+class Conv(nn.Sequential):
+    """kxk convolution, batch norm, activation.
+
+    Batch norm replaces the bias: `bias` is true by default only with `norm: none`. `padding` is kernel // 2
+    unless given. A `groups` that does not divide both widths becomes the largest number below that does.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        *,
+        kernel: Kernel = 3,
+        groups: Groups = 1,
+        activation: Activation = "relu",
+        norm: Norm = "bn",
+        bias: bool | None = None,
+        padding: Padding | None = None,
+        eps: Epsilon = EPSILON,
+    ):
+        padding = kernel // 2 if padding is None else padding
+        bias = norm == "none" if bias is None else bias
+        groups = common_groups(groups, in_channels, out_channels)
+        layers = [nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=bias)]
+        if norm == "bn":
+            layers.append(nn.BatchNorm2d(out_channels, eps=eps))
+        super().__init__(*layers, *activated(activation))
+
+    @staticmethod
+    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
+        kernel, norm, bias, padding = (options[key] for key in ("kernel", "norm", "bias", "padding"))
+        return {
+            "groups": common_groups(options["groups"], in_channels, out_channels),
+            "bias": norm == "none" if bias is None else bias,
+            "padding": kernel // 2 if padding is None else padding,
+            "eps": options["eps"] if norm == "bn" else EPSILON,
+        }
+
+
+class Identity(nn.Sequential):
+    """Nothing where the shape stays; else 1x1 convolution and batch norm (the projection of ResNet, option B)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
+        same = in_channels == out_channels and stride == 1
+        super().__init__(*([] if same else [conv_bn(in_channels, out_channels, 1, stride)]))
+
+
+class _Pool(nn.Sequential):
+    """Pooling; where the width changes, 1x1 convolution and batch norm follow."""
+
+    def __init__(self, pool: nn.Module, in_channels: int, out_channels: int):
+        same = in_channels == out_channels
+        super().__init__(pool, *([] if same else [conv_bn(in_channels, out_channels)]))
+
+    @staticmethod
+    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
+        return {"padding": _pool_padding(options["kernel"], options["padding"])}
+
+
+def _pool_padding(kernel: int, padding: int | None) -> int:
+    """PyTorch pads a pooling window by half of it at most."""
+    return min((kernel - 1) // 2 if padding is None else padding, kernel // 2)
+
+
+class MaxPool(_Pool):
+    """kxk max pooling; where the width changes, 1x1 convolution and batch norm follow.
+
+    `padding` is (kernel - 1) // 2 unless given and at most half the kernel; `ceil` keeps windows that overlap
+    the border (SqueezeNet).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        *,
+        kernel: Window = 3,
+        padding: Padding | None = None,
+        ceil: bool = False,
+    ):
+        padding = _pool_padding(kernel, padding)
+        super().__init__(nn.MaxPool2d(kernel, stride, padding, ceil_mode=ceil), in_channels, out_channels)
+
+
+class AvgPool(_Pool):
+    """kxk average pooling, the border counted as zeros; where the width changes, 1x1 convolution and batch norm.
+
+    Options as those of `max_pool`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        *,
+        kernel: Window = 3,
+        padding: Padding | None = None,
+        ceil: bool = False,
+    ):
+        padding = _pool_padding(kernel, padding)
+        super().__init__(nn.AvgPool2d(kernel, stride, padding, ceil_mode=ceil), in_channels, out_channels)
+
+
+BLOCKS = {"conv": Conv, "max_pool": MaxPool, "avg_pool": AvgPool, "identity": Identity}

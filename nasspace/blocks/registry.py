@@ -1,0 +1,151 @@
+"""Names of blocks, and what a block's signature says of its options."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import inspect
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic
+from torch import nn
+
+from nasspace.errors import InputError, NasspaceError, nearest
+from nasspace.files import Document, Keys
+
+ENTRY_POINTS = "nasspace.blocks"
+REQUIRED = inspect.Parameter.empty  # the default of an option that must be given
+POSITIONAL = ("in_channels", "out_channels", "stride")
+_CLASSES: dict[str, type[nn.Module]] = {}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A registered block: its class, the types of its options, their defaults."""
+
+    name: str
+    cls: type[nn.Module]
+    types: Mapping[str, pydantic.TypeAdapter]
+    defaults: Mapping[str, Any]  # `REQUIRED` where an option must be given
+
+    @property
+    def formula(self) -> str:
+        """The first line of the block's docstring."""
+        return (inspect.getdoc(self.cls) or "").split("\n")[0]
+
+
+def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
+    """Make `cls` known as `name`; a second class under one name is refused."""
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise InputError(f"block '{name}': {cls!r} is not a class of nn.Module")
+    parameters = tuple(inspect.signature(cls).parameters)
+    if parameters[:2] != POSITIONAL[:2] or "stride" not in parameters[2:3]:
+        raise InputError(
+            f"block '{name}': {cls.__name__}{inspect.signature(cls)} must begin with "
+            "(in_channels, out_channels, stride)"
+        )
+    if _CLASSES.get(name, cls) is not cls:
+        raise InputError(f"block '{name}' is registered already; choose another name")
+    _CLASSES[name] = cls
+    return cls
+
+
+@functools.cache
+def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def known() -> list[str]:
+    """Every name, sorted."""
+    return sorted(_CLASSES.keys() | _entry_points().keys())
+
+
+def get(name: str) -> Block:
+    """The block of a name; an unknown one is an `InputError` with the nearest."""
+    if not isinstance(name, str):
+        raise InputError(f"{name!r} is not the name of a block")
+    if name not in _CLASSES:
+        if name not in _entry_points():
+            raise InputError(f"'{name}' is not a block{nearest(name, known())}")
+        try:
+            register(name, _entry_points()[name].load())
+        except NasspaceError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"block '{name}' of {_entry_points()[name].value} fails to load: {error}"
+            ) from error
+    return _described(name, _CLASSES[name])
+
+
+@functools.cache
+def _described(name: str, cls: type[nn.Module]) -> Block:
+    parameters = list(inspect.signature(cls).parameters.values())[len(POSITIONAL) :]
+    options = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    try:
+        hints = typing.get_type_hints(cls.__init__, include_extras=True)
+    except (NameError, TypeError):
+        hints = {}  # annotations of a user's own that cannot be read here: the defaults' types serve
+    return Block(
+        name=name,
+        cls=cls,
+        types={option: _adapter(hints.get(option), p.default) for option, p in options.items()},
+        defaults={option: p.default for option, p in options.items()},
+    )
+
+
+def _adapter(hint: Any, default: Any) -> pydantic.TypeAdapter:
+    if hint is None:
+        hint = type(default) if isinstance(default, bool | int | float | str) else Any
+    try:
+        return pydantic.TypeAdapter(hint, config=pydantic.ConfigDict(strict=True))
+    except pydantic.errors.PydanticUserError:
+        return pydantic.TypeAdapter(Any)
+
+
+def validated(name: str, options: Mapping[str, Any], document: Document, keys: Keys) -> dict[str, Any]:
+    """The options in their own types; unknown or impossible ones are refused at their place in `document`."""
+    block = get(name)
+    result = {}
+    for option, value in options.items():
+        if option not in block.types:
+            remedy = nearest(option, block.types)
+            raise document.error((*keys, option), f"'{option}' is not an option of {name}{remedy}")
+        result[option] = one_option(block, option, value, document, (*keys, option))
+    missing = [o for o, default in block.defaults.items() if default is REQUIRED and o not in options]
+    if missing:
+        raise document.error(keys, f"{name} needs the option '{missing[0]}'")
+    return result
+
+
+def one_option(block: Block, option: str, value: Any, document: Document, keys: Keys) -> Any:
+    """One value of one option, checked against the block's signature."""
+    try:
+        return block.types[option].validate_python(value)
+    except pydantic.ValidationError as error:
+        raise document.error(keys, f"{value!r} {explain(error, value)}") from None
+
+
+def explain(error: pydantic.ValidationError, value: Any) -> str:
+    """A validation error of one value as half a sentence: 'is not ...'."""
+    first = error.errors()[0]
+    context = first.get("ctx", {})
+    if first["type"] == "literal_error":
+        allowed = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        return "is not allowed here" + nearest(value, allowed)
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return "is not allowed: it " + message
+
+
+def settle(
+    name: str, in_channels: int, out_channels: int, stride: int, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Every option that the block uses at these widths: defaults filled in, then the block's own `settle`."""
+    block = get(name)
+    full = {**block.defaults, **options}
+    if hasattr(block.cls, "settle"):
+        full |= block.cls.settle(in_channels, out_channels, stride, full)
+    return full

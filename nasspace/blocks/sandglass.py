@@ -1,0 +1,77 @@
+"""MobileNeXt's sandglass block."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from nasspace.blocks.layers import conv_bn, depthwise_bn, make_divisible
+from nasspace.blocks.options import Kernel, Ratio, Reduction
+
+
+class Sandglass(nn.Module):
+    """kxk depthwise, BN, ReLU6 -> 1x1 to hidden, BN -> 1x1, BN, ReLU6 -> kxk depthwise, BN [+ input]. MobileNeXt.
+
+    hidden = input width // reduction, but at least a sixth of the output width rounded up to a multiple of 16
+    (the official code). `identity` is the identity tensor multiplier: the share of the channels that the
+    shortcut is added to, where the shape stays. `first_depthwise` and `last_depthwise` leave one out, as the
+    official code does at the start of stages; the last one stays where it carries the stride.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        *,
+        kernel: Kernel = 3,
+        reduction: Reduction = 6,
+        identity: Ratio = 1.0,
+        first_depthwise: bool = True,
+        last_depthwise: bool = True,
+    ):
+        super().__init__()
+        hidden = _hidden(in_channels, out_channels, reduction)
+        layers = [conv_bn(in_channels, hidden), conv_bn(hidden, out_channels, activation="relu6")]
+        if first_depthwise:
+            layers.insert(0, depthwise_bn(in_channels, kernel, 1, "relu6"))
+        if last_depthwise or stride > 1:
+            layers.append(depthwise_bn(out_channels, kernel, stride))
+        self.residual = nn.Sequential(*layers)
+        self.added = _added(in_channels, out_channels, stride, identity)
+
+    @staticmethod
+    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
+        added = _added(in_channels, out_channels, stride, options["identity"])
+        depthwise = options["first_depthwise"] or options["last_depthwise"] or stride > 1
+        return {
+            "identity": options["identity"] if added else 1.0,
+            "last_depthwise": options["last_depthwise"] or stride > 1,
+            "kernel": options["kernel"] if depthwise else 3,
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.residual(x)
+        if self.added == x.shape[1]:
+            return x + out
+        if self.added:
+            first, rest = out[:, : self.added], out[:, self.added :]
+            return torch.cat([x[:, : self.added] + first, rest], 1)
+        return out
+
+
+def _hidden(in_channels: int, out_channels: int, reduction: int) -> int:
+    hidden = in_channels // reduction
+    return make_divisible(math.ceil(out_channels / 6), 16) if hidden < out_channels / 6 else hidden
+
+
+def _added(in_channels: int, out_channels: int, stride: int, identity: float) -> int:
+    """How many channels the shortcut is added to; 1/3 of 96 is 32 in spite of binary fractions."""
+    if stride != 1 or in_channels != out_channels:
+        return 0
+    return math.floor(out_channels * identity + 1e-6)
+
+
+BLOCKS = {"sandglass": Sandglass}

@@ -1,0 +1,49 @@
+"""What can go wrong, and what a person can do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NasspaceError(Exception):
+    """An error of nasspace's own; the message is written for the person at the keyboard."""
+
+    exit_status = 1
+
+
+class InputError(NasspaceError):
+    """Something given from outside is wrong; the message names the place and the remedy."""
+
+    exit_status = 2
+
+    def at(self, place: str) -> InputError:
+        """The same error, with `place` (a file and line, a key) put before the message."""
+        return type(self)(f"{place}: {self}" if place else str(self))
+
+
+class NothingFound(NasspaceError):
+    """A search ended without a network inside its limits."""
+
+    exit_status = 3
+
+
+class VerificationError(NasspaceError):
+    """A check of a result failed: what was written is not what was meant."""
+
+    exit_status = 1
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """'; did you mean 'x'?' with the nearest known name, or the list of them where none is near.
+
+    >>> nearest("shufle_v2", ["shuffle_v2", "fire"])
+    "; did you mean 'shuffle_v2'?"
+    >>> nearest("banana", ["shuffle_v2", "fire"])
+    '; known: fire, shuffle_v2'
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; known: {', '.join(names)}" if names else ""

@@ -1,0 +1,76 @@
+"""Build the `nn.Module` of an architecture: a chain of blocks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from nasspace import blocks
+from nasspace.architecture import Architecture, Layer
+from nasspace.errors import InputError
+
+
+class Network(nn.Sequential):
+    """A chain of blocks, one a layer; a 1x1 map at the end is given as a row of class scores."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            x = block(x)
+        return x.flatten(1) if x.dim() == 4 and x.shape[2] == x.shape[3] == 1 else x
+
+
+def build(architecture: Architecture, *, seed: int = 0) -> Network:
+    """The network of an architecture, initialised from `seed`: (batch, C, H, W) to (batch, classes).
+
+    Convolutions and linear layers of the library's own blocks start as in `initialise`; a user's own block
+    keeps the initialisation of its constructor. The global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Network()
+        channels = architecture.input[0]
+        for i, layer in enumerate(architecture.layers):
+            if getattr(blocks.get(layer.block).cls, "flattens", False):
+                channels = math.prod(_shape(network, architecture))
+            module = make_block(layer, channels, i)
+            network.append(module)
+            channels = layer.out or channels
+        for block in network:
+            if type(block).__module__.startswith("nasspace.blocks."):
+                block.apply(initialise)
+    return network
+
+
+def make_block(layer: Layer, in_channels: int, position: int | None = None) -> nn.Module:
+    """One block of `in_channels`; what its constructor refuses is an `InputError` that names the layer."""
+    block = blocks.get(layer.block)
+    try:
+        return block.cls(in_channels, layer.out or in_channels, layer.stride, **layer.options)
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        where = layer.block if position is None else f"layers[{position}] ({layer.block})"
+        raise InputError(
+            f"{where}: cannot be built with {in_channels} channels in, {layer.out} out: {error}"
+        ) from error
+
+
+def initialise(module: nn.Module) -> None:
+    """Convolutions: normal, Kaiming's fan-out; batch norm: 1 and 0; linear: normal, 0.01; biases: 0."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.ones_(module.weight)
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, 0, 0.01)
+    if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def _shape(network: nn.Module, architecture: Architecture) -> tuple[int, ...]:
+    """The shape of one image after the blocks so far."""
+    network.eval()  # one image has no batch statistics
+    with torch.no_grad():
+        shape = tuple(network(torch.zeros(1, *architecture.input)).shape[1:])
+    network.train()
+    return shape

@@ -1,0 +1,173 @@
+"""A search space: a YAML in which a list is a choice and everything else is fixed."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from nasspace import files, grammar
+from nasspace.architecture import Architecture
+from nasspace.blocks.layers import make_divisible
+from nasspace.errors import InputError
+from nasspace.files import Document
+from nasspace.grammar import Choose, Planned
+
+SMALL = 64  # at a deployment resolution below this the strides in the stem become 1
+
+
+class Space:
+    """Every network that a space's YAML describes.
+
+    `Space.load` reads one by name or path, `Space(document)` takes one that is read already. `classes`,
+    `channels` and `resolution` come from the task: the data's classes and channels, the deployment's resolution
+    (None: as the file says).
+    """
+
+    def __init__(
+        self,
+        document: Document,
+        *,
+        classes: int = 10,
+        resolution: int | None = None,
+        channels: int | None = None,
+    ):
+        self.document = document
+        self.classes = classes
+        self.resolution = resolution
+        self.channels = channels
+        self.plan = grammar.read(document, classes, resolution, channels)
+        self.name = self.plan.name
+        self.description = self.plan.description
+
+    @classmethod
+    def load(
+        cls,
+        name: str | os.PathLike,
+        classes: int = 10,
+        resolution: int | None = None,
+        channels: int | None = None,
+    ) -> Space:
+        """The space of a name or path; what is wrong in it is an `InputError` with file, line and remedy."""
+        path = files.find("spaces", name)
+        return cls(files.load_yaml(path), classes=classes, resolution=resolution, channels=channels)
+
+    @classmethod
+    def from_text(cls, text: str, source: str = "", **task: Any) -> Space:
+        """The space in a YAML text; `task` is `classes`, `resolution`, `channels`."""
+        return cls(files.parse_yaml(text, source), **task)
+
+    @property
+    def size(self) -> int:
+        """How many complete sequences of choices there are; what is not reached does not multiply."""
+        return self.plan.size()
+
+    @cached_property
+    def options(self) -> dict[str, tuple]:
+        """Every choice that some network reaches, with its options, in the order of the file."""
+        return dict(self.plan.choices())
+
+    def architecture(self, choose: Choose) -> Architecture:
+        """The network for which `choose(name, options)` picks one of the options of every list reached."""
+        made: dict[str, Any] = {}
+
+        def remember(name: str, options: Sequence[Any]) -> Any:
+            option = choose(name, options)
+            if option not in options:
+                raise InputError(f"{name}: {option!r} is not one of {list(options)}")
+            made[name] = option
+            return option
+
+        planned = self.plan.walk(remember)
+        return self._settled(planned, made)
+
+    def sample(self, rng: random.Random) -> Architecture:
+        """A random network: every choice uniform among its options."""
+        return self.architecture(lambda name, options: rng.choice(options))
+
+    def replay(self, choices: Mapping[str, Any]) -> Architecture:
+        """The network of recorded choices; one that is missing takes the nearest like one, else the first."""
+        return self.architecture(lambda name, options: _recalled(name, options, choices))
+
+    def enumerate(self) -> Iterator[Architecture]:
+        """Every network once, by digest: fewer than `size` where two sequences of choices give one."""
+        seen = set()
+        for architecture in self._sequences():
+            if architecture.digest not in seen:
+                seen.add(architecture.digest)
+                yield architecture
+
+    def _sequences(self) -> Iterator[Architecture]:
+        """Every sequence of choices, in order, as an odometer: the last choice that can, moves on."""
+        path: list[tuple[int, int]] = []  # the index taken and the number of options, for each choice made
+        while True:
+            depth = 0
+
+            def choose(name: str, options: Sequence[Any]) -> Any:
+                nonlocal depth
+                if depth == len(path):
+                    path.append((0, len(options)))
+                depth += 1
+                return options[path[depth - 1][0]]
+
+            yield self.architecture(choose)
+            while path and path[-1][0] + 1 == path[-1][1]:
+                path.pop()
+            if not path:
+                return
+            path[-1] = (path[-1][0] + 1, path[-1][1])
+
+    def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
+        """Every other network that one changed choice gives, each once.
+
+        Choices that the change newly reaches (a deeper stage) take the option of the nearest layer that has them.
+        """
+        if architecture.choices is None:
+            raise InputError(
+                f"{architecture.name or architecture.digest}: not made by a space, so it has no choices"
+            )
+        seen = {architecture.digest}
+        for name, option in architecture.choices.items():
+            for other in self.options[name]:
+                if other == option:
+                    continue
+                neighbour = self.replay({**architecture.choices, name: other})
+                if neighbour.digest not in seen:
+                    seen.add(neighbour.digest)
+                    yield neighbour
+
+    def _settled(self, planned: Planned, choices: Mapping[str, Any]) -> Architecture:
+        """Widths settled, stem strides of small inputs removed, the head completed."""
+        layers = []
+        height, width = (planned.resolution,) * 2 if planned.resolution else self.plan.input[1:]
+        for layer in planned.body:
+            out = make_divisible(layer["out"] * planned.width, self.plan.divisor) if "out" in layer else None
+            layers.append({**layer, "out": out} if out else layer)
+        if min(height, width) < SMALL:
+            layers[: planned.stem] = [{**layer, "stride": 1} for layer in layers[: planned.stem]]
+        return Architecture.of(
+            [*layers, *planned.head],
+            input=(self.plan.input[0], height, width),
+            classes=self.classes,
+            choices=dict(choices),
+            document=self.document,
+        )
+
+    def __repr__(self) -> str:
+        return f"Space({self.name!r}, {math.log10(self.size):.1f} decades)"
+
+
+def _recalled(name: str, options: Sequence[Any], choices: Mapping[str, Any]) -> Any:
+    """The recorded option; else that of the same choice in the nearest earlier layer; else the first."""
+    if name in choices and choices[name] in options:
+        return choices[name]
+    parts = name.split(".")
+    if len(parts) > 3 and parts[0] == "stages" and parts[2].isdigit():
+        for layer in range(int(parts[2]) - 1, -1, -1):
+            like = ".".join([*parts[:2], str(layer), *parts[3:]])
+            if like in choices and choices[like] in options:
+                return choices[like]
+    return options[0]
