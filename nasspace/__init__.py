@@ -29,9 +29,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'nasspace' has no attribute '{name}'")
     home = _HOMES[name]
     value = (
-        importlib.import_module(f"nasspace.{name}")
-        if home is None
-        else getattr(importlib.import_module(home), name)
+        importlib.import_module(f"nasspace.{name}") if home is None else getattr(importlib.import_module(home), name)
     )
     globals()[name] = value
     return value

@@ -108,16 +108,12 @@ class Architecture:
         """From a document that is read already."""
         value = document.value
         if not isinstance(value, dict):
-            raise document.error(
-                (), "an architecture is an object with 'nasspace', 'input', 'classes', 'layers'"
-            )
+            raise document.error((), "an architecture is an object with 'nasspace', 'input', 'classes', 'layers'")
         for key in value:
             if key not in KEYS:
                 raise document.error((key,), f"'{key}' is not a key of an architecture{nearest(key, KEYS)}")
         if value.get("nasspace") != VERSION:
-            raise document.error(
-                ("nasspace",), f"{value.get('nasspace')!r} is not version {VERSION} of this format"
-            )
+            raise document.error(("nasspace",), f"{value.get('nasspace')!r} is not version {VERSION} of this format")
         for key in ("input", "layers"):
             if not isinstance(value.get(key), list):
                 raise document.error((key,), f"'{key}' must be a list")
@@ -201,9 +197,7 @@ def load(path: str | Path) -> Architecture:
 def whole_number(value: Any, low: int, high: int, document: Document, keys: Keys) -> int:
     """`value` if it is a whole number from `low` to `high`; else an `InputError` at its place."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise document.error(
-            keys, f"{value!r} is not allowed: it must be a whole number from {low} to {high}"
-        )
+        raise document.error(keys, f"{value!r} is not allowed: it must be a whole number from {low} to {high}")
     if not low <= value <= high:
         raise document.error(keys, f"{value} is not allowed: it must be from {low} to {high}")
     return value
@@ -217,9 +211,7 @@ def _checked_input(size: list[Any], document: Document) -> tuple[int, int, int]:
     return (size[0], size[1], size[2])
 
 
-def _settled(
-    layers: Iterable[Mapping[str, Any]], channels: int | None, document: Document
-) -> Iterable[Layer]:
+def _settled(layers: Iterable[Mapping[str, Any]], channels: int | None, document: Document) -> Iterable[Layer]:
     for i, layer in enumerate(layers):
         if i >= MAX_LAYERS:
             raise document.error(("layers",), f"more than {MAX_LAYERS} layers")

@@ -93,9 +93,7 @@ def layer_cost(layer: Layer, in_shape: tuple[int, ...]) -> LayerCost:
     )
 
 
-def _run(
-    layer: Layer, channels: int, in_shape: tuple[int, ...], device: str
-) -> tuple[Any, _Recorder, Tensor]:
+def _run(layer: Layer, channels: int, in_shape: tuple[int, ...], device: str) -> tuple[Any, _Recorder, Tensor]:
     """The block, its recorded operations, and its output, with one image run through it."""
     with torch.random.fork_rng(devices=[], enabled=device == "cpu"), torch.device(device):
         module = _bare(make_block(layer, channels).eval())

@@ -245,9 +245,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def cannot_write(path: Path, error: OSError) -> InputError:
     """The error of a place that cannot be written, with the remedy."""
-    return InputError(
-        f"{path}: cannot be written ({error.strerror or error}); make room or choose another folder"
-    )
+    return InputError(f"{path}: cannot be written ({error.strerror or error}); make room or choose another folder")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from nasspace.architecture import Architecture
 from nasspace.blocks.layers import make_divisible
 from nasspace.errors import InputError
 from nasspace.files import Document
-from nasspace.grammar import Choose, Planned
+from nasspace.plan import Choose, Planned
 
 SMALL = 64  # at a deployment resolution below this the strides in the stem become 1
 
@@ -126,9 +126,7 @@ class Space:
         Choices that the change newly reaches (a deeper stage) take the option of the nearest layer that has them.
         """
         if architecture.choices is None:
-            raise InputError(
-                f"{architecture.name or architecture.digest}: not made by a space, so it has no choices"
-            )
+            raise InputError(f"{architecture.name or architecture.digest}: not made by a space, so it has no choices")
         seen = {architecture.digest}
         for name, option in architecture.choices.items():
             for other in self.options[name]:

@@ -16,9 +16,7 @@ class GlobalPool(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         same = in_channels == out_channels
-        super().__init__(
-            nn.AdaptiveAvgPool2d(1), *([] if same else [nn.Conv2d(in_channels, out_channels, 1)])
-        )
+        super().__init__(nn.AdaptiveAvgPool2d(1), *([] if same else [nn.Conv2d(in_channels, out_channels, 1)]))
 
 
 class Flatten(nn.Sequential):

@@ -75,9 +75,7 @@ def get(name: str) -> Block:
         except NasspaceError:
             raise
         except Exception as error:
-            raise InputError(
-                f"block '{name}' of {_entry_points()[name].value} fails to load: {error}"
-            ) from error
+            raise InputError(f"block '{name}' of {_entry_points()[name].value} fails to load: {error}") from error
     return _described(name, _CLASSES[name])
 
 
@@ -140,9 +138,7 @@ def explain(error: pydantic.ValidationError, value: Any) -> str:
     return "is not allowed: it " + message
 
 
-def settle(
-    name: str, in_channels: int, out_channels: int, stride: int, options: Mapping[str, Any]
-) -> dict[str, Any]:
+def settle(name: str, in_channels: int, out_channels: int, stride: int, options: Mapping[str, Any]) -> dict[str, Any]:
     """Every option that the block uses at these widths: defaults filled in, then the block's own `settle`."""
     block = get(name)
     full = {**block.defaults, **options}

@@ -38,9 +38,7 @@ class ShuffleV1(nn.Module):
         groups, first_groups = _v1_groups(in_channels, middle, main, groups, first_groups)
         self.groups = groups
         self.reduce = conv_bn(in_channels, middle, groups=first_groups, activation="relu")
-        self.expand = nn.Sequential(
-            depthwise_bn(middle, kernel, stride), conv_bn(middle, main, groups=groups)
-        )
+        self.expand = nn.Sequential(depthwise_bn(middle, kernel, stride), conv_bn(middle, main, groups=groups))
         self.shortcut = None if same else nn.Sequential(nn.AvgPool2d(3, stride, 1))
         if not same and out_channels <= in_channels:
             self.shortcut.append(conv_bn(in_channels, out_channels - main))
@@ -104,9 +102,7 @@ class ShuffleV2(nn.Module):
             conv_bn(middle, main, activation="relu"),
             *([SqueezeExcite(main, max(1, int(main * se)))] if se else []),
         )
-        self.shortcut = (
-            None if self.passed else _v2_shortcut(in_channels, out_channels - main, kernel, stride)
-        )
+        self.shortcut = None if self.passed else _v2_shortcut(in_channels, out_channels - main, kernel, stride)
         self.groups = common_groups(2, out_channels)
 
     @staticmethod
@@ -156,9 +152,7 @@ class ShuffleV2Xception(nn.Module):
             layers.append(depthwise_bn(widths[i], kernel, stride if i == 0 else 1))
             layers.append(conv_bn(widths[i], widths[i + 1], activation="relu"))
         self.branch = nn.Sequential(*layers)
-        self.shortcut = (
-            None if self.passed else _v2_shortcut(in_channels, out_channels - main, kernel, stride)
-        )
+        self.shortcut = None if self.passed else _v2_shortcut(in_channels, out_channels - main, kernel, stride)
         self.groups = common_groups(2, out_channels)
 
     forward = ShuffleV2.forward
