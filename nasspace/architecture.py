@@ -219,11 +219,16 @@ def _settled(layers: Iterable[Mapping[str, Any]], channels: int | None, document
         if not isinstance(layer, Mapping) or not isinstance(layer.get("block"), str):
             raise document.error(keys, "a layer is an object with the key 'block', the name of a block")
         try:
-            settled = _one_layer(tuple((key, value, type(value)) for key, value in layer.items()), channels)
+            settled = checked_layer(layer, channels)
         except (InputError, TypeError):  # TypeError: a list or object as a value, which no memo can hold
             settled = _checked_layer(layer, channels, document, keys)
         yield settled
         channels = settled.out
+
+
+def checked_layer(layer: Mapping[str, Any], channels: int | None) -> Layer:
+    """One layer, given as a dictionary, checked and settled behind a layer of `channels`; equal ones are one object."""
+    return _one_layer(tuple((key, value, type(value)) for key, value in layer.items()), channels)
 
 
 @lru_cache(maxsize=100_000)

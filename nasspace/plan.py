@@ -180,3 +180,24 @@ class Plan:
             else:
                 for i, part in enumerate(self.parts[key]):
                     yield from part.choices(f"{key}.{i}")
+
+
+def every(walk: Callable[[Choose], Any]) -> Iterator[Any]:
+    """What `walk` gives for every sequence of choices, in order: an odometer whose last wheel that can, turns."""
+    path: list[tuple[int, int]] = []  # the index taken and the number of options, for each choice made
+    while True:
+        depth = 0
+
+        def choose(name: str, options: Sequence[Any]) -> Any:
+            nonlocal depth
+            if depth == len(path):
+                path.append((0, len(options)))
+            depth += 1
+            return options[path[depth - 1][0]]
+
+        yield walk(choose)
+        while path and path[-1][0] + 1 == path[-1][1]:
+            path.pop()
+        if not path:
+            return
+        path[-1] = (path[-1][0] + 1, path[-1][1])

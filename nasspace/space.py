@@ -14,7 +14,7 @@ from nasspace.architecture import Architecture
 from nasspace.blocks.layers import make_divisible
 from nasspace.errors import InputError
 from nasspace.files import Document
-from nasspace.plan import Choose, Planned
+from nasspace.plan import Choose, Planned, every
 
 SMALL = 64  # at a deployment resolution below this the strides in the stem become 1
 
@@ -95,30 +95,10 @@ class Space:
     def enumerate(self) -> Iterator[Architecture]:
         """Every network once, by digest: fewer than `size` where two sequences of choices give one."""
         seen = set()
-        for architecture in self._sequences():
+        for architecture in every(self.architecture):
             if architecture.digest not in seen:
                 seen.add(architecture.digest)
                 yield architecture
-
-    def _sequences(self) -> Iterator[Architecture]:
-        """Every sequence of choices, in order, as an odometer: the last choice that can, moves on."""
-        path: list[tuple[int, int]] = []  # the index taken and the number of options, for each choice made
-        while True:
-            depth = 0
-
-            def choose(name: str, options: Sequence[Any]) -> Any:
-                nonlocal depth
-                if depth == len(path):
-                    path.append((0, len(options)))
-                depth += 1
-                return options[path[depth - 1][0]]
-
-            yield self.architecture(choose)
-            while path and path[-1][0] + 1 == path[-1][1]:
-                path.pop()
-            if not path:
-                return
-            path[-1] = (path[-1][0] + 1, path[-1][1])
 
     def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
         """Every other network that one changed choice gives, each once.
@@ -139,13 +119,12 @@ class Space:
 
     def _settled(self, planned: Planned, choices: Mapping[str, Any]) -> Architecture:
         """Widths settled, stem strides of small inputs removed, the head completed."""
-        layers = []
         height, width = (planned.resolution,) * 2 if planned.resolution else self.plan.input[1:]
-        for layer in planned.body:
-            out = make_divisible(layer["out"] * planned.width, self.plan.divisor) if "out" in layer else None
-            layers.append({**layer, "out": out} if out else layer)
-        if min(height, width) < SMALL:
-            layers[: planned.stem] = [{**layer, "stride": 1} for layer in layers[: planned.stem]]
+        small = min(height, width) < SMALL
+        layers = [
+            self.settled_layer(layer, planned.width, unstrided=small and i < planned.stem)
+            for i, layer in enumerate(planned.body)
+        ]
         return Architecture.of(
             [*layers, *planned.head],
             input=(self.plan.input[0], height, width),
@@ -153,6 +132,15 @@ class Space:
             choices=dict(choices),
             document=self.document,
         )
+
+    def settled_layer(self, layer: Mapping[str, Any], width: float, unstrided: bool) -> dict[str, Any]:
+        """A chosen layer with its width multiplied and rounded, and without its stride if the input is small."""
+        settled = dict(layer)
+        if "out" in layer:
+            settled["out"] = make_divisible(layer["out"] * width, self.plan.divisor)
+        if unstrided:
+            settled["stride"] = 1
+        return settled
 
     def __repr__(self) -> str:
         return f"Space({self.name!r}, {math.log10(self.size):.1f} decades)"

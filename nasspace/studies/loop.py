@@ -1,0 +1,387 @@
+"""The search: ask, evaluate, tell, until enough was evaluated; stop, resume; then export and measure again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nasspace.architecture import Architecture
+from nasspace.errors import InputError, NothingFound, nearest
+from nasspace.files import Document
+from nasspace.space import Space
+from nasspace.studies import evaluate, recipe
+from nasspace.studies import study as records
+from nasspace.studies.candidates import Candidates, cheapest
+from nasspace.studies.recipe import Recipe
+from nasspace.studies.study import Study
+
+HOPELESS = 14  # rejected with none inside the limits: the search ends
+EXHAUSTED = 60  # rejected in a row after some were inside: the search ends with what it has
+FAILURES = 5  # candidates in a row whose training fails
+PACKAGES = ("nasspace", "torch", "optuna", "onnxruntime", "numpy", "scikit-learn")
+Evaluator = Callable[[Architecture], Mapping[str, float]]
+Report = Callable[..., None]
+
+
+def search(
+    space: Space | str | Path,
+    data: str | None = None,
+    *,
+    latency_target_ms: float | None = None,
+    flops_target: float | None = None,
+    params_target: float | None = None,
+    trials: int | None = None,
+    seed: int | None = None,
+    objectives: Iterable[str] | None = None,
+    recipe: Recipe | str | Path = "quick",
+    evaluator: Evaluator | None = None,
+    known: Mapping[str, Callable[[Architecture], float]] | None = None,
+    sampler: str | None = None,
+    study: str | Path | None = None,
+    storage: str | None = None,
+    fresh_latency: bool = False,
+    on_event: Report | None = None,
+    **changes: Any,
+) -> Study:
+    """Search a space; the study's `front()` is a data frame, `folder` holds tables, report and exports.
+
+    `space` is a `Space`, a name or a path; `data` as in `nas search --data`. Targets are in milliseconds and counts.
+    `evaluator(architecture)` returns figures such as `{"accuracy": 0.93, "latency": 3.1}` in place of counting,
+    measuring and training; `known` gives cheap objectives as functions that the sampler may call on any candidate.
+    `recipe` and `changes` (its other fields: `runtime`, `threads`, `resolution`, `fidelity`, ...) set the rest.
+    A study of the same name goes on if all that it was asked is the same. Raises `InputError` for what is wrong in
+    the input and `NothingFound` if no network is inside the limits.
+    """
+    asked = _recipe(recipe).with_changes(
+        {
+            **changes,
+            "data": data,
+            "trials": trials,
+            "seed": seed,
+            "sampler": sampler,
+            "objectives": tuple(objectives) if objectives is not None else None,
+            "limits": {
+                "latency": None if latency_target_ms is None else f"{latency_target_ms}ms",
+                "flops": flops_target,
+                "params": params_target,
+            },
+        }
+    )
+    _check_names(asked)
+    task = _Task.of_function(asked, space, evaluator, known) if evaluator else _Task.of_data(asked, space)
+    current = _opened(study, task, storage)
+    return _run(current, task, fresh_latency, on_event or _silent)
+
+
+def resume(name: str | Path, *, on_event: Report | None = None) -> Study:
+    """Go on with a stopped study, from its own study.yaml; a finished one is given back as it is."""
+    current = records.load(name)
+    if current.record.user_attrs.get(records.FINISHED):
+        return current
+    settings = current.settings
+    if settings["evaluator"]:
+        raise InputError(
+            f"study '{current.name}' was searched with the evaluator {settings['evaluator']}; go on with "
+            f"nasspace.search(..., evaluator=..., study='{current.folder}')"
+        )
+    document = Document(settings["space"]["document"], settings["space"]["name"])
+    asked = recipe.read(Document(settings["recipe"], str(current.folder / "study.yaml")))
+    task = _Task.of_data(asked, Space(document))
+    _refuse_other(current.folder, settings, task.settings(current.folder.name, None))
+    return _run(current, task, False, on_event or _silent)
+
+
+def _recipe(given: Recipe | str | Path) -> Recipe:
+    return given if isinstance(given, Recipe) else recipe.load(given)
+
+
+def _check_names(asked: Recipe) -> None:
+    """Names that only their own homes know, before any work."""
+    from nasspace.latency.runtimes import RUNTIMES
+    from nasspace.studies.samplers import SAMPLERS
+
+    for kind, name, known in (("sampler", asked.sampler, SAMPLERS), ("runtime", asked.runtime, RUNTIMES)):
+        if name not in known:
+            raise InputError(f"'{name}' is not a {kind}{nearest(name, known)}")
+    unmeasured = {"accuracy"} & set(asked.objectives)
+    if not unmeasured and len(asked.objectives) < 2:
+        raise InputError(f"objectives: {asked.objectives[0]} alone needs no search; add accuracy")
+
+
+def _silent(kind: str, **_: Any) -> None:
+    return
+
+
+class _Task:
+    """What is searched and how it is scored: the space at the data's classes and channels, and the evaluator."""
+
+    def __init__(self, asked: Recipe, space: Space, data: Any = None, scorer: Any = None):
+        self.recipe = asked
+        self.space = space
+        self.data = data
+        self.scorer = scorer
+
+    @classmethod
+    def of_data(cls, asked: Recipe, space: Space | str | Path) -> _Task:
+        from nasspace.accuracy.data import load_data
+
+        resolution = asked.resolution
+        given = space if isinstance(space, Space) else Space.load(space, resolution=resolution)
+        data = load_data(
+            asked.data,
+            resolution=asked.fidelity.resolution,
+            data_dir=asked.data_dir,
+            seed=asked.seed,
+            held_out=asked.held_out,
+            skip_broken=asked.skip_broken,
+        )
+        task = Space(
+            given.document,
+            classes=len(data.classes),
+            resolution=resolution or given.resolution,
+            channels=data.channels,
+        )
+        _check_fidelity(asked, task)
+        return cls(asked, task, data)
+
+    @classmethod
+    def of_function(cls, asked: Recipe, space: Space | str | Path, evaluator: Evaluator, known: Any) -> _Task:
+        given = space if isinstance(space, Space) else Space.load(space, resolution=asked.resolution)
+        scorer = evaluate.FromFunction(evaluator, known, asked.objectives, asked.limits.given())
+        return cls(asked, given, None, scorer)
+
+    def settings(self, name: str, storage: str | None) -> dict[str, Any]:
+        """What study.yaml says: all that is needed to run the search again."""
+        from nasspace.latency.cache import machine
+
+        asked, space, data = self.recipe, self.space, self.data
+        size = f"{asked.fidelity.resolution}x{asked.fidelity.resolution}"
+        return {
+            "nasspace_study": records.VERSION,
+            "name": name,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "space": {
+                "name": space.name,
+                "description": space.description,
+                "size": str(space.size),
+                "document": space.document.value,
+            },
+            "task": {"classes": space.classes, "channels": space.plan.input[0], "resolution": space.resolution},
+            "data": data and {
+                "name": asked.data,
+                "classes": list(data.classes),
+                "train": len(data.train.labels),
+                "validation": len(data.validation.labels),
+                "fingerprint": data.fingerprint,
+            },
+            "accuracy_is_of": f"held-out training images at {size}" if data else "the evaluator given",
+            "recipe": {**asked.model_dump(mode="json", exclude={"limits"}), "limits": recipe.as_written(asked.limits)},
+            "limits": asked.limits.given(),
+            "evaluator": None if data else getattr(self.scorer.function, "__qualname__", "function"),
+            "storage": storage,
+            "machine": machine(),
+            "versions": {package: version(package) for package in PACKAGES},
+        }  # fmt: skip
+
+
+def _check_fidelity(asked: Recipe, space: Space) -> None:
+    """A fidelity's resolution is at most the deployment's."""
+    sizes = space.plan.top["resolution"].options if "resolution" in space.plan.top else space.plan.input[1:]
+    if asked.fidelity.resolution > min(sizes):
+        raise InputError(
+            f"fidelity.resolution: training at {asked.fidelity.resolution} is above the deployment's {min(sizes)}; "
+            "choose a smaller one, or a larger --resolution"
+        )
+
+
+def _opened(name: str | Path | None, task: _Task, storage: str | None) -> Study:
+    """The study to write into: a new one, or one of the same name that was asked the same."""
+    folder = _free_folder(task) if name is None else records.folder_of(name)
+    settings = task.settings(folder.name, storage)
+    if not (folder / "study.yaml").is_file():
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / "study.db").is_file():
+            raise InputError(f"{folder}: the folder is in use and is no study; choose another --study name")
+        return records.create(folder, settings, _sampler(task))
+    current = records.load(folder)
+    _refuse_other(folder, current.settings, settings)
+    if current.settings["recipe"]["trials"] != settings["recipe"]["trials"]:
+        records.extend(current, {**current.settings, "recipe": settings["recipe"]})
+    return current
+
+
+def _free_folder(task: _Task) -> Path:
+    """reports/SPACE-1, or the next number that is free."""
+    stem = task.space.name
+    number = 1
+    while (Path("reports") / f"{stem}-{number}").exists():
+        number += 1
+    return Path("reports") / f"{stem}-{number}"
+
+
+def _sampler(task: _Task) -> Any:
+    from nasspace.studies.samplers import optuna_sampler
+
+    name = "random" if task.recipe.sampler == "gain" else task.recipe.sampler
+    return optuna_sampler(name, task.recipe.seed)
+
+
+def _refuse_other(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """A study goes on only with what it was begun with: space, task, data, recipe, machine."""
+    remedy = "choose another --study name, or the settings that it was begun with"
+    if old["space"]["document"] != new["space"]["document"]:
+        was = old["space"]["name"]
+        raise InputError(f"{folder}: this study searches another space ('{was}'); {remedy}")
+    for part in ("task", "data", "limits", "evaluator"):
+        if old[part] != new[part]:
+            raise InputError(f"{folder}: this study has another {part} ({old[part]}, now {new[part]}); {remedy}")
+    free = {"trials", "time_budget", "name", "description", "data"}
+    for key in new["recipe"].keys() - free:
+        was, now = old["recipe"].get(key), new["recipe"][key]
+        if was != now:
+            raise InputError(f"{folder}: this study was begun with {key} {was!r}, not {now!r}; {remedy}")
+    if not new["evaluator"] and old["machine"] != new["machine"]:
+        raise InputError(f"{folder}: this study's latencies are of another machine; search anew under another name")
+
+
+@contextmanager
+def _alone(study: Study) -> Iterator[None]:
+    """One process a study: the lock is the operating system's, and goes with the process however it ends."""
+    import filelock
+
+    try:
+        with filelock.FileLock(study.folder / ".lock", timeout=0):
+            yield
+    except filelock.Timeout:
+        raise InputError(f"{study.folder}: another process is searching this study; wait for it") from None
+
+
+def _run(study: Study, task: _Task, fresh_latency: bool, report: Report) -> Study:
+    study.record.sampler = _sampler(task)
+    with _alone(study), records.errors_of_storage(study.folder):
+        report("start", study=study, task=task)
+        if task.scorer is None:
+            task.scorer = evaluate.Trained(
+                task.recipe,
+                task.data,
+                fresh_latency=fresh_latency,
+                on_epoch=lambda epoch, epochs, loss: report("epoch", epoch=epoch, epochs=epochs, loss=loss),
+            )
+        _loop(study, task, report)
+        records.write_tables(study)
+        if not study.front_numbers():
+            measured = study.evaluated + study.rejected
+            raise nothing_found(study) if measured else _nothing_counted(study, task)
+    return study
+
+
+def _loop(study: Study, task: _Task, report: Report) -> None:
+    candidates = Candidates(study, task.space, task.recipe.sampler, task.scorer.known, task.recipe.seed)
+    began = time.monotonic()
+    while study.evaluated < task.recipe.trials and not _hopeless(study):
+        if task.recipe.time_budget and time.monotonic() - began > task.recipe.time_budget:
+            report("note", text=f"the time budget is used up; {study.evaluated} evaluated")
+            break
+        candidate = candidates.next()
+        if candidate is None:
+            report("note", text=f"no new network within the limits is left; {study.evaluated} evaluated")
+            break
+        trial, architecture = candidate
+        report("trial", number=trial.number, architecture=architecture)
+        started = time.monotonic()
+        outcome = _scored(study, task.scorer, trial, architecture)
+        if outcome is not None:
+            _tell(study, trial, outcome, time.monotonic() - started)
+            report("outcome", number=trial.number, outcome=outcome, architecture=architecture)
+
+
+def _scored(study: Study, scorer: Any, trial: Any, architecture: Architecture) -> evaluate.Outcome | None:
+    """The outcome; None for a candidate whose training itself failed, which is told and left."""
+    try:
+        return scorer(architecture)
+    except (RuntimeError, ValueError, ArithmeticError) as error:
+        if isinstance(scorer, evaluate.FromFunction):
+            raise
+        trial.set_user_attr("reason", f"failed: {error}"[:500])
+        study.record.tell(trial, state=_state("FAIL"))
+        last = study.frozen()[-FAILURES:]
+        if len(last) == FAILURES and all(t.user_attrs.get("reason", "").startswith("failed") for t in last):
+            raise InputError(f"{FAILURES} candidates in a row could not be evaluated; the last one: {error}") from error
+        return None
+
+
+def _tell(study: Study, trial: Any, outcome: evaluate.Outcome, seconds: float) -> None:
+    """Write an outcome into the record; the last write is the one that makes the trial finished."""
+    trained = "accuracy" in outcome.values
+    if outcome.weights is not None:
+        evaluate.save_weights(study.folder / "weights" / f"{trial.number}.safetensors", outcome.weights)
+    for key, value in {"values": dict(outcome.values), "reason": outcome.reason, **outcome.details}.items():
+        trial.set_user_attr(key, value)
+    trial.set_user_attr("seconds", round(seconds, 3))
+    told = study.record.get_trials(deepcopy=False)[trial.number].constraints
+    for name, limit in study.limits.items():
+        if name in outcome.values and name not in told:
+            high = outcome.details.get("latency_interval", {}).get("high_ms") if name == "latency" else None
+            trial.set_constraint(name, (high or outcome.values[name]) / limit - 1)
+    if trained and all(name in outcome.values for name in study.objectives):
+        study.record.tell(trial, [outcome.values[name] for name in study.objectives])
+    else:
+        study.record.tell(trial, state=_state("PRUNED"))
+    _keep_front_weights(study)
+
+
+def _state(name: str) -> Any:
+    import optuna
+
+    return optuna.trial.TrialState[name]
+
+
+def _keep_front_weights(study: Study) -> None:
+    """The front's weights stay; those of networks that are dominated go, since they never come back."""
+    front = set(study.front_numbers())
+    for path in (study.folder / "weights").glob("*.safetensors"):
+        if path.stem.isdigit() and int(path.stem) not in front:
+            path.unlink(missing_ok=True)
+
+
+def _hopeless(study: Study) -> bool:
+    """Whether the limits look out of reach: rejected again and again."""
+    inside = sum(not broken for broken in map(study.over_limit, study.frozen("COMPLETE")))
+    in_a_row = 0
+    for trial in reversed(study.frozen("COMPLETE", "PRUNED")):
+        if trial.state.name == "COMPLETE":
+            break
+        in_a_row += 1
+    return in_a_row >= (EXHAUSTED if inside else HOPELESS)
+
+
+def nothing_found(study: Study) -> NothingFound:
+    """The error of an empty front: it names the nearest network that was measured."""
+    measured = study.frozen("COMPLETE", "PRUNED")
+    best = min(measured, key=study.over_limit)
+    values = best.user_attrs["values"]
+    figures = [f"{name} {evaluate.shown(name, values[name])}" for name in study.limits if name in values]
+    return NothingFound(
+        f"no network within the limits ({_limits(study)}) was found among {len(measured)} measured; the nearest is "
+        f"{study.name}:{best.number} (digest {best.user_attrs['digest']}) with {', '.join(figures)}"
+    )
+
+
+def _nothing_counted(study: Study, task: _Task) -> NothingFound:
+    """The error of limits that are broken before anything is measured: it names about the cheapest network."""
+    for name in study.limits.keys() & task.scorer.known.keys():
+        architecture, count = cheapest(task.space, name, task.scorer.known[name], task.recipe.seed)
+        if count > study.limits[name]:
+            return NothingFound(
+                f"no network within the limits ({_limits(study)}) was found; the nearest of '{task.space.name}' is "
+                f"{architecture.digest} with {name} {evaluate.shown(name, count)}"
+            )
+    return NothingFound(f"no network within the limits ({_limits(study)}) was found; nothing was measured")
+
+
+def _limits(study: Study) -> str:
+    return ", ".join(f"{name} {evaluate.shown(name, limit)}" for name, limit in study.limits.items()) or "none"

@@ -1,0 +1,163 @@
+"""A declared search: every setting of one run, checked whole before anything runs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from nasspace import files
+from nasspace.errors import nearest
+from nasspace.files import Document
+
+OBJECTIVES = ("accuracy", "latency", "flops", "params", "memory_access")
+LIMITS = ("latency", "flops", "params")
+UNITS = {
+    "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},  # to milliseconds
+    "count": {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9},
+    "time": {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0},  # to seconds
+}
+EXAMPLES = {"latency": "20ms", "count": "150M", "time": "30m"}
+
+
+def quantity(text: Any, kind: Literal["latency", "count", "time"]) -> float:
+    """'20ms' as milliseconds, '150M' as a count, '30m' as seconds; a unit is needed where it could be mistaken.
+
+    >>> quantity("20ms", "latency"), quantity("0.02s", "latency"), quantity("150M", "count"), quantity("30m", "time")
+    (20.0, 20.0, 150000000.0, 1800.0)
+    """
+    units = UNITS[kind]
+    example = EXAMPLES[kind]
+    match = re.fullmatch(r"\s*([+-]?[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ]*)\s*", str(text))
+    if not match:
+        raise ValueError(f"{text!r} is not an amount such as {example}")
+    number, unit = float(match[1]), match[2].replace("µ", "u")
+    if unit not in units:
+        known = ", ".join(u for u in units if u)
+        missing = "has no unit" if not unit else f"has the unknown unit '{unit}'"
+        raise ValueError(f"{text!r} {missing}; write it with one of {known}, such as {example}")
+    if not 0 < number * units[unit] < 1e18:
+        raise ValueError(f"{text!r} must be above 0, such as {example}")
+    return number * units[unit]
+
+
+def _amount(kind: Literal["latency", "count", "time"]) -> BeforeValidator:
+    return BeforeValidator(lambda value: value if value is None else quantity(value, kind))
+
+
+class Strict(BaseModel):
+    """Unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Limits(Strict):
+    """What a network may cost at most; None is no limit. Written with units, kept in ms and counts."""
+
+    latency: Annotated[float | None, _amount("latency")] = None
+    flops: Annotated[float | None, _amount("count")] = None
+    params: Annotated[float | None, _amount("count")] = None
+
+    def given(self) -> dict[str, float]:
+        """The limits that there are, in milliseconds and counts."""
+        return {name: value for name, value in self if value is not None}
+
+
+class Fidelity(Strict):
+    """A training budget: square resolution, passes over the data, share of the data."""
+
+    resolution: int = Field(32, ge=8, le=2048)
+    epochs: int = Field(10, ge=1, le=10_000)
+    share: float = Field(1.0, gt=0, le=1)
+
+
+class Recipe(Strict):
+    """How to search; the fields are the keys of `search/*.yaml`."""
+
+    name: str = "recipe"
+    description: str = ""
+    trials: int = Field(12, ge=1, le=1_000_000)
+    time_budget: Annotated[float | None, _amount("time")] = None
+    sampler: str = "gain"
+    objectives: tuple[Literal["accuracy", "latency", "flops", "params", "memory_access"], ...] = (
+        "accuracy",
+        "latency",
+        "flops",
+    )
+    limits: Limits = Limits()
+    data: str = "digits"
+    data_dir: str | None = None
+    held_out: float = Field(0.2, gt=0, lt=1)
+    skip_broken: bool = False
+    resolution: int | None = Field(None, ge=8, le=8192)
+    runtime: str = "onnxruntime"
+    threads: int = Field(1, ge=1, le=1024)
+    batch_size: int = Field(1, ge=1, le=4096)
+    device: str = "cpu"
+    seed: int = Field(0, ge=0, lt=2**32)
+    fidelity: Fidelity = Fidelity()
+    training: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Recipe:
+        if len(set(self.objectives)) != len(self.objectives) or not self.objectives:
+            raise ValueError("objectives must be some of " + ", ".join(OBJECTIVES) + ", each once")
+        return self
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Recipe:
+        """The recipe with some settings replaced; None leaves one as it is, a dictionary is merged into its own."""
+        value = self.model_dump(exclude={"limits"}) | {"limits": as_written(self.limits)}
+        return read_value(_merged(value, changes), Document({}, ""))
+
+
+def as_written(limits: Limits) -> dict[str, Any]:
+    """The limits as a recipe writes them, with the unit of the latency."""
+    return {name: f"{amount!r}ms" if name == "latency" else amount for name, amount in limits.given().items()}
+
+
+def _merged(value: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(value)
+    for key, change in changes.items():
+        if isinstance(change, Mapping):
+            result[key] = _merged(result.get(key) or {}, change)
+        elif change is not None:
+            result[key] = change
+    return result
+
+
+def load(name: str | os.PathLike) -> Recipe:
+    """The recipe of a name or path; what is wrong in it is an `InputError` with file, line and remedy."""
+    path = files.find("search", name)
+    recipe = read(files.load_yaml(path))
+    return recipe if recipe.name != "recipe" else recipe.model_copy(update={"name": Path(path).stem})
+
+
+def read(document: Document) -> Recipe:
+    """The recipe in a document that is read already."""
+    if not isinstance(document.value, dict):
+        raise document.error((), "a recipe is a mapping, such as {trials: 12}")
+    return read_value(document.value, document)
+
+
+def read_value(value: Any, document: Document) -> Recipe:
+    """Check plain values as a recipe; `document` gives the places for errors."""
+    try:
+        recipe = TypeAdapter(Recipe).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        keys = tuple(first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = Recipe.model_fields
+            for part in keys[:-1]:
+                known = {"limits": Limits, "fidelity": Fidelity}[part].model_fields
+            message = f"'{keys[-1]}' is not a setting{nearest(keys[-1], known)}"
+        else:
+            message = first["msg"].removeprefix("Value error, ")
+            if not message.startswith(repr(first["input"])) and not isinstance(first["input"], dict):
+                message = f"{first['input']!r} is not allowed: {message[0].lower()}{message[1:]}"
+        raise document.error(keys, message) from None
+    return recipe

@@ -1,0 +1,262 @@
+"""The record of a search: an Optuna study in a database, read as data frames; the files beside it.
+
+A trial's Optuna state says what became of a candidate: COMPLETE, its accuracy was evaluated; PRUNED, it was rejected
+at a limit after a measurement and never trained; FAIL, the sampler only considered it; RUNNING, it was under way
+when the process ended, and is taken up again. Every figure of a trial is in its user attributes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasspace import files
+from nasspace.architecture import Architecture
+from nasspace.errors import InputError, NasspaceError
+from nasspace.studies import pareto
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas
+
+VERSION = 1
+AGAIN = "latency_again"  # study attribute: the front as measured again from the exported files
+FINISHED = "finished"  # study attribute: the search came to its own end
+MAXIMISED = {"accuracy"}
+COLUMNS = {  # objective or limit: its column in the tables
+    "accuracy": "accuracy",
+    "latency": "latency_ms",
+    "flops": "flops",
+    "params": "params",
+    "memory_access": "memory_access",
+}
+TRIAL_COLUMNS = [
+    "id", "digest", "state", *COLUMNS.values(), "latency_low_ms", "latency_high_ms", "latency_contended",
+    "seconds", "reason",
+]  # fmt: skip
+
+
+class Study:
+    """One search and all it found, in `folder`: `study.yaml` says what was asked, the database what came."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], record: optuna.Study):
+        self.folder = folder
+        self.settings = settings
+        self.record = record
+        self.name = folder.name
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        return tuple(self.settings["recipe"]["objectives"])
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Milliseconds and counts."""
+        return dict(self.settings["limits"])
+
+    def frozen(self, *states: str) -> list[optuna.trial.FrozenTrial]:
+        """Trials in the order they were asked for; of some states, or all."""
+        trials = self.record.get_trials(deepcopy=False)
+        return [trial for trial in trials if not states or trial.state.name in states]
+
+    @property
+    def evaluated(self) -> int:
+        """How many candidates' accuracy was evaluated."""
+        return len(self.frozen("COMPLETE"))
+
+    @property
+    def rejected(self) -> int:
+        """How many candidates were stopped at a limit after a measurement."""
+        return len(self.frozen("PRUNED"))
+
+    def trials(self) -> pandas.DataFrame:
+        """Every evaluated and rejected candidate, a row each, in the order of the search."""
+        import pandas
+
+        rows = [self._row(trial) for trial in self.frozen("COMPLETE", "PRUNED")]
+        return pandas.DataFrame(rows, columns=TRIAL_COLUMNS)
+
+    @staticmethod
+    def _row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+        attributes = trial.user_attrs
+        latency = attributes.get("latency_interval") or {}
+        return {
+            "id": trial.number,
+            "digest": attributes.get("digest"),
+            "state": "evaluated" if trial.state.name == "COMPLETE" else "rejected",
+            **{column: attributes.get("values", {}).get(name) for name, column in COLUMNS.items()},
+            "latency_low_ms": latency.get("low_ms"),
+            "latency_high_ms": latency.get("high_ms"),
+            "latency_contended": latency.get("contended"),
+            "seconds": attributes.get("seconds"),
+            "reason": attributes.get("reason", ""),
+        }
+
+    def front(self) -> pandas.DataFrame:
+        """The Pareto front of the evaluated candidates inside the limits, best accuracy first.
+
+        A member that was over its latency limit when measured again from its exported file is not in it.
+        """
+        trials, again = self.trials(), self.again()
+        front = trials[trials["id"].isin(self.front_numbers())].sort_values(
+            [COLUMNS[name] for name in self.objectives], ascending=[n not in MAXIMISED for n in self.objectives]
+        )
+        for part in ("median", "low", "high"):
+            column = "latency_again_ms" if part == "median" else f"latency_again_{part}_ms"
+            front[column] = [again.get(str(i), {}).get(f"{part}_ms") for i in front["id"]]
+        front["architecture"] = [self.architecture(int(i)).to_json() for i in front["id"]]
+        return front.drop(columns=["state", "reason"]).reset_index(drop=True)
+
+    def front_numbers(self) -> list[int]:
+        """The numbers of the front's trials."""
+        inside = [trial for trial in self.frozen("COMPLETE") if self.over_limit(trial) <= 0]
+        if not inside:
+            return []
+        points = [[_signed(name, t.user_attrs["values"][name]) for name in self.objectives] for t in inside]
+        again = self.again()
+        front = [trial.number for trial, member in zip(inside, pareto.front(points), strict=True) if member]
+        return [number for number in front if self._stays(number, again)]
+
+    def over_limit(self, trial: optuna.trial.FrozenTrial) -> float:
+        """By what share of a limit a trial is over it, at its worst; 0 or less is inside."""
+        values = trial.user_attrs.get("values", {})
+        over = [values[name] / limit - 1 for name, limit in self.limits.items() if name in values]
+        return max(over, default=0.0)
+
+    def _stays(self, number: int, again: Mapping[str, Any]) -> bool:
+        limit = self.limits.get("latency")
+        return limit is None or str(number) not in again or again[str(number)]["high_ms"] <= limit
+
+    def again(self) -> dict[str, Any]:
+        """Trial number (as text) to the latency of its exported file, measured in a fresh process."""
+        return self.record.user_attrs.get(AGAIN, {})
+
+    def architecture(self, number: int) -> Architecture:
+        """The architecture of one trial; an unknown number is an `InputError`."""
+        for trial in self.frozen():
+            if trial.number == number and "architecture" in trial.user_attrs:
+                text = trial.user_attrs["architecture"]
+                architecture = Architecture.from_json(text, f"{self.name}:{number}")
+                return architecture.with_name(f"{self.name}-{number}")
+        known = [trial.number for trial in self.frozen("COMPLETE", "PRUNED")]
+        raise InputError(f"study '{self.name}' has no trial {number}; it has {_ranges(known)}")
+
+    def weights(self, number: int) -> Path | None:
+        """Where the trained weights of a trial are kept, if they are: those of the front's members."""
+        path = self.folder / "weights" / f"{number}.safetensors"
+        return path if path.is_file() else None
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document of `search`, `resume` and `front`."""
+        front = json.loads(self.front().to_json(orient="records"))
+        for member in front:
+            member["architecture"] = json.loads(member["architecture"])
+        return {
+            "study": self.name,
+            "space": self.settings["space"]["name"],
+            "evaluated": self.evaluated,
+            "rejected": self.rejected,
+            "limits": self.limits,
+            "objectives": list(self.objectives),
+            "accuracy_is_of": self.settings["accuracy_is_of"],
+            "flops_are": "multiply-adds of convolutions and linear layers at batch 1",
+            "folder": str(self.folder),
+            "finished": bool(self.record.user_attrs.get(FINISHED)),
+            "front": front,
+        }
+
+
+def _signed(name: str, value: float) -> float:
+    return -value if name in MAXIMISED else value
+
+
+def _ranges(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:20])) + (" ..." if len(numbers) > 20 else "") if numbers else "none yet"
+
+
+def folder_of(name: str | Path) -> Path:
+    """The folder that a study's name or path means: the path, else `./reports/NAME`."""
+    path = Path(name)
+    return path if len(path.parts) > 1 or (path / "study.yaml").is_file() else Path("reports") / path
+
+
+def create(folder: Path, settings: dict[str, Any], sampler: Any) -> Study:
+    """A new study in `folder`; `settings` become its study.yaml."""
+    files.write_yaml(folder / "study.yaml", settings)
+    return _connect(folder, settings, sampler)
+
+
+def load(name: str | Path, sampler: Any = None) -> Study:
+    """The study of a name or folder; a missing, damaged or foreign one is an `InputError`."""
+    folder = folder_of(name)
+    path = folder / "study.yaml"
+    if not path.is_file():
+        raise InputError(f"there is no study '{name}' ({path} is missing){_known_studies(folder.parent)}")
+    settings = files.load_yaml(path).value
+    version = settings.get("nasspace_study") if isinstance(settings, dict) else None
+    if version != VERSION:
+        raise InputError(
+            f"{path}: a study of version {version!r}, this nasspace reads version {VERSION}; "
+            "search anew under another --study name"
+        )
+    if settings.get("storage") is None and not (folder / "study.db").is_file():
+        raise InputError(f"{folder / 'study.db'} is missing: the study's record is lost; search anew")
+    return _connect(folder, settings, sampler)
+
+
+def _known_studies(parent: Path) -> str:
+    names = sorted(path.parent.name for path in parent.glob("*/study.yaml"))
+    return f"; {parent} holds: {', '.join(names)}" if names else ""
+
+
+def _connect(folder: Path, settings: Mapping[str, Any], sampler: Any) -> Study:
+    with errors_of_storage(folder):
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # nasspace shows its own progress
+        storage = settings.get("storage") or f"sqlite:///{(folder / 'study.db').resolve()}"
+        objectives = settings["recipe"]["objectives"]
+        record = optuna.create_study(
+            study_name=settings["name"],
+            storage=storage,
+            sampler=sampler,
+            directions=["maximize" if name in MAXIMISED else "minimize" for name in objectives],
+            load_if_exists=True,
+        )
+    return Study(folder, settings, record)
+
+
+@contextlib.contextmanager
+def errors_of_storage(folder: Path) -> Iterator[None]:
+    """What a database can do to us, as one message: unreachable, full, damaged, not writable."""
+    import sqlalchemy.exc
+    from optuna.exceptions import StorageInternalError
+
+    try:
+        yield
+    except NasspaceError:
+        raise
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, OSError) as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]
+        raise InputError(
+            f"{folder}: the study's database cannot be used ({reason}); make room or access, then `nas resume` goes on"
+        ) from error
+
+
+def extend(study: Study, settings: dict[str, Any]) -> None:
+    """Go on with a finished or stopped study under a larger (or smaller) number of trials."""
+    files.write_yaml(study.folder / "study.yaml", settings)
+    study.settings = settings
+    study.record.set_user_attr(FINISHED, False)
+
+
+def write_tables(study: Study) -> None:
+    """`trials.csv`, `front.csv` and `front.json`, each moved into place whole."""
+    files.write_text(study.folder / "trials.csv", study.trials().to_csv(index=False))
+    front = study.front()
+    files.write_text(study.folder / "front.csv", front.drop(columns="architecture").to_csv(index=False))
+    files.write_json(study.folder / "front.json", study.document())
