@@ -1,0 +1,61 @@
+"""The command line, `nas`: each verb reads, calls and prints; errors become one message and an exit status."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+import typer
+
+from nasspace.cli import networks, searching, spaces
+from nasspace.errors import NasspaceError
+
+app = typer.Typer(
+    name="nas",
+    help="Search light-weight convolutional networks that keep a latency, FLOPs or parameter budget on your device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _verbs in (spaces, networks, searching):
+    _verbs.add_to(app)
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run `nas`; the process ends with the exit status of DESIGN 3.5."""
+    sys.exit(run())
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status; messages go to standard error."""
+    import click
+
+    try:
+        status = app(args=arguments, prog_name="nas", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except NasspaceError as error:
+        return _said(str(error), error.exit_status)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return _said("interrupted; what is finished is kept, `nas resume` goes on", INTERRUPTED)
+    except click.ClickException as error:
+        return _said(error.format_message(), BAD_INPUT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has left
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _said(f"{where}{error.strerror}; make room or choose another folder", BAD_INPUT)
+
+
+def _said(message: str, status: int) -> int:
+    print(f"nas: {message}", file=sys.stderr)
+    return status

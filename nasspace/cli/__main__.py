@@ -1,0 +1,5 @@
+"""`python -m nasspace.cli` is `nas`."""
+
+from nasspace.cli import main
+
+main()

@@ -1,0 +1,147 @@
+"""`nas show`, `nas latency`, `nas export`, `nas verify`: one network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nasspace.cli import printing
+from nasspace.cli.spaces import Json
+
+if TYPE_CHECKING:
+    from nasspace.architecture import Architecture
+
+Arch = Annotated[
+    str, typer.Argument(metavar="ARCH", help="Published network, path of an architecture JSON, or STUDY:ID.")
+]
+Resolution = Annotated[int | None, typer.Option(help="Square input resolution; the architecture's own if not given.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this file's verbs."""
+    for verb in (show, latency, export, verify):
+        app.command(verb.__name__)(verb)
+
+
+def _load(text: str, resolution: int | None) -> tuple[Architecture, Path | None]:
+    architecture, weights = printing.architecture_of(text)
+    return (architecture.with_resolution(resolution) if resolution else architecture), weights
+
+
+def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
+    """Show a network layer by layer: shape, options, parameters, FLOPs, memory access; and the totals."""
+    from nasspace.counting import cost
+
+    architecture, _ = _load(arch, resolution)
+    counted = cost(architecture)
+    totals = {name: getattr(counted, name) for name in ("flops", "params", "memory_access", "activations")}
+    layers = []
+    for layer, part in zip(architecture.layers, counted.layers, strict=True):
+        numbers = {name: getattr(part, name) for name in totals}
+        shapes = {"in_shape": list(part.in_shape), "out_shape": list(part.out_shape)}
+        layers.append(
+            {"block": layer.block, "stride": layer.stride, "options": dict(layer.options), **shapes, **numbers}
+        )
+    if json:
+        name, size = architecture.name, list(architecture.input)
+        document = {"name": name, "digest": architecture.digest, "input": size, **totals, "layers": layers}
+        return printing.print_json(document)
+    return _show_table(architecture, layers, totals)
+
+
+def _show_table(architecture: Architecture, layers: list[dict[str, Any]], totals: dict[str, int]) -> None:
+    rows = []
+    for i, layer in enumerate(layers):
+        options = ", ".join(f"{key} {value}" for key, value in layer["options"].items())
+        shape = "x".join(map(str, layer["out_shape"]))
+        numbers = [f"{layer[name]:,}" for name in ("params", "flops", "memory_access")]
+        rows.append((f"{i:>3} {layer['block']}", options, layer["stride"], shape, *numbers))
+    rows.append(("    total", "", "", "", *(f"{totals[name]:,}" for name in ("params", "flops", "memory_access"))))
+    title = f"{architecture.name or 'network'} (digest {architecture.digest}), input {'x'.join(map(str, architecture.input))}"
+    columns = ["layer", "options", "stride", "out", "params", "FLOPs", "memory access"]
+    printing.print_table(columns, rows, title=title, caption=printing.FLOPS_ARE)
+
+
+def latency(
+    arch: Arch,
+    runtime: Annotated[str, typer.Option(help="What runs the network: onnxruntime or eager.")] = "onnxruntime",
+    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
+    batch_size: Annotated[int, typer.Option(help="Images in a batch.")] = 1,
+    resolution: Resolution = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps (eager only).")] = "cpu",
+    seconds: Annotated[float, typer.Option(help="Time to measure for, at most about.")] = 3.0,
+    cached: Annotated[bool, typer.Option("--cached", help="Take an earlier measurement if there is one.")] = False,
+    json: Json = False,
+) -> None:
+    """Measure the latency of a network on this machine."""
+    from nasspace.latency.meter import measure_latency
+
+    architecture, _ = _load(arch, resolution)
+    measured = measure_latency(
+        architecture,
+        runtime=runtime,
+        threads=threads,
+        batch_size=batch_size,
+        device=device,
+        seconds=seconds,
+        fresh=not cached,
+    )
+    if json:
+        return printing.print_json(measured.to_json())
+    interval = printing.latency(measured.low_ms, measured.median_ms, measured.high_ms)
+    print(f"{interval} ms: median of {measured.rounds} rounds and its 95 % interval")
+    machine = ", ".join(f"{key} {value}" for key, value in measured.machine.items())
+    print(f"{runtime}, {threads} thread(s), batch {batch_size}, input {'x'.join(map(str, measured.input))}; {machine}")
+    if measured.contended:
+        printing.say(
+            "nas: another process was competing for the processor all the while; measure again when it is quiet"
+        )
+    return None
+
+
+def export(
+    arch: Arch,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; exports/NAME if not given.")] = None,
+    format: Annotated[str, typer.Option(help="Any of source, onnx, torch, with commas.")] = "source,onnx,torch",  # noqa: A002
+    resolution: Resolution = None,
+    seed: Annotated[int, typer.Option(help="Seed of the weights of a network that was never trained.")] = 0,
+    json: Json = False,
+) -> None:
+    """Export a network to ship without nasspace: architecture, model.py, weights, ONNX; checked as it is written."""
+    from nasspace.outputs.deliver import export_trial
+    from nasspace.outputs.export import export as write
+
+    formats = tuple(part.strip() for part in format.split(",") if part.strip())
+    study, colon, number = arch.rpartition(":")
+    if colon and number.isdigit() and not Path(arch).exists():
+        exported = export_trial(study, int(number), out, formats=formats, resolution=resolution, seed=seed)
+    else:
+        architecture, weights = _load(arch, resolution)
+        folder = out or Path("exports") / (architecture.name or architecture.digest)
+        exported = write(architecture, folder, weights=weights, formats=formats, seed=seed)
+    _checked(exported, json)
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="An export's folder.")],
+    json: Json = False,
+) -> None:
+    """Check an export again on this machine: outputs of all its forms equal, counts as written."""
+    from nasspace.outputs.export import verify as check
+
+    _checked(check(folder), json)
+
+
+def _checked(exported: Any, json: bool) -> None:
+    """Print what was written and checked; a failed check ends with exit status 1."""
+    checks = [{"name": c.name, "ok": c.ok, "value": c.value, "limit": c.limit} for c in exported.checks]
+    if json:
+        printing.print_json({"folder": str(exported.folder), "files": list(exported.files), "checks": checks})
+    else:
+        print(f"{exported.folder}: {', '.join(exported.files)}")
+        rows = [(c["name"], "ok" if c["ok"] else "FAILED", c["value"], c["limit"]) for c in checks]
+        printing.print_table(["check", "", "value", "limit"], rows)
+    if not all(c["ok"] for c in checks):
+        raise typer.Exit(1)

@@ -1,0 +1,125 @@
+"""What the verbs share: tables, JSON, numbers as people read them, the meaning of ARCH."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasspace.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from nasspace.architecture import Architecture
+
+FLOPS_ARE = "FLOPs are multiply-adds of convolutions and linear layers at batch 1."
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def say(text: str) -> None:
+    """A message, on standard error."""
+    print(text, file=sys.stderr)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "", caption: str = "") -> Any:
+    """A Rich table; every column but the first is set to the right."""
+    from rich import box
+    from rich.table import Table
+
+    result = Table(title=title or None, caption=caption or None, box=box.SIMPLE_HEAD, title_justify="left")
+    result.caption_justify = "left"
+    for i, column in enumerate(columns):
+        result.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        result.add_row(*(str(cell) for cell in row))
+    return result
+
+
+def print_table(*args: Any, **kwargs: Any) -> None:
+    """A table on standard output; as wide as it needs to be where nobody looks at a terminal."""
+    console().print(table(*args, **kwargs))
+
+
+def console(*, stderr: bool = False) -> Any:
+    """A Rich console; into a file or pipe it does not cut lines to a terminal's width."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else 160)
+
+
+def count(value: float) -> str:
+    """A count as people read it.
+
+    >>> count(145_814_296), count(2_278_760), count(576)
+    ('145.8M', '2.279M', '576')
+    """
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.4g}{unit}"
+    return f"{value:.0f}"
+
+
+def milliseconds(value: float | None) -> str:
+    """Milliseconds with three digits; '-' where there are none."""
+    return "-" if value is None or value != value else f"{value:.3g}"
+
+
+def latency(low: float | None, median: float | None, high: float | None) -> str:
+    """A latency with its interval, such as '4.12 (4.08-4.2)'."""
+    if median is None or median != median:
+        return "-"
+    return f"{milliseconds(median)} ({milliseconds(low)}-{milliseconds(high)})"
+
+
+def front_table(front: DataFrame, accuracy_is_of: str, title: str = "") -> Any:
+    """The Pareto front as a table."""
+    again = "latency_again_ms" in front and front["latency_again_ms"].notna().any()
+    columns = ["id", "accuracy", "latency ms (95 %)", *(["measured again"] if again else [])]
+    columns += ["FLOPs", "params", "memory access", "digest"]
+    rows = []
+    for _, row in front.iterrows():
+        cells = [int(row["id"]), f"{row['accuracy']:.4f}" if row["accuracy"] is not None else "-"]
+        cells.append(latency(row["latency_low_ms"], row["latency_ms"], row["latency_high_ms"]))
+        if again:
+            cells.append(latency(row["latency_again_low_ms"], row["latency_again_ms"], row["latency_again_high_ms"]))
+        cells += ["-" if row[name] != row[name] else count(row[name]) for name in ("flops", "params", "memory_access")]
+        rows.append([*cells, row["digest"]])
+    caption = f"Accuracy is of {accuracy_is_of}. {FLOPS_ARE}"
+    return table(columns, rows, title, caption)
+
+
+def architecture_of(text: str) -> tuple[Architecture, Path | None]:
+    """What ARCH means, and its trained weights if it is a study's: a path, STUDY:ID, or a published network."""
+    from nasspace import architecture
+
+    path = Path(text)
+    if path.is_file():
+        return architecture.load(path), None
+    if path.is_dir() and (path / "architecture.json").is_file():
+        weights = path / "weights.safetensors"
+        return architecture.load(path / "architecture.json"), weights if weights.is_file() else None
+    study, colon, number = text.rpartition(":")
+    if colon and study and number.isdigit():
+        from nasspace.studies import study as records
+
+        record = records.load(study)
+        return record.architecture(int(number)), record.weights(int(number))
+    if path.suffix == ".json" or len(path.parts) > 1:
+        raise InputError(f"{text}: there is no such file")
+    from nasspace import zoo
+
+    try:
+        return zoo.load(text), None
+    except InputError as error:
+        known = nearest(text, zoo.names())
+        raise InputError(
+            f"'{text}' is not an architecture: not a file, not STUDY:ID, and not a published network{known}"
+        ) from error

@@ -1,0 +1,105 @@
+"""The live display of a search: trials, time left, what is under way, the front so far."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from nasspace.cli import printing
+
+SHOWN = 12  # members of the front in the live table
+
+
+@contextmanager
+def display() -> Iterator[Callable[..., None]]:
+    """Yield the function that the search reports to; live on a terminal, a line an event elsewhere."""
+    if not sys.stderr.isatty():
+        yield Display().report_line
+        return
+    from rich.live import Live
+
+    shown = Display()
+    with Live(console=printing.console(stderr=True), refresh_per_second=4, get_renderable=shown.render, transient=True):
+        yield shown.report
+
+
+class Display:
+    """What is known of a search under way, and how it is shown."""
+
+    def __init__(self) -> None:
+        self.study: Any = None
+        self.trials = 0
+        self.began = time.monotonic()
+        self.evaluated_before = 0
+        self.now = "reading the data"
+        self.last = ""
+        self._front: Any = ""
+
+    def report(self, kind: str, **event: Any) -> None:
+        """Take in one event of the search."""
+        handler = getattr(self, f"_{kind}", None)
+        if handler:
+            handler(**event)
+
+    def report_line(self, kind: str, **event: Any) -> None:
+        """Take in one event, and print a line for those that matter."""
+        self.report(kind, **event)
+        if kind in ("outcome", "note", "start", "finishing"):
+            printing.say(self.last)
+
+    def _start(self, study: Any, task: Any) -> None:
+        self.study, self.trials = study, task.recipe.trials
+        self.evaluated_before = study.evaluated
+        self.began = time.monotonic()
+        limits = ", ".join(f"{name} <= {limit:g}" for name, limit in study.limits.items()) or "no limits"
+        self.last = f"{study.name}: {task.space.name} on {task.recipe.data}, {limits}, {self.trials} trials"
+
+    def _trial(self, number: int, architecture: Any) -> None:
+        self.now = f"trial {number} ({architecture.digest}): counting and measuring"
+
+    def _epoch(self, epoch: int, epochs: int, loss: float) -> None:
+        self.now = f"{self.now.split(':')[0]}: training, pass {epoch} of {epochs}, loss {loss:.3f}"
+
+    def _outcome(self, number: int, outcome: Any, architecture: Any) -> None:
+        values = outcome.values
+        figures = [f"accuracy {values['accuracy']:.4f}"] if "accuracy" in values else []
+        figures += [f"{values['latency']:.3g} ms"] if "latency" in values else []
+        figures += [f"{printing.count(values['flops'])} FLOPs"] if "flops" in values else []
+        verdict = f"rejected: {outcome.reason}" if outcome.reason else ", ".join(figures)
+        self.last = f"[{self.study.evaluated}/{self.trials}] trial {number}: {verdict}{self._left()}"
+        self._front = ""
+
+    def _note(self, text: str) -> None:
+        self.last = text
+
+    def _finishing(self, text: str) -> None:
+        self.now = self.last = text
+
+    def _left(self) -> str:
+        done = self.study.evaluated - self.evaluated_before
+        if not done:
+            return ""
+        seconds = (time.monotonic() - self.began) / done * max(0, self.trials - self.study.evaluated)
+        return f" (about {seconds / 60:.0f} min left)" if seconds >= 90 else f" (about {seconds:.0f} s left)"
+
+    def render(self) -> Any:
+        """The display as Rich draws it."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.text import Text
+
+        if self.study is None:
+            return Text(self.now)
+        done = self.study.evaluated
+        head = f"{self.study.name}  {done}/{self.trials} evaluated, {self.study.rejected} rejected{self._left()}"
+        bar = ProgressBar(total=self.trials, completed=done, width=60)
+        return Group(Text(head, style="bold"), bar, Text(self.now), Text(self.last, style="dim"), self._table())
+
+    def _table(self) -> Any:
+        if not self._front and self.study.evaluated:
+            front = self.study.front().head(SHOWN)
+            self._front = printing.front_table(front, self.study.settings["accuracy_is_of"], "the front so far")
+        return self._front

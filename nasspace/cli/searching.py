@@ -1,0 +1,148 @@
+"""`nas search`, `nas resume`, `nas front`, `nas report`: studies."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nasspace.cli import printing
+from nasspace.cli.spaces import Json
+
+if TYPE_CHECKING:
+    from nasspace.studies.study import Study
+
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name (below ./reports) or folder.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this file's verbs."""
+    for verb in (search, resume, front, report):
+        app.command(verb.__name__)(verb)
+
+
+def search(
+    space: Annotated[str, typer.Option(help="Search space: a name (`nas spaces` lists them) or a path.")],
+    latency_target: Annotated[str | None, typer.Option(help="Latency limit with its unit, such as 20ms.")] = None,
+    flops_target: Annotated[str | None, typer.Option(help="FLOPs (multiply-adds) limit, such as 150M.")] = None,
+    params_target: Annotated[str | None, typer.Option(help="Parameters limit, such as 2M.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="digits, fashion-mnist, cifar10, imagefolder:DIR, parquet:FILE, or a name on the hub."),
+    ] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Where a named data set's files lie.")] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Go on without images that cannot be read.")
+    ] = False,
+    recipe: Annotated[str, typer.Option(help="How to search: quick, standard, or a path.")] = "quick",
+    objectives: Annotated[str | None, typer.Option(help="Any of accuracy,latency,flops,params,memory_access.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Candidates whose accuracy is evaluated.")] = None,
+    time_budget: Annotated[str | None, typer.Option(help="Stop after this time, such as 30m.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="gain, tpe, nsga2, random.")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="What runs a network for its latency: onnxruntime, eager.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the runtime.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in a batch, for the latency.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="Deployment resolution.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same study.")] = None,
+    study: Annotated[str | None, typer.Option(help="Name (below ./reports) or folder; SPACE-N if not given.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="URL of the Optuna storage; SQLite in the folder if not given.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where to train: cpu, cuda or mps.")] = None,
+    fresh_latency: Annotated[bool, typer.Option("--fresh-latency", help="Measure anew what is in the cache.")] = False,
+    json: Json = False,
+) -> None:
+    """Search a space for the Pareto front of accuracy, measured latency and FLOPs, inside the targets."""
+    from nasspace.studies.recipe import load
+
+    changes: dict[str, Any] = {
+        "data": data,
+        "data_dir": data_dir,
+        "skip_broken": skip_broken or None,
+        "objectives": [part.strip() for part in objectives.split(",")] if objectives else None,
+        "trials": trials,
+        "time_budget": time_budget,
+        "sampler": sampler,
+        "runtime": runtime,
+        "threads": threads,
+        "batch_size": batch_size,
+        "resolution": resolution,
+        "seed": seed,
+        "device": device,
+        "limits": {"latency": latency_target, "flops": flops_target, "params": params_target},
+    }
+    asked = load(recipe).with_changes(changes)
+
+    def start(on_event: Any) -> Study:
+        from nasspace.studies.loop import search as begin
+
+        return begin(space, recipe=asked, study=study, storage=storage, fresh_latency=fresh_latency, on_event=on_event)
+
+    _searched(start, json)
+
+
+def resume(study: StudyName, json: Json = False) -> None:
+    """Go on with a stopped study; a finished one prints its front."""
+
+    def start(on_event: Any) -> Study:
+        from nasspace.studies.loop import resume as go_on
+
+        return go_on(study, on_event=on_event)
+
+    _searched(start, json)
+
+
+def _searched(start: Any, json: bool) -> None:
+    """Run a search under the live display, deliver its front, print it."""
+    from nasspace.cli.progress import display
+    from nasspace.outputs.deliver import deliver
+
+    with display() as on_event:
+        found = start(on_event)
+        deliver(found, on_event)
+    _print_front(found, json)
+
+
+def front(
+    study: StudyName,
+    json: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="The front as CSV on standard output.")] = False,
+) -> None:
+    """Print the Pareto front of a study."""
+    from nasspace.studies.study import load
+
+    found = load(study)
+    if csv:
+        sys.stdout.write(found.front().drop(columns="architecture").to_csv(index=False))
+        return
+    _print_front(found, json)
+
+
+def _print_front(study: Study, json: bool) -> None:
+    if json:
+        return printing.print_json(study.document())
+    title = f"{study.name}: {study.evaluated} evaluated, {study.rejected} rejected"
+    printing.console().print(printing.front_table(study.front(), study.settings["accuracy_is_of"], title))
+    printing.say(f"{study.folder}: report.html, front.csv, exports")
+    return None
+
+
+def report(
+    study: StudyName,
+    json: Json = False,
+) -> None:
+    """Write a study's tables and report.html anew."""
+    from nasspace.outputs.deliver import write_report
+    from nasspace.studies.study import load, write_tables
+
+    found = load(study)
+    write_tables(found)
+    path: Path = write_report(found)
+    if json:
+        printing.print_json({"study": found.name, "report": str(path)})
+    else:
+        print(path)

@@ -1,0 +1,112 @@
+"""The end of a search: the front exported, measured again from its files in a fresh process, and written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nasspace.outputs.export import FORMATS, Exported, export
+from nasspace.outputs.report import report_html
+from nasspace.studies import study as records
+from nasspace.studies.loop import nothing_found
+from nasspace.studies.study import Study
+
+Report = Callable[..., None]
+
+
+def deliver(study: Study, on_event: Report | None = None) -> Study:
+    """Bring a study's `exports/`, tables and report up to its record; what is recorded is not done again.
+
+    The front's networks are measured once more, from their exported files in a fresh process; a member that is
+    then over its limit leaves the front. Raises `NothingFound` if none is left.
+    """
+    report = on_event or (lambda kind, **_: None)
+    if study.settings["data"] and not study.record.user_attrs.get(records.FINISHED):
+        numbers = study.front_numbers()
+        for i, number in enumerate(numbers):
+            report("finishing", text=f"exporting and checking {i + 1} of {len(numbers)} (trial {number})")
+            export_member(study, number)
+        _measure_again(study, numbers, report)
+    records.write_tables(study)
+    write_report(study)
+    study.record.set_user_attr(records.FINISHED, True)
+    if not study.front_numbers():
+        raise nothing_found(study)
+    return study
+
+
+def export_member(study: Study, number: int) -> None:
+    """Export a member of the front, unless it is exported whole already."""
+    folder = study.folder / "exports" / str(number)
+    if not (folder / "README.md").is_file():  # folders are moved into place whole
+        export_trial(study, number, folder)
+
+
+def export_trial(
+    study: Study | str,
+    number: int,
+    folder: Path | None = None,
+    *,
+    formats: tuple[str, ...] = FORMATS,
+    resolution: int | None = None,
+    seed: int = 0,
+) -> Exported:
+    """Export one trial of a study with its trained weights, if they are kept, and its figures on the card."""
+    record = records.load(study) if isinstance(study, str) else study
+    architecture = record.architecture(number)
+    if resolution:
+        architecture = architecture.with_resolution(resolution)
+    row = record.trials().set_index("id").loc[number].to_dict()
+    settings = record.settings
+    card = {
+        "study": record.name,
+        "accuracy": row["accuracy"],
+        "accuracy_is_of": settings["accuracy_is_of"],
+        "classes": (settings["data"] or {}).get("classes"),
+        "mean": (settings["data"] or {}).get("mean"),
+        "std": (settings["data"] or {}).get("std"),
+        "latency_ms": row["latency_ms"],
+        "latency_low_ms": row["latency_low_ms"],
+        "latency_high_ms": row["latency_high_ms"],
+        "runtime": settings["recipe"]["runtime"],
+        "threads": settings["recipe"]["threads"],
+        "batch_size": settings["recipe"]["batch_size"],
+        "machine": settings["machine"],
+    }
+    folder = folder or record.folder / "exports" / str(number)
+    return export(architecture, folder, weights=record.weights(number), formats=formats, seed=seed, card=card)
+
+
+def _measure_again(study: Study, numbers: list[int], report: Report) -> None:
+    """Measure the exported files of the front in one fresh process; ONNX Runtime's only, which runs the files."""
+    from nasspace.latency.meter import measure_files_afresh
+
+    recipe, again = study.settings["recipe"], study.again()
+    wanted = [number for number in numbers if str(number) not in again]
+    measured = "latency" in study.objectives or "latency" in study.limits
+    if not wanted or not measured or recipe["runtime"] != "onnxruntime":
+        return
+    report("finishing", text=f"measuring the {len(wanted)} exported networks again, in a fresh process")
+    paths = [study.folder / "exports" / str(number) / "model.onnx" for number in wanted]
+    results = measure_files_afresh(paths, threads=recipe["threads"], batch_size=recipe["batch_size"])
+    new = {str(number): result.to_json() for number, result in zip(wanted, results, strict=True)}
+    study.record.set_user_attr(records.AGAIN, {**again, **new})
+
+
+def write_report(study: Study) -> Path:
+    """Write report.html anew from the record."""
+    from nasspace import files
+
+    settings: dict[str, Any] = dict(study.settings)
+    recipe = settings["recipe"]
+    shown = {
+        **settings,
+        "objectives": recipe["objectives"],
+        "seed": recipe["seed"],
+        **{key: recipe[key] for key in ("runtime", "threads", "batch_size", "fidelity")},
+        "resolution": settings["task"]["resolution"],
+    }
+    path = study.folder / "report.html"
+    files.write_text(path, report_html(shown, study.trials(), study.front()))
+    return path
