@@ -17,6 +17,8 @@ _HOMES = {
     "cost": "nasspace.counting",
     "measure_latency": "nasspace.latency.meter",
     "search": "nasspace.studies.loop",
+    "deliver": "nasspace.outputs.deliver",
+    "blocks": None,
     "zoo": None,
     "NasspaceError": "nasspace.errors",
     "InputError": "nasspace.errors",

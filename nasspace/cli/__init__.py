@@ -14,7 +14,6 @@ from nasspace.errors import NasspaceError
 app = typer.Typer(
     name="nas",
     help="Search light-weight convolutional networks that keep a latency, FLOPs or parameter budget on your device.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -24,6 +23,7 @@ for _verbs in (spaces, networks, searching):
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+USAGE_ERRORS = typer.BadParameter.__mro__[2]  # ClickException, of the Click that this Typer carries inside
 
 
 def main() -> None:
@@ -33,19 +33,18 @@ def main() -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status; messages go to standard error."""
-    import click
-
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        status = app(args=arguments, prog_name="nas", standalone_mode=False)
+        status = app(args=arguments or ["--help"], prog_name="nas", standalone_mode=False)
         return status if isinstance(status, int) else 0
     except NasspaceError as error:
         return _said(str(error), error.exit_status)
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return _said("interrupted; what is finished is kept, `nas resume` goes on", INTERRUPTED)
-    except click.ClickException as error:
-        return _said(error.format_message(), BAD_INPUT)
+    except USAGE_ERRORS as error:
+        return _said(f"{error.format_message()} (`nas --help`, `nas VERB --help`)", BAD_INPUT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has left
         return 0

@@ -10,6 +10,7 @@ import typer
 
 from nasspace.cli import printing
 from nasspace.cli.spaces import Json
+from nasspace.errors import InputError
 
 if TYPE_CHECKING:
     from nasspace.studies.study import Study
@@ -65,7 +66,7 @@ def search(
         "skip_broken": skip_broken or None,
         "objectives": [part.strip() for part in objectives.split(",")] if objectives else None,
         "trials": trials,
-        "time_budget": time_budget,
+        "time_budget": _amount("--time-budget", time_budget, "time"),
         "sampler": sampler,
         "runtime": runtime,
         "threads": threads,
@@ -73,7 +74,11 @@ def search(
         "resolution": resolution,
         "seed": seed,
         "device": device,
-        "limits": {"latency": latency_target, "flops": flops_target, "params": params_target},
+        "limits": {
+            "latency": _amount("--latency-target", latency_target, "latency"),
+            "flops": _amount("--flops-target", flops_target, "count"),
+            "params": _amount("--params-target", params_target, "count"),
+        },
     }
     asked = load(recipe).with_changes(changes)
 
@@ -83,6 +88,18 @@ def search(
         return begin(space, recipe=asked, study=study, storage=storage, fresh_latency=fresh_latency, on_event=on_event)
 
     _searched(start, json)
+
+
+def _amount(flag: str, text: str | None, kind: Any) -> str | None:
+    """The text of an amount, checked here so that an error names the flag."""
+    from nasspace.studies.recipe import quantity
+
+    try:
+        if text is not None:
+            quantity(text, kind)
+    except ValueError as error:
+        raise InputError(f"{flag}: {error}") from None
+    return text
 
 
 def resume(study: StudyName, json: Json = False) -> None:
