@@ -80,7 +80,7 @@ class Candidates:
         return self.study.record.ask()
 
     def _ours(self) -> bool:
-        """Whether the project's own sampler proposes: it is the study's, or the study's finds nothing new or allowed."""
+        """Whether the project's own sampler proposes: the study's is that one, or finds nothing new or allowed."""
         if self.sampler == "gain":
             return True
         trials = self.study.frozen()

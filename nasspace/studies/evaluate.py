@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -153,6 +154,9 @@ class FromFunction:
         values = {name: _number(name, value) for name, value in returned.items() if name in OBJECTIVES}
         for name, function in self.known.items():
             values.setdefault(name, _number(name, function(architecture)))
+        with contextlib.suppress(InputError):  # a table's architecture need not be one that runs
+            for name, function in COUNTS.items():
+                values.setdefault(name, function(architecture))
         reason = broken(values, self.limits)
         missing = [name for name in (*self.objectives, *self.limits) if name not in values]
         if missing and not reason:

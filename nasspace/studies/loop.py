@@ -5,26 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from nasspace.architecture import Architecture
-from nasspace.errors import InputError, NothingFound, nearest
-from nasspace.files import Document
+from nasspace.documents import Document
+from nasspace.errors import InputError, NothingFound
 from nasspace.space import Space
 from nasspace.studies import evaluate, recipe
 from nasspace.studies import study as records
 from nasspace.studies.candidates import Candidates, cheapest
 from nasspace.studies.recipe import Recipe
 from nasspace.studies.study import Study
+from nasspace.studies.task import Evaluator, Task, check_names, refuse_other
 
-HOPELESS = 14  # rejected with none inside the limits: the search ends
+HOPELESS = 12  # rejected with none inside the limits: the search ends
 EXHAUSTED = 60  # rejected in a row after some were inside: the search ends with what it has
 FAILURES = 5  # candidates in a row whose training fails
-PACKAGES = ("nasspace", "torch", "optuna", "onnxruntime", "numpy", "scikit-learn")
-Evaluator = Callable[[Architecture], Mapping[str, float]]
 Report = Callable[..., None]
 
 
@@ -72,8 +69,8 @@ def search(
             },
         }
     )
-    _check_names(asked)
-    task = _Task.of_function(asked, space, evaluator, known) if evaluator else _Task.of_data(asked, space)
+    check_names(asked)
+    task = Task.of_function(asked, space, evaluator, known) if evaluator else Task.of_data(asked, space)
     current = _opened(study, task, storage)
     return _run(current, task, fresh_latency, on_event or _silent)
 
@@ -91,8 +88,8 @@ def resume(name: str | Path, *, on_event: Report | None = None) -> Study:
         )
     document = Document(settings["space"]["document"], settings["space"]["name"])
     asked = recipe.read(Document(settings["recipe"], str(current.folder / "study.yaml")))
-    task = _Task.of_data(asked, Space(document))
-    _refuse_other(current.folder, settings, task.settings(current.folder.name, None))
+    task = Task.of_data(asked, Space(document))
+    refuse_other(current.folder, settings, task.settings(current.folder.name, None))
     return _run(current, task, False, on_event or _silent)
 
 
@@ -100,106 +97,11 @@ def _recipe(given: Recipe | str | Path) -> Recipe:
     return given if isinstance(given, Recipe) else recipe.load(given)
 
 
-def _check_names(asked: Recipe) -> None:
-    """Names that only their own homes know, before any work."""
-    from nasspace.latency.runtimes import RUNTIMES
-    from nasspace.studies.samplers import SAMPLERS
-
-    for kind, name, known in (("sampler", asked.sampler, SAMPLERS), ("runtime", asked.runtime, RUNTIMES)):
-        if name not in known:
-            raise InputError(f"'{name}' is not a {kind}{nearest(name, known)}")
-    unmeasured = {"accuracy"} & set(asked.objectives)
-    if not unmeasured and len(asked.objectives) < 2:
-        raise InputError(f"objectives: {asked.objectives[0]} alone needs no search; add accuracy")
-
-
 def _silent(kind: str, **_: Any) -> None:
     return
 
 
-class _Task:
-    """What is searched and how it is scored: the space at the data's classes and channels, and the evaluator."""
-
-    def __init__(self, asked: Recipe, space: Space, data: Any = None, scorer: Any = None):
-        self.recipe = asked
-        self.space = space
-        self.data = data
-        self.scorer = scorer
-
-    @classmethod
-    def of_data(cls, asked: Recipe, space: Space | str | Path) -> _Task:
-        from nasspace.accuracy.data import load_data
-
-        resolution = asked.resolution
-        given = space if isinstance(space, Space) else Space.load(space, resolution=resolution)
-        data = load_data(
-            asked.data,
-            resolution=asked.fidelity.resolution,
-            data_dir=asked.data_dir,
-            seed=asked.seed,
-            held_out=asked.held_out,
-            skip_broken=asked.skip_broken,
-        )
-        task = Space(
-            given.document,
-            classes=len(data.classes),
-            resolution=resolution or given.resolution,
-            channels=data.channels,
-        )
-        _check_fidelity(asked, task)
-        return cls(asked, task, data)
-
-    @classmethod
-    def of_function(cls, asked: Recipe, space: Space | str | Path, evaluator: Evaluator, known: Any) -> _Task:
-        given = space if isinstance(space, Space) else Space.load(space, resolution=asked.resolution)
-        scorer = evaluate.FromFunction(evaluator, known, asked.objectives, asked.limits.given())
-        return cls(asked, given, None, scorer)
-
-    def settings(self, name: str, storage: str | None) -> dict[str, Any]:
-        """What study.yaml says: all that is needed to run the search again."""
-        from nasspace.latency.cache import machine
-
-        asked, space, data = self.recipe, self.space, self.data
-        size = f"{asked.fidelity.resolution}x{asked.fidelity.resolution}"
-        return {
-            "nasspace_study": records.VERSION,
-            "name": name,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "space": {
-                "name": space.name,
-                "description": space.description,
-                "size": str(space.size),
-                "document": space.document.value,
-            },
-            "task": {"classes": space.classes, "channels": space.plan.input[0], "resolution": space.resolution},
-            "data": data and {
-                "name": asked.data,
-                "classes": list(data.classes),
-                "train": len(data.train.labels),
-                "validation": len(data.validation.labels),
-                "fingerprint": data.fingerprint,
-            },
-            "accuracy_is_of": f"held-out training images at {size}" if data else "the evaluator given",
-            "recipe": {**asked.model_dump(mode="json", exclude={"limits"}), "limits": recipe.as_written(asked.limits)},
-            "limits": asked.limits.given(),
-            "evaluator": None if data else getattr(self.scorer.function, "__qualname__", "function"),
-            "storage": storage,
-            "machine": machine(),
-            "versions": {package: version(package) for package in PACKAGES},
-        }  # fmt: skip
-
-
-def _check_fidelity(asked: Recipe, space: Space) -> None:
-    """A fidelity's resolution is at most the deployment's."""
-    sizes = space.plan.top["resolution"].options if "resolution" in space.plan.top else space.plan.input[1:]
-    if asked.fidelity.resolution > min(sizes):
-        raise InputError(
-            f"fidelity.resolution: training at {asked.fidelity.resolution} is above the deployment's {min(sizes)}; "
-            "choose a smaller one, or a larger --resolution"
-        )
-
-
-def _opened(name: str | Path | None, task: _Task, storage: str | None) -> Study:
+def _opened(name: str | Path | None, task: Task, storage: str | None) -> Study:
     """The study to write into: a new one, or one of the same name that was asked the same."""
     folder = _free_folder(task) if name is None else records.folder_of(name)
     settings = task.settings(folder.name, storage)
@@ -208,13 +110,13 @@ def _opened(name: str | Path | None, task: _Task, storage: str | None) -> Study:
             raise InputError(f"{folder}: the folder is in use and is no study; choose another --study name")
         return records.create(folder, settings, _sampler(task))
     current = records.load(folder)
-    _refuse_other(folder, current.settings, settings)
+    refuse_other(folder, current.settings, settings)
     if current.settings["recipe"]["trials"] != settings["recipe"]["trials"]:
         records.extend(current, {**current.settings, "recipe": settings["recipe"]})
     return current
 
 
-def _free_folder(task: _Task) -> Path:
+def _free_folder(task: Task) -> Path:
     """reports/SPACE-1, or the next number that is free."""
     stem = task.space.name
     number = 1
@@ -223,29 +125,11 @@ def _free_folder(task: _Task) -> Path:
     return Path("reports") / f"{stem}-{number}"
 
 
-def _sampler(task: _Task) -> Any:
+def _sampler(task: Task) -> Any:
     from nasspace.studies.samplers import optuna_sampler
 
     name = "random" if task.recipe.sampler == "gain" else task.recipe.sampler
     return optuna_sampler(name, task.recipe.seed)
-
-
-def _refuse_other(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """A study goes on only with what it was begun with: space, task, data, recipe, machine."""
-    remedy = "choose another --study name, or the settings that it was begun with"
-    if old["space"]["document"] != new["space"]["document"]:
-        was = old["space"]["name"]
-        raise InputError(f"{folder}: this study searches another space ('{was}'); {remedy}")
-    for part in ("task", "data", "limits", "evaluator"):
-        if old[part] != new[part]:
-            raise InputError(f"{folder}: this study has another {part} ({old[part]}, now {new[part]}); {remedy}")
-    free = {"trials", "time_budget", "name", "description", "data"}
-    for key in new["recipe"].keys() - free:
-        was, now = old["recipe"].get(key), new["recipe"][key]
-        if was != now:
-            raise InputError(f"{folder}: this study was begun with {key} {was!r}, not {now!r}; {remedy}")
-    if not new["evaluator"] and old["machine"] != new["machine"]:
-        raise InputError(f"{folder}: this study's latencies are of another machine; search anew under another name")
 
 
 @contextmanager
@@ -260,7 +144,7 @@ def _alone(study: Study) -> Iterator[None]:
         raise InputError(f"{study.folder}: another process is searching this study; wait for it") from None
 
 
-def _run(study: Study, task: _Task, fresh_latency: bool, report: Report) -> Study:
+def _run(study: Study, task: Task, fresh_latency: bool, report: Report) -> Study:
     study.record.sampler = _sampler(task)
     with _alone(study), records.errors_of_storage(study.folder):
         report("start", study=study, task=task)
@@ -279,7 +163,7 @@ def _run(study: Study, task: _Task, fresh_latency: bool, report: Report) -> Stud
     return study
 
 
-def _loop(study: Study, task: _Task, report: Report) -> None:
+def _loop(study: Study, task: Task, report: Report) -> None:
     candidates = Candidates(study, task.space, task.recipe.sampler, task.scorer.known, task.recipe.seed)
     began = time.monotonic()
     while study.evaluated < task.recipe.trials and not _hopeless(study):
@@ -371,7 +255,7 @@ def nothing_found(study: Study) -> NothingFound:
     )
 
 
-def _nothing_counted(study: Study, task: _Task) -> NothingFound:
+def _nothing_counted(study: Study, task: Task) -> NothingFound:
     """The error of limits that are broken before anything is measured: it names about the cheapest network."""
     for name in study.limits.keys() & task.scorer.known.keys():
         architecture, count = cheapest(task.space, name, task.scorer.known[name], task.recipe.seed)

@@ -1,0 +1,62 @@
+"""Whole searches on `digits` at equal trials: the project's sampler, random search, Optuna's TPE.
+
+    python tests/benchmarks/search.py [SEEDS] [TRIALS] [SPACE] [RESOLUTION]
+
+Hypervolume of (accuracy, log latency, log FLOPs) over one common reference for all runs, divided by that of all
+networks of all runs together; mean and standard deviation over the seeds. Latencies come from one cache, so that the
+samplers are compared on equal measurements.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nasspace
+from nasspace.latency.cache import machine
+from nasspace.studies import pareto
+
+SAMPLERS = ("gain", "random", "tpe")
+
+
+def points(trials) -> list[list[float]]:
+    rows = trials[trials["state"] == "evaluated"]
+    return [[-row.accuracy, math.log(row.latency_ms), math.log(row.flops)] for row in rows.itertuples()]
+
+
+def main(seeds: int = 3, trials: int = 16, space: str = "shuffle", resolution: int = 32) -> None:
+    print(machine())
+    found: dict[tuple[str, int], list[list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(seeds):
+            for sampler in SAMPLERS:
+                began = time.perf_counter()
+                study = nasspace.search(
+                    space,
+                    data="digits",
+                    trials=trials,
+                    seed=seed,
+                    sampler=sampler,
+                    resolution=resolution,
+                    study=Path(folder) / f"{sampler}-{seed}",
+                )
+                found[sampler, seed] = points(study.trials())
+                best = -min(p[0] for p in found[sampler, seed])
+                taken = time.perf_counter() - began
+                print(f"{sampler}, seed {seed}: {trials} trials in {taken:.0f} s, best accuracy {best:.4f}", flush=True)
+    everything = [point for run in found.values() for point in run]
+    reference = [0.0, *(max(p[i] for p in everything) + 0.1 for i in (1, 2))]
+    whole = pareto.hypervolume(everything, reference)
+    print(f"\n{space} at {resolution}x{resolution} on digits, {trials} trials, {seeds} seeds: share of all runs' hypervolume")
+    for sampler in SAMPLERS:
+        shares = [pareto.hypervolume(found[sampler, seed], reference) / whole for seed in range(seeds)]
+        spread = statistics.stdev(shares) if seeds > 1 else 0.0
+        print(f"{sampler:8} {statistics.mean(shares):.4f} +- {spread:.4f}  ({', '.join(f'{s:.4f}' for s in shares)})")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:3]), *sys.argv[3:4], *map(int, sys.argv[4:5]))

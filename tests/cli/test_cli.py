@@ -1,0 +1,174 @@
+"""The command line: exit status, one message, JSON documents; what README says is so."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+
+from nasspace import cli
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def nas(capsys, *arguments):
+    """Exit status, standard output, standard error."""
+    status = cli.run(list(arguments))
+    return status, *capsys.readouterr()
+
+
+def verbs():
+    return sorted(typer.main.get_command(cli.app).commands)
+
+
+def test_every_verb_and_flag_has_help(capsys):
+    for verb in verbs():
+        command = typer.main.get_command(cli.app).commands[verb]
+        assert command.help, verb
+        missing = [p.name for p in command.params if not p.help and p.name not in ("name",)]
+        assert not missing, f"{verb}: {missing}"
+        assert nas(capsys, verb, "--help")[0] == 0
+
+
+def test_readme_names_every_verb_and_no_other():
+    named = set(re.findall(r"`nas ([a-z]+)", (ROOT / "README.md").read_text()))
+    assert named - {"VERB"} == set(verbs())
+
+
+def test_readme_space_and_python_example_run(capsys):
+    text = (ROOT / "README.md").read_text()
+    Path("spaces").mkdir()
+    Path("spaces/my-space.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.S)[1])
+    status, out, _ = nas(capsys, "spaces", "my-space", "--json")
+    assert status == 0
+    assert json.loads(out)["exact"] is True
+
+
+@pytest.mark.slow
+def test_readme_python_example_runs(monkeypatch):
+    text = (ROOT / "README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.S)[1]
+    exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.slow
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = (
+        "import sys, nasspace.cli; status = nasspace.cli.run(['--help']);"
+        "heavy = {'torch', 'optuna', 'ray', 'pandas', 'numpy', 'plotly', 'onnx'} & set(sys.modules);"
+        "assert not heavy, heavy; sys.exit(status)"
+    )
+    began = time.monotonic()
+    bare = subprocess.run([sys.executable, "-c", "pass"], check=True)
+    python = time.monotonic() - began
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert bare.returncode == done.returncode == 0, done.stderr
+    assert python < 60  # the time itself is in tests/benchmarks: this machine may be busy
+
+
+BAD = {
+    "no such verb": (["serch"], "search"),
+    "no such flag": (["search", "--spaec", "shuffle"], "--space"),
+    "a misspelt space": (["spaces", "shufle"], "did you mean 'shuffle'"),
+    "a latency without unit": (["search", "--space", "shuffle", "--latency-target", "20"], "--latency-target"),
+    "a negative latency": (["search", "--space", "shuffle", "--latency-target", "-3ms"], "above 0"),
+    "a misspelt objective": (["search", "--space", "shuffle", "--objectives", "acuracy"], "accuracy"),
+    "a misspelt sampler": (["search", "--space", "shuffle", "--sampler", "tep"], "did you mean 'tpe'"),
+    "a misspelt runtime": (["search", "--space", "shuffle", "--runtime", "onnxruntim"], "onnxruntime"),
+    "a misspelt recipe": (["search", "--space", "shuffle", "--recipe", "quik"], "did you mean 'quick'"),
+    "no trials": (["search", "--space", "shuffle", "--trials", "0"], "trials"),
+    "no such image folder": (["search", "--space", "shuffle", "--data", "imagefolder:nowhere"], "nowhere"),
+    "no such data": (["search", "--space", "shuffle", "--data", "digitz"], "digits"),
+    "a resolution below the training's": (
+        ["search", "--space", "shuffle", "--resolution", "16", "--data", "digits"],
+        "fidelity.resolution",
+    ),
+    "no such study": (["resume", "nothing"], "there is no study 'nothing'"),
+    "no such file": (["show", "nothing.json"], "nothing.json"),
+    "no such network": (["show", "mobilnet_v2_1.0"], "mobilenet_v2_1.0"),
+    "no such export": (["verify", "nowhere"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "named"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_message_and_exit_status_2(capsys, arguments, named):
+    status, out, err = nas(capsys, *arguments)
+    assert status == 2
+    assert out == ""
+    assert named in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+    assert not Path("reports").exists(), "nothing is begun on bad input"
+
+
+def test_json_documents(capsys):
+    Path("a.json").write_text(
+        '{"nasspace": 1, "input": [3, 32, 32], "classes": 10, "layers": '
+        '[{"block": "conv", "out": 8}, {"block": "global_pool"}, {"block": "linear", "out": 10}]}'
+    )
+    status, out, err = nas(capsys, "show", "a.json", "--json")
+    shown = json.loads(out)
+    assert (status, err) == (0, "")
+    assert shown["flops"] == 32 * 32 * 8 * 27 + 80
+    assert [layer["out_shape"] for layer in shown["layers"]] == [[8, 32, 32], [8, 1, 1], [10]]
+    status, out, _ = nas(capsys, "latency", "a.json", "--json", "--seconds", "0.2")
+    measured = json.loads(out)
+    assert status == 0
+    assert measured["low_ms"] <= measured["median_ms"] <= measured["high_ms"]
+    assert measured.keys() >= {"runtime", "threads", "batch_size", "rounds", "contended", "machine"}
+    status, out, _ = nas(capsys, "export", "a.json", "--json", "--out", "out")
+    assert status == 0
+    assert all(check["ok"] for check in json.loads(out)["checks"])
+    status, out, _ = nas(capsys, "verify", "out", "--json")
+    assert status == 0
+    assert all(check["ok"] for check in json.loads(out)["checks"])
+
+
+@pytest.mark.slow
+def test_a_search_on_real_digits_from_the_command_line(capsys):
+    arguments = [
+        "--space",
+        "shuffle",
+        "--latency-target",
+        "50ms",
+        "--resolution",
+        "32",
+        "--trials",
+        "2",
+        "--study",
+        "d",
+    ]
+    recipe = "trials: 2\nfidelity: {resolution: 32, epochs: 1, share: 0.2}\n"
+    Path("tiny.yaml").write_text(recipe)
+    status, out, err = nas(capsys, "search", *arguments, "--recipe", "tiny.yaml", "--json")
+    assert status == 0, err
+    document = json.loads(out)
+    assert document["evaluated"] == 2
+    for member in document["front"]:
+        assert 0 <= member["accuracy"] <= 1
+        assert member["latency_again_high_ms"] <= 50
+        assert {path.name for path in Path(f"reports/d/exports/{member['id']}").iterdir()} >= {
+            "architecture.json", "model.py", "weights.pt", "weights.safetensors", "model.onnx",
+        }  # fmt: skip
+    assert "http" not in re.sub(r"<script.*?</script>", "", Path("reports/d/report.html").read_text(), flags=re.S)
+    again = nas(capsys, "resume", "d", "--json")
+    assert again[0] == 0
+    assert json.loads(again[1]) == document, "a finished study is printed as it is"
+    number = document["front"][0]["id"]
+    status, out, err = nas(capsys, "export", f"d:{number}", "--out", "mine", "--json")
+    assert status == 0, err
+    assert nas(capsys, "front", "d", "--csv")[1].startswith("id,digest,accuracy")
+    status, _, err = nas(capsys, "search", "--space", "mobile", "--study", "d")
+    assert status == 2
+    assert "another space" in err

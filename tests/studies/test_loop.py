@@ -1,0 +1,176 @@
+"""The search as a whole, with evaluators that need no training."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import nasspace
+from nasspace import cost
+from nasspace.errors import InputError, NothingFound
+from nasspace.space import Space
+from nasspace.studies import pareto
+from nasspace.studies import study as records
+
+SPACE = """
+name: little
+input: [3, 32, 32]
+stem: [{block: conv, out: 16}]
+stages:
+  - {depth: [1, 2, 3], out: [16, 32], stride: 2, each: {block: [shuffle_v2: {kernel: [3, 5]}, conv]}}
+  - {depth: [1, 2], out: [32, 64], stride: 2, each: {block: [sandglass, fire: {squeeze: [0.125, 0.5]}]}}
+"""
+
+
+def flops(architecture):
+    return cost(architecture).flops
+
+
+def scored(architecture):
+    """A table's stand-in: accuracy grows with depth and differs from network to network; latency is its own."""
+    noise = random.Random(architecture.digest)
+    counted = cost(architecture)
+    accuracy = 0.5 + 0.04 * len(architecture.layers) + 0.05 * noise.random()
+    return {"accuracy": accuracy, "latency": counted.memory_access / 1e5 + noise.random(), "flops": counted.flops}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def space():
+    return Space.from_text(SPACE, "little.yaml")
+
+
+def found(space, **settings):
+    settings = {"trials": 8, "evaluator": scored, "known": {"flops": flops}, "study": "s", **settings}
+    return nasspace.search(space, **settings)
+
+
+def digests(study):
+    return [trial.user_attrs["digest"] for trial in study.frozen("COMPLETE", "PRUNED")]
+
+
+@pytest.mark.parametrize("sampler", ["gain", "tpe", "nsga2", "random"])
+def test_a_search_evaluates_each_network_once_and_gives_the_front(space, sampler):
+    study = found(space, sampler=sampler)
+    assert study.evaluated == 8
+    assert len(set(digests(study))) == 8
+    trials, front = study.trials(), study.front()
+    best = pareto.front([[-r.accuracy, r.latency_ms, r.flops] for r in trials.itertuples()])
+    assert sorted(front["id"]) == sorted(trials["id"][best])
+    assert (records.folder_of("s") / "front.csv").is_file()
+    assert study.document()["front"][0]["architecture"]["layers"]
+
+
+@pytest.mark.parametrize("sampler", ["gain", "tpe"])
+def test_the_same_seed_gives_the_same_study(space, sampler):
+    first = digests(found(space, sampler=sampler, study="a", seed=3))
+    assert digests(found(space, sampler=sampler, study="b", seed=3)) == first
+    assert digests(found(space, sampler=sampler, study="c", seed=4)) != first
+
+
+def test_known_limits_are_never_evaluated_over(space):
+    study = found(space, flops_target=1e6)
+    assert study.evaluated == 8
+    assert study.trials()["flops"].max() <= 1e6
+
+
+def test_a_small_space_is_searched_to_its_end():
+    tiny = Space.from_text("input: [3, 8, 8]\nstages: [{out: [4, 8], block: [conv: {kernel: [1, 3]}, fire]}]", "t.yaml")
+    every = {architecture.digest for architecture in tiny.enumerate()}
+    study = found(tiny, trials=100)
+    assert set(digests(study)) == every
+    assert len(digests(study)) == len(every)
+
+
+@pytest.mark.parametrize("sampler", ["gain", "random"])
+def test_no_network_within_the_limits_names_the_nearest(space, sampler):
+    def rejected(architecture):
+        return {"latency": scored(architecture)["latency"], "flops": flops(architecture)}
+
+    began = time.monotonic()
+    with pytest.raises(NothingFound, match=r"the nearest is s:\d+ \(digest [0-9a-f]{12}\) with latency") as caught:
+        found(space, evaluator=rejected, latency_target_ms=0.001, sampler=sampler)
+    assert caught.value.exit_status == 3
+    study = records.load("s")
+    assert study.evaluated == 0
+    assert study.rejected < 30
+    assert time.monotonic() - began < 60
+
+
+def test_flops_out_of_reach_name_the_cheapest(space):
+    with pytest.raises(NothingFound, match="flops"):
+        found(space, flops_target=1000)
+
+
+def test_a_study_goes_on_only_with_what_it_was_begun_with(space):
+    found(space)
+    longer = found(space, trials=11)
+    assert longer.evaluated == 11
+    with pytest.raises(InputError, match="another space"):
+        found(Space.load("shuffle"))
+    with pytest.raises(InputError, match="seed"):
+        found(space, seed=9)
+
+
+def test_an_evaluator_that_gives_no_number_is_named(space):
+    with pytest.raises(InputError, match="accuracy"):
+        found(space, evaluator=lambda architecture: {"accuracy": "high", "latency": 1, "flops": 1})
+    with pytest.raises(InputError, match="no 'latency'"):
+        found(space, study="t", evaluator=lambda architecture: {"accuracy": 0.5, "flops": 1})
+
+
+def test_a_study_of_another_version_is_refused(space):
+    study = found(space)
+    path = study.folder / "study.yaml"
+    path.write_text(path.read_text().replace("nasspace_study: 1", "nasspace_study: 7"))
+    with pytest.raises(InputError, match="version 7"):
+        records.load("s")
+
+
+SCRIPT = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from test_loop import SPACE, flops, scored
+import nasspace
+def slow(architecture):
+    time.sleep(0.03)
+    return scored(architecture)
+nasspace.search(nasspace.Space.from_text(SPACE, "little.yaml"), trials=14, evaluator=slow, known={{"flops": flops}},
+                study=sys.argv[1], sampler=sys.argv[2])
+"""
+
+
+def run_script(*arguments):
+    code = SCRIPT.format(tests=str(Path(__file__).parent))
+    return subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, *arguments])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["gain", "tpe"])
+def test_killed_at_any_moment_it_ends_in_the_same_study(space, sampler):
+    undisturbed = found(space, trials=14, study="undisturbed", sampler=sampler)
+    rng = random.Random(5)
+    kills = 0
+    while kills < 4:
+        process = run_script("killed", sampler)
+        while not (Path("reports/killed/study.db")).is_file() and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0.05, 1.0))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert run_script("killed", sampler).wait() == 0
+    killed = records.load("killed")
+    assert digests(killed) == digests(undisturbed)
+    assert killed.front().drop(columns="seconds").equals(undisturbed.front().drop(columns="seconds"))

@@ -1,0 +1,66 @@
+"""Recipes: what ships is right, what is wrong is refused at its place."""
+
+from __future__ import annotations
+
+import pytest
+
+from nasspace import files
+from nasspace.errors import InputError
+from nasspace.studies import recipe
+
+
+@pytest.mark.parametrize("name", sorted(files.names("search")))
+def test_shipped_recipes_are_whole_and_repeat(name):
+    loaded = recipe.load(name)
+    assert loaded.name == name
+    assert loaded.time_budget is None, "a shipped recipe repeats: no time limit"
+
+
+def test_changes_keep_the_rest():
+    changed = recipe.load("quick").with_changes({"trials": 3, "limits": {"latency": "20ms"}, "fidelity": {"epochs": 2}})
+    assert (changed.trials, changed.limits.latency, changed.fidelity.epochs) == (3, 20.0, 2)
+    assert changed.fidelity.resolution == recipe.load("quick").fidelity.resolution
+    assert changed.with_changes({}) == changed, "limits are read again in their own unit"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [
+        ("20ms", "latency", 20),
+        ("0.5 s", "latency", 500),
+        ("150M", "count", 150e6),
+        ("7", "count", 7),
+        ("2h", "time", 7200),
+    ],
+)
+def test_quantities(text, kind, value):
+    assert recipe.quantity(text, kind) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("20", "latency"), ("-3ms", "latency"), ("0ms", "latency"), ("ms", "latency"), ("3 parsecs", "latency"),
+     ("1e400ms", "latency"), ("nan", "count"), ("150Q", "count"), ("30", "time"), ("", "time")],
+)  # fmt: skip
+def test_wrong_quantities_say_how_to_write_them(text, kind):
+    with pytest.raises(ValueError, match="such as"):
+        recipe.quantity(text, kind)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trial: 3", "1: trial: 'trial' is not a setting; did you mean 'trials'"),
+        ("trials: 0", "trials: 0 is not allowed"),
+        ("name: x\nfidelity: {epoch: 2}", "2: fidelity.epoch: 'epoch' is not a setting; did you mean 'epochs'"),
+        ("objectives: [acuracy]", "objectives"),
+        ("objectives: [latency, latency]", "objectives"),
+        ("limits: {latency: 20}", "limits.latency: 20 has no unit"),
+        ("- a", "a recipe is a mapping"),
+    ],
+)
+def test_mistakes_are_named_with_their_line(text, message):
+    with pytest.raises(InputError) as caught:
+        recipe.read(files.parse_yaml(text, "r.yaml"))
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("r.yaml")
