@@ -1,0 +1,1 @@
+"""What leaves the house: figures, the report of a study, and export folders that run without nasspace."""
