@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from nasspace import blocks, files
+from nasspace.documents import Document, Keys
 from nasspace.errors import InputError, nearest
-from nasspace.files import Document, Keys
 
 VERSION = 1
 MAX_WIDTH = 65536
@@ -23,7 +23,7 @@ MAX_LAYERS = 2000
 KEYS = ("nasspace", "name", "input", "classes", "layers")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """One layer: a block's name, its output width, its stride, and the options that differ from nothing said.
 
@@ -38,8 +38,12 @@ class Layer:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
-        key = (self.block, self.out, self.stride, tuple(sorted(self.options.items())))
-        object.__setattr__(self, "_hash", hash(key))  # layers are memo keys: hashed far more often than made
+        options = tuple((key, value, type(value)) for key, value in sorted(self.options.items()))
+        object.__setattr__(self, "_key", (self.block, self.out, self.stride, options))  # 1 is not True here
+        object.__setattr__(self, "_hash", hash(self._key))  # layers are memo keys: hashed far more often than made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layer) and self._key == other._key
 
     def __hash__(self) -> int:
         return self._hash
@@ -49,7 +53,8 @@ class Layer:
 
     def to_dict(self, in_channels: int | None = None) -> dict[str, Any]:
         """As in the JSON; `out` is left out where it is the input's width, `stride` where it is 1."""
-        out = {} if self.out is None or self.out == in_channels else {"out": self.out}
+        unsaid = self.out is None or (self.out == in_channels and not blocks.get(self.block).flattens)
+        out = {} if unsaid else {"out": self.out}
         stride = {} if self.stride == 1 else {"stride": self.stride}
         return {"block": self.block, **out, **stride, **self.options}
 
@@ -92,11 +97,12 @@ class Architecture:
         if not settled:
             raise document.error(("layers",), "there is no layer")
         out = settled[-1].out
-        if classes is not None and out is not None and classes != out:
+        if out is None:
+            place = ("layers", len(settled) - 1)
+            raise document.error(place, "the last layer must say its 'out', the number of classes")
+        if classes is not None and classes != out:
             raise document.error(("classes",), f"{classes} classes, but the last layer's out is {out}")
-        if out is None and classes is None:
-            raise document.error(("layers",), "the last layer must say its 'out', the number of classes")
-        return cls(size, classes or out, settled, name, choices)
+        return cls(size, out, settled, name, choices)
 
     @classmethod
     def from_json(cls, text: str, source: str = "") -> Architecture:
@@ -112,7 +118,7 @@ class Architecture:
         for key in value:
             if key not in KEYS:
                 raise document.error((key,), f"'{key}' is not a key of an architecture{nearest(key, KEYS)}")
-        if value.get("nasspace") != VERSION:
+        if value.get("nasspace") != VERSION or isinstance(value["nasspace"], bool):
             raise document.error(("nasspace",), f"{value.get('nasspace')!r} is not version {VERSION} of this format")
         for key in ("input", "layers"):
             if not isinstance(value.get(key), list):
@@ -186,7 +192,13 @@ def canonical(layer: Layer, in_channels: int | None) -> dict[str, Any]:
 def _canonical_text(layer: Layer, in_channels: int | None) -> str:
     """What of a layer enters the digest."""
     options = canonical(layer, in_channels)
-    return json.dumps([layer.block, layer.out, layer.stride, options], sort_keys=True)
+    return json.dumps([layer.block, layer.out, layer.stride, options], sort_keys=True, default=_default_text)
+
+
+def _default_text(value: Any) -> str:
+    """A default of a user's own block that is no plain value (`nn.ReLU`): its name, which stays from run to run."""
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def load(path: str | Path) -> Architecture:
@@ -248,11 +260,18 @@ def _checked_layer(layer: Mapping[str, Any], channels: int | None, document: Doc
         raise document.error((*keys, "block"), str(error)) from None
     options = blocks.validated(block.name, options, document, keys)
     stride = whole_number(layer.get("stride", 1), 1, MAX_STRIDE, document, (*keys, "stride"))
-    flattens = getattr(block.cls, "flattens", False)
-    out = layer.get("out", None if flattens else channels)
-    if out is not None:
-        whole_number(out, 1, MAX_WIDTH, document, (*keys, "out"))
-    if channels is not None and out is not None and not flattens:
-        full = blocks.settle(block.name, channels, out, stride, options)
-        options = {key: value if full[key] is None else full[key] for key, value in options.items()}
+    out = None if block.flattens else channels
+    if "out" in layer:
+        out = whole_number(layer["out"], 1, MAX_WIDTH, document, (*keys, "out"))
+    if channels is not None and out is not None and not block.flattens:
+        options = _acting(block, options, blocks.settle(block.name, channels, out, stride, options))
     return Layer(block.name, out, stride, options)
+
+
+def _acting(block: blocks.Block, options: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
+    """The given options as they act, and each whole number (`groups`) that does not act as its default says."""
+    changed = {
+        key for key, default in block.defaults.items() if type(default) is int and full[key] not in (None, default)
+    }
+    given = {key: options.get(key, full[key]) for key in (*options, *sorted(changed - options.keys()))}
+    return {key: value if full[key] is None else full[key] for key, value in given.items()}

@@ -10,12 +10,13 @@ each convolution and linear layer reads and writes, input + output + weights.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nasspace import blocks
@@ -73,15 +74,13 @@ def cost(architecture: Architecture) -> Cost:
 @lru_cache(maxsize=200_000)
 def layer_cost(layer: Layer, in_shape: tuple[int, ...]) -> LayerCost:
     """Count one layer on an input of `in_shape` (channels, height, width)."""
-    flattens = getattr(blocks.get(layer.block).cls, "flattens", False)
-    channels = math.prod(in_shape) if flattens else in_shape[0]
+    channels = math.prod(in_shape) if blocks.get(layer.block).flattens else in_shape[0]
     try:
-        module, recorder, out = _run(layer, channels, in_shape, "meta")
-    except (
-        RuntimeError,
-        NotImplementedError,
-    ):  # an operation without a meta form, or a map that is too small
-        module, recorder, out = _run(layer, channels, in_shape, "cpu")
+        module, recorder, out = _on_meta(layer, channels, in_shape)
+    except Exception:  # an operation without a meta form (any error may come of it), or a map that is too small
+        module, recorder, out = _on_cpu(layer, channels, in_shape)
+    if layer.out is not None and (out.dim() < 2 or out.shape[1] != layer.out):
+        raise InputError(f"gives an output of {_times(out.shape[1:])}, not {layer.out} channels")
     return LayerCost(
         block=layer.block,
         in_shape=in_shape,
@@ -93,31 +92,86 @@ def layer_cost(layer: Layer, in_shape: tuple[int, ...]) -> LayerCost:
     )
 
 
-def _run(layer: Layer, channels: int, in_shape: tuple[int, ...], device: str) -> tuple[Any, _Recorder, Tensor]:
-    """The block, its recorded operations, and its output, with one image run through it."""
-    with torch.random.fork_rng(devices=[], enabled=device == "cpu"), torch.device(device):
-        module = _bare(make_block(layer, channels).eval())
-        image = torch.zeros(1, *in_shape)
-    try:
-        with torch.no_grad(), _Recorder() as recorder:
-            return module, recorder, module(image)
-    except RuntimeError as error:
-        if device == "meta":
-            raise
-        reason = str(error).splitlines()[0]
-        raise InputError(f"does not run on an input of {'x'.join(map(str, in_shape))}: {reason}") from None
-
-
-def _bare(module: nn.Module) -> nn.Module:
-    """The module without what counts nothing and keeps the shape: nine tenths of the meta device's time."""
+def _on_meta(layer: Layer, channels: int, in_shape: tuple[int, ...]) -> tuple[nn.Module, _Recorder, Tensor]:
+    """The block, its recorded operations and its output, with the shape of one image run through it."""
+    with _Hollow():
+        module = make_block(layer, channels).eval()
     for part in module.modules():
         if type(part) in WITHOUT_COUNT:
             part.forward = _same
-    return module
+    with torch.no_grad(), _Recorder() as recorder, _Shapes(recorder):
+        out = module(torch.empty(1, *in_shape, device="meta"))
+    if not isinstance(out, Tensor):
+        raise TypeError("not a tensor")
+    return module, recorder, out
+
+
+def _on_cpu(layer: Layer, channels: int, in_shape: tuple[int, ...]) -> tuple[nn.Module, _Recorder, Tensor]:
+    """The same with one image of zeros; what fails here is the layer's own fault and is told."""
+    with torch.random.fork_rng(devices=[]):
+        module = make_block(layer, channels).eval()
+        try:
+            with torch.no_grad(), _Recorder() as recorder:
+                out = module(torch.zeros(1, *in_shape))
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"does not run on an input of {_times(in_shape)}: {reason}") from None
+    if not isinstance(out, Tensor):
+        raise InputError(f"gives a {type(out).__name__}, not a tensor")
+    return module, recorder, out
+
+
+def _times(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _same(x: Tensor) -> Tensor:
     return x
+
+
+class _Hollow(TorchFunctionMode):
+    """Modules made within have their weights on the meta device, and are not initialised."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in FILLS:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        if func in MAKES and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+class _Shapes(TorchFunctionMode):
+    """Plain 2d convolutions give a tensor of the right shape at once: PyTorch's way on meta takes ten times as long."""
+
+    def __init__(self, recorder: _Recorder):
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        shape = _conv_shape(*args, **(kwargs or {})) if func is nn.functional.conv2d else None
+        if shape is None:
+            return func(*args, **(kwargs or {}))
+        out = torch.empty(shape, device="meta")
+        self.recorder.add(args[0], args[1], out, out.numel() * math.prod(args[1].shape[1:]))
+        return out
+
+
+def _conv_shape(*args, **kwargs) -> tuple[int, ...] | None:
+    """The shape of `conv2d(input, weight, bias, stride, padding, dilation, groups)` as `nn.Conv2d` calls it.
+
+    None for another call, or one that cannot be: PyTorch sees to those.
+    """
+    if kwargs or len(args) != 7 or args[0].dim() != 4 or isinstance(args[4], str):
+        return None
+    (batch, channels, *size), (out, of_group, *kernel) = args[0].shape, args[1].shape
+    stride, padding, dilation = (2 * (n,) if isinstance(n, int) else n for n in args[3:6])
+    room = [size[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1 for i in (0, 1)]
+    if channels != of_group * args[6] or min(room) < 0:
+        return None
+    return (batch, out, room[0] // stride[0] + 1, room[1] // stride[1] + 1)
 
 
 class _Recorder(TorchDispatchMode):
@@ -132,10 +186,14 @@ class _Recorder(TorchDispatchMode):
         operands = OPERANDS.get(func)
         if operands is not None:
             source, weight = (args[i] for i in operands)
-            self.flops += self._multiply_adds(func, args, source, weight, out)
-            self.memory_access += source.numel() + weight.numel() + out.numel()
-            self.activations += out.numel()
+            self.add(source, weight, out, self._multiply_adds(func, args, source, weight, out))
         return out
+
+    def add(self, source: Tensor, weight: Tensor, out: Tensor, flops: int) -> None:
+        """Count one operation."""
+        self.flops += flops
+        self.memory_access += source.numel() + weight.numel() + out.numel()
+        self.activations += out.numel()
 
     @staticmethod
     def _multiply_adds(func, args, source: Tensor, weight: Tensor, out: Tensor) -> int:
@@ -145,7 +203,22 @@ class _Recorder(TorchDispatchMode):
         return out.numel() * source.shape[-1]
 
 
-WITHOUT_COUNT = {nn.BatchNorm2d, nn.Dropout, nn.Sigmoid, nn.Hardsigmoid, *ACTIVATIONS.values()}
+MAKES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn}
+FILLS = {
+    nn.init.uniform_,
+    nn.init.normal_,
+    nn.init.constant_,
+    nn.init.kaiming_uniform_,
+    Tensor.zero_,
+    Tensor.fill_,
+}
+WITHOUT_COUNT = {  # and keep the shape: they are left out on the meta device, nine tenths of whose time they take
+    nn.BatchNorm2d,
+    nn.Dropout,
+    nn.Sigmoid,
+    nn.Hardsigmoid,
+    *ACTIVATIONS.values(),
+}
 OPERANDS = {  # operation: the positions of its input and its weight
     aten.convolution.default: (0, 1),
     aten.linear.default: (0, 1),

@@ -8,61 +8,16 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from nasspace.documents import Document, parse_json, parse_yaml
 from nasspace.errors import InputError, nearest
 
 PACKAGE = Path(__file__).resolve().parent
-MAX_NODES = 100_000  # an alias bomb expands to more
 MAX_BYTES = 4_000_000
-Keys = tuple[str | int, ...]
-
-
-@dataclass(frozen=True)
-class Document:
-    """A value read from a text, with the line of each of its parts, so that an error can name its place."""
-
-    value: Any
-    source: str = ""
-    lines: dict[Keys, int] = field(default_factory=dict, repr=False)
-
-    def place(self, keys: Keys = ()) -> str:
-        """'file.yaml:12: stages[0].each.block' for `keys`; the nearest line known where the part has none.
-
-        >>> Document({}, "a.yaml", {(): 1, ("stages", 0): 7}).place(("stages", 0, "out"))
-        'a.yaml:7: stages[0].out'
-        """
-        at = keys
-        while at and at not in self.lines:
-            at = at[:-1]
-        line = self.lines.get(at)
-        source = self.source + (f":{line}" if line else "")
-        return ": ".join(part for part in (source, dotted(keys)) if part)
-
-    def error(self, keys: Keys, message: str) -> InputError:
-        """An `InputError` that begins with the place of `keys`."""
-        place = self.place(keys)
-        return InputError(f"{place}: {message}" if place else message)
-
-
-def dotted(keys: Keys) -> str:
-    """`('stages', 0, 'out')` as people write it: `stages[0].out`."""
-    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
-    return text.removeprefix(".")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe core; a number such as 1e-3 is a number here (YAML 1.1 reads it as a word)."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-_PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")}
 
 
 def read_text(path: Path) -> str:
@@ -85,90 +40,9 @@ def read_text(path: Path) -> str:
     return text
 
 
-def parse_yaml(text: str, source: str = "") -> Document:
-    """Read one YAML document: plain values only, no key twice, every error with its line."""
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            raise InputError(f"{source}:1: the file is empty")
-        lines: dict[Keys, int] = {}
-        return Document(_value(loader, node, (), lines, source), source, lines)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"{source}{line}: not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise InputError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from None
-    except RecursionError:
-        raise InputError(f"{source}:1: nested too deeply") from None
-    finally:
-        loader.dispose()
-
-
-def _value(loader: _Loader, node: yaml.Node, keys: Keys, lines: dict[Keys, int], source: str) -> Any:
-    line = node.start_mark.line + 1
-    lines[keys] = line
-    if len(lines) > MAX_NODES:
-        raise InputError(f"{source}:{line}: the document has more than {MAX_NODES:,} parts")
-    if node.tag not in _PLAIN:
-        raise InputError(
-            f"{source}:{line}: the tag {_short(node.tag)} is not allowed; nasspace reads plain values only "
-            "and never runs code from a file"
-        )
-    if isinstance(node, yaml.SequenceNode):
-        return [_value(loader, part, (*keys, i), lines, source) for i, part in enumerate(node.value)]
-    if isinstance(node, yaml.MappingNode):
-        return _mapping(loader, node, keys, lines, source)
-    return loader.construct_object(node)
-
-
-def _mapping(loader, node: yaml.MappingNode, keys: Keys, lines: dict[Keys, int], source: str) -> dict:
-    result: dict[str, Any] = {}
-    for key_node, part in node.value:
-        key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-        line = key_node.start_mark.line + 1
-        if key is None or key_node.tag == "tag:yaml.org,2002:merge":
-            raise InputError(f"{source}:{line}: a key must be a plain word")
-        if key in result:
-            raise InputError(f"{source}:{line}: the key '{key}' stands here a second time")
-        result[key] = _value(loader, part, (*keys, key), lines, source)
-        if isinstance(part, yaml.ScalarNode) or part.flow_style:
-            lines[(*keys, key)] = part.start_mark.line + 1
-        else:
-            lines[(*keys, key)] = line
-    return result
-
-
-def _short(tag: str) -> str:
-    return "!!" + tag.removeprefix("tag:yaml.org,2002:") if tag.startswith("tag:yaml.org,2002:") else tag
-
-
 def load_yaml(path: Path) -> Document:
     """The YAML document in a file."""
     return parse_yaml(read_text(path), _shown(path))
-
-
-def parse_json(text: str, source: str = "") -> Document:
-    """Read one JSON document; no key twice, an error with its line."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) < len(pairs):
-            seen = [key for key, _ in pairs]
-            twice = next(key for key in seen if seen.count(key) > 1)
-            raise InputError(f"{source}: the key '{twice}' stands twice in one object")
-        return result
-
-    def refuse(word: str) -> Any:
-        raise InputError(f"{source}: {word} is not a JSON number")
-
-    try:
-        return Document(json.loads(text, object_pairs_hook=once, parse_constant=refuse), source)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{source}:{error.lineno}: not valid JSON: {error.msg}") from None
-    except (RecursionError, ValueError) as error:
-        raise InputError(f"{source}: not valid JSON: {str(error)[:80]}") from None
 
 
 def load_json(path: Path) -> Document:
@@ -206,8 +80,9 @@ def find(kind: str, name: str | os.PathLike) -> Path:
     An unknown name is an `InputError` with the nearest known one.
     """
     path = Path(name)
-    if path.is_file():
-        return path
+    with contextlib.suppress(OSError):  # a name too long, a folder that may not be read: no file
+        if path.is_file():
+            return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         reason = "is a folder, not a YAML file" if path.is_dir() else "there is no such file"
         raise InputError(f"{path}: {reason}")

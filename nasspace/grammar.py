@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from nasspace import blocks
-from nasspace.architecture import MAX_SIZE, MAX_STRIDE, MAX_WIDTH, whole_number
+from nasspace.architecture import MAX_LAYERS, MAX_SIZE, MAX_STRIDE, MAX_WIDTH, whole_number
+from nasspace.blocks.layers import make_divisible
 from nasspace.blocks.registry import one_option
+from nasspace.documents import Document, Keys
 from nasspace.errors import InputError, nearest
-from nasspace.files import Document, Keys
 from nasspace.plan import Alternative, Blocks, Parts, Plan, Stage, Value
 
 MAX_DEPTH = 100
@@ -45,17 +46,32 @@ def read(document: Document, classes: int, resolution: int | None, channels: int
     }
     if not parts["stages"]:
         raise document.error(("stages",), "a space needs at least one stage")
+    divisor = whole_number(space.get("divisor", 4), 1, MAX_DIVISOR, document, ("divisor",))
+    _check_extremes(document, parts, max(top.get("width", Value((1,))).options), divisor)
     order = [key for key in space if key in top or key in parts]
     order += [key for key in (*top, "head") if key not in order]
     return Plan(
         name=_text(document, "name") or Path(document.source).stem,
         description=_text(document, "description"),
         input=_input(document, channels),
-        divisor=whole_number(space.get("divisor", 4), 1, MAX_DIVISOR, document, ("divisor",)),
+        divisor=divisor,
         top=top,
         parts=parts,
         order=tuple(order),
     )
+
+
+def _check_extremes(document: Document, parts: dict[str, list], widest: float, divisor: int) -> None:
+    """The widest and the deepest network of the space are within what an architecture may be."""
+    held = [(("stem", i), layer) for i, layer in enumerate(parts["stem"])]
+    held += [(("stages", i), part) for i, stage in enumerate(parts["stages"]) for part in (stage.direct, stage.each)]
+    for keys, part in held:
+        out = max(part.parts.get("out", Value((1,))).options)
+        if make_divisible(out * widest, divisor) > MAX_WIDTH:
+            raise document.error((*keys, "out"), f"{out} x width {widest:g} is more than {MAX_WIDTH} channels")
+    deepest = sum(max(stage.direct.parts["depth"].options) for stage in parts["stages"])
+    if deepest + len(parts["stem"]) + len(parts["head"]) > MAX_LAYERS:
+        raise document.error(("stages",), f"the deepest network has more than {MAX_LAYERS} layers")
 
 
 def _text(document: Document, key: str) -> str:
@@ -71,7 +87,9 @@ def _input(document: Document, channels: int | None) -> tuple[int, int, int]:
         raise document.error(("input",), f"{size!r} must be [channels, height, width]")
     for i, part in enumerate(size):
         whole_number(part, 1, MAX_SIZE, document, ("input", i))
-    return (channels or size[0], size[1], size[2])
+    if channels is not None:
+        size = [whole_number(channels, 1, MAX_SIZE, Document({}, "channels"), ()), *size[1:]]
+    return (size[0], size[1], size[2])
 
 
 def _top(document: Document, space: dict, resolution: int | None) -> dict[str, Value]:
@@ -167,20 +185,17 @@ def _part(document: Document, keys: Keys, known: Blocks) -> Value:
     for taken in known.alternatives:
         if key in taken.options:
             raise document.error(keys, f"'{key}' is said twice: here and in {taken.block}")
-        value = _value(document, keys, _option(taken.block, key))
+        value = _value(document, keys, _option(document, keys, taken.block))
     return value
 
 
-def _option(block: str, option: str) -> Check:
-    described = blocks.get(block)
-
-    def check(document: Document, keys: Keys, value: Any) -> Any:
-        if option not in described.types:
-            remedy = nearest(option, (*described.types, *DIRECT))
-            raise document.error(keys, f"'{option}' is not an option of {block}{remedy}")
-        return one_option(described, option, value, document, keys)
-
-    return check
+def _option(document: Document, keys: Keys, block: str) -> Check:
+    """The check of a block's option, the last of `keys`."""
+    described, option = blocks.get(block), str(keys[-1])
+    if option not in described.types:
+        remedy = nearest(option, (*described.types, *DIRECT))
+        raise document.error(keys, f"'{option}' is not an option of {block}{remedy}")
+    return lambda document, keys, value: one_option(described, option, value, document, keys)
 
 
 def _blocks(document: Document, keys: Keys) -> Blocks:
@@ -215,7 +230,8 @@ def _alternative(document: Document, keys: Keys, raw: Any, position: str) -> Alt
     if isinstance(raw, dict) and raw[name] is not None:
         inner = (*keys, name)
         for option in _mapping(document, inner):
-            options[option] = _value(document, (*inner, option), _option(name, option))
+            place = (*inner, option)
+            options[option] = _value(document, place, _option(document, place, name))
     return Alternative(name, name + position, options)
 
 

@@ -28,11 +28,11 @@ def build(architecture: Architecture, *, seed: int = 0) -> Network:
     keeps the initialisation of its constructor. The global random state is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.random.default_generator.manual_seed(seed)  # `torch.manual_seed` also changes the accelerators'
         network = Network()
         channels = architecture.input[0]
         for i, layer in enumerate(architecture.layers):
-            if getattr(blocks.get(layer.block).cls, "flattens", False):
+            if blocks.get(layer.block).flattens:
                 channels = math.prod(_shape(network, architecture))
             module = make_block(layer, channels, i)
             network.append(module)
@@ -48,10 +48,11 @@ def make_block(layer: Layer, in_channels: int, position: int | None = None) -> n
     block = blocks.get(layer.block)
     try:
         return block.cls(in_channels, layer.out or in_channels, layer.stride, **layer.options)
-    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+    except Exception as error:  # a constructor of a user's own may raise anything
         where = layer.block if position is None else f"layers[{position}] ({layer.block})"
+        reason = str(error) or type(error).__name__
         raise InputError(
-            f"{where}: cannot be built with {in_channels} channels in, {layer.out} out: {error}"
+            f"{where}: cannot be built with {in_channels} channels in, {layer.out} out: {reason}"
         ) from error
 
 

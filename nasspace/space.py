@@ -12,8 +12,8 @@ from typing import Any
 from nasspace import files, grammar
 from nasspace.architecture import Architecture
 from nasspace.blocks.layers import make_divisible
+from nasspace.documents import Document
 from nasspace.errors import InputError
-from nasspace.files import Document
 from nasspace.plan import Choose, Planned, every
 
 SMALL = 64  # at a deployment resolution below this the strides in the stem become 1

@@ -9,6 +9,7 @@ or by an entry point of the group `nasspace.blocks` in one's own package, and is
 searched and exported like the others. A block may add a static method
 `settle(in_channels, out_channels, stride, options)` that returns the options it really uses at these widths
 (a `groups` made divisible, a shortcut that cannot exist): two spellings of one network then count as one.
+None there means that another key of the result stands for the option (a ratio: the width that it comes to).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from nasspace.blocks.layers import share_of
 from nasspace.blocks.options import Norm, Ratio, Share
 
 
@@ -31,8 +32,7 @@ class Fire(nn.Module):
         norm: Norm = "none",
     ):
         super().__init__()
-        squeezed = max(1, int(squeeze * out_channels))
-        wide = int(expand_3x3 * out_channels)
+        squeezed, wide = _widths(out_channels, squeeze, expand_3x3)
         self.pool = nn.MaxPool2d(3, stride, 1) if stride > 1 else nn.Identity()
         self.squeeze = _conv(in_channels, squeezed, 1, norm)
         parts = [(out_channels - wide, 1), (wide, 3)]
@@ -46,13 +46,20 @@ class Fire(nn.Module):
 
     @staticmethod
     def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
-        return {"bypass": _bypass(in_channels, out_channels, options["bypass"])}
+        squeezed, wide = _widths(out_channels, options["squeeze"], options["expand_3x3"])
+        bypass = _bypass(in_channels, out_channels, options["bypass"])
+        return {"squeeze": None, "squeezed": squeezed, "expand_3x3": None, "wide": wide, "bypass": bypass}
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(x)
         squeezed = self.squeeze(x)
         out = torch.cat([expand(squeezed) for expand in self.expand], 1)
         return out if self.bypass is None else self.bypass(x) + out
+
+
+def _widths(out_channels: int, squeeze: float, expand_3x3: float) -> tuple[int, int]:
+    """The width of the squeeze layer and that of the 3x3 part."""
+    return max(1, share_of(out_channels, squeeze)), share_of(out_channels, expand_3x3)
 
 
 def _bypass(in_channels: int, out_channels: int, bypass: str) -> str:

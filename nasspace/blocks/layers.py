@@ -58,6 +58,15 @@ def make_divisible(value: float, divisor: int = 8, minimum: int | None = None) -
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
+def share_of(width: int, share: float) -> int:
+    """That share of a width, rounded down; a third of 96 is 32 in spite of binary fractions.
+
+    >>> share_of(96, 1 / 3), share_of(100, 0.57)
+    (32, 57)
+    """
+    return math.floor(width * share + 1e-6)
+
+
 def common_groups(groups: int, *channels: int) -> int:
     """The largest number not above `groups` that divides all `channels`.
 

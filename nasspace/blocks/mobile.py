@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from nasspace.blocks.layers import EPSILON, SqueezeExcite, conv_bn, depthwise_bn, make_divisible
+from nasspace.blocks.layers import EPSILON, SqueezeExcite, conv_bn, depthwise_bn, make_divisible, share_of
 from nasspace.blocks.options import Activation, Epsilon, Factor, Gate, Kernel, Share, Width
 
 
@@ -76,8 +76,7 @@ class InvertedResidual(nn.Module):
             layers.append(conv_bn(in_channels, hidden, activation=activation, eps=eps))
         layers.append(depthwise_bn(hidden, kernel, stride, activation, eps))
         if se:
-            squeezed = max(1, int(se * in_channels)) if se_from == "input" else make_divisible(se * hidden)
-            layers.append(SqueezeExcite(hidden, squeezed, se_gate))
+            layers.append(SqueezeExcite(hidden, _squeezed(in_channels, hidden, se, se_from), se_gate))
         layers.append(conv_bn(hidden, out_channels, eps=eps))
         self.residual = nn.Sequential(*layers)
         skip = _skip(in_channels, out_channels, stride, skip)
@@ -89,13 +88,13 @@ class InvertedResidual(nn.Module):
 
     @staticmethod
     def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
-        no_se = {} if options["se"] else {"se_from": "expanded", "se_gate": "sigmoid"}
-        return {
-            "expansion": None,
-            "hidden": _hidden(in_channels, options["expansion"], options["hidden"]),
-            "skip": _skip(in_channels, out_channels, stride, options["skip"]),
-            **no_se,
-        }
+        hidden = _hidden(in_channels, options["expansion"], options["hidden"])
+        se = {"se_from": "expanded", "se_gate": "sigmoid"}
+        if options["se"]:
+            squeezed = _squeezed(in_channels, hidden, options["se"], options["se_from"])
+            se = {"se": None, "se_from": None, "squeezed": squeezed}
+        skip = _skip(in_channels, out_channels, stride, options["skip"])
+        return {"expansion": None, "hidden": hidden, "skip": skip, **se}
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.residual(x)
@@ -104,6 +103,11 @@ class InvertedResidual(nn.Module):
 
 def _hidden(in_channels: int, expansion: float | None, hidden: int | None) -> int:
     return hidden or max(1, round(in_channels * expansion))
+
+
+def _squeezed(in_channels: int, hidden: int, se: float, se_from: str) -> int:
+    """The inner width of squeeze-and-excitation."""
+    return max(1, share_of(in_channels, se)) if se_from == "input" else make_divisible(se * hidden)
 
 
 def _skip(in_channels: int, out_channels: int, stride: int, skip: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from nasspace.blocks.layers import EPSILON, activated, common_groups, conv_bn
 from nasspace.blocks.options import Activation, Epsilon, Groups, Kernel, Norm, Padding, Window
@@ -114,4 +115,28 @@ class AvgPool(_Pool):
         super().__init__(nn.AvgPool2d(kernel, stride, padding, ceil_mode=ceil), in_channels, out_channels)
 
 
-BLOCKS = {"conv": Conv, "max_pool": MaxPool, "avg_pool": AvgPool, "identity": Identity}
+class LocalResponseNorm(nn.Module):
+    """x / (2 + 1e-4 x mean of x² over 5 neighbouring channels)^0.75. AlexNet, section 3.3.
+
+    Where the shape changes, 1x1 convolution and batch norm follow.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
+        super().__init__()
+        same = in_channels == out_channels and stride == 1
+        self.project = nn.Sequential(*([] if same else [conv_bn(in_channels, out_channels, 1, stride)]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        edge = torch.zeros_like(x[:, :1])
+        squares = torch.cat([edge, edge, x.square(), edge, edge], 1)
+        mean = sum(squares[:, i : i + x.shape[1]] for i in range(5)) / 5
+        return self.project(x / (2 + 1e-4 * mean) ** 0.75)
+
+
+BLOCKS = {
+    "conv": Conv,
+    "max_pool": MaxPool,
+    "avg_pool": AvgPool,
+    "lrn": LocalResponseNorm,
+    "identity": Identity,
+}

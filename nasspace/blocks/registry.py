@@ -13,12 +13,13 @@ from typing import Any
 import pydantic
 from torch import nn
 
+from nasspace.documents import Document, Keys
 from nasspace.errors import InputError, NasspaceError, nearest
-from nasspace.files import Document, Keys
 
 ENTRY_POINTS = "nasspace.blocks"
 REQUIRED = inspect.Parameter.empty  # the default of an option that must be given
 POSITIONAL = ("in_channels", "out_channels", "stride")
+LARGEST = 1e15  # of a number as an option
 _CLASSES: dict[str, type[nn.Module]] = {}
 
 
@@ -30,6 +31,11 @@ class Block:
     cls: type[nn.Module]
     types: Mapping[str, pydantic.TypeAdapter]
     defaults: Mapping[str, Any]  # `REQUIRED` where an option must be given
+
+    @property
+    def flattens(self) -> bool:
+        """Whether its `in_channels` is the size of the whole map (`flatten`)."""
+        return getattr(self.cls, "flattens", False)
 
     @property
     def formula(self) -> str:
@@ -47,6 +53,9 @@ def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
             f"block '{name}': {cls.__name__}{inspect.signature(cls)} must begin with "
             "(in_channels, out_channels, stride)"
         )
+    reserved = sorted({"block", "out"} & set(parameters))
+    if reserved:
+        raise InputError(f"block '{name}': an option cannot be called '{reserved[0]}', a key of every layer")
     if _CLASSES.get(name, cls) is not cls:
         raise InputError(f"block '{name}' is registered already; choose another name")
     _CLASSES[name] = cls
@@ -85,8 +94,8 @@ def _described(name: str, cls: type[nn.Module]) -> Block:
     options = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     try:
         hints = typing.get_type_hints(cls.__init__, include_extras=True)
-    except (NameError, TypeError):
-        hints = {}  # annotations of a user's own that cannot be read here: the defaults' types serve
+    except Exception:  # annotations of a user's own that cannot be read here: the defaults' types serve
+        hints = {}
     return Block(
         name=name,
         cls=cls,
@@ -121,6 +130,10 @@ def validated(name: str, options: Mapping[str, Any], document: Document, keys: K
 
 def one_option(block: Block, option: str, value: Any, document: Document, keys: Keys) -> Any:
     """One value of one option, checked against the block's signature."""
+    if isinstance(value, list | dict | tuple | set):
+        raise document.error(keys, f"{value!r} is not allowed: an option is a number, a word, true or false")
+    if isinstance(value, int | float) and not abs(value) < LARGEST:
+        raise document.error(keys, f"{str(value)[:20]} is not allowed: it is too large a number, or none")
     try:
         return block.types[option].validate_python(value)
     except pydantic.ValidationError as error:

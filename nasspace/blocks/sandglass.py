@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from nasspace.blocks.layers import conv_bn, depthwise_bn, make_divisible
+from nasspace.blocks.layers import conv_bn, depthwise_bn, make_divisible, share_of
 from nasspace.blocks.options import Kernel, Ratio, Reduction
 
 
@@ -44,10 +44,13 @@ class Sandglass(nn.Module):
 
     @staticmethod
     def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
-        added = _added(in_channels, out_channels, stride, options["identity"])
+        same = stride == 1 and in_channels == out_channels
         depthwise = options["first_depthwise"] or options["last_depthwise"] or stride > 1
         return {
-            "identity": options["identity"] if added else 1.0,
+            "reduction": None,
+            "hidden": _hidden(in_channels, out_channels, options["reduction"]),
+            "identity": None if same else 1.0,
+            "added": _added(in_channels, out_channels, stride, options["identity"]),
             "last_depthwise": options["last_depthwise"] or stride > 1,
             "kernel": options["kernel"] if depthwise else 3,
         }
@@ -68,10 +71,8 @@ def _hidden(in_channels: int, out_channels: int, reduction: int) -> int:
 
 
 def _added(in_channels: int, out_channels: int, stride: int, identity: float) -> int:
-    """How many channels the shortcut is added to; 1/3 of 96 is 32 in spite of binary fractions."""
-    if stride != 1 or in_channels != out_channels:
-        return 0
-    return math.floor(out_channels * identity + 1e-6)
+    """How many channels the shortcut is added to."""
+    return share_of(out_channels, identity) if stride == 1 and in_channels == out_channels else 0
 
 
 BLOCKS = {"sandglass": Sandglass}

@@ -7,18 +7,25 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from nasspace.blocks.layers import SqueezeExcite, channel_shuffle, common_groups, conv_bn, depthwise_bn
+from nasspace.blocks.layers import (
+    SqueezeExcite,
+    channel_shuffle,
+    common_groups,
+    conv_bn,
+    depthwise_bn,
+    share_of,
+)
 from nasspace.blocks.options import Groups, Kernel, Ratio, Share
 
 
 class ShuffleV1(nn.Module):
-    """1x1 group conv, BN, ReLU -> shuffle -> kxk depthwise, BN -> 1x1 group conv, BN; ReLU(+ input). ShuffleNet, fig. 2.
+    """1x1 group conv, BN, ReLU -> shuffle -> kxk depthwise, BN -> 1x1 group conv, BN; ReLU(+ input). ShuffleNet, fig 2.
 
     The inner width is bottleneck x out. Where the shape changes, the main path gives out - in channels and the
     3x3 average-pooled input is concatenated in front (figure 2c); where out is not above in, a 1x1 convolution
-    projects the pooled input to half of out first. `first_groups` groups the first convolution alone (1 in the
-    network's first unit), else it is as `groups`. Groups that do not divide the unit's widths become the largest
-    number below that divides them all.
+    projects the pooled input to half of out first (a single channel has no half, and then no shortcut).
+    `first_groups` groups the first convolution alone (1 in the network's first unit), else it is as `groups`.
+    Groups that do not divide the unit's widths become the largest number below that divides them all.
     """
 
     def __init__(
@@ -39,8 +46,9 @@ class ShuffleV1(nn.Module):
         self.groups = groups
         self.reduce = conv_bn(in_channels, middle, groups=first_groups, activation="relu")
         self.expand = nn.Sequential(depthwise_bn(middle, kernel, stride), conv_bn(middle, main, groups=groups))
-        self.shortcut = None if same else nn.Sequential(nn.AvgPool2d(3, stride, 1))
-        if not same and out_channels <= in_channels:
+        self.adds = same
+        self.shortcut = None if out_channels == main else nn.Sequential(nn.AvgPool2d(3, stride, 1))
+        if self.shortcut is not None and out_channels <= in_channels:
             self.shortcut.append(conv_bn(in_channels, out_channels - main))
         self.relu = nn.ReLU()
 
@@ -49,18 +57,18 @@ class ShuffleV1(nn.Module):
         same = stride == 1 and in_channels == out_channels
         middle, main = _v1_widths(in_channels, out_channels, same, options["bottleneck"])
         groups, first = _v1_groups(in_channels, middle, main, options["groups"], options["first_groups"])
-        return {"groups": groups, "first_groups": first}
+        return {"groups": groups, "first_groups": first, "bottleneck": None, "middle": middle}
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.expand(channel_shuffle(self.reduce(x), self.groups))
-        if self.shortcut is None:
+        if self.adds:
             return self.relu(x + out)
-        return self.relu(torch.cat([self.shortcut(x), out], 1))
+        return self.relu(out if self.shortcut is None else torch.cat([self.shortcut(x), out], 1))
 
 
 def _v1_widths(in_channels: int, out_channels: int, same: bool, bottleneck: float) -> tuple[int, int]:
     """The inner width and that of the main path's output."""
-    middle = max(1, int(out_channels * bottleneck))
+    middle = max(1, share_of(out_channels, bottleneck))
     if same:
         return middle, out_channels
     grows = out_channels > in_channels
@@ -100,19 +108,24 @@ class ShuffleV2(nn.Module):
             conv_bn(source, middle, activation="relu"),
             depthwise_bn(middle, kernel, stride),
             conv_bn(middle, main, activation="relu"),
-            *([SqueezeExcite(main, max(1, int(main * se)))] if se else []),
+            *([SqueezeExcite(main, max(1, share_of(main, se)))] if se else []),
         )
-        self.shortcut = None if self.passed else _v2_shortcut(in_channels, out_channels - main, kernel, stride)
+        self.shortcut = _v2_shortcut(in_channels, out_channels - main - self.passed, kernel, stride)
         self.groups = common_groups(2, out_channels)
 
     @staticmethod
     def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
-        halves = (_v2_widths(in_channels, out_channels, stride, split) for split in ("paper", "half"))
-        return {"split": options["split"] if len(set(halves)) == 2 else "paper"}
+        paper, half = (_v2_widths(in_channels, out_channels, stride, split) for split in ("paper", "half"))
+        split = options["split"] if paper != half else "paper"
+        main = (half if split == "half" else paper)[2]
+        se = {"se": None, "squeezed": max(1, share_of(main, options["se"]))} if options["se"] else {}
+        return {"split": split, **se}
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.shortcut is None:
+        if self.passed:
             kept, x = x[:, : self.passed], x[:, self.passed :]
+        elif self.shortcut is None:
+            return self.branch(x)
         else:
             kept = self.shortcut(x)
         return channel_shuffle(torch.cat([kept, self.branch(x)], 1), self.groups)
@@ -121,7 +134,8 @@ class ShuffleV2(nn.Module):
 def _v2_widths(in_channels: int, out_channels: int, stride: int, split: str) -> tuple[int, int, int]:
     """Channels that pass unchanged (0 in the down form), that enter the branch, that the branch gives.
 
-    A single channel cannot be split, so that its unit takes the down form.
+    A single channel cannot be split, so that its unit takes the down form; half of one is none, so that a unit of
+    one output channel has no shortcut.
     """
     if stride == 1 and in_channels == out_channels > 1:
         passed = in_channels // 2
@@ -130,7 +144,9 @@ def _v2_widths(in_channels: int, out_channels: int, stride: int, split: str) -> 
     return 0, in_channels, out_channels - projected
 
 
-def _v2_shortcut(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Module:
+def _v2_shortcut(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Module | None:
+    if not out_channels:
+        return None
     return nn.Sequential(
         depthwise_bn(in_channels, kernel, stride), conv_bn(in_channels, out_channels, activation="relu")
     )
@@ -152,7 +168,7 @@ class ShuffleV2Xception(nn.Module):
             layers.append(depthwise_bn(widths[i], kernel, stride if i == 0 else 1))
             layers.append(conv_bn(widths[i], widths[i + 1], activation="relu"))
         self.branch = nn.Sequential(*layers)
-        self.shortcut = None if self.passed else _v2_shortcut(in_channels, out_channels - main, kernel, stride)
+        self.shortcut = _v2_shortcut(in_channels, out_channels - main - self.passed, kernel, stride)
         self.groups = common_groups(2, out_channels)
 
     forward = ShuffleV2.forward

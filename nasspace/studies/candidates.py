@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasspace.architecture import Architecture
 from nasspace.space import Space
@@ -44,7 +44,7 @@ class Candidates:
 
     def next(self) -> tuple[optuna.Trial, Architecture] | None:
         """The next trial and its architecture; None when no new one is left that the known limits allow."""
-        while (trial := self._unfinished() or self._asked()) is not None:
+        while (trial := self.study.unfinished() or self._asked()) is not None:
             architecture = self._suggested(trial)
             reason = self._excluded(architecture)
             if not reason:
@@ -52,7 +52,7 @@ class Candidates:
                 trial.set_user_attr("architecture", architecture.to_json())
                 return trial, architecture
             trial.set_user_attr("reason", reason)
-            self.study.record.tell(trial, state=_state("FAIL"))
+            self.study.told(trial, "FAIL")
         return None
 
     def seen(self) -> list[Seen]:
@@ -63,13 +63,6 @@ class Candidates:
         if trial.number not in self._architectures:
             self._architectures[trial.number] = self.space.replay(trial.params)
         return self._architectures[trial.number]
-
-    def _unfinished(self) -> optuna.Trial | None:
-        """A trial that a killed process left behind, taken up where it stood."""
-        import optuna
-
-        running = self.study.frozen("RUNNING")
-        return optuna.Trial(self.study.record, running[0]._trial_id) if running else None
 
     def _asked(self) -> optuna.Trial | None:
         if not self.study.frozen("WAITING") and self._ours():
@@ -110,9 +103,3 @@ def cheapest(space: Space, name: str, count: Callable[[Architecture], float], se
             break
         best = better
     return best, count(best)
-
-
-def _state(name: str) -> Any:
-    import optuna
-
-    return optuna.trial.TrialState[name]

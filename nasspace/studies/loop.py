@@ -191,7 +191,7 @@ def _scored(study: Study, scorer: Any, trial: Any, architecture: Architecture) -
         if isinstance(scorer, evaluate.FromFunction):
             raise
         trial.set_user_attr("reason", f"failed: {error}"[:500])
-        study.record.tell(trial, state=_state("FAIL"))
+        study.told(trial, "FAIL")
         last = study.frozen()[-FAILURES:]
         if len(last) == FAILURES and all(t.user_attrs.get("reason", "").startswith("failed") for t in last):
             raise InputError(f"{FAILURES} candidates in a row could not be evaluated; the last one: {error}") from error
@@ -212,16 +212,10 @@ def _tell(study: Study, trial: Any, outcome: evaluate.Outcome, seconds: float) -
             high = outcome.details.get("latency_interval", {}).get("high_ms") if name == "latency" else None
             trial.set_constraint(name, (high or outcome.values[name]) / limit - 1)
     if trained and all(name in outcome.values for name in study.objectives):
-        study.record.tell(trial, [outcome.values[name] for name in study.objectives])
+        study.told(trial, "COMPLETE", [outcome.values[name] for name in study.objectives])
     else:
-        study.record.tell(trial, state=_state("PRUNED"))
+        study.told(trial, "PRUNED")
     _keep_front_weights(study)
-
-
-def _state(name: str) -> Any:
-    import optuna
-
-    return optuna.trial.TrialState[name]
 
 
 def _keep_front_weights(study: Study) -> None:

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from nasspace import files
+from nasspace.documents import Document
 from nasspace.errors import nearest
-from nasspace.files import Document
 
 OBJECTIVES = ("accuracy", "latency", "flops", "params", "memory_access")
 LIMITS = ("latency", "flops", "params")

@@ -62,6 +62,19 @@ class Study:
         trials = self.record.get_trials(deepcopy=False)
         return [trial for trial in trials if not states or trial.state.name in states]
 
+    def unfinished(self) -> optuna.Trial | None:
+        """A trial that a killed process left behind, to be taken up where it stood."""
+        import optuna
+
+        running = self.frozen("RUNNING")
+        return optuna.Trial(self.record, running[0]._trial_id) if running else None
+
+    def told(self, trial: optuna.Trial, state: str, values: list[float] | None = None) -> None:
+        """Finish a trial: COMPLETE with the objectives' values, PRUNED, or FAIL."""
+        import optuna
+
+        self.record.tell(trial, values, state=None if values else optuna.trial.TrialState[state])
+
     @property
     def evaluated(self) -> int:
         """How many candidates' accuracy was evaluated."""

@@ -161,7 +161,7 @@ def test_a_search_on_real_digits_from_the_command_line(capsys):
         assert {path.name for path in Path(f"reports/d/exports/{member['id']}").iterdir()} >= {
             "architecture.json", "model.py", "weights.pt", "weights.safetensors", "model.onnx",
         }  # fmt: skip
-    assert "http" not in re.sub(r"<script.*?</script>", "", Path("reports/d/report.html").read_text(), flags=re.S)
+    assert "://" not in re.sub(r"<script.*?</script>", "", Path("reports/d/report.html").read_text(), flags=re.S)
     again = nas(capsys, "resume", "d", "--json")
     assert again[0] == 0
     assert json.loads(again[1]) == document, "a finished study is printed as it is"

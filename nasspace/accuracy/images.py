@@ -1,0 +1,114 @@
+"""Images held in memory: one uint8 tensor a split, its fingerprint, other resolutions, stratified shares."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nasspace.accuracy.sources import SPLITS
+
+CHUNK = 128  # images worked on at once where they become floats
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """One split: `pixels` uint8 [N, C, H, W] and `labels` int64 [N]."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def at(self, indices: Tensor) -> Images:
+        """The images at these positions."""
+        return Images(self.pixels[indices], self.labels[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Splits of square images held at `resolution`; `skipped` names the files that could not be read.
+
+    `mean` and `std` are of each channel of the training split, of 0 to 255, and stay at other resolutions.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    channels: int
+    train: Images
+    validation: Images
+    test: Images | None
+    resolution: int
+    skipped: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.mean:
+            mean, std = moments(self.train.pixels)
+            object.__setattr__(self, "mean", mean)
+            object.__setattr__(self, "std", std)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """12 hex digits of all that is held: classes, splits, labels, pixels."""
+        digest = hashlib.sha256(repr((self.classes, self.resolution)).encode())
+        for images in (self.train, self.validation, self.test):
+            for tensor in (images.labels, images.pixels) if images else ():
+                digest.update(repr(tuple(tensor.shape)).encode())
+                digest.update(tensor.contiguous().numpy())
+        return digest.hexdigest()[:12]
+
+
+def moments(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation (at least 1) of each channel of uint8 [N, C, H, W], exact sums of 0 to 255."""
+    total = torch.zeros(pixels.shape[1], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for start in range(0, len(pixels), CHUNK):
+        chunk = pixels[start : start + CHUNK].double()
+        total += chunk.sum((0, 2, 3))
+        squares += chunk.square().sum((0, 2, 3))
+    count = pixels[:, 0].numel()
+    mean = total / count
+    return tuple(mean.tolist()), tuple((squares / count - mean**2).clamp(min=1).sqrt().tolist())
+
+
+def prepared(data: DataSet, resolution: int) -> DataSet:
+    """The data set held at another resolution: itself, or a copy that is worth keeping by whoever trains often."""
+    if resolution == data.resolution:
+        return data
+    splits = {split: getattr(data, split) for split in SPLITS}
+    scaled = {
+        split: images and Images(resized(images.pixels, resolution), images.labels) for split, images in splits.items()
+    }
+    return dataclasses.replace(data, **scaled, resolution=resolution)
+
+
+def resized(pixels: Tensor, resolution: int) -> Tensor:
+    """uint8 [N, C, H, W] scaled to `resolution` squared, bilinear and without aliasing."""
+    if pixels.shape[-2:] == (resolution, resolution):
+        return pixels
+    scaled = pixels.new_empty((*pixels.shape[:2], resolution, resolution))
+    for start in range(0, len(pixels), CHUNK):
+        chunk = pixels[start : start + CHUNK].float()
+        chunk = functional.interpolate(chunk, (resolution, resolution), mode="bilinear", antialias=True)
+        scaled[start : start + CHUNK] = chunk.round().clamp(0, 255).to(torch.uint8)
+    return scaled
+
+
+def stratified(labels: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Sorted indices of a random `share` of each class, and of the rest; of two or more images each side has one."""
+    taken, rest = [], []
+    for label in labels.unique():
+        members = (labels == label).nonzero()[:, 0]
+        members = members[torch.randperm(len(members), generator=generator)]
+        count = min(max(1, round(share * len(members))), max(1, len(members) - 1))
+        taken.append(members[:count])
+        rest.append(members[count:])
+    return torch.cat(taken).sort().values, torch.cat(rest).sort().values

@@ -1,0 +1,172 @@
+"""YAML and JSON texts read strictly: plain values only, no key twice, every part with its line."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from nasspace.errors import InputError
+
+MAX_NODES = 100_000  # an alias bomb expands to more
+Keys = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A value read from a text, with the line of each of its parts, so that an error can name its place."""
+
+    value: Any
+    source: str = ""
+    lines: dict[Keys, int] = field(default_factory=dict, repr=False)
+
+    def place(self, keys: Keys = ()) -> str:
+        """'file.yaml:12: stages[0].each.block' for `keys`; the nearest line known where the part has none.
+
+        >>> Document({}, "a.yaml", {(): 1, ("stages", 0): 7}).place(("stages", 0, "out"))
+        'a.yaml:7: stages[0].out'
+        """
+        at = keys
+        while at and at not in self.lines:
+            at = at[:-1]
+        line = self.lines.get(at)
+        source = self.source + (f":{line}" if line else "")
+        return ": ".join(part for part in (source, dotted(keys)) if part)
+
+    def error(self, keys: Keys, message: str) -> InputError:
+        """An `InputError` that begins with the place of `keys`."""
+        place = self.place(keys)
+        return InputError(f"{place}: {message}" if place else message)
+
+
+def dotted(keys: Keys) -> str:
+    """`('stages', 0, 'out')` as people write it: `stages[0].out`."""
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
+    return text.removeprefix(".")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe core; a number such as 1e-3 is a number here (YAML 1.1 reads it as a word)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+_PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")}
+
+
+def parse_yaml(text: str, source: str = "") -> Document:
+    """Read one YAML document: plain values only, no key twice, every error with its line."""
+    loader = None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            raise InputError(f"{source}:1: the file is empty")
+        lines: dict[Keys, int] = {}
+        return Document(_value(loader, node, (), lines, source), source, lines)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{min(mark.line + 1, len(text.splitlines()))}" if mark else ""  # the end is no line of its own
+        raise InputError(f"{source}{line}: not valid YAML: {error.problem or error.context}") from None
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        raise InputError(f"{source}:{line}: not a text file (a control character)") from None
+    except RecursionError:
+        raise InputError(f"{source}:1: nested too deeply") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _value(loader: _Loader, node: yaml.Node, keys: Keys, lines: dict[Keys, int], source: str) -> Any:
+    line = node.start_mark.line + 1
+    lines[keys] = line
+    if len(lines) > MAX_NODES:
+        raise InputError(f"{source}:{line}: the document has more than {MAX_NODES:,} parts")
+    if node.tag not in _PLAIN:
+        raise InputError(
+            f"{source}:{line}: the tag {_short(node.tag)} is not allowed; nasspace reads plain values only "
+            "and never runs code from a file"
+        )
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(loader, part, (*keys, i), lines, source) for i, part in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(loader, node, keys, lines, source)
+    try:
+        return loader.construct_object(node)
+    except (ValueError, OverflowError, LookupError, TypeError) as error:  # a number of 5,000 digits, !!int x
+        raise InputError(f"{source}:{line}: {_cut(node.value)} is not a value: {error}") from None
+
+
+def _mapping(loader, node: yaml.MappingNode, keys: Keys, lines: dict[Keys, int], source: str) -> dict:
+    result: dict[str, Any] = {}
+    for key_node, part in node.value:
+        key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+        line = key_node.start_mark.line + 1
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            raise InputError(f"{source}:{line}: keys are not merged by '<<'; repeat the whole part by *its name")
+        if key is None:
+            raise InputError(f"{source}:{line}: a key must be a plain word")
+        if key in result:
+            raise InputError(f"{source}:{line}: the key '{key}' stands here a second time")
+        result[key] = _value(loader, part, (*keys, key), lines, source)
+        if isinstance(part, yaml.ScalarNode) or part.flow_style:
+            lines[(*keys, key)] = part.start_mark.line + 1
+        else:
+            lines[(*keys, key)] = line
+    return result
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 40 else text[:40] + "..."
+
+
+def _short(tag: str) -> str:
+    return "!!" + tag.removeprefix("tag:yaml.org,2002:") if tag.startswith("tag:yaml.org,2002:") else tag
+
+
+def parse_json(text: str, source: str = "") -> Document:
+    """Read one JSON document: no key twice, every error with its line."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{source}:{error.lineno}: not valid JSON: {error.msg}") from None
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"{source}: not valid JSON: {str(error)[:80]}") from None
+    return Document(value, source, _json_lines(text, source))
+
+
+_JSON_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+
+
+def _json_lines(text: str, source: str) -> dict[Keys, int]:
+    """The line of each part of a valid JSON text; a key that stands twice and NaN are refused here."""
+    lines: dict[Keys, int] = {}
+    path: list[str | int] = []
+    line, last, naming = 1, 0, False
+    for match in _JSON_TOKEN.finditer(text):
+        token, start = match[0], match.start()
+        line, last = line + text.count("\n", last, start), start
+        if token in "}]":
+            path.pop()
+            naming = False
+        elif token == ",":
+            naming = isinstance(path[-1], str)
+            path[-1] = "" if naming else path[-1] + 1
+        elif naming:
+            path[-1], naming = json.loads(token), False
+            if tuple(path) in lines:
+                raise InputError(f"{source}:{line}: the key '{path[-1]}' stands here a second time")
+            lines[tuple(path)] = line
+        elif token in ("NaN", "Infinity", "-Infinity"):
+            raise InputError(f"{source}:{line}: {token} is not a JSON number")
+        elif token != ":":
+            lines.setdefault(tuple(path), line)
+            if token in "[{":
+                path.append(0 if token == "[" else "")
+                naming = token == "{"
+    return lines

@@ -1,0 +1,102 @@
+"""What to try next: the samplers by name, Optuna's own made repeatable. With `study` the only home of Optuna.
+
+Optuna's samplers keep a generator that moves on with every draw, so a search that was killed and resumed would go
+another way. Here each call gets a fresh sampler, seeded by the study's seed, the trial's number and the parameter's
+name: what is drawn depends on those and on the finished trials in the storage alone.
+
+A rejected candidate (over a limit, never trained) is told as PRUNED with its constraints set. `tpe` learns from those;
+`nsga2` and `gp` look at completed trials only, so under a tight limit they are slow to find the inside.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from nasspace.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import optuna
+
+POPULATION = 20  # Optuna's 50 would be larger than most searches here
+
+
+def optuna_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    """The sampler `name`, repeatable; `gain` proposes outside Optuna and leaves it random draws only."""
+    if name not in SAMPLERS:
+        raise InputError(f"'{name}' is not a sampler{nearest(name, SAMPLERS)}")
+    return _repeatable()(SAMPLERS[name], seed)
+
+
+def _random(seed: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _tpe(seed: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of `group`
+        # No constant liar: it would make a draw depend on trials that a killed process left running.
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=False)
+
+
+def _nsga2(seed: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    return optuna.samplers.NSGAIISampler(seed=seed, population_size=POPULATION)
+
+
+def _gp(seed: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
+
+
+SAMPLERS: dict[str, Callable[[int], Any]] = {
+    "gain": _random,
+    "tpe": _tpe,
+    "nsga2": _nsga2,
+    "gp": _gp,
+    "random": _random,
+}
+
+
+@cache
+def _repeatable() -> type:
+    """The class `Repeatable`, made when first asked for, since Optuna is imported late."""
+    from optuna.samplers import BaseSampler
+
+    class Repeatable(BaseSampler):
+        """Draws as `make(seed)` does, with a fresh sampler and a seed of its own for every call."""
+
+        def __init__(self, make: Callable[[int], BaseSampler], seed: int):
+            self.make = make
+            self.seed = seed
+
+        def _fresh(self, trial: Any, name: str = "") -> BaseSampler:
+            return self.make(zlib.crc32(f"{self.seed}/{trial.number}/{name}".encode()))
+
+        def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
+            return self._fresh(trial).infer_relative_search_space(study, trial)
+
+        def sample_relative(self, study: Any, trial: Any, search_space: dict[str, Any]) -> dict[str, Any]:
+            sampler = self._fresh(trial)
+            sampler.infer_relative_search_space(study, trial)  # TPE's groups are found here, and remembered
+            return sampler.sample_relative(study, trial, search_space)
+
+        def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+            return self._fresh(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
+
+        def before_trial(self, study: Any, trial: Any) -> None:
+            self._fresh(trial).before_trial(study, trial)
+
+        def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
+            self._fresh(trial).after_trial(study, trial, state, values)
+
+    return Repeatable

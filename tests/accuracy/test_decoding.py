@@ -1,0 +1,128 @@
+"""Image files to tensors: Pillow is the oracle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nasspace.accuracy.decoding import Encoded, common_resolution, decode, headers, name_broken
+from nasspace.errors import InputError
+
+
+def photograph(width: int, height: int) -> Image.Image:
+    """A smooth picture, as photographs are: waves of another length in each channel."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x * (0.05 + 0.03 * channel)) + np.cos(y * 0.07) for channel in range(3)]
+    return Image.fromarray(((np.stack(waves, -1) + 2) * 63).astype(np.uint8))
+
+
+def saved(picture: Image.Image, path: Path, **options) -> Encoded:
+    picture.save(path, **options)
+    return Encoded(str(path), path)
+
+
+def only(image: Encoded, channels: int, resolution: int) -> np.ndarray:
+    """The one image decoded, [C, H, W] of int."""
+    pixels, broken = decode([image], channels, resolution)
+    assert broken == {}
+    return pixels[0].numpy().astype(int)
+
+
+def test_the_native_size_is_kept_to_the_bit(tmp_path):
+    picture = photograph(24, 24)
+    pixels = only(saved(picture, tmp_path / "a.png"), 3, 24)
+    assert np.array_equal(pixels, np.asarray(picture).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("size", [(100, 60), (60, 100), (40, 40), (15, 25)])
+def test_the_shorter_side_is_scaled_and_the_centre_cut_out(tmp_path, size):
+    picture = photograph(*size)
+    pixels = only(saved(picture, tmp_path / "a.png"), 3, 30)
+    scale = 30 / min(size)
+    scaled = picture.resize([round(side * scale) for side in size], Image.Resampling.BILINEAR)
+    left, top = (scaled.width - 30) // 2, (scaled.height - 30) // 2
+    expected = np.asarray(scaled.crop((left, top, left + 30, top + 30)), int).transpose(2, 0, 1)
+    assert np.abs(pixels - expected).mean() < 1  # at the cut edge, what lies outside is not mixed in
+
+
+def test_a_large_jpeg_may_be_decoded_at_a_fraction_but_looks_the_same(tmp_path):
+    picture = photograph(800, 640)
+    quick = only(saved(picture, tmp_path / "a.jpg", quality=95), 3, 40)
+    exact = only(saved(picture, tmp_path / "a.png"), 3, 40)
+    assert np.abs(quick - exact).mean() < 2
+
+
+def test_a_cameras_rotation_is_obeyed(tmp_path):
+    picture = photograph(30, 30)
+    rotation = Image.Exif()
+    rotation[0x0112] = 6  # to be turned by a quarter, clockwise
+    turned = only(saved(picture, tmp_path / "a.png", exif=rotation), 3, 30)
+    assert np.array_equal(turned, np.asarray(picture.rotate(-90)).transpose(2, 0, 1))
+
+
+def test_every_mode_becomes_what_is_asked(tmp_path):
+    picture = photograph(20, 20)
+    grey = np.asarray(picture.convert("L"), int)
+    for mode in ("L", "LA", "P", "RGBA", "CMYK", "1"):
+        image = saved(picture.convert(mode), tmp_path / f"{mode}.tif")
+        assert only(image, 3, 20).shape == (3, 20, 20)
+        assert headers([image])[0].grey == (mode in ("L", "LA", "1"))
+        if mode in ("L", "LA"):
+            assert np.array_equal(only(image, 1, 20)[0], grey)
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
+    levels = np.linspace(0, 65535, 400).round().astype(np.uint16).reshape(20, 20)
+    image = saved(Image.fromarray(levels), tmp_path / "a.png")
+    assert headers([image])[0].grey
+    assert np.array_equal(only(image, 1, 20)[0], levels // 257)
+
+
+def test_channels_and_size_are_the_data_sets(tmp_path):
+    images = [
+        saved(photograph(*size).convert(mode), tmp_path / f"{number}.png")
+        for number, (size, mode) in enumerate([((12, 9), "L"), ((9, 30), "L"), ((40, 50), "RGB")])
+    ]
+    found = headers(images)
+    assert [header.shorter for header in found] == [9, 9, 40]
+    assert [header.grey for header in found] == [True, True, False]
+    assert common_resolution(found) == 9
+    assert common_resolution(headers([saved(photograph(300, 400), tmp_path / "large.png")])) == 224
+
+
+def test_a_decompression_bomb_is_a_broken_image(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for height in (40, 60):  # where Pillow warns, and where it refuses
+        bomb = saved(Image.new("1", (40, height)), tmp_path / "bomb.png")
+        assert "exceeds limit" in headers([bomb])[0].broken
+        assert "exceeds limit" in decode([bomb], 1, 8)[1][0]
+
+
+def test_what_cannot_be_read_has_a_reason_and_leaves_a_gap(tmp_path):
+    good = saved(photograph(8, 8), tmp_path / "good.png")
+    whole = good.content.read_bytes()
+    contents = [b"", b"text", whole[:-30], None, tmp_path / "missing.png", whole]
+    pixels, broken = decode([Encoded("x", content) for content in contents], 3, 8)
+    assert sorted(broken) == [0, 1, 2, 3, 4]
+    assert "truncated" in broken[2]
+    assert "No such file" in broken[4]
+    assert not pixels[:5].any()
+    assert np.array_equal(pixels[5].numpy(), only(good, 3, 8))
+
+
+def test_the_error_names_five_and_counts_the_rest():
+    message = str(name_broken([(f"{number}.jpg", "torn") for number in range(7)]))
+    assert "0.jpg" in message
+    assert "4.jpg" in message
+    assert "5.jpg" not in message
+    assert "2 more" in message
+    assert str(name_broken([("0.jpg", "torn")])).endswith("--skip-broken")
+
+
+def test_what_cannot_fit_in_memory_is_refused_before_it_is_read(tmp_path):
+    image = Encoded("x", b"")
+    with pytest.raises(InputError, match=r"need [\d.]+ GiB.*a resolution of \d+"):
+        decode([image] * 1000, 3, 1_000_000)

@@ -1,0 +1,438 @@
+"""Every registered block, at every combination of widths and strides, and what counts do not show, by value."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import json
+import random
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nasspace import Architecture, Space, blocks, build, cost
+from nasspace.blocks import layers, registry
+from nasspace.documents import Document
+from nasspace.errors import InputError
+from nasspace.network import make_block
+
+SIDE = 8
+INS, OUTS, STRIDES = (1, 5, 8, 16, 24), (1, 6, 16, 24, 37), (1, 2)
+SHAPES = list(itertools.product(INS, OUTS, STRIDES))
+VALUES = [1, 2, 5, 8, 0.0, 0.05, 1 / 3, 2.5, True, False, None]
+ENDS = {"global_pool", "flatten", "dropout", "linear"}  # they have no map to stride over
+FREE = {"padding", "ceil"}  # options that change the size of the map
+EVERY = blocks.known()
+
+
+def options_of(name: str) -> list[dict]:
+    """No option, then each option alone with everything from VALUES and its words that its type takes."""
+    block = blocks.get(name)
+    found = [{}]
+    for option, adapter in block.types.items():
+        schema = json.dumps(adapter.json_schema())
+        words = [word for word in schema.replace("[", '"').split('"') if word.isidentifier()]
+        for value in [*VALUES, *dict.fromkeys(words)]:
+            try:
+                options = blocks.validated(name, {option: value}, Document({}), ())
+            except InputError:
+                continue
+            if options not in found and options != {option: block.defaults[option]}:
+                found.append(options)
+    return found
+
+
+def architecture_of(name: str, options: dict, width: int, out: int, stride: int) -> Architecture:
+    layer = {"block": name, "out": out, "stride": stride, **options}
+    return Architecture.of([layer], input=(width, SIDE, SIDE))
+
+
+def shapes(module: nn.Module) -> list[tuple[int, ...]]:
+    return [tuple(parameter.shape) for parameter in module.parameters()]
+
+
+def check(name: str, options: dict, width: int, out: int, stride: int, by_hooks) -> None:
+    """It builds, runs, has the shape it should, is settled, is one thing by its digest, and is counted right."""
+    arch = architecture_of(name, options, width, out, stride)
+    block, layer = blocks.get(name), arch.layers[0]
+    flattens = getattr(block.cls, "flattens", False)
+    channels = width * SIDE * SIDE if flattens else width
+    raw, module = block.cls(channels, out, stride, **options), make_block(layer, channels)
+    assert shapes(raw) == shapes(module), "settling changed the network"
+    assert all(min(shape) > 0 for shape in shapes(module))
+    assert Architecture.from_json(arch.to_json()).layers == arch.layers, "settling is not idempotent"
+    image = torch.randn(1, width, SIDE, SIDE)
+    expected = by_hooks(module, image)
+    with torch.no_grad():
+        result = module(image)
+    assert result.shape[:2] == (1, out)
+    side = -(-SIDE // stride)
+    if name not in ENDS and not FREE & options.keys() and options.get("kernel", 3) % 2:
+        assert result.shape[2:] == (side, side)
+    counted = cost(arch)
+    assert (counted.flops, counted.params, counted.memory_access) == expected
+    assert counted.layers[0].out_shape == tuple(result.shape[1:])
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_block_takes_every_width_and_stride(name, by_hooks):
+    for shape in SHAPES:
+        check(name, {}, *shape, by_hooks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
+def test_every_option_at_every_width_and_stride(name, by_hooks):
+    for options in options_of(name):
+        for shape in SHAPES:
+            check(name, options, *shape, by_hooks)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_defaults_written_out_are_the_same_network(name):
+    for width, out, stride in [(16, 16, 1), (16, 24, 1), (16, 24, 2), (24, 5, 2)]:
+        plain = architecture_of(name, {}, width, out, stride)
+        defaults = {o: d for o, d in blocks.get(name).defaults.items() if d is not None}
+        assert architecture_of(name, defaults, width, out, stride) == plain
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_options_that_change_the_network_change_the_digest(name):
+    for width, out, stride in [(16, 16, 1), (16, 24, 2)]:
+        found = {}
+        for options in options_of(name):
+            arch = architecture_of(name, options, width, out, stride)
+            channels = width * SIDE * SIDE if name == "flatten" else width
+            text = str(make_block(arch.layers[0], channels)) + str(shapes(make_block(arch.layers[0], channels)))
+            assert found.setdefault(arch.digest, text) == text
+
+
+@pytest.mark.parametrize("name", sorted(set(EVERY) - {"flatten"}))
+def test_counts_are_fvcores(name):
+    for width, out, stride in [(16, 16, 1), (16, 24, 2)]:
+        arch = architecture_of(name, {}, width, out, stride)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+            from fvcore.nn import FlopCountAnalysis
+
+            analysis = FlopCountAnalysis(build(arch).eval(), torch.zeros(1, width, SIDE, SIDE))
+            counts = analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
+        assert cost(arch).flops == counts["conv"] + counts["linear"]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_block_trains(name):
+    arch = architecture_of(name, {}, 16, 24, 2)
+    network = build(arch).train()
+    network(torch.randn(4, 16, SIDE, SIDE)).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_block_says_what_it_is(name):
+    formula = blocks.get(name).formula
+    assert formula.endswith(".")
+    assert len(formula) > 20
+
+
+# What counts do not show
+
+
+def quiet(module: nn.Module) -> nn.Module:
+    """The module in inference with the last batch norm of its branch at zero: the branch gives zeros."""
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    nn.init.zeros_(norms[-1].weight)
+    return module.eval()
+
+
+def block(name: str, width: int, out: int, stride: int = 1, **options) -> nn.Module:
+    return blocks.get(name).cls(width, out, stride, **options)
+
+
+IMAGE = torch.rand(2, 12, SIDE, SIDE) + 0.1
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 4, 6])
+def test_channel_shuffle_is_pytorchs(groups):
+    expected = IMAGE if groups == 1 else nn.ChannelShuffle(groups)(IMAGE)
+    assert torch.equal(layers.channel_shuffle(IMAGE, groups), expected)
+
+
+def test_the_inverted_residual_adds_its_input_to_a_linear_projection():
+    assert torch.equal(quiet(block("inverted_residual", 12, 12))(IMAGE), IMAGE)
+    assert not quiet(block("inverted_residual", 12, 12, skip="none"))(IMAGE).any()
+    assert not quiet(block("inverted_residual", 12, 12, 2))(IMAGE).any()
+    pooled = F.avg_pool2d(IMAGE, 3, 2, 1)
+    assert torch.equal(quiet(block("inverted_residual", 12, 12, 2, skip="pool"))(IMAGE), pooled)
+    assert (block("inverted_residual", 12, 16).eval()(IMAGE) < 0).any()
+
+
+def test_expansion_1_has_no_first_convolution():
+    kernels = [p.shape[2] for p in block("inverted_residual", 12, 24, expansion=1).parameters() if p.dim() == 4]
+    assert kernels == [3, 1]
+
+
+@pytest.mark.parametrize(("se_from", "squeezed"), [("input", 3), ("expanded", 24)])
+def test_squeeze_and_excitation_has_the_width_of_the_papers(se_from, squeezed):
+    module = block("inverted_residual", 12, 12, expansion=8, se=0.25, se_from=se_from, se_gate="hard_sigmoid")
+    found = next(part for part in module.modules() if isinstance(part, layers.SqueezeExcite))
+    assert found.reduce.out_channels == squeezed
+    assert isinstance(found.gate, nn.Hardsigmoid)
+
+
+@pytest.mark.parametrize(("share", "added"), [(1.0, 12), (0.5, 6), (1 / 3, 4), (1 / 6, 2), (0.01, 0)])
+def test_sandglass_adds_a_share_of_its_input(share, added):
+    out = quiet(block("sandglass", 12, 12, identity=share))(IMAGE)
+    assert torch.equal(out[:, :added], IMAGE[:, :added])
+    assert not out[:, added:].any()
+
+
+def test_shuffle_v2_passes_half_of_its_input_and_shuffles():
+    out = block("shuffle_v2", 12, 12).eval()(IMAGE)
+    assert torch.equal(out[:, 0::2], IMAGE[:, :6])
+    assert (out >= 0).all()
+    with_se = block("shuffle_v2", 12, 12, se=0.5).eval()(IMAGE)
+    assert torch.equal(with_se[:, 0::2], IMAGE[:, :6])
+
+
+def test_shuffle_v2_splits_as_paper_or_in_halves():
+    assert [block("shuffle_v2", 24, 116, 2, split=s).branch[-1][0].out_channels for s in ("paper", "half")] == [92, 58]
+
+
+def test_shuffle_v1_puts_the_pooled_input_in_front():
+    out = block("shuffle_v1", 12, 36, 2).eval()(IMAGE)
+    assert torch.equal(out[:, :12], F.avg_pool2d(IMAGE, 3, 2, 1))
+    assert torch.equal(quiet(block("shuffle_v1", 12, 12))(IMAGE), IMAGE)
+
+
+def test_only_the_first_convolution_of_shuffle_v1_takes_first_groups():
+    convolutions = [m for m in block("shuffle_v1", 24, 240, 2, first_groups=1).modules() if isinstance(m, nn.Conv2d)]
+    assert [m.groups for m in convolutions] == [1, 60, 3]
+
+
+def test_fire_has_its_1x1_part_first_and_adds_its_bypass():
+    module = block("fire", 12, 12, expand_3x3=0.25, bypass="simple").eval()
+    nn.init.zeros_(module.expand[1][0].weight)
+    nn.init.constant_(module.expand[1][0].bias, -1.0)
+    out = module(IMAGE)
+    assert torch.equal(out[:, 9:], IMAGE[:, 9:])
+    assert (out[:, :9] >= IMAGE[:, :9]).all()
+    assert isinstance(block("fire", 12, 16, bypass="complex").bypass, nn.Conv2d)
+    assert block("fire", 12, 16, bypass="simple").bypass is None
+
+
+def test_lrn_is_alexnets():
+    x = IMAGE[:, :3]
+    expected = x / (2 + 1e-4 / 5 * (x**2).sum(1, keepdim=True)) ** 0.75
+    assert torch.allclose(block("lrn", 3, 3)(x), expected)
+
+
+def test_activations_and_epsilon_go_where_they_are_said():
+    module = block("depthwise_separable", 12, 16, activation="none", middle="relu6", eps=1e-3)
+    assert [type(m) for m in module.modules() if type(m).__name__.startswith("ReLU")] == [nn.ReLU6]
+    assert {m.eps for m in module.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-3}
+    assert isinstance(block("conv", 3, 8, activation="hard_swish")[-1], nn.Hardswish)
+    assert block("conv", 3, 8, norm="none")[0].bias is not None
+    assert block("conv", 3, 8)[0].bias is None
+
+
+def test_linear_takes_a_map_by_its_mean():
+    module = block("linear", 12, 5)
+    assert torch.allclose(module(IMAGE), module(IMAGE.mean((2, 3))), atol=1e-6)
+
+
+# Blocks of one's own
+
+
+class Plain(nn.Module):
+    """1x1 -> kxk, by functions; nothing of nasspace in it."""
+
+    def __init__(self, in_channels, out_channels, stride=1, size=3, gain=1.0, act=nn.ReLU, note=None):
+        super().__init__()
+        self.stride, self.size, self.gain, self.act = stride, size, gain, act()
+        self.point = nn.Parameter(torch.randn(out_channels, in_channels, 1, 1))
+        self.square = nn.Parameter(torch.randn(out_channels, out_channels, size, size))
+
+    def forward(self, x):
+        x = F.conv2d(x, self.point)
+        return self.gain * self.act(F.conv2d(x, self.square, stride=self.stride, padding=self.size // 2))
+
+
+class Required(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, stride: int, *, width: int, mode: str = "a"):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(in_channels, width, 1, stride), nn.Conv2d(width, out_channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class Dependent(nn.Module):
+    """Its constructor and its forward need real numbers, which the meta device has not."""
+
+    def __init__(self, in_channels, out_channels, stride=1):
+        super().__init__()
+        self.rates = [rate.item() for rate in torch.rand(3)]
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1)
+
+    def forward(self, x):
+        return self.conv(x[x.abs().sum((1, 2, 3)) >= 0]) if x.sum().item() < 1e9 else x
+
+
+@pytest.fixture
+def mine(own_blocks):
+    for name, cls in {"my_plain": Plain, "my_required": Required, "my_dependent": Dependent}.items():
+        blocks.register(name, cls)
+
+
+def test_a_block_of_ones_own_is_counted(mine):
+    arch = Architecture.of([{"block": "my_plain", "out": 10, "stride": 2, "size": 5}], input=(4, 9, 9))
+    counted = cost(arch)
+    assert counted.flops == 9 * 9 * 4 * 10 + 5 * 5 * 25 * 10 * 10
+    assert counted.params == 4 * 10 + 25 * 10 * 10
+    assert counted.memory_access == (81 * 4 + 40 + 81 * 10) + (81 * 10 + 2500 + 25 * 10)
+    assert counted.layers[0].out_shape == (10, 5, 5)
+
+
+def test_a_block_without_a_meta_form_is_counted(mine):
+    state = torch.get_rng_state()
+    arch = Architecture.of([{"block": "my_dependent", "out": 10}], input=(4, 9, 9))
+    assert cost(arch).flops == 81 * 9 * 4 * 10
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_block_of_ones_own_in_a_space_and_in_json(mine):
+    text = """
+input: [3, 16, 16]
+stages:
+  - depth: [1, 2]
+    out: [8, 16]
+    each:
+      block:
+        - my_plain: {size: [1, 3], gain: [0.5, 1]}
+        - my_required: {width: [4, 8], mode: [a, b]}
+        - my_dependent
+"""
+    space = Space.from_text(text, "mine.yaml")
+    rng = random.Random(0)
+    for _ in range(30):
+        arch = space.sample(rng)
+        assert Architecture.from_json(arch.to_json()) == arch
+        assert cost(arch).flops > 0
+        assert build(arch).eval()(torch.randn(2, 3, 16, 16)).shape == (2, 10)
+
+
+def test_a_default_that_is_no_plain_value_has_a_steady_digest(mine):
+    arch = Architecture.of([{"block": "my_plain", "out": 10}])
+    assert arch.digest == "e109f2b4c4b6"
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ({"block": "my_required"}, "my_required needs the option 'width'"),
+        ({"block": "my_required", "width": "x"}, "width: 'x' is not allowed"),
+        ({"block": "my_required", "widht": 3}, "'widht' is not an option of my_required; did you mean 'width'?"),
+        ({"block": "my_plain", "size": 2.5}, "size: 2.5 is not allowed"),
+        ({"block": "my_plain", "note": [1, 2]}, "[1, 2] is not allowed: an option is a number, a word, true or false"),
+        ({"block": "my_plan"}, "did you mean 'my_plain'?"),
+    ],
+)
+def test_a_block_of_ones_own_refuses(mine, layer, message):
+    with pytest.raises(InputError) as caught:
+        Architecture.of([{"out": 10, **layer}])
+    assert message in str(caught.value)
+
+
+def test_a_constructor_that_fails_names_the_layer(own_blocks):
+    class Picky(Plain):
+        def __init__(self, in_channels, out_channels, stride=1):
+            assert in_channels == 7
+            super().__init__(in_channels, out_channels, stride)
+
+    class Silent(Plain):
+        def forward(self, x):
+            raise ValueError
+
+    class Narrow(Plain):
+        def forward(self, x):
+            return super().forward(x)[:, :3]
+
+    class Pair(Plain):
+        def forward(self, x):
+            return x, x
+
+    for cls, message in [(Picky, "cannot be built with 3"), (Silent, "ValueError"), (Narrow, "3x"), (Pair, "tuple")]:
+        blocks.register(cls.__name__.lower(), cls)
+        arch = Architecture.of([{"block": cls.__name__.lower(), "out": 10}], input=(3, 8, 8))
+        with pytest.raises(InputError, match=message) as caught:
+            cost(arch)
+        assert "layers[0]" in str(caught.value)
+    with pytest.raises(InputError, match=r"layers\[0\] \(picky\)"):
+        build(Architecture.of([{"block": "picky", "out": 10}], input=(3, 8, 8)))
+
+
+class Reserved(Plain):
+    def __init__(self, in_channels, out_channels, stride=1, out=3):
+        super().__init__(in_channels, out_channels, stride)
+
+
+def test_registering(own_blocks):
+    assert blocks.register("my_plain", Plain) is Plain
+    assert blocks.register("my_plain", Plain) is Plain
+    assert "my_plain" in blocks.known()
+    for name, cls, message in [
+        ("my_plain", Required, "registered already"),
+        ("conv", Plain, "registered already"),
+        ("other", nn.Conv2d, "must begin with"),
+        ("other", 3, "is not a class of nn.Module"),
+        ("other", Reserved, "an option cannot be called 'out'"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            blocks.register(name, cls)
+
+
+def test_annotations_that_cannot_be_read_do_not_matter(own_blocks):
+    class Annotated(Plain):
+        def __init__(self, in_channels, out_channels, stride=1, size: "torch.nowhere" = 3, other: nn.Module = None):  # noqa
+            super().__init__(in_channels, out_channels, stride, size)
+
+    blocks.register("annotated", Annotated)
+    arch = Architecture.of([{"block": "annotated", "out": 10, "size": 1}], input=(3, 8, 8))
+    assert cost(arch).flops == 64 * 3 * 10 + 64 * 10 * 10
+
+
+class Point:
+    """An entry point of another package."""
+
+    def __init__(self, name: str, cls: object):
+        self.name, self.value, self.cls = name, f"package:{name}", cls
+
+    def load(self):
+        if isinstance(self.cls, Exception):
+            raise self.cls
+        return self.cls
+
+
+@pytest.fixture
+def entry_points(own_blocks, monkeypatch):
+    points = [Point("far_plain", Plain), Point("far_broken", ImportError("no such thing")), Point("far_none", 3)]
+    known = {registry.ENTRY_POINTS: points}
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: known[group])
+    registry._entry_points.cache_clear()
+    yield
+    registry._entry_points.cache_clear()
+
+
+def test_blocks_by_entry_point(entry_points):
+    assert "far_plain" in blocks.known()
+    assert cost(Architecture.of([{"block": "far_plain", "out": 10}], input=(3, 8, 8))).flops > 0
+    with pytest.raises(InputError, match="'far_broken' of package:far_broken fails to load: no such thing"):
+        blocks.get("far_broken")
+    with pytest.raises(InputError, match="is not a class of nn"):
+        blocks.get("far_none")
+    with pytest.raises(InputError, match="did you mean 'far_plain'"):
+        blocks.get("far_plan")

@@ -1,0 +1,49 @@
+"""What every test has: a latency cache of its own, blocks that vanish again, and an oracle for counts."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other make small networks ten times slower
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path, monkeypatch):
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("NASSPACE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def own_blocks(monkeypatch):
+    """What a test registers is forgotten after it."""
+    from nasspace.blocks import registry
+
+    monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
+
+
+@pytest.fixture(scope="session")
+def by_hooks():
+    """Count (FLOPs, parameters, memory access) of a module on an image, by forward hooks on its layers."""
+    import torch
+    from torch import nn
+
+    def count(module: nn.Module, image: torch.Tensor) -> tuple[int, int, int]:
+        flops = memory_access = 0
+
+        def hook(layer, given, out):
+            nonlocal flops, memory_access
+            each = layer.weight[0].numel()  # multiply-adds for one output value
+            flops += out.numel() * each
+            memory_access += given[0].numel() + layer.weight.numel() + out.numel()
+
+        layers = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+        handles = [layer.register_forward_hook(hook) for layer in layers]
+        with torch.no_grad():
+            module.eval()(image)
+        for handle in handles:
+            handle.remove()
+        return flops, sum(parameter.numel() for parameter in module.parameters()), memory_access
+
+    return count

@@ -1,0 +1,131 @@
+"""The cache remembers, is shared by processes, and is never the reason that something stops."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nasspace.latency.cache import KEYS, LatencyCache, machine
+
+KEY = {
+    "digest": "0123456789ab",
+    "runtime": "onnxruntime",
+    "device": "cpu",
+    "threads": 1,
+    "batch_size": 1,
+    "input": [3, 32, 32],
+    "versions": {"onnxruntime": "1.0", "torch": "2.0"},
+    "machine": {"processor": "abacus", "cores": 2},
+}
+DOCUMENT = {"median_ms": 1.25, "samples_ms": [1.0, 1.25, 1.5]}
+WRITER = """
+import sys
+from nasspace.latency.cache import LatencyCache
+sys.stdin.readline()
+key = dict.fromkeys({keys!r}, 0)
+for i in range(25):
+    LatencyCache({path!r}).put(key | {{"digest": f"{name}-{{i}}"}}, {{"median_ms": i}})
+"""
+
+
+def test_what_is_put_is_had_and_replaced(tmp_path):
+    cache = LatencyCache(tmp_path / "new" / "latency.db")
+    assert cache.get(KEY) is None
+    cache.put(KEY, DOCUMENT)
+    assert cache.get(KEY) == LatencyCache(cache.path).get(dict(reversed(KEY.items()))) == DOCUMENT
+    cache.put(KEY, {"median_ms": 2})
+    assert cache.get(KEY) == {"median_ms": 2}
+
+
+@pytest.mark.parametrize("part", KEYS)
+def test_another_circumstance_is_another_entry(part, tmp_path):
+    cache = LatencyCache(tmp_path / "latency.db")
+    cache.put(KEY, DOCUMENT)
+    assert cache.get(KEY | {part: {"other": 1}}) is None
+
+
+def test_the_folder_is_read_when_the_cache_is_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("NASSPACE_CACHE", str(tmp_path / "mine"))
+    LatencyCache().put(KEY, DOCUMENT)
+    assert (tmp_path / "mine" / "latency.db").is_file()
+    monkeypatch.delenv("NASSPACE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert LatencyCache().path.name == "latency.db"
+    assert "nasspace" in str(LatencyCache().path)
+
+
+def test_several_processes_write_a_new_file_at_once(tmp_path):
+    path = tmp_path / "latency.db"
+    writers = []
+    for name in "abc":
+        code = WRITER.format(keys=KEYS, path=str(path), name=name)
+        writers.append(subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE))
+    for writer in writers:
+        writer.stdin.write(b"\n")
+        writer.stdin.flush()
+    assert [writer.communicate()[1] for writer in writers] == [b""] * 3
+    found = [LatencyCache(path).get(dict.fromkeys(KEYS, 0) | {"digest": f"{n}-{i}"}) for n in "abc" for i in range(25)]
+    assert found == [{"median_ms": i} for _ in "abc" for i in range(25)]
+
+
+@pytest.mark.parametrize("content", [b"this is not a database, but it is long enough" * 30, os.urandom(5000)])
+def test_a_broken_file_is_set_aside_with_one_warning(content, tmp_path, caplog):
+    path = tmp_path / "latency.db"
+    path.write_bytes(content)
+    assert LatencyCache(path).get(KEY) is None
+    LatencyCache(path).put(KEY, DOCUMENT)
+    assert LatencyCache(path).get(KEY) == DOCUMENT
+    assert (tmp_path / "latency.db.broken").read_bytes() == content
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "damaged" in caplog.text
+
+
+def test_a_damaged_page_does_not_stop_anything(tmp_path):
+    path = tmp_path / "latency.db"
+    for i in range(60):
+        LatencyCache(path).put(KEY | {"digest": str(i)}, {"samples_ms": list(range(150))})
+    content = bytearray(path.read_bytes())
+    content[4096 : len(content) // 2] = os.urandom(len(content) // 2 - 4096)
+    path.write_bytes(content)
+    for i in range(60):
+        LatencyCache(path).get(KEY | {"digest": str(i)})
+    LatencyCache(path).put(KEY, DOCUMENT)
+    assert LatencyCache(path).get(KEY) == DOCUMENT
+
+
+@pytest.mark.parametrize("document", ["", "nonsense", "[1, 2]", "null"])
+def test_a_document_that_is_none_is_a_miss(document, tmp_path):
+    cache = LatencyCache(tmp_path / "latency.db")
+    cache.put(KEY, DOCUMENT)
+    connection = sqlite3.connect(cache.path)
+    with connection:
+        connection.execute("UPDATE latency_1 SET document = ?", (document,))
+    connection.close()
+    assert cache.get(KEY) is None
+
+
+def test_a_place_that_cannot_be_used_is_ignored_with_one_warning(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "latency.db",) * 3:
+        LatencyCache(path).put(KEY, DOCUMENT)
+        assert LatencyCache(path).get(KEY) is None
+    assert len(caplog.records) == 1
+    assert "\n" not in caplog.records[0].getMessage()
+    (tmp_path / "folder.db").mkdir()
+    assert LatencyCache(tmp_path / "folder.db").get(KEY) is None
+
+
+def test_machine_says_what_it_is():
+    found = machine()
+    assert set(found) == {"processor", "cores", "system", "memory_gib"}
+    assert found["cores"] == os.cpu_count()
+    assert json.loads(json.dumps(found)) == found
+    if Path("/proc/cpuinfo").exists():
+        assert found["processor"]

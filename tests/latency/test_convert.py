@@ -1,0 +1,164 @@
+"""What is converted computes the same, and the caller's network is left alone."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from nasspace.architecture import Architecture
+from nasspace.errors import InputError
+from nasspace.latency import convert
+from nasspace.network import build
+
+SHAPE = (3, 32, 32)
+LAYERS = {
+    "plain": [{"block": "conv", "out": 8, "stride": 2}],
+    "depthwise": [{"block": "depthwise_separable", "out": 16, "stride": 2}],
+    "inverted": [{"block": "inverted_residual", "out": 12, "activation": "hard_swish", "se": 0.25}],
+    "sandglass": [{"block": "conv", "out": 24}, {"block": "sandglass", "out": 24}],
+    "shuffle_v1": [{"block": "conv", "out": 24}, {"block": "shuffle_v1", "out": 24, "groups": 3}],
+    "shuffle_v2": [{"block": "conv", "out": 24}, {"block": "shuffle_v2", "out": 48, "stride": 2}],
+    "fire": [{"block": "conv", "out": 16}, {"block": "fire", "out": 32}, {"block": "max_pool"}],
+}
+
+
+class Residual(nn.Module):
+    """Convolution and norm on a branch, a convolution used twice, and a norm that follows no convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.convolution, self.after = nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3)
+        self.twice, self.twice_after = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        x = x + self.after(self.convolution(self.norm(x)))
+        return self.twice_after(self.twice(x)) + self.twice(x)
+
+
+class Untraceable(Residual):
+    """A branch on a value, as in users' own code; the child inside can still be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.child = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU())
+
+    def forward(self, x):
+        return self.child(x) if x.sum() > 1e9 else self.child(-x)
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """Give every batch norm statistics and weights that matter, as training does."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            nn.init.uniform_(module.weight, 0.5, 2, generator=generator)
+            nn.init.normal_(module.bias, generator=generator)
+    return model
+
+
+def network(name: str) -> nn.Module:
+    layers = [*LAYERS[name], {"block": "global_pool"}, {"block": "linear", "out": 7}]
+    return trained(build(Architecture.of(layers, input=SHAPE)))
+
+
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_onnx_equals_pytorch_and_has_no_batch_norm_after_a_convolution(name, tmp_path):
+    model = network(name)
+    path = convert.to_onnx(model, SHAPE, tmp_path / "new" / "network.onnx")
+    assert convert.largest_difference(model, path, SHAPE) < 1e-4
+    assert [entry.name for entry in path.parent.iterdir()] == ["network.onnx"]
+    graph = onnx.load(path).graph
+    assert [graph.input[0].name, graph.output[0].name] == ["input", "output"]
+    assert "BatchNormalization" not in {node.op_type for node in graph.node}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_folded_network_computes_the_same_without_batch_norm(name):
+    model, image = network(name), torch.randn(2, *SHAPE)
+    folded = convert.folded(model, SHAPE)
+    torch.testing.assert_close(folded(image), model.eval()(image), rtol=1e-4, atol=1e-4)
+    assert norms(model) > 0 == norms(folded)
+
+
+@pytest.mark.parametrize(("module", "left"), [(Residual, 2), (Untraceable, 3)])
+def test_folding_takes_only_what_it_may(module, left):
+    model, image = trained(module()).eval(), torch.randn(2, *SHAPE)
+    folded = convert.folded(model)
+    torch.testing.assert_close(folded(image), model(image), rtol=1e-4, atol=1e-4)
+    assert norms(folded) == left
+
+
+def test_folding_that_changes_the_outputs_is_given_up(monkeypatch):
+    monkeypatch.setattr(torch.nn.utils, "fuse_conv_bn_eval", lambda convolution, norm: convolution)
+    assert norms(convert.folded(network("plain"), SHAPE)) == norms(network("plain"))
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_callers_network_is_untouched(mode, tmp_path):
+    model = network("shuffle_v2").train(mode)
+    model[0].eval()
+    modes = [module.training for module in model.modules()]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.random.get_rng_state()
+    path = convert.to_onnx(model, SHAPE, tmp_path / "network.onnx")
+    convert.folded(model, SHAPE)
+    convert.largest_difference(model, path, SHAPE)
+    assert [module.training for module in model.modules()] == modes
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_batch_size_is_fixed_or_free(tmp_path):
+    model = network("plain")
+    fixed = convert.to_onnx(model, SHAPE, tmp_path / "fixed.onnx", batch_size=4)
+    free = convert.to_onnx(model, SHAPE, tmp_path / "free.onnx", dynamic_batch=True)
+    sizes = [onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0] for path in (fixed, free)]
+    assert sizes[0].dim_value == 4
+    assert sizes[1].dim_param == "batch"
+    assert convert.largest_difference(model, fixed, SHAPE) < 1e-4
+    assert convert.largest_difference(model, free, SHAPE) < 1e-4
+
+
+def test_a_wrong_file_differs(tmp_path):
+    path = convert.to_onnx(network("plain"), SHAPE, tmp_path / "network.onnx")
+    other = build(Architecture.of([{"block": "conv", "out": 7}, {"block": "global_pool"}], input=SHAPE), seed=3)
+    assert convert.largest_difference(other, path, SHAPE) > 0.1
+    with torch.no_grad():
+        other[0].get_parameter(next(name for name, _ in other[0].named_parameters())).fill_(float("nan"))
+    assert convert.largest_difference(other, path, SHAPE) == float("inf")
+
+
+def test_errors_name_the_place(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file"):
+        convert.to_onnx(network("plain"), SHAPE, tmp_path / "file" / "network.onnx")
+    with pytest.raises(InputError, match="no such file"):
+        convert.largest_difference(network("plain"), tmp_path / "none.onnx", SHAPE)
+
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(InputError, match=r"network\.onnx.*No space left"):
+        convert.to_onnx(network("plain"), SHAPE, tmp_path / "network.onnx")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_onnx_cannot_say_is_the_users_error(tmp_path):
+    class Eigenvalues(nn.Module):
+        def forward(self, x):
+            return torch.linalg.eigvals(x)
+
+    with pytest.raises(InputError, match=r"linalg_eigvals.*eager"):
+        convert.to_onnx(Eigenvalues(), SHAPE, tmp_path / "network.onnx")

@@ -1,0 +1,155 @@
+"""Counts against forward hooks, fvcore, closed forms and recorded numbers."""
+
+from __future__ import annotations
+
+import random
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nasspace import Architecture, Space, blocks, build, cost
+from nasspace.counting import layer_cost
+from nasspace.errors import InputError
+
+SPACES = ["fire", "mixed", "mobile", "sandglass", "shuffle", "spos"]
+
+
+def check(arch: Architecture, by_hooks) -> None:
+    """Build, forward, count and JSON round trip."""
+    counted, network = cost(arch), build(arch).eval()
+    image = torch.randn(1, *arch.input)
+    assert (counted.flops, counted.params, counted.memory_access) == by_hooks(network, image)
+    for name in ("flops", "params", "memory_access", "activations"):
+        assert getattr(counted, name) == sum(getattr(layer, name) for layer in counted.layers)
+    assert counted.layers[-1].out_shape == (arch.classes,)
+    again = Architecture.from_json(arch.to_json())
+    assert again.digest == arch.digest
+    assert cost(again) == counted
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_random_networks(name, by_hooks):
+    space = Space.load(name, resolution=32)
+    for seed in range(8):
+        check(space.sample(random.Random(seed)), by_hooks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SPACES)
+def test_two_thousand_random_networks(name, by_hooks):
+    rng = random.Random(0)
+    for task in ({"resolution": 32}, {"resolution": 64, "channels": 1, "classes": 7}):
+        space = Space.load(name, **task)
+        for _ in range(167):
+            check(space.sample(rng), by_hooks)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_networks_at_their_own_resolution(name, by_hooks):
+    check(Space.load(name).sample(random.Random(0)), by_hooks)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_whole_networks_are_counted_as_by_fvcore(name):
+    arch = Space.load(name, resolution=64).sample(random.Random(3))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+        from fvcore.nn import FlopCountAnalysis
+
+        analysis = FlopCountAnalysis(build(arch).eval(), torch.zeros(1, *arch.input))
+        counts = analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
+    assert cost(arch).flops == counts["conv"] + counts["linear"]
+
+
+def test_a_network_by_hand():
+    arch = Architecture.of(
+        [
+            {"block": "conv", "out": 8, "kernel": 3, "stride": 2, "bias": True},
+            {"block": "conv", "out": 12, "kernel": 1, "groups": 4},
+            {"block": "flatten"},
+            {"block": "linear", "out": 10},
+        ],
+        input=(3, 9, 7),
+    )
+    counted = cost(arch)
+    conv, grouped, flat, linear = counted.layers
+    assert [layer.out_shape for layer in counted.layers] == [(8, 5, 4), (12, 5, 4), (240,), (10,)]
+    assert conv.flops == 20 * 8 * 9 * 3
+    assert conv.params == 8 * 9 * 3 + 8 + 2 * 8
+    assert conv.memory_access == 9 * 7 * 3 + 8 * 9 * 3 + 20 * 8
+    assert conv.activations == 160
+    assert (grouped.flops, grouped.params) == (20 * 12 * 2, 12 * 2 + 2 * 12)
+    assert grouped.memory_access == 20 * 8 + 12 * 2 + 20 * 12
+    assert (flat.flops, flat.params, flat.memory_access) == (0, 0, 0)
+    assert (linear.flops, linear.params, linear.memory_access) == (2400, 2410, 240 + 2400 + 10)
+    assert conv.in_shape == (3, 9, 7)
+
+
+def test_memory_access_is_shufflenet_v2s():
+    """hw(c1 + c2) + c1 c2 of a 1x1 convolution; section 2 of the paper, equation 1."""
+    arch = Architecture.of([{"block": "conv", "out": 52, "kernel": 1}], input=(312, 56, 56))
+    assert cost(arch).memory_access == 56 * 56 * (312 + 52) + 312 * 52
+
+
+def test_a_map_that_is_too_small_names_the_layer():
+    layers = [{"block": "conv", "out": 8}, {"block": "conv", "out": 8, "kernel": 7, "padding": 0}]
+    with pytest.raises(InputError, match=r"layers\[1\] \(conv\): does not run on an input of 8x4x4: .*[Kk]ernel size"):
+        cost(Architecture.of(layers, input=(3, 4, 4)))
+
+
+def test_a_flattened_map_has_one_width_only():
+    arch = Architecture.of([{"block": "flatten"}, {"block": "conv", "out": 10}], input=(3, 4, 4))
+    with pytest.raises(InputError, match=r"layers\[1\] \(conv\): does not run on an input of 48"):
+        cost(arch)
+
+
+def test_a_layer_is_counted_once():
+    layer_cost.cache_clear()
+    arch = Architecture.of(
+        [{"block": "shuffle_v2", "out": 16}] * 5 + [{"block": "linear", "out": 10}], input=(16, 8, 8)
+    )
+    cost(arch)
+    assert layer_cost.cache_info().misses == 2
+    cost(Architecture.from_json(arch.to_json()))
+    assert layer_cost.cache_info().misses == 2
+
+
+def test_counting_leaves_no_trace():
+    state, modes = torch.get_rng_state(), torch.is_grad_enabled()
+    layer_cost.cache_clear()
+    cost(Space.load("mixed").sample(random.Random(0)))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.is_grad_enabled() == modes
+    assert torch.empty(1).device.type == "cpu"
+    assert nn.Conv2d(2, 2, 1).weight.abs().sum() > 0
+
+
+class Odd(nn.Module):
+    """Operations that the library's blocks do not use: each is counted where PyTorch runs it."""
+
+    def __init__(self, in_channels, out_channels, stride=1):
+        super().__init__()
+        self.transposed = nn.ConvTranspose2d(in_channels, 6, 3, 2, 1)
+        self.reflecting = nn.Conv2d(6, 4, 3, padding="same", padding_mode="reflect", dilation=2)
+        self.flat = nn.Conv1d(4, 4, 3, groups=2)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.last = nn.Linear(4, out_channels, bias=False)
+
+    def forward(self, x):
+        x = self.reflecting(self.transposed(x))
+        x = self.flat(x.flatten(2)).transpose(1, 2)
+        x = self.attention(x, x, x, need_weights=False)[0]
+        x = F.conv2d(x.transpose(1, 2)[..., None], torch.ones(4, 1, 3, 1, device=x.device), groups=4, padding=(1, 0))
+        return self.last(x.mean((2, 3)))
+
+
+def test_unusual_operations_are_counted(own_blocks):
+    blocks.register("odd", Odd)
+    arch = Architecture.of([{"block": "odd", "out": 5}], input=(3, 4, 4))
+    pixels, tokens = 7 * 7, 7 * 7 - 2
+    attention = 4 * tokens * 4 * 4 + 2 * tokens * tokens * 4  # four projections; scores and their use
+    reflecting, flat, grouped = pixels * 4 * 6 * 9, tokens * 4 * 2 * 3, tokens * 4 * 3
+    assert cost(arch).flops == 4 * 4 * 3 * 6 * 9 + reflecting + flat + attention + grouped + 4 * 5

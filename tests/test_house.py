@@ -1,0 +1,161 @@
+"""The rules of the house: what may import what, where each heavy library lives, how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import nasspace
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "nasspace"
+# A module imports only modules that stand before it here (a package's name stands for its __init__.py).
+ORDER = """
+nasspace errors documents files
+blocks.options blocks.layers blocks.plain blocks.mobile blocks.sandglass blocks.shuffle blocks.fire blocks.heads
+blocks.registry blocks
+architecture plan grammar space network zoo counting ranges
+latency latency.convert latency.runtimes latency.cache latency.meter
+accuracy accuracy.decoding accuracy.sources accuracy.images accuracy.tables accuracy.data accuracy.augmentation
+accuracy.training
+studies studies.recipe studies.pareto studies.evaluate studies.surrogate studies.belief studies.gain studies.samplers
+studies.study studies.candidates studies.task studies.workers studies.loop
+outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.source
+outputs.weights outputs.card outputs.checks outputs.export outputs.deliver
+cli.printing cli.progress cli.spaces cli.networks cli.searching cli cli.__main__
+""".split()  # noqa: SIM905
+HOMES = {
+    "optuna": {"studies.study", "studies.samplers"},
+    "ray": {"studies.workers"},
+    "plotly": {"outputs.plots"},
+    "onnx": {"latency.convert", "latency.runtimes"},
+    "onnxruntime": {"latency.convert", "latency.runtimes"},
+}
+LONGEST = 300
+
+
+def module_name(path: Path) -> str:
+    """`blocks.layers` for nasspace/blocks/layers.py, `blocks` for its __init__.py, `nasspace` for the package's."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "nasspace"
+
+
+FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Every module that is imported anywhere below `tree`, late imports and those for types among them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name.removeprefix("nasspace.") in FILES else node.module
+
+
+def for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def that_run(tree: ast.Module) -> ast.Module:
+    """The module without what only a type checker imports."""
+    return ast.Module([statement for statement in tree.body if not for_types(statement)], [])
+
+
+def at_import(tree: ast.Module) -> ast.Module:
+    """The module's statements that run when it is imported."""
+    functions = ast.FunctionDef | ast.AsyncFunctionDef
+    return ast.Module([part for part in that_run(tree).body if not isinstance(part, functions | ast.ClassDef)], [])
+
+
+def of_ours(tree: ast.AST) -> set[str]:
+    """The modules of the package that a module imports, as in ORDER."""
+    names = {name.removeprefix("nasspace.") for name in imports(tree) if name.split(".")[0] == "nasspace"}
+    return names & FILES.keys()
+
+
+@pytest.fixture(scope="module")
+def trees() -> dict[str, ast.Module]:
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+
+
+def test_every_module_has_its_place():
+    assert sorted(FILES.keys() - set(ORDER)) == [], "give it a place in ORDER"
+    assert len(ORDER) == len(set(ORDER))
+
+
+def test_imports_run_downwards(trees):
+    places = {name: i for i, name in enumerate(ORDER)}
+    for name, tree in trees.items():
+        wrong = [other for other in of_ours(tree) if other != name and places[other] > places[name]]
+        assert wrong == [], f"{name} imports {wrong}, which stand below it"
+
+
+def test_latency_and_accuracy_do_not_know_each_other(trees):
+    for name, tree in trees.items():
+        wing = name.split(".")[0]
+        other = {"latency": "accuracy", "accuracy": "latency"}.get(wing)
+        assert not [found for found in of_ours(tree) if found.split(".")[0] == other], name
+
+
+def test_nothing_imports_the_command_line(trees):
+    for name, tree in trees.items():
+        if name.split(".")[0] != "cli":
+            assert not [found for found in of_ours(tree) if found.split(".")[0] == "cli"], name
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_heavy_library_has_a_home_and_is_imported_late(library, trees):
+    for name, tree in trees.items():
+        used = {found.split(".")[0] for found in imports(that_run(tree))}
+        assert library not in used or name in HOMES[library], f"{name} imports {library}"
+        assert library not in {found.split(".")[0] for found in imports(at_import(tree))}, f"{name}: import it late"
+
+
+def test_no_module_bears_the_name_of_a_public_function():
+    functions = {name for name, home in nasspace._HOMES.items() if home is not None}
+    modules = {name.split(".")[0] for name in FILES}
+    assert functions & modules == set()
+
+
+def test_every_public_name_is_there():
+    import importlib
+
+    for name, home in nasspace._HOMES.items():
+        if home is None or home.removeprefix("nasspace.") in FILES:
+            assert getattr(nasspace, name) is not None
+            assert importlib.import_module(home or f"nasspace.{name}")
+
+
+@pytest.mark.parametrize("path", FILES.values(), ids=FILES.keys())
+def test_files_are_short(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= LONGEST, f"{lines} lines; a file has about 150"
+
+
+@pytest.mark.parametrize("folder", ["spaces", "search"])
+def test_data_folders_hold_no_code(folder):
+    assert list((ROOT / folder).rglob("*.py")) == []
+
+
+def test_help_is_quick_because_it_imports_nothing_heavy():
+    if not hasattr(__import__("nasspace.cli", fromlist=["main"]), "main"):
+        pytest.skip("the command line is not there yet")
+    heavy = ["torch", "numpy", "pandas", "optuna", "ray", "plotly", "onnx", "onnxruntime", "datasets", "sklearn"]
+    script = (
+        "import sys\n"
+        "from nasspace.cli import main\n"
+        "sys.argv = ['nas', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print('HEAVY', [name for name in {heavy} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert "Usage" in done.stdout
+    assert done.stdout.strip().endswith("HEAVY []")
