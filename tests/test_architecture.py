@@ -163,6 +163,7 @@ BAD = {  # what is replaced in TEXT, by what, and what the message says
     "a block": ('"shuffle_v2", "out"', '"shufle_v2", "out"', "a:5: layers[2].block: 'shufle_v2' is not a block; did"),
     "a block that is a number": ('"global_pool"', "3", "a:7: layers[4]: a layer is an object with the key 'block'"),
     "an option": ('"kernel": 5', '"kernal": 5', "a:5: layers[2].kernal: 'kernal' is not an option of shuffle_v2; did"),
+    "a stride": ('"out": 48, "stride"', '"out": 48, "strid"', "'strid' is not an option of shuffle_v2; did you mean"),
     "an even kernel": ('"kernel": 5', '"kernel": 4', "a:5: layers[2].kernel: 4 is not allowed: it must be odd"),
     "a kernel below 1": ('"kernel": 5', '"kernel": -1', "a:5: layers[2].kernel: -1 is not allowed"),
     "a fractional kernel": ('"kernel": 5', '"kernel": 3.5', "a:5: layers[2].kernel: 3.5 is not allowed"),

@@ -21,8 +21,8 @@ blocks.options blocks.layers blocks.plain blocks.mobile blocks.sandglass blocks.
 blocks.registry blocks
 architecture plan grammar space network zoo counting ranges
 latency latency.convert latency.runtimes latency.cache latency.meter
-accuracy accuracy.decoding accuracy.sources accuracy.images accuracy.tables accuracy.data accuracy.augmentation
-accuracy.training
+accuracy accuracy.settings accuracy.decoding accuracy.sources accuracy.images accuracy.tables accuracy.data
+accuracy.augmentation accuracy.training
 studies studies.recipe studies.pareto studies.evaluate studies.surrogate studies.belief studies.gain studies.samplers
 studies.study studies.candidates studies.task studies.workers studies.loop
 outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.source

@@ -119,7 +119,7 @@ def validated(name: str, options: Mapping[str, Any], document: Document, keys: K
     result = {}
     for option, value in options.items():
         if option not in block.types:
-            remedy = nearest(option, block.types)
+            remedy = nearest(option, (*block.types, "out", "stride"))
             raise document.error((*keys, option), f"'{option}' is not an option of {name}{remedy}")
         result[option] = one_option(block, option, value, document, (*keys, option))
     missing = [o for o, default in block.defaults.items() if default is REQUIRED and o not in options]

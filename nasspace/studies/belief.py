@@ -20,7 +20,7 @@ from nasspace.studies.surrogate import Features, GaussianProcess
 if TYPE_CHECKING:
     from nasspace.architecture import Architecture
 
-DESIGN = (0.5, 0.15, 0.85, 0.3, 0.7, 0.02)  # quantiles of cost of the first candidates, before anything is modelled
+DESIGN = (0.5, 0.1, 0.9)  # quantiles of cost of the first candidates, before anything is modelled
 LEAST = 0.05  # a candidate that keeps the limits with a smaller probability is proposed only if none is better
 SLOPE, SPREAD = 0.7, 0.2  # prior guess: latency grows as FLOPs to this power; its logarithm differs by so much
 TINY = 1e-9

@@ -109,13 +109,13 @@ class Trained:
         )
 
     def _trained(self, architecture: Architecture, model: Any, values: dict, details: dict) -> Outcome:
-        from nasspace.accuracy.training import Fidelity, TrainingSettings, train
+        from nasspace.accuracy.training import train
 
         trained = train(
             model,
             self.data,
-            Fidelity(**self.recipe.fidelity.model_dump()),
-            TrainingSettings(**self.recipe.training),
+            self.recipe.fidelity,
+            self.recipe.training,
             seed=seed_of(self.recipe.seed, architecture),
             device=self.recipe.device,
             on_epoch=self.on_epoch,

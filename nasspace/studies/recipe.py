@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from nasspace import files
+from nasspace.accuracy.settings import Fidelity, TrainingSettings
 from nasspace.documents import Document
-from nasspace.errors import nearest
+from nasspace.errors import InputError, nearest
 
 OBJECTIVES = ("accuracy", "latency", "flops", "params", "memory_access")
 LIMITS = ("latency", "flops", "params")
@@ -67,14 +68,6 @@ class Limits(Strict):
         return {name: value for name, value in self if value is not None}
 
 
-class Fidelity(Strict):
-    """A training budget: square resolution, passes over the data, share of the data."""
-
-    resolution: int = Field(32, ge=8, le=2048)
-    epochs: int = Field(10, ge=1, le=10_000)
-    share: float = Field(1.0, gt=0, le=1)
-
-
 class Recipe(Strict):
     """How to search; the fields are the keys of `search/*.yaml`."""
 
@@ -99,8 +92,8 @@ class Recipe(Strict):
     batch_size: int = Field(1, ge=1, le=4096)
     device: str = "cpu"
     seed: int = Field(0, ge=0, lt=2**32)
-    fidelity: Fidelity = Fidelity()
-    training: dict[str, Any] = {}
+    fidelity: Fidelity = Fidelity(resolution=32, epochs=8)
+    training: TrainingSettings = TrainingSettings()
 
     @model_validator(mode="after")
     def _sensible(self) -> Recipe:
@@ -148,16 +141,23 @@ def read_value(value: Any, document: Document) -> Recipe:
     try:
         recipe = TypeAdapter(Recipe).validate_python(value)
     except ValidationError as error:
-        first = error.errors()[0]
+        misspelt = [e for e in error.errors() if e["type"] in ("extra_forbidden", "unexpected_keyword_argument")]
+        first = (misspelt or error.errors())[0]
         keys = tuple(first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = Recipe.model_fields
-            for part in keys[:-1]:
-                known = {"limits": Limits, "fidelity": Fidelity}[part].model_fields
-            message = f"'{keys[-1]}' is not a setting{nearest(keys[-1], known)}"
+        if misspelt:
+            message = f"'{keys[-1]}' is not a setting{nearest(keys[-1], _settings(keys[:-1]))}"
         else:
             message = first["msg"].removeprefix("Value error, ")
             if not message.startswith(repr(first["input"])) and not isinstance(first["input"], dict):
                 message = f"{first['input']!r} is not allowed: {message[0].lower()}{message[1:]}"
         raise document.error(keys, message) from None
+    except InputError as error:  # of a fidelity or training settings, which name their key first
+        place, _, message = str(error).partition(": ")
+        raise document.error(tuple(place.split(".")), message) from None
     return recipe
+
+
+def _settings(keys: tuple[str | int, ...]) -> Mapping[str, Any]:
+    """The names that a recipe, or the part of it at `keys`, may hold."""
+    part = {"limits": Limits, "fidelity": Fidelity, "training": TrainingSettings}.get(keys[0] if keys else "", Recipe)
+    return part.model_fields if issubclass(part, BaseModel) else part.__dataclass_fields__
