@@ -59,7 +59,8 @@ def _show_table(architecture: Architecture, layers: list[dict[str, Any]], totals
         numbers = [f"{layer[name]:,}" for name in ("params", "flops", "memory_access")]
         rows.append((f"{i:>3} {layer['block']}", options, layer["stride"], shape, *numbers))
     rows.append(("    total", "", "", "", *(f"{totals[name]:,}" for name in ("params", "flops", "memory_access"))))
-    title = f"{architecture.name or 'network'} (digest {architecture.digest}), input {'x'.join(map(str, architecture.input))}"
+    size = "x".join(map(str, architecture.input))
+    title = f"{architecture.name or 'network'} (digest {architecture.digest}), input {size}"
     columns = ["layer", "options", "stride", "out", "params", "FLOPs", "memory access"]
     printing.print_table(columns, rows, title=title, caption=printing.FLOPS_ARE)
 
@@ -104,7 +105,7 @@ def latency(
 def export(
     arch: Arch,
     out: Annotated[Path | None, typer.Option(help="Folder to write; exports/NAME if not given.")] = None,
-    format: Annotated[str, typer.Option(help="Any of source, onnx, torch, with commas.")] = "source,onnx,torch",  # noqa: A002
+    format: Annotated[str, typer.Option(help="Any of source, onnx, torch, with commas.")] = "source,onnx,torch",
     resolution: Resolution = None,
     seed: Annotated[int, typer.Option(help="Seed of the weights of a network that was never trained.")] = 0,
     json: Json = False,

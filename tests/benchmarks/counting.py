@@ -36,22 +36,26 @@ def fvcore_count(architecture) -> int:
 
 def main(name: str = "mixed", networks: int = 1000) -> None:
     print(machine())
-    space = Space.load(name)
     for repeat in range(3):
-        rng = random.Random(repeat)
-        drawn = [space.sample(rng) for _ in range(networks)]
-        cost(drawn[0])
-        for count in sorted({networks // 5, networks}):
-            layer_cost.cache_clear()
-            wall, cpu = timed(lambda count=count: [cost(architecture) for architecture in drawn[:count]])
-            distinct = layer_cost.cache_info().misses
-            print(f"{name}, first {count}, cold: {count / wall:.0f}/s ({count / cpu:.0f} per CPU s), {distinct} blocks")
-        wall, cpu = timed(lambda: [cost(architecture) for architecture in drawn])
-        print(f"{name}, {networks}, warm: {networks / wall:.0f}/s ({networks / cpu:.0f} per CPU s)")
-        few = drawn[:6]
-        wall, _ = timed(lambda: [fvcore_count(architecture) for architecture in few])
-        equal = all(fvcore_count(a) == cost(a).flops for a in few)
-        print(f"fvcore on whole networks: {len(few) / wall:.1f}/s; counts equal: {equal}")
+        once(Space.load(name), random.Random(repeat), networks)
+
+
+def once(space: Space, rng: random.Random, networks: int) -> None:
+    drawn = [space.sample(rng) for _ in range(networks)]
+    cost(drawn[0])
+    for count in (networks // 5, networks):
+        layer_cost.cache_clear()
+        wall, cpu = timed(lambda: [cost(architecture) for architecture in drawn[:count]])  # noqa: B023  (run at once)
+        distinct = layer_cost.cache_info().misses
+        print(
+            f"{space.name}, first {count}, cold: {count / wall:.0f}/s ({count / cpu:.0f} per CPU s), {distinct} blocks"
+        )
+    wall, cpu = timed(lambda: [cost(architecture) for architecture in drawn])
+    print(f"{space.name}, {networks}, warm: {networks / wall:.0f}/s ({networks / cpu:.0f} per CPU s)")
+    few = drawn[:6]
+    wall, _ = timed(lambda: [fvcore_count(architecture) for architecture in few])
+    equal = all(fvcore_count(a) == cost(a).flops for a in few)
+    print(f"fvcore on whole networks: {len(few) / wall:.1f}/s; counts equal: {equal}")
 
 
 if __name__ == "__main__":
