@@ -1,0 +1,100 @@
+"""One candidate to its objectives: nothing over a limit is measured further or trained."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+import nasspace.accuracy.training
+import nasspace.latency.meter
+from nasspace import Space, cost
+from nasspace.accuracy.data import load_data
+from nasspace.errors import InputError
+from nasspace.studies.evaluate import FromFunction, Trained, broken, seed_of
+from nasspace.studies.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_data("digits", resolution=32)
+
+
+@pytest.fixture
+def architecture():
+    return Space.load("shuffle", resolution=32, channels=1).sample(random.Random(0))
+
+
+def recipe(**changes):
+    fidelity = {"resolution": 32, "epochs": 1, "share": 0.2}
+    return Recipe().with_changes({"fidelity": fidelity, **changes})
+
+
+def refuse(*_, **__):
+    raise AssertionError("this should not have run")
+
+
+def test_over_a_counted_limit_nothing_is_measured(monkeypatch, digits, architecture):
+    monkeypatch.setattr(nasspace.latency.meter, "measure_latency", refuse)
+    flops = cost(architecture).flops
+    outcome = Trained(recipe(limits={"flops": flops - 1}), digits)(architecture)
+    assert outcome.reason.startswith("flops")
+    assert "latency" not in outcome.values
+    assert "accuracy" not in outcome.values
+
+
+def test_over_the_latency_limit_nothing_is_trained(monkeypatch, digits, architecture):
+    monkeypatch.setattr(nasspace.accuracy.training, "train", refuse)
+    outcome = Trained(recipe(limits={"latency": "0.001ms"}), digits)(architecture)
+    assert outcome.reason.startswith("latency")
+    assert outcome.details["latency_interval"]["median_ms"] == outcome.values["latency"]
+    assert "accuracy" not in outcome.values
+
+
+def test_the_upper_end_of_the_interval_decides(monkeypatch, digits, architecture):
+    measured = nasspace.latency.meter.measure_latency(architecture, seconds=0.1)
+    between = (measured.median_ms + measured.high_ms) / 2
+    if between == measured.median_ms:
+        pytest.skip("the interval has no width on this machine")
+    monkeypatch.setattr(nasspace.accuracy.training, "train", refuse)
+    outcome = Trained(recipe(limits={"latency": f"{between!r}ms"}), digits)(architecture)
+    assert outcome.reason
+
+
+@pytest.mark.slow
+def test_inside_the_limits_it_is_trained_and_repeats(digits, architecture):
+    scorer = Trained(recipe(limits={"latency": "1s"}), digits)
+    first, second = scorer(architecture), scorer(architecture)
+    assert 0 < first.values["accuracy"] <= 1
+    assert first.values == second.values, "the latency is from the cache, the training from the seed"
+    assert all(first.weights[name].equal(second.weights[name]) for name in first.weights)
+
+
+def test_broken_names_the_first_limit():
+    assert broken({"flops": 2e6, "latency": 3.0}, {"latency": 5.0, "flops": 1e6}) == (
+        "flops 2 million multiply-adds is over the limit of 1 million multiply-adds"
+    )
+    assert broken({"latency": 3.0}, {"latency": 3.0, "params": 1.0}) == ""
+
+
+def test_a_candidates_seed_is_its_own_and_the_studys(architecture):
+    assert seed_of(0, architecture) != seed_of(1, architecture)
+    assert seed_of(5, architecture) == seed_of(5, architecture) < 2**32
+
+
+def test_a_function_is_completed_by_what_is_known_and_counted(architecture):
+    scorer = FromFunction(lambda a: {"accuracy": 0.5}, {"flops": lambda a: 7}, ("accuracy", "flops"), {})
+    values = scorer(architecture).values
+    assert (values["accuracy"], values["flops"]) == (0.5, 7)
+    assert values["params"] == cost(architecture).params
+
+
+@pytest.mark.parametrize("returned", [None, 0.9, {"accuracy": float("nan")}, {"accuracy": None}, {}])
+def test_what_a_function_returns_is_checked(returned, architecture):
+    with pytest.raises(InputError, match="evaluator"):
+        FromFunction(lambda a: returned, None, ("accuracy",), {})(architecture)
+
+
+def test_known_must_be_a_figure():
+    with pytest.raises(InputError, match="known: 'speed'"):
+        FromFunction(lambda a: {}, {"speed": len}, ("accuracy",), {})
