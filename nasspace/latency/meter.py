@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 SECONDS = 1.0  # of runs, for each network
 PRECISION = 0.02  # width of the interval over the median at which measuring stops
 MIN_ROUNDS = 8
-STRETCH = 2.0  # one second sees half of a shared machine's wandering: the interval held the median of ten seconds in
-# 60 to 83 % of the cases unstretched (a plain bootstrap's in 40 to 59 %), and in 82 to 100 % stretched
+STRETCH = 2.0  # of the bootstrap interval: one second sees about half of how a shared machine wanders
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,10 @@ def estimate(values: Iterable[float], seed: int = 0, resamples: int = 1000) -> t
     The estimate is the lower quartile. The interval reaches from the low end of the quartile's bootstrap interval to
     the high end of the plain median's, and holds both readings of what was slow: a disturbance, or the network. Blocks
     of four rounds are drawn, since neighbours are alike (Künsch 1989), and the ends are stretched by `STRETCH`.
+
+    On two shared cores the interval of one second held the plain median of the ten seconds around it in 82 to 100 % of
+    the cases (a plain bootstrap's in 40 to 59 %), but the median over ten fresh processes, a minute in all, in 50 to
+    70 %: how the machine's speed changes between measurements no single measurement can see.
     """
     values = np.asarray(list(values))
     count, block = len(values), max(1, min(4, len(values) // 2))
@@ -241,10 +244,7 @@ def _check(**counts: int) -> None:
 
 
 def measure_files(
-    paths: Iterable[str | PathLike],
-    threads: int = 1,
-    batch_size: int | None = None,
-    seconds: float = SECONDS,
+    paths: Iterable[str | PathLike], threads: int = 1, batch_size: int | None = None, seconds: float = SECONDS
 ) -> list[Latency]:
     """Measure ONNX files side by side in this process; `batch_size=None` is each file's own, 1 where it is free."""
     _check(threads=threads, **({} if batch_size is None else {"batch_size": batch_size}))
@@ -253,20 +253,14 @@ def measure_files(
 
 
 def measure_file(
-    path: str | PathLike,
-    threads: int = 1,
-    batch_size: int | None = None,
-    seconds: float = SECONDS,
+    path: str | PathLike, threads: int = 1, batch_size: int | None = None, seconds: float = SECONDS
 ) -> Latency:
     """Measure one ONNX file in this process."""
     return measure_files([path], threads, batch_size, seconds)[0]
 
 
 def measure_files_afresh(
-    paths: Iterable[str | PathLike],
-    threads: int = 1,
-    batch_size: int | None = None,
-    seconds: float = SECONDS,
+    paths: Iterable[str | PathLike], threads: int = 1, batch_size: int | None = None, seconds: float = SECONDS
 ) -> list[Latency]:
     """As `measure_files`, in one fresh Python process, which knows nothing but the files and ONNX Runtime."""
     order = {"paths": [os.path.abspath(path) for path in paths], "threads": threads}

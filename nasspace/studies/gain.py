@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 LISTED = 5_000  # spaces up to this size are listed whole, and every architecture is a candidate each time
 SEARCHED = 20_000  # spaces up to this size are searched to the last architecture
 TRIES = 5_000  # random architectures of a larger space before it is given up
-LOOKED_AT, FRESH, BRED = 256, 64, 128  # candidates: random for the whole study, random, mutants of the front
-CLIMBS, PARENTS, CHILDREN = 4, 4, 12  # rounds uphill from the best candidates, and the mutants of a round
+LOOKED_AT, FRESH, BRED = 256, 32, 64  # candidates: random for the whole study, random, mutants of the front
+CLIMBS, PARENTS, CHILDREN = 48, 4, 4  # rounds uphill from the best candidates, and the mutants of a round
 FEW, STEPS = 32, 40  # with fewer inside the known limits, so many rounds are bred towards them
 MORE = 0.3  # probability that a mutant differs in one choice more
 
@@ -143,7 +143,7 @@ class _Pool:
             self.outside.sort(key=lambda pair: pair[0])
             del self.outside[FEW:]
             parents = [architecture for _, architecture in self.outside[:PARENTS]]
-            self.breed(self.inside[-PARENTS:] + parents, 2 * PARENTS * CHILDREN, rng)
+            self.breed(self.inside[-PARENTS:] + parents, BRED, rng)
 
 
 def _mutant(space: Any, parent: Architecture, rng: random.Random) -> Architecture:
