@@ -39,7 +39,7 @@ class TrainingSettings:
     """
 
     batch_size: int = 64
-    learning_rate: float = 0.4
+    learning_rate: float = 0.2
     optimiser: str = "sgd"
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1

@@ -92,7 +92,7 @@ def latency(
     if json:
         return printing.print_json(measured.to_json())
     interval = printing.latency(measured.low_ms, measured.median_ms, measured.high_ms)
-    print(f"{interval} ms: median of {measured.rounds} rounds and its 95 % interval")
+    print(f"{interval} ms: the median when undisturbed, from {measured.rounds} rounds, and its interval")
     machine = ", ".join(f"{key} {value}" for key, value in measured.machine.items())
     print(f"{runtime}, {threads} thread(s), batch {batch_size}, input {'x'.join(map(str, measured.input))}; {machine}")
     if measured.contended:

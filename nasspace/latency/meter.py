@@ -85,7 +85,7 @@ def estimate(values: Iterable[float], seed: int = 0, resamples: int = 1000) -> t
     of four rounds are drawn, since neighbours are alike (Künsch 1989), and the ends are stretched by `STRETCH`.
 
     On two shared cores the interval of one second held the plain median of the ten seconds around it in 82 to 100 % of
-    the cases (a plain bootstrap's in 40 to 59 %), but the median over ten fresh processes, a minute in all, in 50 to
+    the cases (a plain bootstrap's in 40 to 59 %), but the median over ten fresh processes, a minute in all, in 40 to
     70 %: how the machine's speed changes between measurements no single measurement can see.
     """
     values = np.asarray(list(values))
