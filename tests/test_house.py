@@ -24,7 +24,7 @@ latency latency.convert latency.runtimes latency.cache latency.meter
 accuracy accuracy.settings accuracy.decoding accuracy.sources accuracy.images accuracy.tables accuracy.data
 accuracy.augmentation accuracy.training
 studies studies.recipe studies.pareto studies.evaluate studies.surrogate studies.belief studies.gain studies.samplers
-studies.study studies.candidates studies.task studies.workers studies.loop
+studies.places studies.rows studies.study studies.candidates studies.task studies.workers studies.loop
 outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.source
 outputs.weights outputs.card outputs.checks outputs.export outputs.deliver
 cli.printing cli.progress cli.spaces cli.networks cli.searching cli cli.__main__

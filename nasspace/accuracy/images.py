@@ -67,16 +67,16 @@ class DataSet:
 
 
 def moments(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation (at least 1) of each channel of uint8 [N, C, H, W], exact sums of 0 to 255."""
-    total = torch.zeros(pixels.shape[1], dtype=torch.float64)
-    squares = torch.zeros_like(total)
+    """Mean and standard deviation (at least 1) of each channel of uint8 [N, C, H, W]."""
+    counts = torch.zeros(pixels.shape[1], 256, dtype=torch.int64)  # 256 values: counting them is quick and exact
     for start in range(0, len(pixels), CHUNK):
-        chunk = pixels[start : start + CHUNK].double()
-        total += chunk.sum((0, 2, 3))
-        squares += chunk.square().sum((0, 2, 3))
-    count = pixels[:, 0].numel()
-    mean = total / count
-    return tuple(mean.tolist()), tuple((squares / count - mean**2).clamp(min=1).sqrt().tolist())
+        for channel, count in enumerate(counts):
+            count += torch.bincount(pixels[start : start + CHUNK, channel].flatten(), minlength=256)
+    shares = counts / counts[0].sum().double()
+    values = torch.arange(256, dtype=torch.float64)
+    mean = shares @ values
+    std = (shares @ values**2 - mean**2).clamp(min=1).sqrt()
+    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def prepared(data: DataSet, resolution: int) -> DataSet:

@@ -45,9 +45,9 @@ def train(
 ) -> Trained:
     """Train `model` in place and leave it on the CPU in evaluation mode; accuracy is of the validation split.
 
-    The same seed gives the same weights, bit by bit, on one machine. There is no limit of time. A loss that is no
-    longer a number ends the training, and the accuracy is of what is left. `data` held at another resolution than
-    the fidelity's is scaled each time; `prepared` does it once.
+    On the CPU of one machine the same seed gives the same weights, bit by bit. There is no limit of time. A loss
+    that is no longer a number ends the training, and the accuracy is of what is left. `data` held at another
+    resolution than the fidelity's is scaled each time; `prepared` does it once.
     """
     settings = settings or TrainingSettings()
     start = time.perf_counter()

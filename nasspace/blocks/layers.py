@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 ACTIVATIONS = {
@@ -82,6 +83,9 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     if groups == 1:
         return x
     batch, channels, height, width = x.shape
+    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):  # as in training: stay in it
+        x = x.permute(0, 2, 3, 1).reshape(batch, height, width, groups, channels // groups)
+        return x.transpose(3, 4).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
     x = x.reshape(batch, groups, channels // groups, height, width)
     return x.transpose(1, 2).reshape(batch, channels, height, width)
 

@@ -36,6 +36,7 @@ def run(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         status = app(args=arguments or ["--help"], prog_name="nas", standalone_mode=False)
+        sys.stdout.flush()  # so that a reader who has left is noticed here
         return status if isinstance(status, int) else 0
     except NasspaceError as error:
         return _said(str(error), error.exit_status)
@@ -48,11 +49,21 @@ def run(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has left
         return 0
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("sqlalchemy", "optuna") and not isinstance(error, OSError):
             raise
+        return _environment(error)
+
+
+def _environment(error: Exception) -> int:
+    """What the machine refused, a full disk or a locked database, as a message; anything else is ours and raised."""
+    if isinstance(error, OSError):
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise error
         where = f"{error.filename}: " if error.filename else ""
         return _said(f"{where}{error.strerror}; make room or choose another folder", BAD_INPUT)
+    reason = str(getattr(error.__cause__ or error, "orig", None) or error).splitlines()[0]
+    return _said(f"the study's database cannot be used ({reason}); make room or access, then go on", BAD_INPUT)
 
 
 def _said(message: str, status: int) -> int:

@@ -115,9 +115,9 @@ def export(
     from nasspace.outputs.export import export as write
 
     formats = tuple(part.strip() for part in format.split(",") if part.strip())
-    study, colon, number = arch.rpartition(":")
-    if colon and number.isdigit() and not Path(arch).exists():
-        exported = export_trial(study, int(number), out, formats=formats, resolution=resolution, seed=seed)
+    if trial := printing.study_trial(arch):
+        folder = out or Path("exports") / f"{Path(trial[0]).name}-{trial[1]}"
+        exported = export_trial(*trial, folder, formats=formats, resolution=resolution, seed=seed)
     else:
         architecture, weights = _load(arch, resolution)
         folder = out or Path("exports") / (architecture.name or architecture.digest)

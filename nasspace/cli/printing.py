@@ -86,14 +86,25 @@ def front_table(front: DataFrame, accuracy_is_of: str, title: str = "") -> Any:
     columns += ["FLOPs", "params", "memory access", "digest"]
     rows = []
     for _, row in front.iterrows():
-        cells = [int(row["id"]), f"{row['accuracy']:.4f}" if row["accuracy"] is not None else "-"]
+        accuracy = row["accuracy"]
+        cells = [int(row["id"]), "-" if accuracy is None or accuracy != accuracy else f"{accuracy:.4f}"]
         cells.append(latency(row["latency_low_ms"], row["latency_ms"], row["latency_high_ms"]))
         if again:
             cells.append(latency(row["latency_again_low_ms"], row["latency_again_ms"], row["latency_again_high_ms"]))
-        cells += ["-" if row[name] != row[name] else count(row[name]) for name in ("flops", "params", "memory_access")]
+        cells += [
+            "-" if row[name] is None or row[name] != row[name] else count(row[name])
+            for name in ("flops", "params", "memory_access")
+        ]
         rows.append([*cells, row["digest"]])
     caption = f"Accuracy is of {accuracy_is_of}. {FLOPS_ARE}"
     return table(columns, rows, title, caption)
+
+
+def study_trial(text: str) -> tuple[str, int] | None:
+    """The study and trial that `STUDY:ID` means; None for anything else."""
+    study, colon, number = text.rpartition(":")
+    is_number = number.isascii() and number.isdecimal()
+    return (study, int(number)) if colon and study and is_number and not Path(text).exists() else None
 
 
 def architecture_of(text: str) -> tuple[Architecture, Path | None]:
@@ -106,12 +117,11 @@ def architecture_of(text: str) -> tuple[Architecture, Path | None]:
     if path.is_dir() and (path / "architecture.json").is_file():
         weights = path / "weights.safetensors"
         return architecture.load(path / "architecture.json"), weights if weights.is_file() else None
-    study, colon, number = text.rpartition(":")
-    if colon and study and number.isdigit():
+    if trial := study_trial(text):
         from nasspace.studies import study as records
 
-        record = records.load(study)
-        return record.architecture(int(number)), record.weights(int(number))
+        record = records.load(trial[0])
+        return record.architecture(trial[1]), record.weights(trial[1])
     if path.suffix == ".json" or len(path.parts) > 1:
         raise InputError(f"{text}: there is no such file")
     from nasspace import zoo

@@ -36,6 +36,7 @@ class Display:
         self.evaluated_before = 0
         self.now = "reading the data"
         self.last = ""
+        self.done = self.rejected = 0
         self._front: Any = ""
 
     def report(self, kind: str, **event: Any) -> None:
@@ -52,8 +53,12 @@ class Display:
 
     def _start(self, study: Any, task: Any) -> None:
         self.study, self.trials = study, task.recipe.trials
-        self.evaluated_before = study.evaluated
+        self.done, self.rejected = study.evaluated, study.rejected
+        self.evaluated_before = self.done
         self.began = time.monotonic()
+        skipped = getattr(task.data, "skipped", ())
+        if skipped:
+            printing.say(f"left out, since they cannot be read: {', '.join(map(str, skipped))}")
         limits = ", ".join(f"{name} <= {limit:g}" for name, limit in study.limits.items()) or "no limits"
         self.last = f"{study.name}: {task.space.name} on {task.recipe.data}, {limits}, {self.trials} trials"
 
@@ -64,12 +69,13 @@ class Display:
         self.now = f"{self.now.split(':')[0]}: training, pass {epoch} of {epochs}, loss {loss:.3f}"
 
     def _outcome(self, number: int, outcome: Any, architecture: Any) -> None:
+        self.done, self.rejected = self.study.evaluated, self.study.rejected  # asked once: drawing is often
         values = outcome.values
         figures = [f"accuracy {values['accuracy']:.4f}"] if "accuracy" in values else []
         figures += [f"{values['latency']:.3g} ms"] if "latency" in values else []
         figures += [f"{printing.count(values['flops'])} FLOPs"] if "flops" in values else []
         verdict = f"rejected: {outcome.reason}" if outcome.reason else ", ".join(figures)
-        self.last = f"[{self.study.evaluated}/{self.trials}] trial {number}: {verdict}{self._left()}"
+        self.last = f"[{self.done}/{self.trials}] trial {number}: {verdict}{self._left()}"
         self._front = ""
 
     def _note(self, text: str) -> None:
@@ -79,10 +85,10 @@ class Display:
         self.now = self.last = text
 
     def _left(self) -> str:
-        done = self.study.evaluated - self.evaluated_before
+        done = self.done - self.evaluated_before
         if not done:
             return ""
-        seconds = (time.monotonic() - self.began) / done * max(0, self.trials - self.study.evaluated)
+        seconds = (time.monotonic() - self.began) / done * max(0, self.trials - self.done)
         return f" (about {seconds / 60:.0f} min left)" if seconds >= 90 else f" (about {seconds:.0f} s left)"
 
     def render(self) -> Any:
@@ -93,13 +99,12 @@ class Display:
 
         if self.study is None:
             return Text(self.now)
-        done = self.study.evaluated
-        head = f"{self.study.name}  {done}/{self.trials} evaluated, {self.study.rejected} rejected{self._left()}"
-        bar = ProgressBar(total=self.trials, completed=done, width=60)
+        head = f"{self.study.name}  {self.done}/{self.trials} evaluated, {self.rejected} rejected{self._left()}"
+        bar = ProgressBar(total=self.trials, completed=self.done, width=60)
         return Group(Text(head, style="bold"), bar, Text(self.now), Text(self.last, style="dim"), self._table())
 
     def _table(self) -> Any:
-        if not self._front and self.study.evaluated:
+        if not self._front and self.done:
             front = self.study.front().head(SHOWN)
             self._front = printing.front_table(front, self.study.settings["accuracy_is_of"], "the front so far")
         return self._front

@@ -268,7 +268,7 @@ def measure_files_afresh(
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     ended = subprocess.run(
-        [sys.executable, "-m", __spec__.name, json.dumps(order)],
+        [sys.executable, "-P", "-m", __spec__.name, json.dumps(order)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": path},

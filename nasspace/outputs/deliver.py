@@ -8,6 +8,7 @@ from typing import Any
 
 from nasspace.outputs.export import FORMATS, Exported, export
 from nasspace.outputs.report import report_html
+from nasspace.studies import places
 from nasspace.studies import study as records
 from nasspace.studies.loop import nothing_found
 from nasspace.studies.study import Study
@@ -22,31 +23,34 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
     then over its limit leaves the front. Raises `NothingFound` if none is left.
     """
     report = on_event or (lambda kind, **_: None)
-    if study.settings["data"] and not study.record.user_attrs.get(records.FINISHED):
-        numbers = study.front_numbers()
-        for i, number in enumerate(numbers):
-            report("finishing", text=f"exporting and checking {i + 1} of {len(numbers)} (trial {number})")
-            export_member(study, number)
-        _measure_again(study, numbers, report)
-    records.write_tables(study)
-    write_report(study)
-    study.record.set_user_attr(records.FINISHED, True)
+    with places.alone(study.folder), records.errors_of_storage(study.folder):
+        if study.settings["data"]:
+            _export_and_measure(study, report)
+        records.write_tables(study)
+        write_report(study)
+        study.record.set_user_attr(records.FINISHED, True)
     if not study.front_numbers():
         raise nothing_found(study)
     return study
 
 
-def export_member(study: Study, number: int) -> None:
-    """Export a member of the front, unless it is exported whole already."""
-    folder = study.folder / "exports" / str(number)
-    if not (folder / "README.md").is_file():  # folders are moved into place whole
-        export_trial(study, number, folder)
+def _export_and_measure(study: Study, report: Report) -> None:
+    numbers = study.front_numbers()
+    missing = [number for number in numbers if not (_exported(study, number) / "README.md").is_file()]
+    for i, number in enumerate(missing):  # folders are moved into place whole: one with a README is done
+        report("finishing", text=f"exporting and checking {i + 1} of {len(missing)} (trial {number})")
+        export_trial(study, number, _exported(study, number))
+    _measure_again(study, numbers, report)
+
+
+def _exported(study: Study, number: int) -> Path:
+    return study.folder / "exports" / str(number)
 
 
 def export_trial(
     study: Study | str,
     number: int,
-    folder: Path | None = None,
+    folder: Path,
     *,
     formats: tuple[str, ...] = FORMATS,
     resolution: int | None = None,
@@ -59,23 +63,20 @@ def export_trial(
         architecture = architecture.with_resolution(resolution)
     row = record.trials().set_index("id").loc[number].to_dict()
     settings = record.settings
+    weights = record.weights(number)
     card = {
         "study": record.name,
-        "accuracy": row["accuracy"],
-        "accuracy_is_of": settings["accuracy_is_of"],
         "classes": (settings["data"] or {}).get("classes"),
         "mean": (settings["data"] or {}).get("mean"),
         "std": (settings["data"] or {}).get("std"),
-        "latency_ms": row["latency_ms"],
-        "latency_low_ms": row["latency_low_ms"],
-        "latency_high_ms": row["latency_high_ms"],
-        "runtime": settings["recipe"]["runtime"],
-        "threads": settings["recipe"]["threads"],
-        "batch_size": settings["recipe"]["batch_size"],
-        "machine": settings["machine"],
     }
-    folder = folder or record.folder / "exports" / str(number)
-    return export(architecture, folder, weights=record.weights(number), formats=formats, seed=seed, card=card)
+    if weights:  # only the front's are kept; the accuracy is theirs
+        card |= {"accuracy": row["accuracy"], "accuracy_is_of": settings["accuracy_is_of"]}
+    if architecture.input == record.architecture(number).input:
+        card |= {name: row[name] for name in ("latency_ms", "latency_low_ms", "latency_high_ms")}
+        card |= {name: settings["recipe"][name] for name in ("runtime", "threads", "batch_size")}
+        card["machine"] = settings["machine"]
+    return export(architecture, folder, weights=weights, formats=formats, seed=seed, card=card)
 
 
 def _measure_again(study: Study, numbers: list[int], report: Report) -> None:
@@ -88,7 +89,7 @@ def _measure_again(study: Study, numbers: list[int], report: Report) -> None:
     if not wanted or not measured or recipe["runtime"] != "onnxruntime":
         return
     report("finishing", text=f"measuring the {len(wanted)} exported networks again, in a fresh process")
-    paths = [study.folder / "exports" / str(number) / "model.onnx" for number in wanted]
+    paths = [_exported(study, number) / "model.onnx" for number in wanted]
     results = measure_files_afresh(paths, threads=recipe["threads"], batch_size=recipe["batch_size"])
     new = {str(number): result.to_json() for number, result in zip(wanted, results, strict=True)}
     study.record.set_user_attr(records.AGAIN, {**again, **new})

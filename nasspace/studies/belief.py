@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DESIGN = (0.5, 0.1, 0.9)  # quantiles of cost of the first candidates, before anything is modelled
 LEAST = 0.05  # a candidate that keeps the limits with a smaller probability is proposed only if none is better
 SLOPE, SPREAD = 0.7, 0.2  # prior guess: latency grows as FLOPs to this power; its logarithm differs by so much
+APART = 0.02  # prior guess of the least spread of accuracies, on the scale of `_stabilised`
 TINY = 1e-9
 SCALES = (np.exp, np.asarray)  # of the logarithm of a cost: a front is wanted dense on both
 
@@ -98,6 +99,7 @@ class Belief:
         self.done = [trial for trial in seen if all(name in trial.values for name in objectives)]
         self.waiting = [trial.architecture for trial in seen if not trial.values]
         self.designed = len(self.done) + len(self.waiting)
+        self.rejected = len(seen) - self.designed
         self.formed = bool(self.done) and self.designed >= len(DESIGN)
         self.levels, self.process, self.floor = np.ones(len(self.done)), None, 0.0
         if "accuracy" in objectives:
@@ -110,7 +112,8 @@ class Belief:
         """Candidates with their scores, the most promising first.
 
         At first, nearness to the quantile of cost whose turn it is; later the expected gain; times the probability
-        that the limits are kept. Where that is hardly so: below zero, by how far they are expected to be missed.
+        that the limits are kept, which at first counts the more, the more were rejected. Where they are hardly kept:
+        below zero, by how far they are expected to be missed.
         """
         if not architectures:
             return []
@@ -122,6 +125,7 @@ class Belief:
             score = self._gain(groups, [figures[name][0] for name in self.costs])
         else:
             score = self._nearness(architectures, likely)
+            chance = chance ** (1 + self.rejected)
         score = np.where(likely, score * chance, -excess)
         return [(float(score[i]), architectures[i]) for i in np.argsort(-score, kind="stable")]
 
@@ -132,12 +136,12 @@ class Belief:
         levels = np.maximum(self.levels, median - 5 * spread)  # a failed training must not stretch the scale
         self.floor = levels.min()
         groups = self.features.groups([trial.architecture for trial in self.done])
-        self.process = GaussianProcess(groups, levels)
+        self.process = GaussianProcess(groups, levels, spread=APART)
         if self.waiting:
             running = self.features.groups(self.waiting)
             expected, _ = self.process.predict(running)
             both = [np.concatenate(pair) for pair in zip(groups, running, strict=True)]
-            self.process = GaussianProcess(both, np.append(levels, expected))
+            self.process = GaussianProcess(both, np.append(levels, expected), spread=APART)
 
     def _front(self) -> tuple[list[Architecture], np.ndarray]:
         """The front of what is done inside the limits, and its rows (accuracy, logarithms of costs)."""
@@ -190,7 +194,7 @@ class Belief:
         low, high = self._range
         for scale in SCALES:
             length = np.maximum(scale(high) - scale(low), TINY)
-            paid = scale(np.reshape(costs, (len(costs), -1)).T) / length
+            paid = scale(np.array(costs).reshape(len(costs), len(mean)).T) / length
             members = np.column_stack([self.members[:, 0], scale(self.members[:, 1:]) / length])
             gain += expected_gain(mean, deviation, paid, members, [self.floor, *(scale(high) / length)])
         return gain

@@ -15,6 +15,7 @@ from nasspace.studies.study import Study
 if TYPE_CHECKING:
     import optuna
 
+REFUSED = 500  # considered in a row before no new network is thought to be left
 PATIENCE = 20  # considered in a row before an Optuna sampler's proposals give way to ours
 SEARCHING = 6  # rejected, with none inside the limits yet, before the way to smaller figures is taken
 
@@ -44,7 +45,9 @@ class Candidates:
 
     def next(self) -> tuple[optuna.Trial, Architecture] | None:
         """The next trial and its architecture; None when no new one is left that the known limits allow."""
-        while (trial := self.study.unfinished() or self._asked()) is not None:
+        for _ in range(REFUSED):
+            if (trial := self.study.unfinished() or self._asked()) is None:
+                break
             architecture = self._suggested(trial)
             reason = self._excluded(architecture)
             if not reason:
@@ -56,8 +59,9 @@ class Candidates:
         return None
 
     def seen(self) -> list[Seen]:
-        """What is finished, as a sampler sees it."""
-        return [Seen(self._replayed(t), t.user_attrs["values"]) for t in self.study.frozen("COMPLETE", "PRUNED")]
+        """What is finished, as a sampler sees it; a candidate whose training failed has no figures."""
+        trials = self.study.frozen("COMPLETE", "PRUNED", "FAIL")
+        return [Seen(self._replayed(t), t.user_attrs.get("values", {})) for t in trials if "digest" in t.user_attrs]
 
     def _replayed(self, trial: optuna.trial.FrozenTrial) -> Architecture:
         if trial.number not in self._architectures:

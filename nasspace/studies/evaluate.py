@@ -88,6 +88,8 @@ class Trained:
             # The upper end of the interval decides: a network is inside when it is so with 95 % confidence.
             if reason := broken({"latency": latency.high_ms}, self.limits):
                 return Outcome(values, reason, details)
+        if "accuracy" not in self.recipe.objectives:
+            return Outcome(values, "", details)
         return self._trained(architecture, model, values, details)
 
     def _measures(self) -> bool:
@@ -171,6 +173,8 @@ def _number(name: str, value: Any) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise InputError(f"the evaluator's '{name}' is {value!r}, not a finite number")
+    if name == "accuracy" and not 0 <= number <= 1:
+        raise InputError(f"the evaluator's 'accuracy' is {value!r}; it must be a fraction, from 0 to 1")
     return number
 
 

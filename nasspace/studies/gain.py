@@ -91,8 +91,8 @@ class ExpectedGain:
     def _best(self, pool: _Pool, belief: Belief, rng: random.Random) -> Architecture:
         """The candidate of the largest expected gain, after some rounds uphill from the best of the pool."""
         best = belief.ranked(pool.inside)
-        climbs = CLIMBS if not self._listed and (belief.formed or best[0][0] < 0) else 0
-        for _ in range(climbs):
+        climbing = not self._listed and (belief.formed or belief.rejected)
+        for _ in range(CLIMBS if climbing else 0):
             children = pool.breed([architecture for _, architecture in best[:PARENTS]], PARENTS * CHILDREN, rng)
             best = sorted(best[:PARENTS] + belief.ranked(children), key=lambda pair: -pair[0])
         return best[0][1]

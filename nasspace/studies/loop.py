@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nasspace import files
 from nasspace.architecture import Architecture
 from nasspace.documents import Document
 from nasspace.errors import InputError, NothingFound
 from nasspace.space import Space
-from nasspace.studies import evaluate, recipe
+from nasspace.studies import evaluate, places, recipe
 from nasspace.studies import study as records
 from nasspace.studies.candidates import Candidates, cheapest
 from nasspace.studies.recipe import Recipe
@@ -103,16 +103,18 @@ def _silent(kind: str, **_: Any) -> None:
 
 def _opened(name: str | Path | None, task: Task, storage: str | None) -> Study:
     """The study to write into: a new one, or one of the same name that was asked the same."""
-    folder = _free_folder(task) if name is None else records.folder_of(name)
-    settings = task.settings(folder.name, storage)
+    folder = _free_folder(task) if name is None else places.folder_of(name)
+    settings = task.settings(folder.resolve().name, places.storage_url(storage))
     if not (folder / "study.yaml").is_file():
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / "study.db").is_file():
+        used = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+        if used and not (folder / "study.db").is_file():
             raise InputError(f"{folder}: the folder is in use and is no study; choose another --study name")
         return records.create(folder, settings, _sampler(task))
     current = records.load(folder)
     refuse_other(folder, current.settings, settings)
     if current.settings["recipe"]["trials"] != settings["recipe"]["trials"]:
-        records.extend(current, {**current.settings, "recipe": settings["recipe"]})
+        with places.alone(current.folder):
+            records.extend(current, {**current.settings, "recipe": settings["recipe"]})
     return current
 
 
@@ -120,9 +122,16 @@ def _free_folder(task: Task) -> Path:
     """reports/SPACE-1, or the next number that is free."""
     stem = task.space.name
     number = 1
-    while (Path("reports") / f"{stem}-{number}").exists():
-        number += 1
-    return Path("reports") / f"{stem}-{number}"
+    while True:
+        folder = Path("reports") / f"{stem}-{number}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise files.cannot_write(folder, error) from None
+        else:
+            return folder
 
 
 def _sampler(task: Task) -> Any:
@@ -132,21 +141,9 @@ def _sampler(task: Task) -> Any:
     return optuna_sampler(name, task.recipe.seed)
 
 
-@contextmanager
-def _alone(study: Study) -> Iterator[None]:
-    """One process a study: the lock is the operating system's, and goes with the process however it ends."""
-    import filelock
-
-    try:
-        with filelock.FileLock(study.folder / ".lock", timeout=0):
-            yield
-    except filelock.Timeout:
-        raise InputError(f"{study.folder}: another process is searching this study; wait for it") from None
-
-
 def _run(study: Study, task: Task, fresh_latency: bool, report: Report) -> Study:
     study.record.sampler = _sampler(task)
-    with _alone(study), records.errors_of_storage(study.folder):
+    with places.alone(study.folder), records.errors_of_storage(study.folder):
         report("start", study=study, task=task)
         if task.scorer is None:
             task.scorer = evaluate.Trained(
@@ -175,6 +172,8 @@ def _loop(study: Study, task: Task, report: Report) -> None:
             report("note", text=f"no new network within the limits is left; {study.evaluated} evaluated")
             break
         trial, architecture = candidate
+        if study.record.user_attrs.get(records.FINISHED):
+            study.record.set_user_attr(records.FINISHED, False)
         report("trial", number=trial.number, architecture=architecture)
         started = time.monotonic()
         outcome = _scored(study, task.scorer, trial, architecture)
@@ -200,7 +199,6 @@ def _scored(study: Study, scorer: Any, trial: Any, architecture: Architecture) -
 
 def _tell(study: Study, trial: Any, outcome: evaluate.Outcome, seconds: float) -> None:
     """Write an outcome into the record; the last write is the one that makes the trial finished."""
-    trained = "accuracy" in outcome.values
     if outcome.weights is not None:
         evaluate.save_weights(study.folder / "weights" / f"{trial.number}.safetensors", outcome.weights)
     for key, value in {"values": dict(outcome.values), "reason": outcome.reason, **outcome.details}.items():
@@ -211,7 +209,8 @@ def _tell(study: Study, trial: Any, outcome: evaluate.Outcome, seconds: float) -
         if name in outcome.values and name not in told:
             high = outcome.details.get("latency_interval", {}).get("high_ms") if name == "latency" else None
             trial.set_constraint(name, (high or outcome.values[name]) / limit - 1)
-    if trained and all(name in outcome.values for name in study.objectives):
+    whole = all(name in outcome.values for name in study.objectives)
+    if whole and ("accuracy" in study.objectives or not outcome.reason):
         study.told(trial, "COMPLETE", [outcome.values[name] for name in study.objectives])
     else:
         study.told(trial, "PRUNED")
@@ -240,9 +239,13 @@ def _hopeless(study: Study) -> bool:
 def nothing_found(study: Study) -> NothingFound:
     """The error of an empty front: it names the nearest network that was measured."""
     measured = study.frozen("COMPLETE", "PRUNED")
+    if not measured:
+        return NothingFound(f"no network within the limits ({_limits(study)}) was found; nothing was measured")
     best = min(measured, key=study.over_limit)
     values = best.user_attrs["values"]
     figures = [f"{name} {evaluate.shown(name, values[name])}" for name in study.limits if name in values]
+    if interval := best.user_attrs.get("latency_interval"):
+        figures.append(f"the latency's interval reaching {interval['high_ms']:.4g} ms")
     return NothingFound(
         f"no network within the limits ({_limits(study)}) was found among {len(measured)} measured; the nearest is "
         f"{study.name}:{best.number} (digest {best.user_attrs['digest']}) with {', '.join(figures)}"

@@ -103,13 +103,15 @@ class Recipe(Strict):
 
     def with_changes(self, changes: Mapping[str, Any]) -> Recipe:
         """The recipe with some settings replaced; None leaves one as it is, a dictionary is merged into its own."""
-        value = self.model_dump(exclude={"limits"}) | {"limits": as_written(self.limits)}
-        return read_value(_merged(value, changes), Document({}, ""))
+        return read_value(_merged(self.as_written(), changes), Document({}, ""))
 
-
-def as_written(limits: Limits) -> dict[str, Any]:
-    """The limits as a recipe writes them, with the unit of the latency."""
-    return {name: f"{amount!r}ms" if name == "latency" else amount for name, amount in limits.given().items()}
+    def as_written(self) -> dict[str, Any]:
+        """Plain values as a recipe's file has them, amounts with their units; `read` gives the same recipe back."""
+        limits = {
+            name: f"{amount!r}ms" if name == "latency" else amount for name, amount in self.limits.given().items()
+        }
+        budget = None if self.time_budget is None else f"{self.time_budget!r}s"
+        return {**self.model_dump(mode="json"), "limits": limits, "time_budget": budget}
 
 
 def _merged(value: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

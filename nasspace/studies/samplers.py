@@ -67,6 +67,19 @@ SAMPLERS: dict[str, Callable[[int], Any]] = {
 }
 
 
+class _Finished:
+    """A study without its unfinished trials: `gp` would count the killed trial that is taken up as another one."""
+
+    def __init__(self, study: optuna.Study):
+        self.study = study
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.study, name)
+
+    def _get_trials(self, *args: Any, **options: Any) -> list[optuna.trial.FrozenTrial]:
+        return [trial for trial in self.study._get_trials(*args, **options) if trial.state.is_finished()]
+
+
 @cache
 def _repeatable() -> type:
     """The class `Repeatable`, made when first asked for, since Optuna is imported late."""
@@ -86,7 +99,7 @@ def _repeatable() -> type:
             return self._fresh(trial).infer_relative_search_space(study, trial)
 
         def sample_relative(self, study: Any, trial: Any, search_space: dict[str, Any]) -> dict[str, Any]:
-            sampler = self._fresh(trial)
+            sampler, study = self._fresh(trial), _Finished(study)
             sampler.infer_relative_search_space(study, trial)  # TPE's groups are found here, and remembered
             return sampler.sample_relative(study, trial, search_space)
 

@@ -8,7 +8,6 @@ when the process ended, and is taken up again. Every figure of a trial is in its
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,8 @@ from nasspace import files
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError, NasspaceError
 from nasspace.studies import pareto
+from nasspace.studies.places import folder_of, known_studies
+from nasspace.studies.rows import COLUMNS, MAXIMISED, TRIAL_COLUMNS, plain, row
 
 if TYPE_CHECKING:
     import optuna
@@ -25,18 +26,6 @@ if TYPE_CHECKING:
 VERSION = 1
 AGAIN = "latency_again"  # study attribute: the front as measured again from the exported files
 FINISHED = "finished"  # study attribute: the search came to its own end
-MAXIMISED = {"accuracy"}
-COLUMNS = {  # objective or limit: its column in the tables
-    "accuracy": "accuracy",
-    "latency": "latency_ms",
-    "flops": "flops",
-    "params": "params",
-    "memory_access": "memory_access",
-}
-TRIAL_COLUMNS = [
-    "id", "digest", "state", *COLUMNS.values(), "latency_low_ms", "latency_high_ms", "latency_contended",
-    "seconds", "reason",
-]  # fmt: skip
 
 
 class Study:
@@ -46,7 +35,7 @@ class Study:
         self.folder = folder
         self.settings = settings
         self.record = record
-        self.name = folder.name
+        self.name = folder.resolve().name
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -89,24 +78,8 @@ class Study:
         """Every evaluated and rejected candidate, a row each, in the order of the search."""
         import pandas
 
-        rows = [self._row(trial) for trial in self.frozen("COMPLETE", "PRUNED")]
+        rows = [row(trial) for trial in self.frozen("COMPLETE", "PRUNED")]
         return pandas.DataFrame(rows, columns=TRIAL_COLUMNS)
-
-    @staticmethod
-    def _row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-        attributes = trial.user_attrs
-        latency = attributes.get("latency_interval") or {}
-        return {
-            "id": trial.number,
-            "digest": attributes.get("digest"),
-            "state": "evaluated" if trial.state.name == "COMPLETE" else "rejected",
-            **{column: attributes.get("values", {}).get(name) for name, column in COLUMNS.items()},
-            "latency_low_ms": latency.get("low_ms"),
-            "latency_high_ms": latency.get("high_ms"),
-            "latency_contended": latency.get("contended"),
-            "seconds": attributes.get("seconds"),
-            "reason": attributes.get("reason", ""),
-        }
 
     def front(self) -> pandas.DataFrame:
         """The Pareto front of the evaluated candidates inside the limits, best accuracy first.
@@ -135,7 +108,9 @@ class Study:
 
     def over_limit(self, trial: optuna.trial.FrozenTrial) -> float:
         """By what share of a limit a trial is over it, at its worst; 0 or less is inside."""
-        values = trial.user_attrs.get("values", {})
+        values = dict(trial.user_attrs.get("values", {}))
+        if "latency_interval" in trial.user_attrs:
+            values["latency"] = trial.user_attrs["latency_interval"]["high_ms"]  # the end that decides
         over = [values[name] / limit - 1 for name, limit in self.limits.items() if name in values]
         return max(over, default=0.0)
 
@@ -149,8 +124,8 @@ class Study:
 
     def architecture(self, number: int) -> Architecture:
         """The architecture of one trial; an unknown number is an `InputError`."""
-        for trial in self.frozen():
-            if trial.number == number and "architecture" in trial.user_attrs:
+        for trial in self.frozen("COMPLETE", "PRUNED"):
+            if trial.number == number:
                 text = trial.user_attrs["architecture"]
                 architecture = Architecture.from_json(text, f"{self.name}:{number}")
                 return architecture.with_name(f"{self.name}-{number}")
@@ -164,9 +139,7 @@ class Study:
 
     def document(self) -> dict[str, Any]:
         """The JSON document of `search`, `resume` and `front`."""
-        front = json.loads(self.front().to_json(orient="records"))
-        for member in front:
-            member["architecture"] = json.loads(member["architecture"])
+        front = [plain(member) for member in self.front().to_dict(orient="records")]
         return {
             "study": self.name,
             "space": self.settings["space"]["name"],
@@ -190,16 +163,16 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:20])) + (" ..." if len(numbers) > 20 else "") if numbers else "none yet"
 
 
-def folder_of(name: str | Path) -> Path:
-    """The folder that a study's name or path means: the path, else `./reports/NAME`."""
-    path = Path(name)
-    return path if len(path.parts) > 1 or (path / "study.yaml").is_file() else Path("reports") / path
-
-
 def create(folder: Path, settings: dict[str, Any], sampler: Any) -> Study:
     """A new study in `folder`; `settings` become its study.yaml."""
+    if set("?%#") & set(str(folder.resolve())):
+        raise InputError(f"{folder}: a study's path cannot hold ?, % or #; choose another name or folder")
+    if settings["storage"] is None:  # the database is the folder's own: whatever is interrupted here is made up for
+        files.write_yaml(folder / "study.yaml", settings)
+        return _connect(folder, settings, sampler)
+    study = _connect(folder, settings, sampler, new=True)
     files.write_yaml(folder / "study.yaml", settings)
-    return _connect(folder, settings, sampler)
+    return study
 
 
 def load(name: str | Path, sampler: Any = None) -> Study:
@@ -207,7 +180,7 @@ def load(name: str | Path, sampler: Any = None) -> Study:
     folder = folder_of(name)
     path = folder / "study.yaml"
     if not path.is_file():
-        raise InputError(f"there is no study '{name}' ({path} is missing){_known_studies(folder.parent)}")
+        raise InputError(f"there is no study '{name}' ({path} is missing){known_studies(folder.parent)}")
     settings = files.load_yaml(path).value
     version = settings.get("nasspace_study") if isinstance(settings, dict) else None
     if version != VERSION:
@@ -215,44 +188,64 @@ def load(name: str | Path, sampler: Any = None) -> Study:
             f"{path}: a study of version {version!r}, this nasspace reads version {VERSION}; "
             "search anew under another --study name"
         )
-    if settings.get("storage") is None and not (folder / "study.db").is_file():
+    missing = {"recipe", "limits", "space", "task", "name"} - settings.keys()
+    if missing:
+        raise InputError(f"{path}: '{missing.pop()}' is missing; the file is damaged: search anew")
+    begun = any((folder / part).exists() for part in ("trials.csv", "weights", "exports"))
+    if settings.get("storage") is None and begun and not (folder / "study.db").is_file():
         raise InputError(f"{folder / 'study.db'} is missing: the study's record is lost; search anew")
     return _connect(folder, settings, sampler)
 
 
-def _known_studies(parent: Path) -> str:
-    names = sorted(path.parent.name for path in parent.glob("*/study.yaml"))
-    return f"; {parent} holds: {', '.join(names)}" if names else ""
-
-
-def _connect(folder: Path, settings: Mapping[str, Any], sampler: Any) -> Study:
+def _connect(folder: Path, settings: Mapping[str, Any], sampler: Any, new: bool = False) -> Study:
+    """Open the record; one in a shared storage is made only for a `new` study, the folder's own when it is missing."""
     with errors_of_storage(folder):
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # nasspace shows its own progress
-        storage = settings.get("storage") or f"sqlite:///{(folder / 'study.db').resolve()}"
+        name, url = settings["name"], settings.get("storage")
+        if url and not new:
+            return Study(folder, settings, optuna.load_study(study_name=name, storage=url, sampler=sampler))
         objectives = settings["recipe"]["objectives"]
         record = optuna.create_study(
-            study_name=settings["name"],
-            storage=storage,
+            study_name=name,
+            storage=url or _own_storage(folder / "study.db"),
             sampler=sampler,
             directions=["maximize" if name in MAXIMISED else "minimize" for name in objectives],
-            load_if_exists=True,
+            load_if_exists=not url,
         )
     return Study(folder, settings, record)
 
 
+def _own_storage(path: Path) -> Any:
+    """The SQLite file of a study: a write-ahead log, which a killed process cannot harm and which commits quickly."""
+    import optuna
+    import sqlalchemy
+
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
+    storage.engine.dispose()
+
+    @sqlalchemy.event.listens_for(storage.engine, "connect")
+    def _log_ahead(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    return storage
+
+
 @contextlib.contextmanager
 def errors_of_storage(folder: Path) -> Iterator[None]:
-    """What a database can do to us, as one message: unreachable, full, damaged, not writable."""
+    """What a database can do to us, as one message: unreachable, full, damaged, not writable, without its driver."""
     import sqlalchemy.exc
-    from optuna.exceptions import StorageInternalError
+    from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 
     try:
         yield
     except NasspaceError:
         raise
-    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, OSError) as error:
+    except DuplicatedStudyError:
+        raise InputError(f"{folder}: its storage holds a study of this name already; choose another --study") from None
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, ImportError, KeyError) as error:
         cause = error.__cause__ or error
         reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]
         raise InputError(
@@ -262,9 +255,9 @@ def errors_of_storage(folder: Path) -> Iterator[None]:
 
 def extend(study: Study, settings: dict[str, Any]) -> None:
     """Go on with a finished or stopped study under a larger (or smaller) number of trials."""
+    study.record.set_user_attr(FINISHED, False)
     files.write_yaml(study.folder / "study.yaml", settings)
     study.settings = settings
-    study.record.set_user_attr(FINISHED, False)
 
 
 def write_tables(study: Study) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 SCALARS = ("depth", "width", "resolution", "out")  # numbers that say how large a network is
 PLACE = re.compile(r"(?<![^.])\d+(?![^.])|\d+$")  # the stage and the layer in a choice's name
-LINEAR = (1.0, 0.3, 0.2, 0.2)
-WEIGHT, SMOOTH, SPREAD = 1.0, 0.5, 1.0  # prior modes of a, w, s, and the spread of their logarithms
+LINEAR, WEIGHT, SMOOTH = (1.0, 0.3, 0.2, 0.2), 1.0, 0.5  # prior modes of a, w and s
+SPREAD = 1.0  # of the priors on their logarithms
+MOST, ENOUGH = 1000, 200  # observations that are used, the latest; and of them to fit the parameters on
 
 
 class Features:
@@ -58,7 +59,8 @@ class Features:
         rows = [self._row(architecture) for architecture in architectures]
         figures, sizes = (np.array(part, float) for part in zip(*((row[0], row[1]) for row in rows), strict=True))
         chosen = np.array([positions for *_, positions in rows], int)
-        places = np.hstack([code[column] for code, column in zip(self.codes, chosen.T, strict=True)])
+        coded = [code[column] for code, column in zip(self.codes, chosen.T, strict=True)]
+        places = np.hstack([np.zeros((len(rows), 0)), *coded])
         return [figures, sizes, places @ self.families, places]
 
     def _row(self, architecture: Architecture) -> tuple[list[float], list[float], list[int]]:
@@ -118,38 +120,41 @@ def _scale(block: np.ndarray, each: bool) -> tuple[np.ndarray, np.ndarray]:
     return block.mean(axis=0), factor
 
 
+class Parameters(NamedTuple):
+    """Of the kernel: weights of the linear parts and of the distances, a group each; of the smooth part; noise."""
+
+    a: np.ndarray
+    w: np.ndarray
+    s: float
+    noise: float
+
+
 class GaussianProcess:
     """A Gaussian process whose kernel is a sum over groups of features, fitted by its posterior mode.
 
     k(x, x') = 1/2 + sum_g a_g x_g.x'_g + s Matern52(sum_g w_g |x_g - x'_g|^2), plus noise, on standardised values.
-    The logarithms of a, w, s and the noise have normal priors, so that five observations are enough to start.
+    The logarithms of a, w, s and the noise have normal priors, so that a handful of observations is enough to start.
     """
 
     def __init__(self, groups: Sequence[np.ndarray], values: np.ndarray, noise: float = 0.05, spread: float = 1e-6):
         """`values` of shape (observations,); prior guesses: `noise`'s share of their variance, their least `spread`."""
-        from scipy.optimize import minimize
-
-        self.groups = list(groups)
+        self.groups = [group[-MOST:] for group in groups]
+        values = values[-MOST:]
         self.mean, self.scale = float(values.mean()), max(float(values.std()), spread)
-        self.target = (values - self.mean) / self.scale
-        self.products = np.array([group @ group.T for group in groups])
-        self.distances = np.array([_squared(group, group) for group in groups])
-        count = len(groups)
-        self.prior = np.log([*LINEAR[:count]] + [WEIGHT] * count + [SMOOTH, noise])
-        found = minimize(self._loss, self.prior, jac=True, method="L-BFGS-B", options={"maxiter": 50})
-        self.a, self.w, self.s, self.noise = self._split(found.x)
-        kernel, _, _ = self._kernel(self.products, self.distances)
-        self.root = np.linalg.cholesky(kernel + (self.noise + 1e-8) * np.eye(len(values)))
-        self.weights = _solve(self.root, self.target)
+        target = (values - self.mean) / self.scale
+        some = np.linspace(0, len(values) - 1, min(len(values), ENOUGH)).astype(int)
+        self.parameters = _mode([group[some] for group in self.groups], target[some], noise)
+        kernel, _, _ = _kernel(self.parameters, *_compared(self.groups, self.groups))
+        self.root = np.linalg.cholesky(kernel + self.parameters.noise * np.eye(len(values)))
+        self.weights = _solve(self.root, target)
 
     def predict(self, groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation, without the noise of a measurement, each of shape (architectures,)."""
         from scipy.linalg import solve_triangular
 
-        products = np.array([group @ own.T for group, own in zip(groups, self.groups, strict=True)])
-        distances = np.array([_squared(group, own) for group, own in zip(groups, self.groups, strict=True)])
-        kernel, _, _ = self._kernel(products, distances)
-        own = 0.5 + sum(a * (group**2).sum(axis=1) for a, group in zip(self.a, groups, strict=True)) + self.s
+        a, _, s, _ = self.parameters
+        kernel, _, _ = _kernel(self.parameters, *_compared(groups, self.groups))
+        own = 0.5 + sum(share * (group**2).sum(axis=1) for share, group in zip(a, groups, strict=True)) + s
         left = solve_triangular(self.root, kernel.T, lower=True)
         variance = np.maximum(own - (left**2).sum(axis=0), 1e-10)
         return self.mean + self.scale * (kernel @ self.weights), self.scale * np.sqrt(variance)
@@ -157,41 +162,59 @@ class GaussianProcess:
     @property
     def noise_deviation(self) -> float:
         """The standard deviation of a measurement's noise, in the units of the values."""
-        return self.scale * float(np.sqrt(self.noise))
-
-    def _split(self, logs: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]:
-        parameters, count = np.exp(logs), len(self.groups)
-        return parameters[:count], parameters[count : 2 * count], parameters[-2], parameters[-1]
-
-    def _kernel(self, products: np.ndarray, distances: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The kernel, its smooth part over s, and the smooth part's derivative by the squared distance, over s."""
-        r = np.sqrt(5 * np.maximum(np.tensordot(self.w, distances, 1), 1e-12))
-        smooth, slope = (1 + r + r**2 / 3) * np.exp(-r), -5 / 6 * (1 + r) * np.exp(-r)
-        return 0.5 + np.tensordot(self.a, products, 1) + self.s * smooth, smooth, slope
-
-    def _loss(self, logs: np.ndarray) -> tuple[float, np.ndarray]:
-        """The negative log posterior and its gradient (Rasmussen and Williams 2006, eq. 5.8 and 5.9)."""
-        self.a, self.w, self.s, self.noise = self._split(logs)
-        kernel, smooth, slope = self._kernel(self.products, self.distances)
-        identity = np.eye(len(self.target))
-        root = np.linalg.cholesky(kernel + (self.noise + 1e-8) * identity)
-        weights = _solve(root, self.target)
-        loss = 0.5 * self.target @ weights + np.log(np.diag(root)).sum()
-        outer = 0.5 * (_solve(root, identity) - np.outer(weights, weights))
-        gradient = np.concatenate(
-            [
-                self.a * np.tensordot(self.products, outer, 2),
-                self.w * np.tensordot(self.distances, outer * self.s * slope, 2),
-                [self.s * (outer * smooth).sum(), self.noise * np.trace(outer)],
-            ]
-        )
-        off = (logs - self.prior) / SPREAD**2
-        return loss + 0.5 * off @ (logs - self.prior), gradient + off
+        return self.scale * math.sqrt(self.parameters.noise)
 
 
-def _squared(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None]
-    return np.maximum(squares - 2 * left @ right.T, 0)
+def _mode(groups: Sequence[np.ndarray], target: np.ndarray, noise: float) -> Parameters:
+    """The most probable parameters."""
+    from scipy.optimize import minimize
+
+    prior = np.log([*LINEAR[: len(groups)], *[WEIGHT] * len(groups), SMOOTH, noise])
+    given = (prior, *_compared(groups, groups), target)
+    bounds = [(mode - 6 * SPREAD, mode + 6 * SPREAD) for mode in prior]
+    found = minimize(_loss, prior, given, "L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": 50})
+    return _parameters(found.x)
+
+
+def _parameters(logs: np.ndarray) -> Parameters:
+    values, count = np.exp(logs), len(logs) // 2 - 1
+    return Parameters(values[:count], values[count : 2 * count], float(values[-2]), float(values[-1]))
+
+
+def _kernel(
+    parameters: Parameters, products: np.ndarray, distances: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The kernel, its smooth part over s, and the smooth part's derivative by the squared distance, over s."""
+    a, w, s, _ = parameters
+    r = np.sqrt(5 * np.maximum(np.tensordot(w, distances, 1), 1e-12))
+    smooth, slope = (1 + r + r**2 / 3) * np.exp(-r), -5 / 6 * (1 + r) * np.exp(-r)
+    return 0.5 + np.tensordot(a, products, 1) + s * smooth, smooth, slope
+
+
+def _loss(
+    logs: np.ndarray, prior: np.ndarray, products: np.ndarray, distances: np.ndarray, target: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """The negative log posterior and its gradient (Rasmussen and Williams 2006, eq. 5.8 and 5.9)."""
+    parameters = _parameters(logs)
+    a, w, s, noise = parameters
+    kernel, smooth, slope = _kernel(parameters, products, distances)
+    identity = np.eye(len(target))
+    root = np.linalg.cholesky(kernel + noise * identity)
+    weights = _solve(root, target)
+    outer = 0.5 * (_solve(root, identity) - np.outer(weights, weights))
+    by_a, by_w = a * np.tensordot(products, outer, 2), w * np.tensordot(distances, outer * s * slope, 2)
+    gradient = np.concatenate([by_a, by_w, [s * (outer * smooth).sum(), noise * np.trace(outer)]])
+    off = (logs - prior) / SPREAD**2
+    loss = 0.5 * target @ weights + np.log(np.diag(root)).sum() + 0.5 * off @ (logs - prior)
+    return loss, gradient + off
+
+
+def _compared(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Inner products and squared distances of rows, each of shape (groups, left rows, right rows)."""
+    products = np.array([one @ other.T for one, other in zip(left, right, strict=True)])
+    squares = [[(group**2).sum(axis=1) for group in side] for side in (left, right)]
+    sums = np.array([one[:, None] + other for one, other in zip(*squares, strict=True)])
+    return products, np.maximum(sums - 2 * products, 0)
 
 
 def _solve(root: np.ndarray, right: np.ndarray) -> np.ndarray:

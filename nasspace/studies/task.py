@@ -11,7 +11,7 @@ from typing import Any
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError, nearest
 from nasspace.space import Space
-from nasspace.studies import evaluate, recipe
+from nasspace.studies import evaluate
 from nasspace.studies import study as records
 from nasspace.studies.recipe import Recipe
 
@@ -32,6 +32,12 @@ class Task:
     def of_data(cls, asked: Recipe, space: Space | str | Path) -> Task:
         from nasspace.accuracy.data import load_data
 
+        asked = asked.model_copy(
+            update={
+                "data": _absolute(asked.data),
+                "data_dir": asked.data_dir and str(Path(asked.data_dir).expanduser().absolute()),
+            }
+        )
         resolution = asked.resolution
         given = space if isinstance(space, Space) else Space.load(space, resolution=resolution)
         data = load_data(
@@ -53,7 +59,10 @@ class Task:
 
     @classmethod
     def of_function(cls, asked: Recipe, space: Space | str | Path, evaluator: Evaluator, known: Any) -> Task:
-        given = space if isinstance(space, Space) else Space.load(space, resolution=asked.resolution)
+        given = space if isinstance(space, Space) else Space.load(space)
+        if asked.resolution:
+            channels = given.plan.input[0]
+            given = Space(given.document, classes=given.classes, resolution=asked.resolution, channels=channels)
         scorer = evaluate.FromFunction(evaluator, known, asked.objectives, asked.limits.given())
         return cls(asked, given, None, scorer)
 
@@ -84,7 +93,7 @@ class Task:
                 "fingerprint": data.fingerprint,
             },
             "accuracy_is_of": f"held-out training images at {size}" if data else "the evaluator given",
-            "recipe": {**asked.model_dump(mode="json", exclude={"limits"}), "limits": recipe.as_written(asked.limits)},
+            "recipe": asked.as_written(),
             "limits": asked.limits.given(),
             "evaluator": None if data else getattr(self.scorer.function, "__qualname__", "function"),
             "storage": storage,
@@ -111,9 +120,34 @@ def check_names(asked: Recipe) -> None:
     for kind, name, known in (("sampler", asked.sampler, SAMPLERS), ("runtime", asked.runtime, RUNTIMES)):
         if name not in known:
             raise InputError(f"'{name}' is not a {kind}{nearest(name, known)}")
-    unmeasured = {"accuracy"} & set(asked.objectives)
-    if not unmeasured and len(asked.objectives) < 2:
-        raise InputError(f"objectives: {asked.objectives[0]} alone needs no search; add accuracy")
+    if asked.objectives == ("latency",) or not {"accuracy", "latency"} & set(asked.objectives):
+        raise InputError(f"objectives: {', '.join(asked.objectives)} alone is no search; add accuracy")
+    check_device(asked.device)
+
+
+def check_device(name: str) -> None:
+    """A device that is not here is an `InputError`, before any work."""
+    import torch
+
+    kind = name.partition(":")[0]
+    if kind not in ("cpu", "cuda", "mps"):
+        raise InputError(f"device: '{name}' is not a device{nearest(kind, ('cpu', 'cuda', 'mps'))}")
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here[kind]:
+        raise InputError(f"device: PyTorch finds no {kind} on this machine; choose cpu")
+
+
+def _without_name(part: Any) -> Any:
+    """A part of the settings but its name: data that was moved is the same data."""
+    return {key: value for key, value in part.items() if key != "name"} if isinstance(part, dict) else part
+
+
+def _absolute(text: str) -> str:
+    """The path in `imagefolder:DIR` or `parquet:FILE` made absolute, so that any working folder resumes."""
+    kind, colon, path = text.partition(":")
+    if colon and kind in ("imagefolder", "parquet"):
+        return f"{kind}:{Path(path).expanduser().absolute()}"
+    return text
 
 
 def refuse_other(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -123,10 +157,13 @@ def refuse_other(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
         was = old["space"]["name"]
         raise InputError(f"{folder}: this study searches another space ('{was}'); {remedy}")
     for part in ("task", "data", "limits", "evaluator"):
-        if old[part] != new[part]:
-            raise InputError(f"{folder}: this study has another {part} ({old[part]}, now {new[part]}); {remedy}")
-    free = {"trials", "time_budget", "name", "description", "data"}
-    for key in new["recipe"].keys() - free:
+        was, now = _without_name(old[part]), _without_name(new[part])
+        if was != now:
+            raise InputError(f"{folder}: this study has another {part} ({was}, now {now}); {remedy}")
+    if new["storage"] and old["storage"] != new["storage"]:
+        raise InputError(f"{folder}: this study's storage is {old['storage'] or 'its own study.db'}; {remedy}")
+    free = {"trials", "time_budget", "name", "description", "data", "data_dir", "limits"}
+    for key in sorted(new["recipe"].keys() - free):
         was, now = old["recipe"].get(key), new["recipe"][key]
         if was != now:
             raise InputError(f"{folder}: this study was begun with {key} {was!r}, not {now!r}; {remedy}")

@@ -55,6 +55,7 @@ def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
     return all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
+@pytest.mark.slow
 def test_a_tiny_network_learns_digits(digits):
     model = network()
     trained = train(model, digits, Fidelity(8, 8))

@@ -51,9 +51,7 @@ def main(seeds: int = 3, trials: int = 16, space: str = "shuffle", resolution: i
     everything = [point for run in found.values() for point in run]
     reference = [0.0, *(max(p[i] for p in everything) + 0.1 for i in (1, 2))]
     whole = pareto.hypervolume(everything, reference)
-    print(
-        f"\n{space} at {resolution}x{resolution} on digits, {trials} trials, {seeds} seeds: share of all runs' hypervolume"
-    )
+    print(f"\n{space} at {resolution}x{resolution}, {trials} trials, {seeds} seeds: share of the hypervolume of all")
     for sampler in SAMPLERS:
         shares = [pareto.hypervolume(found[sampler, seed], reference) / whole for seed in range(seeds)]
         spread = statistics.stdev(shares) if seeds > 1 else 0.0

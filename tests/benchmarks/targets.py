@@ -89,8 +89,8 @@ def main(trials: int = 6, space: str = "shuffle") -> None:
                 assert not any(row["accuracy"] for row in rejected), "what is over the limit is not trained"
                 print(
                     f"{head}: {found['evaluated']} evaluated, {found['rejected']} rejected untrained; "
-                    f"front of {len(again)}, {inside} inside when measured afresh (largest {max(again):.3g} ms), best accuracy "
-                    f"{max(member['accuracy'] for member in found['front']):.4f}",
+                    f"front of {len(again)}, {inside} inside when measured afresh (largest {max(again):.3g} ms), "
+                    f"best accuracy {max(member['accuracy'] for member in found['front']):.4f}",
                     flush=True,
                 )
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from pandas.testing import assert_frame_equal
@@ -17,8 +18,9 @@ import nasspace
 from nasspace import cost
 from nasspace.errors import InputError, NothingFound
 from nasspace.space import Space
-from nasspace.studies import pareto
+from nasspace.studies import loop, pareto, places
 from nasspace.studies import study as records
+from nasspace.studies.evaluate import Outcome
 
 SPACE = """
 name: little
@@ -69,7 +71,7 @@ def test_a_search_evaluates_each_network_once_and_gives_the_front(space, sampler
     trials, front = study.trials(), study.front()
     best = pareto.front([[-r.accuracy, r.latency_ms, r.flops] for r in trials.itertuples()])
     assert sorted(front["id"]) == sorted(trials["id"][best])
-    assert (records.folder_of("s") / "front.csv").is_file()
+    assert (places.folder_of("s") / "front.csv").is_file()
     assert study.document()["front"][0]["architecture"]["layers"]
 
 
@@ -77,7 +79,8 @@ def test_a_search_evaluates_each_network_once_and_gives_the_front(space, sampler
 def test_the_same_seed_gives_the_same_study(space, sampler):
     first = digests(found(space, sampler=sampler, study="a", seed=3))
     assert digests(found(space, sampler=sampler, study="b", seed=3)) == first
-    assert digests(found(space, sampler=sampler, study="c", seed=4)) != first
+    if sampler != "gain":  # which looks at every network of a space as small as this, whatever the seed
+        assert digests(found(space, sampler=sampler, study="c", seed=4)) != first
 
 
 def test_known_limits_are_never_evaluated_over(space):
@@ -177,3 +180,97 @@ def test_killed_at_any_moment_it_ends_in_the_same_study(space, sampler):
     fronts = [study.front().drop(columns="architecture") for study in (killed, undisturbed)]  # it holds the name
     for one, other in (fronts, (killed.trials(), undisturbed.trials())):
         assert_frame_equal(one.drop(columns="seconds"), other.drop(columns="seconds"))
+
+
+def test_a_time_budget_ends_a_search_and_can_be_raised(space):
+    def slow(architecture):
+        time.sleep(0.05)
+        return scored(architecture)
+
+    study = found(space, trials=500, evaluator=slow, time_budget="1s", sampler="random")
+    assert 0 < study.evaluated < 100
+    assert found(space, trials=500, evaluator=slow, time_budget="1s", sampler="random").evaluated > study.evaluated - 1
+
+
+class Failing:
+    """An evaluator as the project's own, one of whose trainings fails."""
+
+    known: ClassVar = {"flops": flops}
+
+    def __init__(self, fails):
+        self.fails = fails
+
+    def __call__(self, architecture):
+        if architecture.digest in self.fails:
+            raise RuntimeError("out of memory")
+        return Outcome(scored(architecture))
+
+
+def test_a_failed_training_is_left_and_the_search_goes_on(space, monkeypatch):
+    first = digests(found(space, study="whole"))
+    monkeypatch.setattr(loop.Task, "of_function", classmethod(lambda cls, asked, space, *_: failing(cls, asked, space)))
+
+    def failing(cls, asked, space):
+        task = cls(asked, space, None, Failing({first[6]}))
+        task.scorer.function = scored
+        return task
+
+    study = found(space)
+    assert study.evaluated == 8
+    assert first[6] not in digests(study)
+    assert len(study.frozen("FAIL")) == 1
+
+
+def test_a_study_killed_before_its_database_was_made_begins(space):
+    found(space, study="whole")
+    folder = Path("reports/s")
+    folder.mkdir(parents=True)
+    (folder / "study.yaml").write_text(Path("reports/whole/study.yaml").read_text().replace("name: whole", "name: s"))
+    (folder / ".study.yaml.abc").write_text("half")
+    assert found(space).evaluated == 8
+
+
+def test_a_record_that_was_lost_is_not_begun_anew(space):
+    study = found(space)
+    for path in study.folder.glob("study.db*"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"study\.db is missing"):
+        records.load("s")
+
+
+def test_a_damaged_study_is_named(space):
+    study = found(space)
+    path = study.folder / "study.yaml"
+    path.write_text("nasspace_study: 1\nname: s\n")
+    with pytest.raises(InputError, match="damaged"):
+        records.load("s")
+
+
+def test_a_shared_storage_keeps_studies_apart(space, tmp_path):
+    url = "sqlite:///shared.db"
+    study = found(space, storage=url)
+    assert study.evaluated == 8
+    with pytest.raises(InputError, match="holds a study of this name already"):
+        found(space, storage=url, study=tmp_path / "elsewhere" / "s")
+    os.chdir(tmp_path.parent)
+    assert records.load(tmp_path / "reports" / "s").evaluated == 8, "a relative path is found from anywhere"
+
+
+def test_latency_against_flops_needs_no_accuracy(space):
+    def measured(architecture):
+        return {"latency": scored(architecture)["latency"]}
+
+    study = found(space, evaluator=measured, objectives=["latency", "flops"])
+    assert study.evaluated == 8
+    assert len(study.front())
+
+
+def test_an_accuracy_in_percent_is_refused(space):
+    with pytest.raises(InputError, match="fraction"):
+        found(space, evaluator=lambda architecture: {**scored(architecture), "accuracy": 93.0})
+
+
+def test_two_processes_do_not_search_one_study(space):
+    study = found(space)
+    with places.alone(study.folder), pytest.raises(InputError, match="another process"):
+        found(space, trials=9)

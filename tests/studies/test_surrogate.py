@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from nasspace.studies import surrogate
 from nasspace.studies.surrogate import Features, GaussianProcess
 
 OPTIONS = {
@@ -27,8 +28,9 @@ def test_blocks_of_features() -> None:
     deep = an_architecture(stages_0_depth=2, stages_0_0_block=0, stages_0_1_block=0, stages_1_0_block=1)
     shallow = an_architecture(stages_0_depth=1, stages_0_0_block=1, stages_1_0_block=1)
     features = Features(OPTIONS, {"flops": lambda a: np.e if a is deep else 1.0}, [deep, shallow])
-    sizes, counts, places = features._blocks([deep, shallow])
-    assert sizes.tolist() == [[1, 2], [0, 1]]  # the logarithm of the FLOPs, the depth
+    figures, sizes, counts, places = features._blocks([deep, shallow])
+    assert figures.tolist() == [[1], [0]]  # the logarithm of the FLOPs
+    assert sizes.tolist() == [[2], [1]]  # the depth
     assert counts.tolist() == [[2, 1, 2, 0], [0, 2, 0, 1]]  # blocks of the whole network, blocks of stage 0
     assert places.shape == (2, 2 + 2 + 2 + 2 + 4)
     assert not places[:, -4:].any()  # groups that no choice reached
@@ -37,7 +39,7 @@ def test_blocks_of_features() -> None:
 def test_numbers_have_a_rank_and_blocks_have_none() -> None:
     some = [an_architecture(), SimpleNamespace(choices={"stages.0.0.shuffle_v1.groups": 8}, digest="8")]
     features = Features(OPTIONS, {}, some)
-    assert features._blocks(some)[2][1, -4:].tolist() == [0, 0, 1, 1]
+    assert features._blocks(some)[3][1, -4:].tolist() == [0, 0, 1, 1]
 
 
 def test_random_networks_are_at_distance_one_in_each_group() -> None:
@@ -68,9 +70,12 @@ def test_the_gradient_is_that_of_the_loss() -> None:
     from scipy.optimize import check_grad
 
     groups, values = some_data()
-    process = GaussianProcess(groups, values)
-    for at in (process.prior, process.prior + 0.3):
-        off = check_grad(lambda logs: process._loss(logs)[0], lambda logs: process._loss(logs)[1], at)
+    prior = np.log(np.full(6, 0.3))
+    given = (prior, *surrogate._compared(groups, groups), values)
+    for at in (prior, prior + 0.5):
+        off = check_grad(
+            lambda *all_of: surrogate._loss(*all_of)[0], lambda *all_of: surrogate._loss(*all_of)[1], at, *given
+        )
         assert off < 1e-4
 
 
@@ -80,12 +85,13 @@ def test_predictions_equal_scikit_learns_of_the_same_kernel() -> None:
 
     groups, values = some_data()
     process = GaussianProcess(groups[:1], values)
+    (a,), (w,), s, noise = process.parameters
     kernel = (
         ConstantKernel(0.5)
-        + ConstantKernel(process.a[0]) * DotProduct(sigma_0=1e-6)
-        + ConstantKernel(process.s) * Matern(1 / np.sqrt(process.w[0]), nu=2.5)
+        + ConstantKernel(a) * DotProduct(sigma_0=1e-6)
+        + ConstantKernel(s) * Matern(1 / np.sqrt(w), nu=2.5)
     )
-    peer = GaussianProcessRegressor(kernel, alpha=process.noise, optimizer=None)
+    peer = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None)
     peer.fit(groups[0], (values - values.mean()) / values.std())
     at = some_data(50)[0][0]
     mean, deviation = process.predict([at])

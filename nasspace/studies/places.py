@@ -1,0 +1,44 @@
+"""Where a study lies, and that one process at a time writes into it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from nasspace.errors import InputError
+
+
+def folder_of(name: str | Path) -> Path:
+    """The folder that a study's name or path means: the path, else `./reports/NAME`."""
+    if not str(name).strip():
+        raise InputError("a study needs a name")
+    path = Path(name)
+    named = isinstance(name, str) and not {os.sep, "/"} & set(name) and name not in (".", "..")
+    return Path("reports") / path if named and not (path / "study.yaml").is_file() else path
+
+
+def known_studies(parent: Path) -> str:
+    """The studies beside a missing one, as the end of its error."""
+    names = sorted(path.parent.name for path in parent.glob("*/study.yaml"))
+    return f"; {parent} holds: {', '.join(names)}" if names else ""
+
+
+def storage_url(url: str | None) -> str | None:
+    """A storage's URL; the path of an SQLite file made absolute, so that any working folder finds it."""
+    if url and url.startswith("sqlite:///"):
+        return f"sqlite:///{Path(url.removeprefix('sqlite:///')).expanduser().absolute()}"
+    return url
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process a study: the lock is the operating system's, and goes with the process however it ends."""
+    import filelock
+
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            yield
+    except filelock.Timeout:
+        raise InputError(f"{folder}: another process is searching this study; wait for it") from None

@@ -1,0 +1,50 @@
+"""A trial as a row of the tables: its columns, and its values as JSON has them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import optuna
+
+MAXIMISED = {"accuracy"}
+COLUMNS = {  # objective or limit: its column in the tables
+    "accuracy": "accuracy",
+    "latency": "latency_ms",
+    "flops": "flops",
+    "params": "params",
+    "memory_access": "memory_access",
+}
+TRIAL_COLUMNS = [
+    "id", "digest", "state", *COLUMNS.values(), "latency_low_ms", "latency_high_ms", "latency_contended",
+    "seconds", "reason",
+]  # fmt: skip
+
+
+def row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """One trial as a row of TRIAL_COLUMNS."""
+    attributes = trial.user_attrs
+    latency = attributes.get("latency_interval") or {}
+    return {
+        "id": trial.number,
+        "digest": attributes.get("digest"),
+        "state": "evaluated" if trial.state.name == "COMPLETE" else "rejected",
+        **{column: attributes.get("values", {}).get(name) for name, column in COLUMNS.items()},
+        "latency_low_ms": latency.get("low_ms"),
+        "latency_high_ms": latency.get("high_ms"),
+        "latency_contended": latency.get("contended"),
+        "seconds": attributes.get("seconds"),
+        "reason": attributes.get("reason", ""),
+    }
+
+
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the front as JSON has it: whole counts, nothing where there is no number."""
+    plain = {}
+    for key, value in row.items():
+        missing = value is None or value != value
+        whole = key in ("id", "flops", "params", "memory_access") and not missing and value == int(value)
+        plain[key] = None if missing else int(value) if whole else value
+    return {**plain, "architecture": json.loads(row["architecture"])}
