@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable
 
 
+MOST_NAMED = 20
+
+
 class NasspaceError(Exception):
     """An error of nasspace's own; the message is written for the person at the keyboard."""
 
@@ -46,4 +49,5 @@ def nearest(name: object, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{near[0]}'?"
-    return f"; known: {', '.join(names)}" if names else ""
+    shown = ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
+    return f"; known: {shown}" if names else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 
 import typer
@@ -36,7 +35,6 @@ def run(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         status = app(args=arguments or ["--help"], prog_name="nas", standalone_mode=False)
-        sys.stdout.flush()  # so that a reader who has left is noticed here
         return status if isinstance(status, int) else 0
     except NasspaceError as error:
         return _said(str(error), error.exit_status)
@@ -46,9 +44,6 @@ def run(arguments: list[str] | None = None) -> int:
         return _said("interrupted; what is finished is kept, `nas resume` goes on", INTERRUPTED)
     except USAGE_ERRORS as error:
         return _said(f"{error.format_message()} (`nas --help`, `nas VERB --help`)", BAD_INPUT)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has left
-        return 0
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("sqlalchemy", "optuna") and not isinstance(error, OSError):
             raise
