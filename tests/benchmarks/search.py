@@ -1,6 +1,6 @@
-"""Whole searches on `digits` at equal trials: the project's sampler, random search, Optuna's TPE.
+"""Whole searches on `digits` at equal trials: the default sampler beside random search, or others that are named.
 
-    python tests/benchmarks/search.py [SEEDS] [TRIALS] [SPACE] [RESOLUTION]
+    python tests/benchmarks/search.py [SEEDS] [TRIALS] [SPACE] [RESOLUTION] [SAMPLER,SAMPLER,...]
 
 Hypervolume of (accuracy, log latency, log FLOPs) over one common reference for all runs, divided by that of all
 networks of all runs together; mean and standard deviation over the seeds. Latencies come from one cache, so that the
@@ -20,20 +20,21 @@ import nasspace
 from nasspace.latency.cache import machine
 from nasspace.studies import pareto
 
-SAMPLERS = ("gain", "random", "tpe")
-
 
 def points(trials) -> list[list[float]]:
     rows = trials[trials["state"] == "evaluated"]
     return [[-row.accuracy, math.log(row.latency_ms), math.log(row.flops)] for row in rows.itertuples()]
 
 
-def main(seeds: int = 3, trials: int = 16, space: str = "shuffle", resolution: int = 32) -> None:
+def main(
+    seeds: int = 3, trials: int = 12, space: str = "shuffle", resolution: int = 224, named: str = "gain,random"
+) -> None:
     print(machine())
+    samplers = named.split(",")
     found: dict[tuple[str, int], list[list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(seeds):
-            for sampler in SAMPLERS:
+            for sampler in samplers:
                 began = time.perf_counter()
                 study = nasspace.search(
                     space,
@@ -52,11 +53,11 @@ def main(seeds: int = 3, trials: int = 16, space: str = "shuffle", resolution: i
     reference = [0.0, *(max(p[i] for p in everything) + 0.1 for i in (1, 2))]
     whole = pareto.hypervolume(everything, reference)
     print(f"\n{space} at {resolution}x{resolution}, {trials} trials, {seeds} seeds: share of the hypervolume of all")
-    for sampler in SAMPLERS:
+    for sampler in samplers:
         shares = [pareto.hypervolume(found[sampler, seed], reference) / whole for seed in range(seeds)]
         spread = statistics.stdev(shares) if seeds > 1 else 0.0
         print(f"{sampler:8} {statistics.mean(shares):.4f} +- {spread:.4f}  ({', '.join(f'{s:.4f}' for s in shares)})")
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:3]), *sys.argv[3:4], *map(int, sys.argv[4:5]))
+    main(*map(int, sys.argv[1:3]), *sys.argv[3:4], *map(int, sys.argv[4:5]), *sys.argv[5:6])
