@@ -19,11 +19,12 @@ from nasspace.studies.surrogate import Features
 if TYPE_CHECKING:
     from nasspace.architecture import Architecture
 
-LISTED = 5_000  # spaces up to this size are listed whole, and every architecture is a candidate each time
+LISTED = 2_000  # spaces up to this size are listed whole, and every architecture is a candidate each time
 SEARCHED = 20_000  # spaces up to this size are searched to the last architecture
 TRIES = 5_000  # random architectures of a larger space before it is given up
 LOOKED_AT, FRESH, BRED = 256, 32, 64  # candidates: random for the whole study, random, mutants of the front
 CLIMBS, PARENTS, CHILDREN = 48, 4, 4  # rounds uphill from the best candidates, and the mutants of a round
+DRAWN = 64  # candidates of which one of the first proposals is the nearest to its quantile of cost
 FEW, STEPS = 32, 40  # with fewer inside the known limits, so many rounds are bred towards them
 MORE = 0.3  # probability that a mutant differs in one choice more
 
@@ -55,6 +56,7 @@ class ExpectedGain:
         A function of the seed, `seen` and `number` alone, so that a search that was killed goes on unchanged.
         """
         rng = random.Random(f"{self.seed}/{number}")
+        self.features.forget()
         belief = Belief(self.features, self.objectives, self.limits, seen)
         pool = _Pool(self, {trial.architecture.digest for trial in seen})
         pool.add(self._looked_at)
@@ -90,9 +92,10 @@ class ExpectedGain:
 
     def _best(self, pool: _Pool, belief: Belief, rng: random.Random) -> Architecture:
         """The candidate of the largest expected gain, after some rounds uphill from the best of the pool."""
+        if not (belief.formed or belief.rejected):  # nothing to aim at yet: a quantile of cost, and chance
+            return belief.ranked(rng.sample(pool.inside, min(len(pool.inside), DRAWN)))[0][1]
         best = belief.ranked(pool.inside)
-        climbing = not self._listed and (belief.formed or belief.rejected)
-        for _ in range(CLIMBS if climbing else 0):
+        for _ in range(0 if self._listed else CLIMBS):
             children = pool.breed([architecture for _, architecture in best[:PARENTS]], PARENTS * CHILDREN, rng)
             best = sorted(best[:PARENTS] + belief.ranked(children), key=lambda pair: -pair[0])
         return best[0][1]

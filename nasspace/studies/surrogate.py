@@ -23,7 +23,7 @@ class Features:
     """An architecture as numbers, in four groups from coarse to fine: known figures, sizes, counts, every option.
 
     `options` is every choice of the space with its options, `known` the figures that are cheap (FLOPs, ...),
-    `sample` some architectures that set the scales. What is costly is memoised by digest.
+    `sample` some architectures that set the scales. All is memoised by digest until `forget`.
     """
 
     def __init__(
@@ -42,6 +42,11 @@ class Features:
         self._figures: dict[str, dict[str, float]] = {}
         self._rows: dict[str, tuple[list[float], list[float], list[int]]] = {}
         self.scales = [_scale(block, each=i < 3) for i, block in enumerate(self._blocks(sample))]
+        self._of_sample = (dict(self._figures), dict(self._rows))
+
+    def forget(self) -> None:
+        """Forget all but the sample: a proposal meets some hundred architectures that never come again."""
+        self._figures, self._rows = map(dict, self._of_sample)
 
     def figures(self, architecture: Architecture) -> dict[str, float]:
         """The known figures of an architecture, by name."""

@@ -1,6 +1,6 @@
 """Whole searches on `digits` at equal trials: the default sampler beside random search, or others that are named.
 
-    python tests/benchmarks/search.py [SEEDS] [TRIALS] [SPACE] [RESOLUTION] [SAMPLER,SAMPLER,...]
+    python tests/benchmarks/search.py [SEEDS] [TRIALS] [EPOCHS] [SPACE] [SAMPLER,SAMPLER,...]
 
 Hypervolume of (accuracy, log latency, log FLOPs) over one common reference for all runs, divided by that of all
 networks of all runs together; mean and standard deviation over the seeds. Latencies come from one cache, so that the
@@ -26,9 +26,7 @@ def points(trials) -> list[list[float]]:
     return [[-row.accuracy, math.log(row.latency_ms), math.log(row.flops)] for row in rows.itertuples()]
 
 
-def main(
-    seeds: int = 3, trials: int = 12, space: str = "shuffle", resolution: int = 224, named: str = "gain,random"
-) -> None:
+def main(seeds: int = 3, trials: int = 12, epochs: int = 8, space: str = "shuffle", named: str = "gain,random") -> None:
     print(machine())
     samplers = named.split(",")
     found: dict[tuple[str, int], list[list[float]]] = {}
@@ -42,7 +40,7 @@ def main(
                     trials=trials,
                     seed=seed,
                     sampler=sampler,
-                    resolution=resolution,
+                    fidelity={"resolution": 32, "epochs": epochs},
                     study=Path(folder) / f"{sampler}-{seed}",
                 )
                 found[sampler, seed] = points(study.trials())
@@ -52,7 +50,7 @@ def main(
     everything = [point for run in found.values() for point in run]
     reference = [0.0, *(max(p[i] for p in everything) + 0.1 for i in (1, 2))]
     whole = pareto.hypervolume(everything, reference)
-    print(f"\n{space} at {resolution}x{resolution}, {trials} trials, {seeds} seeds: share of the hypervolume of all")
+    print(f"\n{space} on digits, {trials} trials of {epochs} epochs, {seeds} seeds: share of the hypervolume of all")
     for sampler in samplers:
         shares = [pareto.hypervolume(found[sampler, seed], reference) / whole for seed in range(seeds)]
         spread = statistics.stdev(shares) if seeds > 1 else 0.0
@@ -60,4 +58,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:3]), *sys.argv[3:4], *map(int, sys.argv[4:5]), *sys.argv[5:6])
+    main(*map(int, sys.argv[1:4]), *sys.argv[4:6])
