@@ -50,6 +50,8 @@ class Display:
         self.report(kind, **event)
         if kind in ("outcome", "note", "start", "finishing"):
             printing.say(self.last)
+        elif kind == "trial":
+            printing.say(self.now)
 
     def _start(self, study: Any, task: Any) -> None:
         self.study, self.trials = study, task.recipe.trials
