@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nasspace import blocks
+from nasspace import initialisation as schemes
 from nasspace.architecture import Architecture, Layer
 from nasspace.errors import InputError
 
@@ -21,12 +22,15 @@ class Network(nn.Sequential):
         return x.flatten(1) if x.dim() == 4 and x.shape[2] == x.shape[3] == 1 else x
 
 
-def build(architecture: Architecture, *, seed: int = 0) -> Network:
+def build(architecture: Architecture, *, seed: int = 0, initialisation: str | None = None) -> Network:
     """The network of an architecture, initialised from `seed`: (batch, C, H, W) to (batch, classes).
 
-    Convolutions and linear layers of the library's own blocks start as in `initialise`; a user's own block
-    keeps the initialisation of its constructor. The global random state is left as it was.
+    The library's own blocks start as the scheme `initialisation` says (`nasspace.initialisation.names()`); without
+    one a published network, known by its name, starts as in its paper, and any other by Kaiming's normal. A user's
+    own block keeps the initialisation of its constructor. The global random state is left as it was. An unknown
+    scheme is an `InputError` with the nearest.
     """
+    initialise = schemes.of(architecture.name) if initialisation is None else schemes.load(initialisation)
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)  # `torch.manual_seed` also changes the accelerators'
         network = Network()
@@ -37,9 +41,8 @@ def build(architecture: Architecture, *, seed: int = 0) -> Network:
             module = make_block(layer, channels, i)
             network.append(module)
             channels = layer.out or channels
-        for block in network:
-            if type(block).__module__.startswith("nasspace.blocks."):
-                block.apply(initialise)
+        own = [block for block in network if type(block).__module__.startswith("nasspace.blocks.")]
+        initialise([part for block in own for part in block.modules()])
     return network
 
 
@@ -54,18 +57,6 @@ def make_block(layer: Layer, in_channels: int, position: int | None = None) -> n
         raise InputError(
             f"{where}: cannot be built with {in_channels} channels in, {layer.out} out: {reason}"
         ) from error
-
-
-def initialise(module: nn.Module) -> None:
-    """Convolutions: normal, Kaiming's fan-out; batch norm: 1 and 0; linear: normal, 0.01; biases: 0."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.ones_(module.weight)
-    elif isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, 0, 0.01)
-    if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
 
 
 def _shape(network: nn.Module, architecture: Architecture) -> tuple[int, ...]:

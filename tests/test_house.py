@@ -19,7 +19,7 @@ ORDER = """
 nasspace errors documents files
 blocks.options blocks.layers blocks.plain blocks.mobile blocks.sandglass blocks.shuffle blocks.fire blocks.heads
 blocks.registry blocks
-architecture plan grammar space network zoo counting ranges
+architecture plan grammar space initialisation network zoo counting ranges
 latency latency.convert latency.runtimes latency.cache latency.meter
 accuracy accuracy.settings accuracy.decoding accuracy.sources accuracy.images accuracy.tables accuracy.data
 accuracy.augmentation accuracy.training
