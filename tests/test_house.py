@@ -17,9 +17,11 @@ PACKAGE = ROOT / "nasspace"
 # A module imports only modules that stand before it here (a package's name stands for its __init__.py).
 ORDER = """
 nasspace errors documents files
-blocks.options blocks.layers blocks.plain blocks.mobile blocks.sandglass blocks.shuffle blocks.fire blocks.heads
+blocks.options blocks.layers blocks.plain blocks.mobile blocks.sandglass blocks.shuffle blocks.fire blocks.xception
+blocks.residual blocks.heads
 blocks.registry blocks
-architecture plan grammar space initialisation network zoo counting ranges
+architecture plan grammar space initialisation network
+zoo.parts zoo.figures zoo.classic zoo.mobile zoo.shuffle zoo counting ranges
 latency latency.convert latency.runtimes latency.cache latency.meter
 accuracy accuracy.settings accuracy.decoding accuracy.sources accuracy.images accuracy.tables accuracy.data
 accuracy.augmentation accuracy.training

@@ -101,7 +101,7 @@ def test_networks_of_one_count_differ():
         ("mobilenetv2_1.0", "'mobilenetv2_1.0' is not a published network; did you mean 'mobilenet_v2_1.0'?"),
         ("mobilenet_v2_0", "the width must be above 0 and at most 4"),
         ("mobilenet_v2_400", "the width must be above 0 and at most 4"),
-        ("shufflenet_v1_g2_0.5", "is not a published network"),  # 2 does not divide its widths
+        ("shufflenet_v1_g5_1.0", "is not a published network"),
         ("squeezenet_1.1_bypass", "did you mean 'squeezenet_1.0_bypass'?"),
         ("shufflenet_v2_1x0", "did you mean 'shufflenet_v2_1.0'?"),
         ("", "is not a published network"),

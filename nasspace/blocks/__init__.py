@@ -14,10 +14,10 @@ None there means that another key of the result stands for the option (a ratio: 
 
 from __future__ import annotations
 
-from nasspace.blocks import fire, heads, mobile, plain, sandglass, shuffle
+from nasspace.blocks import fire, heads, mobile, plain, residual, sandglass, shuffle, xception
 from nasspace.blocks.registry import REQUIRED, Block, get, known, register, settle, validated
 
-for _module in (plain, mobile, sandglass, shuffle, fire, heads):
+for _module in (plain, mobile, sandglass, shuffle, fire, xception, residual, heads):
     for _name, _class in _module.BLOCKS.items():
         register(_name, _class)
 

@@ -13,6 +13,7 @@ ACTIVATIONS = {
     "hard_swish": nn.Hardswish,
     "silu": nn.SiLU,
     "gelu": nn.GELU,
+    "elu": nn.ELU,
     "sigmoid": nn.Sigmoid,
     "hard_sigmoid": nn.Hardsigmoid,
 }
@@ -88,6 +89,25 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
         return x.transpose(3, 4).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
     x = x.reshape(batch, groups, channels // groups, height, width)
     return x.transpose(1, 2).reshape(batch, channels, height, width)
+
+
+def possible_skip(skip: str, in_channels: int, out_channels: int, stride: int) -> str:
+    """The skip that can exist: none where the width changes, no identity at a stride."""
+    if in_channels != out_channels or (skip == "identity" and stride != 1):
+        return "none"
+    return skip
+
+
+def skipped(skip: str, stride: int) -> nn.Module | None:
+    """The module of a skip: nothing to do, 3x3 average pooling (MnasNet's), or None."""
+    if skip == "none":
+        return None
+    return nn.AvgPool2d(3, stride, 1) if skip == "pool" else nn.Identity()
+
+
+def squeezed_width(channels: int, se: float) -> int:
+    """That share of a width, at least 1: the inner width of squeeze-and-excitation."""
+    return max(1, share_of(channels, se))
 
 
 class SqueezeExcite(nn.Module):

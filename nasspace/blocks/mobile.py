@@ -6,15 +6,25 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from nasspace.blocks.layers import EPSILON, SqueezeExcite, conv_bn, depthwise_bn, make_divisible, share_of
-from nasspace.blocks.options import Activation, Epsilon, Factor, Gate, Kernel, Share, Width
+from nasspace.blocks.layers import (
+    EPSILON,
+    SqueezeExcite,
+    conv_bn,
+    depthwise_bn,
+    make_divisible,
+    possible_skip,
+    skipped,
+    squeezed_width,
+)
+from nasspace.blocks.options import Activation, Epsilon, Factor, Gate, Kernel, Share, Skip, Width
 
 
 class DepthwiseSeparable(nn.Module):
-    """kxk depthwise, BN, middle -> 1x1, BN, activation. MobileNet (V1), figure 3.
+    """kxk depthwise, BN, middle [-> SE] -> 1x1, BN, activation [+ input]. MobileNet (V1), figure 3.
 
     `middle` is the activation between the two, as `activation` unless given; MnasNet's SepConv has `relu` in
-    the middle and `none` at the end. `skip` adds the input where the shape stays.
+    the middle and `none` at the end. `se` is the ratio of squeeze-and-excitation to the input width. `skip` adds
+    the input where the width stays: `identity` (or true) at stride 1, `pool` (3x3 average pooling) at every stride.
     """
 
     def __init__(
@@ -26,22 +36,26 @@ class DepthwiseSeparable(nn.Module):
         kernel: Kernel = 3,
         activation: Activation = "relu",
         middle: Activation | None = None,
-        skip: bool = False,
+        se: Share = 0.0,
+        skip: Skip = "none",
         eps: Epsilon = EPSILON,
     ):
         super().__init__()
         self.depthwise = depthwise_bn(in_channels, kernel, stride, middle or activation, eps)
+        if se:
+            self.depthwise.append(SqueezeExcite(in_channels, squeezed_width(in_channels, se)))
         self.pointwise = conv_bn(in_channels, out_channels, activation=activation, eps=eps)
-        self.skip = skip and stride == 1 and in_channels == out_channels
+        self.shortcut = skipped(possible_skip(skip, in_channels, out_channels, stride), stride)
 
     @staticmethod
     def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
-        possible = stride == 1 and in_channels == out_channels
-        return {"middle": options["middle"] or options["activation"], "skip": options["skip"] and possible}
+        se = {"se": None, "squeezed": squeezed_width(in_channels, options["se"])} if options["se"] else {}
+        skip = possible_skip(options["skip"], in_channels, out_channels, stride)
+        return {"middle": options["middle"] or options["activation"], "skip": skip, **se}
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.pointwise(self.depthwise(x))
-        return x + out if self.skip else out
+        return out if self.shortcut is None else self.shortcut(x) + out
 
 
 class InvertedResidual(nn.Module):
@@ -66,7 +80,7 @@ class InvertedResidual(nn.Module):
         se: Share = 0.0,
         se_from: Literal["input", "expanded"] = "expanded",
         se_gate: Gate = "sigmoid",
-        skip: Literal["identity", "pool", "none"] = "identity",
+        skip: Skip = "identity",
         eps: Epsilon = EPSILON,
     ):
         super().__init__()
@@ -79,12 +93,7 @@ class InvertedResidual(nn.Module):
             layers.append(SqueezeExcite(hidden, _squeezed(in_channels, hidden, se, se_from), se_gate))
         layers.append(conv_bn(hidden, out_channels, eps=eps))
         self.residual = nn.Sequential(*layers)
-        skip = _skip(in_channels, out_channels, stride, skip)
-        self.shortcut = {
-            "identity": nn.Identity,
-            "pool": lambda: nn.AvgPool2d(3, stride, 1),
-            "none": lambda: None,
-        }[skip]()
+        self.shortcut = skipped(possible_skip(skip, in_channels, out_channels, stride), stride)
 
     @staticmethod
     def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
@@ -93,7 +102,7 @@ class InvertedResidual(nn.Module):
         if options["se"]:
             squeezed = _squeezed(in_channels, hidden, options["se"], options["se_from"])
             se = {"se": None, "se_from": None, "squeezed": squeezed}
-        skip = _skip(in_channels, out_channels, stride, options["skip"])
+        skip = possible_skip(options["skip"], in_channels, out_channels, stride)
         return {"expansion": None, "hidden": hidden, "skip": skip, **se}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,13 +116,7 @@ def _hidden(in_channels: int, expansion: float | None, hidden: int | None) -> in
 
 def _squeezed(in_channels: int, hidden: int, se: float, se_from: str) -> int:
     """The inner width of squeeze-and-excitation."""
-    return max(1, share_of(in_channels, se)) if se_from == "input" else make_divisible(se * hidden)
-
-
-def _skip(in_channels: int, out_channels: int, stride: int, skip: str) -> str:
-    if in_channels != out_channels or (skip == "identity" and stride != 1):
-        return "none"
-    return skip
+    return squeezed_width(in_channels, se) if se_from == "input" else make_divisible(se * hidden)
 
 
 BLOCKS = {"depthwise_separable": DepthwiseSeparable, "inverted_residual": InvertedResidual}

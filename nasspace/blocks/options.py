@@ -24,6 +24,11 @@ def _fraction(value: Any) -> Any:
         return value
 
 
+def _skip_word(value: Any) -> Any:
+    """Whether there is a skip, as true and false, are words too."""
+    return {True: "identity", False: "none"}[value] if isinstance(value, bool) else value
+
+
 Kernel = Annotated[int, Field(ge=1, le=31), AfterValidator(_odd)]
 Window = Annotated[int, Field(ge=1, le=31)]
 Padding = Annotated[int, Field(ge=0, le=15)]
@@ -35,6 +40,8 @@ Reduction = Annotated[int, Field(ge=1, le=1024)]
 Width = Annotated[int, Field(ge=1, le=65536)]
 Epsilon = Annotated[float, Field(gt=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
-Activation = Literal["relu", "relu6", "hard_swish", "silu", "gelu", "sigmoid", "none"]
+Repeats = Annotated[int, Field(ge=1, le=64)]
+Activation = Literal["relu", "relu6", "hard_swish", "silu", "gelu", "elu", "sigmoid", "none"]
 Gate = Literal["sigmoid", "hard_sigmoid"]
 Norm = Literal["bn", "none"]
+Skip = Annotated[Literal["identity", "pool", "none"], BeforeValidator(_skip_word)]

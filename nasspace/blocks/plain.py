@@ -5,15 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nasspace.blocks.layers import EPSILON, activated, common_groups, conv_bn
-from nasspace.blocks.options import Activation, Epsilon, Groups, Kernel, Norm, Padding, Window
+from nasspace.blocks.layers import (
+    EPSILON,
+    SqueezeExcite,
+    activated,
+    common_groups,
+    conv_bn,
+    possible_skip,
+    skipped,
+    squeezed_width,
+)
+from nasspace.blocks.options import Activation, Epsilon, Groups, Kernel, Norm, Padding, Share, Skip, Window
 
 
-class Conv(nn.Sequential):
-    """kxk convolution, batch norm, activation.
+class Conv(nn.Module):
+    """kxk convolution, batch norm, activation [-> SE] [+ input].
 
     Batch norm replaces the bias: `bias` is true by default only with `norm: none`. `padding` is kernel // 2
-    unless given. A `groups` that does not divide both widths becomes the largest number below that does.
+    unless given. A `groups` that does not divide both widths becomes the largest number below that does. `se` (ratio to
+    the input width) and `skip` are those of MnasNet's search space: the input is added where width and map stay, as it
+    is (`identity`, at stride 1) or after 3x3 average pooling (`pool`, at every stride).
     """
 
     def __init__(
@@ -28,25 +39,45 @@ class Conv(nn.Sequential):
         norm: Norm = "bn",
         bias: bool | None = None,
         padding: Padding | None = None,
+        se: Share = 0.0,
+        skip: Skip = "none",
         eps: Epsilon = EPSILON,
     ):
+        super().__init__()
         padding = kernel // 2 if padding is None else padding
         bias = norm == "none" if bias is None else bias
         groups = common_groups(groups, in_channels, out_channels)
         layers = [nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=bias)]
         if norm == "bn":
             layers.append(nn.BatchNorm2d(out_channels, eps=eps))
-        super().__init__(*layers, *activated(activation))
+        layers += activated(activation)
+        if se:
+            layers.append(SqueezeExcite(out_channels, squeezed_width(in_channels, se)))
+        self.layers = nn.Sequential(*layers)
+        self.shortcut = skipped(_conv_skip(skip, in_channels, out_channels, stride, kernel, padding), stride)
 
     @staticmethod
     def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
-        kernel, norm, bias, padding = (options[key] for key in ("kernel", "norm", "bias", "padding"))
+        kernel, norm, bias, padding, se = (options[key] for key in ("kernel", "norm", "bias", "padding", "se"))
+        padding = kernel // 2 if padding is None else padding
+        squeezed = {"se": None, "squeezed": squeezed_width(in_channels, se)} if se else {}
         return {
             "groups": common_groups(options["groups"], in_channels, out_channels),
             "bias": norm == "none" if bias is None else bias,
-            "padding": kernel // 2 if padding is None else padding,
+            "padding": padding,
+            "skip": _conv_skip(options["skip"], in_channels, out_channels, stride, kernel, padding),
             "eps": options["eps"] if norm == "bn" else EPSILON,
+            **squeezed,
         }
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.layers(x)
+        return out if self.shortcut is None else self.shortcut(x) + out
+
+
+def _conv_skip(skip: str, in_channels: int, out_channels: int, stride: int, kernel: int, padding: int) -> str:
+    """The skip that can exist: none, either, where the padding does not keep the map."""
+    return possible_skip(skip, in_channels, out_channels, stride) if padding == kernel // 2 else "none"
 
 
 class Identity(nn.Sequential):

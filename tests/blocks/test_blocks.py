@@ -234,9 +234,9 @@ def test_activations_and_epsilon_go_where_they_are_said():
     module = block("depthwise_separable", 12, 16, activation="none", middle="relu6", eps=1e-3)
     assert [type(m) for m in module.modules() if type(m).__name__.startswith("ReLU")] == [nn.ReLU6]
     assert {m.eps for m in module.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-3}
-    assert isinstance(block("conv", 3, 8, activation="hard_swish")[-1], nn.Hardswish)
-    assert block("conv", 3, 8, norm="none")[0].bias is not None
-    assert block("conv", 3, 8)[0].bias is None
+    assert isinstance(block("conv", 3, 8, activation="hard_swish").layers[-1], nn.Hardswish)
+    assert block("conv", 3, 8, norm="none").layers[0].bias is not None
+    assert block("conv", 3, 8).layers[0].bias is None
 
 
 def test_linear_takes_a_map_by_its_mean():

@@ -1,0 +1,73 @@
+"""The published networks, as `Architecture`s, equal to the originals to the last parameter and multiply-add.
+
+A name is its family and its parameters: `mobilenet_v2_0.75`, `shufflenet_v1_g3_1.0`, and with `_cifar` its form for
+32x32 images. Where the paper and its official code differ, the code is followed, since the published counts are the
+code's.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from nasspace.architecture import Architecture
+from nasspace.errors import InputError, nearest
+from nasspace.zoo import classic, mobile, shuffle
+from nasspace.zoo.figures import Published, published
+from nasspace.zoo.parts import Family, small_images
+
+__all__ = ["Published", "family_of", "load", "names", "published"]
+
+FAMILIES = [*classic.FAMILIES, *mobile.FAMILIES, *shuffle.FAMILIES]
+CIFAR = "_cifar"
+CIFAR_MEMBERS = (
+    "squeezenet_1.0",
+    "squeezenet_1.1",
+    "xception",
+    "resnet18",
+    "resnext50_32x4d",
+    "mobilenet_v1_1.0",
+    "mobilenet_v2_1.0",
+    "shufflenet_v1_g3_1.0",
+    "shufflenet_v2_1.0",
+)
+
+
+def names() -> list[str]:
+    """The published networks, and the forms for CIFAR that are spoken of; the families take other parameters, too."""
+    return [name for family in FAMILIES for name in family.members] + [name + CIFAR for name in CIFAR_MEMBERS]
+
+
+def load(name: str, resolution: int | None = None, classes: int | None = None, **options: Any) -> Architecture:
+    """The published network of a name, with its own resolution and number of classes unless others are given.
+
+    They are 224 (AlexNet with groups 227, Xception 299) and 1000, with `_cifar` 32 and 100. `options` are a family's:
+    MobileNeXt takes `identity`, the identity tensor multiplier (1, 1/2, '1/3'). An unknown name is an `InputError` with
+    the nearest known one.
+    """
+    family, parameters = _found(name)
+    small = name.endswith(CIFAR)
+    for option in options:
+        if option not in family.options:
+            raise InputError(f"'{option}' is not an option of '{name}'{nearest(option, family.options)}")
+    classes = (100 if small else 1000) if classes is None else classes
+    side = (32 if small else family.resolution) if resolution is None else resolution
+    try:
+        layers = family.layers(classes, **parameters, **options)
+    except InputError as error:
+        raise InputError(f"'{name}': {error}") from None
+    layers = small_images(layers, family.stem) if small else layers
+    return Architecture.of(layers, input=(3, side, side), classes=classes, name=name)
+
+
+def family_of(name: str) -> str:
+    """The family that a network belongs to by its name: `mobilenet_v2` of `mobilenet_v2_0.75_cifar`."""
+    return _found(name)[0].name
+
+
+def _found(name: str) -> tuple[Family, dict[str, Any]]:
+    for family in FAMILIES:
+        match = re.fullmatch(family.pattern, name.removesuffix(CIFAR))
+        if match and (family.stem or not name.endswith(CIFAR)):
+            return family, match.groupdict()
+    raise InputError(f"'{name}' is not a published network{nearest(name, names())}")
