@@ -126,7 +126,7 @@ SCHEMES: dict[str, Scheme] = {
     "resnet": kaiming,
     "pytorch": pytorch,
 }
-# The names of published networks by family: `mobilenet_v2_0.75`, `shufflenet_v1_g3_1.0`, `resnet_50`. A network of a
+# The names of published networks by family: `mobilenet_v2_0.75`, `shufflenet_v1_g3_1.0`, `resnet50`. A network of a
 # study is called `STUDY-NUMBER` and is never one of them, whatever the study's name.
 FAMILIES = {
     "alexnet": r"alexnet",
@@ -137,8 +137,8 @@ FAMILIES = {
     "mnasnet": r"mnasnet_(a1|b1)_[\d.]+|mnasnet_small",
     "shufflenet": r"shufflenet_v1_g\d_[\d.]+|shufflenet_v2_[\d.]+",
     "mobilenet_v3": r"mobilenet_v3_(large|small)_[\d.]+",
-    "mobilenext": r"mobilenext_[\d.]+",
-    "resnet": r"(se_)?resne[x]?t_?\d+(_\d+x\d+d)?",
+    "mobilenext": r"mobilenext_[\d.]+(_identity_1_\d+)?",
+    "resnet": r"(se_)?resnet\d+|resnext\d+_\d+x\d+d",
 }
 SUFFIXES = r"(_[a-z][a-z0-9]*|_d-li14)*"  # `_cifar`, `_torchvision`, `_complex_bypass`
 

@@ -80,8 +80,8 @@ def test_squeezenet(name):
     check_rest(network)
 
 
-def test_xception_s_scheme():
-    network = build(zoo.load("mobilenet_v1_0.5", classes=CLASSES), initialisation="xception")
+def test_xception():
+    network = published("xception")
     check_uniform(
         parts(network, nn.Conv2d),
         lambda part: math.sqrt(6 / (fan_in(part) + part.weight.shape[0] * part.weight[0, 0].numel())),
@@ -99,7 +99,7 @@ def test_mobilenet_v1():
     check_rest(network)
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2_0.5", "mobilenet_v3_small_1.0", "mobilenext_0.35"])
+@pytest.mark.parametrize("name", ["mobilenet_v2_0.5", "mobilenet_v3_small_1.0", "mobilenext_0.35", "resnet18"])
 def test_kaiming_s_families(name):
     network = published(name)
     check_normal(parts(network, nn.Conv2d), lambda part: math.sqrt(2 / fan_out(part)))
@@ -158,9 +158,9 @@ def test_every_published_network_has_its_family(name):
         ("mobilenet_v2_1.0_d-li14", "mobilenet_v2"),
         ("shufflenet_v1_g3_1.0_megvii", "shufflenet"),
         ("xception", "xception"),
-        ("resnet_50", "resnet"),
-        ("se_resnet_50", "resnet"),
-        ("resnext_50_32x4d", "resnet"),
+        ("resnet50_v1", "resnet"),
+        ("se_resnet50", "resnet"),
+        ("resnext50_32x4d_cifar", "resnet"),
         ("mobilenet_v2-3", None),
         ("mobilenet_v2_1.0_cifar-12", None),
         ("alexnet-1", None),

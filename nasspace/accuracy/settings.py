@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from nasspace.errors import InputError, nearest
 
-OPTIMISERS = ("sgd", "adamw")
-SCHEDULES = ("cosine", "one-cycle")
+OPTIMISERS = ("sgd", "rmsprop", "adamw")
+SCHEDULES = ("cosine", "one-cycle", "exponential", "steps", "plateau")
+WARM_UPS = ("share", "epochs")
+DECAYED = ("weights", "weights-but-depthwise", "all")
+STATISTICS = ("re-estimated", "running")
 
 
 @dataclass(frozen=True)
@@ -27,67 +30,111 @@ class Fidelity:
         _check(0 < self.share <= 1, "fidelity.share", self.share, "above 0 and at most 1")
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How a network is trained; the defaults are for short trainings of small networks.
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
-    `learning_rate` is the peak: it rises in a line over the share `warm_up` of all steps, then falls to zero by a
-    half cosine or (`one-cycle`) in a line. SGD has Nesterov momentum 0.9. `weight_decay` spares biases and norms.
-    `crop_padding` is the largest random shift as a share of the side. `flip` mirrors images left to right; None
-    does so for colour images only, since what is drawn or written seldom survives it. `gradient_norm` is the
-    largest that a step may have (0: any). `threads` are torch's, on the CPU.
-    """
 
-    batch_size: int = 64
-    learning_rate: float = 0.2
-    optimiser: str = "sgd"
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.1
-    warm_up: float = 0.2
-    schedule: str = "cosine"
-    crop_padding: float = 0.0625
-    flip: bool | None = None
-    gradient_norm: float = 1.0
-    evaluation_batch_size: int = 256
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "evaluation_batch_size", "threads"):
-            _check(isinstance(getattr(self, name), int), f"training.{name}", getattr(self, name), "a whole number")
-        _check(self.flip in (None, True, False), "training.flip", self.flip, "true, false or null")
-        _check(self.batch_size >= 2, "training.batch_size", self.batch_size, "2 or more, for batch norm")
-        _check(self.learning_rate > 0, "training.learning_rate", self.learning_rate, "above 0")
-        _check(self.optimiser in OPTIMISERS, "training.optimiser", self.optimiser, " or ".join(OPTIMISERS))
-        _check(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "0 or more")
-        _check(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "from 0 to below 1")
-        _check(0 <= self.warm_up < 1, "training.warm_up", self.warm_up, "a share of the steps, from 0 to below 1")
-        _check(self.schedule in SCHEDULES, "training.schedule", self.schedule, " or ".join(SCHEDULES))
-        _check(0 <= self.crop_padding < 1, "training.crop_padding", self.crop_padding, "a share of the side below 1")
-        _check(self.gradient_norm >= 0, "training.gradient_norm", self.gradient_norm, "0 or more")
-        _check(self.evaluation_batch_size >= 1, "training.evaluation_batch_size", self.evaluation_batch_size, "above 0")
-        _check(self.threads >= 1, "training.threads", self.threads, "1 or more")
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> TrainingSettings:
-        """The settings of a recipe's `training`; unknown keys are refused with the nearest known one."""
-        known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise InputError(f"training: '{key}' is not a setting{nearest(key, known)}")
-        try:
-            return cls(**values)
-        except TypeError as error:  # a text where a number belongs
-            raise InputError(f"training: {error}") from None
-
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of one of `steps` steps, counted from 0."""
-        rising = max(1, round(self.warm_up * steps))
-        if step < rising:
-            return self.learning_rate * (step + 1) / rising
-        left = (steps - step) / (steps - rising + 1)
-        return self.learning_rate * (left if self.schedule == "one-cycle" else (1 - math.cos(math.pi * left)) / 2)
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check(holds: bool, place: str, value: object, allowed: str) -> None:
     if not holds:
         raise InputError(f"{place}: {value!r} is not {allowed}")
+
+
+def _whole(default: int, least: int, allowed: str) -> Any:
+    rules = [(_is_whole, "a whole number"), (lambda value: value >= least, allowed)]
+    return field(default=default, metadata={"rules": rules})
+
+
+def _number(default: float | None, allowed: str, holds: Callable[[float], bool]) -> Any:
+    rules = [(lambda value: (default is None and value is None) or (_is_number(value) and holds(value)), allowed)]
+    return field(default=default, metadata={"rules": rules})
+
+
+def _one_of(default: Any, options: tuple, allowed: str = "") -> Any:
+    words = allowed or f"{', '.join(options[:-1])} or {options[-1]}"
+    return field(default=default, metadata={"rules": [(lambda value: value in options, words)]})
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a network is trained; the defaults are for short trainings of small networks.
+
+    **Rate.** `learning_rate` is the peak: it rises in a line over `warm_up`, a share of all steps or, with
+    `warm_up_in: epochs`, so many epochs. Then it falls to `last_rate` by a half cosine (`cosine`) or in a line
+    (`one-cycle`; without a warm-up that is "linear to 0"), is multiplied by `factor` after each `every` epochs
+    (`exponential`, at once: TensorFlow's staircase), at each of the epochs `milestones` (`steps`), or whenever
+    `patience` epochs brought no better accuracy of the validation split (`plateau`, whose accuracy in the end is so
+    of images that had a say), but never below `last_rate`. Epochs are counted from the training's start, those of
+    the warm-up among them.
+
+    **Step.** `sgd` has `momentum`, Nesterov's unless `nesterov` is false. `rmsprop` is TensorFlow's: `square_decay`
+    for the mean square, which starts at 1, `momentum`, and `epsilon` under the root. `adamw` has PyTorch's constants.
+    `weight_decay` acts on the `decayed`: `weights` spares biases and norms, `weights-but-depthwise` depthwise
+    convolutions, too, `all` nothing. `gradient_norm` is the largest that a step may have (0: any).
+
+    **Result.** `average` is the decay of an exponential moving average of the weights, which then are the result (0:
+    none); it is smaller at the beginning, (1 + n) / (10 + n) after n steps, as in TensorFlow. `norm_momentum` is given
+    to every batch norm (PyTorch's, 1 - TensorFlow's decay; None: as it is), whose statistics in the end are
+    `re-estimated` over training images or the `running` ones.
+
+    **Images.** `crop_padding` is the largest random shift as a share of the side. `flip` mirrors images left to right;
+    None does so for colour images only, since what is drawn or written seldom survives it. `threads` are torch's, on
+    the CPU. What a value may be is checked here; what is wrong is an `InputError` that names the setting.
+    """
+
+    batch_size: int = _whole(64, 2, "2 or more, for batch norm")
+    learning_rate: float = _number(0.2, "a number above 0", lambda value: value > 0)
+    optimiser: str = _one_of("sgd", OPTIMISERS)
+    weight_decay: float = _number(5e-4, "0 or more", lambda value: value >= 0)
+    label_smoothing: float = _number(0.1, "from 0 to below 1", lambda value: 0 <= value < 1)
+    warm_up: float = _number(0.2, "0 or more", lambda value: value >= 0)
+    schedule: str = _one_of("cosine", SCHEDULES)
+    crop_padding: float = _number(0.0625, "a share of the side, from 0 to below 1", lambda value: 0 <= value < 1)
+    flip: bool | None = _one_of(None, (True, False, None), "true, false or null")
+    gradient_norm: float = _number(1.0, "0 or more", lambda value: value >= 0)
+    evaluation_batch_size: int = _whole(256, 1, "above 0")
+    threads: int = _whole(1, 1, "1 or more")
+    momentum: float = _number(0.9, "from 0 to below 1", lambda value: 0 <= value < 1)
+    nesterov: bool = _one_of(True, (True, False), "true or false")
+    square_decay: float = _number(0.9, "from 0 to below 1", lambda value: 0 <= value < 1)
+    epsilon: float = _number(1e-3, "a number above 0", lambda value: value > 0)
+    decayed: str = _one_of("weights", DECAYED)
+    warm_up_in: str = _one_of("share", WARM_UPS)
+    last_rate: float = _number(0.0, "0 or more", lambda value: value >= 0)
+    factor: float = _number(0.1, "above 0 and at most 1", lambda value: 0 < value <= 1)
+    every: float = _number(1.0, "a number of epochs above 0", lambda value: value > 0)
+    milestones: tuple[float, ...] = ()
+    patience: int = _whole(5, 1, "1 or more epochs")
+    average: float = _number(0.0, "from 0 to below 1", lambda value: 0 <= value < 1)
+    norm_momentum: float | None = _number(None, "above 0 and at most 1, or null", lambda value: 0 < value <= 1)
+    norm_statistics: str = _one_of("re-estimated", STATISTICS)
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            for holds, allowed in setting.metadata.get("rules", ()):
+                _check(holds(value), f"training.{setting.name}", value, allowed)
+        share = self.warm_up_in == "share"
+        _check(self.warm_up < 1 or not share, "training.warm_up", self.warm_up, "a share of the steps, below 1")
+        _check(self.last_rate <= self.learning_rate, "training.last_rate", self.last_rate, "at most the learning rate")
+        self._check_milestones()
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> TrainingSettings:
+        """The settings of a recipe's `training`; unknown keys are refused with the nearest known one."""
+        known = [setting.name for setting in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise InputError(f"training: '{key}' is not a setting{nearest(key, known)}")
+        return cls(**values)
+
+    def _check_milestones(self) -> None:
+        epochs = self.milestones
+        fit = isinstance(epochs, list | tuple) and all(_is_number(epoch) and epoch > 0 for epoch in epochs)
+        _check(fit and sorted(set(epochs)) == list(epochs), "training.milestones", epochs, "a rising list of epochs")
+        needed = self.schedule == "steps" and not epochs
+        _check(not needed, "training.milestones", epochs, "enough for 'steps'; name the epochs at which the rate drops")
+        object.__setattr__(self, "milestones", tuple(epochs))  # a list comes from YAML

@@ -15,6 +15,8 @@ from torch.nn import functional
 
 from nasspace.accuracy.augmentation import mirrored, shifted
 from nasspace.accuracy.images import DataSet, Images, prepared, resized, stratified
+from nasspace.accuracy.optimisers import averaged, optimiser
+from nasspace.accuracy.schedules import Plateau, rate
 from nasspace.accuracy.settings import Fidelity, TrainingSettings
 
 __all__ = ["Fidelity", "Trained", "TrainingSettings", "evaluate", "re_estimate", "train"]
@@ -55,7 +57,8 @@ def train(
     with _threads(settings.threads), _seeded(seed, device):
         _lay_out(model.to(device), device)
         losses, images = _fit(model, data, fidelity, settings, seed, device, on_epoch)
-        re_estimate(model, data, settings.batch_size, seed, device)
+        if settings.norm_statistics == "re-estimated":
+            re_estimate(model, data, settings.batch_size, seed, device)
         accuracy = evaluate(
             model,
             data.validation,
@@ -96,7 +99,7 @@ def re_estimate(model: nn.Module, data: DataSet, batch_size: int, seed: int, dev
     The running ones lag behind the weights in a short training: after 2 epochs on digits (44 steps) this brought 10
     to 20 percent points of accuracy, after 3 one, after 5 a third of one, after 8 none.
     """
-    norms = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    norms = _norms(model)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -128,25 +131,67 @@ def _fit(
 ) -> tuple[list[float], int]:
     """Mean loss of each epoch, and how many images were seen."""
     generator = torch.Generator().manual_seed(seed)
-    images = data.train
-    optimiser = _optimiser(model, settings)
-    per_epoch = _steps(len(images), settings.batch_size)
+    step = _Step(model, settings, fidelity.epochs, _steps(len(data.train), settings.batch_size))
+    plateau = Plateau(settings.patience)
     losses: list[float] = []
-    model.train()
     for epoch in range(fidelity.epochs):
+        model.train()
         total = torch.zeros((), device=device)
-        for number, chosen in enumerate(torch.randperm(len(images), generator=generator).tensor_split(per_epoch)):
-            rate = settings.rate(epoch * per_epoch + number, fidelity.epochs * per_epoch)
-            batch = images.at(chosen)
-            loss = _loss(model, _augmented(batch.pixels.to(device), data, settings, generator), batch.labels, settings)
-            _step(model, optimiser, loss, rate, settings.gradient_norm)
-            total += loss.detach()
-        losses.append(float(total) / per_epoch)
+        for chosen in torch.randperm(len(data.train), generator=generator).tensor_split(step.per_epoch):
+            batch = data.train.at(chosen)
+            pixels = _augmented(batch.pixels.to(device), data, settings, generator)
+            total += step(pixels, batch.labels.to(device), plateau.drops)
+        losses.append(float(total) / step.per_epoch)
         if on_epoch:
             on_epoch(epoch + 1, fidelity.epochs, losses[-1])
         if not math.isfinite(losses[-1]):
             break
-    return losses, len(losses) * len(images)
+        if settings.schedule == "plateau":
+            size = settings.evaluation_batch_size
+            plateau.tell(evaluate(model, data.validation, data, fidelity.resolution, device=device, batch_size=size))
+    step.finish()
+    return losses, len(losses) * len(data.train)
+
+
+class _Step:
+    """One batch after another: forward, loss, backward, the optimiser's step at the schedule's rate, the average."""
+
+    def __init__(self, model: nn.Module, settings: TrainingSettings, epochs: int, per_epoch: int):
+        self.model = model
+        self.settings = settings
+        self.per_epoch = per_epoch
+        self.steps = epochs * per_epoch
+        self.done = 0
+        self.optimiser = optimiser(model, settings)
+        self.average = averaged(model, settings.average) if settings.average else None
+        if settings.norm_momentum is not None:
+            for norm in _norms(model):
+                norm.momentum = settings.norm_momentum
+
+    def __call__(self, pixels: Tensor, labels: Tensor, drops: int) -> Tensor:
+        """The loss, without its graph."""
+        now = rate(self.settings, self.done, self.steps, self.per_epoch, drops)
+        for group in self.optimiser.param_groups:
+            group["lr"] = now
+        loss = functional.cross_entropy(self.model(pixels), labels, label_smoothing=self.settings.label_smoothing)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.settings.gradient_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_norm)
+        self.optimiser.step()
+        self.done += 1
+        if self.average:
+            self.average.update_parameters(self.model)
+        return loss.detach()
+
+    def finish(self) -> None:
+        """The average, where there is one, becomes the model's own weights and statistics."""
+        if self.average:
+            self.model.load_state_dict(self.average.module.state_dict())
+
+
+def _norms(model: nn.Module) -> list[nn.Module]:
+    return [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
 
 
 def _share(data: DataSet, share: float, seed: int) -> DataSet:
@@ -169,31 +214,6 @@ def _augmented(pixels: Tensor, data: DataSet, settings: TrainingSettings, genera
     if settings.flip or (settings.flip is None and data.channels == 3):
         pixels = mirrored(pixels, generator)
     return normalised(pixels, data)
-
-
-def _loss(model: nn.Module, batch: Tensor, labels: Tensor, settings: TrainingSettings) -> Tensor:
-    return functional.cross_entropy(model(batch), labels.to(batch.device), label_smoothing=settings.label_smoothing)
-
-
-def _step(model: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, rate: float, norm: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    if norm:
-        nn.utils.clip_grad_norm_(model.parameters(), norm)
-    optimiser.step()
-
-
-def _optimiser(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if settings.optimiser == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
-    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True, fused=True)
 
 
 def _lay_out(thing: Any, device: str) -> Any:
