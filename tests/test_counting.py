@@ -14,7 +14,7 @@ from nasspace import Architecture, Space, blocks, build, cost
 from nasspace.counting import layer_cost
 from nasspace.errors import InputError
 
-SPACES = ["fire", "mixed", "mobile", "sandglass", "shuffle", "spos"]
+SPACES = ["fire", "mixed", "mnasnet", "mobile", "resnext", "sandglass", "shuffle", "spos", "xception"]
 
 
 def check(arch: Architecture, by_hooks) -> None:

@@ -149,7 +149,7 @@ def test_a_name_is_a_path_then_the_folder_here_then_what_ships(tmp_path, monkeyp
     ("name", "message"),
     [
         ("shufle", "'shufle' is not a space; did you mean 'shuffle'?"),
-        ("zzz", "'zzz' is not a space; known: fire, mixed, mobile, sandglass, shuffle, spos"),
+        ("zzz", "'zzz' is not a space; known: fire, mixed, mnasnet, mobile, resnext, sandglass, shuffle, spos"),
         ("none.yaml", "none.yaml: there is no such file"),
         ("some/where", "some/where: there is no such file"),
         ("x" * 5000, "is not a space"),

@@ -31,8 +31,9 @@ def _load(text: str, resolution: int | None) -> tuple[Architecture, Path | None]
 
 
 def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
-    """Show a network layer by layer: shape, options, parameters, FLOPs, memory access; and the totals."""
+    """Show a network layer by layer: shapes, options, parameters, FLOPs, memory access; totals; what was published."""
     from nasspace.counting import cost
+    from nasspace.zoo import published_of
 
     architecture, _ = _load(arch, resolution)
     counted = cost(architecture)
@@ -47,21 +48,26 @@ def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
     if json:
         name, size = architecture.name, list(architecture.input)
         document = {"name": name, "digest": architecture.digest, "input": size, **totals, "layers": layers}
-        return printing.print_json(document)
-    return _show_table(architecture, layers, totals)
+        return printing.print_json({**document, "published": [vars(row) for row in published_of(architecture)]})
+    _show_table(architecture, layers, totals)
+    for row in published_of(architecture):
+        figures = {" % top-1 accuracy": row.top1, "M parameters": row.params_m, "M FLOPs": row.madds_m}
+        parts = [f"{value:g}{unit}" for unit, value in figures.items() if value]
+        print(f"published: {', '.join([*parts, row.latency] if row.latency else parts)} ({row.source})")
+    return None
 
 
 def _show_table(architecture: Architecture, layers: list[dict[str, Any]], totals: dict[str, int]) -> None:
     rows = []
     for i, layer in enumerate(layers):
         options = ", ".join(f"{key} {value}" for key, value in layer["options"].items())
-        shape = "x".join(map(str, layer["out_shape"]))
+        shapes = ["x".join(map(str, layer[key])) for key in ("in_shape", "out_shape")]
         numbers = [f"{layer[name]:,}" for name in ("params", "flops", "memory_access")]
-        rows.append((f"{i:>3} {layer['block']}", options, layer["stride"], shape, *numbers))
-    rows.append(("    total", "", "", "", *(f"{totals[name]:,}" for name in ("params", "flops", "memory_access"))))
+        rows.append((f"{i:>3} {layer['block']}", options, layer["stride"], *shapes, *numbers))
+    rows.append(("    total", "", "", "", "", *(f"{totals[name]:,}" for name in ("params", "flops", "memory_access"))))
     size = "x".join(map(str, architecture.input))
     title = f"{architecture.name or 'network'} (digest {architecture.digest}), input {size}"
-    columns = ["layer", "options", "stride", "out", "params", "FLOPs", "memory access"]
+    columns = ["layer", "options", "stride", "in", "out", "params", "FLOPs", "memory access"]
     printing.print_table(columns, rows, title=title, caption=printing.FLOPS_ARE)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -83,17 +83,31 @@ def _short(size: int) -> str:
 
 
 def zoo(json: Json = False) -> None:
-    """List the published networks with parameters and FLOPs."""
+    """List the published networks: our parameters and FLOPs beside the published figures and their source."""
     from nasspace import zoo as published
     from nasspace.counting import cost
 
-    rows = []
+    found = []
     for name in published.names():
         architecture = published.load(name)
         counted = cost(architecture)
-        rows.append((name, architecture.input, counted.params, counted.flops))
+        network = {"name": name, "input": architecture.input, "params": counted.params, "flops": counted.flops}
+        found.append({**network, "published": [vars(row) for row in published.published(name)]})
     if json:
-        keys = ("name", "input", "params", "flops")
-        return printing.print_json([dict(zip(keys, row, strict=True)) for row in rows])
-    shown = [(name, "x".join(map(str, size)), f"{params:,}", f"{flops:,}") for name, size, params, flops in rows]
-    return printing.print_table(["network", "input", "params", "FLOPs"], shown, caption=printing.FLOPS_ARE)
+        return printing.print_json(found)
+    return printing.print_table(ZOO_COLUMNS, map(_zoo_row, found), caption=printing.FLOPS_ARE + PUBLISHED_ARE)
+
+
+ZOO_COLUMNS = ["network", "input", "params", "FLOPs", "top-1 %", "params M", "FLOPs M", "source of the last three"]
+PUBLISHED_ARE = (
+    "\nThe last four columns are published: top-1 accuracy on ImageNet; parameters without batch norm in some sources."
+)
+
+
+def _zoo_row(network: dict[str, Any]) -> list[str]:
+    ours = [network["name"], "x".join(map(str, network["input"])), f"{network['params']:,}", f"{network['flops']:,}"]
+    if not network["published"]:
+        return [*ours, "", "", "", ""]
+    row = network["published"][0]
+    figures = ["" if row[key] is None else f"{row[key]:g}" for key in ("top1", "params_m", "madds_m")]
+    return [*ours, *figures, row["source"]]

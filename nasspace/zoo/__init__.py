@@ -16,7 +16,7 @@ from nasspace.zoo import classic, mobile, shuffle
 from nasspace.zoo.figures import Published, published
 from nasspace.zoo.parts import Family, small_images
 
-__all__ = ["Published", "family_of", "load", "names", "published"]
+__all__ = ["Published", "family_of", "load", "names", "published", "published_of"]
 
 FAMILIES = [*classic.FAMILIES, *mobile.FAMILIES, *shuffle.FAMILIES]
 CIFAR = "_cifar"
@@ -58,6 +58,15 @@ def load(name: str, resolution: int | None = None, classes: int | None = None, *
         raise InputError(f"'{name}': {error}") from None
     layers = small_images(layers, family.stem) if small else layers
     return Architecture.of(layers, input=(3, side, side), classes=classes, name=name)
+
+
+def published_of(architecture: Architecture) -> tuple[Published, ...]:
+    """What was published of this very network at its resolution: nothing if only its name is that of one."""
+    try:
+        original = load(architecture.name, architecture.input[1])
+    except InputError:
+        return ()
+    return published(architecture.name, architecture.input[1]) if original == architecture else ()
 
 
 def family_of(name: str) -> str:
