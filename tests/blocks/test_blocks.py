@@ -224,6 +224,87 @@ def test_fire_has_its_1x1_part_first_and_adds_its_bypass():
     assert block("fire", 12, 16, bypass="simple").bypass is None
 
 
+def test_xception_activates_in_front_and_never_behind():
+    module = quiet(block("xception", 12, 12))
+    assert torch.equal(module(IMAGE), IMAGE)
+    kinds = [type(part).__name__ for part in block("xception", 12, 24, 2, repeats=2).residual]
+    separable = ["Conv2d", "Conv2d", "BatchNorm2d"]
+    assert kinds == ["ReLU", *separable, "ReLU", *separable, "MaxPool2d"]
+    first = block("xception", 12, 24, 2, repeats=2, first_relu=False, middle="elu", pool="avg")
+    kinds = [type(part).__name__ for part in first.residual]
+    assert kinds == ["Conv2d", "ELU", *separable[1:], "ReLU", "Conv2d", "ELU", *separable[1:], "AvgPool2d"]
+    assert (first.eval()(IMAGE) < 0).any()
+
+
+def test_xception_grows_first_or_last_and_strides_by_pooling_or_in_its_last_depthwise():
+    def outs(**options) -> list[int]:
+        return [
+            part.out_channels for part in block("xception", 12, 20, 2, **options).residual if hasattr(part, "groups")
+        ]
+
+    assert outs(repeats=3) == [12, 20, 20, 20, 20, 20]
+    assert outs(repeats=3, grow="last") == [12, 12, 12, 12, 12, 20]
+    convolutions = [p for p in block("xception", 12, 20, 2, pool="none").residual if isinstance(p, nn.Conv2d)]
+    assert [part.stride[0] for part in convolutions] == [1, 1, 1, 1, 2, 1]
+    assert block("xception", 12, 20, 2, skip=False).shortcut is None
+
+
+@pytest.mark.parametrize("name", ["basic", "bottleneck"])
+def test_residual_units_activate_the_sum(name):
+    assert torch.equal(quiet(block(name, 12, 12))(IMAGE), IMAGE.relu())
+    projected = quiet(block(name, 12, 16, 2))
+    assert torch.allclose(projected(IMAGE), projected.residual(IMAGE).relu())  # the shortcut's norm is the last
+
+
+def test_bottleneck_widths_and_stride_are_those_of_resnext_and_of_both_resnets():
+    def convolutions(**options) -> list[tuple]:
+        parts = block("bottleneck", 64, 256, 2, **options).residual.modules()
+        return [(p.out_channels, p.kernel_size[0], p.stride[0], p.groups) for p in parts if isinstance(p, nn.Conv2d)]
+
+    assert convolutions() == [(64, 1, 1, 1), (64, 3, 2, 1), (256, 1, 1, 1)]
+    assert convolutions(stride_at="1x1") == [(64, 1, 2, 1), (64, 3, 1, 1), (256, 1, 1, 1)]
+    assert convolutions(groups=32, base_width=4) == [(128, 1, 1, 1), (128, 3, 2, 32), (256, 1, 1, 1)]
+    assert convolutions(se=1 / 16)[3:] == [(16, 1, 1, 1), (256, 1, 1, 1)]
+    too_wide = Architecture.of([{"block": "bottleneck", "out": 4096, "groups": 1024}], input=(8, 8, 8))
+    with pytest.raises(InputError, match="above 65536"):
+        cost(too_wide)
+
+
+def test_official_order_of_channels_is_the_other_one():
+    numbered = torch.arange(12.0)[None, :, None, None]
+    assert layers.channel_shuffle(numbered, 3).flatten().tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
+    assert layers.channel_shuffle(numbered, 4).flatten().tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
+    official = block("shuffle_v1", 48, 48, groups=3, shuffle="megvii")
+    assert (official.before, official.behind) == (1, 4)
+    assert (block("shuffle_v1", 48, 48, groups=3).before, block("shuffle_v1", 48, 48, groups=3).behind) == (3, 1)
+    passed = block("shuffle_v2", 12, 12, shuffle="megvii").eval()(IMAGE)
+    assert torch.equal(passed[:, :6], IMAGE[:, 0::2])
+
+
+@pytest.mark.parametrize("name", ["conv", "depthwise_separable"])
+def test_skips_and_squeeze_of_mnasnets_space(name):
+    plain = block(name, 12, 12, activation="none").eval()
+    for skip, added in (("identity", IMAGE), ("pool", F.avg_pool2d(IMAGE, 3, 1, 1))):
+        module = block(name, 12, 12, activation="none", skip=skip).eval()
+        module.load_state_dict(plain.state_dict())
+        assert torch.allclose(module(IMAGE), plain(IMAGE) + added, atol=1e-6)
+        assert (block(name, 12, 12, 2, skip=skip).shortcut is None) == (skip == "identity")
+        assert block(name, 12, 16, skip=skip).shortcut is None
+    squeezed = [p.out_channels for p in block(name, 12, 16, se=0.25).modules() if isinstance(p, nn.Conv2d)]
+    assert 3 in squeezed
+
+
+def test_whether_there_is_a_skip_is_a_word_too():
+    def skip(value) -> object:
+        return (
+            Architecture.of([{"block": "depthwise_separable", "skip": value}], input=(8, 8, 8))
+            .layers[0]
+            .options["skip"]
+        )
+
+    assert [skip(True), skip(False), skip("pool")] == ["identity", "none", "pool"]
+
+
 def test_lrn_is_alexnets():
     x = IMAGE[:, :3]
     expected = x / (2 + 1e-4 / 5 * (x**2).sum(1, keepdim=True)) ** 0.75
