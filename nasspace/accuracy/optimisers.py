@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -72,10 +74,15 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     After n steps the decay is (1 + n) / (10 + n) until that is above `decay`, as in TensorFlow.
     """
 
-    def follow(average: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
-        steps = int(steps)
-        return average + (current - average) * (1 - min(decay, (1 + steps) / (10 + steps)))
+    def follow(averages: Sequence[Tensor], currents: Sequence[Tensor], steps: Tensor) -> None:
+        count = int(steps)
+        kept = min(decay, (1 + count) / (10 + count))
+        for average, current in zip(averages, currents, strict=True):
+            if average.is_floating_point():
+                average.lerp_(current, 1 - kept)
+            else:  # a count of batches has no average
+                average.copy_(current)
 
-    average = AveragedModel(model, avg_fn=follow, use_buffers=True)
+    average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
     average.update_parameters(model)  # the first call copies: the average begins at the initial weights
     return average
