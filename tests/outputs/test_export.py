@@ -303,7 +303,7 @@ def test_a_failed_check_writes_nothing(tmp_path, monkeypatch, change, message):
 
 def test_weights_that_are_not_finite_fail(tmp_path):
     state = build(tiny()).state_dict()
-    state["0.0.weight"][0, 0, 0, 0] = float("nan")
+    state["0.layers.0.weight"][0, 0, 0, 0] = float("nan")
     with pytest.raises(VerificationError, match=r"model\.onnx"):
         export(tiny(), tmp_path / "net", weights=state, formats=["onnx"])
 
