@@ -1,12 +1,13 @@
-"""Blocks by value: the outputs of the originals, and wrong spellings that must not give them.
+"""Blocks and networks by value: the outputs of the originals, and wrong spellings that must not give them.
 
 A case of `recorded/values.json` has our layers, the source of the expected outputs and layers that count as much or
-nearly so but are another function. Weights and images come from a formula, so that no random generator matters.
-`benchmarks/record_values.py` computes the outputs by the originals.
+nearly so but are another function; a row of `recorded/networks.json` is a network of the zoo. Weights and images come
+from a formula, so that no random generator matters. `benchmarks/record_*.py` compute the outputs by the originals.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -16,12 +17,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nasspace import Architecture, build
+from nasspace import Architecture, build, zoo
 
-RECORD = Path(__file__).parent / "recorded" / "values.json"
+BLOCKS = Path(__file__).parent / "recorded" / "values.json"
+NETWORKS = BLOCKS.with_name("networks.json")
 TOLERANCE = 1e-4
 LEAVES = nn.Conv2d | nn.BatchNorm2d | nn.Linear
 VALUES = 16
+OTHERS = {  # activations that have no parameters either
+    nn.ReLU6: nn.ReLU,
+    nn.Hardswish: nn.SiLU,
+    nn.Hardsigmoid: nn.Sigmoid,
+    nn.Sigmoid: nn.Hardsigmoid,
+    nn.ReLU: nn.ReLU6,
+}
+SLOW = ("xception", "resnet50")
 
 
 def numbers(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -60,6 +70,27 @@ def executed(network: nn.Module, image: Tensor) -> list[nn.Module]:
     return leaves
 
 
+def level(network: nn.Module, image: Tensor) -> None:
+    """Scale each layer's weights to outputs of one deviation, or a deep network leaves the range of every activation.
+
+    The deviation is 1, and without batch norm, which scales too, 3: a part of the outputs is above 6.
+    """
+    aim = 1 if any(isinstance(part, nn.BatchNorm2d) for part in network.modules()) else 3
+
+    def scaled(part: nn.Module, _: Any, out: Tensor) -> Tensor:
+        scale = aim / out.std().clamp(min=1e-6)
+        for value in part.parameters():
+            value.data *= scale
+        return out * scale
+
+    parts = [part for part in network.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    handles = [part.register_forward_hook(scaled) for part in parts]
+    with torch.no_grad():
+        network(image)
+    for handle in handles:
+        handle.remove()
+
+
 def summary(out: Tensor) -> dict[str, Any]:
     """What is recorded of an output: its shape, some values, its sums."""
     flat = out.flatten()
@@ -84,7 +115,39 @@ def of_ours(case: dict[str, Any], layers: list[dict[str, Any]]) -> dict[str, Any
         return summary(network(image))
 
 
-CASES = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else []
+def read(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def of_zoo(row: dict[str, Any]) -> tuple[nn.Module, Tensor]:
+    """A network of the zoo with the formula's weights, and its image."""
+    network = build(zoo.load(row["name"], resolution=row["input"][-1], **row["options"])).double().eval()
+    image = picture(row)
+    fill(executed(network, image))
+    level(network, image)
+    return network, image
+
+
+def exchanged(network: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    """The network with another activation for every one of a kind."""
+    network = copy.deepcopy(network)
+    for part in list(network.modules()):
+        for name, child in part.named_children():
+            if type(child) is kind:
+                setattr(part, name, OTHERS[kind]())
+    return network
+
+
+def with_epsilon(network: nn.Module) -> nn.Module:
+    """The network with the other of the two usual epsilons, 1e-5 and 1e-3."""
+    network = copy.deepcopy(network)
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eps = 1e-8 / part.eps
+    return network
+
+
+CASES, ROWS = read(BLOCKS), read(NETWORKS)
 WRONG = [(case, wrong) for case in CASES for wrong in case["wrong"]]
 
 
@@ -98,6 +161,25 @@ def test_another_function_shows(case, wrong):
     assert disagreement(of_ours(case, case["wrong"][wrong]), case) > 10 * TOLERANCE
 
 
-def test_there_are_cases():
+def marked(row: dict[str, Any]) -> Any:
+    slow = [pytest.mark.slow] if any(name in row["name"] for name in SLOW) else []
+    return pytest.param(row, marks=slow, id="-".join([row["name"], *row["options"]]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("row", [marked(row) for row in ROWS])
+def test_a_network_is_the_original(row):
+    network, image = of_zoo(row)
+    assert disagreement(summary(network(image)), row) < TOLERANCE, row["source"]
+    others = [exchanged(network, kind) for kind in OTHERS.keys() & {type(part) for part in network.modules()}]
+    if any(isinstance(part, nn.BatchNorm2d) for part in network.modules()):
+        others.append(with_epsilon(network))
+    assert others
+    for other in others:
+        assert disagreement(summary(other(image)), row) > 10 * TOLERANCE
+
+
+def test_there_are_records():
     assert len(CASES) >= 20
+    assert len(ROWS) >= 20
     assert all(case["source"] and case["wrong"] for case in CASES)

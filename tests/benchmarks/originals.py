@@ -180,6 +180,7 @@ def same_epsilons(steps: list[tuple[nn.Module, nn.Module]]) -> str:
 def main(folder: str, *names: str) -> None:
     from originals_list import pairs
 
+    torch.set_num_threads(1)  # threads that wait for each other make small layers many times slower
     good = True
     print(" | ".join(["network", "original", "epsilon", "parameters equal", "difference", "other acts", "in order"]))
     for pair in pairs(Path(folder)):

@@ -257,14 +257,17 @@ def residual() -> Iterator[dict[str, Any]]:
     yield case("se_bottleneck", f"{version('timm')} resnet.Bottleneck", network, later, wrong, size)
 
 
+def write(path: Path, records: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    lines = ",\n".join(json.dumps(record) for record in records)
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    print(f"{len(records)} in {path}")
+
+
 def main(folder: str) -> None:
     path = Path(folder)
     groups = [shuffle_v1(path), shuffle_v2(path), mobilenets(), excited(), sandglass(path), squeezenets(), xception()]
-    cases = [record for group in [*groups, residual()] for record in group]
-    values.RECORD.parent.mkdir(exist_ok=True)
-    lines = ",\n".join(json.dumps(record) for record in cases)
-    values.RECORD.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    print(f"{len(cases)} cases in {values.RECORD}")
+    write(values.BLOCKS, [record for group in [*groups, residual()] for record in group])
 
 
 if __name__ == "__main__":
