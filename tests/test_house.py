@@ -22,7 +22,8 @@ blocks.residual blocks.heads
 blocks.registry blocks
 architecture plan grammar space initialisation network
 zoo.parts zoo.figures zoo.classic zoo.mobile zoo.shuffle zoo counting ranges
-latency latency.convert latency.runtimes latency.cache latency.meter
+latency latency.convert latency.calibration latency.runtimes.common latency.runtimes.timing latency.runtimes.ort
+latency.runtimes.pytorch latency.runtimes.handheld latency.runtimes latency.cache latency.estimate latency.reference latency.meter latency.afresh
 accuracy accuracy.settings accuracy.decoding accuracy.sources accuracy.images accuracy.tables accuracy.data
 accuracy.published accuracy.augmentation accuracy.schedules accuracy.optimisers accuracy.training
 studies studies.recipe studies.pareto studies.evaluate studies.surrogate studies.belief studies.gain studies.samplers
@@ -35,8 +36,10 @@ HOMES = {
     "optuna": {"studies.study", "studies.samplers"},
     "ray": {"studies.workers"},
     "plotly": {"outputs.plots"},
-    "onnx": {"latency.convert", "latency.runtimes"},
-    "onnxruntime": {"latency.convert", "latency.runtimes"},
+    "onnx": {"latency.convert", "latency.calibration"},
+    "onnxruntime": {"latency.convert", "latency.calibration", "latency.runtimes.ort"},
+    "ncnn": {"latency.runtimes.handheld"},
+    "pnnx": {"latency.convert"},
 }
 LONGEST = 300
 

@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import sqlite3
+import time
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
@@ -17,7 +18,11 @@ from typing import Any
 KEYS = ("digest", "runtime", "device", "threads", "batch_size", "input", "versions", "machine")
 _TABLE = f"""CREATE TABLE IF NOT EXISTS latency_1 (
     {", ".join(f"{key} TEXT NOT NULL" for key in KEYS)}, document TEXT NOT NULL, PRIMARY KEY ({", ".join(KEYS)}))"""
+_SITTINGS = (
+    """CREATE TABLE IF NOT EXISTS reference_1 (key TEXT NOT NULL, at REAL NOT NULL, milliseconds REAL NOT NULL)"""
+)
 _WAIT_SECONDS = 10.0
+REMEMBERED = 50  # sittings, the latest
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +51,17 @@ class LatencyCache:
         marks = ", ".join("?" * (len(KEYS) + 1))
         self._do(f"INSERT OR REPLACE INTO latency_1 VALUES ({marks})", (*_values(key), json.dumps(document)))
 
-    def _do(self, statement: str, values: tuple[str, ...]) -> list[tuple]:
+    def earlier(self, key: dict[str, Any]) -> list[float]:
+        """What the reference network took in the latest sittings under `key`, in milliseconds."""
+        statement = "SELECT milliseconds FROM reference_1 WHERE key = ? ORDER BY at DESC LIMIT ?"
+        return [row[0] for row in self._do(statement, (json.dumps(key, sort_keys=True), REMEMBERED))]
+
+    def remember(self, key: dict[str, Any], milliseconds: float) -> None:
+        """Keep what the reference network took in a sitting."""
+        statement = "INSERT INTO reference_1 VALUES (?, ?, ?)"
+        self._do(statement, (json.dumps(key, sort_keys=True), time.time(), milliseconds))
+
+    def _do(self, statement: str, values: tuple) -> list[tuple]:
         """One statement in a transaction of its own; tried again once where a broken file was set aside."""
         for _ in range(2):
             try:
@@ -68,6 +83,7 @@ class LatencyCache:
             connection.execute("PRAGMA synchronous=NORMAL")
             with connection:
                 connection.execute(_TABLE)
+                connection.execute(_SITTINGS)
                 yield connection
 
     def _set_aside(self, error: Exception) -> None:

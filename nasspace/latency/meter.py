@@ -1,34 +1,28 @@
-"""Measure latency so that it can be believed: steady, interleaved, with its interval, and an alarm for contention.
+"""Measure latency so that it can be believed: steady, interleaved, against a reference, with an alarm for contention.
 
-What a number means: the median of many runs of one batch on an undisturbed machine, which is what a re-measurement of
-the exported file finds. Whatever else a machine does only ever slows a network down, so it is estimated by the lower
-quartile of the rounds' medians. Measured in windows of one second on two shared cores, networks of 0.1, 1 and 4 ms,
-against the quiet median: bias -0.4 to -0.6 %, spread 0.2 to 1.1 % (the plain median: 0.1 to 1.0 % and 1.4 to 1.9 %);
-beside other work on both cores +1 to +6 % and 1.9 to 2.6 % (3 to 8 % and 2.7 to 5.0 %). The minimum of a round lies up
-to 3.5 % below what a user sees.
+What a number means: the median of many runs of one batch at the usual speed of the machine, which is what a
+re-measurement of the exported file finds. A machine's speed wanders by several percent from minute to minute, and more
+beside other work; so a small reference network is run every few rounds, and a network's rounds are taken relative to
+it. On two shared cores, seven networks of 0.5 to 4 ms measured in fourteen fresh processes under changing load, the
+medians' spread fell from 3.3 to 1.5 % so.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import json
-import os
 import random
-import subprocess
-import sys
+import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from nasspace.errors import InputError, NasspaceError
+from nasspace.errors import InputError
 from nasspace.latency import runtimes
 from nasspace.latency.cache import LatencyCache, machine
+from nasspace.latency.estimate import Speed, against, estimate, within
+from nasspace.latency.reference import Reference, reference_for, remember
 from nasspace.latency.runtimes import CLOCKS, Clocks, Round
 
 if TYPE_CHECKING:
@@ -37,18 +31,20 @@ if TYPE_CHECKING:
     from nasspace.architecture import Architecture
 
 SECONDS = 1.0  # of runs, for each network
-PRECISION = 0.02  # width of the interval over the median at which measuring stops
+PRECISION = 0.02  # width of the interval within a sitting, over the median, at which measuring stops
 MIN_ROUNDS = 8
-STRETCH = 2.0  # of the bootstrap interval: one second sees about half of how a shared machine wanders
+BESIDE = 4  # rounds between two of the reference
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds for one batch: the undisturbed median, and its 95 % interval (see `estimate`).
+    """Milliseconds for one batch: the median at the machine's usual speed, and its 95 % interval (see `estimate`).
 
-    `samples_ms` holds the value of each round that counts, in order. `contended` says that too few were undisturbed:
-    then all count, with one thread by the CPU time of the disturbed runs, with more by the fastest run of a round.
-    `input` is (C, H, W); `measured_at` is ISO time, UTC.
+    `samples_ms` holds the value of each round that counts, in order and as the clock said; `reference_ms` that of the
+    reference network beside each, `reference_usual_ms` what it takes at the machine's usual speed (None where there
+    was no reference). `contended` says that too few rounds were undisturbed: then all count, with one thread by the
+    CPU time of the disturbed runs, with more by the fastest run of a round. `input` is (C, H, W); `measured_at` is
+    ISO time, UTC.
     """
 
     runtime: str
@@ -62,69 +58,71 @@ class Latency:
     rounds: int
     contended: bool
     samples_ms: tuple[float, ...]
+    reference_ms: tuple[float, ...]
+    reference_usual_ms: float | None
     machine: dict[str, Any]
     versions: dict[str, str]
     measured_at: str
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as in the `latency` document of the command line."""
-        return {**asdict(self), "input": list(self.input), "samples_ms": list(self.samples_ms)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Latency:
         """The same measurement back."""
         values = {name: document[name] for name in cls.__dataclass_fields__}
-        return cls(**{**values, "input": tuple(values["input"]), "samples_ms": tuple(values["samples_ms"])})
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+    @property
+    def speed(self) -> float | None:
+        """The machine's speed while it was measured, over the usual one."""
+        if self.reference_usual_ms is None:
+            return None
+        return self.reference_usual_ms / statistics.median(self.reference_ms)
 
 
-def estimate(values: Iterable[float], seed: int = 0, resamples: int = 1000) -> tuple[float, float, float]:
-    """The undisturbed median, and the low and high end of its 95 % interval, from the values of rounds.
+@dataclass(frozen=True)
+class _Pair:
+    """A round of a network and what the reference took beside it (1 where there is no reference)."""
 
-    The estimate is the lower quartile. The interval reaches from the low end of the quartile's bootstrap interval to
-    the high end of the plain median's, and holds both readings of what was slow: a disturbance, or the network. Blocks
-    of four rounds are drawn, since neighbours are alike (Künsch 1989), and the ends are stretched by `STRETCH`.
+    value_ms: float
+    reference_ms: float
+    contended: bool
 
-    On two shared cores the interval of one second held the plain median of the ten seconds around it in 82 to 100 % of
-    the cases (a plain bootstrap's in 40 to 59 %), but the median over ten fresh processes, a minute in all, in 40 to
-    70 %: how the machine's speed changes between measurements no single measurement can see.
-    """
-    values = np.asarray(list(values))
-    count, block = len(values), max(1, min(4, len(values) // 2))
-    generator = np.random.default_rng(seed)
-    starts = generator.integers(0, count - block + 1, (resamples, -(-count // block), 1))
-    drawn = values[(starts + np.arange(block)).reshape(resamples, -1)[:, :count]]
-    middle = float(np.quantile(values, 0.25))
-    low = np.quantile(np.quantile(drawn, 0.25, axis=1), 0.025)
-    high = np.quantile(np.median(drawn, axis=1), 0.975)
-    return middle, float(middle - STRETCH * max(0.0, middle - low)), float(middle + STRETCH * max(0.0, high - middle))
+    @classmethod
+    def of(cls, one: Round, beside: list[Round]) -> _Pair:
+        """`beside` are the reference's rounds before and after; an undisturbed one is enough."""
+        clean = [other.value_ms for other in beside if not other.contended]
+        values = clean or [other.value_ms for other in beside] or [1.0]
+        return cls(one.value_ms, statistics.mean(values), one.contended or bool(beside and not clean))
 
 
-def _counting(rounds: list[Round]) -> tuple[list[float], bool]:
-    """The values that count, and whether contention left too few: the undisturbed rounds if they are enough."""
-    clean = [one.value_ms for one in rounds if not one.contended]
-    if len(clean) >= MIN_ROUNDS:
-        return clean, False
-    return [one.value_ms for one in rounds], True
+def _counting(pairs: list[_Pair]) -> tuple[list[_Pair], bool]:
+    """Those that count, and whether contention left too few: the undisturbed ones if they are enough."""
+    clean = [pair for pair in pairs if not pair.contended]
+    return (clean, False) if len(clean) >= MIN_ROUNDS else (pairs, True)
 
 
-def _finished(rounds: list[Round], spent: float, seconds: float, precision: float) -> bool:
+def _finished(pairs: list[_Pair], spent: float, seconds: float, precision: float) -> bool:
     """Narrow enough, or out of time; disturbed rounds are made up for until twice the time is up."""
-    if len(rounds) < MIN_ROUNDS:
+    if len(pairs) < MIN_ROUNDS:
         return False
-    values, contended = _counting(rounds)
+    counting, contended = _counting(pairs)
     if contended:
-        return spent >= 2 * seconds and len(rounds) >= 2 * MIN_ROUNDS
+        return spent >= 2 * seconds and len(pairs) >= 2 * MIN_ROUNDS
     if spent >= seconds:
         return True
-    if len(values) % 4:  # the interval costs a few milliseconds itself
+    if len(counting) % 4:  # the interval costs a few milliseconds itself
         return False
-    median, low, high = estimate(values)
-    return high - low < precision * median
+    _, half = within([pair.value_ms / pair.reference_ms for pair in counting])
+    return 2 * half < precision
 
 
 def measure(
     networks: Mapping[str, Any],
     *,
+    reference: Reference | None = None,
     seconds: float = SECONDS,
     precision: float = PRECISION,
     seed: int = 0,
@@ -133,23 +131,38 @@ def measure(
     """Measure loaded networks side by side: rounds of about 20 ms, in a new random order each time.
 
     A network is whatever has `run()` and says its `name`, `libraries`, `device`, `threads`, `batch_size` and `input`,
-    as the classes of `runtimes` do. A network is done when its interval is narrower than `precision` of its median,
-    or after `seconds` of its own runs, and at least 8 rounds; contention at most doubles that.
+    as the classes of `runtimes` do. A network is done when its interval within this sitting is narrower than
+    `precision` of its median, or after `seconds` of its own runs, and at least 8 rounds; contention at most doubles
+    that. With a `reference` every fourth round is one of it.
     """
     order, shuffle = list(networks), random.Random(seed).shuffle
-    rounds: dict[str, list[Round]] = {name: [] for name in networks}
+    pairs: dict[str, list[_Pair]] = {name: [] for name in networks}
     spent = dict.fromkeys(networks, 0.0)
-    with _prepared(networks.values()):
-        for network in networks.values():
+    every = [*networks.values(), *([reference.network] if reference else [])]
+    with _prepared(every):
+        for network in every:
             runtimes.warm_up(network, clocks)
+        last = _beside(reference, clocks)
         while order:
             shuffle(order)
-            for name in order:
-                began = clocks.wall()
-                rounds[name].append(runtimes.take_round(networks[name], clocks))
-                spent[name] += clocks.wall() - began
-            order = [name for name in order if not _finished(rounds[name], spent[name], seconds, precision)]
-    return {name: _latency(network, rounds[name]) for name, network in networks.items()}
+            for first in range(0, len(order), BESIDE):
+                taken = [(name, _round(networks[name], clocks)) for name in order[first : first + BESIDE]]
+                last, before = _beside(reference, clocks), last
+                for name, (one, took) in taken:
+                    pairs[name].append(_Pair.of(one, [*before, *last]))
+                    spent[name] += took
+            order = [name for name in order if not _finished(pairs[name], spent[name], seconds, precision)]
+    return {name: _latency(network, pairs[name], reference) for name, network in networks.items()}
+
+
+def _round(network: Any, clocks: Clocks) -> tuple[Round, float]:
+    """One round, and the seconds that it took."""
+    began = clocks.wall()
+    return runtimes.take_round(network, clocks), clocks.wall() - began
+
+
+def _beside(reference: Reference | None, clocks: Clocks) -> list[Round]:
+    return [runtimes.take_round(reference.network, clocks)] if reference else []
 
 
 @contextlib.contextmanager
@@ -169,9 +182,13 @@ def _prepared(networks: Iterable[Any]) -> Iterator[None]:
                 gc.enable()
 
 
-def _latency(network: Any, rounds: list[Round]) -> Latency:
-    values, contended = _counting(rounds)
-    median, low, high = estimate(values)
+def _latency(network: Any, pairs: list[_Pair], reference: Reference | None) -> Latency:
+    counting, contended = _counting(pairs)
+    values = [pair.value_ms for pair in counting]
+    beside = [pair.reference_ms for pair in counting] if reference else []
+    speed = Speed.of(reference.earlier, statistics.median(beside)) if reference else None
+    ratios = [pair.value_ms / pair.reference_ms for pair in counting]
+    median, low, high = against(ratios, speed) if speed else estimate(values)
     return Latency(
         runtime=network.name,
         device=network.device,
@@ -184,6 +201,8 @@ def _latency(network: Any, rounds: list[Round]) -> Latency:
         rounds=len(values),
         contended=contended,
         samples_ms=tuple(values),
+        reference_ms=tuple(beside),
+        reference_usual_ms=speed.usual_ms if speed else None,
         machine=machine(),
         versions=runtimes.library_versions(network.libraries),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -208,9 +227,9 @@ def measure_latency(
     The network is built with seeded weights unless `model` is given, and converted for `runtime`. `resolution`
     replaces the height and width of the architecture's input. `fresh` measures anew, and that is then remembered.
     """
-    _check(threads=threads, batch_size=batch_size)
+    check_counts(threads=threads, batch_size=batch_size)
     if resolution is not None:
-        _check(resolution=resolution)
+        check_counts(resolution=resolution)
         architecture = architecture.with_resolution(resolution)
     key = {
         "digest": architecture.digest,
@@ -232,65 +251,16 @@ def measure_latency(
 
         model = build(architecture)
     network = runtimes.get(runtime)(threads, batch_size, device).load(model, architecture.input)
-    latency = measure({"network": network}, seconds=seconds)["network"]
+    reference = reference_for(threads, device, cache)
+    latency = measure({"network": network}, reference=reference, seconds=seconds)["network"]
     cache.put(key, latency.to_json())
+    if not latency.contended:
+        remember(latency.reference_ms, threads, device, cache)
     return latency
 
 
-def _check(**counts: int) -> None:
+def check_counts(**counts: int) -> None:
+    """Refuse what is not a whole number above 0."""
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{name}: {value!r} is not a whole number of at least 1")
-
-
-def measure_files(
-    paths: Iterable[str | PathLike], threads: int = 1, batch_size: int | None = None, seconds: float = SECONDS
-) -> list[Latency]:
-    """Measure ONNX files side by side in this process; `batch_size=None` is each file's own, 1 where it is free."""
-    _check(threads=threads, **({} if batch_size is None else {"batch_size": batch_size}))
-    networks = {str(i): runtimes.OnnxRuntime(threads, batch_size).load(path) for i, path in enumerate(paths)}
-    return list(measure(networks, seconds=seconds).values())
-
-
-def measure_file(
-    path: str | PathLike, threads: int = 1, batch_size: int | None = None, seconds: float = SECONDS
-) -> Latency:
-    """Measure one ONNX file in this process."""
-    return measure_files([path], threads, batch_size, seconds)[0]
-
-
-def measure_files_afresh(
-    paths: Iterable[str | PathLike], threads: int = 1, batch_size: int | None = None, seconds: float = SECONDS
-) -> list[Latency]:
-    """As `measure_files`, in one fresh Python process, which knows nothing but the files and ONNX Runtime."""
-    order = {"paths": [os.path.abspath(path) for path in paths], "threads": threads}
-    order |= {"batch_size": batch_size, "seconds": seconds}
-    package = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    ended = subprocess.run(
-        [sys.executable, "-P", "-m", __spec__.name, json.dumps(order)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    try:
-        answer = json.loads(ended.stdout)
-    except ValueError:
-        reason = (ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"])[-1]
-        raise NasspaceError(f"the fresh process that measures the exported files failed: {reason}") from None
-    if "error" in answer:
-        raise InputError(answer["error"])
-    return [Latency.from_json(document) for document in answer["latencies"]]
-
-
-def main(order: str) -> None:
-    """What the fresh process does: one JSON argument in, one JSON document on standard output."""
-    try:
-        answer = {"latencies": [latency.to_json() for latency in measure_files(**json.loads(order))]}
-    except InputError as error:
-        answer = {"error": str(error)}
-    print(json.dumps(answer))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -81,7 +81,7 @@ def export_trial(
 
 def _measure_again(study: Study, numbers: list[int], report: Report) -> None:
     """Measure the exported files of the front in one fresh process; ONNX Runtime's only, which runs the files."""
-    from nasspace.latency.meter import measure_files_afresh
+    from nasspace.latency.afresh import measure_files_afresh
 
     recipe, again = study.settings["recipe"], study.again()
     wanted = [number for number in numbers if str(number) not in again]

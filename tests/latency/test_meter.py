@@ -18,9 +18,11 @@ from torch import nn
 
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError, NasspaceError
-from nasspace.latency import convert, meter, runtimes
+from nasspace.latency import afresh, convert, meter, runtimes
 from nasspace.latency.cache import LatencyCache
-from nasspace.latency.meter import Latency, estimate, measure, measure_latency
+from nasspace.latency.estimate import Speed, against, estimate
+from nasspace.latency.meter import Latency, measure, measure_latency
+from nasspace.latency.reference import Reference
 from nasspace.latency.runtimes import Clocks, take_round, warm_up
 
 SHAPE = (3, 16, 16)
@@ -183,6 +185,74 @@ def test_interval_widens_where_neighbours_are_alike():
     assert estimate([2.0]) == (2.0, 2.0, 2.0)
 
 
+def test_speed_of_the_machine_cancels():
+    """A machine that gets slower by a quarter in the middle, and the reference with it."""
+    fake, draw = FakeTime(), random.Random(0)
+    slow = lambda: 1.25 if fake.wall > 0.5 else 1.0  # noqa: E731
+    network = fake.network(lambda: 5 * slow() * draw.lognormvariate(0, 0.01))
+    reference = Reference(fake.network(lambda: 2 * slow() * draw.lognormvariate(0, 0.01)), (2.0, 2.02, 1.98))
+    options = {"clocks": fake.clocks, "precision": 1e-6, "seconds": 1.0}
+    found = measure({"a": network}, reference=reference, **options)["a"]
+    assert found.median_ms == pytest.approx(5, rel=0.01)
+    assert found.low_ms < 5 < found.high_ms < 5.3
+    assert found.reference_usual_ms == 2.0
+    assert 0.75 < found.speed < 0.95
+    assert max(found.samples_ms) > 6
+    assert len(found.reference_ms) == found.rounds
+
+
+def test_without_history_the_usual_speed_is_that_of_now():
+    fake = FakeTime()
+    found = measure({"a": fake.network(5)}, reference=Reference(fake.network(2)), clocks=fake.clocks)["a"]
+    assert (found.median_ms, found.reference_usual_ms, found.speed) == pytest.approx((5, 2, 1))
+    assert Latency.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_every_fourth_round_is_the_references():
+    fake, seen = FakeTime(), []
+    networks = {name: fake.network(lambda name=name: seen.append(name) or 25) for name in "abcdef"}
+    measure(networks, reference=Reference(fake.network(lambda: seen.append("R") or 25)), clocks=fake.clocks)
+    turns = [name for i, name in enumerate(seen) if i == 0 or seen[i - 1] != name]
+    between = "".join(turns[turns.index("R") :]).split("R")
+    assert {len(part) for part in between[1:-1] if part} <= {2, 4}
+
+
+def test_a_disturbed_reference_makes_the_rounds_beside_it_disturbed():
+    fake = FakeTime()
+    reference = Reference(fake.network(2, 0.5))
+    assert measure({"a": fake.network(5)}, reference=reference, seconds=0.3, clocks=fake.clocks)["a"].contended
+
+
+def test_the_interval_widens_with_what_the_machine_did_before():
+    ratios = [2.5] * 20
+    steady, restless = Speed.of([2.0] * 30, 2.0), Speed.of([1.8, 2.0, 2.2] * 10, 2.0)
+    assert steady.usual_ms == restless.usual_ms == pytest.approx(2)
+    widths = [against(ratios, speed)[2] for speed in (steady, Speed.of([], 2.0), restless)]
+    assert widths == sorted(widths)
+    assert 5.15 < widths[0] < 5.3 < widths[2] < 6.2
+
+
+def test_interval_against_a_reference_holds_another_sitting_as_often_as_it_says():
+    generator, holds = np.random.default_rng(0), 0
+    for i in range(300):
+        sittings = 2 * np.exp(generator.normal(0, 0.03, 21))
+        of_network = 5 * np.exp(generator.normal(0, 0.015, 2))
+        ratios = of_network[0] / 2 * np.exp(generator.normal(0, 0.02, 24))
+        _, low, high = against(ratios, Speed.of(list(sittings[:20]), sittings[0]), seed=i)
+        holds += low <= of_network[1] * sittings[20] / 2 <= high
+    assert holds / 300 >= 0.93
+
+
+def test_a_sitting_is_remembered_and_contention_is_not(tmp_path):
+    cache = LatencyCache(tmp_path / "latency.db")
+    key = {"machine": "abacus", "threads": 1}
+    for i in range(60):
+        cache.remember(key, float(i))
+    assert cache.earlier(key)[:2] == [59.0, 58.0]
+    assert len(cache.earlier(key)) == 50
+    assert cache.earlier({**key, "threads": 2}) == []
+
+
 def test_a_steady_network_is_done_early_and_a_restless_one_in_time():
     fake, draw = FakeTime(), random.Random(0)
     steady, restless = fake.network(5), fake.network(lambda: draw.choice([2, 9]))
@@ -327,8 +397,8 @@ def exported(tmp_path_factory):
 
 
 def test_files_are_measured_in_a_fresh_process(exported):
-    here = meter.measure_file(exported, seconds=0.05)
-    both = meter.measure_files_afresh([exported, str(exported)], seconds=0.05)
+    here = afresh.measure_file(exported, seconds=0.05)
+    both = afresh.measure_files_afresh([exported, str(exported)], seconds=0.05)
     assert len(both) == 2
     for found in both:
         assert (found.input, found.batch_size, found.threads) == (SHAPE, 1, 1)
@@ -337,7 +407,7 @@ def test_files_are_measured_in_a_fresh_process(exported):
 
 
 def test_the_fresh_process_does_without_torch():
-    code = "import nasspace.latency.meter, sys; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    code = "import nasspace.latency.afresh, sys; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -345,12 +415,12 @@ def test_a_bad_file_is_told_from_the_fresh_process_too(exported, tmp_path):
     (tmp_path / "broken.onnx").write_text("not a network")
     for name, reason in (("missing.onnx", "no such file"), ("broken.onnx", "cannot load")):
         with pytest.raises(InputError, match=f"{name}: .*{reason}"):
-            meter.measure_files_afresh([exported, tmp_path / name], seconds=0.05)
+            afresh.measure_files_afresh([exported, tmp_path / name], seconds=0.05)
     with pytest.raises(InputError, match="threads"):
-        meter.measure_files_afresh([exported], threads=0)
+        afresh.measure_files_afresh([exported], threads=0)
 
 
 def test_a_fresh_process_that_dies_is_told(exported, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false" if os.path.exists("/bin/false") else "false")
     with pytest.raises(NasspaceError, match="exit status 1"):
-        meter.measure_files_afresh([exported])
+        afresh.measure_files_afresh([exported])
