@@ -1,4 +1,4 @@
-"""`nn.Module` to ONNX, batch norm folded; the outputs of the converted network compared with the original's."""
+"""`nn.Module` to ONNX, TorchScript and ncnn, batch norm folded; outputs compared with the original's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import math
+import subprocess
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ _EXPORTER_WARNINGS = (  # of the fast exporter, chosen knowingly: 0.3 s a networ
     "You are using the legacy TorchScript-based ONNX export",
     "The feature will be removed",
 )
+# TorchScript is deprecated in favour of what compiles; it is measured as long as people ship it.
+_TORCHSCRIPT_WARNING = r"`torch\.jit\.\w+` is deprecated"
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -79,6 +82,37 @@ def _known_warnings() -> Iterator[None]:
             warnings.filterwarnings("ignore", message, DeprecationWarning)
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         yield
+
+
+def to_torchscript(model: nn.Module, batch: Tensor) -> torch.jit.ScriptModule:
+    """A network in inference mode traced on one batch, (N, C, H, W) and frozen: its weights are constants."""
+    with torchscript_warnings(), torch.no_grad():
+        return torch.jit.freeze(torch.jit.trace(model, batch, check_trace=False))
+
+
+@contextlib.contextmanager
+def torchscript_warnings() -> Iterator[None]:
+    """Silence TorchScript's deprecation by its text, and the tracer's notices about shapes, which are fixed here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _TORCHSCRIPT_WARNING, DeprecationWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        yield
+
+
+def to_ncnn(path: Path, input_shape: tuple[int, int, int]) -> tuple[Path, Path]:
+    """Convert an ONNX file of batch 1 by pnnx: ncnn's structure (.param) and weights (.bin, float32) beside it.
+
+    Errors: `InputError` for a network that pnnx or ncnn do not know.
+    """
+    import pnnx
+
+    command = [pnnx.EXEC_PATH, path.name, f"inputshape=[{','.join(map(str, (1, *input_shape)))}]", "fp16=0"]
+    ended = subprocess.run(command, cwd=path.parent, capture_output=True, text=True)
+    param, weights = path.with_suffix(".ncnn.param"), path.with_suffix(".ncnn.bin")
+    if ended.returncode or not (param.is_file() and weights.is_file()):
+        reason = (ended.stderr.strip().splitlines() or [f"pnnx ended with status {ended.returncode}"])[-1]
+        raise InputError(f"the network cannot be converted for ncnn: {reason}; use --runtime onnxruntime")
+    return param, weights
 
 
 def shipped(model: nn.Module) -> nn.Module:

@@ -1,44 +1,126 @@
-"""One suite for every runtime."""
+"""One suite for every runtime: a new one is tested by being registered."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from nasspace import zoo
+from nasspace.architecture import Architecture
 from nasspace.errors import InputError
-from nasspace.latency import convert, runtimes
-from nasspace.latency.runtimes import RUNTIMES
+from nasspace.latency import calibration, convert, runtimes
+from nasspace.latency.runtimes import RUNTIMES, Calibrated
+from nasspace.network import build
 
 SHAPE = (3, 16, 16)
+OPTIONAL = {"ncnn": ("ncnn", "pnnx")}
+TOLERANCE = {"ncnn": 0.002}  # of the largest output, where it is not float32's 1e-4: 16 bits kept
+COSINE = 0.998  # at least, between an image's outputs in int8 and PyTorch's
+LAYERS = {
+    "conv": [{"block": "conv", "out": 24, "activation": "hard_swish"}, {"block": "max_pool"}],
+    "depthwise": [{"block": "depthwise_separable", "out": 16, "stride": 2}],
+    "inverted": [{"block": "inverted_residual", "out": 12, "activation": "hard_swish", "se": 0.25}],
+    "sandglass": [{"block": "conv", "out": 24}, {"block": "sandglass", "out": 24}],
+    "shuffle_v1": [{"block": "conv", "out": 24}, {"block": "shuffle_v1", "out": 24, "groups": 3}],
+    "shuffle_v2": [{"block": "conv", "out": 24}, {"block": "shuffle_v2", "out": 48, "stride": 2}],
+    "fire": [{"block": "conv", "out": 16}, {"block": "fire", "out": 32}, {"block": "max_pool"}],
+    "xception": [{"block": "conv", "out": 16}, {"block": "xception", "out": 32, "stride": 2}],
+    "bottleneck": [{"block": "conv", "out": 16}, {"block": "bottleneck", "out": 64}, {"block": "basic", "out": 32}],
+    "lrn": [{"block": "conv", "out": 16, "norm": "none", "bias": True}, {"block": "lrn"}, {"block": "avg_pool"}],
+}
+
+
+def installed(name: str) -> bool:
+    return all(importlib.util.find_spec(package) for package in OPTIONAL.get(name, ()))
+
+
+def needs(name: str, *, slow: tuple[str, ...] = ("compile",)) -> pytest.param:
+    skip = pytest.mark.skipif(not installed(name), reason=f"pip install 'nasspace[{name}]'")
+    return pytest.param(name, marks=[skip, pytest.mark.slow] if name in slow else skip)
+
+
+NAMES = [needs(name) for name in RUNTIMES]
 
 
 def small() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
+def agrees(name: str, found: np.ndarray, expected: np.ndarray) -> bool:
+    """(N, classes) are PyTorch's: to the last digits of the format, in int8 by their direction."""
+    if name.endswith("int8"):
+        lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+        return bool(((found * expected).sum(1) > COSINE * lengths).all())
+    return bool(np.abs(found - expected).max() < TOLERANCE.get(name, 1e-4) * np.abs(expected).max())
+
+
+def with_statistics(model: nn.Module) -> nn.Module:
+    """Batch norms that a folding must respect."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_runtime_loads_and_runs_a_network_and_leaves_it_alone(name):
     model = small().train()
-    threads = torch.get_num_threads()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    threads, state = torch.get_num_threads(), torch.random.get_rng_state()
     network = RUNTIMES[name](2, 3).load(model, SHAPE)
     network.run()
     assert (network.name, network.device, network.threads, network.batch_size) == (name, "cpu", 2, 3)
     assert network.input == SHAPE
     assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert torch.get_num_threads() == threads
+    assert torch.equal(torch.random.get_rng_state(), state)
     found = runtimes.versions(name)
     assert found["torch"] == torch.__version__
     assert set(found) == {*network.libraries, "nasspace"}
+    assert "unknown" not in found.values()
+
+
+@pytest.mark.parametrize("family", LAYERS)
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_are_pytorchs(name, family):
+    layers = [*LAYERS[family], {"block": "global_pool"}, {"block": "linear", "out": 7}]
+    model = with_statistics(build(Architecture.of(layers, input=SHAPE))).eval()
+    images = calibration.digits(SHAPE, 4)
+    found = RUNTIMES[name](1, 4).load(model, SHAPE).outputs(images)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images)).numpy()
+    assert found.shape == expected.shape
+    assert found.dtype == np.float32
+    assert agrees(name, found, expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
+def test_a_published_network_gives_pytorchs_outputs(name):
+    architecture = zoo.load("shufflenet_v2_0.5", resolution=64, classes=10)
+    model = with_statistics(build(architecture)).eval()
+    images = calibration.digits(architecture.input, 1)
+    found = RUNTIMES[name]().load(model, architecture.input).outputs(images)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images)).numpy()
+    assert agrees(name, found, expected)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps", "tpu"])
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_device_that_is_not_here_is_named(name, device):
-    if name == "eager" and device != "tpu" and (torch.cuda.is_available() or torch.backends.mps.is_available()):
+    if RUNTIMES[name].accelerated and (torch.cuda.is_available() or torch.backends.mps.is_available()):
         pytest.skip("this machine has such a device")
     with pytest.raises(InputError, match=device):
         RUNTIMES[name](device=device).load(small(), SHAPE)
@@ -49,8 +131,28 @@ def test_an_unknown_runtime_is_named_with_the_nearest():
         runtimes.get("onnxruntim")
 
 
-def test_eager_has_its_threads_while_it_is_measured_only():
-    network = RUNTIMES["eager"](threads=2).load(small(), SHAPE)
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_a_missing_engine_is_told_with_its_command(name, monkeypatch):
+    for package in OPTIONAL[name]:
+        monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(InputError, match=rf"pip install 'nasspace\[{name}\]'"):
+        RUNTIMES[name]()
+
+
+def test_a_missing_compiler_is_told_with_its_remedy(monkeypatch):
+    from torch._inductor import config, cpp_builder
+
+    cpp_builder.cpp_compiler_search.cache_clear()
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    with pytest.raises(InputError, match=r"C\+\+ compiler.*apt-get install g\+\+"):
+        RUNTIMES["compile"]()
+    cpp_builder.cpp_compiler_search.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["eager", "torchscript"])
+def test_pytorch_has_its_threads_while_it_is_measured_only(name):
+    network = RUNTIMES[name](threads=2).load(small(), SHAPE)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -61,9 +163,13 @@ def test_eager_has_its_threads_while_it_is_measured_only():
         torch.set_num_threads(before)
 
 
-def test_eager_runs_no_files(tmp_path):
+@pytest.mark.parametrize("name", ["eager", "torchscript"])
+def test_pytorch_runs_without_batch_norm_and_no_files(name, tmp_path):
+    network = RUNTIMES[name]().load(small(), SHAPE)
+    assert "BatchNorm" not in str(network._model)
+    assert "batch_norm" not in str(getattr(network._model, "graph", ""))
     with pytest.raises(InputError, match="onnxruntime"):
-        RUNTIMES["eager"]().load(tmp_path / "network.onnx")
+        RUNTIMES[name]().load(tmp_path / "network.onnx")
 
 
 def test_onnx_file_gives_its_own_shape_and_batch(tmp_path):
@@ -78,6 +184,15 @@ def test_onnx_file_gives_its_own_shape_and_batch(tmp_path):
         RUNTIMES["onnxruntime"](1, 3).load(fixed)
 
 
+def test_int8_takes_its_ranges_from_the_images_given():
+    model, images = small().eval(), calibration.digits(SHAPE, 8)
+    narrow = RUNTIMES["onnxruntime-int8"](1, 8).load(Calibrated(model, images / 4), SHAPE).outputs(images)
+    wide = RUNTIMES["onnxruntime-int8"](1, 8).load(Calibrated(model, images), SHAPE).outputs(images)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images)).numpy()
+    assert np.abs(wide - expected).max() < np.abs(narrow - expected).max() / 4
+
+
 @pytest.mark.parametrize("content", [None, b"", b"not a network", b"\x08\x08\x12\x00"])
 def test_a_missing_or_broken_file_is_one_clear_error(content, tmp_path):
     path = tmp_path / "network.onnx"
@@ -90,6 +205,26 @@ def test_a_missing_or_broken_file_is_one_clear_error(content, tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="Linux tells how long threads waited")
 def test_the_time_threads_wait_for_a_core_grows():
-    before = runtimes._queue_seconds()
+    before = runtimes.CLOCKS.queue()
     time.sleep(0.01)
-    assert runtimes._queue_seconds() >= before
+    assert runtimes.CLOCKS.queue() >= before
+
+
+@pytest.mark.parametrize("name", [needs(name, slow=tuple(RUNTIMES)) for name in RUNTIMES if name != "compile"])
+def test_a_trained_network_classifies_as_in_pytorch(name):
+    from nasspace.accuracy.data import load_data
+    from nasspace.accuracy.training import Fidelity, TrainingSettings, normalised, train
+
+    data = load_data("digits", resolution=16)
+    layers = [{"block": "conv", "out": 16, "stride": 2}, *LAYERS["inverted"], *LAYERS["shuffle_v2"]]
+    model = build(
+        Architecture.of([*layers, {"block": "global_pool"}, {"block": "linear", "out": 10}], input=(1, 16, 16))
+    )
+    assert train(model, data, Fidelity(resolution=16, epochs=6), TrainingSettings()).accuracy > 0.8
+    calibrating, images = (
+        normalised(part.pixels, data).numpy() for part in (data.train.at(torch.arange(32)), data.validation)
+    )
+    found = RUNTIMES[name](1, len(images)).load(Calibrated(model, calibrating), images.shape[1:]).outputs(images)
+    with torch.no_grad():
+        expected = model.eval()(torch.from_numpy(images)).argmax(1).numpy()
+    assert (found.argmax(1) == expected).mean() > 0.97

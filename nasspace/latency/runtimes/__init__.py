@@ -1,0 +1,77 @@
+"""Ways to run a network, each a class with `load`, `run` and `outputs`; and to time a round of runs.
+
+A runtime says its `name`, the `libraries` whose versions are part of a measurement, and whether it is `accelerated`:
+follows the device of the training. One that is added to `RUNTIMES` is measured, searched with and tested like these.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterable
+from typing import Any
+
+from nasspace.errors import InputError, nearest
+from nasspace.latency.runtimes.common import Calibrated, Shape, batch_of
+from nasspace.latency.runtimes.handheld import Ncnn
+from nasspace.latency.runtimes.ort import OnnxRuntime, OnnxRuntimeInt8
+from nasspace.latency.runtimes.pytorch import Compiled, Eager, TorchScript, device_label
+from nasspace.latency.runtimes.timing import (
+    CLOCKS,
+    CONTENDED,
+    ROUND_SECONDS,
+    WARM_UP_SECONDS,
+    Clocks,
+    Round,
+    take_round,
+    warm_up,
+)
+
+__all__ = [
+    "CLOCKS",
+    "CONTENDED",
+    "ROUND_SECONDS",
+    "RUNTIMES",
+    "WARM_UP_SECONDS",
+    "Calibrated",
+    "Clocks",
+    "Compiled",
+    "Eager",
+    "Ncnn",
+    "OnnxRuntime",
+    "OnnxRuntimeInt8",
+    "Round",
+    "Shape",
+    "TorchScript",
+    "batch_of",
+    "device_label",
+    "get",
+    "library_versions",
+    "take_round",
+    "versions",
+    "warm_up",
+]
+RUNTIMES = {runtime.name: runtime for runtime in (OnnxRuntime, OnnxRuntimeInt8, Eager, TorchScript, Compiled, Ncnn)}
+
+
+def get(name: str) -> type[Any]:
+    """The class of a runtime; an `InputError` names the nearest where there is none."""
+    if name not in RUNTIMES:
+        raise InputError(f"'{name}' is not a runtime{nearest(name, RUNTIMES)}")
+    return RUNTIMES[name]
+
+
+def versions(runtime: str) -> dict[str, str]:
+    """The versions of the libraries behind a runtime, and ours, without importing them."""
+    return library_versions(get(runtime).libraries)
+
+
+def library_versions(libraries: Iterable[str]) -> dict[str, str]:
+    """The installed version of each, and of nasspace."""
+    return {library: _version(library) for library in (*libraries, "nasspace")}
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

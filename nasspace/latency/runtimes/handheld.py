@@ -1,0 +1,73 @@
+"""ncnn, the engine of many phone apps and single-board computers."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nasspace.errors import InputError
+from nasspace.latency.runtimes.common import batch_of, network_of, only_on_cpu, require
+
+if TYPE_CHECKING:
+    from nasspace.latency.runtimes.common import Shape, Source
+
+
+class Ncnn:
+    """ncnn on the CPU with its defaults, converted from the ONNX file by its own converter, pnnx.
+
+    The defaults keep weights and activations in 16 bits where the processor can, as on phones: outputs agree to
+    about a thousandth. ncnn knows no batches: their images run one after another.
+    """
+
+    name = "ncnn"
+    libraries = ("ncnn", "pnnx", "torch")
+    accelerated = False
+
+    def __init__(self, threads: int = 1, batch_size: int | None = 1, device: str = "cpu") -> None:
+        only_on_cpu(self.name, device)
+        require(self.name, "ncnn", "pnnx")
+        self.threads, self.batch_size, self.device = threads, batch_size or 1, device
+
+    def load(self, source: Source, input_shape: Shape | None = None) -> Ncnn:
+        """Load a network; `input_shape` is (C, H, W)."""
+        from nasspace.latency.convert import to_ncnn, to_onnx
+
+        model, self.input = network_of(source, self.name), tuple(input_shape)
+        with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
+            path = to_onnx(model, self.input, Path(folder) / "network.onnx")
+            self._net = _net(*to_ncnn(path, self.input), self.threads)
+        self._images = _mats(batch_of(self.batch_size, self.input))
+        return self
+
+    def run(self) -> None:
+        """One batch."""
+        for image in self._images:
+            self._run(image)
+
+    def _run(self, image: Any) -> Any:
+        with self._net.create_extractor() as extractor:
+            extractor.input("in0", image)
+            return extractor.extract("out0")[1]
+
+    def outputs(self, batch: np.ndarray) -> np.ndarray:
+        """What the loaded network gives for a batch, float32 (batch_size, C, H, W)."""
+        return np.stack([np.array(self._run(image)) for image in _mats(batch)])
+
+
+def _net(param: Path, weights: Path, threads: int) -> Any:
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    if net.load_param(str(param)) != 0 or net.load_model(str(weights)) != 0:
+        raise InputError(f"{param.name}: ncnn cannot load it; measure the network with --runtime onnxruntime")
+    return net
+
+
+def _mats(batch: np.ndarray) -> list[Any]:
+    import ncnn
+
+    return [ncnn.Mat(image).clone() for image in batch]  # a Mat made of an array does not keep it alive

@@ -1,0 +1,107 @@
+"""ONNX Runtime on the CPU, in float32 and in int8."""
+
+from __future__ import annotations
+
+import tempfile
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nasspace.errors import InputError
+from nasspace.latency.runtimes.common import Calibrated, batch_of, network_of, only_on_cpu
+
+if TYPE_CHECKING:
+    from nasspace.latency.runtimes.common import Shape, Source
+
+
+class OnnxRuntime:
+    """ONNX Runtime on the CPU: operators one after another, each on `threads` threads.
+
+    With several threads the pool spins while a run lasts, as users have it, and rests between runs, so that several
+    networks measured in turn do not disturb each other.
+    """
+
+    name = "onnxruntime"
+    libraries: tuple[str, ...] = ("onnxruntime", "torch")  # torch writes the file
+    accelerated = False
+
+    def __init__(self, threads: int = 1, batch_size: int | None = 1, device: str = "cpu") -> None:
+        only_on_cpu(self.name, device)
+        self.threads, self.batch_size, self.device = threads, batch_size, device
+
+    def load(self, source: Source, input_shape: Shape | None = None) -> OnnxRuntime:
+        """Load an ONNX file, or a network by way of a temporary one (then `input_shape`, (C, H, W), is needed).
+
+        `batch_size=None` takes the file's own, 1 where it is free.
+        """
+        if isinstance(source, str | PathLike):
+            return self._load(Path(source))
+        with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
+            return self._load(self._written(source, input_shape, Path(folder) / "network.onnx"))
+
+    def _written(self, source: Source, input_shape: Shape | None, path: Path) -> Path:
+        from nasspace.latency.convert import to_onnx
+
+        return to_onnx(network_of(source, self.name), input_shape, path, batch_size=self.batch_size or 1)
+
+    def _load(self, path: Path) -> OnnxRuntime:
+        self._session = _session(path, self.threads)
+        given = self._session.get_inputs()
+        if len(given) != 1 or given[0].type != "tensor(float)" or len(given[0].shape) != 4:
+            raise InputError(f"{path}: its input must be one float32 tensor (batch, channels, height, width)")
+        batch, *shape = given[0].shape
+        if not all(isinstance(size, int) for size in shape):
+            raise InputError(f"{path}: the size of its input is not fixed: {given[0].shape}; export it at one size")
+        if isinstance(batch, int) and self.batch_size not in (None, batch):
+            raise InputError(f"{path}: was exported for a batch of {batch}, not {self.batch_size}")
+        self.batch_size = batch if isinstance(batch, int) else self.batch_size or 1
+        self.input = tuple(shape)
+        self._input_name = given[0].name
+        self._feed = {self._input_name: batch_of(self.batch_size, self.input)}
+        return self
+
+    def run(self) -> None:
+        """One batch."""
+        self._session.run(None, self._feed)
+
+    def outputs(self, batch: np.ndarray) -> np.ndarray:
+        """What the loaded network gives for a batch, float32 (batch_size, C, H, W)."""
+        return self._session.run(None, {self._input_name: batch})[0]
+
+
+class OnnxRuntimeInt8(OnnxRuntime):
+    """ONNX Runtime with the network quantised: weights in int8 a channel, activations in uint8, ranges of real images.
+
+    The images are those of a `Calibrated` source, else handwritten digits (see `calibration`).
+    A file is taken to be quantised already.
+    """
+
+    name = "onnxruntime-int8"
+    libraries = ("onnxruntime", "onnx", "torch")
+
+    def _written(self, source: Source, input_shape: Shape | None, path: Path) -> Path:
+        from nasspace.latency.calibration import digits, to_int8
+
+        plain = super()._written(source, input_shape, path.with_name("float.onnx"))
+        images = source.images if isinstance(source, Calibrated) else digits(input_shape)
+        return to_int8(plain, path, images)
+
+
+def _session(path: Path, threads: int) -> Any:
+    import onnxruntime
+
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base class
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{path}: ONNX Runtime cannot load it: {reason}") from error

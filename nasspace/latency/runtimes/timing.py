@@ -1,0 +1,89 @@
+"""Time a loaded network: warm-up, and rounds of runs on end that tell whether they were disturbed."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+CONTENDED = 1.15  # wall time over CPU time from which a round counts as disturbed
+WARM_UP_SECONDS = 0.5
+ROUND_SECONDS = 0.02
+
+
+def _queue_seconds() -> float:
+    """Seconds in which threads of this process were ready to run and had no core, summed; grows with time.
+
+    Where the system does not tell (not Linux): the time in which the whole process had less than one core.
+    """
+    waited = 0
+    for path in glob.glob("/proc/self/task/*/schedstat"):
+        with contextlib.suppress(OSError, ValueError, IndexError), open(path, encoding="ascii") as file:
+            waited += int(file.read().split()[1])
+    return waited / 1e9 if waited else time.perf_counter() - time.process_time()
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Wall time, CPU time of the calling thread, and time that threads waited for a core; all in seconds."""
+
+    wall: Callable[[], float] = time.perf_counter
+    cpu: Callable[[], float] = time.thread_time
+    queue: Callable[[], float] = _queue_seconds
+
+
+CLOCKS = Clocks()
+
+
+@dataclass(frozen=True)
+class Round:
+    """Several runs of one network on end, as one value in milliseconds."""
+
+    value_ms: float
+    contended: bool
+
+
+def _runs(network: Any, clocks: Clocks, seconds: float) -> tuple[list[float], list[float]]:
+    """Wall and CPU seconds of each run; at least two runs, for about `seconds`."""
+    walls, cpus = [], []
+    while len(walls) < 2 or sum(walls) < seconds:
+        cpu, wall = clocks.cpu(), clocks.wall()
+        network.run()
+        walls.append(clocks.wall() - wall)
+        cpus.append(clocks.cpu() - cpu)
+    return walls, cpus
+
+
+def take_round(network: Any, clocks: Clocks = CLOCKS) -> Round:
+    """Run for about 20 ms: the median run, or where the round was disturbed the best that is known of it.
+
+    Disturbed is a round whose wall time exceeds its thread's CPU time by 15 %; with several threads, one in which
+    they waited for a core for 15 % of it. A thread that waits for another device shows nothing, and raises no alarm.
+    """
+    several = network.threads > 1
+    before = clocks.queue() if several else 0.0
+    walls, cpus = _runs(network, clocks, ROUND_SECONDS)
+    if network.device != "cpu":
+        contended = False
+    elif several:
+        contended = clocks.queue() - before > (CONTENDED - 1) * sum(walls)
+    else:
+        contended = sum(walls) > CONTENDED * sum(cpus)
+    if contended:
+        walls = [min(walls)] if several else [min(pair) for pair in zip(walls, cpus, strict=True)]
+    return Round(1e3 * statistics.median(walls), contended)
+
+
+def warm_up(network: Any, clocks: Clocks = CLOCKS) -> None:
+    """Run until the fastest of some runs is within 2 % of the fastest of the runs before, or half a second is up."""
+    network.run()
+    end, fastest = clocks.wall() + WARM_UP_SECONDS, float("inf")
+    while clocks.wall() < end:
+        walls, _ = _runs(network, clocks, ROUND_SECONDS / 2)
+        if min(walls) > 0.98 * fastest:
+            return
+        fastest = min(walls)
