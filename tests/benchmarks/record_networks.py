@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from originals import executed
+from originals import executed, values
 from originals_list import pairs
-from record_values import EPS, values, write
+from record_values import EPS, write
 from torch import nn
 
 WITH_EPS = ("mobilenet_v1", "mobilenet_v3", "mnasnet")  # their official code's epsilon, which most packages lack
@@ -36,7 +36,7 @@ def rows(folder: Path) -> Iterator[dict[str, Any]]:
         names.remove(pair.name)
         row = {"name": pair.name, "options": pair.options, "source": pair.source, "input": [1, 3, 64, 64]}
         image, network = values.picture(row), adaptive(pair.original()).double().eval()
-        leaves = [leaf for _, leaf in executed(network, image, pair.late)]
+        leaves = executed(network, image, pair.late)
         for leaf in leaves:
             if isinstance(leaf, nn.BatchNorm2d) and pair.name.startswith(WITH_EPS):
                 leaf.eps = EPS

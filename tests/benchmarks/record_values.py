@@ -2,7 +2,7 @@
 
     python tests/benchmarks/record_values.py FOLDER
 
-needs what `originals.py` does, and pytest, since the formula and the file's form stand in `tests/test_values.py`.
+needs what `originals.py` does. The formula and the form of the file stand in `tests/test_values.py`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from originals import executed
+from originals import executed, values
 from originals_list import Bypassed, official, pooled_first, shuffled, version
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import test_values as values
 
 EPS = 1e-3
 MEGVII = "megvii-model/ShuffleNet-Series a96672f"
@@ -39,7 +36,7 @@ def case(
     """One record: the outputs of the original, what ours is, what it is not; `late` as in `originals.Pair`."""
     record = {"name": name, "source": source, "input": list(size), "scale": scale, "layers": layers, "wrong": wrong}
     image, network = values.picture(record), nn.Sequential(original).double().eval()
-    values.fill([leaf for _, leaf in executed(network, image, late)])
+    values.fill(executed(network, image, late))
     with torch.no_grad():
         return {**record, **values.summary(network(image))}
 
