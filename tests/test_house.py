@@ -23,7 +23,8 @@ blocks.registry blocks
 architecture plan grammar space initialisation network
 zoo.parts zoo.figures zoo.classic zoo.mobile zoo.shuffle zoo counting ranges
 latency latency.convert latency.calibration latency.runtimes.common latency.runtimes.timing latency.runtimes.ort
-latency.runtimes.pytorch latency.runtimes.handheld latency.runtimes latency.cache latency.estimate latency.reference latency.meter latency.afresh
+latency.runtimes.pytorch latency.runtimes.handheld latency.runtimes latency.cache latency.estimate latency.reference
+latency.meter latency.afresh latency.runner latency.connection latency.remote
 accuracy accuracy.settings accuracy.decoding accuracy.sources accuracy.images accuracy.tables accuracy.data
 accuracy.published accuracy.augmentation accuracy.schedules accuracy.optimisers accuracy.training
 studies studies.recipe studies.pareto studies.evaluate studies.surrogate studies.belief studies.gain studies.samplers

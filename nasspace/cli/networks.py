@@ -73,21 +73,25 @@ def _show_table(architecture: Architecture, layers: list[dict[str, Any]], totals
 
 def latency(
     arch: Arch,
-    runtime: Annotated[str, typer.Option(help="What runs the network: onnxruntime or eager.")] = "onnxruntime",
+    runtime: Annotated[str, typer.Option(help=printing.RUNTIMES)] = "onnxruntime",
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
     batch_size: Annotated[int, typer.Option(help="Images in a batch.")] = 1,
     resolution: Resolution = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or mps (eager only).")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda or mps; the last two with eager, torchscript, compile.")
+    ] = "cpu",
+    latency_device: Annotated[str, typer.Option(help=printing.LATENCY_DEVICE)] = "local",
     seconds: Annotated[float, typer.Option(help="Time to measure for, at most about.")] = 3.0,
     cached: Annotated[bool, typer.Option("--cached", help="Take an earlier measurement if there is one.")] = False,
     json: Json = False,
 ) -> None:
-    """Measure the latency of a network on this machine."""
-    from nasspace.latency.meter import measure_latency
+    """Measure the latency of a network on this machine, or on one reached over SSH."""
+    from nasspace.latency.remote import measure_latency
 
     architecture, _ = _load(arch, resolution)
     measured = measure_latency(
         architecture,
+        latency_device,
         runtime=runtime,
         threads=threads,
         batch_size=batch_size,

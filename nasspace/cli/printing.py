@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from nasspace.architecture import Architecture
 
+RUNTIMES = "What runs the network: onnxruntime, onnxruntime-int8, eager, torchscript, compile, ncnn."
+LATENCY_DEVICE = "Where to measure: local, or ssh://USER@HOST:PORT/PATH/OF/PYTHON (HOST is enough)."
 FLOPS_ARE = "FLOPs are multiply-adds of convolutions and linear layers at batch 1."
 
 

@@ -42,9 +42,7 @@ def search(
     trials: Annotated[int | None, typer.Option(help="Candidates whose accuracy is evaluated.")] = None,
     time_budget: Annotated[str | None, typer.Option(help="Stop after this time, such as 30m.")] = None,
     sampler: Annotated[str | None, typer.Option(help="gain, tpe, nsga2, random.")] = None,
-    runtime: Annotated[
-        str | None, typer.Option(help="What runs a network for its latency: onnxruntime, eager.")
-    ] = None,
+    runtime: Annotated[str | None, typer.Option(help=printing.RUNTIMES)] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a batch, for the latency.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Deployment resolution.")] = None,
@@ -54,6 +52,7 @@ def search(
         str | None, typer.Option(help="URL of the Optuna storage; SQLite in the folder if not given.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="Where to train: cpu, cuda or mps.")] = None,
+    latency_device: Annotated[str | None, typer.Option(help=printing.LATENCY_DEVICE)] = None,
     fresh_latency: Annotated[bool, typer.Option("--fresh-latency", help="Measure anew what is in the cache.")] = False,
     json: Json = False,
 ) -> None:
@@ -74,6 +73,7 @@ def search(
         "resolution": resolution,
         "seed": seed,
         "device": device,
+        "latency_device": latency_device,
         "limits": {
             "latency": _amount("--latency-target", latency_target, "latency"),
             "flops": _amount("--flops-target", flops_target, "count"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nasspace.outputs.export import FORMATS, Exported, export
 from nasspace.outputs.report import report_html
@@ -12,6 +12,9 @@ from nasspace.studies import places
 from nasspace.studies import study as records
 from nasspace.studies.loop import nothing_found
 from nasspace.studies.study import Study
+
+if TYPE_CHECKING:
+    from nasspace.latency.meter import Latency
 
 Report = Callable[..., None]
 
@@ -75,14 +78,12 @@ def export_trial(
     if architecture.input == record.architecture(number).input:
         card |= {name: row[name] for name in ("latency_ms", "latency_low_ms", "latency_high_ms")}
         card |= {name: settings["recipe"][name] for name in ("runtime", "threads", "batch_size")}
-        card["machine"] = settings["machine"]
+        card["machine"] = _measured_on(record)
     return export(architecture, folder, weights=weights, formats=formats, seed=seed, card=card)
 
 
 def _measure_again(study: Study, numbers: list[int], report: Report) -> None:
-    """Measure the exported files of the front in one fresh process; ONNX Runtime's only, which runs the files."""
-    from nasspace.latency.afresh import measure_files_afresh
-
+    """Measure the front's exported files in a fresh process, where the search measured; only ONNX Runtime runs them."""
     recipe, again = study.settings["recipe"], study.again()
     wanted = [number for number in numbers if str(number) not in again]
     measured = "latency" in study.objectives or "latency" in study.limits
@@ -90,9 +91,24 @@ def _measure_again(study: Study, numbers: list[int], report: Report) -> None:
         return
     report("finishing", text=f"measuring the {len(wanted)} exported networks again, in a fresh process")
     paths = [_exported(study, number) / "model.onnx" for number in wanted]
-    results = measure_files_afresh(paths, threads=recipe["threads"], batch_size=recipe["batch_size"])
-    new = {str(number): result.to_json() for number, result in zip(wanted, results, strict=True)}
-    study.record.set_user_attr(records.AGAIN, {**again, **new})
+    for number, result in zip(wanted, _afresh(paths, recipe), strict=True):
+        again = {**again, str(number): result.to_json()}
+        study.record.set_user_attr(records.AGAIN, again)
+
+
+def _afresh(paths: list[Path], recipe: Mapping[str, Any]) -> Iterable[Latency]:
+    from nasspace.latency import afresh, remote
+
+    asked = {"threads": recipe["threads"], "batch_size": recipe["batch_size"]}
+    if (device := recipe.get("latency_device", remote.LOCAL)) == remote.LOCAL:
+        return afresh.measure_files_afresh(paths, **asked)
+    return remote.Remote(device).measure_files(paths, **asked)
+
+
+def _measured_on(study: Study) -> Mapping[str, Any]:
+    """The machine of a study's latencies: of its first measurement, else the one it was begun on."""
+    measured = (trial.user_attrs.get("latency_interval", {}) for trial in study.frozen())
+    return next((found["machine"] for found in measured if "machine" in found), study.settings["machine"])
 
 
 def write_report(study: Study) -> Path:
@@ -105,6 +121,7 @@ def write_report(study: Study) -> Path:
         **settings,
         "objectives": recipe["objectives"],
         "seed": recipe["seed"],
+        "machine": _measured_on(study),
         **{key: recipe[key] for key in ("runtime", "threads", "batch_size", "fidelity")},
         "resolution": settings["task"]["resolution"],
     }

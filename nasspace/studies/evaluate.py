@@ -71,6 +71,7 @@ class Trained:
         self.cache = cache
         self.on_epoch = on_epoch
         self.known = COUNTS
+        self._remote: Any = None
 
     def __call__(self, architecture: Architecture) -> Outcome:
         """Stop at the first broken limit: what is over it is never trained."""
@@ -96,19 +97,27 @@ class Trained:
         return "latency" in self.recipe.objectives or "latency" in self.limits
 
     def _latency(self, architecture: Architecture, model: Any) -> Any:
-        from nasspace.latency.meter import measure_latency
+        from nasspace.latency import meter, remote, runtimes
 
-        recipe = self.recipe
-        return measure_latency(
-            architecture,
-            runtime=recipe.runtime,
-            threads=recipe.threads,
-            batch_size=recipe.batch_size,
-            model=model,
-            fresh=self.fresh_latency,
-            cache=self.cache,
-            device=recipe.device if recipe.runtime != "onnxruntime" else "cpu",
-        )
+        recipe, runtime = self.recipe, runtimes.get(self.recipe.runtime)
+        asked = {"runtime": recipe.runtime, "threads": recipe.threads, "batch_size": recipe.batch_size}
+        asked |= {"fresh": self.fresh_latency, "cache": self.cache}
+        asked["model"] = runtimes.Calibrated(model, self._images(architecture)) if runtime.calibrated else model
+        if recipe.latency_device == remote.LOCAL:
+            return meter.measure_latency(architecture, device=recipe.device if runtime.accelerated else "cpu", **asked)
+        if self._remote is None:  # one connection for all candidates; it ends with the evaluator
+            self._remote = remote.Remote(recipe.latency_device)
+        return self._remote.measure_latency(architecture, **asked)
+
+    def _images(self, architecture: Architecture) -> Any:
+        """Some training images, spread over the split, as the network is fed: for the ranges of an int8 runtime."""
+        from nasspace.accuracy.images import resized
+        from nasspace.accuracy.training import normalised
+        from nasspace.latency.calibration import IMAGES
+
+        pixels = self.data.train.pixels
+        chosen = resized(pixels[:: max(1, len(pixels) // IMAGES)][:IMAGES], architecture.input[1])
+        return normalised(chosen, self.data).contiguous().numpy()
 
     def _trained(self, architecture: Architecture, model: Any, values: dict, details: dict) -> Outcome:
         from nasspace.accuracy.training import train

@@ -91,6 +91,7 @@ class Recipe(Strict):
     threads: int = Field(1, ge=1, le=1024)
     batch_size: int = Field(1, ge=1, le=4096)
     device: str = "cpu"
+    latency_device: str = "local"
     seed: int = Field(0, ge=0, lt=2**32)
     fidelity: Fidelity = Fidelity(resolution=32, epochs=8)
     training: TrainingSettings = TrainingSettings()

@@ -114,6 +114,7 @@ def _check_fidelity(asked: Recipe, space: Space) -> None:
 
 def check_names(asked: Recipe) -> None:
     """Names that only their own homes know, before any work."""
+    from nasspace.latency import remote
     from nasspace.latency.runtimes import RUNTIMES
     from nasspace.studies.samplers import SAMPLERS
 
@@ -123,6 +124,8 @@ def check_names(asked: Recipe) -> None:
     if asked.objectives == ("latency",) or not {"accuracy", "latency"} & set(asked.objectives):
         raise InputError(f"objectives: {', '.join(asked.objectives)} alone is no search; add accuracy")
     check_device(asked.device)
+    remote.check(asked.latency_device, asked.runtime)
+    RUNTIMES[asked.runtime](asked.threads, asked.batch_size)  # what it needs is here, or this says so
 
 
 def check_device(name: str) -> None:
@@ -164,7 +167,7 @@ def refuse_other(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
         raise InputError(f"{folder}: this study's storage is {old['storage'] or 'its own study.db'}; {remedy}")
     free = {"trials", "time_budget", "name", "description", "data", "data_dir", "limits"}
     for key in sorted(new["recipe"].keys() - free):
-        was, now = old["recipe"].get(key), new["recipe"][key]
+        was, now = old["recipe"].get(key, Recipe().as_written()[key]), new["recipe"][key]
         if was != now:
             raise InputError(f"{folder}: this study was begun with {key} {was!r}, not {now!r}; {remedy}")
     if not new["evaluator"] and old["machine"] != new["machine"]:

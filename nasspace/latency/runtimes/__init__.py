@@ -1,7 +1,8 @@
 """Ways to run a network, each a class with `load`, `run` and `outputs`; and to time a round of runs.
 
-A runtime says its `name`, the `libraries` whose versions are part of a measurement, and whether it is `accelerated`:
-follows the device of the training. One that is added to `RUNTIMES` is measured, searched with and tested like these.
+A runtime says its `name`, the `libraries` whose versions are part of a measurement, whether it is `accelerated` (runs
+on the device of the training) and `calibrated` (on images). One that is added to `RUNTIMES` is measured, searched with
+and tested like these.
 """
 
 from __future__ import annotations

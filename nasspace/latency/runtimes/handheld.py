@@ -25,6 +25,7 @@ class Ncnn:
     name = "ncnn"
     libraries = ("ncnn", "pnnx", "torch")
     accelerated = False
+    calibrated = False
 
     def __init__(self, threads: int = 1, batch_size: int | None = 1, device: str = "cpu") -> None:
         only_on_cpu(self.name, device)

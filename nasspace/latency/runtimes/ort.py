@@ -26,6 +26,7 @@ class OnnxRuntime:
     name = "onnxruntime"
     libraries: tuple[str, ...] = ("onnxruntime", "torch")  # torch writes the file
     accelerated = False
+    calibrated = False
 
     def __init__(self, threads: int = 1, batch_size: int | None = 1, device: str = "cpu") -> None:
         only_on_cpu(self.name, device)
@@ -39,9 +40,10 @@ class OnnxRuntime:
         if isinstance(source, str | PathLike):
             return self._load(Path(source))
         with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
-            return self._load(self._written(source, input_shape, Path(folder) / "network.onnx"))
+            return self._load(self.write(source, input_shape, Path(folder) / "network.onnx"))
 
-    def _written(self, source: Source, input_shape: Shape | None, path: Path) -> Path:
+    def write(self, source: Source, input_shape: Shape | None, path: Path) -> Path:
+        """Write a network as the file that this runtime loads."""
         from nasspace.latency.convert import to_onnx
 
         return to_onnx(network_of(source, self.name), input_shape, path, batch_size=self.batch_size or 1)
@@ -80,11 +82,13 @@ class OnnxRuntimeInt8(OnnxRuntime):
 
     name = "onnxruntime-int8"
     libraries = ("onnxruntime", "onnx", "torch")
+    calibrated = True
 
-    def _written(self, source: Source, input_shape: Shape | None, path: Path) -> Path:
+    def write(self, source: Source, input_shape: Shape | None, path: Path) -> Path:
+        """Write a network as a quantised file."""
         from nasspace.latency.calibration import digits, to_int8
 
-        plain = super()._written(source, input_shape, path.with_name("float.onnx"))
+        plain = super().write(source, input_shape, path.with_name("float.onnx"))
         images = source.images if isinstance(source, Calibrated) else digits(input_shape)
         return to_int8(plain, path, images)
 

@@ -24,6 +24,7 @@ class Eager:
     name = "eager"
     libraries: tuple[str, ...] = ("torch",)
     accelerated = True
+    calibrated = False
 
     def __init__(self, threads: int = 1, batch_size: int | None = 1, device: str = "cpu") -> None:
         self.threads, self.batch_size, self.device = threads, batch_size or 1, device

@@ -1,0 +1,178 @@
+"""Latency on another device: ONNX files are pushed over SSH, measured there as here, and remembered here."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import statistics
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasspace.errors import InputError
+from nasspace.latency import meter, reference, runtimes
+from nasspace.latency.cache import LatencyCache
+from nasspace.latency.connection import Address, Connection
+from nasspace.latency.meter import SECONDS, Latency, check_counts
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasspace.architecture import Architecture
+
+LOCAL = "local"
+TOGETHER = 4  # files that are measured side by side; the reference network beside makes several such groups one
+
+
+def check(address: str, runtime: str) -> None:
+    """Refuse what is no device, and a runtime that does not run the files that are pushed; nothing is connected."""
+    if address == LOCAL:
+        return
+    Address.of(address)
+    if not issubclass(runtimes.get(runtime), runtimes.OnnxRuntime):
+        raise InputError(f"runtime '{runtime}': {address} measures with onnxruntime or onnxruntime-int8")
+
+
+class Remote:
+    """A device at `ssh://[user@]host[:port][/path/of/python]`, connected when it is first asked; closed with `with`.
+
+    Errors, each an `InputError`: no such device, an unknown or changed host key, no Python or ONNX Runtime there, a
+    connection lost.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = Address.of(address)
+
+    @functools.cached_property
+    def _connection(self) -> Connection:
+        return Connection(self.address, _code())
+
+    def __enter__(self) -> Remote:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process on the device, which leaves no file there; a later question begins another."""
+        if connection := self.__dict__.pop("_connection", None):
+            connection.close()
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What the device is, as `cache.machine`."""
+        return self._connection.hello["machine"]
+
+    def versions(self, runtime: str) -> dict[str, str]:
+        """Of the device's Python, numpy and ONNX Runtime, and of what writes the files here."""
+        return runtimes.versions(runtime) | self._connection.hello["versions"]
+
+    def measure_latency(
+        self,
+        architecture: Architecture,
+        runtime: str = "onnxruntime",
+        threads: int = 1,
+        batch_size: int = 1,
+        *,
+        model: nn.Module | runtimes.Calibrated | None = None,
+        seconds: float = SECONDS,
+        fresh: bool = False,
+        cache: LatencyCache | None = None,
+    ) -> Latency:
+        """As `meter.measure_latency`, on the device; remembered by its description, versions and address."""
+        check(str(self.address), runtime)
+        check_counts(threads=threads, batch_size=batch_size)
+        cache = LatencyCache() if cache is None else cache
+        key = self._key(architecture, runtime, threads, batch_size)
+        if (known := None if fresh else cache.get(key)) is not None:
+            with contextlib.suppress(KeyError, TypeError):
+                return Latency.from_json(known)
+        if model is None:
+            from nasspace.network import build
+
+            model = build(architecture)
+        with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
+            path = Path(folder) / "network.onnx"
+            runtimes.get(runtime)(threads, batch_size).write(model, architecture.input, path)
+            (found,) = self._measured([path], runtime, threads, batch_size, seconds, cache)
+        cache.put(key, found.to_json())
+        return found
+
+    def measure_files(
+        self,
+        paths: Sequence[str | PathLike],
+        threads: int = 1,
+        batch_size: int | None = None,
+        seconds: float = SECONDS,
+        *,
+        runtime: str = "onnxruntime",
+        cache: LatencyCache | None = None,
+    ) -> Iterator[Latency]:
+        """Measure ONNX files on the device, four at a time side by side; each four comes when it is done."""
+        cache = LatencyCache() if cache is None else cache
+        for first in range(0, len(paths), TOGETHER):
+            group = [Path(path) for path in paths[first : first + TOGETHER]]
+            yield from self._measured(group, runtime, threads, batch_size, seconds, cache)
+
+    def _measured(
+        self, paths: list[Path], runtime: str, threads: int, batch_size: int | None, seconds: float, cache: LatencyCache
+    ) -> list[Latency]:
+        contents = [path.read_bytes() for path in paths]
+        history = self._key(reference.architecture(), "onnxruntime", threads, 1)
+        request = {"sizes": [len(content) for content in contents], "threads": threads, "batch_size": batch_size}
+        request |= {"seconds": seconds, "earlier": cache.earlier(history)}
+        try:
+            answer = self._connection.ask(request, *contents)
+        except InputError:
+            self.close()
+            raise
+        found = [self._here(Latency.from_json(document), runtime) for document in answer["latencies"]]
+        if found and not found[0].contended:  # one sitting
+            cache.remember(history, statistics.median(found[0].reference_ms))
+        return found
+
+    def _here(self, latency: Latency, runtime: str) -> Latency:
+        """What was measured there, with the device and the versions that belong to it."""
+        return replace(latency, runtime=runtime, device=str(self.address), versions=self.versions(runtime))
+
+    def _key(self, architecture: Architecture, runtime: str, threads: int, batch_size: int) -> dict[str, Any]:
+        return {
+            "digest": architecture.digest,
+            "runtime": runtime,
+            "device": str(self.address),
+            "threads": threads,
+            "batch_size": batch_size,
+            "input": list(architecture.input),
+            "versions": self.versions(runtime),
+            "machine": self.machine,
+        }
+
+
+def measure_latency(
+    architecture: Architecture, latency_device: str = LOCAL, *, device: str = "cpu", **asked: Any
+) -> Latency:
+    """`meter.measure_latency` on `device` of this machine, or `Remote.measure_latency` on the one at an address."""
+    check(latency_device, asked.get("runtime", "onnxruntime"))
+    if latency_device == LOCAL:
+        return meter.measure_latency(architecture, device=device, **asked)
+    if device != "cpu":
+        raise InputError(f"device '{device}': {latency_device} measures on its cpu")
+    with Remote(latency_device) as there:
+        return there.measure_latency(architecture, **asked)
+
+
+def _code() -> bytes:
+    """The zip that is pushed: the modules that measure, as they are here, and the reference network."""
+    package = Path(__file__).parents[1]
+    modules = [package / "__init__.py", package / "errors.py", *sorted((package / "latency").rglob("*.py"))]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive, tempfile.TemporaryDirectory() as folder:
+        for path in modules:
+            archive.write(path, path.relative_to(package.parent))
+        archive.write(reference.write(Path(folder)), "reference.onnx")
+    return buffer.getvalue()
