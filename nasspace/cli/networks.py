@@ -104,7 +104,8 @@ def latency(
     interval = printing.latency(measured.low_ms, measured.median_ms, measured.high_ms)
     print(f"{interval} ms: the median when undisturbed, from {measured.rounds} rounds, and its interval")
     machine = ", ".join(f"{key} {value}" for key, value in measured.machine.items())
-    print(f"{runtime}, {threads} thread(s), batch {batch_size}, input {'x'.join(map(str, measured.input))}; {machine}")
+    size = "x".join(map(str, measured.input))
+    print(f"{runtime} on {measured.device}, {threads} thread(s), batch {batch_size}, input {size}; {machine}")
     if measured.contended:
         printing.say(
             "nas: another process was competing for the processor all the while; measure again when it is quiet"

@@ -22,8 +22,9 @@ _FORM = re.compile(
     r"ssh://(?:(?P<user>\w[\w.+-]*)@)?(?P<host>\w[\w.-]*|\[[0-9A-Fa-f:.]+(?:%\w+)?\])"
     r"(?::(?P<port>[0-9]{1,5}))?(?P<python>/.*)?"
 )
-# What the far end runs: it takes the number of bytes, a zip of modules and the reference network, and serves.
-_BEGIN = """
+# What the far end runs: it takes the number of bytes, a zip of modules and the reference network, and serves. It goes
+# through standard input, since not every shell takes several lines as one argument.
+_BEGIN = b"""
 import sys
 if sys.version_info < (3, 11):
     sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0])
@@ -69,7 +70,7 @@ class Address:
         """The ssh command that begins the far end; NASSPACE_SSH may hold another `ssh` with options of its own."""
         options = [part for option in _OPTIONS for part in ("-o", option)]
         port = ["-p", str(self.port)] if self.port else []
-        begin = f"exec {shlex.quote(self.python)} -c {shlex.quote(_BEGIN)}"
+        begin = f"exec {shlex.quote(self.python)} -c 'import sys; exec(sys.stdin.buffer.read({len(_BEGIN)}))'"
         return [*shlex.split(os.environ.get("NASSPACE_SSH", "ssh")), *options, *port, "-T", "--", self.target, begin]
 
 
@@ -87,7 +88,7 @@ class Connection:
             self._errors.close()
             raise InputError(f"{address}: cannot run ssh ({error}); install openssh-client") from None
         self.close = weakref.finalize(self, _end, self._process, self._errors)
-        self._send(f"{len(code)}\n".encode(), code)
+        self._send(_BEGIN, f"{len(code)}\n".encode(), code)
         self.hello = self._received("while it was reached")
 
     def ask(self, request: dict[str, Any], *contents: bytes) -> dict[str, Any]:

@@ -1,0 +1,104 @@
+"""Whole searches with every runtime and on another device."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+
+import nasspace
+from nasspace import cli
+from nasspace.documents import Document
+from nasspace.errors import InputError
+from nasspace.latency.connection import Connection
+from nasspace.latency.runtimes import RUNTIMES
+from nasspace.space import Space
+from nasspace.studies import study as records
+from nasspace.studies.loop import resume
+
+SPACE = {
+    "name": "few",
+    "input": [3, 32, 32],
+    "stem": [{"block": "conv", "out": 8, "kernel": 3}],
+    "stages": [{"depth": [1, 2], "out": [8, 16], "stride": 2, "block": ["inverted_residual", "shuffle_v2"]}],
+    "head": [{"block": "conv", "out": 32, "kernel": 1}],
+}
+BRIEF = {"resolution": 16, "epochs": 1}
+
+
+def searched(**settings):
+    asked = {"data": "digits", "trials": 2, "latency_target_ms": 500, "fidelity": BRIEF, "study": "s", **settings}
+    return nasspace.search(Space(Document(SPACE, "few")), **asked)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def intervals(study):
+    return [trial.user_attrs["latency_interval"] for trial in study.frozen("COMPLETE", "PRUNED")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_search_measures_with_its_runtime(runtime):
+    if runtime == "ncnn" and not importlib.util.find_spec("ncnn"):
+        pytest.skip("pip install 'nasspace[ncnn]'")
+    study = nasspace.deliver(searched(runtime=runtime))
+    assert [interval["runtime"] for interval in intervals(study)] == [runtime] * 2
+    assert set(RUNTIMES[runtime].libraries) < set(intervals(study)[0]["versions"])
+    assert bool(study.again()) == (runtime == "onnxruntime")
+
+
+def test_what_a_runtime_needs_is_looked_for_before_any_work(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    status = cli.run(["search", "--space", "shuffle", "--runtime", "ncnn"])
+    assert (status, "pip install 'nasspace[ncnn]'" in capsys.readouterr().err) == (2, True)
+    with pytest.raises(InputError, match="ssh://user@host"):
+        searched(latency_device="pi")
+    with pytest.raises(InputError, match="measures with onnxruntime"):
+        searched(latency_device="ssh://pi", runtime="eager")
+
+
+@pytest.mark.slow
+def test_a_search_measures_on_the_device_its_front_too(board):
+    study = nasspace.deliver(searched(latency_device=board.address(), runtime="onnxruntime"))
+    device = board.address().removesuffix(str(board.folder / "python"))
+    assert {interval["device"] for interval in intervals(study)} == {device}
+    again = study.again()
+    assert sorted(map(int, again)) == study.front_numbers()
+    assert {found["device"] for found in again.values()} == {device}
+    assert "python" in next(iter(again.values()))["versions"]
+
+
+@pytest.mark.slow
+def test_a_search_that_lost_its_device_is_resumed(board, monkeypatch):
+    send, sent = Connection._send, []
+
+    def cut_at_the_second(connection, *parts):
+        send(connection, *parts)
+        sent.append(parts)
+        if len(sent) == 3:  # the code, the first network, the second one
+            assert board.cut() == 1
+
+    monkeypatch.setattr(Connection, "_send", cut_at_the_second)
+    with pytest.raises(InputError, match="connection was lost"):
+        searched(latency_device=board.address())
+    before = intervals(records.load("s"))
+    assert len(before) == 1
+    study = nasspace.deliver(resume("s"))
+    assert intervals(study)[:1] == before
+    assert study.evaluated == 2
+
+
+@pytest.mark.slow
+def test_latency_of_the_command_line_on_the_device(board, capsys):
+    asked = ["latency", "shufflenet_v2_0.5", "--resolution", "32", "--seconds", "0.1", "--json"]
+    assert cli.run([*asked, "--latency-device", board.address()]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["device"].startswith("ssh://")
+    assert document["machine"]["cores"] >= 1
+    assert cli.run([*asked, "--latency-device", board.address(), "--device", "cuda"]) == 2
+    assert "measures on its cpu" in capsys.readouterr().err
