@@ -42,6 +42,34 @@ class LayerCost:
 
 
 @dataclass(frozen=True)
+class Operation:
+    """One operation of a layer on one image: `kind` and the shapes of what it reads, of its weight, of what it gives.
+
+    `kind` is `pointwise`, `dense`, `grouped` or `depthwise` for convolutions, `linear` for matrix products, else
+    PyTorch's name of an operation that moves or combines values (`add`, `mul`, `cat`, `clone`, `max_pool2d`, ...).
+    """
+
+    kind: str
+    in_shape: tuple[int, ...]
+    weight_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+
+    @property
+    def flops(self) -> int:
+        """Multiply-adds."""
+        if not self.weight_shape:
+            return 0
+        return math.prod(self.out_shape) * (
+            self.in_shape[-1] if self.kind == "linear" else math.prod(self.weight_shape[1:])
+        )
+
+    @property
+    def memory_access(self) -> int:
+        """Elements read and written: input, output and weights."""
+        return sum(map(math.prod, (self.in_shape, self.out_shape, self.weight_shape or (0,))))
+
+
+@dataclass(frozen=True)
 class Cost:
     """What a network costs for one image: the sums over its layers."""
 
@@ -90,6 +118,17 @@ def layer_cost(layer: Layer, in_shape: tuple[int, ...]) -> LayerCost:
         memory_access=recorder.memory_access,
         activations=recorder.activations,
     )
+
+
+@lru_cache(maxsize=50_000)
+def operations(layer: Layer, in_shape: tuple[int, ...]) -> tuple[Operation, ...]:
+    """What one layer does to one image of `in_shape`, in order; batch norm and activations apart, which are folded."""
+    channels = math.prod(in_shape) if blocks.get(layer.block).flattens else in_shape[0]
+    try:
+        _, recorder, _ = _on_meta(layer, channels, in_shape)
+    except Exception:  # as in `layer_cost`
+        _, recorder, _ = _on_cpu(layer, channels, in_shape)
+    return tuple(recorder.operations)
 
 
 def _on_meta(layer: Layer, channels: int, in_shape: tuple[int, ...]) -> tuple[nn.Module, _Recorder, Tensor]:
@@ -180,6 +219,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.flops = self.memory_access = self.activations = 0
+        self.operations: list[Operation] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -187,13 +227,24 @@ class _Recorder(TorchDispatchMode):
         if operands is not None:
             source, weight = (args[i] for i in operands)
             self.add(source, weight, out, self._multiply_adds(func, args, source, weight, out))
+        elif func in MOVES:
+            self._move(func, args, out)
         return out
+
+    def _move(self, func, args, out) -> None:
+        """Note an operation that moves or combines values."""
+        given = args[0][0] if isinstance(args[0], list | tuple) else args[0]
+        given, out = (value[0] if isinstance(value, tuple) else value for value in (given, out))
+        name = func.name().partition("::")[2].partition(".")[0]
+        self.operations.append(Operation(name, tuple(given.shape[1:]), (), tuple(out.shape[1:])))
 
     def add(self, source: Tensor, weight: Tensor, out: Tensor, flops: int) -> None:
         """Count one operation."""
         self.flops += flops
         self.memory_access += source.numel() + weight.numel() + out.numel()
         self.activations += out.numel()
+        shapes = tuple(source.shape[1:]), tuple(weight.shape), tuple(out.shape[1:])
+        self.operations.append(Operation(_kind(*shapes), *shapes))
 
     @staticmethod
     def _multiply_adds(func, args, source: Tensor, weight: Tensor, out: Tensor) -> int:
@@ -201,6 +252,15 @@ class _Recorder(TorchDispatchMode):
             transposed = args[6]
             return (source if transposed else out).numel() * math.prod(weight.shape[1:])
         return out.numel() * source.shape[-1]
+
+
+def _kind(in_shape: tuple[int, ...], weight_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> str:
+    if len(weight_shape) < 4:
+        return "linear"
+    groups = in_shape[0] // weight_shape[1] if in_shape else 1
+    if groups > 1:
+        return "depthwise" if weight_shape[1] == 1 else "grouped"
+    return "pointwise" if math.prod(weight_shape[2:]) == 1 else "dense"
 
 
 MAKES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn}
@@ -226,4 +286,14 @@ OPERANDS = {  # operation: the positions of its input and its weight
     aten.mm.default: (0, 1),
     aten.bmm.default: (0, 1),
     aten.baddbmm.default: (1, 2),
+}
+MOVES = {
+    aten.add.Tensor,
+    aten.mul.Tensor,
+    aten.cat.default,
+    aten.clone.default,
+    aten.mean.dim,
+    aten.max_pool2d_with_indices.default,
+    aten.avg_pool2d.default,
+    aten._adaptive_avg_pool2d.default,
 }

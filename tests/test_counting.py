@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nasspace import Architecture, Space, blocks, build, cost
-from nasspace.counting import layer_cost
+from nasspace import Architecture, Space, blocks, build, cost, zoo
+from nasspace.counting import layer_cost, operations
 from nasspace.errors import InputError
 
 SPACES = ["fire", "mixed", "mnasnet", "mobile", "resnext", "sandglass", "shuffle", "spos", "xception"]
@@ -153,3 +153,25 @@ def test_unusual_operations_are_counted(own_blocks):
     attention = 4 * tokens * 4 * 4 + 2 * tokens * tokens * 4  # four projections; scores and their use
     reflecting, flat, grouped = pixels * 4 * 6 * 9, tokens * 4 * 2 * 3, tokens * 4 * 3
     assert cost(arch).flops == 4 * 4 * 3 * 6 * 9 + reflecting + flat + attention + grouped + 4 * 5
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small_1.0", "shufflenet_v1_g3_1.0", "squeezenet_1.1", "alexnet"])
+def test_operations_add_up_to_the_layer(name):
+    architecture = zoo.load(name)
+    for layer, counted in zip(architecture.layers, cost(architecture).layers, strict=True):
+        done = operations(layer, counted.in_shape)
+        weighted = [operation for operation in done if operation.weight_shape]
+        assert sum(operation.flops for operation in done) == counted.flops
+        assert sum(operation.memory_access for operation in weighted) == counted.memory_access
+
+
+def test_operations_are_named_as_in_the_field():
+    def kinds(**layer) -> list[str]:
+        architecture = Architecture.of([layer], input=(24, 8, 8))
+        return [operation.kind for operation in operations(architecture.layers[0], architecture.input)]
+
+    assert kinds(block="inverted_residual", se=0.25) == [
+        *("pointwise", "depthwise", "mean", "pointwise", "pointwise", "mul", "pointwise", "add")
+    ]
+    assert kinds(block="shuffle_v1", groups=3) == ["grouped", "clone", "depthwise", "grouped", "add"]
+    assert kinds(block="conv", out=8) == ["dense"]

@@ -1,0 +1,290 @@
+"""Latency predicted from a few dozen measured networks or blocks, with its uncertainty.
+
+A network takes the sum of what its operations take: T = Σ s(o) (1 + g(o)). s is a non-negative least-squares fit to an
+operation's multiply-adds, memory access, outputs and a constant, for each kind of operation. g, by how much an
+operation differs from that, is a Gaussian process over operations of a kind. Only sums are measured, of networks
+and, where a profile tells, of their layers; and a sum of Gaussian processes is one: so they say what operations take,
+whatever blocks they stand in. A measured block is a network of one layer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+
+from nasspace.architecture import Architecture
+from nasspace.counting import Operation, cost, operations
+
+LEAST_MS = 1e-4  # of an operation, so that something can differ from it
+PRIOR_MS = (
+    2e-8,
+    2e-7,
+    2e-7,
+    5e-3,
+)  # of a multiply-add, an element accessed, an output, an operation: none is measured yet
+RIDGE = 1e-3
+LANES = (8, 16)  # channels that vector units take at once; what they do not divide is slower
+MODES = np.array([0.2, 0.1, 2.0, 1.0, 0.015])  # prior modes: see `Parameters`
+LOOSE = 0.7  # standard deviation of the logarithms of all these
+NOISE = MODES[-1]
+LAYER_NOISE, LAYER_FLOOR_MS = 0.07, 0.003  # of a layer's time in a profile: relative to it, and at least
+LAYER_WEIGHT = 0.3  # of a layer beside a network, in the least-squares fit
+STEPS = 15  # of the search for the most probable parameters
+SIZES = 7  # columns of an operation's description that are sizes; the others are lanes
+
+Apart = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How well each measured network is predicted from the others: relative errors, and Kendall's tau."""
+
+    errors: np.ndarray
+    tau: float
+
+    def within(self, share: float) -> float:
+        """The share of networks that were predicted to within `share` of what was measured."""
+        return float((np.abs(self.errors) <= share).mean())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as they are kept with a study."""
+        median, most = np.quantile(np.abs(self.errors), (0.5, 0.9))
+        figures = {"median_error": float(median), "error_90": float(most), "tau": self.tau}
+        return {"networks": len(self.errors), **figures, "within_5": self.within(0.05), "within_10": self.within(0.1)}
+
+
+class Predictor:
+    """Latency in milliseconds of any architecture, from some that were measured in one set of circumstances."""
+
+    def __init__(
+        self,
+        architectures: Sequence[Architecture],
+        milliseconds: Sequence[float],
+        layers_ms: Sequence[Sequence[float] | None] = (),
+    ):
+        """`milliseconds` are the measured latencies; `layers_ms` those of the layers, where a profile was taken."""
+        self.known = _Bag(architectures)
+        self.networks = len(architectures)
+        parts = list(_profiled(self.known, architectures, milliseconds, layers_ms))
+        self.counts = np.vstack([self.known.counts, *(row for _, row, _ in parts)])
+        self.measured = np.array([*milliseconds, *(value for *_, value in parts)], float)
+        self.owner = np.array([*range(self.networks), *(owner for owner, *_ in parts)])
+        self.base = _Base(self.known.operations, self.counts, self.measured)
+        self.weights = self.counts * self.base(self.known.operations)
+        self.parameters = _fitted(self)
+        self._root = np.linalg.cholesky(self._covariance(_apart(self.known, self.known), self.parameters))
+        self._residual = self.measured - self.weights.sum(axis=1)
+
+    def predict(self, architectures: Sequence[Architecture]) -> tuple[np.ndarray, np.ndarray]:
+        """The latencies and their standard deviations, in milliseconds, each of shape (architectures,)."""
+        from scipy.linalg import cho_solve, solve_triangular
+
+        asked = _Bag(architectures)
+        weights = asked.counts * self.base(asked.operations)
+        across = weights @ _alike(_apart(asked, self.known), self.parameters) @ self.weights.T
+        mean = weights.sum(axis=1) + across @ cho_solve((self._root, True), self._residual)
+        own = ((weights @ _alike(_apart(asked, asked), self.parameters)) * weights).sum(axis=1)
+        explained = (solve_triangular(self._root, across.T, lower=True) ** 2).sum(axis=0)
+        mean = np.maximum(mean, LEAST_MS)
+        return mean, np.sqrt(np.maximum(own - explained, 0) + (self.parameters[-1] * mean) ** 2)
+
+    def _covariance(self, apart: Apart, parameters: np.ndarray) -> np.ndarray:
+        """Of the measured latencies, in ms²."""
+        sums = self.weights @ _alike(apart, parameters) @ self.weights.T
+        noise = parameters[-1] * self.measured
+        noise[self.networks :] = LAYER_NOISE * self.measured[self.networks :] + LAYER_FLOOR_MS
+        return sums + np.diag(noise**2)
+
+    @cached_property
+    def held_out(self) -> HeldOut:
+        """Each measured network predicted from all others, in closed form (Sundararajan and Keerthi 2001)."""
+        from scipy.linalg import cho_solve
+        from scipy.stats import kendalltau
+
+        inverse = cho_solve((self._root, True), np.eye(len(self.measured)))
+        solved = inverse @ self._residual
+        measured = self.measured[: self.networks]
+        expected = np.empty(self.networks)
+        for i in range(self.networks):
+            own = np.flatnonzero(self.owner == i)  # the network itself comes first, then its layers
+            expected[i] = measured[i] - np.linalg.solve(inverse[np.ix_(own, own)], solved[own])[0]
+        tau = float(kendalltau(expected, measured).statistic) if len(measured) > 1 else math.nan
+        return HeldOut(expected / measured - 1, tau)
+
+
+def informative(architectures: Sequence[Architecture], count: int) -> list[int]:
+    """Which networks to measure to learn most: each next one is the most uncertain given those before.
+
+    Uncertain is relative to what a network is expected to take; the positions of at most `count` come back, in order.
+    """
+    bag = _Bag(architectures)
+    weights = bag.counts * _Base.prior(bag.operations)
+    weights /= weights.sum(axis=1, keepdims=True)
+    covariance = weights @ _alike(_apart(bag, bag), MODES) @ weights.T
+    left, columns, chosen = np.diag(covariance).copy(), np.zeros((len(weights), 0)), []
+    for _ in range(min(count, len(weights))):
+        i = int(np.argmax(left))
+        chosen.append(i)
+        column = (covariance[:, i] - columns @ columns[i]) / math.sqrt(max(left[i], 0) + NOISE**2)
+        columns = np.column_stack([columns, column])
+        left = left - column**2
+        left[chosen] = -1
+    return chosen
+
+
+def _profiled(
+    known: _Bag,
+    architectures: Sequence[Architecture],
+    milliseconds: Sequence[float],
+    layers_ms: Sequence[Sequence[float] | None],
+) -> Iterator[tuple[int, np.ndarray, float]]:
+    """The layers that a profile tells of: whose they are, how often they have each operation, their milliseconds.
+
+    What a run takes beside its layers is shared among them, so that they add up to the latency.
+    """
+    for i, (architecture, total, layers) in enumerate(zip(architectures, milliseconds, layers_ms, strict=False)):
+        if layers is None:
+            continue
+        whole = sum(layers)
+        for done, taken in zip(_by_layer(architecture), layers, strict=True):
+            if done and taken > 0:
+                yield i, known.row(done), taken * total / whole
+
+
+class _Bag:
+    """The distinct operations of some architectures, and how often each has each; the last stands for a run itself."""
+
+    def __init__(self, architectures: Iterable[Architecture]):
+        architectures = list(architectures)
+        index: dict[Operation, int] = {}
+        for architecture in architectures:
+            for operation in _operations(architecture):
+                index.setdefault(operation, len(index))
+        self.index, self.operations = index, tuple(index)
+        rows = [self.row(_operations(architecture)) for architecture in architectures]
+        self.counts = np.array(rows).reshape(len(rows), -1)
+        self.counts[:, -1] = 1
+
+    def row(self, done: Iterable[Operation]) -> np.ndarray:
+        """How often each operation is among those done."""
+        row = np.zeros(len(self.index) + 1)
+        for operation in done:
+            row[self.index[operation]] += 1
+        return row
+
+    @cached_property
+    def described(self) -> tuple[np.ndarray, np.ndarray]:
+        """The kinds, (operations + 1,), and the logarithms of sizes and what is left over of lanes."""
+        kinds = np.array([*(operation.kind for operation in self.operations), ""], dtype=object)
+        sizes = np.array([*map(_sizes, self.operations), (0.0,) * (SIZES + 2 * len(LANES))])
+        return kinds, sizes
+
+
+class _Base:
+    """s: milliseconds of an operation by its counts, non-negative, fitted to relative errors."""
+
+    def __init__(self, known: Sequence[Operation], counts: np.ndarray, measured: np.ndarray):
+        from scipy.optimize import nnls
+
+        self.kinds = sorted({operation.kind for operation in known})
+        certain = np.where(counts[:, -1] == 1, 1.0, LAYER_WEIGHT) / (measured + LAYER_FLOOR_MS)
+        design = np.column_stack([counts[:, :-1] @ self._design(known), counts[:, -1]]) * certain[:, None]
+        scale = np.maximum(np.linalg.norm(design, axis=0), 1e-12)
+        ridge = math.sqrt(RIDGE * len(measured)) * np.eye(design.shape[1])
+        found, _ = nnls(np.vstack([design / scale, ridge]), np.append(measured * certain, np.zeros(len(ridge))))
+        self.coefficients = found / scale
+
+    def __call__(self, asked: Sequence[Operation]) -> np.ndarray:
+        """Milliseconds of each operation, and last of a run itself."""
+        found = self._design(asked) @ self.coefficients[:-1] if asked else np.zeros(0)
+        unknown = [operation.kind not in self.kinds for operation in asked]
+        found = np.where(unknown, self.prior(asked)[:-1], found)
+        return np.maximum(np.append(found, self.coefficients[-1]), LEAST_MS)
+
+    @staticmethod
+    def prior(asked: Sequence[Operation]) -> np.ndarray:
+        """The same where nothing was measured."""
+        return np.append([np.dot(PRIOR_MS, _counts(operation)) for operation in asked], LEAST_MS)
+
+    def _design(self, asked: Sequence[Operation]) -> np.ndarray:
+        """A row an operation: its counts, in the columns of its kind."""
+        design = np.zeros((len(asked), len(PRIOR_MS) * len(self.kinds)))
+        for row, operation in zip(design, asked, strict=True):
+            if operation.kind in self.kinds:
+                start = len(PRIOR_MS) * self.kinds.index(operation.kind)
+                row[start : start + len(PRIOR_MS)] = _counts(operation)
+        return design
+
+
+@lru_cache(maxsize=20_000)
+def _by_layer(architecture: Architecture) -> tuple[tuple[Operation, ...], ...]:
+    counted = zip(architecture.layers, cost(architecture).layers, strict=True)
+    return tuple(operations(layer, part.in_shape) for layer, part in counted)
+
+
+def _operations(architecture: Architecture) -> Iterator[Operation]:
+    return itertools.chain.from_iterable(_by_layer(architecture))
+
+
+def _counts(operation: Operation) -> tuple[float, ...]:
+    return (operation.flops, operation.memory_access, math.prod(operation.out_shape), 1)
+
+
+@lru_cache(maxsize=100_000)
+def _sizes(operation: Operation) -> tuple[float, ...]:
+    """Logarithms of channels, sides, kernel, groups and work, and the share of channels that lanes leave over."""
+    given, out = operation.in_shape, operation.out_shape
+    kernel = operation.weight_shape[-1] if len(operation.weight_shape) == 4 else 1
+    per_group = operation.weight_shape[1] if len(operation.weight_shape) == 4 else given[0]
+    sizes = (given[0], out[0], math.prod(given[1:]), math.prod(out[1:]), kernel, given[0] / per_group)
+    work = math.log(1 + operation.memory_access)
+    over = [(-channels % lane) / lane for channels in (given[0], out[0]) for lane in LANES]
+    return (*(math.log(size) for size in sizes), work / 2, *over)
+
+
+def _apart(ours: _Bag, theirs: _Bag) -> Apart:
+    """Which operations are of one kind, and their squared distances in size and in lanes."""
+    (kinds, sizes), (other_kinds, other_sizes) = ours.described, theirs.described
+    split = np.split(sizes, [SIZES], axis=1), np.split(other_sizes, [SIZES], axis=1)
+    return kinds[:, None] == other_kinds[None], *(_squares(a, b) for a, b in zip(*split, strict=True))
+
+
+def _alike(apart: Apart, parameters: np.ndarray) -> np.ndarray:
+    """The covariance of g between operations.
+
+    `parameters` are the standard deviations of g's smooth part and of what is an operation's own, the scales on which
+    sizes and lanes matter, and the noise of a measurement relative to it.
+    """
+    smooth, own, length, lanes, _ = parameters
+    same, sizes, over = apart
+    near = smooth**2 * np.exp(-(sizes / length**2 + over / lanes**2) / 2)
+    return same * (near + own**2 * (sizes + over < 1e-9))
+
+
+def _squares(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    return np.maximum((ours**2).sum(1)[:, None] + (theirs**2).sum(1)[None] - 2 * ours @ theirs.T, 0)
+
+
+def _fitted(predictor: Predictor) -> np.ndarray:
+    """The most probable parameters."""
+    from scipy.optimize import minimize
+
+    residual = predictor.measured - predictor.weights.sum(axis=1)
+    apart = _apart(predictor.known, predictor.known)
+
+    def loss(logs: np.ndarray) -> float:
+        try:
+            root = np.linalg.cholesky(predictor._covariance(apart, np.exp(logs)))
+        except np.linalg.LinAlgError:
+            return 1e9
+        solved = np.linalg.solve(root, residual)
+        prior = ((logs - np.log(MODES)) ** 2).sum() / (2 * LOOSE**2)
+        return float(solved @ solved / 2 + np.log(np.diag(root)).sum() + prior)
+
+    return np.exp(minimize(loss, np.log(MODES), method="L-BFGS-B", options={"maxiter": STEPS}).x)
