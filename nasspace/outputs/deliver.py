@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasspace.documents import Document
 from nasspace.outputs.export import FORMATS, Exported, export
 from nasspace.outputs.report import report_html
 from nasspace.studies import places
+from nasspace.studies import recipe as recipes
 from nasspace.studies import study as records
+from nasspace.studies.evaluate import images_for
 from nasspace.studies.loop import nothing_found
 from nasspace.studies.study import Study
+from nasspace.studies.task import data_of
 
 if TYPE_CHECKING:
     from nasspace.latency.meter import Latency
 
 Report = Callable[..., None]
+INT8 = "model.int8.onnx"
+MEASURED = {"onnxruntime": "model.onnx", "onnxruntime-int8": INT8}  # the file of an export that a runtime runs
 
 
 def deliver(study: Study, on_event: Report | None = None) -> Study:
@@ -87,10 +94,12 @@ def _measure_again(study: Study, numbers: list[int], report: Report) -> None:
     recipe, again = study.settings["recipe"], study.again()
     wanted = [number for number in numbers if str(number) not in again]
     measured = "latency" in study.objectives or "latency" in study.limits
-    if not wanted or not measured or recipe["runtime"] != "onnxruntime":
+    if not wanted or not measured or recipe["runtime"] not in MEASURED:
         return
+    if MEASURED[recipe["runtime"]] == INT8:
+        _quantise(study, wanted)
     report("finishing", text=f"measuring the {len(wanted)} exported networks again, in a fresh process")
-    paths = [_exported(study, number) / "model.onnx" for number in wanted]
+    paths = [_exported(study, number) / MEASURED[recipe["runtime"]] for number in wanted]
     for number, result in zip(wanted, _afresh(paths, recipe), strict=True):
         again = {**again, str(number): result.to_json()}
         study.record.set_user_attr(records.AGAIN, again)
@@ -100,9 +109,24 @@ def _afresh(paths: list[Path], recipe: Mapping[str, Any]) -> Iterable[Latency]:
     from nasspace.latency import afresh, remote
 
     asked = {"threads": recipe["threads"], "batch_size": recipe["batch_size"]}
-    if (device := recipe.get("latency_device", remote.LOCAL)) == remote.LOCAL:
-        return afresh.measure_files_afresh(paths, **asked)
-    return remote.Remote(device).measure_files(paths, **asked)
+    device = recipe.get("latency_device", remote.LOCAL)
+    local = device == remote.LOCAL
+    found = (
+        afresh.measure_files_afresh(paths, **asked) if local else remote.Remote(device).measure_files(paths, **asked)
+    )
+    return (replace(latency, runtime=recipe["runtime"]) for latency in found)
+
+
+def _quantise(study: Study, numbers: list[int]) -> None:
+    """Write the exported files in int8 beside the others, ranges of the training images as in the search."""
+    from nasspace.latency.calibration import to_int8
+
+    missing = [number for number in numbers if not (_exported(study, number) / INT8).is_file()]
+    if missing:
+        data = data_of(recipes.read(Document(study.settings["recipe"], str(study.folder / "study.yaml"))))
+        for number in missing:
+            folder = _exported(study, number)
+            to_int8(folder / "model.onnx", folder / INT8, images_for(study.architecture(number), data))
 
 
 def _measured_on(study: Study) -> Mapping[str, Any]:

@@ -15,6 +15,8 @@ from nasspace.errors import InputError
 from nasspace.studies.recipe import OBJECTIVES, Recipe
 
 if TYPE_CHECKING:
+    import numpy
+
     from nasspace.accuracy.data import DataSet
     from nasspace.latency.cache import LatencyCache
 
@@ -102,22 +104,14 @@ class Trained:
         recipe, runtime = self.recipe, runtimes.get(self.recipe.runtime)
         asked = {"runtime": recipe.runtime, "threads": recipe.threads, "batch_size": recipe.batch_size}
         asked |= {"fresh": self.fresh_latency, "cache": self.cache}
-        asked["model"] = runtimes.Calibrated(model, self._images(architecture)) if runtime.calibrated else model
+        asked["model"] = (
+            runtimes.Calibrated(model, images_for(architecture, self.data)) if runtime.calibrated else model
+        )
         if recipe.latency_device == remote.LOCAL:
             return meter.measure_latency(architecture, device=recipe.device if runtime.accelerated else "cpu", **asked)
         if self._remote is None:  # one connection for all candidates; it ends with the evaluator
             self._remote = remote.Remote(recipe.latency_device)
         return self._remote.measure_latency(architecture, **asked)
-
-    def _images(self, architecture: Architecture) -> Any:
-        """Some training images, spread over the split, as the network is fed: for the ranges of an int8 runtime."""
-        from nasspace.accuracy.images import resized
-        from nasspace.accuracy.training import normalised
-        from nasspace.latency.calibration import IMAGES
-
-        pixels = self.data.train.pixels
-        chosen = resized(pixels[:: max(1, len(pixels) // IMAGES)][:IMAGES], architecture.input[1])
-        return normalised(chosen, self.data).contiguous().numpy()
 
     def _trained(self, architecture: Architecture, model: Any, values: dict, details: dict) -> Outcome:
         from nasspace.accuracy.training import train
@@ -173,6 +167,17 @@ class FromFunction:
         if missing and not reason:
             raise InputError(f"the evaluator returned no '{missing[0]}'; it gave: {', '.join(returned) or 'nothing'}")
         return Outcome(values, reason)
+
+
+def images_for(architecture: Architecture, data: DataSet) -> numpy.ndarray:
+    """Some training images, spread over the split, as the network is fed: for the ranges of an int8 runtime."""
+    from nasspace.accuracy.images import resized
+    from nasspace.accuracy.training import normalised
+    from nasspace.latency.calibration import IMAGES
+
+    pixels = data.train.pixels
+    chosen = resized(pixels[:: max(1, len(pixels) // IMAGES)][:IMAGES], architecture.input[1])
+    return normalised(chosen, data).contiguous().numpy()
 
 
 def _number(name: str, value: Any) -> float:

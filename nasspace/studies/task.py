@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError, nearest
@@ -14,6 +14,9 @@ from nasspace.space import Space
 from nasspace.studies import evaluate
 from nasspace.studies import study as records
 from nasspace.studies.recipe import Recipe
+
+if TYPE_CHECKING:
+    from nasspace.accuracy.data import DataSet
 
 PACKAGES = ("nasspace", "torch", "optuna", "onnxruntime", "numpy", "scikit-learn")
 Evaluator = Callable[[Architecture], Mapping[str, float]]
@@ -30,8 +33,6 @@ class Task:
 
     @classmethod
     def of_data(cls, asked: Recipe, space: Space | str | Path) -> Task:
-        from nasspace.accuracy.data import load_data
-
         asked = asked.model_copy(
             update={
                 "data": _absolute(asked.data),
@@ -40,14 +41,7 @@ class Task:
         )
         resolution = asked.resolution
         given = space if isinstance(space, Space) else Space.load(space, resolution=resolution)
-        data = load_data(
-            asked.data,
-            resolution=asked.fidelity.resolution,
-            data_dir=asked.data_dir,
-            seed=asked.seed,
-            held_out=asked.held_out,
-            skip_broken=asked.skip_broken,
-        )
+        data = data_of(asked)
         task = Space(
             given.document,
             classes=len(data.classes),
@@ -100,6 +94,20 @@ class Task:
             "machine": machine(),
             "versions": {package: version(package) for package in PACKAGES},
         }  # fmt: skip
+
+
+def data_of(asked: Recipe) -> DataSet:
+    """The data set of a recipe, held at the resolution of its training."""
+    from nasspace.accuracy.data import load_data
+
+    return load_data(
+        asked.data,
+        resolution=asked.fidelity.resolution,
+        data_dir=asked.data_dir,
+        seed=asked.seed,
+        held_out=asked.held_out,
+        skip_broken=asked.skip_broken,
+    )
 
 
 def _check_fidelity(asked: Recipe, space: Space) -> None:
