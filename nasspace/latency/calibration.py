@@ -5,11 +5,15 @@ from __future__ import annotations
 import tempfile
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nasspace import files
 from nasspace.errors import InputError
+
+if TYPE_CHECKING:
+    from onnxruntime.quantization import CalibrationDataReader
 
 IMAGES = 32  # from which the ranges of activations are taken
 
@@ -47,6 +51,21 @@ def to_int8(source: str | PathLike, path: str | PathLike, images: np.ndarray) ->
     return path
 
 
+def agreement(first: str | PathLike, second: str | PathLike, images: np.ndarray) -> float:
+    """The share of images, float32 (N, C, H, W), to which two ONNX files give the same class."""
+    one, other = (_classes(Path(path), images) for path in (first, second))
+    return float((one == other).mean())
+
+
+def _classes(path: Path, images: np.ndarray) -> np.ndarray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    batches = _reader(path, images)
+    outputs = [session.run(None, feed)[0].argmax(1) for feed in iter(batches.get_next, None)]
+    return np.concatenate(outputs)[: len(images)]
+
+
 def _quantise(source: Path, prepared: Path, path: Path, images: np.ndarray) -> None:
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -65,7 +84,7 @@ def _quantise(source: Path, prepared: Path, path: Path, images: np.ndarray) -> N
     )
 
 
-def _reader(path: Path, images: np.ndarray) -> object:
+def _reader(path: Path, images: np.ndarray) -> CalibrationDataReader:
     """The images as batches of the network's size, one after another; too few for one batch are repeated."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader

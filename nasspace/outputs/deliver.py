@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Report = Callable[..., None]
 INT8 = "model.int8.onnx"
+COMPARED = 128  # held-out images on which int8 is compared
 MEASURED = {"onnxruntime": "model.onnx", "onnxruntime-int8": INT8}  # the file of an export that a runtime runs
 
 
@@ -97,7 +98,7 @@ def _measure_again(study: Study, numbers: list[int], report: Report) -> None:
     if not wanted or not measured or recipe["runtime"] not in MEASURED:
         return
     if MEASURED[recipe["runtime"]] == INT8:
-        _quantise(study, wanted)
+        _quantise(study, wanted, report)
     report("finishing", text=f"measuring the {len(wanted)} exported networks again, in a fresh process")
     paths = [_exported(study, number) / MEASURED[recipe["runtime"]] for number in wanted]
     for number, result in zip(wanted, _afresh(paths, recipe), strict=True):
@@ -117,16 +118,22 @@ def _afresh(paths: list[Path], recipe: Mapping[str, Any]) -> Iterable[Latency]:
     return (replace(latency, runtime=recipe["runtime"]) for latency in found)
 
 
-def _quantise(study: Study, numbers: list[int]) -> None:
-    """Write the exported files in int8 beside the others, ranges of the training images as in the search."""
-    from nasspace.latency.calibration import to_int8
+def _quantise(study: Study, numbers: list[int], report: Report) -> None:
+    """Write the exported files in int8 beside the others, ranges of training images; tell where they decide otherwise.
+
+    The accuracy of a study is of float32, so that it is said on how many held-out images int8 gives the same class.
+    """
+    from nasspace.latency.calibration import agreement, to_int8
 
     missing = [number for number in numbers if not (_exported(study, number) / INT8).is_file()]
     if missing:
         data = data_of(recipes.read(Document(study.settings["recipe"], str(study.folder / "study.yaml"))))
         for number in missing:
-            folder = _exported(study, number)
-            to_int8(folder / "model.onnx", folder / INT8, images_for(study.architecture(number), data))
+            folder, architecture = _exported(study, number), study.architecture(number)
+            path = to_int8(folder / "model.onnx", folder / INT8, images_for(architecture, data))
+            images = images_for(architecture, data, split="validation", count=COMPARED)
+            same = agreement(folder / "model.onnx", path, images)
+            report("note", text=f"trial {number} in int8: {same:.0%} of {len(images)} held-out images as in float32")
 
 
 def _measured_on(study: Study) -> Mapping[str, Any]:

@@ -169,14 +169,16 @@ class FromFunction:
         return Outcome(values, reason)
 
 
-def images_for(architecture: Architecture, data: DataSet) -> numpy.ndarray:
-    """Some training images, spread over the split, as the network is fed: for the ranges of an int8 runtime."""
+def images_for(
+    architecture: Architecture, data: DataSet, *, split: str = "train", count: int | None = None
+) -> numpy.ndarray:
+    """Some images of a split, spread over it, as the network is fed; of training for the ranges of an int8 runtime."""
     from nasspace.accuracy.images import resized
     from nasspace.accuracy.training import normalised
     from nasspace.latency.calibration import IMAGES
 
-    pixels = data.train.pixels
-    chosen = resized(pixels[:: max(1, len(pixels) // IMAGES)][:IMAGES], architecture.input[1])
+    pixels, count = getattr(data, split).pixels, count or IMAGES
+    chosen = resized(pixels[:: max(1, len(pixels) // count)][:count], architecture.input[1])
     return normalised(chosen, data).contiguous().numpy()
 
 

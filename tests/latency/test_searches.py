@@ -46,7 +46,9 @@ def intervals(study):
 def test_a_search_measures_with_its_runtime(runtime):
     if runtime == "ncnn" and not importlib.util.find_spec("ncnn"):
         pytest.skip("pip install 'nasspace[ncnn]'")
-    study = nasspace.deliver(searched(runtime=runtime))
+    told = []
+    study = nasspace.deliver(searched(runtime=runtime), lambda kind, **about: told.append(about.get("text", "")))
+    assert any("of 128 held-out images" in text for text in told) == runtime.endswith("int8")
     assert [interval["runtime"] for interval in intervals(study)] == [runtime] * 2
     assert set(RUNTIMES[runtime].libraries) < set(intervals(study)[0]["versions"])
     again = [found["runtime"] for found in study.again().values()]
