@@ -9,17 +9,17 @@ whatever blocks they stand in. A measured block is a network of one layer.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from nasspace.architecture import Architecture
-from nasspace.counting import Operation, cost, operations
+from nasspace.counting import Operation
+from nasspace.latency.workload import SIZES, Bag, by_layer, counts_of
 
 LEAST_MS = 1e-4  # of an operation, so that something can differ from it
 PRIOR_MS = (
@@ -29,14 +29,14 @@ PRIOR_MS = (
     5e-3,
 )  # of a multiply-add, an element accessed, an output, an operation: none is measured yet
 RIDGE = 1e-3
-LANES = (8, 16)  # channels that vector units take at once; what they do not divide is slower
 MODES = np.array([0.2, 0.1, 2.0, 1.0, 0.015])  # prior modes: see `Parameters`
 LOOSE = 0.7  # standard deviation of the logarithms of all these
 NOISE = MODES[-1]
+KIND = 0.3  # standard deviation of g that all operations of a kind share: what s may miss by
+DOUBT = 2, 3.0  # so many networks, so many times as far off as expected, are counted beside those left out
 LAYER_NOISE, LAYER_FLOOR_MS = 0.07, 0.003  # of a layer's time in a profile: relative to it, and at least
 LAYER_WEIGHT = 0.3  # of a layer beside a network, in the least-squares fit
 STEPS = 15  # of the search for the most probable parameters
-SIZES = 7  # columns of an operation's description that are sizes; the others are lanes
 
 Apart = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -69,7 +69,7 @@ class Predictor:
         layers_ms: Sequence[Sequence[float] | None] = (),
     ):
         """`milliseconds` are the measured latencies; `layers_ms` those of the layers, where a profile was taken."""
-        self.known = _Bag(architectures)
+        self.known = Bag(architectures)
         self.networks = len(architectures)
         parts = list(_profiled(self.known, architectures, milliseconds, layers_ms))
         self.counts = np.vstack([self.known.counts, *(row for _, row, _ in parts)])
@@ -85,14 +85,15 @@ class Predictor:
         """The latencies and their standard deviations, in milliseconds, each of shape (architectures,)."""
         from scipy.linalg import cho_solve, solve_triangular
 
-        asked = _Bag(architectures)
+        asked = Bag(architectures)
         weights = asked.counts * self.base(asked.operations)
         across = weights @ _alike(_apart(asked, self.known), self.parameters) @ self.weights.T
         mean = weights.sum(axis=1) + across @ cho_solve((self._root, True), self._residual)
         own = ((weights @ _alike(_apart(asked, asked), self.parameters)) * weights).sum(axis=1)
         explained = (solve_triangular(self._root, across.T, lower=True) ** 2).sum(axis=0)
         mean = np.maximum(mean, LEAST_MS)
-        return mean, np.sqrt(np.maximum(own - explained, 0) + (self.parameters[-1] * mean) ** 2)
+        spread = np.sqrt(np.maximum(own - explained, 0) + (self.parameters[-1] * mean) ** 2)
+        return mean, self._surprise * spread
 
     def _covariance(self, apart: Apart, parameters: np.ndarray) -> np.ndarray:
         """Of the measured latencies, in ms²."""
@@ -104,18 +105,33 @@ class Predictor:
     @cached_property
     def held_out(self) -> HeldOut:
         """Each measured network predicted from all others, in closed form (Sundararajan and Keerthi 2001)."""
-        from scipy.linalg import cho_solve
         from scipy.stats import kendalltau
+
+        measured = self.measured[: self.networks]
+        expected = measured - self._left_out[0]
+        tau = float(kendalltau(expected, measured).statistic) if len(measured) > 1 else math.nan
+        return HeldOut(expected / measured - 1, tau)
+
+    @cached_property
+    def _left_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """By how much each network differs from what the others say, and how far it was expected to, in ms."""
+        from scipy.linalg import cho_solve
 
         inverse = cho_solve((self._root, True), np.eye(len(self.measured)))
         solved = inverse @ self._residual
-        measured = self.measured[: self.networks]
-        expected = np.empty(self.networks)
+        off, spread = np.empty(self.networks), np.empty(self.networks)
         for i in range(self.networks):
             own = np.flatnonzero(self.owner == i)  # the network itself comes first, then its layers
-            expected[i] = measured[i] - np.linalg.solve(inverse[np.ix_(own, own)], solved[own])[0]
-        tau = float(kendalltau(expected, measured).statistic) if len(measured) > 1 else math.nan
-        return HeldOut(expected / measured - 1, tau)
+            covariance = np.linalg.inv(inverse[np.ix_(own, own)])
+            off[i], spread[i] = covariance[0] @ solved[own], math.sqrt(covariance[0, 0])
+        return off, spread
+
+    @cached_property
+    def _surprise(self) -> float:
+        """By how much networks were further off than expected: with few of them s and the parameters are not sure."""
+        off, spread = self._left_out
+        count, times = DOUBT
+        return max(1.0, math.sqrt((count * times**2 + ((off / spread) ** 2).sum()) / (count + self.networks)))
 
 
 def informative(architectures: Sequence[Architecture], count: int) -> list[int]:
@@ -123,7 +139,7 @@ def informative(architectures: Sequence[Architecture], count: int) -> list[int]:
 
     Uncertain is relative to what a network is expected to take; the positions of at most `count` come back, in order.
     """
-    bag = _Bag(architectures)
+    bag = Bag(architectures)
     weights = bag.counts * _Base.prior(bag.operations)
     weights /= weights.sum(axis=1, keepdims=True)
     covariance = weights @ _alike(_apart(bag, bag), MODES) @ weights.T
@@ -139,7 +155,7 @@ def informative(architectures: Sequence[Architecture], count: int) -> list[int]:
 
 
 def _profiled(
-    known: _Bag,
+    known: Bag,
     architectures: Sequence[Architecture],
     milliseconds: Sequence[float],
     layers_ms: Sequence[Sequence[float] | None],
@@ -152,38 +168,9 @@ def _profiled(
         if layers is None:
             continue
         whole = sum(layers)
-        for done, taken in zip(_by_layer(architecture), layers, strict=True):
+        for done, taken in zip(by_layer(architecture), layers, strict=True):
             if done and taken > 0:
                 yield i, known.row(done), taken * total / whole
-
-
-class _Bag:
-    """The distinct operations of some architectures, and how often each has each; the last stands for a run itself."""
-
-    def __init__(self, architectures: Iterable[Architecture]):
-        architectures = list(architectures)
-        index: dict[Operation, int] = {}
-        for architecture in architectures:
-            for operation in _operations(architecture):
-                index.setdefault(operation, len(index))
-        self.index, self.operations = index, tuple(index)
-        rows = [self.row(_operations(architecture)) for architecture in architectures]
-        self.counts = np.array(rows).reshape(len(rows), -1)
-        self.counts[:, -1] = 1
-
-    def row(self, done: Iterable[Operation]) -> np.ndarray:
-        """How often each operation is among those done."""
-        row = np.zeros(len(self.index) + 1)
-        for operation in done:
-            row[self.index[operation]] += 1
-        return row
-
-    @cached_property
-    def described(self) -> tuple[np.ndarray, np.ndarray]:
-        """The kinds, (operations + 1,), and the logarithms of sizes and what is left over of lanes."""
-        kinds = np.array([*(operation.kind for operation in self.operations), ""], dtype=object)
-        sizes = np.array([*map(_sizes, self.operations), (0.0,) * (SIZES + 2 * len(LANES))])
-        return kinds, sizes
 
 
 class _Base:
@@ -210,7 +197,7 @@ class _Base:
     @staticmethod
     def prior(asked: Sequence[Operation]) -> np.ndarray:
         """The same where nothing was measured."""
-        return np.append([np.dot(PRIOR_MS, _counts(operation)) for operation in asked], LEAST_MS)
+        return np.append([np.dot(PRIOR_MS, counts_of(operation)) for operation in asked], LEAST_MS)
 
     def _design(self, asked: Sequence[Operation]) -> np.ndarray:
         """A row an operation: its counts, in the columns of its kind."""
@@ -218,40 +205,14 @@ class _Base:
         for row, operation in zip(design, asked, strict=True):
             if operation.kind in self.kinds:
                 start = len(PRIOR_MS) * self.kinds.index(operation.kind)
-                row[start : start + len(PRIOR_MS)] = _counts(operation)
+                row[start : start + len(PRIOR_MS)] = counts_of(operation)
         return design
 
 
-@lru_cache(maxsize=20_000)
-def _by_layer(architecture: Architecture) -> tuple[tuple[Operation, ...], ...]:
-    counted = zip(architecture.layers, cost(architecture).layers, strict=True)
-    return tuple(operations(layer, part.in_shape) for layer, part in counted)
-
-
-def _operations(architecture: Architecture) -> Iterator[Operation]:
-    return itertools.chain.from_iterable(_by_layer(architecture))
-
-
-def _counts(operation: Operation) -> tuple[float, ...]:
-    return (operation.flops, operation.memory_access, math.prod(operation.out_shape), 1)
-
-
-@lru_cache(maxsize=100_000)
-def _sizes(operation: Operation) -> tuple[float, ...]:
-    """Logarithms of channels, sides, kernel, groups and work, and the share of channels that lanes leave over."""
-    given, out = operation.in_shape, operation.out_shape
-    kernel = operation.weight_shape[-1] if len(operation.weight_shape) == 4 else 1
-    per_group = operation.weight_shape[1] if len(operation.weight_shape) == 4 else given[0]
-    sizes = (given[0], out[0], math.prod(given[1:]), math.prod(out[1:]), kernel, given[0] / per_group)
-    work = math.log(1 + operation.memory_access)
-    over = [(-channels % lane) / lane for channels in (given[0], out[0]) for lane in LANES]
-    return (*(math.log(size) for size in sizes), work / 2, *over)
-
-
-def _apart(ours: _Bag, theirs: _Bag) -> Apart:
+def _apart(ours: Bag, theirs: Bag) -> Apart:
     """Which operations are of one kind, and their squared distances in size and in lanes."""
-    (kinds, sizes), (other_kinds, other_sizes) = ours.described, theirs.described
-    split = np.split(sizes, [SIZES], axis=1), np.split(other_sizes, [SIZES], axis=1)
+    (kinds, sizes), (other_kinds, othersizes_of) = ours.described, theirs.described
+    split = np.split(sizes, [SIZES], axis=1), np.split(othersizes_of, [SIZES], axis=1)
     return kinds[:, None] == other_kinds[None], *(_squares(a, b) for a, b in zip(*split, strict=True))
 
 
@@ -264,7 +225,7 @@ def _alike(apart: Apart, parameters: np.ndarray) -> np.ndarray:
     smooth, own, length, lanes, _ = parameters
     same, sizes, over = apart
     near = smooth**2 * np.exp(-(sizes / length**2 + over / lanes**2) / 2)
-    return same * (near + own**2 * (sizes + over < 1e-9))
+    return same * (near + own**2 * (sizes + over < 1e-9) + KIND**2)
 
 
 def _squares(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:

@@ -1,0 +1,74 @@
+"""What networks do, as operations that are counted and described: what the predictor learns from."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from nasspace.architecture import Architecture
+from nasspace.counting import Operation, cost, operations
+
+LANES = (8, 16)  # channels that vector units take at once; what they do not divide is slower
+SIZES = 7  # columns of an operation's description that are sizes; the others are lanes
+
+
+class Bag:
+    """The distinct operations of some architectures, and how often each has each; the last stands for a run itself."""
+
+    def __init__(self, architectures: Iterable[Architecture]):
+        architectures = list(architectures)
+        index: dict[Operation, int] = {}
+        for architecture in architectures:
+            for operation in operations_of(architecture):
+                index.setdefault(operation, len(index))
+        self.index, self.operations = index, tuple(index)
+        rows = [self.row(operations_of(architecture)) for architecture in architectures]
+        self.counts = np.array(rows).reshape(len(rows), -1)
+        self.counts[:, -1] = 1
+
+    def row(self, done: Iterable[Operation]) -> np.ndarray:
+        """How often each operation is among those done."""
+        row = np.zeros(len(self.index) + 1)
+        for operation in done:
+            row[self.index[operation]] += 1
+        return row
+
+    @cached_property
+    def described(self) -> tuple[np.ndarray, np.ndarray]:
+        """The kinds, (operations + 1,), and the logarithms of sizes and what is left over of lanes."""
+        kinds = np.array([*(operation.kind for operation in self.operations), ""], dtype=object)
+        sizes = np.array([*map(sizes_of, self.operations), (0.0,) * (SIZES + 2 * len(LANES))])
+        return kinds, sizes
+
+
+@lru_cache(maxsize=20_000)
+def by_layer(architecture: Architecture) -> tuple[tuple[Operation, ...], ...]:
+    """The operations of each layer."""
+    counted = zip(architecture.layers, cost(architecture).layers, strict=True)
+    return tuple(operations(layer, part.in_shape) for layer, part in counted)
+
+
+def operations_of(architecture: Architecture) -> Iterator[Operation]:
+    """All operations of a network, in order."""
+    return itertools.chain.from_iterable(by_layer(architecture))
+
+
+def counts_of(operation: Operation) -> tuple[float, ...]:
+    """Multiply-adds, elements accessed, elements of the output, and one."""
+    return (operation.flops, operation.memory_access, math.prod(operation.out_shape), 1)
+
+
+@lru_cache(maxsize=100_000)
+def sizes_of(operation: Operation) -> tuple[float, ...]:
+    """Logarithms of channels, sides, kernel, groups and work, and the share of channels that lanes leave over."""
+    given, out = operation.in_shape, operation.out_shape
+    kernel = operation.weight_shape[-1] if len(operation.weight_shape) == 4 else 1
+    per_group = operation.weight_shape[1] if len(operation.weight_shape) == 4 else given[0]
+    sizes = (given[0], out[0], math.prod(given[1:]), math.prod(out[1:]), kernel, given[0] / per_group)
+    work = math.log(1 + operation.memory_access)
+    over = [(-channels % lane) / lane for channels in (given[0], out[0]) for lane in LANES]
+    return (*(math.log(size) for size in sizes), work / 2, *over)
