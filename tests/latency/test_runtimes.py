@@ -16,7 +16,7 @@ from nasspace import zoo
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError
 from nasspace.latency import calibration, convert, runtimes
-from nasspace.latency.runtimes import RUNTIMES, Calibrated
+from nasspace.latency.runtimes import RUNTIMES, Calibrated, pytorch
 from nasspace.network import build
 
 SHAPE = (3, 16, 16)
@@ -124,6 +124,20 @@ def test_a_device_that_is_not_here_is_named(name, device):
         pytest.skip("this machine has such a device")
     with pytest.raises(InputError, match=device):
         RUNTIMES[name](device=device).load(small(), SHAPE)
+
+
+@pytest.mark.parametrize("name", ["eager", "torchscript"])
+@pytest.mark.parametrize("device", ["cuda:1", "mps"])
+def test_a_run_ends_when_the_device_is_done(name, device, monkeypatch):
+    done, kind = [], device.partition(":")[0]
+    monkeypatch.setattr(torch.cuda if kind == "cuda" else torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(getattr(torch, kind), "synchronize", lambda *which: done.append(which))
+    finish = pytorch.synchroniser(device)
+    network = RUNTIMES[name]().load(small(), SHAPE)
+    model, network._finish = network._model, finish
+    network._model = lambda batch: (done.append("model"), model(batch))[1]
+    network.run()
+    assert done == ["model", (device,) if kind == "cuda" else ()]
 
 
 def test_an_unknown_runtime_is_named_with_the_nearest():
