@@ -46,7 +46,8 @@ def _trouble() -> str:
         except ImportError as error:
             missing = isinstance(error, ModuleNotFoundError) and error.name == package
             reason = f"has no {package}" if missing else f"cannot import {package} ({error})"
-            return f"{sys.executable} {reason}; run there: {sys.executable} -m pip install {' '.join(NEEDS)}"
+            command = f"{sys.executable} -m pip install {' '.join(NEEDS)}"
+            return f"{sys.executable} {reason}; run there: {command} (or end the address in the path of another Python)"
     return ""
 
 
