@@ -128,19 +128,20 @@ SCHEMES: dict[str, Scheme] = {
 }
 # The names of published networks by family: `mobilenet_v2_0.75`, `shufflenet_v1_g3_1.0`, `resnet50`. A network of a
 # study is called `STUDY-NUMBER` and is never one of them, whatever the study's name.
+NUMBER = r"\d+(\.\d+)?"
 FAMILIES = {
     "alexnet": r"alexnet",
     "squeezenet": r"squeezenet(_1\.[01])?",
     "xception": r"xception",
-    "mobilenet_v1": r"mobilenet_v1_[\d.]+",
-    "mobilenet_v2": r"mobilenet_v2_[\d.]+",
-    "mnasnet": r"mnasnet_(a1|b1)_[\d.]+|mnasnet_small",
-    "shufflenet": r"shufflenet_v1_g\d_[\d.]+|shufflenet_v2_[\d.]+",
-    "mobilenet_v3": r"mobilenet_v3_(large|small)_[\d.]+",
-    "mobilenext": r"mobilenext_[\d.]+(_identity_1_\d+)?",
-    "resnet": r"(se_)?resnet\d+|resnext\d+_\d+x\d+d",
+    "mobilenet_v1": rf"mobilenet_v1_{NUMBER}",
+    "mobilenet_v2": rf"mobilenet_v2_{NUMBER}",
+    "mnasnet": rf"mnasnet_(a1|b1)_{NUMBER}|mnasnet_small",
+    "shufflenet": rf"shufflenet_v1_g[12348]_{NUMBER}|shufflenet_v2_{NUMBER}",
+    "mobilenet_v3": rf"mobilenet_v3_(large|small)_{NUMBER}",
+    "mobilenext": rf"mobilenext_{NUMBER}(_identity_1_\d+)?",
+    "resnet": r"(se_)?resnet(18|34|50|101|152)|resnext(50|101|152)_\d+x\d+d",
 }
-SUFFIXES = r"(_[a-z][a-z0-9]*|_d-li14)*"  # `_cifar`, `_torchvision`, `_complex_bypass`
+VARIANT = r"(_bypass|_complex_bypass|_grouped|_v1|_torchvision|_megvii|_cifar|_d-li14)*"
 
 
 def names() -> list[str]:
@@ -166,7 +167,7 @@ def family(name: str) -> str | None:
     >>> family("shufflenet_v2_1.0_torchvision"), family("mobilenet_v2_0.75"), family("mobilenet_v2-17")
     ('shufflenet', 'mobilenet_v2', None)
     """
-    return next((kind for kind, form in FAMILIES.items() if re.fullmatch(f"({form}){SUFFIXES}", name)), None)
+    return next((kind for kind, form in FAMILIES.items() if re.fullmatch(f"({form}){VARIANT}", name, re.ASCII)), None)
 
 
 def is_depthwise(part: nn.Module) -> bool:

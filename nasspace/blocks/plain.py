@@ -129,7 +129,8 @@ class MaxPool(_Pool):
 class AvgPool(_Pool):
     """kxk average pooling, the border counted as zeros; where the width changes, 1x1 convolution and batch norm.
 
-    Options as those of `max_pool`.
+    Options as those of `max_pool`. With `size` the map is averaged to size x size, whatever it was (torchvision's
+    AlexNet), and the other options and the stride do nothing.
     """
 
     def __init__(
@@ -141,9 +142,35 @@ class AvgPool(_Pool):
         kernel: Window = 3,
         padding: Padding | None = None,
         ceil: bool = False,
+        size: Window | None = None,
     ):
         padding = _pool_padding(kernel, padding)
-        super().__init__(nn.AvgPool2d(kernel, stride, padding, ceil_mode=ceil), in_channels, out_channels)
+        pool = AverageTo(size) if size else nn.AvgPool2d(kernel, stride, padding, ceil_mode=ceil)
+        super().__init__(pool, in_channels, out_channels)
+
+    @staticmethod
+    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
+        if options["size"]:
+            return {"kernel": 3, "padding": 1, "ceil": False}
+        return {"padding": _pool_padding(options["kernel"], options["padding"])}
+
+
+class AverageTo(nn.Module):
+    """The means over size x size parts of the map, as PyTorch's adaptive pooling cuts it, in ONNX at any size, too."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._means(self._means(x, 2), 3)
+
+    def _means(self, x: Tensor, dim: int) -> Tensor:
+        side = x.shape[dim]
+        if side == self.size:
+            return x
+        ends = [(i * side // self.size, -(-(i + 1) * side // self.size)) for i in range(self.size)]
+        return torch.cat([x.narrow(dim, low, high - low).mean(dim, keepdim=True) for low, high in ends], dim)
 
 
 class LocalResponseNorm(nn.Module):

@@ -132,7 +132,7 @@ class ShuffleV2(nn.Module):
         split = options["split"] if paper != half else "paper"
         main = (half if split == "half" else paper)[2]
         se = {"se": None, "squeezed": squeezed_width(main, options["se"])} if options["se"] else {}
-        shuffle = options["shuffle"] if out_channels % 2 == 0 else "paper"
+        shuffle = options["shuffle"] if out_channels % 2 == 0 and out_channels > 2 else "paper"
         return {"split": split, "shuffle": shuffle, **se}
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,18 +58,25 @@ def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
     return None
 
 
+COUNTED = {"params": "params", "flops": "FLOPs", "memory_access": "memory access"}
+
+
 def _show_table(architecture: Architecture, layers: list[dict[str, Any]], totals: dict[str, int]) -> None:
+    """A row a layer; in a narrow terminal without the shape that goes in and memory access, and with rounded counts."""
+    narrow = printing.is_narrow()
+    shown: Callable[[int], str] = printing.count if narrow else "{:,}".format
+    given, counts = ([], ["params", "flops"]) if narrow else (["in"], list(COUNTED))
     rows = []
     for i, layer in enumerate(layers):
         options = ", ".join(f"{key} {value}" for key, value in layer["options"].items())
-        shapes = ["x".join(map(str, layer[key])) for key in ("in_shape", "out_shape")]
-        numbers = [f"{layer[name]:,}" for name in ("params", "flops", "memory_access")]
+        shapes = ["x".join(map(str, layer[f"{key}_shape"])) for key in (*given, "out")]
+        numbers = [shown(layer[name]) for name in counts]
         rows.append((f"{i:>3} {layer['block']}", options, layer["stride"], *shapes, *numbers))
-    rows.append(("    total", "", "", "", "", *(f"{totals[name]:,}" for name in ("params", "flops", "memory_access"))))
+    rows.append(("    total", "", "", *([""] * (len(given) + 1)), *(shown(totals[name]) for name in counts)))
     size = "x".join(map(str, architecture.input))
     title = f"{architecture.name or 'network'} (digest {architecture.digest}), input {size}"
-    columns = ["layer", "options", "stride", "in", "out", "params", "FLOPs", "memory access"]
-    printing.print_table(columns, rows, title=title, caption=printing.FLOPS_ARE)
+    columns = ["layer", "options", "stride", *given, "out", *(COUNTED[name] for name in counts)]
+    printing.print_table(columns, rows, title=title, caption=printing.FLOPS_ARE, folding="options")
 
 
 def latency(

@@ -30,15 +30,22 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "", caption: str = "") -> Any:
-    """A Rich table; every column but the first is set to the right."""
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    title: str = "",
+    caption: str = "",
+    folding: str | None = None,
+) -> Any:
+    """A Rich table; every column but the first is set to the right. If `folding` is given, only that column folds."""
     from rich import box
     from rich.table import Table
 
     result = Table(title=title or None, caption=caption or None, box=box.SIMPLE_HEAD, title_justify="left")
     result.caption_justify = "left"
     for i, column in enumerate(columns):
-        result.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        whole = folding is not None and column != folding
+        result.add_column(column, justify="left" if i == 0 else "right", overflow="fold", no_wrap=whole)
     for row in rows:
         result.add_row(*(str(cell) for cell in row))
     return result
@@ -55,6 +62,11 @@ def console(*, stderr: bool = False) -> Any:
 
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, highlight=False, width=None if stream.isatty() else 180)
+
+
+def is_narrow() -> bool:
+    """Whether standard output is a terminal with no room for exact figures side by side."""
+    return console().width < 120
 
 
 def count(value: float) -> str:
@@ -85,7 +97,8 @@ def front_table(front: DataFrame, accuracy_is_of: str, title: str = "") -> Any:
     """The Pareto front as a table."""
     again = "latency_again_ms" in front and front["latency_again_ms"].notna().any()
     columns = ["id", "accuracy", "latency ms (95 %)", *(["measured again"] if again else [])]
-    columns += ["FLOPs", "params", "memory access", "digest"]
+    ties = "latency_ties" in front and front["latency_ties"].astype(bool).any()
+    columns += [*(["ties with"] if ties else []), "FLOPs", "params", "memory access", "digest"]
     rows = []
     for _, row in front.iterrows():
         accuracy = row["accuracy"]
@@ -93,12 +106,14 @@ def front_table(front: DataFrame, accuracy_is_of: str, title: str = "") -> Any:
         cells.append(latency(row["latency_low_ms"], row["latency_ms"], row["latency_high_ms"]))
         if again:
             cells.append(latency(row["latency_again_low_ms"], row["latency_again_ms"], row["latency_again_high_ms"]))
+        cells += [row["latency_ties"]] if ties else []
         cells += [
             "-" if row[name] is None or row[name] != row[name] else count(row[name])
             for name in ("flops", "params", "memory_access")
         ]
         rows.append([*cells, row["digest"]])
-    caption = f"Accuracy is of {accuracy_is_of}. {FLOPS_ARE}"
+    tied = " Ties: intervals of latency overlap." if ties else ""
+    caption = f"Accuracy is of {accuracy_is_of}. {FLOPS_ARE}{tied}"
     return table(columns, rows, title, caption)
 
 

@@ -95,19 +95,28 @@ def zoo(json: Json = False) -> None:
         found.append({**network, "published": [vars(row) for row in published.published(name)]})
     if json:
         return printing.print_json(found)
-    return printing.print_table(ZOO_COLUMNS, map(_zoo_row, found), caption=printing.FLOPS_ARE + PUBLISHED_ARE)
+    rows = map(_zoo_row, found)
+    narrow = printing.is_narrow()
+    columns = [column for column in ZOO_COLUMNS if not (narrow and column in WIDE_ONLY)]
+    shown = ([row[column] for column in columns] for row in rows)
+    return printing.print_table(columns, shown, caption=printing.FLOPS_ARE + PUBLISHED_ARE, folding="source")
 
 
-ZOO_COLUMNS = ["network", "input", "params", "FLOPs", "top-1 %", "params M", "FLOPs M", "source of the last three"]
+ZOO_COLUMNS = ("network", "input", "params", "FLOPs", "top-1 %", "params M", "FLOPs M", "source")
+WIDE_ONLY = ("input", "params M", "FLOPs M", "source")
 PUBLISHED_ARE = (
-    "\nThe last four columns are published: top-1 accuracy on ImageNet; parameters without batch norm in some sources."
+    "\nTop-1 accuracy on ImageNet and what stands right of it are published, by the source named (`nas show NAME`)."
 )
 
 
-def _zoo_row(network: dict[str, Any]) -> list[str]:
-    ours = [network["name"], "x".join(map(str, network["input"])), f"{network['params']:,}", f"{network['flops']:,}"]
-    if not network["published"]:
-        return [*ours, "", "", "", ""]
-    row = network["published"][0]
-    figures = ["" if row[key] is None else f"{row[key]:g}" for key in ("top1", "params_m", "madds_m")]
-    return [*ours, *figures, row["source"]]
+def _zoo_row(network: dict[str, Any]) -> dict[str, str]:
+    row = network["published"][0] if network["published"] else {}
+    figures = {"top-1 %": "top1", "params M": "params_m", "FLOPs M": "madds_m"}
+    return {
+        "network": network["name"],
+        "input": "x".join(map(str, network["input"])),
+        "params": f"{network['params']:,}",
+        "FLOPs": f"{network['flops']:,}",
+        **{column: "" if row.get(key) is None else f"{row[key]:g}" for column, key in figures.items()},
+        "source": row.get("source", ""),
+    }

@@ -75,8 +75,10 @@ def family_of(name: str) -> str:
 
 
 def _found(name: str) -> tuple[Family, dict[str, Any]]:
+    if not isinstance(name, str):
+        raise InputError(f"{name!r} is not the name of a published network")
     for family in FAMILIES:
-        match = re.fullmatch(family.pattern, name.removesuffix(CIFAR))
+        match = re.fullmatch(family.pattern, name.removesuffix(CIFAR), re.ASCII)
         if match and (family.stem or not name.endswith(CIFAR)):
             return family, match.groupdict()
     raise InputError(f"'{name}' is not a published network{nearest(name, names())}")

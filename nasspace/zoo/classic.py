@@ -14,7 +14,7 @@ BASIC = (18, 34)  # depths with basic units; the others have bottlenecks
 def _alexnet(classes: int, grouped: str | None = None) -> Layers:
     """Krizhevsky et al. 2012 as in Caffe (`grouped`, 227x227), else "one weird trick", as in torchvision.
 
-    torchvision pools adaptively to 6x6 in front of the classifier, which at 224x224 changes nothing.
+    torchvision averages the map to 6x6 in front of the classifier, which at 224x224 changes nothing.
     """
     if grouped:
         rows = [(96, 11, 4, 0, 1), (256, 5, 1, 2, 2), (384, 3, 1, 1, 1), (384, 3, 1, 1, 2), (256, 3, 1, 1, 2)]
@@ -23,7 +23,8 @@ def _alexnet(classes: int, grouped: str | None = None) -> Layers:
     convs = [conv(o, k, s, padding=p, groups=g, norm="none") for o, k, s, p, g in rows]
     pool = {"block": "max_pool", "kernel": 3, "stride": 2, "padding": 0}
     reduce = [{"block": "lrn"}, pool] if grouped else [pool]
-    body = [convs[0], *reduce, convs[1], *reduce, *convs[2:], pool, {"block": "flatten"}]
+    average = [] if grouped else [{"block": "avg_pool", "size": 6}]
+    body = [convs[0], *reduce, convs[1], *reduce, *convs[2:], pool, *average, {"block": "flatten"}]
     drop, hidden = {"block": "dropout", "p": 0.5}, {"block": "linear", "out": 4096, "activation": "relu"}
     dense = [hidden, drop, hidden, drop] if grouped else [drop, hidden, drop, hidden]
     return [*body, *dense, {"block": "linear", "out": classes}]

@@ -12,6 +12,7 @@ from nasspace.zoo.parts import WIDTH, Family, Layers, at_widths, conv, head, rep
 
 MAX_WIDTH_MULTIPLIER = 4.0
 WHOLE = Fraction(1)
+FINEST = 64  # identity multipliers are fractions with denominators up to this
 
 
 def _mobilenet_v1(classes: int, width: float) -> Layers:
@@ -114,17 +115,19 @@ def _mobilenet_v3(classes: int, size: str, width: float, rule: str | None) -> La
 def _mobilenext(classes: int, width: float, identity: Fraction = WHOLE) -> Layers:
     """Zhou et al. 2020 by the official code: the first block of a stage lacks its first depthwise convolution, and
     both where it has no stride; the stages of a single block are whole. `identity` is the identity tensor multiplier.
+    Widths are multiples of 8, at 0.1 of 4.
     """
+    divisor = 4 if width == 0.1 else 8
     stages = [(2, 96, 1, 2), (6, 144, 1, 1), (6, 192, 3, 2), (6, 288, 3, 2), (6, 384, 4, 1), (6, 576, 4, 2)]
-    layers = [conv(make_divisible(32 * width), 3, 2, activation="relu6")]
+    layers = [conv(make_divisible(32 * width, divisor), 3, 2, activation="relu6")]
     for reduction, out, count, stride in [*stages, (6, 960, 3, 1)]:
-        block = {"block": "sandglass", "out": make_divisible(out * width), "reduction": reduction}
+        block = {"block": "sandglass", "out": make_divisible(out * width, divisor), "reduction": reduction}
         first = {**block, "stride": stride}
         if count > 1:
             first |= {"first_depthwise": False, "last_depthwise": stride > 1}
         added = {} if identity == WHOLE else {"identity": float(identity)}
         layers += [first, *[{**block, **added}] * (count - 1)]
-    last = {"block": "sandglass", "out": make_divisible(1280 * max(1.0, width)), "reduction": 6}
+    last = {"block": "sandglass", "out": make_divisible(1280 * max(1.0, width), divisor), "reduction": 6}
     return [*layers, last, *head(classes, 0.2)]
 
 
@@ -141,13 +144,21 @@ def _wide(layers: Callable[..., Layers]) -> Callable[..., Layers]:
 
 def _multiplied(classes: int, width: float, divisor: str | None, identity: Any = None) -> Layers:
     """MobileNeXt with the identity multiplier as a number or, such as '1/2', as text; or 1 / divisor, as in a name."""
-    try:
-        share = Fraction(1, int(divisor or 1)) if identity is None else Fraction(identity).limit_denominator(64)
-    except (ValueError, TypeError, ZeroDivisionError, OverflowError):
-        share = Fraction(0)
-    if not 0 < share <= 1:
-        raise InputError("the identity multiplier must be above 0 and at most 1, such as 1/2")
+    named = Fraction(1, max(1, int(divisor))) if divisor else None
+    share = (named or WHOLE) if identity is None else _share(identity)
+    if not Fraction(1, FINEST) <= share <= 1 or divisor == "0":
+        raise InputError(f"the identity multiplier must be from 1/{FINEST} to 1, such as 1/2")
+    if named not in (None, share):
+        raise InputError(f"its name says an identity multiplier of {named}, the option {share}")
     return _mobilenext(classes, width, share)
+
+
+def _share(value: Any) -> Fraction:
+    """A number or text as a fraction of small numbers; 0 for what is none."""
+    try:
+        return Fraction(0 if isinstance(value, bool) else value).limit_denominator(FINEST)
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError):
+        return Fraction(0)
 
 
 FAMILIES = [
@@ -161,13 +172,13 @@ FAMILIES = [
         "mobilenet_v2",
         f"mobilenet_v2_{WIDTH}",
         _wide(_mobilenet_v2),
-        at_widths("mobilenet_v2", 1.4, 1.3, 1.0, 0.75, 0.5, 0.35),
+        at_widths("mobilenet_v2", 1.0, 1.4, 1.3, 0.75, 0.5, 0.35),
     ),
     Family(
         "mnasnet",
         f"mnasnet_(?P<kind>a1|b1)_{WIDTH}",
         _wide(_mnasnet),
-        (*at_widths("mnasnet_a1", 1.4, 1.0, 0.75, 0.5, 0.35), *at_widths("mnasnet_b1", 1.3, 1.0, 0.75, 0.5)),
+        (*at_widths("mnasnet_a1", 1.0, 1.4, 0.75, 0.5, 0.35), *at_widths("mnasnet_b1", 1.0, 1.3, 0.75, 0.5)),
     ),
     Family("mnasnet_small", "mnasnet_(?P<kind>small)", _mnasnet, ("mnasnet_small",)),
     Family(
@@ -178,7 +189,7 @@ FAMILIES = [
             f"mobilenet_v3_{size}_{width}{rule}"
             for rule in ("", "_torchvision")
             for size in ("large", "small")
-            for width in (1.25, 1.0, 0.75, 0.5, 0.35)
+            for width in (1.0, 1.25, 0.75, 0.5, 0.35)
             if not (rule and width == 1.0)
         ),
     ),
@@ -187,7 +198,7 @@ FAMILIES = [
         rf"mobilenext_{WIDTH}(?:_identity_1_(?P<divisor>\d+))?",
         _wide(_multiplied),
         (
-            *at_widths("mobilenext", 1.4, 1.0, 0.75, 0.5, 0.35),
+            *at_widths("mobilenext", 1.0, 1.4, 0.75, 0.5, 0.35),
             *(f"mobilenext_1.0_identity_1_{divisor}" for divisor in (2, 3, 6)),
         ),
         options=("identity",),

@@ -24,7 +24,7 @@ INS, OUTS, STRIDES = (1, 5, 8, 16, 24), (1, 6, 16, 24, 37), (1, 2)
 SHAPES = list(itertools.product(INS, OUTS, STRIDES))
 VALUES = [1, 2, 5, 8, 0.0, 0.05, 1 / 3, 2.5, True, False, None]
 ENDS = {"global_pool", "flatten", "dropout", "linear"}  # they have no map to stride over
-FREE = {"padding", "ceil"}  # options that change the size of the map
+FREE = {"padding", "ceil", "size"}  # options that change the size of the map
 EVERY = blocks.known()
 
 
@@ -222,6 +222,13 @@ def test_fire_has_its_1x1_part_first_and_adds_its_bypass():
     assert (out[:, :9] >= IMAGE[:, :9]).all()
     assert isinstance(block("fire", 12, 16, bypass="complex").bypass, nn.Conv2d)
     assert block("fire", 12, 16, bypass="simple").bypass is None
+
+
+@pytest.mark.parametrize("side", [1, 5, 6, 7, 13])
+def test_averaging_to_a_size_is_pytorchs(side):
+    image = torch.rand(2, 3, side, side + 2)
+    pooled = block("avg_pool", 3, 3, 2, size=6)(image)
+    assert torch.allclose(pooled, F.adaptive_avg_pool2d(image, 6), atol=1e-6)
 
 
 def test_xception_activates_in_front_and_never_behind():

@@ -13,36 +13,11 @@ from nasspace import Architecture, build, cost, zoo
 from nasspace.errors import InputError
 
 REFERENCE = Path(__file__).parents[2] / ".." / "shared" / "reference" / "reference.csv"
-RECORDED = {  # name: resolution, parameters, multiply-adds
-    "alexnet": (224, 61_100_840, 714_188_480),
-    "alexnet_grouped": (227, 60_965_224, 724_406_816),
-    "squeezenet_1.0": (224, 1_248_424, 818_924_576),
-    "squeezenet_1.1": (227, 1_235_496, 387_747_520),
-    "squeezenet_1.0_complex_bypass": (224, 1_589_672, 1_165_298_720),
-    "mobilenet_v1_0.25": (128, 470_072, 13_570_048),
-    "mobilenet_v2_1.0": (224, 3_504_872, 300_774_272),
+MEASURED = Path(__file__).parents[1] / "recorded" / "counts.csv"  # on the originals: torchvision, timm, official code
+RECORDED = {  # of ours, for what was not measured there: name: resolution, parameters, multiply-adds
     "mobilenet_v2_1.3": (224, 5_386_792, 509_374_560),
-    "mnasnet_a1_1.0": (224, 3_887_038, 311_579_072),
-    "mnasnet_b1_1.0": (224, 4_383_312, 314_415_872),
-    "mnasnet_small": (224, 2_030_264, 68_339_184),
-    "mobilenet_v3_large_1.0": (224, 5_483_032, 216_589_760),
-    "mobilenet_v3_small_1.25": (224, 3_645_960, 91_241_184),
-    "mobilenet_v3_large_0.75_torchvision": (224, 3_377_576, 140_033_816),
-    "shufflenet_v1_g3_1.0": (224, 1_864_728, 137_460_672),
-    "shufflenet_v1_g8_0.5": (224, 1_010_448, 40_469_760),
-    "shufflenet_v2_1.0": (224, 2_278_760, 145_814_296),
-    "shufflenet_v2_2.0_torchvision": (224, 7_393_996, 583_253_464),
-    "mobilenext_1.0": (224, 3_535_416, 311_342_592),
-    "mobilenext_1.4": (224, 6_126_168, 588_319_256),
-    "mobilenext_1.0_identity_1_2": (224, 3_535_416, 311_342_592),
-    "xception": (299, 22_855_952, 8_357_403_496),
-    "resnet18": (224, 11_689_512, 1_814_073_344),
-    "resnet50": (224, 25_557_032, 4_089_184_256),
-    "resnet50_v1": (224, 25_557_032, 3_857_973_248),
-    "resnext50_32x4d": (224, 25_028_904, 4_230_479_872),
+    "mobilenext_0.1": (256, 1_627_316, 36_290_048),
     "se_resnet18": (224, 11_778_592, 1_814_160_384),
-    "se_resnet50": (224, 28_088_024, 4_091_699_200),
-    "se_resnet50_v1": (224, 28_088_024, 3_860_488_192),
     # by the rule of this library, where the paper gives no widths
     "shufflenet_v1_g1_0.25": (224, 208_908, 13_162_320),
     "shufflenet_v1_g2_0.25": (224, 252_732, 12_638_784),
@@ -74,6 +49,16 @@ def rows() -> list[dict[str, str]]:
         return []
     with REFERENCE.open(encoding="utf-8", newline="") as file:
         return [row for row in csv.DictReader(file) if row["zoo_name"]]
+
+
+with MEASURED.open(encoding="utf-8", newline="") as _file:
+    ROWS = list(csv.DictReader(_file))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['name']}-{row['resolution']}")
+def test_counts_of_the_originals(row):
+    counted = cost(zoo.load(row["name"], resolution=int(row["resolution"])))
+    assert (counted.params, counted.flops) == (int(row["params"]), int(row["flops"]))
 
 
 @pytest.mark.parametrize(("name", "counts"), RECORDED.items(), ids=RECORDED.keys())
@@ -135,6 +120,14 @@ def test_at_another_resolution_and_width():
     assert cost(zoo.load("mobilenet_v2_0.6")).flops < cost(zoo.load("mobilenet_v2_0.75")).flops
 
 
+@pytest.mark.parametrize("resolution", [192, 224, 256, 288])
+def test_alexnet_averages_to_one_size(resolution):
+    counted = cost(zoo.load("alexnet", resolution=resolution))
+    assert counted.params == 61_100_840
+    with torch.no_grad():
+        assert build(zoo.load("alexnet", resolution=resolution)).eval()(torch.rand(1, 3, resolution, resolution)).any()
+
+
 def test_networks_of_one_count_differ():
     digests = [zoo.load(name).digest for name in zoo.names()]
     assert len(set(digests)) == len(digests)
@@ -155,7 +148,10 @@ def test_networks_of_one_count_differ():
         ("resnext50_0x4d", "above 0"),
         ("shufflenet_v1_g3_0.2", "from 0.25 to 2.0"),
         ("shufflenet_v2_0.75", "0.5, 1.0, 1.5, 2.0"),
-        ("mobilenext_1.0_identity_1_0", "identity multiplier must be above 0"),
+        ("mobilenext_1.0_identity_1_0", "identity multiplier must be from 1/64"),
+        ("mobilenext_1.0_identity_1_65", "identity multiplier must be from 1/64"),
+        ("mobilenet_v2_\uff11.0", "is not a published network"),  # a full-width digit
+        (None, "is not the name"),
     ],
 )
 def test_names_that_are_none(name, message):
@@ -174,11 +170,13 @@ def test_identity_multiplier():
     assert identities("mobilenext_1.0", identity="1/2") == identities("mobilenext_1.0_identity_1_2")
     assert zoo.load("mobilenext_1.0", identity=1) == zoo.load("mobilenext_1.0")
     assert zoo.load("mobilenext_1.0", identity=1 / 3) == zoo.load("mobilenext_1.0_identity_1_3")
-    for wrong in (0, 1.5, "half", None.__class__, float("nan")):
+    for wrong in (0, 1.5, True, 0.001, "half", None.__class__, float("nan")):
         with pytest.raises(InputError, match="identity multiplier"):
             zoo.load("mobilenext_1.0", identity=wrong)
     with pytest.raises(InputError, match="'identity' is not an option of"):
         zoo.load("mobilenet_v2_1.0", identity=0.5)
+    with pytest.raises(InputError, match="its name says an identity multiplier of 1/2, the option 1"):
+        zoo.load("mobilenext_1.0_identity_1_2", identity=1)
     with pytest.raises(InputError, match="did you mean 'identity'"):
         zoo.load("mobilenext_1.0", identiy=0.5)
 
