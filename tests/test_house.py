@@ -24,21 +24,25 @@ architecture plan grammar space initialisation network
 zoo.parts zoo.figures zoo.classic zoo.mobile zoo.shuffle zoo counting ranges
 latency latency.convert latency.calibration latency.runtimes.common latency.runtimes.timing latency.runtimes.ort
 latency.runtimes.pytorch latency.runtimes.handheld latency.runtimes latency.cache latency.estimate latency.reference
-latency.meter latency.afresh latency.runner latency.connection latency.remote
+latency.meter latency.afresh latency.workload latency.predictor latency.runner latency.connection latency.remote
+latency.guidelines.graph latency.guidelines.surgery latency.guidelines.profile latency.guidelines.whatifs
+latency.guidelines.subject latency.guidelines.widths latency.guidelines.fragments latency.guidelines.elementwise
+latency.guidelines.explanation latency.guidelines latency.layerwise
 accuracy accuracy.settings accuracy.decoding accuracy.sources accuracy.images accuracy.tables accuracy.data
 accuracy.published accuracy.augmentation accuracy.schedules accuracy.optimisers accuracy.training
 studies studies.recipe studies.pareto studies.evaluate studies.surrogate studies.belief studies.gain studies.samplers
 studies.places studies.rows studies.study studies.candidates studies.task studies.workers studies.loop
 outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.source
 outputs.weights outputs.card outputs.checks outputs.export outputs.deliver
-cli.printing cli.progress cli.spaces cli.networks cli.searching cli cli.__main__
+cli.printing cli.progress cli.spaces cli.networks cli.explaining cli.searching cli cli.__main__
 """.split()  # noqa: SIM905
+GRAPHS = {f"latency.guidelines.{name}" for name in ("graph", "surgery", "profile")}
 HOMES = {
     "optuna": {"studies.study", "studies.samplers"},
     "ray": {"studies.workers"},
     "plotly": {"outputs.plots"},
-    "onnx": {"latency.convert", "latency.calibration"},
-    "onnxruntime": {"latency.convert", "latency.calibration", "latency.runtimes.ort"},
+    "onnx": {"latency.convert", "latency.calibration", *GRAPHS},
+    "onnxruntime": {"latency.convert", "latency.calibration", "latency.runtimes.ort", "latency.guidelines.profile"},
     "ncnn": {"latency.runtimes.handheld"},
     "pnnx": {"latency.convert"},
 }

@@ -1,0 +1,82 @@
+"""`nas explain`: why a network is slow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nasspace.cli import printing
+from nasspace.cli.networks import Arch, Resolution
+from nasspace.cli.spaces import Json
+
+if TYPE_CHECKING:
+    from nasspace.latency.guidelines import Explanation, Finding
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this file's verb."""
+    app.command("explain")(explain)
+
+
+def explain(
+    arch: Arch,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also measure what each change saves, in the changed network.")
+    ] = False,
+    threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime.", min=1)] = 1,
+    batch_size: Annotated[int, typer.Option(help="Images in a batch.", min=1)] = 1,
+    resolution: Resolution = None,
+    seconds: Annotated[float, typer.Option(help="Time to measure, and to profile, at most about.", min=0.01)] = 1.0,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure the parts of predictions anew; else earlier figures are taken.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Say where a network's time goes, layer by layer, and what ShuffleNet V2's guidelines would save in it."""
+    from nasspace.latency import guidelines
+
+    architecture, _ = printing.architecture_of(arch)
+    architecture = architecture.with_resolution(resolution) if resolution else architecture
+    found = guidelines.explain(
+        architecture, threads=threads, batch_size=batch_size, seconds=seconds, measure=measure, fresh=fresh
+    )
+    if json:
+        document = {"name": architecture.name, "digest": architecture.digest, "input": list(architecture.input)}
+        return printing.print_json({**document, **found.to_json()})
+    _show(found, f"{architecture.name or 'network'} (digest {architecture.digest})")
+    if found.contended:
+        printing.say("nas: another process was competing for the processor; explain again when it is quiet")
+    return None
+
+
+def _show(found: Explanation, name: str) -> None:
+    rows = []
+    for row in found.time:
+        label = f"    {row.block}" if row.layer is None else f"{row.layer:>3} {row.block}"
+        numbers = [f"{row.flops:,}", f"{row.memory_access:,}", "-" if row.intensity is None else f"{row.intensity:.1f}"]
+        rows.append(
+            (label, f"{row.ms:.4f}", f"{100 * row.share:.1f} %", *(numbers if row.layer is not None else "---"))
+        )
+    interval = printing.latency(found.low_ms, found.latency_ms, found.high_ms)
+    title = f"{name}: {interval} ms in ONNX Runtime, {found.threads} thread(s), batch {found.batch_size}"
+    caption = f"Median of {found.runs} profiled runs; the rest is the time between operators. {printing.FLOPS_ARE}"
+    columns = ["layer", "ms", "share", "FLOPs", "memory access", "FLOPs an element"]
+    printing.print_table(columns, rows, title=title, caption=caption)
+    for finding in found.findings:
+        print(_sentence(finding, found.latency_ms))
+    if not found.findings:
+        print("G1 to G4: no change of this network is predicted to save 3 % of its time.")
+
+
+def _sentence(finding: Finding, latency_ms: float) -> str:
+    """A finding as two lines: what there is, and what its change saves."""
+    where = ", ".join(map(str, finding.layers))
+    saves = f"{finding.saving_ms:.3g} ms ({100 * finding.saving_ms / latency_ms:.0f} %) predicted"
+    if finding.measured_ms is not None:
+        doubt = printing.milliseconds(finding.measured_plus_minus_ms)
+        saves += f", {finding.measured_ms:.3g} +- {doubt} ms measured ({finding.measured_on})"
+    return (
+        f"{finding.guideline} layers {where}, {100 * finding.share:.1f} % of the time: {finding.text}.\n"
+        f"   What if: {finding.change}; saves {saves}."
+    )

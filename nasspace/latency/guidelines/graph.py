@@ -1,0 +1,212 @@
+"""An exported network as a graph: which operators a layer is made of, and the graph without some of them.
+
+The fast exporter names every node by the module that it comes from (`/3/branch/branch.0/Conv`), and a network is a
+chain of layers: so the first number of a name is the layer. All this is read from the ONNX file and not from our
+blocks, so that it holds for a block of one's own.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+ELEMENTWISE = frozenset(
+    """Abs Add Ceil Clip Div Elu Erf Exp Floor Gelu HardSigmoid HardSwish LeakyRelu Log Mish Mul Neg PRelu Pow
+    Reciprocal Relu Selu Sigmoid Softplus Sqrt Sub Tanh ThresholdedRelu""".split()  # noqa: SIM905
+)
+ARITHMETIC = frozenset({"Conv", "Gemm", "MatMul", "ConvTranspose"})
+_LAYER = re.compile(r"/(\d+)/")
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One convolution of a layer; `map_size` is (height, width) of its output, `source` and `out` are tensors."""
+
+    layer: int
+    name: str
+    source: str
+    out: str
+    c_in: int
+    c_out: int
+    groups: int
+    kernel: int
+    stride: int
+    map_size: tuple[int, int]
+
+    @property
+    def depthwise(self) -> bool:
+        return 1 < self.groups == self.c_in
+
+    @property
+    def flops(self) -> int:
+        """Multiply-adds at batch 1."""
+        return math.prod(self.map_size) * self.c_in * self.c_out * self.kernel**2 // self.groups
+
+
+def layer_of(name: str) -> int | None:
+    """The layer that the name of a node or tensor begins with.
+
+    >>> layer_of("/12/branch/branch.0/Conv"), layer_of("/Flatten"), layer_of("ReorderInput_token_3")
+    (12, None, None)
+    """
+    found = _LAYER.match(name)
+    return int(found[1]) if found else None
+
+
+class Graph:
+    """The nodes of an ONNX file in order, with the shapes of their tensors and who makes and reads each."""
+
+    def __init__(self, path: str | PathLike) -> None:
+        import onnx
+
+        self.model = onnx.load(str(path))
+        graph = self.model.graph
+        copies = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Identity"}
+        weights = {one.name for one in graph.initializer}
+        self.copies = {out: source for out, source in copies.items() if source in weights}
+        constants = [node.output[0] for node in graph.node if node.op_type == "Constant"]
+        self.constants = weights | self.copies.keys() | set(constants)
+        self.nodes = [node for node in graph.node if not set(node.output) & self.constants]
+        self.producer = {out: node for node in self.nodes for out in node.output}
+        self.consumers: dict[str, list[Any]] = defaultdict(list)
+        for node in self.nodes:
+            for name in node.input:
+                self.consumers[name].append(node)
+        self.outputs = [one.name for one in graph.output]
+        self.shapes = _shapes(onnx.shape_inference.infer_shapes(self.model).graph)
+        self.root = cache(self._root)
+
+    def data(self, node: Any) -> list[str]:
+        """The inputs of a node that are not constants."""
+        return [name for name in node.input if name and name not in self.constants]
+
+    def is_map(self, tensor: str) -> bool:
+        """Whether a tensor is a feature map of more than one place."""
+        shape = self.shapes.get(tensor, ())
+        return len(shape) == 4 and math.prod(shape[2:]) > 1
+
+    def _root(self, tensor: str) -> str:
+        """The tensor of this shape and layer that this one is an element-wise function of; itself if there is none."""
+        node = self.producer.get(tensor)
+        if node is None or node.op_type not in ELEMENTWISE:
+            return tensor
+        roots = {self.root(name) if self._same_layer(name, node) else name for name in self.data(node)}
+        root = roots.pop() if len(roots) == 1 else tensor
+        return root if self.shapes.get(root) == self.shapes.get(tensor) else tensor
+
+    def _same_layer(self, tensor: str, node: Any) -> bool:
+        maker = self.producer.get(tensor)
+        return maker is not None and layer_of(maker.name) == layer_of(node.name)
+
+    def convolutions(self) -> list[Convolution]:
+        """Every convolution on a feature map of more than one place, in order."""
+        return [
+            _convolution(self, node) for node in self.nodes if node.op_type == "Conv" and self.is_map(node.output[0])
+        ]
+
+    def needed_only_by(self, tensor: str, reader: Any) -> list[Any]:
+        """The nodes that nobody needs if `reader` no longer reads `tensor`."""
+        dead: list[Any] = []
+        open_ = [(tensor, reader)]
+        while open_:
+            name, last = open_.pop()
+            node = self.producer.get(name)
+            readers = [one for one in self.consumers[name] if one is not last and one not in dead]
+            if node is None or readers or name in self.outputs or node in dead:
+                continue
+            dead.append(node)
+            open_ += [(source, node) for source in self.data(node)]
+        return dead
+
+
+def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
+    shapes = {one.name: tuple(one.dims) for one in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        shapes[value.name] = tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
+    return shapes
+
+
+def attribute(node: Any, name: str, default: Any = None) -> Any:
+    """One attribute of a node as plain values."""
+    import onnx
+
+    found = [one for one in node.attribute if one.name == name]
+    return onnx.helper.get_attribute_value(found[0]) if found else default
+
+
+def _convolution(graph: Graph, node: Any) -> Convolution:
+    weight, out = graph.shapes[graph.copies.get(node.input[1], node.input[1])], graph.shapes[node.output[0]]
+    groups = attribute(node, "group", 1)
+    return Convolution(
+        layer=layer_of(node.name) or 0,
+        name=node.name,
+        source=node.input[0],
+        out=node.output[0],
+        c_in=weight[1] * groups,
+        c_out=weight[0],
+        groups=groups,
+        kernel=max(weight[2:]),
+        stride=max(attribute(node, "strides", [1])),
+        map_size=(out[2], out[3]),
+    )
+
+
+def write(
+    graph: Graph, path: str | PathLike, rewired: Mapping[str, str], added: Iterable[tuple[Any, Mapping[str, Any]]] = ()
+) -> Path:
+    """Write the graph with every reader of a tensor of `rewired` reading the other one, and what is dead left out.
+
+    `added` are new nodes, each with its new weights by name as arrays. An output of the graph keeps its name.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    added = list(added)
+    nodes = [*model.graph.node, *(node for node, _ in added)]
+    for node in nodes:
+        node.input[:] = [_followed(rewired, name) for name in node.input]
+    for _, weights in added:
+        model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
+    nodes += [helper.make_node("Identity", [_followed(rewired, o)], [o]) for o in graph.outputs if o in rewired]
+    makers = {out: node for node in nodes for out in node.output}
+    makers |= {node.output[0]: node for node in nodes if node.op_type == "Identity" and node.output[0] in graph.outputs}
+    del model.graph.node[:]
+    model.graph.node.extend(_living(makers, graph.outputs))
+    del model.graph.value_info[:]
+    used = {name for node in model.graph.node for name in node.input}
+    weights = [one for one in model.graph.initializer if one.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(weights)
+    onnx.save(model, str(path))
+    return Path(path)
+
+
+def _followed(rewired: Mapping[str, str], name: str) -> str:
+    while name in rewired:
+        name = rewired[name]
+    return name
+
+
+def _living(makers: Mapping[str, Any], outputs: Iterable[str]) -> list[Any]:
+    """The nodes that the outputs need, each behind those that it reads."""
+    done: list[Any] = []
+    seen: set[int] = set()
+    open_ = [(makers[name], False) for name in outputs]
+    while open_:
+        node, ready = open_.pop()
+        if ready:
+            done.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            open_.append((node, True))
+            open_ += [(makers[name], False) for name in node.input if name in makers]
+    return done

@@ -1,0 +1,179 @@
+"""What goes against a guideline, what its change is, and what that saves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from nasspace import Architecture, build, cost
+from nasspace.latency.convert import to_onnx
+from nasspace.latency.guidelines import LayerTime, elementwise, explain, explanation, fragments, whatifs, widths
+from nasspace.latency.guidelines.graph import Graph
+from nasspace.latency.guidelines.profile import Profile, Timed, take
+from nasspace.latency.guidelines.subject import Subject, above, near
+from nasspace.latency.guidelines.whatifs import Circumstances, Layers, Operators, Pattern, Saved, Surgery
+
+
+def pointwise(out, **options):
+    return {"block": "conv", "kernel": 1, "out": out, **options}
+
+
+@pytest.fixture
+def subject_of(tmp_path):
+    """A network of these layers behind a 3x3 convolution to 16 channels, profiled."""
+
+    def make(*layers):
+        architecture = Architecture.of(
+            [{"block": "conv", "out": 16}, *layers, {"block": "linear", "out": 3}], input=(3, 16, 16)
+        )
+        path = to_onnx(build(architecture), architecture.input, tmp_path / "network.onnx")
+        return Subject(architecture, Graph(path), take(path, len(architecture.layers), 0.01, seconds=0.01))
+
+    return make
+
+
+def changed(subject, parts):
+    """The architecture with the changed layers."""
+    layers = list(subject.layers)
+    for part in parts:
+        layers[part.start : part.start + len(part.before)] = part.after
+    return Architecture.of(layers, input=subject.architecture.input)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (56, 56)])
+@pytest.mark.parametrize(("c1", "c2"), [(32, 32), (22, 44), (9, 108)])
+def test_memory_access_is_least_at_equal_widths(size, c1, c2):
+    access, bound = widths.memory_access(size, c1, c2)
+    assert access == math.prod(size) * (c1 + c2) + c1 * c2
+    assert access >= bound - 1e-6
+    assert (access == pytest.approx(bound)) == (c1 == c2)
+
+
+def test_widths_keep_the_flops_or_fill_the_vector_units():
+    for width in range(1, 500):
+        assert abs(near(width) ** 2 / width**2 - 1) <= 0.05
+        assert above(width) % 16 == 0 <= above(width) - width < 16
+
+
+def test_a_plain_network_has_no_violation(subject_of):
+    subject = subject_of(pointwise(16), pointwise(32), {"block": "depthwise_separable", "out": 32}, {"block": "conv"})
+    assert [one for guideline in explanation.GUIDELINES for one in guideline(subject)] == []
+
+
+def test_g1_a_run_of_unequal_widths_gets_equal_ones_at_the_same_flops(subject_of):
+    subject = subject_of(*[pointwise(out) for out in (128, 16, 128, 16, 128, 16)])
+    first, second = widths.unequal(subject)
+    assert (first.guideline, set(first.layers)) == ("G1", {1, 2, 3, 4, 5, 6})
+    assert "memory access" in first.text
+    outs = [[layer["out"] for layer in violation.parts[0].after] for violation in (first, second)]
+    assert outs[0] == [near(51.4)] * 5 + [16]
+    assert outs[1] == [64] * 5 + [16]
+    before, after = cost(subject.architecture).flops, cost(changed(subject, first.parts)).flops
+    assert after == pytest.approx(before, rel=0.06)
+
+
+def test_g1_a_unit_whose_widths_are_its_own_is_compared_as_operators(subject_of):
+    violation = next(widths.unequal(subject_of({"block": "inverted_residual", "out": 16, "expansion": 4})))
+    assert [type(part) for part in violation.parts] == [Pattern, Pattern]
+    part = violation.parts[0]
+    assert part.before.convolutions == ((16, 64, 1, 1), (64, 16, 1, 1))
+    assert part.after.convolutions == ((32, 32, 1, 1), (32, 32, 1, 1))
+    assert part.before.flops == part.after.flops
+    assert part.saved(2.0, 1.0) == pytest.approx(part.time_ms / 2)
+
+
+def test_g2_a_run_in_groups_gets_one_group_at_the_same_flops(subject_of):
+    subject = subject_of(pointwise(64), *[pointwise(64, groups=4)] * 6)
+    violation = next(widths.grouped(subject))
+    assert set(violation.layers) == {2, 3, 4, 5, 6, 7}
+    after = changed(subject, violation.parts)
+    assert all("groups" not in layer.options for layer in after.layers)
+    assert cost(after).flops == pytest.approx(cost(subject.architecture).flops, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        {"block": "shuffle_v1", "out": 64, "groups": 4, "stride": 2},
+        {"block": "bottleneck", "out": 64, "groups": 8, "base_width": 16},
+        {"block": "basic", "out": 64, "groups": 4},
+    ],
+)
+def test_g2_a_unit_in_groups_gets_a_narrower_middle_at_the_same_flops(unit, subject_of):
+    subject = subject_of(unit)
+    (part,) = next(widths.grouped(subject)).parts
+    assert isinstance(part, Layers)
+    assert part.after[0]["groups"] == 1
+    after = cost(changed(subject, [part])).layers[1]
+    assert after.out_shape == cost(subject.architecture).layers[1].out_shape
+    assert after.flops == pytest.approx(cost(subject.architecture).layers[1].flops, rel=0.1)
+
+
+def test_g3_a_fire_module_is_two_fragments(subject_of):
+    (violation,) = fragments.fragmented(subject_of({"block": "fire", "out": 32}))
+    (part,) = violation.parts
+    assert (violation.guideline, violation.kind) == ("G3", "parallel")
+    assert part.before == Operators(((4, 16, 1, 1), (4, 16, 3, 1)), "Concat")
+    assert part.after.convolutions == ((4, 18, 3, 1),)
+
+
+def test_g4_a_kind_of_element_wise_work_is_one_violation(subject_of):
+    layer = {"block": "conv", "out": 16, "se": 0.25, "activation": "elu"}
+    found = {one.kind: one for one in elementwise.elementwise(subject_of(layer, layer))}
+    assert {kind: set(one.layers) for kind, one in found.items()} == {"se": {1, 2}, "activation": {1, 2}}
+    assert all(isinstance(part, Surgery) for one in found.values() for part in one.parts)
+    assert all(one.time_ms > 0 for one in found.values())
+
+
+def test_parts_are_measured_once_and_add_up(monkeypatch, tmp_path):
+    calls = []
+    sides = [{"ms": 3.0, "scatter": 0.3}, {"ms": 1.0, "scatter": 0.4}]
+    monkeypatch.setattr(whatifs, "_measured", lambda part, folder, how: calls.append(part) or sides)
+    operators = Operators(((8, 8, 1, 1),))
+    parts = [Pattern(operators, operators, (4, 4), ms) for ms in (3.0, 6.0)]
+    saved = whatifs.saving(parts, tmp_path, Circumstances())
+    assert len(calls) == 1, "equal operators on equal maps are one measurement"
+    assert saved.ms == pytest.approx(6.0)
+    assert saved.plus_minus > 0
+    assert whatifs.promises(parts, tmp_path, Circumstances()) >= 6.0
+
+
+def test_measured_parts_are_kept_in_the_cache(tmp_path, monkeypatch):
+    operators = Operators(((8, 8, 1, 1),)), Operators(((8, 4, 1, 1),))
+    part, how = Pattern(*operators, (4, 4), 1.0), Circumstances(seconds=0.01)
+    first = whatifs.saving([part], tmp_path, how)
+    monkeypatch.setattr(whatifs, "side_by_side", None)
+    assert whatifs.saving([part], tmp_path, how) == first
+
+
+@pytest.mark.parametrize(
+    ("saved", "expected"), [((4.0, 1.0), True), ((2.0, 0.1), False), ((4.0, 5.0), False), ((-4.0, 0.1), False)]
+)
+def test_a_saving_must_be_noticeable_and_above_its_doubt(saved, expected):
+    assert explanation.is_noticeable(Saved(*saved), 100.0) is expected
+
+
+def test_time_has_a_row_a_layer_and_one_for_the_rest():
+    taken = Profile((Timed("/0/Conv", "Conv", 0, 3.0),), 1.0, 4.0, 20)
+    layer = SimpleNamespace(block="conv", flops=600, memory_access=200)
+    assert explanation._times([layer], taken) == (
+        LayerTime(0, "conv", 3.0, 0.75, 600, 200, 3.0),
+        LayerTime(None, "rest", 1.0, 0.25),
+    )
+
+
+@pytest.mark.slow
+def test_a_planted_violation_comes_first_and_its_change_is_measured_in_the_network():
+    layers = [pointwise(32), *[pointwise(32, activation="elu")] * 4]
+    architecture = Architecture.of([*layers, {"block": "linear", "out": 3}], input=(3, 56, 56))
+    found = explain(architecture, measure=True, seconds=0.2)
+    assert sum(row.share for row in found.time) == pytest.approx(1, abs=1e-6)
+    first = found.findings[0]
+    assert (first.guideline, first.kind, first.layers) == ("G4", "activation", (1, 2, 3, 4))
+    assert first.measured_on == "network"
+    assert first.saving_ms > 0
+    assert first.measured_ms > 0
+    assert dataclasses.asdict(first).items() <= found.to_json()["findings"][0].items()
