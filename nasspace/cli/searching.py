@@ -144,6 +144,10 @@ def _print_front(study: Study, json: bool) -> None:
         return printing.print_json(study.document())
     title = f"{study.name}: {study.evaluated} evaluated, {study.rejected} rejected"
     printing.console().print(printing.front_table(study.front(), study.settings["accuracy_is_of"], title))
+    if judged := study.document()["latency_predictor"]:
+        from nasspace.latency.predictor import sentence
+
+        printing.say(sentence(judged))
     printing.say(f"{study.folder}: report.html, front.csv, exports")
     return None
 

@@ -10,7 +10,7 @@ whatever blocks they stand in. A measured block is a network of one layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -52,11 +52,21 @@ class HeldOut:
         """The share of networks that were predicted to within `share` of what was measured."""
         return float((np.abs(self.errors) <= share).mean())
 
+    def __str__(self) -> str:
+        return sentence(self.to_json())
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, as they are kept with a study."""
         median, most = np.quantile(np.abs(self.errors), (0.5, 0.9))
         figures = {"median_error": float(median), "error_90": float(most), "tau": self.tau}
         return {"networks": len(self.errors), **figures, "within_5": self.within(0.05), "within_10": self.within(0.1)}
+
+
+def sentence(held_out: Mapping[str, Any]) -> str:
+    """What `HeldOut.to_json` says, in words."""
+    half, most = (f"{100 * held_out[key]:.1f} %" for key in ("median_error", "error_90"))
+    networks = f"latency predicted for each of {held_out['networks']} networks from the others"
+    return f"{networks}: half within {half}, nine in ten within {most}, Kendall's tau {held_out['tau']:.2f}"
 
 
 class Predictor:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Report = Callable[..., None]
 INT8 = "model.int8.onnx"
+JUDGED = 50  # measured networks, the latest, on which the predictor is judged
 COMPARED = 128  # held-out images on which int8 is compared
 MEASURED = {"onnxruntime": "model.onnx", "onnxruntime-int8": INT8}  # the file of an export that a runtime runs
 
@@ -52,6 +53,21 @@ def _export_and_measure(study: Study, report: Report) -> None:
         report("finishing", text=f"exporting and checking {i + 1} of {len(missing)} (trial {number})")
         export_trial(study, number, _exported(study, number))
     _measure_again(study, numbers, report)
+    _judge_predictor(study, report)
+
+
+def _judge_predictor(study: Study, report: Report) -> None:
+    """Keep with the study how well each network's latency is predicted from the others that were measured."""
+    from nasspace.latency.predictor import Predictor
+
+    trials = [trial for trial in study.frozen("COMPLETE", "PRUNED") if trial.user_attrs.get("layers_ms")][-JUDGED:]
+    if len(trials) < 3:
+        return
+    architectures = [study.architecture(trial.number) for trial in trials]
+    measured = [trial.user_attrs["values"]["latency"] for trial in trials]
+    found = Predictor(architectures, measured, [trial.user_attrs["layers_ms"] for trial in trials]).held_out
+    study.record.set_user_attr(records.PREDICTOR, found.to_json())
+    report("finishing", text=str(found))
 
 
 def _exported(study: Study, number: int) -> Path:
@@ -150,6 +166,7 @@ def write_report(study: Study) -> Path:
     recipe = settings["recipe"]
     shown = {
         **settings,
+        "latency_predictor": study.record.user_attrs.get(records.PREDICTOR),
         "objectives": recipe["objectives"],
         "seed": recipe["seed"],
         "machine": _measured_on(study),

@@ -120,6 +120,8 @@ def _front(study: Mapping[str, Any], front: pandas.DataFrame) -> str:
     again = "latency_again_ms" in front and front["latency_again_ms"].notna().any()
     columns = [("trial", "number"), ("accuracy", "number"), ("latency, ms", "number")]
     columns += [("measured again, ms", "number")] if again else []
+    ties = "latency_ties" in front and front["latency_ties"].astype(bool).any()
+    columns += [("ties with", "text")] if ties else []
     columns += [("FLOPs", "number"), ("parameters", "number"), ("memory access", "number")]
     columns += [("layers", "text"), ("digest", "code")]
     rows = [
@@ -128,6 +130,7 @@ def _front(study: Mapping[str, Any], front: pandas.DataFrame) -> str:
             _shown("accuracy", row),
             _latency(row, "latency"),
             *([_latency(row, "latency_again")] if again else []),
+            *([row["latency_ties"]] if ties else []),
             *(_shown(name, row) for name in ("flops", "params", "memory_access")),
             _summary(_layers(row)),
             row["digest"],
@@ -137,6 +140,7 @@ def _front(study: Mapping[str, Any], front: pandas.DataFrame) -> str:
     text = "nas export STUDY:TRIAL writes one as model.py, ONNX and weights; exports/ holds those written already."
     said = "Below each latency stands its confidence interval."
     said += " It was measured again from the exported file, in a fresh process." if again else ""
+    said += " Latencies whose intervals overlap are ties." if ties else ""
     return page.section("Front", page.table(columns, rows), page.paragraph(f"{said} {text}", "soft"))
 
 
@@ -246,6 +250,10 @@ def _notes(study: Mapping[str, Any], trials: pandas.DataFrame) -> Iterator[str]:
             f"Latency is the median time of one batch{with_what}, with its confidence interval, on the machine named "
             "above; it holds for that machine and these versions. 'busy': other work was competing for the processor."
         )
+    if study.get("latency_predictor"):
+        from nasspace.latency.predictor import sentence
+
+        yield f"The search's own prediction: {sentence(study['latency_predictor'])}."
     yield "A candidate that breaks a limit is stopped there: it was never trained and has no accuracy."
 
 

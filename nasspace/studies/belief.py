@@ -24,6 +24,7 @@ DESIGN = (0.5, 0.1, 0.9)  # quantiles of cost of the first candidates, before an
 LEAST = 0.05  # a candidate that keeps the limits with a smaller probability is proposed only if none is better
 SLOPE, SPREAD = 0.7, 0.2  # prior guess: latency grows as FLOPs to this power; its logarithm differs by so much
 APART = 0.02  # prior guess of the least spread of accuracies, on the scale of `_stabilised`
+PROFILED = 40  # measured networks, the latest, from which latency is predicted
 TINY = 1e-9
 SCALES = (np.exp, np.asarray)  # of the logarithm of a cost: a front is wanted dense on both
 
@@ -33,11 +34,14 @@ class Seen:
     """A trial as a sampler sees it: `values` are the figures that are had (accuracy as a fraction, ms, FLOPs, ...).
 
     Without accuracy it was rejected at a limit. Without any value it failed or is still running: it is not proposed
-    again, and counts with the accuracy that is expected of it.
+    again, and counts with the accuracy that is expected of it. `layers_ms` is what each of its layers took, if that
+    was measured, `margin` the upper end of its latency's interval, which decides about a limit, over the latency.
     """
 
     architecture: Architecture
     values: Mapping[str, float] = field(default_factory=dict)
+    layers_ms: Sequence[float] | None = None
+    margin: float = 1.0
 
 
 def expected_gain(
@@ -92,10 +96,10 @@ class Belief:
         self, features: Features, objectives: Sequence[str], limits: Mapping[str, float], seen: Sequence[Seen]
     ):
         self.features = features
-        self.limits = limits
+        self.limits = _within(limits, seen)
         self.costs = [name for name in objectives if name != "accuracy"]
         unknown = {*self.costs, *limits} - features.known.keys()
-        self.predicted = {name: _Predicted(features, name, seen) for name in sorted(unknown)}
+        self.predicted = {name: _prediction(features, name, seen) for name in sorted(unknown)}
         self.done = [trial for trial in seen if all(name in trial.values for name in objectives)]
         self.waiting = [trial.architecture for trial in seen if not trial.values]
         self.designed = len(self.done) + len(self.waiting)
@@ -210,6 +214,35 @@ class Belief:
             low.append(logs.min())
             high.append(_log(self.limits[name]) if name in self.limits else logs.max())
         return np.array(low), np.array(high)
+
+
+def _within(limits: Mapping[str, float], seen: Sequence[Seen]) -> dict[str, float]:
+    """The limits as a latency must keep them so that the upper end of its interval does, too."""
+    margins = [trial.margin for trial in seen if "latency" in trial.values]
+    least = float(np.median(margins)) if margins else 1.0
+    return {name: most / least if name == "latency" else most for name, most in limits.items()}
+
+
+def _prediction(features: Features, name: str, seen: Sequence[Seen]) -> _Predicted | _FromLayers:
+    """From layers where they were measured: with three networks as good as from choices, with twelve twice as good."""
+    profiled = [trial for trial in seen if name == "latency" and trial.layers_ms and name in trial.values]
+    return _FromLayers(profiled[-PROFILED:]) if profiled else _Predicted(features, name, seen)
+
+
+class _FromLayers:
+    """Latency predicted from what the layers of measured networks took."""
+
+    def __init__(self, trials: Sequence[Seen]):
+        from nasspace.latency.predictor import Predictor
+
+        measured = [trial.values["latency"] for trial in trials]
+        layers = [trial.layers_ms for trial in trials]
+        self.predictor = Predictor([trial.architecture for trial in trials], measured, layers)
+
+    def __call__(self, architectures: Sequence[Architecture], groups: object) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of the logarithm as it would be measured."""
+        mean, deviation = self.predictor.predict(architectures)
+        return np.log(mean), deviation / mean
 
 
 class _Predicted:

@@ -61,7 +61,13 @@ class Candidates:
     def seen(self) -> list[Seen]:
         """What is finished, as a sampler sees it; a candidate whose training failed has no figures."""
         trials = self.study.frozen("COMPLETE", "PRUNED", "FAIL")
-        return [Seen(self._replayed(t), t.user_attrs.get("values", {})) for t in trials if "digest" in t.user_attrs]
+        return [self._seen(trial) for trial in trials if "digest" in trial.user_attrs]
+
+    def _seen(self, trial: optuna.trial.FrozenTrial) -> Seen:
+        said = trial.user_attrs
+        interval = said.get("latency_interval")
+        margin = interval["high_ms"] / interval["median_ms"] if interval else 1.0
+        return Seen(self._replayed(trial), said.get("values", {}), said.get("layers_ms"), margin)
 
     def _replayed(self, trial: optuna.trial.FrozenTrial) -> Architecture:
         if trial.number not in self._architectures:

@@ -89,7 +89,10 @@ class Trained:
             values["latency"] = latency.median_ms
             details["latency_interval"] = latency.to_json()
             # The upper end of the interval decides: a network is inside when it is so with 95 % confidence.
-            if reason := broken({"latency": latency.high_ms}, self.limits):
+            reason = broken({"latency": latency.high_ms}, self.limits)
+            if layers := self._layers(architecture, model, latency):
+                details["layers_ms"] = layers
+            if reason:
                 return Outcome(values, reason, details)
         if "accuracy" not in self.recipe.objectives:
             return Outcome(values, "", details)
@@ -112,6 +115,16 @@ class Trained:
         if self._remote is None:  # one connection for all candidates; it ends with the evaluator
             self._remote = remote.Remote(recipe.latency_device)
         return self._remote.measure_latency(architecture, **asked)
+
+    def _layers(self, architecture: Architecture, model: Any, latency: Any) -> list[float] | None:
+        """What each layer takes, where the runtime tells: the sampler learns from it what other networks will take."""
+        from nasspace.latency import layerwise, remote
+        from nasspace.latency.cache import LatencyCache
+
+        if self.recipe.runtime != layerwise.RUNTIME or self.recipe.latency_device != remote.LOCAL:
+            return None
+        cache = LatencyCache() if self.cache is None else self.cache
+        return layerwise.layers_ms(architecture, model, latency, fresh=self.fresh_latency, cache=cache)
 
     def _trained(self, architecture: Architecture, model: Any, values: dict, details: dict) -> Outcome:
         from nasspace.accuracy.training import train

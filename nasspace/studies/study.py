@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 AGAIN = "latency_again"  # study attribute: the front as measured again from the exported files
+PREDICTOR = "latency_predictor"  # study attribute: how well latency is predicted from the other networks measured
 FINISHED = "finished"  # study attribute: the search came to its own end
 
 
@@ -93,6 +94,7 @@ class Study:
         for part in ("median", "low", "high"):
             column = "latency_again_ms" if part == "median" else f"latency_again_{part}_ms"
             front[column] = [again.get(str(i), {}).get(f"{part}_ms") for i in front["id"]]
+        front["latency_ties"] = _ties(front)
         front["architecture"] = [self.architecture(int(i)).to_json() for i in front["id"]]
         return front.drop(columns=["state", "reason"]).reset_index(drop=True)
 
@@ -116,7 +118,7 @@ class Study:
 
     def _stays(self, number: int, again: Mapping[str, Any]) -> bool:
         limit = self.limits.get("latency")
-        return limit is None or str(number) not in again or again[str(number)]["high_ms"] <= limit
+        return limit is None or str(number) not in again or again[str(number)]["median_ms"] <= limit
 
     def again(self) -> dict[str, Any]:
         """Trial number (as text) to the latency of its exported file, measured in a fresh process."""
@@ -150,9 +152,20 @@ class Study:
             "accuracy_is_of": self.settings["accuracy_is_of"],
             "flops_are": "multiply-adds of convolutions and linear layers at batch 1",
             "folder": str(self.folder),
+            "latency_predictor": self.record.user_attrs.get(PREDICTOR),
             "finished": bool(self.record.user_attrs.get(FINISHED)),
             "front": front,
         }
+
+
+def _ties(front: pandas.DataFrame) -> list[str]:
+    """Of each member those whose intervals of latency overlap with its own: which of them is faster is not known."""
+    ends = (front[f"latency_{end}_ms"].astype(float) for end in ("low", "high"))  # not a number where none was measured
+    rows = list(zip(front["id"], *ends, strict=True))
+    return [
+        ", ".join(str(other) for other, its_low, its_high in rows if other != i and its_low <= high and low <= its_high)
+        for i, low, high in rows
+    ]
 
 
 def _signed(name: str, value: float) -> float:

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from nasspace.latency.guidelines.subject import Subject, Violation
 from nasspace.latency.guidelines.surgery import removables
-from nasspace.latency.guidelines.whatifs import Surgery
 
 REMEDIES = {
     "activation": ("activation(s)", "without these activations"),
@@ -33,7 +32,7 @@ def elementwise(subject: Subject) -> Iterator[Violation]:
         apart = sum(subject.ms(one.names) > 0 for one in found)
         what, change = REMEDIES[kind]
         text = f"{len(found)} {what}: {apart} run on their own, {len(found) - apart} joined to a convolution"
-        parts = [Surgery(subject.layers[i], kind, subject.around(i, i + 1)) for i in layers]
+        parts = subject.surgeries(kind, layers)
         names = {name for one in found for name in one.names}
         joined = {other for name in names for other in subject.times[name][1]}
         yield replace(

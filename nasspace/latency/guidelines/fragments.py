@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from nasspace.latency.guidelines.graph import Convolution
 from nasspace.latency.guidelines.subject import Subject, Violation, near
 from nasspace.latency.guidelines.surgery import Parallel, parallels
-from nasspace.latency.guidelines.whatifs import Operators, Part, Pattern, Surgery
+from nasspace.latency.guidelines.whatifs import Operators, Part, Pattern
 
 
 def fragmented(subject: Subject) -> Iterator[Violation]:
@@ -17,7 +17,7 @@ def fragmented(subject: Subject) -> Iterator[Violation]:
     whole = [one for one in found if one.whole]
     if whole:
         layers = sorted({one.layer for one in whole})
-        parts = [Surgery(subject.layers[i], "parallel", subject.around(i, i + 1)) for i in layers]
+        parts = subject.surgeries("parallel", layers)
         change = "one convolution that does the same"
         yield _side_by_side(subject, "merged", whole, change, parts)
     if rest := [one for one in found if not one.whole]:

@@ -13,8 +13,9 @@ from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.latency.guidelines.graph import Convolution, Graph
 from nasspace.latency.guidelines.profile import Profile, own_ms, times_of
-from nasspace.latency.guidelines.whatifs import Context, Part, layers_of
+from nasspace.latency.guidelines.whatifs import Context, Part, Surgery, layers_of
 
+STRETCH = 4
 SEEN = 0.005  # of the network's time
 FLOPS_KEPT = 0.05  # "the same FLOPs" is within this of them, so that a width can be a multiple of 16, 8 or 4
 
@@ -78,6 +79,18 @@ class Subject:
         if not tail or self.architecture.layers[stop].out is None or blocks.get(tail[0]["block"]).flattens:
             tail = []
         return Context(tuple(self.layers[first:start]), tuple(tail), self.in_shapes[first])
+
+    def surgeries(self, kind: str, layers: Iterable[int]) -> list[Surgery]:
+        """The parts of a change in these layers: up to `STRETCH` on end in one, for each acts on the next."""
+        stretches: list[list[int]] = []
+        for layer in sorted(layers):
+            if stretches and layer == stretches[-1][-1] + 1 and len(stretches[-1]) < STRETCH:
+                stretches[-1].append(layer)
+            else:
+                stretches.append([layer])
+        return [
+            Surgery(tuple(self.layers[i] for i in one), kind, self.around(one[0], one[-1] + 1)) for one in stretches
+        ]
 
     def violation(
         self,

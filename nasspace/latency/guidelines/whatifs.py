@@ -90,19 +90,21 @@ class Layers:
 
 @dataclass(frozen=True)
 class Surgery:
-    """One layer, with its element-wise work of a kind left out, or its parallel convolutions merged ("parallel")."""
+    """Layers on end, their element-wise work of a kind left out, or their parallel convolutions merged ("parallel")."""
 
-    layer: Mapping[str, Any]
+    layers: tuple[Mapping[str, Any], ...]
     kind: str
     context: Context
 
     def text(self) -> str:
-        return json.dumps([dict(self.layer), self.kind, self.context.values()])
+        return json.dumps([self.layers, self.kind, self.context.values()])
 
     def write(self, folder: Path, batch_size: int) -> tuple[Path, Path]:
         """The two ONNX files."""
-        before = self.context.write([self.layer], folder / "before.onnx", batch_size)
-        return before, operate(Graph(before), folder / "after.onnx", self.kind, {len(self.context.lead)})
+        before = self.context.write(self.layers, folder / "before.onnx", batch_size)
+        first = len(self.context.lead)
+        changed = range(first, first + len(self.layers))
+        return before, operate(Graph(before), folder / "after.onnx", self.kind, changed)
 
     def saved(self, before_ms: float, after_ms: float) -> float:
         return before_ms - after_ms
@@ -189,11 +191,18 @@ def promises(parts: Sequence[Part], folder: Path, how: Circumstances) -> float:
     """About what the parts save together, from the `SAMPLE` distinct ones that weigh most, measured briefly."""
     weights: dict[str, float] = defaultdict(float)
     for part in parts:
-        weights[part.text()] += part.time_ms if isinstance(part, Pattern) else 1.0
+        weights[part.text()] += _weight(part)
     heavy = sorted(weights, key=weights.__getitem__, reverse=True)[:SAMPLE]
     chosen = [part for part in parts if part.text() in heavy]
     saved = saving(chosen, folder, replace(how, seconds=how.seconds / 4))
     return (saved.ms + saved.plus_minus) * sum(weights.values()) / sum(weights[text] for text in heavy)
+
+
+def _weight(part: Part) -> float:
+    """What a part counts for among those of its kind: the time of operators, the number of layers."""
+    if isinstance(part, Pattern):
+        return part.time_ms
+    return len(part.before if isinstance(part, Layers) else part.layers)
 
 
 def difference(sides: Sequence[Mapping[str, float]], saved: Callable[[float, float], float]) -> Saved:
