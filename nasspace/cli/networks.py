@@ -58,6 +58,7 @@ def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
     return None
 
 
+NOTICEABLE = 0.03  # difference of a machine's speed from its usual one
 COUNTED = {"params": "params", "flops": "FLOPs", "memory_access": "memory access"}
 
 
@@ -110,10 +111,12 @@ def latency(
     if json:
         return printing.print_json(measured.to_json())
     interval = printing.latency(measured.low_ms, measured.median_ms, measured.high_ms)
-    print(f"{interval} ms: the median when undisturbed, from {measured.rounds} rounds, and its interval")
+    print(f"{interval} ms: the median at the machine's usual speed, from {measured.rounds} rounds, and its interval")
     machine = ", ".join(f"{key} {value}" for key, value in measured.machine.items())
     size = "x".join(map(str, measured.input))
     print(f"{runtime} on {measured.device}, {threads} thread(s), batch {batch_size}, input {size}; {machine}")
+    if measured.speed and abs(measured.speed - 1) > NOTICEABLE:
+        print(f"the machine ran at {100 * measured.speed:.0f} % of its usual speed, which is taken out")
     if measured.contended:
         printing.say(
             "nas: another process was competing for the processor all the while; measure again when it is quiet"

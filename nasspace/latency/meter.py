@@ -34,6 +34,7 @@ SECONDS = 1.0  # of runs, for each network
 PRECISION = 0.02  # width of the interval within a sitting, over the median, at which measuring stops
 MIN_ROUNDS = 8
 BESIDE = 4  # rounds between two of the reference
+STOLEN = 0.05  # share of the time that a virtual machine's host may take before a sitting counts as contended
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Latency:
 
     `samples_ms` holds the value of each round that counts, in order and as the clock said; `reference_ms` that of the
     reference network beside each, `reference_usual_ms` what it takes at the machine's usual speed (None where there
-    was no reference). `contended` says that too few rounds were undisturbed: then all count, with one thread by the
-    CPU time of the disturbed runs, with more by the fastest run of a round. `input` is (C, H, W); `measured_at` is
-    ISO time, UTC.
+    was no reference). `contended` says that the machine's host took more than 5 % of the time, or that too few rounds
+    were undisturbed: then all count, with one thread by the CPU time of the disturbed runs, with more by the fastest
+    run of a round. `input` is (C, H, W); `measured_at` is ISO time, UTC.
     """
 
     runtime: str
@@ -143,6 +144,7 @@ def measure(
         for network in every:
             runtimes.warm_up(network, clocks)
         last = _beside(reference, clocks)
+        began, stolen = clocks.wall(), clocks.stolen()
         while order:
             shuffle(order)
             for first in range(0, len(order), BESIDE):
@@ -152,7 +154,8 @@ def measure(
                     pairs[name].append(_Pair.of(one, [*before, *last]))
                     spent[name] += took
             order = [name for name in order if not _finished(pairs[name], spent[name], seconds, precision)]
-    return {name: _latency(network, pairs[name], reference) for name, network in networks.items()}
+        robbed = clocks.stolen() - stolen > STOLEN * (clocks.wall() - began)
+    return {name: _latency(network, pairs[name], reference, robbed) for name, network in networks.items()}
 
 
 def _round(network: Any, clocks: Clocks) -> tuple[Round, float]:
@@ -182,7 +185,7 @@ def _prepared(networks: Iterable[Any]) -> Iterator[None]:
                 gc.enable()
 
 
-def _latency(network: Any, pairs: list[_Pair], reference: Reference | None) -> Latency:
+def _latency(network: Any, pairs: list[_Pair], reference: Reference | None, robbed: bool) -> Latency:
     counting, contended = _counting(pairs)
     values = [pair.value_ms for pair in counting]
     beside = [pair.reference_ms for pair in counting] if reference else []
@@ -199,7 +202,7 @@ def _latency(network: Any, pairs: list[_Pair], reference: Reference | None) -> L
         low_ms=low,
         high_ms=high,
         rounds=len(values),
-        contended=contended,
+        contended=contended or robbed,
         samples_ms=tuple(values),
         reference_ms=tuple(beside),
         reference_usual_ms=speed.usual_ms if speed else None,

@@ -33,8 +33,8 @@ class FakeTime:
     """Clocks that stand still but for the work of a network, which takes what it is told."""
 
     def __init__(self) -> None:
-        self.wall = self.cpu = self.queue = 0.0
-        self.clocks = Clocks(lambda: self.wall, lambda: self.cpu, lambda: self.queue)
+        self.wall = self.cpu = self.queue = self.stolen = 0.0
+        self.clocks = Clocks(lambda: self.wall, lambda: self.cpu, lambda: self.queue, lambda: self.stolen)
 
     def network(self, milliseconds, share=1.0, **told):
         return FakeNetwork(self, milliseconds, share, **told)
@@ -285,6 +285,17 @@ def test_disturbed_rounds_are_made_up_for():
     found = measure({"a": passing}, clocks=fake.clocks)["a"]
     assert not found.contended
     assert found.samples_ms == pytest.approx([5] * 8)
+
+
+@pytest.mark.parametrize(("share", "contended"), [(0.02, False), (0.1, True)])
+def test_time_that_the_host_took_is_told(share, contended):
+    fake = FakeTime()
+
+    def milliseconds():
+        fake.stolen += 5e-3 * share
+        return 5
+
+    assert measure({"a": fake.network(milliseconds)}, clocks=fake.clocks)["a"].contended == contended
 
 
 @pytest.mark.parametrize("threads", [1, 2])
