@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+collect_ignore_glob = ["benchmarks/*"]  # programs for people to run, some beside the originals' own packages
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other make small networks ten times slower
 
 
