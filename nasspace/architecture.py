@@ -191,7 +191,8 @@ def canonical(layer: Layer, in_channels: int | None) -> dict[str, Any]:
 @lru_cache(maxsize=100_000)
 def _canonical_text(layer: Layer, in_channels: int | None) -> str:
     """What of a layer enters the digest."""
-    options = canonical(layer, in_channels)
+    block, options = blocks.get(layer.block), canonical(layer, in_channels)
+    options = {k: v for k, v in options.items() if not (k in block.added and v == block.defaults[k])}
     return json.dumps([layer.block, layer.out, layer.stride, options], sort_keys=True, default=_default_text)
 
 

@@ -20,6 +20,12 @@ ENTRY_POINTS = "nasspace.blocks"
 REQUIRED = inspect.Parameter.empty  # the default of an option that must be given
 POSITIONAL = ("in_channels", "out_channels", "stride")
 LARGEST = 1e15  # of a number as an option
+ADDED = {  # options that a block was given after digests of networks with it had been written down in studies
+    "conv": frozenset({"se", "skip"}),
+    "avg_pool": frozenset({"size"}),
+    "shuffle_v1": frozenset({"shuffle"}),
+    "shuffle_v2": frozenset({"shuffle"}),
+}
 _CLASSES: dict[str, type[nn.Module]] = {}
 
 
@@ -36,6 +42,11 @@ class Block:
     def flattens(self) -> bool:
         """Whether its `in_channels` is the size of the whole map (`flatten`)."""
         return getattr(self.cls, "flattens", False)
+
+    @property
+    def added(self) -> frozenset[str]:
+        """Options that came later: while they are as by default a digest leaves them out, so that older ones hold."""
+        return ADDED.get(self.name, frozenset())
 
     @property
     def formula(self) -> str:

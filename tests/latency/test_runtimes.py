@@ -154,12 +154,14 @@ def test_a_missing_engine_is_told_with_its_command(name, monkeypatch):
         RUNTIMES[name]()
 
 
-def test_a_missing_compiler_is_told_with_its_remedy(monkeypatch):
+def test_a_missing_compiler_is_told_with_its_remedy():
     from torch._inductor import config, cpp_builder
 
     cpp_builder.cpp_compiler_search.cache_clear()
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    with pytest.raises(InputError, match=r"C\+\+ compiler.*apt-get install g\+\+"):
+    with (  # monkeypatch would hide the setting for good when it takes itself back
+        config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(InputError, match=r"C\+\+ compiler.*apt-get install g\+\+"),
+    ):
         RUNTIMES["compile"]()
     cpp_builder.cpp_compiler_search.cache_clear()
 
