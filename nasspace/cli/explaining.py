@@ -37,7 +37,7 @@ def explain(
     from nasspace.latency import guidelines
 
     architecture, _ = printing.architecture_of(arch)
-    architecture = architecture.with_resolution(resolution) if resolution else architecture
+    architecture = architecture if resolution is None else architecture.with_resolution(resolution)
     found = guidelines.explain(
         architecture, threads=threads, batch_size=batch_size, seconds=seconds, measure=measure, fresh=fresh
     )

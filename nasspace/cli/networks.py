@@ -27,8 +27,12 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _load(text: str, resolution: int | None) -> tuple[Architecture, Path | None]:
+    from nasspace.counting import cost
+
     architecture, weights = printing.architecture_of(text)
-    return (architecture.with_resolution(resolution) if resolution else architecture), weights
+    architecture = architecture if resolution is None else architecture.with_resolution(resolution)
+    cost(architecture)  # says what does not run at this resolution
+    return architecture, weights
 
 
 def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
@@ -90,7 +94,7 @@ def latency(
         str, typer.Option(help="cpu, cuda or mps; the last two with eager, torchscript, compile.")
     ] = "cpu",
     latency_device: Annotated[str, typer.Option(help=printing.LATENCY_DEVICE)] = "local",
-    seconds: Annotated[float, typer.Option(help="Time to measure for, at most about.")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Time to measure for, at most about.")] = 3.0,
     cached: Annotated[bool, typer.Option("--cached", help="Take an earlier measurement if there is one.")] = False,
     json: Json = False,
 ) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import sqlite3
+import statistics
 import time
 from collections.abc import Iterator
 from os import PathLike
@@ -22,7 +23,9 @@ _SITTINGS = (
     """CREATE TABLE IF NOT EXISTS reference_1 (key TEXT NOT NULL, at REAL NOT NULL, milliseconds REAL NOT NULL)"""
 )
 _WAIT_SECONDS = 10.0
+QUARTER = 900.0  # seconds: what was measured within them is one sitting, since a machine keeps its speed for a while
 REMEMBERED = 50  # sittings, the latest
+KEPT = 2_000  # measurements of the reference in them
 log = logging.getLogger(__name__)
 
 
@@ -52,14 +55,25 @@ class LatencyCache:
         self._do(f"INSERT OR REPLACE INTO latency_1 VALUES ({marks})", (*_values(key), json.dumps(document)))
 
     def earlier(self, key: dict[str, Any]) -> list[float]:
-        """What the reference network took in the latest sittings under `key`, in milliseconds."""
-        statement = "SELECT milliseconds FROM reference_1 WHERE key = ? ORDER BY at DESC LIMIT ?"
-        return [row[0] for row in self._do(statement, (json.dumps(key, sort_keys=True), REMEMBERED))]
+        """What the reference network took in the latest sittings under `key`, in milliseconds: their means.
+
+        The present sitting does not count, so that the usual speed stays while a study goes on; but where there is no
+        other, its first measurement does.
+        """
+        statement = "SELECT at, milliseconds FROM reference_1 WHERE key = ? ORDER BY at DESC LIMIT ?"
+        sittings: dict[int, list[float]] = {}
+        for at, milliseconds in self._do(statement, (json.dumps(key, sort_keys=True), KEPT)):
+            sittings.setdefault(int(at // QUARTER), []).append(milliseconds)
+        present = sittings.pop(int(time.time() // QUARTER), [])
+        earlier = [statistics.mean(values) for values in sittings.values()]
+        return earlier[:REMEMBERED] or present[-1:]
 
     def remember(self, key: dict[str, Any], milliseconds: float) -> None:
         """Keep what the reference network took in a sitting."""
-        statement = "INSERT INTO reference_1 VALUES (?, ?, ?)"
-        self._do(statement, (json.dumps(key, sort_keys=True), time.time(), milliseconds))
+        name, statement = json.dumps(key, sort_keys=True), "INSERT INTO reference_1 VALUES (?, ?, ?)"
+        self._do(statement, (name, time.time(), milliseconds))
+        old = "SELECT at FROM reference_1 WHERE key = ? ORDER BY at DESC LIMIT 1 OFFSET ?"
+        self._do(f"DELETE FROM reference_1 WHERE key = ? AND at <= ({old})", (name, name, KEPT))
 
     def _do(self, statement: str, values: tuple) -> list[tuple]:
         """One statement in a transaction of its own; tried again once where a broken file was set aside."""
@@ -84,6 +98,7 @@ class LatencyCache:
             with connection:
                 connection.execute(_TABLE)
                 connection.execute(_SITTINGS)
+                connection.execute("CREATE INDEX IF NOT EXISTS reference_by_key ON reference_1 (key, at)")
                 yield connection
 
     def _set_aside(self, error: Exception) -> None:

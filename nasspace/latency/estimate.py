@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 STRETCH = 2.0  # of the bootstrap interval without a reference: one second sees half of how a shared machine wanders
-RESIDUAL = 0.015  # standard deviation, in logarithms, of a network against the reference from sitting to sitting
-SPEED = 0.02  # the same of the reference itself, before anything is known of a machine
+RESIDUAL = 0.012  # standard deviation, in logarithms, of a network against the reference from sitting to sitting
+SPEED = 0.015  # the same of the reference itself, before anything is known of a machine
+FLOOR_MS = 5e-4  # what no measurement is better than
 WORTH = 4  # sittings that this prior is worth
 NORMAL = 1.96  # half of a 95 % interval, in standard deviations
 
@@ -34,9 +35,10 @@ def estimate(values: Iterable[float], seed: int = 0, resamples: int = 1000) -> t
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a machine is by its reference network: `usual_ms`, and its logarithm's spread from sitting to sitting.
+    """How fast a machine is by its reference network: `usual_ms`, and how far another sitting may lie from that.
 
-    From the reference's medians in earlier sittings; in the first one, from what it takes now.
+    From the reference's medians in earlier sittings; in the first one, from what it takes now. `spread` is the standard
+    deviation of the logarithm of another sitting's over `usual_ms`, whose own error is in it.
     """
 
     usual_ms: float
@@ -45,34 +47,37 @@ class Speed:
     @classmethod
     def of(cls, earlier: Sequence[float], now_ms: float) -> Speed:
         if not earlier:
-            return cls(now_ms, SPEED)
+            return cls(now_ms, math.sqrt(2) * SPEED)  # now and then may both be off
         logs = np.log(earlier)
         usual = float(np.median(logs))
         squares = float(((logs - usual) ** 2).sum())
-        return cls(math.exp(usual), math.sqrt((WORTH * SPEED**2 + squares) / (WORTH + len(logs))))
+        each = (WORTH * SPEED**2 + squares) / (WORTH + len(logs) - 1)
+        return cls(math.exp(usual), math.sqrt(each * (1 + math.pi / (2 * len(logs)))))  # the median's variance, too
 
 
 def against(ratios: Sequence[float], speed: Speed, seed: int = 0) -> tuple[float, float, float]:
     """With a reference: the median at the machine's usual speed, and its 95 % interval for a sitting at any other time.
 
     `ratios` are the rounds' values over those of the reference beside them, in which the machine's speed at the time
-    cancels. Three spreads add up: that of the median of ratios (`within`), `RESIDUAL`, and the machine's speed.
+    cancels. Three spreads add up: that of the median of ratios (`within`), the network's own in both sittings
+    (`RESIDUAL`), and the machine's speed.
     """
     middle, half = within(ratios, seed)
     usual = middle * speed.usual_ms
-    half = math.hypot(half, NORMAL * RESIDUAL, NORMAL * speed.spread)
+    half = math.hypot(half, NORMAL * math.sqrt(2) * RESIDUAL, NORMAL * speed.spread, FLOOR_MS / usual)
     return usual, usual * math.exp(-half), usual * math.exp(half)
 
 
 def within(ratios: Sequence[float], seed: int = 0, resamples: int = 400) -> tuple[float, float]:
     """The median of ratios, and half the width of its bootstrap interval in logarithms."""
     values = np.asarray(ratios)
-    low, high = np.quantile(np.log(np.median(_drawn(values, seed, resamples), axis=1)), (0.025, 0.975))
+    drawn = _drawn(values, seed, resamples, least=8)
+    low, high = np.quantile(np.log(np.median(drawn, axis=1)), (0.025, 0.975))
     return float(np.median(values)), float(high - low) / 2
 
 
-def _drawn(values: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """Bootstrap samples in blocks of four neighbours, (resamples, values)."""
-    count, block = len(values), max(1, min(4, len(values) // 2))
+def _drawn(values: np.ndarray, seed: int, resamples: int, least: int = 2) -> np.ndarray:
+    """Bootstrap samples in blocks of four neighbours, or fewer to have `least` blocks: (resamples, values)."""
+    count, block = len(values), max(1, min(4, len(values) // least))
     starts = np.random.default_rng(seed).integers(0, count - block + 1, (resamples, -(-count // block), 1))
     return values[(starts + np.arange(block)).reshape(resamples, -1)[:, :count]]

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 SECONDS = 1.0  # of runs, for each network
 PRECISION = 0.02  # width of the interval within a sitting, over the median, at which measuring stops
-MIN_ROUNDS = 8
-BESIDE = 4  # rounds between two of the reference
+MIN_ROUNDS = 12
+LARGEST = 4096  # number of threads or images, and side
+BESIDE = 4  # rounds at most between two of the reference
 STOLEN = 0.05  # share of the time that a virtual machine's host may take before a sitting counts as contended
 
 
@@ -133,9 +134,11 @@ def measure(
 
     A network is whatever has `run()` and says its `name`, `libraries`, `device`, `threads`, `batch_size` and `input`,
     as the classes of `runtimes` do. A network is done when its interval within this sitting is narrower than
-    `precision` of its median, or after `seconds` of its own runs, and at least 8 rounds; contention at most doubles
-    that. With a `reference` every fourth round is one of it.
+    `precision` of its median, or after `seconds` of its own runs, and at least 12 rounds; contention at most doubles
+    that. A `reference` is measured after at most four rounds of others.
     """
+    if not seconds > 0:
+        raise InputError(f"seconds: {seconds!r} is not a time above 0")
     order, shuffle = list(networks), random.Random(seed).shuffle
     pairs: dict[str, list[_Pair]] = {name: [] for name in networks}
     spent = dict.fromkeys(networks, 0.0)
@@ -230,6 +233,8 @@ def measure_latency(
     The network is built with seeded weights unless `model` is given, and converted for `runtime`. `resolution`
     replaces the height and width of the architecture's input. `fresh` measures anew, and that is then remembered.
     """
+    from nasspace.counting import cost
+
     check_counts(threads=threads, batch_size=batch_size)
     if resolution is not None:
         check_counts(resolution=resolution)
@@ -245,8 +250,9 @@ def measure_latency(
         "machine": machine(),
     }
     cache = LatencyCache() if cache is None else cache
+    cost(architecture)  # says what does not run at this resolution
     known = None if fresh else cache.get(key)
-    if known is not None:
+    if known is not None and not known.get("contended"):  # a disturbed one is better measured again
         with contextlib.suppress(KeyError, TypeError):
             return Latency.from_json(known)
     if model is None:
@@ -263,7 +269,7 @@ def measure_latency(
 
 
 def check_counts(**counts: int) -> None:
-    """Refuse what is not a whole number above 0."""
+    """Refuse what is not a whole number from 1 to 4096."""
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}: {value!r} is not a whole number of at least 1")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
+            raise InputError(f"{name}: {value!r} is not a whole number from 1 to {LARGEST}")

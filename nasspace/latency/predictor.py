@@ -43,7 +43,7 @@ Apart = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How well each measured network is predicted from the others: relative errors, and Kendall's tau."""
+    """How well each measured network is predicted from the others: relative errors, Kendall's tau or not a number."""
 
     errors: np.ndarray
     tau: float
@@ -58,7 +58,8 @@ class HeldOut:
     def to_json(self) -> dict[str, Any]:
         """Plain values, as they are kept with a study."""
         median, most = np.quantile(np.abs(self.errors), (0.5, 0.9))
-        figures = {"median_error": float(median), "error_90": float(most), "tau": self.tau}
+        tau = None if math.isnan(self.tau) else self.tau
+        figures = {"median_error": float(median), "error_90": float(most), "tau": tau}
         return {"networks": len(self.errors), **figures, "within_5": self.within(0.05), "within_10": self.within(0.1)}
 
 
@@ -66,7 +67,8 @@ def sentence(held_out: Mapping[str, Any]) -> str:
     """What `HeldOut.to_json` says, in words."""
     half, most = (f"{100 * held_out[key]:.1f} %" for key in ("median_error", "error_90"))
     networks = f"latency predicted for each of {held_out['networks']} networks from the others"
-    return f"{networks}: half within {half}, nine in ten within {most}, Kendall's tau {held_out['tau']:.2f}"
+    tau = "" if held_out["tau"] is None else f", Kendall's tau {held_out['tau']:.2f}"
+    return f"{networks}: half within {half}, nine in ten within {most}{tau}"
 
 
 class Predictor:
@@ -113,18 +115,11 @@ class Predictor:
         return sums + np.diag(noise**2)
 
     @cached_property
-    def held_out(self) -> HeldOut:
-        """Each measured network predicted from all others, in closed form (Sundararajan and Keerthi 2001)."""
-        from scipy.stats import kendalltau
-
-        measured = self.measured[: self.networks]
-        expected = measured - self._left_out[0]
-        tau = float(kendalltau(expected, measured).statistic) if len(measured) > 1 else math.nan
-        return HeldOut(expected / measured - 1, tau)
-
-    @cached_property
     def _left_out(self) -> tuple[np.ndarray, np.ndarray]:
-        """By how much each network differs from what the others say, and how far it was expected to, in ms."""
+        """By how much each network differs from what the others say, and how far it was expected to, in ms.
+
+        In closed form (Sundararajan and Keerthi 2001), s and the parameters as they are.
+        """
         from scipy.linalg import cho_solve
 
         inverse = cho_solve((self._root, True), np.eye(len(self.measured)))
@@ -142,6 +137,26 @@ class Predictor:
         off, spread = self._left_out
         count, times = DOUBT
         return max(1.0, math.sqrt((count * times**2 + ((off / spread) ** 2).sum()) / (count + self.networks)))
+
+
+def held_out(
+    architectures: Sequence[Architecture],
+    milliseconds: Sequence[float],
+    layers_ms: Sequence[Sequence[float] | None] = (),
+    folds: int = 10,
+) -> HeldOut:
+    """Each measured network predicted from the others, by as many predictors as there are folds."""
+    from scipy.stats import kendalltau
+
+    measured, places = np.asarray(milliseconds, float), np.arange(len(architectures))
+    layers = [*layers_ms, *[None] * (len(places) - len(layers_ms))]
+    expected = np.empty(len(places))
+    for fold in range(min(folds, len(places))):
+        out = places % folds == fold
+        kept = places[~out]
+        taught = Predictor([architectures[i] for i in kept], measured[kept], [layers[i] for i in kept])
+        expected[out], _ = taught.predict([architectures[i] for i in places[out]])
+    return HeldOut(expected / measured - 1, float(kendalltau(expected, measured).statistic))
 
 
 def informative(architectures: Sequence[Architecture], count: int) -> list[int]:
@@ -221,8 +236,8 @@ class _Base:
 
 def _apart(ours: Bag, theirs: Bag) -> Apart:
     """Which operations are of one kind, and their squared distances in size and in lanes."""
-    (kinds, sizes), (other_kinds, othersizes_of) = ours.described, theirs.described
-    split = np.split(sizes, [SIZES], axis=1), np.split(othersizes_of, [SIZES], axis=1)
+    (kinds, sizes), (other_kinds, other_sizes) = ours.described, theirs.described
+    split = np.split(sizes, [SIZES], axis=1), np.split(other_sizes, [SIZES], axis=1)
     return kinds[:, None] == other_kinds[None], *(_squares(a, b) for a, b in zip(*split, strict=True))
 
 

@@ -65,10 +65,10 @@ def counts_of(operation: Operation) -> tuple[float, ...]:
 @lru_cache(maxsize=100_000)
 def sizes_of(operation: Operation) -> tuple[float, ...]:
     """Logarithms of channels, sides, kernel, groups and work, and the share of channels that lanes leave over."""
-    given, out = operation.in_shape, operation.out_shape
+    given, out = operation.in_shape or (1,), operation.out_shape or (1,)  # a user's block may have a scalar
     kernel = operation.weight_shape[-1] if len(operation.weight_shape) == 4 else 1
     per_group = operation.weight_shape[1] if len(operation.weight_shape) == 4 else given[0]
     sizes = (given[0], out[0], math.prod(given[1:]), math.prod(out[1:]), kernel, given[0] / per_group)
     work = math.log(1 + operation.memory_access)
     over = [(-channels % lane) / lane for channels in (given[0], out[0]) for lane in LANES]
-    return (*(math.log(size) for size in sizes), work / 2, *over)
+    return (*(math.log(max(size, 1)) for size in sizes), work / 2, *over)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasspace.counting import cost
 from nasspace.documents import Document
 from nasspace.outputs.export import FORMATS, Exported, export
 from nasspace.outputs.report import report_html
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 Report = Callable[..., None]
 INT8 = "model.int8.onnx"
-JUDGED = 50  # measured networks, the latest, on which the predictor is judged
+JUDGED = 40  # measured networks, the latest, on which the predictor is judged
 COMPARED = 128  # held-out images on which int8 is compared
 MEASURED = {"onnxruntime": "model.onnx", "onnxruntime-int8": INT8}  # the file of an export that a runtime runs
 
@@ -58,14 +59,14 @@ def _export_and_measure(study: Study, report: Report) -> None:
 
 def _judge_predictor(study: Study, report: Report) -> None:
     """Keep with the study how well each network's latency is predicted from the others that were measured."""
-    from nasspace.latency.predictor import Predictor
+    from nasspace.latency.predictor import held_out
 
-    trials = [trial for trial in study.frozen("COMPLETE", "PRUNED") if trial.user_attrs.get("layers_ms")][-JUDGED:]
+    trials = [trial for trial in study.frozen("COMPLETE", "PRUNED") if "latency_interval" in trial.user_attrs][-JUDGED:]
     if len(trials) < 3:
         return
     architectures = [study.architecture(trial.number) for trial in trials]
     measured = [trial.user_attrs["values"]["latency"] for trial in trials]
-    found = Predictor(architectures, measured, [trial.user_attrs["layers_ms"] for trial in trials]).held_out
+    found = held_out(architectures, measured, [trial.user_attrs.get("layers_ms") for trial in trials])
     study.record.set_user_attr(records.PREDICTOR, found.to_json())
     report("finishing", text=str(found))
 
@@ -86,8 +87,9 @@ def export_trial(
     """Export one trial of a study with its trained weights, if they are kept, and its figures on the card."""
     record = records.load(study) if isinstance(study, str) else study
     architecture = record.architecture(number)
-    if resolution:
+    if resolution is not None:
         architecture = architecture.with_resolution(resolution)
+        cost(architecture)  # says what does not run at this resolution
     row = record.trials().set_index("id").loc[number].to_dict()
     settings = record.settings
     weights = record.weights(number)

@@ -96,7 +96,7 @@ class Belief:
         self, features: Features, objectives: Sequence[str], limits: Mapping[str, float], seen: Sequence[Seen]
     ):
         self.features = features
-        self.limits = _within(limits, seen)
+        self.limits, self.given = _within(limits, seen), limits
         self.costs = [name for name in objectives if name != "accuracy"]
         unknown = {*self.costs, *limits} - features.known.keys()
         self.predicted = {name: _prediction(features, name, seen) for name in sorted(unknown)}
@@ -152,7 +152,7 @@ class Belief:
         inside = [
             (level, trial)
             for level, trial in zip(self.levels, self.done, strict=True)
-            if all(trial.values.get(name, 0) <= most for name, most in self.limits.items())
+            if all(_decisive(trial, name) <= most for name, most in self.given.items())
         ]
         rows = np.array([[level, *(_log(trial.values[name]) for name in self.costs)] for level, trial in inside])
         rows = rows.reshape(len(inside), 1 + len(self.costs))
@@ -223,10 +223,16 @@ def _within(limits: Mapping[str, float], seen: Sequence[Seen]) -> dict[str, floa
     return {name: most / least if name == "latency" else most for name, most in limits.items()}
 
 
+def _decisive(trial: Seen, name: str) -> float:
+    """What decides whether a limit is kept: of a latency the upper end of its interval; 0 where nothing is known."""
+    return trial.values.get(name, 0) * (trial.margin if name == "latency" else 1)
+
+
 def _prediction(features: Features, name: str, seen: Sequence[Seen]) -> _Predicted | _FromLayers:
-    """From layers where they were measured: with three networks as good as from choices, with twelve twice as good."""
-    profiled = [trial for trial in seen if name == "latency" and trial.layers_ms and name in trial.values]
-    return _FromLayers(profiled[-PROFILED:]) if profiled else _Predicted(features, name, seen)
+    """From layers where most were measured: with three networks as good as from choices, with twelve twice as good."""
+    measured = [trial for trial in seen if name in trial.values][-PROFILED:]
+    enough = name == "latency" and sum(bool(trial.layers_ms) for trial in measured) >= max(1, len(measured) // 2)
+    return _FromLayers(measured) if enough else _Predicted(features, name, seen)
 
 
 class _FromLayers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from nasspace.accuracy.data import DataSet
     from nasspace.latency.cache import LatencyCache
 
+log = logging.getLogger(__name__)
 COUNTS: dict[str, Callable[[Architecture], float]] = {
     "flops": lambda architecture: cost(architecture).flops,
     "params": lambda architecture: cost(architecture).params,
@@ -89,7 +91,8 @@ class Trained:
             values["latency"] = latency.median_ms
             details["latency_interval"] = latency.to_json()
             # The upper end of the interval decides: a network is inside when it is so with 95 % confidence.
-            reason = broken({"latency": latency.high_ms}, self.limits)
+            if reason := broken({"latency": latency.high_ms}, self.limits):
+                reason = reason.replace("latency", "latency, at the upper end of its interval,", 1)
             if layers := self._layers(architecture, model, latency):
                 details["layers_ms"] = layers
             if reason:
@@ -124,7 +127,11 @@ class Trained:
         if self.recipe.runtime != layerwise.RUNTIME or self.recipe.latency_device != remote.LOCAL:
             return None
         cache = LatencyCache() if self.cache is None else self.cache
-        return layerwise.layers_ms(architecture, model, latency, fresh=self.fresh_latency, cache=cache)
+        try:
+            return layerwise.layers_ms(architecture, model, latency, fresh=self.fresh_latency, cache=cache)
+        except (LookupError, ValueError, RuntimeError, InputError) as error:  # the sampler does without
+            log.warning("the profile of %s cannot be read: %s", architecture.digest, error)
+            return None
 
     def _trained(self, architecture: Architecture, model: Any, values: dict, details: dict) -> Outcome:
         from nasspace.accuracy.training import train

@@ -118,7 +118,8 @@ class Study:
 
     def _stays(self, number: int, again: Mapping[str, Any]) -> bool:
         limit = self.limits.get("latency")
-        return limit is None or str(number) not in again or again[str(number)]["median_ms"] <= limit
+        measured = again.get(str(number))
+        return limit is None or measured is None or measured["contended"] or measured["median_ms"] <= limit
 
     def again(self) -> dict[str, Any]:
         """Trial number (as text) to the latency of its exported file, measured in a fresh process."""
@@ -259,6 +260,8 @@ def errors_of_storage(folder: Path) -> Iterator[None]:
     except DuplicatedStudyError:
         raise InputError(f"{folder}: its storage holds a study of this name already; choose another --study") from None
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, ImportError, KeyError) as error:
+        if isinstance(error, KeyError) and "ecord" not in str(error):  # Optuna's "Record does not exist."
+            raise
         cause = error.__cause__ or error
         reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]
         raise InputError(

@@ -23,7 +23,7 @@ from nasspace import Architecture, Space, build, cost
 from nasspace.latency import layerwise, runtimes
 from nasspace.latency.cache import LatencyCache, machine
 from nasspace.latency.meter import Latency, measure
-from nasspace.latency.predictor import Predictor, informative
+from nasspace.latency.predictor import Predictor, held_out, informative
 from nasspace.latency.reference import reference_for, remember
 
 POOL, TAUGHT, OTHERS, SUMMED, TOGETHER = 400, 50, 100, 40, 10
@@ -104,7 +104,7 @@ def one_space(name: str, seconds: float, cache: LatencyCache) -> list[str]:
         f" {time.perf_counter() - began:.0f} s in all.\n",
         "\n".join([head, *rows]),
         f"\nErrors are {surprise:.2f} of the standard deviations that were stated (root mean square). Held out of the"
-        f" 50: {predictor.held_out}.\n",
+        f" 50: {held_out(chosen, known, layers)}.\n",
     ]
 
 

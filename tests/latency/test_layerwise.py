@@ -1,0 +1,91 @@
+"""What each layer takes: measured once, remembered, and learned from in a search."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from nasspace import Space, build, cost
+from nasspace.latency import layerwise
+from nasspace.latency.cache import LatencyCache
+from nasspace.latency.meter import measure_latency
+from nasspace.studies import belief, evaluate
+from nasspace.studies.belief import Belief, Seen
+from nasspace.studies.surrogate import Features
+
+SPACE = """
+input: [3, 32, 32]
+stages:
+  - {depth: [1, 2], out: [8, 16, 24, 32], stride: 2, block: [conv, shuffle_v2, inverted_residual]}
+"""
+
+
+@pytest.fixture(scope="module")
+def space() -> Space:
+    return Space.from_text(SPACE, "space.yaml")
+
+
+@pytest.fixture(scope="module")
+def networks(space):
+    return [space.sample(random.Random(seed)) for seed in range(12)]
+
+
+def test_layers_are_measured_once_and_add_up_to_the_latency_at_most(networks, tmp_path, monkeypatch):
+    architecture, cache = networks[0], LatencyCache(tmp_path / "latency.db")
+    model = build(architecture)
+    latency = measure_latency(architecture, model=model, seconds=0.05, cache=cache)
+    found = layerwise.layers_ms(architecture, model, latency, cache=cache)
+    assert len(found) == len(architecture.layers)
+    assert 0 < sum(found) <= latency.median_ms * 1.001
+    monkeypatch.setattr(layerwise, "_profiled", lambda *_: [1.0] * len(architecture.layers))
+    assert layerwise.layers_ms(architecture, model, latency, cache=cache) == found
+    assert layerwise.layers_ms(architecture, model, latency, fresh=True, cache=cache) == [1.0] * len(found)
+
+
+def test_a_profile_that_cannot_be_read_does_not_stop_a_search(networks, monkeypatch):
+    def broken(*_, **__):
+        raise KeyError("node")
+
+    monkeypatch.setattr(layerwise, "layers_ms", broken)
+    recipe = type("Recipe", (), {"runtime": "onnxruntime", "latency_device": "local"})
+    scorer = object.__new__(evaluate.Trained)
+    scorer.recipe, scorer.cache, scorer.fresh_latency = recipe, None, False
+    assert scorer._layers(networks[0], None, None) is None
+
+
+def seen(architectures, profiled: int, margin: float = 1.0) -> list[Seen]:
+    """Trials of a made-up machine on which a layer takes what its multiply-adds and its memory access say."""
+    trials = []
+    for i, architecture in enumerate(architectures):
+        layers = [1e-7 * part.flops + 1e-6 * part.memory_access for part in cost(architecture).layers]
+        values = {"accuracy": 0.5 + i / 100, "latency": sum(layers)}
+        trials.append(Seen(architecture, values, layers if i < profiled else None, margin))
+    return trials
+
+
+@pytest.fixture(scope="module")
+def features(space, networks) -> Features:
+    return Features(space.options, {"flops": lambda one: cost(one).flops}, networks)
+
+
+def test_a_search_predicts_from_layers_where_most_were_measured(features, networks):
+    assert isinstance(belief._prediction(features, "latency", seen(networks, 12)), belief._FromLayers)
+    assert isinstance(belief._prediction(features, "latency", seen(networks, 1)), belief._Predicted)
+    assert isinstance(belief._prediction(features, "latency", []), belief._Predicted)
+    mean, deviation = belief._prediction(features, "latency", seen(networks[:8], 8))(networks[8:], None)
+    truth = np.log([trial.values["latency"] for trial in seen(networks[8:], 0)])
+    assert np.abs(mean - truth).max() < 0.3
+    assert (deviation > 0).all()
+
+
+def test_the_upper_end_of_the_interval_decides_about_a_limit(features, networks):
+    trials = seen(networks, 12, margin=1.05)
+    slowest = max(trial.values["latency"] for trial in trials)
+    assert belief._within({"latency": 10.0, "flops": 5.0}, trials) == {"latency": 10 / 1.05, "flops": 5.0}
+    assert belief._within({"latency": 10.0}, []) == {"latency": 10.0}
+    assert Belief(features, ["accuracy", "latency"], {"latency": 1.06 * slowest}, trials).front
+    strict = Belief(features, ["accuracy", "latency"], {"latency": 1.04 * slowest}, trials)
+    slow = next(trial.architecture for trial in trials if trial.values["latency"] == slowest)
+    assert slow not in strict.front
