@@ -15,7 +15,7 @@ _HOMES = {
     "Space": "nasspace.space",
     "build": "nasspace.network",
     "cost": "nasspace.counting",
-    "measure_latency": "nasspace.latency.meter",
+    "measure_latency": "nasspace.latency.remote",
     "search": "nasspace.studies.loop",
     "deliver": "nasspace.outputs.deliver",
     "blocks": None,

@@ -104,10 +104,10 @@ def latency(
     architecture, _ = _load(arch, resolution)
     measured = measure_latency(
         architecture,
-        latency_device,
-        runtime=runtime,
-        threads=threads,
-        batch_size=batch_size,
+        runtime,
+        threads,
+        batch_size,
+        latency_device=latency_device,
         device=device,
         seconds=seconds,
         fresh=not cached,

@@ -53,10 +53,10 @@ def measure_files_afresh(
 ) -> list[Latency]:
     """As `measure_files`, in one fresh Python process and beside the reference network, whose history `cache` has."""
     cache = LatencyCache() if cache is None else cache
-    known = reference.reference_for(threads, "cpu", cache)
     with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
         order = {"paths": [os.path.abspath(path) for path in paths], "threads": threads, "batch_size": batch_size}
-        order |= {"seconds": seconds, "beside": str(reference.write(Path(folder))), "earlier": list(known.earlier)}
+        order |= {"seconds": seconds, "beside": str(reference.write(Path(folder)))}
+        order |= {"earlier": reference.earlier(threads, "cpu", cache)}
         found = _asked(order)
     for latency in found[:1]:  # one sitting
         if not latency.contended:

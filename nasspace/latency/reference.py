@@ -50,8 +50,12 @@ def architecture() -> Architecture:
 
 def reference_for(threads: int, device: str, cache: LatencyCache) -> Reference:
     """The reference for a measurement with so many threads on a device: in ONNX Runtime on the CPU, else in PyTorch."""
-    runtime = "onnxruntime" if device == "cpu" else "eager"
-    return Reference(_network(runtime, threads, device), cache.earlier(_key(runtime, threads, device)))
+    return Reference(_network(_runtime(device), threads, device), earlier(threads, device, cache))
+
+
+def earlier(threads: int, device: str, cache: LatencyCache) -> list[float]:
+    """What the reference took in earlier sittings, in milliseconds."""
+    return cache.earlier(_key(_runtime(device), threads, device))
 
 
 def write(folder: Path) -> Path:
@@ -66,8 +70,11 @@ def remember(rounds_ms: Sequence[float], threads: int, device: str, cache: Laten
     """Keep the median of one undisturbed sitting."""
     if not rounds_ms:
         return
-    runtime = "onnxruntime" if device == "cpu" else "eager"
-    cache.remember(_key(runtime, threads, device), statistics.median(rounds_ms))
+    cache.remember(_key(_runtime(device), threads, device), statistics.median(rounds_ms))
+
+
+def _runtime(device: str) -> str:
+    return "onnxruntime" if device == "cpu" else "eager"
 
 
 def _key(runtime: str, threads: int, device: str) -> dict[str, Any]:

@@ -89,7 +89,8 @@ class Remote:
         check_counts(threads=threads, batch_size=batch_size)
         cache = LatencyCache() if cache is None else cache
         key = self._key(architecture, runtime, threads, batch_size)
-        if (known := None if fresh else cache.get(key)) is not None:
+        known = None if fresh else cache.get(key)
+        if known is not None and not known.get("contended"):  # a disturbed one is better measured again
             with contextlib.suppress(KeyError, TypeError):
                 return Latency.from_json(known)
         if model is None:
@@ -154,12 +155,28 @@ class Remote:
 
 
 def measure_latency(
-    architecture: Architecture, latency_device: str = LOCAL, *, device: str = "cpu", **asked: Any
+    architecture: Architecture,
+    runtime: str = "onnxruntime",
+    threads: int = 1,
+    batch_size: int = 1,
+    resolution: int | None = None,
+    *,
+    latency_device: str = LOCAL,
+    device: str = "cpu",
+    **asked: Any,
 ) -> Latency:
-    """`meter.measure_latency` on `device` of this machine, or `Remote.measure_latency` on the one at an address."""
-    check(latency_device, asked.get("runtime", "onnxruntime"))
+    """`meter.measure_latency` on `device` of this machine, or `Remote.measure_latency` on the one at an address.
+
+    `latency_device` is `local` or `ssh://[user@]host[:port][/path/of/python]`; `asked`: `model`, `seconds`, `fresh`,
+    `cache`. Raises `InputError` for what cannot be measured so.
+    """
+    check(latency_device, runtime)
+    asked |= {"runtime": runtime, "threads": threads, "batch_size": batch_size}
     if latency_device == LOCAL:
-        return meter.measure_latency(architecture, device=device, **asked)
+        return meter.measure_latency(architecture, resolution=resolution, device=device, **asked)
+    if resolution is not None:
+        check_counts(resolution=resolution)
+        architecture = architecture.with_resolution(resolution)
     if device != "cpu":
         raise InputError(f"device '{device}': {latency_device} measures on its cpu")
     with Remote(latency_device) as there:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,20 +120,21 @@ def _measure_again(study: Study, numbers: list[int], report: Report) -> None:
     report("finishing", text=f"measuring the {len(wanted)} exported networks again, in a fresh process")
     paths = [_exported(study, number) / MEASURED[recipe["runtime"]] for number in wanted]
     for number, result in zip(wanted, _afresh(paths, recipe), strict=True):
-        again = {**again, str(number): result.to_json()}
+        again = {**again, str(number): replace(result, runtime=recipe["runtime"]).to_json()}
         study.record.set_user_attr(records.AGAIN, again)
 
 
-def _afresh(paths: list[Path], recipe: Mapping[str, Any]) -> Iterable[Latency]:
+def _afresh(paths: list[Path], recipe: Mapping[str, Any]) -> Iterator[Latency]:
+    """Latencies of exported files where the search measured, as they come."""
     from nasspace.latency import afresh, remote
 
     asked = {"threads": recipe["threads"], "batch_size": recipe["batch_size"]}
     device = recipe.get("latency_device", remote.LOCAL)
-    local = device == remote.LOCAL
-    found = (
-        afresh.measure_files_afresh(paths, **asked) if local else remote.Remote(device).measure_files(paths, **asked)
-    )
-    return (replace(latency, runtime=recipe["runtime"]) for latency in found)
+    if device == remote.LOCAL:
+        yield from afresh.measure_files_afresh(paths, **asked)
+        return
+    with remote.Remote(device) as there:
+        yield from there.measure_files(paths, **asked, runtime=recipe["runtime"])
 
 
 def _quantise(study: Study, numbers: list[int], report: Report) -> None:

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+import nasspace
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError
 from nasspace.latency import cache as caches
@@ -69,6 +70,14 @@ def test_a_network_is_measured_there_and_remembered_here(runtime, board):
     assert found.machine == caches.machine()
     assert {"python", "numpy", "onnxruntime", "torch", "nasspace"} <= found.versions.keys()
     assert "unknown" not in found.versions.values()
+
+
+@pytest.mark.slow
+def test_the_package_measures_there(board):
+    found = nasspace.measure_latency(network(), resolution=24, latency_device=board.address(), seconds=0.05)
+    assert (found.device, found.input) == (f"ssh://{board.address().split('/')[2]}", (3, 24, 24))
+    with pytest.raises(InputError, match="resolution"):
+        nasspace.measure_latency(network(), resolution=0, latency_device=board.address())
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -29,6 +30,8 @@ from nasspace.latency.guidelines.whatifs import (
     saving,
     side_by_side,
 )
+from nasspace.latency.meter import Latency, check_counts
+from nasspace.latency.reference import reference_for, remember
 from nasspace.network import build
 
 GUIDELINES = (widths.unequal, widths.grouped, fragments.fragmented, elementwise.elementwise)
@@ -111,15 +114,19 @@ def explain(
     """Profile a network in ONNX Runtime, and predict what each guideline would save; `measure` also measures it.
 
     Predictions are made of measurements of the layers or operators that change, before and after, which are kept in the
-    cache; `fresh` measures them anew.
+    cache; `fresh` measures them anew. Raises `InputError` for a number of threads or images that cannot be.
     """
+    check_counts(threads=threads, batch_size=batch_size)
+    cache = LatencyCache() if cache is None else cache
     how = Circumstances(threads, batch_size, cache, fresh, PARTS * seconds)
     counted = cost(architecture)
     with tempfile.TemporaryDirectory(prefix="nasspace-") as name:
         folder = Path(name)
         path = to_onnx(build(architecture), architecture.input, folder / "network.onnx", batch_size=batch_size)
-        latency = meter.measure({"": runtimes.get("onnxruntime")(threads, batch_size).load(path)}, seconds=seconds)[""]
-        taken = profile.take(path, len(counted.layers), latency.median_ms, threads=threads, seconds=seconds)
+        latency = _latency(path, seconds, how)
+        now = statistics.median(latency.samples_ms)  # as fast as the machine is while the profile is taken
+        taken = profile.take(path, len(counted.layers), now, threads=threads, seconds=seconds)
+        taken = taken.scaled(latency.median_ms / now)
         subject = Subject(architecture, Graph(path), taken)
         found = _predicted(subject, folder, how)
         longer = replace(how, seconds=max(how.seconds, seconds))
@@ -136,6 +143,16 @@ def explain(
         threads,
         batch_size,
     )
+
+
+def _latency(path: Path, seconds: float, how: Circumstances) -> Latency:
+    """The latency of an exported file as `nas latency` gives it: beside the reference network, at the usual speed."""
+    network = runtimes.get("onnxruntime")(how.threads, how.batch_size).load(path)
+    reference = reference_for(how.threads, "cpu", how.cache)
+    latency = meter.measure({"": network}, reference=reference, seconds=seconds)[""]
+    if not latency.contended:
+        remember(latency.reference_ms, how.threads, "cpu", how.cache)
+    return latency
 
 
 def _times(layers: Sequence[Any], taken: profile.Profile) -> tuple[LayerTime, ...]:

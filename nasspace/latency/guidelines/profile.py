@@ -21,6 +21,7 @@ from nasspace.latency.runtimes import batch_of
 
 WARM_UP_RUNS = 5
 MIN_RUNS = 15
+LONGEST, FEWEST = 10, 3  # times the seconds asked for, after which so many runs are enough
 _END = "_kernel_time"
 BEHIND = "+"
 
@@ -53,6 +54,11 @@ class Profile:
 
     def share(self, ms: float) -> float:
         return ms / self.total_ms
+
+    def scaled(self, factor: float) -> Profile:
+        """The same on a machine that takes `factor` times as long."""
+        operators = tuple(replace(one, ms=factor * one.ms) for one in self.operators)
+        return Profile(operators, factor * self.rest_ms, factor * self.total_ms, self.runs)
 
 
 def take(path: str | PathLike, layers: int, latency_ms: float, *, threads: int = 1, seconds: float = 0.5) -> Profile:
@@ -116,10 +122,10 @@ def _events(path: Path, threads: int, seconds: float, optimise: bool = True) -> 
     session = _session(path, threads, optimise, enable_profiling=True, profile_file_prefix=prefix)
     given = session.get_inputs()[0]
     feed = {given.name: batch_of(given.shape[0], tuple(given.shape[1:]))}
-    began, runs = time.perf_counter(), 0
-    while runs < WARM_UP_RUNS + MIN_RUNS or time.perf_counter() - began < seconds:
+    began, spent, runs = time.perf_counter(), 0.0, 0
+    while spent < seconds or runs < WARM_UP_RUNS + (MIN_RUNS if spent < LONGEST * seconds else FEWEST):
         session.run(None, feed)
-        runs += 1
+        runs, spent = runs + 1, time.perf_counter() - began
     return _behind_warm_up(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
 
 

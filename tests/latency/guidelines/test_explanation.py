@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from nasspace import Architecture, build, cost
+from nasspace import Architecture, InputError, build, cost
+from nasspace.latency import reference
+from nasspace.latency.cache import LatencyCache
 from nasspace.latency.convert import to_onnx
 from nasspace.latency.guidelines import LayerTime, elementwise, explain, explanation, fragments, whatifs, widths
 from nasspace.latency.guidelines.graph import Graph
@@ -163,6 +165,17 @@ def test_time_has_a_row_a_layer_and_one_for_the_rest():
         LayerTime(0, "conv", 3.0, 0.75, 600, 200, 3.0),
         LayerTime(None, "rest", 1.0, 0.25),
     )
+
+
+def test_the_latency_is_that_of_nas_latency_at_the_usual_speed(tmp_path):
+    """Beside the reference network, which is remembered; what cannot be is refused."""
+    architecture = Architecture.of([pointwise(8), {"block": "linear", "out": 3}], input=(3, 8, 8))
+    cache = LatencyCache(tmp_path / "latency.db")
+    found = explain(architecture, seconds=0.02, cache=cache)
+    assert sum(row.ms for row in found.time) == pytest.approx(found.latency_ms)
+    assert found.contended or reference.earlier(1, "cpu", cache)
+    with pytest.raises(InputError, match="threads: 0"):
+        explain(architecture, threads=0)
 
 
 @pytest.mark.slow

@@ -37,6 +37,11 @@ def assert_all_mapped(architecture: Architecture, folder: Path) -> None:
         assert types[name] != "Conv" or (joined and ms >= 0), f"{name} is nowhere in the profile"
 
 
+def test_a_slower_machine_takes_longer_everywhere():
+    taken = profile.Profile((Timed("/0/Conv", "Conv", 0, 3.0),), 1.0, 4.0, 20).scaled(1.5)
+    assert (taken.operators[0].ms, taken.rest_ms, taken.total_ms, taken.runs) == (4.5, 1.5, 6.0, 20)
+
+
 def families() -> list[str]:
     return [family.members[0] for family in zoo.FAMILIES]
 
