@@ -30,16 +30,18 @@ latency.guidelines.subject latency.guidelines.widths latency.guidelines.fragment
 latency.guidelines.explanation latency.guidelines latency.layerwise
 accuracy accuracy.settings accuracy.decoding accuracy.sources accuracy.images accuracy.tables accuracy.data
 accuracy.published accuracy.augmentation accuracy.schedules accuracy.optimisers accuracy.training
-studies studies.recipe studies.pareto studies.evaluate studies.surrogate studies.belief studies.gain studies.samplers
-studies.places studies.rows studies.study studies.candidates studies.task studies.workers studies.loop
+studies studies.recipe studies.pareto studies.turns studies.measure studies.evaluate studies.surrogate studies.belief
+studies.gain studies.samplers studies.places studies.rows studies.storage studies.study studies.sharing
+studies.candidates studies.task studies.driver studies.workers.parts studies.workers.cluster studies.workers.trainable
+studies.workers.tuning studies.workers studies.loop
 outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.source
 outputs.weights outputs.card outputs.checks outputs.export outputs.deliver
 cli.printing cli.progress cli.spaces cli.networks cli.explaining cli.searching cli cli.__main__
 """.split()  # noqa: SIM905
 GRAPHS = {f"latency.guidelines.{name}" for name in ("graph", "surgery", "profile")}
 HOMES = {
-    "optuna": {"studies.study", "studies.samplers"},
-    "ray": {"studies.workers"},
+    "optuna": {"studies.storage", "studies.study", "studies.samplers"},
+    "ray": {f"studies.workers.{name}" for name in ("cluster", "trainable", "tuning")},
     "plotly": {"outputs.plots"},
     "onnx": {"latency.convert", "latency.calibration", *GRAPHS},
     "onnxruntime": {"latency.convert", "latency.calibration", "latency.runtimes.ort", "latency.guidelines.profile"},

@@ -83,6 +83,11 @@ def known() -> list[str]:
     return sorted(_CLASSES.keys() | _entry_points().keys())
 
 
+def own_blocks() -> dict[str, type[nn.Module]]:
+    """The classes that were registered from outside the package, by name."""
+    return {name: cls for name, cls in _CLASSES.items() if cls.__module__.partition(".")[0] != "nasspace"}
+
+
 def get(name: str) -> Block:
     """The block of a name; an unknown one is an `InputError` with the nearest."""
     if not isinstance(name, str):

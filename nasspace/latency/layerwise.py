@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +23,18 @@ SECONDS = 0.2
 
 
 def layers_ms(
-    architecture: Architecture, model: nn.Module, latency: Latency, *, fresh: bool = False, cache: LatencyCache
+    architecture: Architecture,
+    model: nn.Module,
+    latency: Latency,
+    *,
+    fresh: bool = False,
+    cache: LatencyCache,
+    alone: Callable[[], AbstractContextManager] = contextlib.nullcontext,
 ) -> list[float]:
-    """Milliseconds of each layer of a network whose latency was measured in ONNX Runtime; they and a rest add up."""
+    """Milliseconds of each layer of a network whose latency was measured in ONNX Runtime; they and a rest add up.
+
+    Within `alone()` nothing else is to keep the machine busy.
+    """
     key = {
         "digest": architecture.digest,
         "runtime": f"{RUNTIME}, layer by layer",
@@ -36,7 +48,8 @@ def layers_ms(
     known = None if fresh else cache.get(key)
     if known and len(known.get("layers_ms", ())) == len(architecture.layers):
         return known["layers_ms"]
-    found = _profiled(architecture, model, latency)
+    with alone():
+        found = _profiled(architecture, model, latency)
     cache.put(key, {"layers_ms": found})
     return found
 

@@ -13,7 +13,8 @@ import contextlib
 import gc
 import random
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -227,11 +228,13 @@ def measure_latency(
     fresh: bool = False,
     cache: LatencyCache | None = None,
     device: str = "cpu",
+    alone: Callable[[], AbstractContextManager] = contextlib.nullcontext,
 ) -> Latency:
     """The latency of an architecture, from the cache if it was measured before in the same circumstances.
 
     The network is built with seeded weights unless `model` is given, and converted for `runtime`. `resolution`
     replaces the height and width of the architecture's input. `fresh` measures anew, and that is then remembered.
+    Within `alone()` nothing else is to keep the machine busy.
     """
     from nasspace.counting import cost
 
@@ -261,7 +264,8 @@ def measure_latency(
         model = build(architecture)
     network = runtimes.get(runtime)(threads, batch_size, device).load(model, architecture.input)
     reference = reference_for(threads, device, cache)
-    latency = measure({"network": network}, reference=reference, seconds=seconds)["network"]
+    with alone():
+        latency = measure({"network": network}, reference=reference, seconds=seconds)["network"]
     cache.put(key, latency.to_json())
     if not latency.contended:
         remember(latency.reference_ms, threads, device, cache)

@@ -14,8 +14,9 @@ from nasspace.outputs.report import report_html
 from nasspace.studies import places
 from nasspace.studies import recipe as recipes
 from nasspace.studies import study as records
-from nasspace.studies.evaluate import images_for
 from nasspace.studies.loop import nothing_found
+from nasspace.studies.measure import images_for
+from nasspace.studies.storage import errors_of_storage
 from nasspace.studies.study import Study
 from nasspace.studies.task import data_of
 
@@ -36,7 +37,7 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
     then over its limit leaves the front. Raises `NothingFound` if none is left.
     """
     report = on_event or (lambda kind, **_: None)
-    with places.alone(study.folder), records.errors_of_storage(study.folder):
+    with places.alone(study.folder, wait=study.is_shared), errors_of_storage(study.folder):
         if study.settings["data"]:
             _export_and_measure(study, report)
         records.write_tables(study)
@@ -104,7 +105,7 @@ def export_trial(
     if architecture.input == record.architecture(number).input:
         card |= {name: row[name] for name in ("latency_ms", "latency_low_ms", "latency_high_ms")}
         card |= {name: settings["recipe"][name] for name in ("runtime", "threads", "batch_size")}
-        card["machine"] = _measured_on(record)
+        card["machine"] = record.latency_machine() or settings["machine"]
     return export(architecture, folder, weights=weights, formats=formats, seed=seed, card=card)
 
 
@@ -155,12 +156,6 @@ def _quantise(study: Study, numbers: list[int], report: Report) -> None:
             report("note", text=f"trial {number} in int8: {same:.0%} of {len(images)} held-out images as in float32")
 
 
-def _measured_on(study: Study) -> Mapping[str, Any]:
-    """The machine of a study's latencies: of its first measurement, else the one it was begun on."""
-    measured = (trial.user_attrs.get("latency_interval", {}) for trial in study.frozen())
-    return next((found["machine"] for found in measured if "machine" in found), study.settings["machine"])
-
-
 def write_report(study: Study) -> Path:
     """Write report.html anew from the record."""
     from nasspace import files
@@ -172,7 +167,7 @@ def write_report(study: Study) -> Path:
         "latency_predictor": study.record.user_attrs.get(records.PREDICTOR),
         "objectives": recipe["objectives"],
         "seed": recipe["seed"],
-        "machine": _measured_on(study),
+        "machine": study.latency_machine() or settings["machine"],
         **{key: recipe[key] for key in ("runtime", "threads", "batch_size", "fidelity")},
         "resolution": settings["task"]["resolution"],
     }

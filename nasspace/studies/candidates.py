@@ -1,13 +1,18 @@
-"""The next candidate: new, inside every limit that is known beforehand, and the same after a kill as without one."""
+"""The next candidate: new, inside every limit that is known beforehand, and the same after a kill as without one.
+
+Where several processes ask at once, each writes what it was given into its trial before it looks at the trials of the
+others; of two that were given the same network the one with the larger number gives way.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import TYPE_CHECKING
 
 from nasspace.architecture import Architecture
 from nasspace.space import Space
+from nasspace.studies import storage
 from nasspace.studies.evaluate import broken
 from nasspace.studies.gain import ExpectedGain, Seen
 from nasspace.studies.study import Study
@@ -43,25 +48,41 @@ class Candidates:
         self.gain = ExpectedGain(space, study.objectives, study.limits, known, seed)
         self._architectures: dict[int, Architecture] = {}
 
-    def next(self) -> tuple[optuna.Trial, Architecture] | None:
-        """The next trial and its architecture; None when no new one is left that the known limits allow."""
+    def next(
+        self,
+        under_way: Container[int] = (),
+        begin: Callable[[optuna.Trial], None] = lambda trial: None,
+        most: int | None = None,
+    ) -> tuple[optuna.Trial, Architecture] | None:
+        """The next trial and its architecture; None when no new one is left that the known limits allow.
+
+        `under_way` are numbers of trials that this process works on; `begin` is called with a trial before anything
+        else. With `most`, None too if so many trials are evaluated or ahead of this one in other processes.
+        """
         for _ in range(REFUSED):
-            if (trial := self.study.unfinished() or self._asked()) is None:
+            if (trial := self.study.unfinished(under_way) or self._asked()) is None:
                 break
+            begin(trial)
             architecture = self._suggested(trial)
-            reason = self._excluded(architecture)
-            if not reason:
-                trial.set_user_attr("digest", architecture.digest)
-                trial.set_user_attr("architecture", architecture.to_json())
+            trial.set_user_attr("digest", architecture.digest)
+            trial.set_user_attr("architecture", architecture.to_json())
+            reason = self._excluded(trial, architecture)
+            enough = not reason and most is not None and self._ahead(trial) >= most
+            if not reason and not enough:
                 return trial, architecture
-            trial.set_user_attr("reason", reason)
+            trial.set_user_attr("reason", reason or "enough are under way in other processes")
             self.study.told(trial, "FAIL")
+            if enough:
+                break
         return None
 
+    def _ahead(self, trial: optuna.Trial) -> int:
+        running = (other for other in self.study.frozen("RUNNING") if other.number < trial.number)
+        return self.study.evaluated + sum("digest" in other.user_attrs for other in running)
+
     def seen(self) -> list[Seen]:
-        """What is finished, as a sampler sees it; a candidate whose training failed has no figures."""
-        trials = self.study.frozen("COMPLETE", "PRUNED", "FAIL")
-        return [self._seen(trial) for trial in trials if "digest" in trial.user_attrs]
+        """What is finished or under way, as a sampler sees it; what failed or still runs has no figures."""
+        return [self._seen(trial) for trial in self.study.frozen() if _is_taken(trial)]
 
     def _seen(self, trial: optuna.trial.FrozenTrial) -> Seen:
         said = trial.user_attrs
@@ -80,7 +101,7 @@ class Candidates:
             if proposal is None:
                 return None
             self.study.record.enqueue_trial(dict(proposal.choices))
-        return self.study.record.ask()
+        return storage.ask(self.study.record)
 
     def _ours(self) -> bool:
         """Whether the project's own sampler proposes: the study's is that one, or finds nothing new or allowed."""
@@ -94,13 +115,21 @@ class Candidates:
     def _suggested(self, trial: optuna.Trial) -> Architecture:
         return self.space.architecture(lambda name, options: trial.suggest_categorical(name, list(options)))
 
-    def _excluded(self, architecture: Architecture) -> str:
-        """Why a proposal is only considered: evaluated already, or over a limit that is known without measuring."""
-        for trial in self.study.frozen("COMPLETE", "PRUNED", "FAIL"):
-            if trial.user_attrs.get("digest") == architecture.digest:
-                return f"the network of trial {trial.number}"
+    def _excluded(self, trial: optuna.Trial, architecture: Architecture) -> str:
+        """Why a proposal is only considered: another trial's network, or over a limit known without measuring."""
+        for other in self.study.frozen():
+            before = other.state.name != "RUNNING" or other.number < trial.number
+            if before and _is_taken(other) and other.user_attrs["digest"] == architecture.digest:
+                return f"the network of trial {other.number}"
         limited = {name: count(architecture) for name, count in self.known.items() if name in self.study.limits}
         return broken(limited, self.study.limits)
+
+
+def _is_taken(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether a trial's network is evaluated, being evaluated, or cannot be: its training failed."""
+    if trial.state.name == "FAIL":
+        return trial.user_attrs.get("reason", "").startswith("failed")
+    return "digest" in trial.user_attrs
 
 
 def cheapest(space: Space, name: str, count: Callable[[Architecture], float], seed: int) -> tuple[Architecture, float]:

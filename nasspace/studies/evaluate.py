@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.errors import InputError
+from nasspace.studies import turns
+from nasspace.studies.measure import Measured, Measurer, seed_of
 from nasspace.studies.recipe import OBJECTIVES, Recipe
 
 if TYPE_CHECKING:
-    import numpy
-
     from nasspace.accuracy.data import DataSet
-    from nasspace.latency.cache import LatencyCache
 
-log = logging.getLogger(__name__)
 COUNTS: dict[str, Callable[[Architecture], float]] = {
     "flops": lambda architecture: cost(architecture).flops,
     "params": lambda architecture: cost(architecture).params,
@@ -34,13 +31,14 @@ UNIT = {"latency": "ms", "flops": "million multiply-adds", "params": "million pa
 class Outcome:
     """What became of a candidate: its figures (latency in ms), and the limit that it broke, if it did.
 
-    Without an `accuracy` among the values it was rejected and never trained.
+    Without an `accuracy` among the values it was rejected and never trained. `failure` says why its training failed.
     """
 
     values: Mapping[str, float]
     reason: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Any] | None = None
+    failure: str = ""
 
 
 def broken(values: Mapping[str, float], limits: Mapping[str, float]) -> str:
@@ -57,98 +55,72 @@ def shown(name: str, value: float) -> str:
 
 
 class Trained:
-    """The evaluator of a search: counts, measures and trains a candidate, as its recipe says."""
+    """The evaluator of a search: counts, measures and trains a candidate, as its recipe says.
+
+    `measure` takes latencies; it measures on this machine if not given. `on_epoch` is called behind each pass over the
+    data with its number, the number of passes, and the loss.
+    """
 
     def __init__(
         self,
         recipe: Recipe,
         data: DataSet,
         *,
-        fresh_latency: bool = False,
-        cache: LatencyCache | None = None,
+        measure: Callable[[Architecture], Measured] | None = None,
         on_epoch: Callable[[int, int, float], None] | None = None,
     ):
         self.recipe = recipe
         self.data = data
         self.limits = recipe.limits.given()
-        self.fresh_latency = fresh_latency
-        self.cache = cache
-        self.on_epoch = on_epoch
+        self.measure = measure or Measurer(recipe, data)
+        self.on_epoch = on_epoch or (lambda *_: None)
         self.known = COUNTS
-        self._remote: Any = None
 
     def __call__(self, architecture: Architecture) -> Outcome:
         """Stop at the first broken limit: what is over it is never trained."""
-        from nasspace.network import build
-
         values = {name: float(count(architecture)) for name, count in COUNTS.items()}
         if reason := broken(values, self.limits):
             return Outcome(values, reason)
-        model = build(architecture, seed=seed_of(self.recipe.seed, architecture))
         details: dict[str, Any] = {}
-        if self._measures():
-            latency = self._latency(architecture, model)
+        if measures(self.recipe):
+            measured = self.measure(architecture)
+            latency = measured.latency
             values["latency"] = latency.median_ms
-            details["latency_interval"] = latency.to_json()
+            details |= {"latency_interval": latency.to_json(), "latency_host": measured.host}
             # The upper end of the interval decides: a network is inside when it is so with 95 % confidence.
             if reason := broken({"latency": latency.high_ms}, self.limits):
                 reason = reason.replace("latency", "latency, at the upper end of its interval,", 1)
-            if layers := self._layers(architecture, model, latency):
-                details["layers_ms"] = layers
+            if measured.layers_ms:
+                details["layers_ms"] = list(measured.layers_ms)
             if reason:
                 return Outcome(values, reason, details)
         if "accuracy" not in self.recipe.objectives:
             return Outcome(values, "", details)
-        return self._trained(architecture, model, values, details)
+        return self._trained(architecture, values, details)
 
-    def _measures(self) -> bool:
-        return "latency" in self.recipe.objectives or "latency" in self.limits
-
-    def _latency(self, architecture: Architecture, model: Any) -> Any:
-        from nasspace.latency import meter, remote, runtimes
-
-        recipe, runtime = self.recipe, runtimes.get(self.recipe.runtime)
-        asked = {"runtime": recipe.runtime, "threads": recipe.threads, "batch_size": recipe.batch_size}
-        asked |= {"fresh": self.fresh_latency, "cache": self.cache}
-        asked["model"] = (
-            runtimes.Calibrated(model, images_for(architecture, self.data)) if runtime.calibrated else model
-        )
-        if recipe.latency_device == remote.LOCAL:
-            return meter.measure_latency(architecture, device=recipe.device if runtime.accelerated else "cpu", **asked)
-        if self._remote is None:  # one connection for all candidates; it ends with the evaluator
-            self._remote = remote.Remote(recipe.latency_device)
-        return self._remote.measure_latency(architecture, **asked)
-
-    def _layers(self, architecture: Architecture, model: Any, latency: Any) -> list[float] | None:
-        """What each layer takes, where the runtime tells: the sampler learns from it what other networks will take."""
-        from nasspace.latency import layerwise, remote
-        from nasspace.latency.cache import LatencyCache
-
-        if self.recipe.runtime != layerwise.RUNTIME or self.recipe.latency_device != remote.LOCAL:
-            return None
-        cache = LatencyCache() if self.cache is None else self.cache
-        try:
-            return layerwise.layers_ms(architecture, model, latency, fresh=self.fresh_latency, cache=cache)
-        except (LookupError, ValueError, RuntimeError, InputError) as error:  # the sampler does without
-            log.warning("the profile of %s cannot be read: %s", architecture.digest, error)
-            return None
-
-    def _trained(self, architecture: Architecture, model: Any, values: dict, details: dict) -> Outcome:
+    def _trained(self, architecture: Architecture, values: dict, details: dict) -> Outcome:
         from nasspace.accuracy.training import train
+        from nasspace.network import build
 
-        trained = train(
-            model,
-            self.data,
-            self.recipe.fidelity,
-            self.recipe.training,
-            seed=seed_of(self.recipe.seed, architecture),
-            device=self.recipe.device,
-            on_epoch=self.on_epoch,
-        )
+        seed = seed_of(self.recipe.seed, architecture)
+        model = build(architecture, seed=seed)
+        with turns.Training() as turn:
+
+            def passed(epoch: int, epochs: int, loss: float) -> None:
+                turn.make_way()
+                self.on_epoch(epoch, epochs, loss)
+
+            fidelity, training, device = self.recipe.fidelity, self.recipe.training, self.recipe.device
+            trained = train(model, self.data, fidelity, training, seed=seed, device=device, on_epoch=passed)
         values["accuracy"] = trained.accuracy
         details["training"] = {"seconds": trained.seconds, "losses": list(trained.losses), "diverged": trained.diverged}
         weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
         return Outcome(values, "", details, weights)
+
+
+def measures(recipe: Recipe) -> bool:
+    """Whether a search takes latencies."""
+    return "latency" in recipe.objectives or recipe.limits.latency is not None
 
 
 class FromFunction:
@@ -189,19 +161,6 @@ class FromFunction:
         return Outcome(values, reason)
 
 
-def images_for(
-    architecture: Architecture, data: DataSet, *, split: str = "train", count: int | None = None
-) -> numpy.ndarray:
-    """Some images of a split, spread over it, as the network is fed; of training for the ranges of an int8 runtime."""
-    from nasspace.accuracy.images import resized
-    from nasspace.accuracy.training import normalised
-    from nasspace.latency.calibration import IMAGES
-
-    pixels, count = getattr(data, split).pixels, count or IMAGES
-    chosen = resized(pixels[:: max(1, len(pixels) // count)][:count], architecture.input[1])
-    return normalised(chosen, data).contiguous().numpy()
-
-
 def _number(name: str, value: Any) -> float:
     try:
         number = float(value)
@@ -212,11 +171,6 @@ def _number(name: str, value: Any) -> float:
     if name == "accuracy" and not 0 <= number <= 1:
         raise InputError(f"the evaluator's 'accuracy' is {value!r}; it must be a fraction, from 0 to 1")
     return number
-
-
-def seed_of(seed: int, architecture: Architecture) -> int:
-    """A candidate's own seed, whenever in the search it is tried: 32 bits from the study's seed and the digest."""
-    return (int(architecture.digest, 16) ^ (seed * 0x9E3779B1)) & 0xFFFFFFFF
 
 
 def save_weights(path: Path, weights: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,17 +13,16 @@ from nasspace.architecture import Architecture
 from nasspace.documents import Document
 from nasspace.errors import InputError, NothingFound
 from nasspace.space import Space
-from nasspace.studies import evaluate, places, recipe
+from nasspace.studies import evaluate, measure, places, recipe, workers
 from nasspace.studies import study as records
-from nasspace.studies.candidates import Candidates, cheapest
+from nasspace.studies.candidates import cheapest
+from nasspace.studies.driver import Driver, Report, scored
 from nasspace.studies.recipe import Recipe
+from nasspace.studies.storage import errors_of_storage
 from nasspace.studies.study import Study
 from nasspace.studies.task import Evaluator, Task, check_names, refuse_other
 
-HOPELESS = 12  # rejected with none inside the limits: the search ends
-EXHAUSTED = 60  # rejected in a row after some were inside: the search ends with what it has
-FAILURES = 5  # candidates in a row whose training fails
-Report = Callable[..., None]
+PAUSE = 0.5  # seconds between two looks at what other processes do
 
 
 def search(
@@ -109,11 +109,12 @@ def _opened(name: str | Path | None, task: Task, storage: str | None) -> Study:
         used = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
         if used and not (folder / "study.db").is_file():
             raise InputError(f"{folder}: the folder is in use and is no study; choose another --study name")
-        return records.create(folder, settings, _sampler(task))
-    current = records.load(folder)
+        current = records.create(folder, settings, _sampler(task))
+    else:
+        current = records.load(folder)
     refuse_other(folder, current.settings, settings)
     if current.settings["recipe"]["trials"] != settings["recipe"]["trials"]:
-        with places.alone(current.folder):
+        with places.alone(current.folder, wait=current.is_shared):
             records.extend(current, {**current.settings, "recipe": settings["recipe"]})
     return current
 
@@ -143,97 +144,39 @@ def _sampler(task: Task) -> Any:
 
 def _run(study: Study, task: Task, fresh_latency: bool, report: Report) -> Study:
     study.record.sampler = _sampler(task)
-    with places.alone(study.folder), records.errors_of_storage(study.folder):
+    others = study.is_shared  # may be in the folder, too
+    with contextlib.nullcontext() if others else places.alone(study.folder), errors_of_storage(study.folder):
         report("start", study=study, task=task)
         if task.scorer is None:
             task.scorer = evaluate.Trained(
                 task.recipe,
                 task.data,
-                fresh_latency=fresh_latency,
+                measure=measure.Measurer(task.recipe, task.data, fresh=fresh_latency),
                 on_epoch=lambda epoch, epochs, loss: report("epoch", epoch=epoch, epochs=epochs, loss=loss),
             )
-        _loop(study, task, report)
-        records.write_tables(study)
+        with Driver(study, task, report) as driver:
+            if task.recipe.distributed:
+                workers.run(driver, fresh_latency)
+            else:
+                _one_by_one(driver)
+        with places.alone(study.folder, wait=True) if others else contextlib.nullcontext():
+            records.write_tables(study)
         if not study.front_numbers():
             measured = study.evaluated + study.rejected
             raise nothing_found(study) if measured else _nothing_counted(study, task)
     return study
 
 
-def _loop(study: Study, task: Task, report: Report) -> None:
-    candidates = Candidates(study, task.space, task.recipe.sampler, task.scorer.known, task.recipe.seed)
-    began = time.monotonic()
-    while study.evaluated < task.recipe.trials and not _hopeless(study):
-        if task.recipe.time_budget and time.monotonic() - began > task.recipe.time_budget:
-            report("note", text=f"the time budget is used up; {study.evaluated} evaluated")
-            break
-        candidate = candidates.next()
-        if candidate is None:
-            report("note", text=f"no new network within the limits is left; {study.evaluated} evaluated")
-            break
-        trial, architecture = candidate
-        if study.record.user_attrs.get(records.FINISHED):
-            study.record.set_user_attr(records.FINISHED, False)
-        report("trial", number=trial.number, architecture=architecture)
-        started = time.monotonic()
-        outcome = _scored(study, task.scorer, trial, architecture)
-        if outcome is not None:
-            _tell(study, trial, outcome, time.monotonic() - started)
-            report("outcome", number=trial.number, outcome=outcome, architecture=architecture)
-
-
-def _scored(study: Study, scorer: Any, trial: Any, architecture: Architecture) -> evaluate.Outcome | None:
-    """The outcome; None for a candidate whose training itself failed, which is told and left."""
-    try:
-        return scorer(architecture)
-    except (RuntimeError, ValueError, ArithmeticError) as error:
-        if isinstance(scorer, evaluate.FromFunction):
-            raise
-        trial.set_user_attr("reason", f"failed: {error}"[:500])
-        study.told(trial, "FAIL")
-        last = study.frozen()[-FAILURES:]
-        if len(last) == FAILURES and all(t.user_attrs.get("reason", "").startswith("failed") for t in last):
-            raise InputError(f"{FAILURES} candidates in a row could not be evaluated; the last one: {error}") from error
-        return None
-
-
-def _tell(study: Study, trial: Any, outcome: evaluate.Outcome, seconds: float) -> None:
-    """Write an outcome into the record; the last write is the one that makes the trial finished."""
-    if outcome.weights is not None:
-        evaluate.save_weights(study.folder / "weights" / f"{trial.number}.safetensors", outcome.weights)
-    for key, value in {"values": dict(outcome.values), "reason": outcome.reason, **outcome.details}.items():
-        trial.set_user_attr(key, value)
-    trial.set_user_attr("seconds", round(seconds, 3))
-    told = study.record.get_trials(deepcopy=False)[trial.number].constraints
-    for name, limit in study.limits.items():
-        if name in outcome.values and name not in told:
-            high = outcome.details.get("latency_interval", {}).get("high_ms") if name == "latency" else None
-            trial.set_constraint(name, (high or outcome.values[name]) / limit - 1)
-    whole = all(name in outcome.values for name in study.objectives)
-    if whole and ("accuracy" in study.objectives or not outcome.reason):
-        study.told(trial, "COMPLETE", [outcome.values[name] for name in study.objectives])
-    else:
-        study.told(trial, "PRUNED")
-    _keep_front_weights(study)
-
-
-def _keep_front_weights(study: Study) -> None:
-    """The front's weights stay; those of networks that are dominated go, since they never come back."""
-    front = set(study.front_numbers())
-    for path in (study.folder / "weights").glob("*.safetensors"):
-        if path.stem.isdigit() and int(path.stem) not in front:
-            path.unlink(missing_ok=True)
-
-
-def _hopeless(study: Study) -> bool:
-    """Whether the limits look out of reach: rejected again and again."""
-    inside = sum(not broken for broken in map(study.over_limit, study.frozen("COMPLETE")))
-    in_a_row = 0
-    for trial in reversed(study.frozen("COMPLETE", "PRUNED")):
-        if trial.state.name == "COMPLETE":
-            break
-        in_a_row += 1
-    return in_a_row >= (EXHAUSTED if inside else HOPELESS)
+def _one_by_one(driver: Driver) -> None:
+    """Every candidate evaluated in this process, one after the other."""
+    while True:
+        candidate = driver.ask()
+        if candidate is not None:
+            driver.tell(candidate, scored(driver.task.scorer, candidate.architecture))
+        elif driver.finished:
+            return
+        else:
+            time.sleep(PAUSE)  # other processes are at work on what is left
 
 
 def nothing_found(study: Study) -> NothingFound:

@@ -33,12 +33,16 @@ def storage_url(url: str | None) -> str | None:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """One process a study: the lock is the operating system's, and goes with the process however it ends."""
+def alone(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """One process a study's folder: the lock is the operating system's, and goes with the process however it ends.
+
+    With `wait` the others are waited for, else their being there is an `InputError`.
+    """
     import filelock
 
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with filelock.FileLock(folder / ".lock", timeout=0):
+        with filelock.FileLock(folder / ".lock", timeout=-1 if wait else 0):
             yield
     except filelock.Timeout:
         raise InputError(f"{folder}: another process is searching this study; wait for it") from None

@@ -93,6 +93,11 @@ class Recipe(Strict):
     device: str = "cpu"
     latency_device: str = "local"
     seed: int = Field(0, ge=0, lt=2**32)
+    workers: int = Field(1, ge=1, le=100_000)
+    ray: str | None = None
+    gpus: float | None = Field(None, ge=0, le=64)
+    retries: int = Field(3, ge=0, le=1000)
+    storage_path: str | None = None
     fidelity: Fidelity = Fidelity(resolution=32, epochs=8)
     training: TrainingSettings = TrainingSettings()
 
@@ -101,6 +106,11 @@ class Recipe(Strict):
         if len(set(self.objectives)) != len(self.objectives) or not self.objectives:
             raise ValueError("objectives must be some of " + ", ".join(OBJECTIVES) + ", each once")
         return self
+
+    @property
+    def distributed(self) -> bool:
+        """Whether Ray runs the candidates."""
+        return self.ray is not None or self.workers > 1
 
     def with_changes(self, changes: Mapping[str, Any]) -> Recipe:
         """The recipe with some settings replaced; None leaves one as it is, a dictionary is merged into its own."""

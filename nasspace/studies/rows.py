@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import optuna
+    from pandas import DataFrame
 
 MAXIMISED = {"accuracy"}
 COLUMNS = {  # objective or limit: its column in the tables
@@ -48,3 +49,18 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
         whole = key in ("id", "flops", "params", "memory_access") and not missing and value == int(value)
         plain[key] = None if missing else int(value) if whole else value
     return {**plain, "architecture": json.loads(row["architecture"])}
+
+
+def ties(front: DataFrame) -> list[str]:
+    """Of each member those whose intervals of latency overlap with its own: which of them is faster is not known."""
+    ends = (front[f"latency_{end}_ms"].astype(float) for end in ("low", "high"))  # not a number where none was measured
+    rows = list(zip(front["id"], *ends, strict=True))
+    return [
+        ", ".join(str(other) for other, its_low, its_high in rows if other != i and its_low <= high and low <= its_high)
+        for i, low, high in rows
+    ]
+
+
+def ranges(numbers: list[int]) -> str:
+    """Numbers as an error names them."""
+    return ", ".join(map(str, numbers[:20])) + (" ..." if len(numbers) > 20 else "") if numbers else "none yet"

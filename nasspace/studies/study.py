@@ -1,23 +1,25 @@
 """The record of a search: an Optuna study in a database, read as data frames; the files beside it.
 
 A trial's Optuna state says what became of a candidate: COMPLETE, its accuracy was evaluated; PRUNED, it was rejected
-at a limit after a measurement and never trained; FAIL, the sampler only considered it; RUNNING, it was under way
-when the process ended, and is taken up again. Every figure of a trial is in its user attributes.
+at a limit after a measurement and never trained; FAIL, the sampler only considered it, its training failed, or its
+process died; RUNNING, it is under way, or was when its process ended, and is taken up again. Every figure of a trial
+is in its user attributes.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasspace import files
 from nasspace.architecture import Architecture
-from nasspace.errors import InputError, NasspaceError
-from nasspace.studies import pareto
+from nasspace.errors import InputError
+from nasspace.studies import pareto, storage
 from nasspace.studies.places import folder_of, known_studies
-from nasspace.studies.rows import COLUMNS, MAXIMISED, TRIAL_COLUMNS, plain, row
+from nasspace.studies.rows import COLUMNS, MAXIMISED, TRIAL_COLUMNS, plain, ranges, row, ties
+from nasspace.studies.storage import errors_of_storage
 
 if TYPE_CHECKING:
     import optuna
@@ -27,6 +29,8 @@ VERSION = 1
 AGAIN = "latency_again"  # study attribute: the front as measured again from the exported files
 PREDICTOR = "latency_predictor"  # study attribute: how well latency is predicted from the other networks measured
 FINISHED = "finished"  # study attribute: the search came to its own end
+ASKED = "nasspace_settings"  # study attribute in a shared storage: study.yaml, for whoever joins from elsewhere
+JOINING = 10.0  # seconds that a process waits for the settings of a study that another one is making
 
 
 class Study:
@@ -52,18 +56,49 @@ class Study:
         trials = self.record.get_trials(deepcopy=False)
         return [trial for trial in trials if not states or trial.state.name in states]
 
-    def unfinished(self) -> optuna.Trial | None:
-        """A trial that a killed process left behind, to be taken up where it stood."""
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may search it at the same time: its storage is one behind a URL."""
+        return self.settings.get("storage") is not None
+
+    def unfinished(self, mine: Container[int] = ()) -> optuna.Trial | None:
+        """A trial that a killed process left behind, to be taken up where it stood; `mine` are under way here.
+
+        In a shared storage others may be at work on what runs: see `sharing`.
+        """
         import optuna
 
-        running = self.frozen("RUNNING")
-        return optuna.Trial(self.record, running[0]._trial_id) if running else None
+        running = () if self.is_shared else self.frozen("RUNNING")
+        left = next((trial for trial in running if trial.number not in mine), None)
+        return None if left is None else optuna.Trial(self.record, left._trial_id)
 
-    def told(self, trial: optuna.Trial, state: str, values: list[float] | None = None) -> None:
-        """Finish a trial: COMPLETE with the objectives' values, PRUNED, or FAIL."""
+    def told(self, trial: optuna.Trial | int, state: str, values: list[float] | None = None) -> bool:
+        """Finish a trial: COMPLETE with the objectives' values, PRUNED, or FAIL; False if another process has."""
         import optuna
 
-        self.record.tell(trial, values, state=None if values else optuna.trial.TrialState[state])
+        try:
+            self.record.tell(trial, values, state=None if values else optuna.trial.TrialState[state])
+        except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+            number = trial if isinstance(trial, int) else trial.number
+            told = self.record.get_trials(deepcopy=False)[number]
+            if not (self.is_shared and told.state.is_finished()):
+                raise
+            return told.state.name == state and told.values == values  # the answer to the first attempt was lost
+        return True
+
+    def give_up_stale(self) -> None:
+        """Trials of a shared storage whose processes gave no sign of life for a minute are asked again."""
+        if self.is_shared:
+            storage.fail_stale(self.record)
+
+    def lost(self, trial: optuna.trial.FrozenTrial) -> None:
+        """A trial whose process is known to be dead is asked again, by whoever finds it first."""
+        if self.told(trial.number, "FAIL"):
+            storage.ask_again(self.record, trial)
+
+    def sign_of_life(self, trial_id: int) -> None:
+        """Tell the other processes of a shared storage that a trial is being worked on."""
+        self.record._storage.record_heartbeat(trial_id)
 
     @property
     def evaluated(self) -> int:
@@ -94,7 +129,7 @@ class Study:
         for part in ("median", "low", "high"):
             column = "latency_again_ms" if part == "median" else f"latency_again_{part}_ms"
             front[column] = [again.get(str(i), {}).get(f"{part}_ms") for i in front["id"]]
-        front["latency_ties"] = _ties(front)
+        front["latency_ties"] = ties(front)
         front["architecture"] = [self.architecture(int(i)).to_json() for i in front["id"]]
         return front.drop(columns=["state", "reason"]).reset_index(drop=True)
 
@@ -107,6 +142,11 @@ class Study:
         again = self.again()
         front = [trial.number for trial, member in zip(inside, pareto.front(points), strict=True) if member]
         return [number for number in front if self._stays(number, again)]
+
+    def latency_machine(self) -> dict[str, Any] | None:
+        """The machine of the study's latencies: that of the first one taken; None before."""
+        measured = (trial.user_attrs.get("latency_interval", {}) for trial in self.frozen())
+        return next((found["machine"] for found in measured if "machine" in found), None)
 
     def over_limit(self, trial: optuna.trial.FrozenTrial) -> float:
         """By what share of a limit a trial is over it, at its worst; 0 or less is inside."""
@@ -133,7 +173,7 @@ class Study:
                 architecture = Architecture.from_json(text, f"{self.name}:{number}")
                 return architecture.with_name(f"{self.name}-{number}")
         known = [trial.number for trial in self.frozen("COMPLETE", "PRUNED")]
-        raise InputError(f"study '{self.name}' has no trial {number}; it has {_ranges(known)}")
+        raise InputError(f"study '{self.name}' has no trial {number}; it has {ranges(known)}")
 
     def weights(self, number: int) -> Path | None:
         """Where the trained weights of a trial are kept, if they are: those of the front's members."""
@@ -159,34 +199,42 @@ class Study:
         }
 
 
-def _ties(front: pandas.DataFrame) -> list[str]:
-    """Of each member those whose intervals of latency overlap with its own: which of them is faster is not known."""
-    ends = (front[f"latency_{end}_ms"].astype(float) for end in ("low", "high"))  # not a number where none was measured
-    rows = list(zip(front["id"], *ends, strict=True))
-    return [
-        ", ".join(str(other) for other, its_low, its_high in rows if other != i and its_low <= high and low <= its_high)
-        for i, low, high in rows
-    ]
-
-
 def _signed(name: str, value: float) -> float:
     return -value if name in MAXIMISED else value
 
 
-def _ranges(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers[:20])) + (" ..." if len(numbers) > 20 else "") if numbers else "none yet"
-
-
 def create(folder: Path, settings: dict[str, Any], sampler: Any) -> Study:
-    """A new study in `folder`; `settings` become its study.yaml."""
+    """A new study in `folder`; `settings` become its study.yaml, or those of the study that a shared storage has."""
     if set("?%#") & set(str(folder.resolve())):
         raise InputError(f"{folder}: a study's path cannot hold ?, % or #; choose another name or folder")
     if settings["storage"] is None:  # the database is the folder's own: whatever is interrupted here is made up for
         files.write_yaml(folder / "study.yaml", settings)
-        return _connect(folder, settings, sampler)
-    study = _connect(folder, settings, sampler, new=True)
-    files.write_yaml(folder / "study.yaml", settings)
+        with errors_of_storage(folder):
+            return _connect(folder, settings, sampler)
+    with errors_of_storage(folder):
+        study = _joined(folder, settings, sampler)
+    files.write_yaml(folder / "study.yaml", study.settings)
     return study
+
+
+def _joined(folder: Path, settings: dict[str, Any], sampler: Any) -> Study:
+    """The study of this name in a shared storage: made, or the one that is there, with the settings it was begun with.
+
+    Of several processes that begin at once one makes it, and the others wait for its settings.
+    """
+    import optuna
+
+    try:
+        study = _connect(folder, settings, sampler, new=True)
+        study.record.set_user_attr(ASKED, {**settings, "storage": None})  # a URL may hold a password
+        return study
+    except optuna.exceptions.DuplicatedStudyError:
+        study = _connect(folder, settings, sampler)
+    for _ in range(int(JOINING)):
+        if begun := study.record.user_attrs.get(ASKED):
+            return Study(folder, {**begun, "storage": settings["storage"]}, study.record)
+        time.sleep(1)
+    raise optuna.exceptions.DuplicatedStudyError  # of other software, or its maker was killed between two writes
 
 
 def load(name: str | Path, sampler: Any = None) -> Study:
@@ -208,65 +256,29 @@ def load(name: str | Path, sampler: Any = None) -> Study:
     begun = any((folder / part).exists() for part in ("trials.csv", "weights", "exports"))
     if settings.get("storage") is None and begun and not (folder / "study.db").is_file():
         raise InputError(f"{folder / 'study.db'} is missing: the study's record is lost; search anew")
-    return _connect(folder, settings, sampler)
+    with errors_of_storage(folder):
+        return _connect(folder, settings, sampler)
 
 
 def _connect(folder: Path, settings: Mapping[str, Any], sampler: Any, new: bool = False) -> Study:
     """Open the record; one in a shared storage is made only for a `new` study, the folder's own when it is missing."""
-    with errors_of_storage(folder):
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # nasspace shows its own progress
-        name, url = settings["name"], settings.get("storage")
-        if url and not new:
-            return Study(folder, settings, optuna.load_study(study_name=name, storage=url, sampler=sampler))
-        objectives = settings["recipe"]["objectives"]
-        record = optuna.create_study(
-            study_name=name,
-            storage=url or _own_storage(folder / "study.db"),
-            sampler=sampler,
-            directions=["maximize" if name in MAXIMISED else "minimize" for name in objectives],
-            load_if_exists=not url,
-        )
-    return Study(folder, settings, record)
-
-
-def _own_storage(path: Path) -> Any:
-    """The SQLite file of a study: a write-ahead log, which a killed process cannot harm and which commits quickly."""
     import optuna
-    import sqlalchemy
 
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
-    storage.engine.dispose()
-
-    @sqlalchemy.event.listens_for(storage.engine, "connect")
-    def _log_ahead(connection: Any, _: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    return storage
-
-
-@contextlib.contextmanager
-def errors_of_storage(folder: Path) -> Iterator[None]:
-    """What a database can do to us, as one message: unreachable, full, damaged, not writable, without its driver."""
-    import sqlalchemy.exc
-    from optuna.exceptions import DuplicatedStudyError, StorageInternalError
-
-    try:
-        yield
-    except NasspaceError:
-        raise
-    except DuplicatedStudyError:
-        raise InputError(f"{folder}: its storage holds a study of this name already; choose another --study") from None
-    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, ImportError, KeyError) as error:
-        if isinstance(error, KeyError) and "ecord" not in str(error):  # Optuna's "Record does not exist."
-            raise
-        cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]
-        raise InputError(
-            f"{folder}: the study's database cannot be used ({reason}); make room or access, then `nas resume` goes on"
-        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # nasspace shows its own progress
+    name, url = settings["name"], settings.get("storage")
+    database = storage.shared(url) if url else storage.own(folder / "study.db")
+    if url and not new:
+        return Study(folder, settings, optuna.load_study(study_name=name, storage=database, sampler=sampler))
+    objectives = settings["recipe"]["objectives"]
+    record = optuna.create_study(
+        study_name=name,
+        storage=database,
+        sampler=sampler,
+        directions=["maximize" if name in MAXIMISED else "minimize" for name in objectives],
+        load_if_exists=not url,
+    )
+    storage.name_objectives(record, list(objectives))
+    return Study(folder, settings, record)
 
 
 def extend(study: Study, settings: dict[str, Any]) -> None:

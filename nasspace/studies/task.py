@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nasspace.accuracy.data import DataSet
 
 PACKAGES = ("nasspace", "torch", "optuna", "onnxruntime", "numpy", "scikit-learn")
+WHERE = ("workers", "ray", "gpus", "retries", "storage_path")  # a study begun here goes on there
 Evaluator = Callable[[Architecture], Mapping[str, float]]
 
 
@@ -173,10 +174,11 @@ def refuse_other(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
             raise InputError(f"{folder}: this study has another {part} ({was}, now {now}); {remedy}")
     if new["storage"] and old["storage"] != new["storage"]:
         raise InputError(f"{folder}: this study's storage is {old['storage'] or 'its own study.db'}; {remedy}")
-    free = {"trials", "time_budget", "name", "description", "data", "data_dir", "limits"}
+    free = {"trials", "time_budget", "name", "description", "data", "data_dir", "limits", *WHERE}
     for key in sorted(new["recipe"].keys() - free):
         was, now = old["recipe"].get(key, Recipe().as_written()[key]), new["recipe"][key]
         if was != now:
             raise InputError(f"{folder}: this study was begun with {key} {was!r}, not {now!r}; {remedy}")
-    if not new["evaluator"] and old["machine"] != new["machine"]:
+    here = new["recipe"]["latency_device"] == "local" and new["recipe"]["ray"] is None
+    if not new["evaluator"] and here and old["machine"] != new["machine"]:
         raise InputError(f"{folder}: this study's latencies are of another machine; search anew under another name")

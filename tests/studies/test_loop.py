@@ -245,12 +245,16 @@ def test_a_damaged_study_is_named(space):
         records.load("s")
 
 
-def test_a_shared_storage_keeps_studies_apart(space, tmp_path):
+def test_a_shared_storage_is_joined_from_elsewhere_with_the_same_question(space, tmp_path):
     url = "sqlite:///shared.db"
     study = found(space, storage=url)
     assert study.evaluated == 8
-    with pytest.raises(InputError, match="holds a study of this name already"):
-        found(space, storage=url, study=tmp_path / "elsewhere" / "s")
+    with pytest.raises(InputError, match="seed"):
+        found(space, storage=url, study=tmp_path / "other" / "s", seed=5)
+    joined = found(space, storage=url, study=tmp_path / "elsewhere" / "s", trials=10)
+    assert joined.evaluated == 10
+    assert len(set(digests(joined))) == 10
+    assert digests(study) == digests(joined)
     os.chdir(tmp_path.parent)
     assert records.load(tmp_path / "reports" / "s").evaluated == 8, "a relative path is found from anywhere"
 

@@ -1,0 +1,183 @@
+"""What drives a search: it asks for candidates and tells their outcomes, wherever they are evaluated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nasspace.architecture import Architecture
+from nasspace.errors import InputError
+from nasspace.studies import evaluate
+from nasspace.studies import study as records
+from nasspace.studies.candidates import Candidates
+from nasspace.studies.sharing import Presence
+from nasspace.studies.study import Study
+from nasspace.studies.task import Task
+
+if TYPE_CHECKING:
+    import optuna
+
+HOPELESS = 12  # rejected with none inside the limits: the search ends
+EXHAUSTED = 60  # rejected in a row after some were inside: the search ends with what it has
+FAILURES = 5  # candidates in a row whose training fails
+Report = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture to be evaluated as a trial, and when it was asked."""
+
+    trial: optuna.Trial
+    architecture: Architecture
+    began: float
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+
+class Driver:
+    """Asks for candidates and tells what became of them, for one process; several may be under way at once."""
+
+    def __init__(self, study: Study, task: Task, report: Report):
+        self.study = study
+        self.task = task
+        self.report = report
+        self.under_way: dict[int, Candidate] = {}
+        self.presence = Presence(study)
+        self._began = time.monotonic()
+        self._stopped = False
+        self._candidates = Candidates(study, task.space, task.recipe.sampler, task.scorer.known, task.recipe.seed)
+
+    def __enter__(self) -> Driver:
+        self.presence.__enter__()
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        self.presence.__exit__(*ended)
+
+    def ask(self) -> Candidate | None:
+        """The next candidate; None if there is none at present: for good if `finished`."""
+        if self._stopped or self._enough():
+            return None
+        found = self._candidates.next(self.under_way, self.presence.begin, self._most)
+        if found is None:
+            if not self.under_way and not self.presence.others():
+                self._stop(f"no new network within the limits is left; {self.study.evaluated} evaluated")
+            return None
+        candidate = Candidate(*found, time.monotonic())
+        if self.study.record.user_attrs.get(records.FINISHED):
+            self.study.record.set_user_attr(records.FINISHED, False)
+        self.under_way[candidate.number] = candidate
+        self.report("trial", number=candidate.number, architecture=candidate.architecture)
+        return candidate
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is under way, here or in other processes, and no candidate will come."""
+        if self.under_way:
+            return False
+        return self._stopped or (self._reached() and not self.presence.others())
+
+    def tell(self, candidate: Candidate, outcome: evaluate.Outcome) -> None:
+        """Write an outcome into the record; the last write is the one that makes the trial finished."""
+        study, trial = self.study, candidate.trial
+        if outcome.failure:
+            return self._failed(candidate, outcome.failure)
+        self._check_machine(candidate, outcome)
+        if outcome.weights is not None:
+            evaluate.save_weights(study.folder / "weights" / f"{trial.number}.safetensors", outcome.weights)
+        for key, value in {"values": dict(outcome.values), "reason": outcome.reason, **outcome.details}.items():
+            trial.set_user_attr(key, value)
+        trial.set_user_attr("seconds", round(time.monotonic() - candidate.began, 3))
+        told = study.record.get_trials(deepcopy=False)[trial.number].constraints
+        for name, limit in study.limits.items():
+            if name in outcome.values and name not in told:
+                high = outcome.details.get("latency_interval", {}).get("high_ms") if name == "latency" else None
+                trial.set_constraint(name, (high or outcome.values[name]) / limit - 1)
+        whole = all(name in outcome.values for name in study.objectives)
+        if whole and ("accuracy" in study.objectives or not outcome.reason):
+            kept = study.told(trial, "COMPLETE", [outcome.values[name] for name in study.objectives])
+        else:
+            kept = study.told(trial, "PRUNED")
+        self._ended(candidate)
+        if not kept:
+            self.report("note", text=f"trial {trial.number} was thought lost and is asked again by another process")
+            return None
+        self._keep_front_weights()
+        self.report("outcome", number=trial.number, outcome=outcome, architecture=candidate.architecture)
+        return None
+
+    def _failed(self, candidate: Candidate, failure: str) -> None:
+        """A candidate whose training itself failed is told and left; many in a row end the search."""
+        candidate.trial.set_user_attr("reason", f"failed: {failure}"[:500])
+        self.study.told(candidate.trial, "FAIL")
+        self._ended(candidate)
+        last = [trial for trial in self.study.frozen() if trial.state.is_finished()][-FAILURES:]
+        if len(last) == FAILURES and all(t.user_attrs.get("reason", "").startswith("failed") for t in last):
+            raise InputError(f"{FAILURES} candidates in a row could not be evaluated; the last one: {failure}")
+
+    def _ended(self, candidate: Candidate) -> None:
+        self.under_way.pop(candidate.number, None)
+        self.presence.end(candidate.number)
+
+    def _check_machine(self, candidate: Candidate, outcome: evaluate.Outcome) -> None:
+        """One machine's latencies in a study: those of another would stand in one front with them."""
+        measured = outcome.details.get("latency_interval", {}).get("machine")
+        expected = self.study.latency_machine()
+        if measured and expected and measured != expected:
+            told = " ".join(f"{key} {value}" for key, value in measured.items())
+            raise InputError(
+                f"{self.study.folder}: trial {candidate.number}'s latency was taken on another machine ({told}) than "
+                "the study's; go on where it was begun, or search anew under another --study name"
+            )
+
+    @property
+    def _most(self) -> int | None:
+        """How many trials may be evaluated or ahead of a new one, where other processes ask at the same time."""
+        return self.task.recipe.trials if self.study.is_shared else None
+
+    def _reached(self) -> bool:
+        return self.study.evaluated >= self.task.recipe.trials or self._hopeless()
+
+    def _enough(self) -> bool:
+        """Whether nothing more is to be asked at present."""
+        budget = self.task.recipe.time_budget
+        if budget and time.monotonic() - self._began > budget:
+            self._stop(f"the time budget is used up; {self.study.evaluated} evaluated")
+            return True
+        under_way = len(self.under_way) + len(self.presence.others())
+        return self.study.evaluated + under_way >= self.task.recipe.trials or self._hopeless()
+
+    def _stop(self, why: str) -> None:
+        self._stopped = True
+        self.report("note", text=why)
+
+    def _keep_front_weights(self) -> None:
+        """The front's weights stay; those of networks that are dominated go, since they never come back."""
+        dominated = {trial.number for trial in self.study.frozen("COMPLETE")} - set(self.study.front_numbers())
+        for path in (self.study.folder / "weights").glob("*.safetensors"):
+            if path.stem.isdigit() and int(path.stem) in dominated:
+                path.unlink(missing_ok=True)
+
+    def _hopeless(self) -> bool:
+        """Whether the limits look out of reach: rejected again and again."""
+        inside = sum(not broken for broken in map(self.study.over_limit, self.study.frozen("COMPLETE")))
+        in_a_row = 0
+        for trial in reversed(self.study.frozen("COMPLETE", "PRUNED")):
+            if trial.state.name == "COMPLETE":
+                break
+            in_a_row += 1
+        return in_a_row >= (EXHAUSTED if inside else HOPELESS)
+
+
+def scored(scorer: Any, architecture: Architecture) -> evaluate.Outcome:
+    """The outcome of a candidate; one whose training itself failed says so, and the search goes on."""
+    try:
+        return scorer(architecture)
+    except (RuntimeError, ValueError, ArithmeticError) as error:
+        if isinstance(scorer, evaluate.FromFunction):
+            raise
+        return evaluate.Outcome({}, failure=str(error) or type(error).__name__)

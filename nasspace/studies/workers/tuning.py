@@ -1,0 +1,203 @@
+"""The search on Ray Tune: its searcher asks the driver for candidates and tells it outcomes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from nasspace.errors import InputError
+from nasspace.latency import remote
+from nasspace.studies import evaluate
+from nasspace.studies.driver import Candidate, Driver
+from nasspace.studies.recipe import Recipe
+from nasspace.studies.workers import cluster, trainable
+from nasspace.studies.workers.parts import Sent
+
+
+class Asking:
+    """What Tune asks for trials: as many at once as there are workers, from the driver."""
+
+    def __init__(self, driver: Driver, box: Any, begin: int) -> None:
+        self.driver = driver
+        self.box = box
+        self._begin = iter(range(begin))
+        self._workers = begin
+        self.error: BaseException | None = None
+        self._asked: dict[str, Candidate] = {}
+
+    def suggest(self, trial_id: str, finished: str) -> Any:
+        """The next trial; None for none at present, `finished` when there will be none."""
+        if self.error:
+            return finished
+        for worker in self._begin:
+            return {"number": worker, "workers": self._workers}
+        try:
+            room = len(self._asked) < self.driver.task.recipe.workers
+            candidate = self.driver.ask() if room else None
+            if candidate is None:
+                return finished if self.driver.finished else None
+        except BaseException as error:
+            self.error = error
+            return finished
+        self._asked[trial_id] = candidate
+        return {"number": candidate.number, "architecture": candidate.architecture.to_json()}
+
+    def complete(self, trial_id: str, lost: bool) -> None:
+        """A trial has ended: evaluated, or lost with its process again and again."""
+        import ray
+
+        candidate = self._asked.pop(trial_id, None)
+        if candidate is None or self.error:
+            return
+        try:
+            outcome = ray.get(self.box.take.remote(candidate.number))
+            if isinstance(outcome, Exception):
+                raise outcome
+            if outcome is None:
+                times = self.driver.task.recipe.retries + 1
+                why = f"its process was lost {times} times" if lost else "no outcome came"
+                outcome = evaluate.Outcome({}, failure=why)
+            self.driver.tell(candidate, outcome)
+        except BaseException as error:
+            self.error = error
+
+    @property
+    def over(self) -> bool:
+        """Whether Tune has nothing more to do."""
+        return self.error is not None or self.driver.finished
+
+
+def run(driver: Driver, fresh_latency: bool) -> None:
+    """Evaluate the driver's candidates on Ray, several at a time; returns when the search has come to its end."""
+    if driver.finished:
+        return
+    recipe = driver.task.recipe
+    sent = Sent.of(driver.task, fresh_latency)
+    size = sum(array.nbytes for pair in sent.arrays.values() for array in pair)
+    with cluster.connected(recipe, size):
+        asking = _tuned(driver, sent, recipe)
+    if asking.error:
+        raise asking.error
+
+
+def _tuned(driver: Driver, sent: Sent, recipe: Recipe) -> Asking:
+    import ray
+    from ray import tune
+
+    if sent.function is not None:
+        cluster.by_value({"function": sent.function.function, **sent.function.known})
+    cluster.by_value(sent.blocks)
+    nodes = cluster.nodes()
+    cluster.check(nodes, recipe)
+    reference = ray.put(sent)
+    box = ray.remote(trainable.Box).options(num_cpus=0, **cluster.on_this_node()).remote()
+    station = _station(driver, reference, recipe, nodes)
+    begin = min(recipe.workers, cluster.room(nodes, _bundle(recipe)))
+    asking = Asking(driver, box, begin)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, begin))  # all of them begin at once
+    parameters = {"sent": [reference], "box": box, "station": station}
+    evaluation = tune.with_parameters(trainable.evaluation(), **parameters)
+    with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
+        tune.Tuner(
+            tune.with_resources(evaluation, _resources(recipe, nodes)),
+            tune_config=tune.TuneConfig(search_alg=_searcher(asking), num_samples=-1, reuse_actors=True),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=str(Path(folder).resolve()),
+                stop=_stopper(asking),
+                failure_config=tune.FailureConfig(max_failures=recipe.retries),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        ).fit()
+    return asking
+
+
+def _station(driver: Driver, sent: Any, recipe: Recipe, nodes: cluster.Nodes) -> Any:
+    """Where latencies are taken: None, by the workers themselves in turn, or an actor that does one at a time.
+
+    On nodes that carry the resource `latency`; a device behind SSH is asked from the driver's node.
+    """
+    import ray
+
+    if driver.task.data is None or not evaluate.measures(recipe):
+        return None
+    if recipe.latency_device != remote.LOCAL:
+        return ray.remote(trainable.Station).options(num_cpus=0, **cluster.on_this_node()).remote(sent)
+    if not nodes.measuring:
+        return None
+    options = {"num_cpus": 0, "resources": {cluster.LATENCY: 1}, "max_restarts": -1, "max_task_retries": recipe.retries}
+    station = ray.remote(trainable.Station).options(**options).remote(sent)
+    machine, expected = ray.get(station.machine.remote()), driver.study.latency_machine()
+    if expected is not None and machine != expected:
+        raise InputError(
+            f"{driver.study.folder}: the node that carries '{cluster.LATENCY}' is another machine ({_told(machine)}) "
+            f"than the study's latencies were taken on ({_told(expected)}); search anew under another --study name"
+        )
+    return station
+
+
+def _told(machine: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in machine.items())
+
+
+def _bundle(recipe: Recipe) -> dict[str, float]:
+    """What one worker takes: a core and a share of a GPU."""
+    gpus = recipe.gpus if recipe.gpus is not None else float(recipe.device.startswith("cuda"))
+    return {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
+
+
+def _resources(recipe: Recipe, nodes: cluster.Nodes) -> Any:
+    """The same, on a node that does not measure where there is another."""
+    from ray import tune
+
+    bundle = _bundle(recipe)
+    if not (nodes.measuring and nodes.others):
+        return tune.PlacementGroupFactory([bundle])
+    elsewhere = {"ray.io/node-id": f"!in({','.join(nodes.measuring)})"}
+    return tune.PlacementGroupFactory([bundle], bundle_label_selector=[elsewhere])
+
+
+def _searcher(asking: Asking) -> Any:
+    """Tune's view of what asks: it keeps no state, since the study does."""
+    from ray.tune.search import Searcher
+
+    class StudySearcher(Searcher):
+        def suggest(self, trial_id: str) -> Any:
+            return asking.suggest(trial_id, Searcher.FINISHED)
+
+        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+            asking.complete(trial_id, error)
+
+        def save_to_dir(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def __deepcopy__(self, _: Any) -> StudySearcher:
+            return self
+
+        def __reduce__(self) -> Any:
+            return dict, ()  # Tune writes it down for its own resuming, which is not ours
+
+    return StudySearcher(metric="number", mode="max")
+
+
+def _stopper(asking: Asking) -> Any:
+    """Tune's view of the end of a search."""
+    from ray import tune
+
+    class Over(tune.Stopper):
+        def __call__(self, trial_id: str, result: Any) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return asking.over
+
+        def __deepcopy__(self, _: Any) -> Over:
+            return self
+
+        def __reduce__(self) -> Any:
+            return dict, ()
+
+    return Over()
