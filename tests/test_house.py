@@ -31,9 +31,9 @@ latency.guidelines.explanation latency.guidelines latency.layerwise
 accuracy accuracy.settings accuracy.decoding accuracy.sources accuracy.images accuracy.tables accuracy.data
 accuracy.published accuracy.augmentation accuracy.schedules accuracy.optimisers accuracy.training
 studies studies.recipe studies.pareto studies.turns studies.measure studies.evaluate studies.surrogate studies.belief
-studies.gain studies.samplers studies.places studies.rows studies.storage studies.study studies.sharing
-studies.candidates studies.task studies.driver studies.workers.parts studies.workers.cluster studies.workers.trainable
-studies.workers.tuning studies.workers studies.loop
+studies.gain studies.samplers studies.places studies.rows studies.weights studies.storage studies.study studies.sharing
+studies.candidates studies.workers studies.workers.address studies.task studies.driver studies.workers.parts
+studies.workers.cluster studies.workers.trainable studies.workers.tuning studies.loop
 outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.source
 outputs.weights outputs.card outputs.checks outputs.export outputs.deliver
 cli.printing cli.progress cli.spaces cli.networks cli.explaining cli.searching cli cli.__main__

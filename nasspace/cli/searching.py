@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from nasspace.studies.study import Study
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name (below ./reports) or folder.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Candidates evaluated at a time, on Ray; 1 without --ray starts no Ray.", min=1)
+]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray", metavar="ADDRESS", help="Ray cluster: HOST:PORT of its head, or auto.")
+]
+Gpus = Annotated[float | None, typer.Option(help="GPUs of one worker, such as 0.25; 1 with --device cuda.", min=0)]
+StoragePath = Annotated[
+    str | None, typer.Option(help="Shared or cloud storage for trained weights: a path, s3://..., gs://...")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -51,6 +61,10 @@ def search(
     storage: Annotated[
         str | None, typer.Option(help="URL of the Optuna storage; SQLite in the folder if not given.")
     ] = None,
+    workers: Workers = None,
+    ray: RayAddress = None,
+    gpus: Gpus = None,
+    storage_path: StoragePath = None,
     device: Annotated[str | None, typer.Option(help="Where to train: cpu, cuda or mps.")] = None,
     latency_device: Annotated[str | None, typer.Option(help=printing.LATENCY_DEVICE)] = None,
     fresh_latency: Annotated[bool, typer.Option("--fresh-latency", help="Measure anew what is in the cache.")] = False,
@@ -72,6 +86,7 @@ def search(
         "batch_size": batch_size,
         "resolution": resolution,
         "seed": seed,
+        **_where(workers, ray, gpus, storage_path),
         "device": device,
         "latency_device": latency_device,
         "limits": {
@@ -102,13 +117,27 @@ def _amount(flag: str, text: str | None, kind: Any) -> str | None:
     return text
 
 
-def resume(study: StudyName, json: Json = False) -> None:
-    """Go on with a stopped study; a finished one prints its front."""
+def _where(workers: int | None, ray: str | None, gpus: float | None, storage_path: str | None) -> dict[str, Any]:
+    """Where candidates are evaluated, as a recipe has it; a relative path means this folder wherever it is read."""
+    if storage_path and "://" not in storage_path:
+        storage_path = str(Path(storage_path).expanduser().absolute())
+    return {"workers": workers, "ray": ray, "gpus": gpus, "storage_path": storage_path}
+
+
+def resume(
+    study: StudyName,
+    workers: Workers = None,
+    ray: RayAddress = None,
+    gpus: Gpus = None,
+    storage_path: StoragePath = None,
+    json: Json = False,
+) -> None:
+    """Go on with a stopped study, here or elsewhere; a finished one prints its front."""
 
     def start(on_event: Any) -> Study:
         from nasspace.studies.loop import resume as go_on
 
-        return go_on(study, on_event=on_event)
+        return go_on(study, on_event=on_event, **_where(workers, ray, gpus, storage_path))
 
     _searched(start, json)
 

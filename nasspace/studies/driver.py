@@ -88,7 +88,7 @@ class Driver:
             return self._failed(candidate, outcome.failure)
         self._check_machine(candidate, outcome)
         if outcome.weights is not None:
-            evaluate.save_weights(study.folder / "weights" / f"{trial.number}.safetensors", outcome.weights)
+            study.kept_weights.keep(trial.number, outcome.weights)
         for key, value in {"values": dict(outcome.values), "reason": outcome.reason, **outcome.details}.items():
             trial.set_user_attr(key, value)
         trial.set_user_attr("seconds", round(time.monotonic() - candidate.began, 3))
@@ -158,9 +158,7 @@ class Driver:
     def _keep_front_weights(self) -> None:
         """The front's weights stay; those of networks that are dominated go, since they never come back."""
         dominated = {trial.number for trial in self.study.frozen("COMPLETE")} - set(self.study.front_numbers())
-        for path in (self.study.folder / "weights").glob("*.safetensors"):
-            if path.stem.isdigit() and int(path.stem) in dominated:
-                path.unlink(missing_ok=True)
+        self.study.kept_weights.drop(dominated)
 
     def _hopeless(self) -> bool:
         """Whether the limits look out of reach: rejected again and again."""

@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasspace.architecture import Architecture
@@ -171,13 +170,3 @@ def _number(name: str, value: Any) -> float:
     if name == "accuracy" and not 0 <= number <= 1:
         raise InputError(f"the evaluator's 'accuracy' is {value!r}; it must be a fraction, from 0 to 1")
     return number
-
-
-def save_weights(path: Path, weights: Mapping[str, Any]) -> None:
-    """A state dict as safetensors, moved into place whole."""
-    from safetensors.torch import save_file
-
-    from nasspace import files
-
-    with files.replacing(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary)

@@ -13,14 +13,15 @@ from nasspace.architecture import Architecture
 from nasspace.documents import Document
 from nasspace.errors import InputError, NothingFound
 from nasspace.space import Space
-from nasspace.studies import evaluate, measure, places, recipe, workers
+from nasspace.studies import evaluate, measure, places, recipe
 from nasspace.studies import study as records
 from nasspace.studies.candidates import cheapest
 from nasspace.studies.driver import Driver, Report, scored
 from nasspace.studies.recipe import Recipe
 from nasspace.studies.storage import errors_of_storage
 from nasspace.studies.study import Study
-from nasspace.studies.task import Evaluator, Task, check_names, refuse_other
+from nasspace.studies.task import WHERE, Evaluator, Task, check_names, check_where, refuse_other
+from nasspace.studies.workers import tuning
 
 PAUSE = 0.5  # seconds between two looks at what other processes do
 
@@ -75,8 +76,11 @@ def search(
     return _run(current, task, fresh_latency, on_event or _silent)
 
 
-def resume(name: str | Path, *, on_event: Report | None = None) -> Study:
-    """Go on with a stopped study, from its own study.yaml; a finished one is given back as it is."""
+def resume(name: str | Path, *, on_event: Report | None = None, **where: Any) -> Study:
+    """Go on with a stopped study, from its own study.yaml; a finished one is given back as it is.
+
+    `where` says where it goes on (`workers`, `ray`, `gpus`, `storage_path`), if not where it was begun.
+    """
     current = records.load(name)
     if current.record.user_attrs.get(records.FINISHED):
         return current
@@ -87,7 +91,9 @@ def resume(name: str | Path, *, on_event: Report | None = None) -> Study:
             f"nasspace.search(..., evaluator=..., study='{current.folder}')"
         )
     document = Document(settings["space"]["document"], settings["space"]["name"])
-    asked = recipe.read(Document(settings["recipe"], str(current.folder / "study.yaml")))
+    asked = recipe.read(Document(settings["recipe"], str(current.folder / "study.yaml"))).with_changes(where)
+    current.settings = {**settings, "recipe": asked.as_written()}
+    check_where(asked)
     task = Task.of_data(asked, Space(document))
     refuse_other(current.folder, settings, task.settings(current.folder.name, None))
     return _run(current, task, False, on_event or _silent)
@@ -113,7 +119,10 @@ def _opened(name: str | Path | None, task: Task, storage: str | None) -> Study:
     else:
         current = records.load(folder)
     refuse_other(folder, current.settings, settings)
-    if current.settings["recipe"]["trials"] != settings["recipe"]["trials"]:
+    asked, begun = settings["recipe"], current.settings["recipe"]
+    if any(asked[key] != begun.get(key) for key in WHERE):  # where it goes on is this process's own matter
+        current.settings = {**current.settings, "recipe": {**begun, **{key: asked[key] for key in WHERE}}}
+    if begun["trials"] != asked["trials"]:
         with places.alone(current.folder, wait=current.is_shared):
             records.extend(current, {**current.settings, "recipe": settings["recipe"]})
     return current
@@ -156,7 +165,7 @@ def _run(study: Study, task: Task, fresh_latency: bool, report: Report) -> Study
             )
         with Driver(study, task, report) as driver:
             if task.recipe.distributed:
-                workers.run(driver, fresh_latency)
+                tuning.run(driver, fresh_latency)
             else:
                 _one_by_one(driver)
         with places.alone(study.folder, wait=True) if others else contextlib.nullcontext():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,6 +39,12 @@ def row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         "seconds": attributes.get("seconds"),
         "reason": attributes.get("reason", ""),
     }
+
+
+def machine_of(trials: Iterable[optuna.trial.FrozenTrial]) -> dict[str, Any] | None:
+    """The machine that took the first latency of these trials; None if none was taken."""
+    measured = (trial.user_attrs.get("latency_interval", {}) for trial in trials)
+    return next((found["machine"] for found in measured if "machine" in found), None)
 
 
 def plain(row: Mapping[str, Any]) -> dict[str, Any]:

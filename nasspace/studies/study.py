@@ -18,8 +18,9 @@ from nasspace.architecture import Architecture
 from nasspace.errors import InputError
 from nasspace.studies import pareto, storage
 from nasspace.studies.places import folder_of, known_studies
-from nasspace.studies.rows import COLUMNS, MAXIMISED, TRIAL_COLUMNS, plain, ranges, row, ties
+from nasspace.studies.rows import COLUMNS, MAXIMISED, TRIAL_COLUMNS, machine_of, plain, ranges, row, ties
 from nasspace.studies.storage import errors_of_storage
+from nasspace.studies.weights import Weights
 
 if TYPE_CHECKING:
     import optuna
@@ -145,8 +146,7 @@ class Study:
 
     def latency_machine(self) -> dict[str, Any] | None:
         """The machine of the study's latencies: that of the first one taken; None before."""
-        measured = (trial.user_attrs.get("latency_interval", {}) for trial in self.frozen())
-        return next((found["machine"] for found in measured if "machine" in found), None)
+        return machine_of(self.frozen())
 
     def over_limit(self, trial: optuna.trial.FrozenTrial) -> float:
         """By what share of a limit a trial is over it, at its worst; 0 or less is inside."""
@@ -177,8 +177,13 @@ class Study:
 
     def weights(self, number: int) -> Path | None:
         """Where the trained weights of a trial are kept, if they are: those of the front's members."""
-        path = self.folder / "weights" / f"{number}.safetensors"
-        return path if path.is_file() else None
+        return self.kept_weights.path(number)
+
+    @property
+    def kept_weights(self) -> Weights:
+        """The store of trained weights: the folder's, and with `--storage-path` a copy there."""
+        place = self.settings["recipe"].get("storage_path")
+        return Weights(self.folder / "weights", place and f"{place.rstrip('/')}/{self.name}/weights")
 
     def document(self) -> dict[str, Any]:
         """The JSON document of `search`, `resume` and `front`."""

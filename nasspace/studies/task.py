@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError, nearest
 from nasspace.space import Space
-from nasspace.studies import evaluate
+from nasspace.studies import evaluate, weights
 from nasspace.studies import study as records
 from nasspace.studies.recipe import Recipe
+from nasspace.studies.workers.address import check_address
 
 if TYPE_CHECKING:
     from nasspace.accuracy.data import DataSet
@@ -133,8 +134,17 @@ def check_names(asked: Recipe) -> None:
     if asked.objectives == ("latency",) or not {"accuracy", "latency"} & set(asked.objectives):
         raise InputError(f"objectives: {', '.join(asked.objectives)} alone is no search; add accuracy")
     check_device(asked.device)
+    check_where(asked)
     remote.check(asked.latency_device, asked.runtime)
     RUNTIMES[asked.runtime](asked.threads, asked.batch_size)  # what it needs is here, or this says so
+
+
+def check_where(asked: Recipe) -> None:
+    """An address at which nothing answers, a storage that cannot be written: before any work."""
+    if asked.ray is not None:
+        check_address(asked.ray)
+    if asked.storage_path is not None:
+        weights.check(asked.storage_path)
 
 
 def check_device(name: str) -> None:

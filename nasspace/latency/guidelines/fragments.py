@@ -21,7 +21,7 @@ def fragmented(subject: Subject) -> Iterator[Violation]:
         change = "one convolution that does the same"
         yield _side_by_side(subject, "merged", whole, change, parts)
     if rest := [one for one in found if not one.whole]:
-        parts = [_one_of(one.convolutions, one.join, subject.ms(one.names)) for one in rest]
+        parts = [_one_of(one.convolutions, one.join, subject.ms(one.names), _activated(subject, one)) for one in rest]
         yield _side_by_side(subject, "parallel", rest, "one convolution of the same FLOPs", parts)
     if series := list(_series(subject)):
         names = {one.name for chain in series for one in chain}
@@ -40,6 +40,12 @@ def _side_by_side(subject: Subject, kind: str, found: list[Parallel], change: st
     return subject.violation("G3", kind, names, layers, text, change, parts)
 
 
+def _activated(subject: Subject, one: Parallel) -> bool:
+    """Whether something stands between the convolutions and where they are joined."""
+    readers = [reader for conv in one.convolutions for reader in subject.graph.consumers[conv.out]]
+    return any(reader.op_type != one.join for reader in readers)
+
+
 def _series(subject: Subject) -> Iterator[list[Convolution]]:
     """Chains of at least two dense 1x1 convolutions of one width, each read by the next alone, in one layer."""
     chain: list[Convolution] = []
@@ -53,9 +59,9 @@ def _series(subject: Subject) -> Iterator[list[Convolution]]:
         chain = [one] if fits else []
 
 
-def _one_of(found: Iterable[Convolution], form: str, time_ms: float) -> Pattern:
+def _one_of(found: Iterable[Convolution], form: str, time_ms: float, activated: bool = False) -> Pattern:
     """One convolution of the FLOPs of several: of the largest kernel, and where they are added or on end, wider."""
-    before = Operators(tuple((one.c_in, one.c_out, one.kernel, one.groups) for one in found), form)
+    before = Operators(tuple((one.c_in, one.c_out, one.kernel, one.groups) for one in found), form, activated)
     c_in, c_out, _, _ = before.convolutions[0]
     kernel = max(one[2] for one in before.convolutions)
     if form == "Concat" and len({one[0] for one in before.convolutions}) == 1:
@@ -63,4 +69,4 @@ def _one_of(found: Iterable[Convolution], form: str, time_ms: float) -> Pattern:
     else:
         scale = math.sqrt(before.flops / (c_in * c_out * kernel**2))
         after = (near(c_in * scale), near(c_out * scale), kernel, 1)
-    return Pattern(before, Operators((after,)), next(iter(found)).map_size, time_ms)
+    return Pattern(before, Operators((after,), activated=activated), next(iter(found)).map_size, time_ms)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 Shape = tuple[int, int, int]
 SAMPLE = 4
+ON_END = 4  # times that operators are measured one behind the other
 
 
 @dataclass(frozen=True)
@@ -114,17 +115,33 @@ class Surgery:
 class Operators:
     """Convolutions without anything else: (c_in, c_out, kernel, groups) each, and how they are put together.
 
-    `form` is "chain", or "Concat" or "Add" of convolutions that all read the input.
+    `form` is "chain", or "Concat" or "Add" of convolutions that all read the input. `activated` says that a ReLU
+    follows each: it takes no time itself, but ONNX Runtime joins an addition only to a convolution without one.
     """
 
     convolutions: tuple[tuple[int, int, int, int], ...]
     form: str = "chain"
+    activated: bool = False
 
-    def module(self) -> nn.Module:
+    def module(self, times: int = 1) -> nn.Module:
+        """The operators, so many times on end."""
         from torch import nn
 
-        parts = [nn.Conv2d(i, o, k, padding=k // 2, groups=g) for i, o, k, g in self.convolutions]
+        return nn.Sequential(*(self._once() for _ in range(times)))
+
+    def _once(self) -> nn.Module:
+        from torch import nn
+
+        parts: list[nn.Module] = [nn.Conv2d(i, o, k, padding=k // 2, groups=g) for i, o, k, g in self.convolutions]
+        if self.activated:
+            parts = [nn.Sequential(part, nn.ReLU()) for part in parts]
         return nn.Sequential(*parts) if self.form == "chain" else _joined(self.form, parts)
+
+    @property
+    def returns(self) -> bool:
+        """Whether the output is as wide as the input, so that the same can follow."""
+        outs = [one[1] for one in self.convolutions]
+        return self.convolutions[0][0] == (sum(outs) if self.form == "Concat" else outs[-1])
 
     @property
     def flops(self) -> int:
@@ -146,7 +163,11 @@ def _joined(form: str, parts: Sequence[nn.Module]) -> nn.Module:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Operators before and after a change, on maps of `map_size`; in the network they take `time_ms` now."""
+    """Operators before and after a change, on maps of `map_size`; in the network they take `time_ms` now.
+
+    ONNX Runtime reorders what enters and leaves a file, which the network does not do around each of them; so several
+    of them are measured on end where both can follow themselves.
+    """
 
     before: Operators
     after: Operators
@@ -154,14 +175,15 @@ class Pattern:
     time_ms: float
 
     def text(self) -> str:
-        return json.dumps([asdict(self.before), asdict(self.after), self.map_size])
+        return json.dumps([asdict(self.before), asdict(self.after), self.map_size, ON_END])
 
     def write(self, folder: Path, batch_size: int) -> tuple[Path, Path]:
         """The two ONNX files."""
         paths = folder / "before.onnx", folder / "after.onnx"
+        times = ON_END if self.before.returns and self.after.returns else 1
         for operators, path in zip((self.before, self.after), paths, strict=True):
             shape = (operators.convolutions[0][0], *self.map_size)
-            to_onnx(operators.module(), shape, path, batch_size=batch_size)
+            to_onnx(operators.module(times), shape, path, batch_size=batch_size)
         return paths
 
     def saved(self, before_ms: float, after_ms: float) -> float:

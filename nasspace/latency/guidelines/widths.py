@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from nasspace.architecture import Architecture
-from nasspace.counting import layer_cost
+from nasspace.counting import cost, layer_cost, operations
 from nasspace.errors import InputError
 from nasspace.latency.guidelines.graph import Convolution
-from nasspace.latency.guidelines.subject import ROUNDINGS, Subject, Violation, times
+from nasspace.latency.guidelines.subject import ROUNDINGS, Subject, Violation, above, times
 from nasspace.latency.guidelines.surgery import parallels
 from nasspace.latency.guidelines.whatifs import Layers, Operators, Pattern
 
 Rounding = Callable[[float], int]
 UNEQUAL = 2.0  # a 1x1 convolution is spoken of from a larger ratio of its widths on
+WIDEST = 4096  # channels of a run's maps
+
+
+@dataclass(frozen=True)
+class Run:
+    """Plain convolutions of one kind on end, layers `start` to `stop`, and the layers where their widths are met.
+
+    `first` is `start`, or the layer in front if its output may have another width, too; `last` is `stop`, or behind
+    the layer that reads the output if that may.
+    """
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+    @property
+    def layers(self) -> range:
+        return range(self.first, self.last)
 
 
 def memory_access(map_size: tuple[int, int], c_in: int, c_out: int) -> tuple[int, float]:
@@ -41,8 +61,6 @@ def unequal(subject: Subject) -> Iterator[Violation]:
     if not found:
         return
     layers = {one.layer for one in found}
-    covered = _covered(subject, layers)
-    alone = [one for one in found if one.layer not in covered and subject.is_seen(one)]
     worst = max(found, key=lambda one: subject.ms([one.name]))
     access, bound = memory_access(worst.map_size, worst.c_in, worst.c_out)
     text = (
@@ -50,15 +68,14 @@ def unequal(subject: Subject) -> Iterator[Violation]:
         f"{times(worst.map_size)}: memory access {access:,}, at equal widths it could be {bound:,.0f}"
     )
     names = {one.name for one in found}
-    for rounding, flops in ROUNDINGS.items():
-        parts = (*_runs(subject, layers, rounding), *(_equal(one, subject.ms([one.name]), rounding) for one in alone))
-        change = f"equal widths at {flops}, such as {rounding(math.sqrt(worst.c_in * worst.c_out))}"
-        yield subject.violation("G1", "widths", names, layers, text, change, parts)
-
-
-def _covered(subject: Subject, wanted: set[int]) -> set[int]:
-    """The layers that stand in a run which is changed as a whole."""
-    return {layer for start, stop in _stretches(subject.layers, wanted) for layer in range(start, stop)}
+    for (together, where), (rounding, flops) in product(_ways(subject, layers, ()), ROUNDINGS.items()):
+        covered = {layer for run in together for layer in run.layers}
+        alone = [one for one in found if one.layer not in covered and subject.is_seen(one)]
+        on_end = [_evened(subject, run, rounding) for run in together]
+        patterns = [_equal(one, subject.ms([one.name]), rounding) for one in alone]
+        widths = [*(part.after[0]["out"] for part in on_end), *(part.after.convolutions[0][0] for part in patterns)]
+        change = f"equal widths{where} at {flops}" + (f", such as {widths[0]}" if widths else "")
+        yield subject.violation("G1", "widths", names, layers, text, change, (*on_end, *patterns))
 
 
 def _ratio(one: Convolution) -> float:
@@ -72,28 +89,79 @@ def _equal(one: Convolution, time_ms: float, rounding: Rounding) -> Pattern:
     return Pattern(before, Operators(((width, width, 1, 1),) * 2), one.map_size, time_ms)
 
 
-def _runs(subject: Subject, wanted: set[int], rounding: Rounding) -> Iterator[Layers]:
-    """Three or more `conv` layers on end, at one stride and kernel: their inner widths made equal, groups left out.
+def _ways(subject: Subject, wanted: set[int], bound: Collection[int]) -> Iterator[tuple[list[Run], str]]:
+    """The `wanted` layers on end, their outer widths kept; and, where they may change, not kept; how to say so.
 
-    The first input and the last output stay, and so do the FLOPs: with n layers of inner width c they are
-    (first + last) c + (n - 2) c² for each place of the map.
+    Kept ends leave the first and the last convolution as unequal as they are wide, and the layers around the run with
+    what wide maps cost them.
     """
-    for start, stop in _stretches(subject.layers, wanted):
-        before = subject.layers[start:stop]
-        widths = [subject.in_shapes[start][0], *(layer["out"] for layer in before)]
-        groups = [layer.get("groups", 1) for layer in before]
-        flops = sum(a * b / g for (a, b), g in zip(pairwise(widths), groups, strict=True))
-        inner = rounding(_inner_width(len(before), widths[0] + widths[-1], flops))
-        outs = [inner] * (len(before) - 1) + [widths[-1]]
-        plain = [{key: value for key, value in layer.items() if key != "groups"} for layer in before]
-        after = [{**layer, "out": out} for layer, out in zip(plain, outs, strict=True)]
-        yield Layers(start, tuple(before), tuple(after), subject.around(start, stop))
+    kept = [Run(start, stop, start, stop) for start, stop in _stretches(subject.layers, wanted)]
+    yield kept, ""
+    if (free := _freed(subject, kept, bound)) != kept:
+        yield free, ", of the maps at their ends as well,"
 
 
-def _inner_width(count: int, ends: int, flops: float) -> float:
-    """The width c at which ends x c + (count - 2) c² are the FLOPs."""
-    inner = count - 2
-    return (math.sqrt(ends**2 + 4 * inner * flops) - ends) / (2 * inner)
+def _freed(subject: Subject, runs: list[Run], bound: Collection[int]) -> list[Run]:
+    """The same with the layers around each run, but for those that are `bound` or whose widths must stay."""
+    fixed = {*bound, *(layer for run in runs for layer in run.layers)}
+    found = []
+    for run in runs:
+        if run.start - 1 not in fixed and _may_change(subject, longer := replace(run, first=run.start - 1)):
+            run = longer
+        if run.stop not in fixed and _may_change(subject, longer := replace(run, last=run.stop + 1)):
+            run = longer
+        fixed.update(run.layers)  # a layer between two runs is counted with one of them
+        found.append(run)
+    return found
+
+
+def _may_change(subject: Subject, run: Run) -> bool:
+    """Whether the layers around a run do the same at another width: no shortcut goes, none becomes a convolution."""
+    before = subject.layers[max(0, run.first) : run.last]
+    if run.first < 0 or run.last >= len(subject.layers) or any("out" not in layer for layer in before):
+        return False
+    shape = subject.in_shapes[run.first]
+    wider = above(1 + max(shape[0], *(layer["out"] for layer in before)))
+    now, even, odd = (_kinds(one, shape) for one in (before, *(_of_width(subject, run, wider + i) for i in (0, 1))))
+    around = [i - run.first for i in run.layers if not run.start <= i < run.stop]
+    return bool(even and odd) and all(now[i] == even[i] == odd[i] for i in around)
+
+
+def _kinds(layers: Iterable[Mapping[str, Any]], in_shape: tuple[int, ...]) -> list[list[str]]:
+    """The operations of each layer; none at all where a layer cannot have these widths."""
+    try:
+        architecture = Architecture.of(layers, input=in_shape)
+        shapes = [one.in_shape for one in cost(architecture).layers]
+    except InputError:
+        return []
+    pairs = zip(architecture.layers, shapes, strict=True)
+    return [[one.kind for one in operations(layer, shape)] for layer, shape in pairs]
+
+
+def _of_width(subject: Subject, run: Run, width: int) -> list[dict[str, Any]]:
+    """The layers of a run with all maps between them of one width, and its convolutions in one group."""
+    layers = [dict(subject.layers[i]) for i in run.layers]
+    for layer in layers[run.start - run.first : run.stop - run.first]:
+        layer.pop("groups", None)
+    return [*({**layer, "out": width} for layer in layers[:-1]), layers[-1]]
+
+
+def _evened(subject: Subject, run: Run, rounding: Rounding) -> Layers:
+    """A run of one width in one group at the same FLOPs; the first input and the last output stay."""
+    before, shape = subject.layers[run.first : run.last], subject.in_shapes[run.first]
+    wanted = _flops(before, shape)
+    low, high = 1, WIDEST
+    while low < high:  # FLOPs grow with the width
+        middle = (low + high) // 2
+        enough = _flops(_of_width(subject, run, middle), shape) >= wanted
+        low, high = (low, middle) if enough else (middle + 1, high)
+    more, less = (_flops(_of_width(subject, run, max(1, width)), shape) for width in (low, low - 1))
+    between = (more - wanted) / (more - less) if less < more < math.inf else 0.0
+    after = _of_width(subject, run, rounding(low - between))
+    kept = replace(run, first=run.start, last=run.stop)
+    if run != kept and math.isinf(_flops(after, shape)):  # a layer around it cannot have this very width
+        return _evened(subject, kept, rounding)
+    return Layers(run.first, tuple(before), tuple(after), subject.around(run.first, run.last))
 
 
 def _stretches(layers: list[dict[str, Any]], wanted: set[int]) -> Iterator[tuple[int, int]]:
@@ -120,7 +188,7 @@ def grouped(subject: Subject) -> Iterator[Violation]:
     if not found:
         return
     layers = {one.layer for one in found}
-    covered = _covered(subject, layers)
+    covered = {layer for start, stop in _stretches(subject.layers, layers) for layer in range(start, stop)}
     dense = {layer: part for layer in layers - covered if (part := _dense(subject, layer)) is not None}
     alone = [one for one in found if one.layer not in covered | dense.keys() and subject.is_seen(one)]
     worst = max(found, key=lambda one: subject.ms([one.name]))
@@ -129,10 +197,10 @@ def grouped(subject: Subject) -> Iterator[Violation]:
         f"{times(worst.map_size)}: memory access grows with the groups at the same FLOPs"
     )
     names = {one.name for one in found}
-    for rounding, flops in ROUNDINGS.items():
+    for (together, where), (rounding, flops) in product(_ways(subject, layers, layers), ROUNDINGS.items()):
         narrower = (_narrower(one, subject.ms([one.name]), rounding) for one in alone)
-        parts = (*_runs(subject, layers, rounding), *dense.values(), *narrower)
-        change = f"one group in narrower convolutions, at {flops}"
+        parts = (*(_evened(subject, run, rounding) for run in together), *dense.values(), *narrower)
+        change = f"one group in narrower convolutions{where or ','} at {flops}"
         yield subject.violation("G2", "groups", names, layers, text, change, parts)
 
 
@@ -154,21 +222,21 @@ def _dense(subject: Subject, layer: int) -> Layers | None:
     if option is None:
         return None
     plain = {key: value for key, value in before.items() if key not in ("groups", "first_groups")} | {"groups": 1}
-    shape, wanted = (
-        subject.in_shapes[layer],
-        layer_cost(subject.architecture.layers[layer], subject.in_shapes[layer]).flops,
-    )
+    shape = subject.in_shapes[layer]
+    wanted = layer_cost(subject.architecture.layers[layer], shape).flops
     options = [width / before["out"] for width in range(1, before["out"] + 1)]
     options = options if option == "bottleneck" else list(range(1, 1025))
     low, high = 0, len(options) - 1
     while low < high:  # FLOPs grow with the width
         middle = (low + high) // 2
-        low, high = (middle + 1, high) if _flops({**plain, option: options[middle]}, shape) < wanted else (low, middle)
+        low, high = (
+            (middle + 1, high) if _flops([{**plain, option: options[middle]}], shape) < wanted else (low, middle)
+        )
     return Layers(layer, (before,), ({**plain, option: options[low]},), subject.around(layer, layer + 1))
 
 
-def _flops(layer: Mapping[str, Any], in_shape: tuple[int, ...]) -> float:
+def _flops(layers: Iterable[Mapping[str, Any]], in_shape: tuple[int, ...]) -> float:
     try:
-        return layer_cost(Architecture.of([layer], input=in_shape).layers[0], in_shape).flops
-    except InputError:  # wider than a block can be
+        return cost(Architecture.of(layers, input=in_shape)).flops
+    except InputError:  # wider than a block can be, or of a width that it cannot have
         return math.inf

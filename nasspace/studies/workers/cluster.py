@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from typing import Any
 from nasspace.errors import InputError, NasspaceError
 from nasspace.studies import evaluate
 from nasspace.studies.recipe import Recipe
+from nasspace.studies.workers.address import check_address
 
-REACHED = 10.0  # seconds in which an address must answer
 STORE = 256 * 2**20  # bytes of the object store of a cluster started here, beside the data set
 QUIET = {  # Tune keeps tables of its own and watches the keyboard; the study is the record here, and `nas` watches
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -31,7 +30,6 @@ QUIET = {  # Tune keeps tables of its own and watches the keyboard; the study is
 }
 SCRIPTS = ("site-packages", "dist-packages")
 LATENCY = "latency"  # the resource of nodes that measure
-CLIENT = "ray://"
 
 
 @dataclass(frozen=True)
@@ -78,26 +76,6 @@ def environment() -> dict[str, Any]:
     package = str(Path(__file__).resolve().parents[2])
     variables = {name: value for name, value in os.environ.items() if name.startswith("NASSPACE_")}
     return {"py_modules": [package], "env_vars": variables}
-
-
-def check_address(address: str) -> None:
-    """Refuse an address at which nothing answers, within seconds; `auto` is looked up by Ray itself."""
-    if address.startswith(CLIENT):
-        raise InputError(
-            f"--ray {address}: a search runs on a node of its cluster, where its record is kept; start `nas` there, "
-            "with --ray auto"
-        )
-    if address == "auto":
-        return
-    host, colon, port = address.rpartition(":")
-    if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
-        raise InputError(f"--ray {address}: not an address; write HOST:PORT (6379 unless it was chosen), or auto")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED).close()
-    except OSError as error:
-        raise InputError(
-            f"--ray {address}: nothing answers there ({error}); is the cluster started (`ray start --head`)?"
-        ) from None
 
 
 def _explained(address: str | None, error: Exception) -> NasspaceError:

@@ -7,8 +7,9 @@ import math
 from types import SimpleNamespace
 
 import pytest
+from torch import nn
 
-from nasspace import Architecture, InputError, build, cost
+from nasspace import Architecture, InputError, blocks, build, cost
 from nasspace.latency import reference
 from nasspace.latency.cache import LatencyCache
 from nasspace.latency.convert import to_onnx
@@ -67,7 +68,7 @@ def test_a_plain_network_has_no_violation(subject_of):
 
 def test_g1_a_run_of_unequal_widths_gets_equal_ones_at_the_same_flops(subject_of):
     subject = subject_of(*[pointwise(out) for out in (128, 16, 128, 16, 128, 16)])
-    first, second = widths.unequal(subject)
+    first, second, *_ = widths.unequal(subject)
     assert (first.guideline, set(first.layers)) == ("G1", {1, 2, 3, 4, 5, 6})
     assert "memory access" in first.text
     outs = [[layer["out"] for layer in violation.parts[0].after] for violation in (first, second)]
@@ -75,6 +76,60 @@ def test_g1_a_run_of_unequal_widths_gets_equal_ones_at_the_same_flops(subject_of
     assert outs[1] == [64] * 5 + [16]
     before, after = cost(subject.architecture).flops, cost(changed(subject, first.parts)).flops
     assert after == pytest.approx(before, rel=0.06)
+
+
+def test_g1_the_layers_around_a_run_meet_its_width_too(subject_of):
+    """At the same FLOPs of all; the layer between two runs goes with the first of them."""
+    runs = [pointwise(out) for out in (64, 8, 64, 8)], [pointwise(out) for out in (80, 10, 80, 10)]
+    subject = subject_of(pointwise(16), *runs[0], {"block": "conv", "out": 16}, *runs[1], pointwise(16), pointwise(16))
+    first = next(one for one in widths.unequal(subject) if "at their ends" in one.change)
+    assert [(part.start, len(part.before)) for part in first.parts] == [(1, 6), (7, 5)]
+    after = changed(subject, first.parts)
+    widths_now = [layer.out for layer in after.layers]
+    assert widths_now[1:6] == [widths_now[1]] * 5
+    assert widths_now[7:11] == [widths_now[7]] * 4
+    assert [widths_now[i] for i in (0, 6, 11, 12, 13)] == [16, 16, 16, 16, 3]
+    flops = [cost(one).flops for one in (after, subject.architecture)]
+    assert flops[0] == pytest.approx(flops[1], rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("front", "behind"),
+    [
+        ({"block": "inverted_residual", "out": 16, "expansion": 2}, {"block": "global_pool"}),
+        ({"block": "basic", "out": 16}, {"block": "basic", "out": 16}),
+        (pointwise(16, skip=True), {"block": "shuffle_v2", "out": 16}),
+        ({"block": "conv", "out": 16, "groups": 8}, {"block": "flatten"}),
+        ({"block": "shuffle_v2", "out": 16, "stride": 2}, {"block": "dropout"}),
+    ],
+)
+def test_g2_a_run_keeps_its_ends_where_other_widths_would_change_more(front, behind, subject_of):
+    subject = subject_of(front, *[pointwise(16, groups=4)] * 4, behind)
+    parts = [part for one in widths.grouped(subject) for part in one.parts if isinstance(part, Layers)]
+    assert {(part.start, len(part.before)) for part in parts} == {(2, 4)}
+
+
+def test_g2_a_run_keeps_its_ends_where_a_block_of_ones_own_refuses_the_width(subject_of, own_blocks):
+    class Wide(nn.Sequential):
+        def __init__(self, in_channels, out_channels, stride=1):
+            if in_channels < 48:
+                raise ValueError("too narrow")
+            super().__init__(nn.Conv2d(in_channels, out_channels, 1))
+
+    blocks.register("wide", Wide)
+    subject = subject_of(pointwise(64), *[pointwise(64, groups=8)] * 4, {"block": "wide", "out": 16})
+    found = list(widths.grouped(subject))
+    assert [one.parts for one in found[:2]] == [one.parts for one in found[2:]]
+
+
+def test_g2_a_run_meets_the_layers_around_it_at_the_same_flops(subject_of):
+    front = {"block": "bottleneck", "out": 64, "base_width": 16}
+    subject = subject_of(front, *[pointwise(64, groups=4)] * 5, {"block": "depthwise_separable", "out": 16})
+    found = [one for one in widths.grouped(subject) if "at their ends" in one.change]
+    assert [[(part.start, len(part.before)) for part in one.parts] for one in found] == [[(1, 7)], [(1, 7)]]
+    after = changed(subject, found[0].parts)
+    assert len({layer.out for layer in after.layers[1:7]}) == 1
+    assert cost(after).flops == pytest.approx(cost(subject.architecture).flops, rel=0.06)
 
 
 def test_g1_a_unit_whose_widths_are_its_own_is_compared_as_operators(subject_of):
@@ -118,7 +173,7 @@ def test_g3_a_fire_module_is_two_fragments(subject_of):
     (violation,) = fragments.fragmented(subject_of({"block": "fire", "out": 32}))
     (part,) = violation.parts
     assert (violation.guideline, violation.kind) == ("G3", "parallel")
-    assert part.before == Operators(((4, 16, 1, 1), (4, 16, 3, 1)), "Concat")
+    assert part.before == Operators(((4, 16, 1, 1), (4, 16, 3, 1)), "Concat", activated=True)
     assert part.after.convolutions == ((4, 18, 3, 1),)
 
 
@@ -141,6 +196,31 @@ def test_parts_are_measured_once_and_add_up(monkeypatch, tmp_path):
     assert saved.ms == pytest.approx(6.0)
     assert saved.plus_minus > 0
     assert whatifs.promises(parts, tmp_path, Circumstances()) >= 6.0
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "convolutions"),
+    [
+        (Operators(((8, 8, 1, 1),) * 2, "Add", activated=True), Operators(((12, 12, 1, 1),)), (8, 4)),
+        (Operators(((8, 4, 1, 1),) * 2, "Concat"), Operators(((8, 8, 3, 1),)), (8, 4)),
+        (Operators(((8, 4, 1, 1), (8, 4, 3, 1)), "Concat"), Operators(((8, 7, 3, 1),)), (2, 1)),
+        (Operators(((8, 16, 1, 1), (16, 8, 1, 1))), Operators(((12, 12, 1, 1),) * 2), (8, 8)),
+    ],
+)
+def test_operators_are_measured_on_end_where_they_can_follow_themselves(before, after, convolutions, tmp_path):
+    """So that what ONNX Runtime reorders at the ends of a file does not count for them."""
+    graphs = [Graph(path) for path in Pattern(before, after, (4, 4), 1.0).write(tmp_path, 1)]
+    assert tuple(len(graph.convolutions()) for graph in graphs) == convolutions
+    relus = [sum(node.op_type == "Relu" for node in graph.nodes) for graph in graphs]
+    assert relus == [convolutions[0] if before.activated else 0, 0]
+
+
+def test_g3_operators_are_activated_as_in_the_network(subject_of):
+    """ONNX Runtime joins an addition to a convolution only where nothing stands between them."""
+    (violation,) = fragments.fragmented(subject_of({"block": "fire", "out": 32}))
+    (part,) = violation.parts
+    assert part.before.activated
+    assert part.after.activated
 
 
 def test_measured_parts_are_kept_in_the_cache(tmp_path, monkeypatch):

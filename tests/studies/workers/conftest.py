@@ -1,0 +1,112 @@
+"""Real clusters of two nodes on this machine, and searches on them as processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import os, random, signal, sys, time
+from pathlib import Path
+
+import nasspace
+from nasspace import cost
+
+SPACE = '''
+name: little
+input: [3, 32, 32]
+stem: [{block: conv, out: 16}]
+stages:
+  - {depth: [1, 2, 3], out: [16, 32], stride: 2, each: {block: [shuffle_v2: {kernel: [3, 5]}, conv]}}
+  - {depth: [1, 2], out: [32, 64], stride: 2, each: {block: [sandglass, fire: {squeeze: [0.125, 0.5]}]}}
+'''
+FOLDER = Path.cwd()
+
+
+def flops(architecture):
+    return cost(architecture).flops
+
+
+def scored(architecture):
+    noise, counted = random.Random(architecture.digest), cost(architecture)
+    accuracy = 0.5 + 0.04 * len(architecture.layers) + 0.05 * noise.random()
+    return {"accuracy": accuracy, "latency": counted.memory_access / 1e5 + noise.random(), "flops": counted.flops}
+
+
+def evaluated(architecture):
+    import ray
+
+    node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "here"
+    with open(FOLDER / "log.txt", "a") as log:
+        log.write(f"{architecture.digest} {os.getpid()} {node}\\n")
+    time.sleep(SLEEP)
+    return scored(architecture)
+
+
+def search(**settings):
+    space = nasspace.Space.from_text(SPACE, "little.yaml")
+    settings = {"trials": 10, "evaluator": evaluated, "known": {"flops": flops}, "sampler": "random", **settings}
+    return nasspace.search(space, **settings)
+
+SLEEP = 0.2
+"""
+
+
+class Searches:
+    """Runs Python lines behind SCRIPT in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def start(self, code: str) -> subprocess.Popen:
+        command = [sys.executable, "-W", "ignore", "-c", SCRIPT + code]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, cwd=self.folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+    def run(self, code: str, timeout: float = 120) -> subprocess.CompletedProcess:
+        process = self.start(code)
+        _, said = process.communicate(timeout=timeout)
+        return subprocess.CompletedProcess(process.args, process.returncode, "", said)
+
+    def log(self) -> list[list[str]]:
+        """Digest, process and node of every evaluation begun."""
+        path = self.folder / "log.txt"
+        return [line.split() for line in path.read_text().splitlines()] if path.is_file() else []
+
+    def wait_for(self, count: int, timeout: float = 60) -> None:
+        """Until so many evaluations have begun."""
+        end = time.monotonic() + timeout
+        while len(self.log()) < count:
+            assert time.monotonic() < end, f"{len(self.log())} evaluations begun, not {count}"
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def searches(tmp_path) -> Searches:
+    return Searches(tmp_path)
+
+
+@pytest.fixture
+def clusters() -> Iterator[Callable]:
+    """Starts clusters: `clusters({"num_cpus": 1}, ...)`, a node each; all end with the test."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    made = []
+
+    def make(*nodes: dict):
+        cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **nodes[0]})
+        made.append(cluster)
+        for node in nodes[1:]:
+            cluster.add_node(**node)
+        return cluster
+
+    yield make
+    for cluster in made:
+        cluster.shutdown()
