@@ -73,12 +73,19 @@ class Subject:
         return tuple(sorted(set(layers), key=lambda layer: (-self.profile.of_layer(layer), layer)))
 
     def around(self, start: int, stop: int) -> Context:
-        """The layers on both sides of `start` to `stop`: next to them a part costs what it does in the network."""
+        """The layers on both sides of `start` to `stop`: next to them a part costs what it does in the network.
+
+        In front of the first one stands a 1x1 convolution, where in the network there is one more layer: what is added
+        to the input of a file is not in ONNX Runtime's own layout of maps, and so on from one addition to the next.
+        """
         first = max(0, start - 1)
+        lead = self.layers[first:start]
+        if first > 0 and len(self.in_shapes[first]) == 3:
+            lead = [{"block": "conv", "kernel": 1, "out": self.in_shapes[first][0]}, *lead]
         tail = self.layers[stop : stop + 1]
         if not tail or self.architecture.layers[stop].out is None or blocks.get(tail[0]["block"]).flattens:
             tail = []
-        return Context(tuple(self.layers[first:start]), tuple(tail), self.in_shapes[first])
+        return Context(tuple(lead), tuple(tail), self.in_shapes[first])
 
     def surgeries(self, kind: str, layers: Iterable[int]) -> list[Surgery]:
         """The parts of a change in these layers: up to `STRETCH` on end in one, for each acts on the next."""

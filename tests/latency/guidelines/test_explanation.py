@@ -185,6 +185,18 @@ def test_g4_a_kind_of_element_wise_work_is_one_violation(subject_of):
     assert all(one.time_ms > 0 for one in found.values())
 
 
+def test_a_part_is_entered_through_a_convolution_where_the_network_goes_on_in_front(subject_of, tmp_path):
+    """Else the shortcut of the layer in front would add the input of the file, which is laid out otherwise."""
+    subject = subject_of(*[pointwise(16, skip=True)] * 3)
+    leads = [subject.around(start, start + 1).lead for start in range(4)]
+    assert [len(lead) for lead in leads] == [0, 1, 2, 2]
+    assert leads[3] == (pointwise(16), subject.layers[2])
+    (part,) = subject.surgeries("add", [3])
+    kinds = [[node.op_type for node in Graph(path).nodes] for path in part.write(tmp_path, 1)]
+    assert [one.count("Conv") for one in kinds] == [3, 3]
+    assert [one.count("Add") for one in kinds] == [2, 1]
+
+
 def test_parts_are_measured_once_and_add_up(monkeypatch, tmp_path):
     calls = []
     sides = [{"ms": 3.0, "scatter": 0.3}, {"ms": 1.0, "scatter": 0.4}]
