@@ -133,7 +133,8 @@ def check_names(asked: Recipe) -> None:
             raise InputError(f"'{name}' is not a {kind}{nearest(name, known)}")
     if asked.objectives == ("latency",) or not {"accuracy", "latency"} & set(asked.objectives):
         raise InputError(f"objectives: {', '.join(asked.objectives)} alone is no search; add accuracy")
-    check_device(asked.device)
+    if asked.ray is None:  # elsewhere the workers are where such devices are
+        check_device(asked.device)
     check_where(asked)
     remote.check(asked.latency_device, asked.runtime)
     RUNTIMES[asked.runtime](asked.threads, asked.batch_size)  # what it needs is here, or this says so

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ QUIET = {  # Tune keeps tables of its own and watches the keyboard; the study is
     "RAY_DEDUP_LOGS": "0",
 }
 SCRIPTS = ("site-packages", "dist-packages")
+log = logging.getLogger(__name__)
 LATENCY = "latency"  # the resource of nodes that measure
 
 
@@ -66,16 +68,35 @@ def connected(recipe: Recipe, size: int = 0) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         raise _explained(recipe.ray, error) from None
     try:
-        yield
+        with contextlib.redirect_stdout(_WithoutRay(sys.stdout)):
+            yield
     finally:
         ray.shutdown()
 
 
+class _WithoutRay:
+    """Standard output without what Ray prints there of its own accord: it may be a JSON document's."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._dropped = False
+
+    def write(self, text: str) -> int:
+        own, ended = "(raylet" in text or "(autoscaler" in text, self._dropped and text == "\n"
+        self._dropped = own
+        if own:
+            log.debug(text)
+        elif not ended:
+            self._stream.write(text)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def environment() -> dict[str, Any]:
-    """What the nodes of a cluster get: this code, and what is set for it here."""
-    package = str(Path(__file__).resolve().parents[2])
-    variables = {name: value for name, value in os.environ.items() if name.startswith("NASSPACE_")}
-    return {"py_modules": [package], "env_vars": variables}
+    """What the nodes of a cluster get: this code. Where its caches lie is each node's own matter."""
+    return {"py_modules": [str(Path(__file__).resolve().parents[2])]}
 
 
 def _explained(address: str | None, error: Exception) -> NasspaceError:
@@ -121,12 +142,12 @@ def by_value(parts: Mapping[str, Any]) -> None:
             cloudpickle.register_pickle_by_value(module)
 
 
-def room(nodes: Nodes, bundle: Mapping[str, float]) -> int:
-    """How many workers find place on the nodes that are there now."""
+def room(ids: Iterable[str], bundle: Mapping[str, float]) -> int:
+    """How many workers, each with the resources of a bundle, find place on these nodes."""
     import ray
 
-    where = nodes.others or nodes.measuring
-    alive = (node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] in where)
+    ids = set(ids)
+    alive = (node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] in ids)
     return sum(int(min(has.get(name, 0.0) / amount for name, amount in bundle.items())) for has in alive)
 
 

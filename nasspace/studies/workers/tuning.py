@@ -24,6 +24,7 @@ class Asking:
         self.box = box
         self._begin = iter(range(begin))
         self._workers = begin
+        self._next: Candidate | None = None
         self.error: BaseException | None = None
         self._asked: dict[str, Candidate] = {}
 
@@ -34,15 +35,22 @@ class Asking:
         for worker in self._begin:
             return {"number": worker, "workers": self._workers}
         try:
-            room = len(self._asked) < self.driver.task.recipe.workers
-            candidate = self.driver.ask() if room else None
-            if candidate is None:
+            self._next = self._next or (self.driver.ask() if self._room() else None)
+            if self._next is None:
                 return finished if self.driver.finished else None
+            if len(self._asked) >= self.driver.task.recipe.workers:
+                return None
+            candidate, self._next = self._next, None
         except BaseException as error:
             self.error = error
             return finished
         self._asked[trial_id] = candidate
         return {"number": candidate.number, "architecture": candidate.architecture.to_json()}
+
+    def _room(self) -> bool:
+        """Whether to ask; beside several workers one ahead, so that none waits for a proposal to be computed."""
+        workers = self.driver.task.recipe.workers
+        return len(self._asked) < workers + (workers > 1)
 
     def complete(self, trial_id: str, lost: bool) -> None:
         """A trial has ended: evaluated, or lost with its process again and again."""
@@ -94,14 +102,14 @@ def _tuned(driver: Driver, sent: Sent, recipe: Recipe) -> Asking:
     reference = ray.put(sent)
     box = ray.remote(trainable.Box).options(num_cpus=0, **cluster.on_this_node()).remote()
     station = _station(driver, reference, recipe, nodes)
-    begin = min(recipe.workers, cluster.room(nodes, _bundle(recipe)))
-    asking = Asking(driver, box, begin)
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, begin))  # all of them begin at once
+    resources, room = _resources(recipe, nodes)
+    asking = Asking(driver, box, min(recipe.workers, room))
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(recipe.workers, room))  # all of them begin at once
     parameters = {"sent": [reference], "box": box, "station": station}
     evaluation = tune.with_parameters(trainable.evaluation(), **parameters)
     with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
         tune.Tuner(
-            tune.with_resources(evaluation, _resources(recipe, nodes)),
+            tune.with_resources(evaluation, resources),
             tune_config=tune.TuneConfig(search_alg=_searcher(asking), num_samples=-1, reuse_actors=True),
             run_config=tune.RunConfig(
                 name="search",
@@ -143,21 +151,23 @@ def _told(machine: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in machine.items())
 
 
-def _bundle(recipe: Recipe) -> dict[str, float]:
-    """What one worker takes: a core and a share of a GPU."""
-    gpus = recipe.gpus if recipe.gpus is not None else float(recipe.device.startswith("cuda"))
-    return {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
+def _resources(recipe: Recipe, nodes: cluster.Nodes) -> tuple[Any, int]:
+    """What one worker takes, a core and a share of a GPU, and how many of them find place now.
 
-
-def _resources(recipe: Recipe, nodes: cluster.Nodes) -> Any:
-    """The same, on a node that does not measure where there is another."""
+    On nodes that do not measure, where there are others that have it.
+    """
     from ray import tune
 
-    bundle = _bundle(recipe)
-    if not (nodes.measuring and nodes.others):
-        return tune.PlacementGroupFactory([bundle])
-    elsewhere = {"ray.io/node-id": f"!in({','.join(nodes.measuring)})"}
-    return tune.PlacementGroupFactory([bundle], bundle_label_selector=[elsewhere])
+    gpus = recipe.gpus if recipe.gpus is not None else float(recipe.device.startswith("cuda"))
+    bundle = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
+    if nodes.measuring and (room := cluster.room(nodes.others, bundle)):
+        elsewhere = {"ray.io/node-id": f"!in({','.join(nodes.measuring)})"}
+        return tune.PlacementGroupFactory([bundle], bundle_label_selector=[elsewhere]), room
+    room = cluster.room((*nodes.others, *nodes.measuring), bundle)
+    if not room:
+        wanted = " and ".join(f"{amount:g} {name}" for name, amount in bundle.items())
+        raise InputError(f"no node of the Ray cluster has {wanted} for a worker; add one, or ask for less (--gpus)")
+    return tune.PlacementGroupFactory([bundle]), room
 
 
 def _searcher(asking: Asking) -> Any:

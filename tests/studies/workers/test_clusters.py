@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import time
 from pathlib import Path
@@ -88,6 +89,26 @@ def test_no_candidate_is_evaluated_on_a_node_that_measures(searches, clusters):
     done = searches.run(f"search(study='s', ray='{cluster.address}', workers=2, trials=6)")
     assert done.returncode == 0, done.stderr
     assert {node for _, _, node in searches.log()} == {cluster.list_all_nodes()[1].node_id}
+
+
+def test_latency_is_taken_on_the_node_that_measures(searches, clusters, monkeypatch):
+    """A real search with training; each node has a cache of its own."""
+    measuring = {"NASSPACE_CACHE": str(searches.folder / "measuring")}
+    cluster = clusters({"num_cpus": 1}, {"num_cpus": 1, "resources": {"latency": 1}, "env_vars": measuring})
+    (searches.folder / "short.yaml").write_text("{trials: 2, fidelity: {resolution: 8, epochs: 1}, sampler: random}")
+    done = searches.run(
+        f"study = nasspace.search('shuffle', recipe='short.yaml', ray='{cluster.address}', resolution=32,"
+        " study='s', storage_path='kept')\n"
+        "cached = nasspace.latency.cache.LatencyCache(FOLDER / 'measuring' / 'latency.db')\n"
+        "assert len(cached._do('SELECT * FROM latency_1', ())) >= 2\n"
+    )
+    assert done.returncode == 0, done.stderr
+    study = records.load(searches.folder / "reports" / "s")
+    for trial in study.frozen("COMPLETE"):
+        assert trial.user_attrs["latency_host"] == platform.node()
+        assert trial.user_attrs["latency_interval"]["machine"] == study.latency_machine()
+    kept = {path.name for path in (searches.folder / "kept" / "s" / "weights").iterdir()}
+    assert kept == {f"{number}.safetensors" for number in study.front_numbers()}
 
 
 @pytest.mark.parametrize(
