@@ -33,7 +33,7 @@ accuracy.published accuracy.augmentation accuracy.schedules accuracy.optimisers 
 studies studies.recipe studies.pareto studies.turns studies.measure studies.evaluate studies.surrogate studies.belief
 studies.gain studies.samplers studies.places studies.rows studies.weights studies.storage studies.study studies.sharing
 studies.candidates studies.workers studies.workers.address studies.task studies.driver studies.workers.parts
-studies.workers.cluster studies.workers.trainable studies.workers.tuning studies.loop
+studies.workers.cluster studies.workers.again studies.workers.trainable studies.workers.tuning studies.loop
 outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.source
 outputs.weights outputs.card outputs.checks outputs.export outputs.deliver
 cli.printing cli.progress cli.spaces cli.networks cli.explaining cli.searching cli cli.__main__
@@ -41,7 +41,7 @@ cli.printing cli.progress cli.spaces cli.networks cli.explaining cli.searching c
 GRAPHS = {f"latency.guidelines.{name}" for name in ("graph", "surgery", "profile")}
 HOMES = {
     "optuna": {"studies.storage", "studies.study", "studies.samplers"},
-    "ray": {f"studies.workers.{name}" for name in ("cluster", "trainable", "tuning")},
+    "ray": {f"studies.workers.{name}" for name in ("cluster", "again", "trainable", "tuning")},
     "plotly": {"outputs.plots"},
     "onnx": {"latency.convert", "latency.calibration", *GRAPHS},
     "onnxruntime": {"latency.convert", "latency.calibration", "latency.runtimes.ort", "latency.guidelines.profile"},

@@ -38,6 +38,7 @@ class Display:
         self.last = ""
         self.done = self.rejected = 0
         self._front: Any = ""
+        self._under_way: list[int] = []
 
     def report(self, kind: str, **event: Any) -> None:
         """Take in one event of the search."""
@@ -65,6 +66,7 @@ class Display:
         self.last = f"{study.name}: {task.space.name} on {task.recipe.data}, {limits}, {self.trials} trials"
 
     def _trial(self, number: int, architecture: Any) -> None:
+        self._under_way.append(number)
         self.now = f"trial {number} ({architecture.digest}): counting and measuring"
 
     def _epoch(self, epoch: int, epochs: int, loss: float) -> None:
@@ -72,6 +74,7 @@ class Display:
 
     def _outcome(self, number: int, outcome: Any, architecture: Any) -> None:
         self.done, self.rejected = self.study.evaluated, self.study.rejected  # asked once: drawing is often
+        self._under_way = [other for other in self._under_way if other != number]
         values = outcome.values
         figures = [f"accuracy {values['accuracy']:.4f}"] if "accuracy" in values else []
         figures += [f"{values['latency']:.3g} ms"] if "latency" in values else []
@@ -103,7 +106,9 @@ class Display:
             return Text(self.now)
         head = f"{self.study.name}  {self.done}/{self.trials} evaluated, {self.rejected} rejected{self._left()}"
         bar = ProgressBar(total=self.trials, completed=self.done, width=60)
-        return Group(Text(head, style="bold"), bar, Text(self.now), Text(self.last, style="dim"), self._table())
+        several = len(self._under_way) > 1  # workers tell of no passes
+        now = f"trials {', '.join(map(str, self._under_way))} under way" if several else self.now
+        return Group(Text(head, style="bold"), bar, Text(now), Text(self.last, style="dim"), self._table())
 
     def _table(self) -> Any:
         if not self._front and self.done:

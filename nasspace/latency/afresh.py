@@ -1,4 +1,4 @@
-"""Measure exported ONNX files: here, or in a fresh process that knows nothing but the files and ONNX Runtime."""
+"""Measure what was exported: here, or in a fresh process that knows nothing but the files and what runs them."""
 
 from __future__ import annotations
 
@@ -43,6 +43,33 @@ def measure_file(
     return measure_files([path], threads, batch_size, seconds)[0]
 
 
+def measure_folders(
+    folders: Iterable[str | PathLike],
+    runtime: str,
+    threads: int = 1,
+    batch_size: int = 1,
+    seconds: float = SECONDS,
+    *,
+    device: str = "cpu",
+    earlier: Sequence[float] = (),
+) -> list[Latency]:
+    """Measure exported folders side by side in a runtime that takes networks: `architecture.json` and its weights."""
+    from safetensors.torch import load_file
+
+    from nasspace import architecture
+    from nasspace.network import build
+
+    check_counts(threads=threads, batch_size=batch_size)
+    networks = {}
+    for i, folder in enumerate(map(Path, folders)):
+        described = architecture.load(folder / "architecture.json")
+        model = build(described)
+        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        networks[str(i)] = runtimes.get(runtime)(threads, batch_size, device).load(model, described.input)
+    compared = reference.Reference(reference.network(threads, device), tuple(earlier))
+    return list(measure(networks, reference=compared, seconds=seconds).values())
+
+
 def measure_files_afresh(
     paths: Iterable[str | PathLike],
     threads: int = 1,
@@ -52,15 +79,34 @@ def measure_files_afresh(
     cache: LatencyCache | None = None,
 ) -> list[Latency]:
     """As `measure_files`, in one fresh Python process and beside the reference network, whose history `cache` has."""
-    cache = LatencyCache() if cache is None else cache
     with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
         order = {"paths": [os.path.abspath(path) for path in paths], "threads": threads, "batch_size": batch_size}
-        order |= {"seconds": seconds, "beside": str(reference.write(Path(folder)))}
-        order |= {"earlier": reference.earlier(threads, "cpu", cache)}
-        found = _asked(order)
+        return _remembered({**order, "seconds": seconds, "beside": str(reference.write(Path(folder)))}, cache)
+
+
+def measure_folders_afresh(
+    folders: Iterable[str | PathLike],
+    runtime: str,
+    threads: int = 1,
+    batch_size: int = 1,
+    seconds: float = SECONDS,
+    *,
+    device: str = "cpu",
+    cache: LatencyCache | None = None,
+) -> list[Latency]:
+    """As `measure_folders`, in one fresh Python process, beside the reference network."""
+    order = {"folders": [os.path.abspath(folder) for folder in folders], "runtime": runtime, "device": device}
+    return _remembered({**order, "threads": threads, "batch_size": batch_size, "seconds": seconds}, cache)
+
+
+def _remembered(order: dict, cache: LatencyCache | None) -> list[Latency]:
+    """What the fresh process finds; the reference network's part of it is remembered."""
+    cache = LatencyCache() if cache is None else cache
+    threads, device = order["threads"], order.get("device", "cpu")
+    found = _asked({**order, "earlier": reference.earlier(threads, device, cache)})
     for latency in found[:1]:  # one sitting
         if not latency.contended:
-            reference.remember(latency.reference_ms, threads, "cpu", cache)
+            reference.remember(latency.reference_ms, threads, device, cache)
     return found
 
 
@@ -86,7 +132,9 @@ def _asked(order: dict) -> list[Latency]:
 def main(order: str) -> None:
     """What the fresh process does: one JSON argument in, one JSON document on standard output."""
     try:
-        answer = {"latencies": [latency.to_json() for latency in measure_files(**json.loads(order))]}
+        asked = json.loads(order)
+        measured = measure_folders(**asked) if "folders" in asked else measure_files(**asked)
+        answer = {"latencies": [latency.to_json() for latency in measured]}
     except InputError as error:
         answer = {"error": str(error)}
     print(json.dumps(answer))

@@ -50,7 +50,12 @@ def architecture() -> Architecture:
 
 def reference_for(threads: int, device: str, cache: LatencyCache) -> Reference:
     """The reference for a measurement with so many threads on a device: in ONNX Runtime on the CPU, else in PyTorch."""
-    return Reference(_network(_runtime(device), threads, device), earlier(threads, device, cache))
+    return Reference(network(threads, device), earlier(threads, device, cache))
+
+
+def network(threads: int, device: str) -> Any:
+    """The reference network, loaded once in a process in what runs it on a device."""
+    return _network(_runtime(device), threads, device)
 
 
 def earlier(threads: int, device: str, cache: LatencyCache) -> list[float]:

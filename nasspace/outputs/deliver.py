@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.counting import cost
 from nasspace.documents import Document
+from nasspace.latency import afresh, remote, runtimes
+from nasspace.latency.cache import machine
 from nasspace.outputs.export import FORMATS, Exported, export
 from nasspace.outputs.report import report_html
-from nasspace.studies import places
+from nasspace.studies import places, turns
 from nasspace.studies import recipe as recipes
 from nasspace.studies import study as records
 from nasspace.studies.loop import nothing_found
@@ -19,6 +21,7 @@ from nasspace.studies.measure import images_for
 from nasspace.studies.storage import errors_of_storage
 from nasspace.studies.study import Study
 from nasspace.studies.task import data_of
+from nasspace.studies.workers import again as measured_again
 
 if TYPE_CHECKING:
     from nasspace.latency.meter import Latency
@@ -110,32 +113,43 @@ def export_trial(
 
 
 def _measure_again(study: Study, numbers: list[int], report: Report) -> None:
-    """Measure the front's exported files in a fresh process, where the search measured; only ONNX Runtime runs them."""
+    """Measure the front's exports in a fresh process, in the runtime and on the machine that the search measured on."""
     recipe, again = study.settings["recipe"], study.again()
     wanted = [number for number in numbers if str(number) not in again]
     measured = "latency" in study.objectives or "latency" in study.limits
-    if not wanted or not measured or recipe["runtime"] not in MEASURED:
+    if not wanted or not measured:
         return
-    if MEASURED[recipe["runtime"]] == INT8:
+    elsewhere = recipe.get("latency_device", remote.LOCAL) == remote.LOCAL and study.latency_machine() != machine()
+    if elsewhere and not (recipe.get("ray") and recipe["runtime"] in MEASURED):
+        report("note", text="not measured again: the search measured on another machine")
+        return
+    if MEASURED.get(recipe["runtime"]) == INT8:
         _quantise(study, wanted, report)
     report("finishing", text=f"measuring the {len(wanted)} exported networks again, in a fresh process")
-    paths = [_exported(study, number) / MEASURED[recipe["runtime"]] for number in wanted]
-    for number, result in zip(wanted, _afresh(paths, recipe), strict=True):
+    folders = [_exported(study, number) for number in wanted]
+    for number, result in zip(wanted, _afresh(folders, recipe, elsewhere), strict=True):
         again = {**again, str(number): replace(result, runtime=recipe["runtime"]).to_json()}
         study.record.set_user_attr(records.AGAIN, again)
 
 
-def _afresh(paths: list[Path], recipe: Mapping[str, Any]) -> Iterator[Latency]:
-    """Latencies of exported files where the search measured, as they come."""
-    from nasspace.latency import afresh, remote
-
-    asked = {"threads": recipe["threads"], "batch_size": recipe["batch_size"]}
+def _afresh(folders: list[Path], recipe: Mapping[str, Any], elsewhere: bool) -> Iterator[Latency]:
+    """Latencies of exported folders, as they come; `elsewhere` is on the node of a cluster that measures."""
+    runtime, asked = recipe["runtime"], {"threads": recipe["threads"], "batch_size": recipe["batch_size"]}
+    paths = [folder / MEASURED.get(runtime, "") for folder in folders]
     device = recipe.get("latency_device", remote.LOCAL)
-    if device == remote.LOCAL:
-        yield from afresh.measure_files_afresh(paths, **asked)
-        return
-    with remote.Remote(device) as there:
-        yield from there.measure_files(paths, **asked, runtime=recipe["runtime"])
+    if device != remote.LOCAL:
+        with remote.Remote(device) as there:
+            yield from there.measure_files(paths, **asked, runtime=runtime)
+    elif elsewhere:
+        yield from measured_again.measure_files(paths, recipes.read(Document(recipe, "study.yaml")), **asked)
+    else:
+        with turns.measuring():
+            if runtime in MEASURED:
+                found = afresh.measure_files_afresh(paths, **asked)
+            else:
+                on = recipe["device"] if runtimes.get(runtime).accelerated else "cpu"
+                found = afresh.measure_folders_afresh(folders, runtime, **asked, device=on)
+        yield from found
 
 
 def _quantise(study: Study, numbers: list[int], report: Report) -> None:

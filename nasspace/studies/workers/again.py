@@ -1,0 +1,35 @@
+"""The front's exported files measured again on the node of a cluster that measured in the search."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasspace.latency import afresh
+from nasspace.studies import turns
+from nasspace.studies.recipe import Recipe
+from nasspace.studies.workers import cluster
+
+if TYPE_CHECKING:
+    from nasspace.latency.meter import Latency
+
+
+def measure_files(paths: Sequence[Path], recipe: Recipe, **asked: Any) -> list[Latency]:
+    """Latencies of exported ONNX files, in a fresh process on a node that carries the resource `latency`."""
+    contents = [path.read_bytes() for path in paths]
+    with cluster.connected(recipe):
+        import ray
+
+        there = ray.remote(_measured).options(num_cpus=0, resources={cluster.LATENCY: 1})
+        return ray.get(there.remote(contents, asked))
+
+
+def _measured(contents: Sequence[bytes], asked: dict[str, Any]) -> list[Latency]:
+    with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
+        paths = [Path(folder) / f"{i}.onnx" for i in range(len(contents))]
+        for path, content in zip(paths, contents, strict=True):
+            path.write_bytes(content)
+        with turns.measuring():
+            return afresh.measure_files_afresh(paths, **asked)
