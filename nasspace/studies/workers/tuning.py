@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ class Asking:
         self._begin = iter(range(begin))
         self._workers = begin
         self._next: Candidate | None = None
+        self._lost: list[Candidate] = []
+        self._losses: Counter[int] = Counter()
         self.error: BaseException | None = None
         self._asked: dict[str, Candidate] = {}
 
@@ -35,7 +39,8 @@ class Asking:
         for worker in self._begin:
             return {"number": worker, "workers": self._workers}
         try:
-            self._next = self._next or (self.driver.ask() if self._room() else None)
+            if self._next is None:
+                self._next = self._lost.pop() if self._lost else self.driver.ask() if self._room() else None
             if self._next is None:
                 return finished if self.driver.finished else None
             if len(self._asked) >= self.driver.task.recipe.workers:
@@ -52,8 +57,8 @@ class Asking:
         workers = self.driver.task.recipe.workers
         return len(self._asked) < workers + (workers > 1)
 
-    def complete(self, trial_id: str, lost: bool) -> None:
-        """A trial has ended: evaluated, or lost with its process again and again."""
+    def complete(self, trial_id: str) -> None:
+        """A trial has ended: evaluated, or lost with its process; then it is begun again, but not for ever."""
         import ray
 
         candidate = self._asked.pop(trial_id, None)
@@ -64,9 +69,14 @@ class Asking:
             if isinstance(outcome, Exception):
                 raise outcome
             if outcome is None:
-                times = self.driver.task.recipe.retries + 1
-                why = f"its process was lost {times} times" if lost else "no outcome came"
-                outcome = evaluate.Outcome({}, failure=why)
+                self._losses[candidate.number] += 1
+                if self._losses[candidate.number] <= self.driver.task.recipe.retries:
+                    self._lost.append(candidate)
+                    self.driver.report(
+                        "note", text=f"trial {candidate.number} was lost with its worker; it begins again"
+                    )
+                    return
+                outcome = evaluate.Outcome({}, failure=f"lost with its worker {self._losses[candidate.number]} times")
             self.driver.tell(candidate, outcome)
         except BaseException as error:
             self.error = error
@@ -107,6 +117,7 @@ def _tuned(driver: Driver, sent: Sent, recipe: Recipe) -> Asking:
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(recipe.workers, room))  # all of them begin at once
     parameters = {"sent": [reference], "box": box, "station": station}
     evaluation = tune.with_parameters(trainable.evaluation(), **parameters)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost trial is no error here
     with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
         tune.Tuner(
             tune.with_resources(evaluation, resources),
@@ -115,7 +126,7 @@ def _tuned(driver: Driver, sent: Sent, recipe: Recipe) -> Asking:
                 name="search",
                 storage_path=str(Path(folder).resolve()),
                 stop=_stopper(asking),
-                failure_config=tune.FailureConfig(max_failures=recipe.retries),
+                failure_config=tune.FailureConfig(max_failures=0),  # `Asking` begins them again: Tune not always would
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
@@ -179,7 +190,7 @@ def _searcher(asking: Asking) -> Any:
             return asking.suggest(trial_id, Searcher.FINISHED)
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            asking.complete(trial_id, error)
+            asking.complete(trial_id)
 
         def save_to_dir(self, *_: Any, **__: Any) -> None:
             pass
