@@ -3,8 +3,8 @@
     python tests/benchmarks/faults.py [--kills 50] [--seed 0] [--out reports/benchmarks/faults.md]
 
 A fifth of the kills: the process of a search without Ray; two fifths each: the driver or the worker of a search on Ray
-with one worker; a node, the driver or a worker of a cluster with two. Every kill is SIGKILL, at a moment drawn at random,
-about one in two seconds; a driver is begun again, a node is replaced. Counted at every kill of a driver and at the end:
+with one worker; a node, the driver or a worker of a cluster with two. Every kill is SIGKILL, at a random moment, one in
+two seconds or so; a driver is begun again, a node is replaced. Counted at every kill of a driver and at the end:
 finished trials that are no longer in the record (lost), networks that were finished twice (twice); and whether the
 searches with one worker end in the study and front of an undisturbed one.
 """
