@@ -1,12 +1,14 @@
 """The next candidate: new, inside every limit that is known beforehand, and the same after a kill as without one.
 
 Where several processes ask at once, each writes what it was given into its trial before it looks at the trials of the
-others; of two that were given the same network the one with the larger number gives way.
+others. So of two that were given the same network one sees the other at least, and gives way; if both do, the one with
+the larger number.
 """
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Container, Mapping
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 REFUSED = 500  # considered in a row before no new network is thought to be left
 PATIENCE = 20  # considered in a row before an Optuna sampler's proposals give way to ours
+SETTLING = 2.0  # seconds in which a process that has seen that it must give way does so
 SEARCHING = 6  # rejected, with none inside the limits yet, before the way to smaller figures is taken
 
 
@@ -46,6 +49,7 @@ class Candidates:
         self.known = known
         self.seed = seed
         self.gain = ExpectedGain(space, study.objectives, study.limits, known, seed)
+        self.exhausted = False  # no new network was found when last asked
         self._architectures: dict[int, Architecture] = {}
 
     def next(
@@ -54,31 +58,37 @@ class Candidates:
         begin: Callable[[optuna.Trial], None] = lambda trial: None,
         most: int | None = None,
     ) -> tuple[optuna.Trial, Architecture] | None:
-        """The next trial and its architecture; None when no new one is left that the known limits allow.
+        """The next trial and its architecture; None when there is none at present.
 
-        `under_way` are numbers of trials that this process works on; `begin` is called with a trial before anything
-        else. With `most`, None too if so many trials are evaluated or ahead of this one in other processes.
+        None too, and `exhausted`, when no new one is left that the known limits allow. `under_way` are numbers of
+        trials that this process works on; `begin` is called with a trial before anything else. With `most`, no more
+        than so many trials are evaluated or ahead of this one in other processes.
         """
+        self.exhausted = False
         for _ in range(REFUSED):
             if (trial := self.study.unfinished(under_way) or self._asked()) is None:
                 break
-            begin(trial)
-            architecture = self._suggested(trial)
-            trial.set_user_attr("digest", architecture.digest)
-            trial.set_user_attr("architecture", architecture.to_json())
-            reason = self._excluded(trial, architecture)
-            enough = not reason and most is not None and self._ahead(trial) >= most
-            if not reason and not enough:
-                return trial, architecture
-            trial.set_user_attr("reason", reason or "enough are under way in other processes")
-            self.study.told(trial, "FAIL")
-            if enough:
-                break
+            with storage.unless_finished():
+                begin(trial)
+                architecture = self._suggested(trial)
+                trial.set_user_attr("digest", architecture.digest)
+                trial.set_user_attr("architecture", architecture.to_json())
+                enough = most is not None and self._ahead(trial) >= most
+                reason = "enough are under way in other processes" if enough else self._excluded(trial, architecture)
+                if not reason:
+                    return trial, architecture
+                trial.set_user_attr("reason", reason)
+                self.study.told(trial, "FAIL")
+                if enough:
+                    return None
+        self.exhausted = True
         return None
 
     def _ahead(self, trial: optuna.Trial) -> int:
-        running = (other for other in self.study.frozen("RUNNING") if other.number < trial.number)
-        return self.study.evaluated + sum("digest" in other.user_attrs for other in running)
+        """How many trials are evaluated, or may be, of those that were there when this one was made."""
+        open_ones = ("RUNNING", "WAITING")
+        others = [(other.state.name, other.number < trial.number) for other in self.study.frozen()]
+        return sum(state == "COMPLETE" or (state in open_ones and earlier) for state, earlier in others)
 
     def seen(self) -> list[Seen]:
         """What is finished or under way, as a sampler sees it; what failed or still runs has no figures."""
@@ -117,12 +127,23 @@ class Candidates:
 
     def _excluded(self, trial: optuna.Trial, architecture: Architecture) -> str:
         """Why a proposal is only considered: another trial's network, or over a limit known without measuring."""
-        for other in self.study.frozen():
-            before = other.state.name != "RUNNING" or other.number < trial.number
-            if before and _is_taken(other) and other.user_attrs["digest"] == architecture.digest:
-                return f"the network of trial {other.number}"
+        if (other := self._rival(trial, architecture.digest)) is not None:
+            return f"the network of trial {other.number}"
         limited = {name: count(architecture) for name, count in self.known.items() if name in self.study.limits}
         return broken(limited, self.study.limits)
+
+    def _rival(self, trial: optuna.Trial, digest: str) -> optuna.trial.FrozenTrial | None:
+        """The trial that has this network; one asked later gives way in a moment, if it has seen this one."""
+        end = time.monotonic() + SETTLING
+        while True:
+            taken = [other for other in self.study.frozen() if other.number != trial.number and _is_taken(other)]
+            rivals = [other for other in taken if other.user_attrs["digest"] == digest]
+            decided = [r for r in rivals if r.state.name != "RUNNING" or r.number < trial.number]
+            if decided or not rivals or not self.study.is_shared:  # else one that is taken up again after this one
+                return next(iter(decided), None)
+            if time.monotonic() > end:
+                return rivals[0]
+            time.sleep(0.05)
 
 
 def _is_taken(trial: optuna.trial.FrozenTrial) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError
-from nasspace.studies import evaluate
+from nasspace.studies import evaluate, storage
 from nasspace.studies import study as records
 from nasspace.studies.candidates import Candidates
 from nasspace.studies.sharing import Presence
@@ -64,7 +64,8 @@ class Driver:
             return None
         found = self._candidates.next(self.under_way, self.presence.begin, self._most)
         if found is None:
-            if not self.under_way and not self.presence.others():
+            idle = not self.under_way and not self.presence.others() and not self.study.frozen("WAITING")
+            if self._candidates.exhausted and idle:
                 self._stop(f"no new network within the limits is left; {self.study.evaluated} evaluated")
             return None
         candidate = Candidate(*found, time.monotonic())
@@ -89,19 +90,14 @@ class Driver:
         self._check_machine(candidate, outcome)
         if outcome.weights is not None:
             study.kept_weights.keep(trial.number, outcome.weights)
-        for key, value in {"values": dict(outcome.values), "reason": outcome.reason, **outcome.details}.items():
-            trial.set_user_attr(key, value)
-        trial.set_user_attr("seconds", round(time.monotonic() - candidate.began, 3))
-        told = study.record.get_trials(deepcopy=False)[trial.number].constraints
-        for name, limit in study.limits.items():
-            if name in outcome.values and name not in told:
-                high = outcome.details.get("latency_interval", {}).get("high_ms") if name == "latency" else None
-                trial.set_constraint(name, (high or outcome.values[name]) / limit - 1)
-        whole = all(name in outcome.values for name in study.objectives)
-        if whole and ("accuracy" in study.objectives or not outcome.reason):
-            kept = study.told(trial, "COMPLETE", [outcome.values[name] for name in study.objectives])
-        else:
-            kept = study.told(trial, "PRUNED")
+        kept = False
+        with storage.unless_finished():
+            self._write(candidate, outcome)
+            whole = all(name in outcome.values for name in study.objectives)
+            if whole and ("accuracy" in study.objectives or not outcome.reason):
+                kept = study.told(trial, "COMPLETE", [outcome.values[name] for name in study.objectives])
+            else:
+                kept = study.told(trial, "PRUNED")
         self._ended(candidate)
         if not kept:
             self.report("note", text=f"trial {trial.number} was thought lost and is asked again by another process")
@@ -110,10 +106,22 @@ class Driver:
         self.report("outcome", number=trial.number, outcome=outcome, architecture=candidate.architecture)
         return None
 
+    def _write(self, candidate: Candidate, outcome: evaluate.Outcome) -> None:
+        trial, limits = candidate.trial, self.study.limits
+        for key, value in {"values": dict(outcome.values), "reason": outcome.reason, **outcome.details}.items():
+            trial.set_user_attr(key, value)
+        trial.set_user_attr("seconds", round(time.monotonic() - candidate.began, 3))
+        told = self.study.record.get_trials(deepcopy=False)[trial.number].constraints
+        for name, limit in limits.items():
+            if name in outcome.values and name not in told:
+                high = outcome.details.get("latency_interval", {}).get("high_ms") if name == "latency" else None
+                trial.set_constraint(name, (high or outcome.values[name]) / limit - 1)
+
     def _failed(self, candidate: Candidate, failure: str) -> None:
         """A candidate whose training itself failed is told and left; many in a row end the search."""
-        candidate.trial.set_user_attr("reason", f"failed: {failure}"[:500])
-        self.study.told(candidate.trial, "FAIL")
+        with storage.unless_finished():
+            candidate.trial.set_user_attr("reason", f"failed: {failure}"[:500])
+            self.study.told(candidate.trial, "FAIL")
         self._ended(candidate)
         last = [trial for trial in self.study.frozen() if trial.state.is_finished()][-FAILURES:]
         if len(last) == FAILURES and all(t.user_attrs.get("reason", "").startswith("failed") for t in last):
@@ -162,9 +170,10 @@ class Driver:
 
     def _hopeless(self) -> bool:
         """Whether the limits look out of reach: rejected again and again."""
-        inside = sum(not broken for broken in map(self.study.over_limit, self.study.frozen("COMPLETE")))
+        ended = self.study.frozen("COMPLETE", "PRUNED")
+        inside = any(self.study.over_limit(trial) <= 0 for trial in ended if trial.state.name == "COMPLETE")
         in_a_row = 0
-        for trial in reversed(self.study.frozen("COMPLETE", "PRUNED")):
+        for trial in reversed(ended):
             if trial.state.name == "COMPLETE":
                 break
             in_a_row += 1

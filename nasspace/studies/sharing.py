@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasspace.studies.storage import BEAT
+from nasspace.studies import storage
+from nasspace.studies.storage import BEAT, GRACE
 from nasspace.studies.study import Study
 
 if TYPE_CHECKING:
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 PROCESS = "process"  # attribute of a trial: whose it is
 LOOK = 5.0  # seconds between two looks for the trials of processes that died
+DOUBT = 2.0 * BEAT  # seconds that a silent process is waited for: the database may have been gone, for all of them
+_searching: set[str] = set()  # the searches of this process
 
 
 class Presence:
@@ -32,10 +37,13 @@ class Presence:
         self.study = study
         self._mine: dict[int, int] = {}  # trial number: its id in the storage
         self._ended = threading.Event()
-        self._looked = 0.0
+        self._search = uuid.uuid4().hex
+        self._looked = -math.inf
+        self._silent: dict[int, float] = {}  # trial number: since when it is seen here without a sign of life
         self._thread = threading.Thread(target=self._beat, name="nasspace-signs-of-life", daemon=True)
 
     def __enter__(self) -> Presence:
+        _searching.add(self._search)
         if self.study.is_shared:
             self._thread.start()
         return self
@@ -44,12 +52,19 @@ class Presence:
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
+        with contextlib.suppress(Exception), storage.at_once():
+            for trial in self.study.frozen("RUNNING") if self._mine else ():
+                if trial.number in self._mine:  # interrupted: the others need not wait until it is missed
+                    self.study.lost(trial)
+        _searching.discard(self._search)
 
     def begin(self, trial: optuna.Trial) -> None:
         """A trial is this process's own."""
         if self.study.is_shared:
-            trial.set_user_attr(PROCESS, identity())
-            self.study.sign_of_life(trial._trial_id)
+            storage.sign_of_life(self.study.record, trial._trial_id)
+            trial.set_user_attr(
+                PROCESS, identity(self._search)
+            )  # last: a trial that says whose it is has a sign of life, too
             self._mine[trial.number] = trial._trial_id
 
     def end(self, number: int) -> None:
@@ -60,26 +75,53 @@ class Presence:
         """What other processes are at work on; first, what the dead ones left behind is asked again."""
         if not self.study.is_shared:
             return []
-        running = [trial for trial in self.study.frozen("RUNNING") if trial.number not in self._mine]
+        running = self._running()
         if time.monotonic() - self._looked < LOOK:
             return running
         self._looked = time.monotonic()
+        for trial in self._lost(running):
+            self.study.lost(trial)
+        return self._running()
+
+    def _running(self) -> list[optuna.trial.FrozenTrial]:
+        """The trials of other processes; of this one's those that are finished are forgotten."""
+        running = self.study.frozen("RUNNING")
+        numbers = {trial.number for trial in running}
+        self._mine = {number: trial_id for number, trial_id in self._mine.items() if number in numbers}
+        return [trial for trial in running if trial.number not in self._mine]
+
+    def _lost(self, running: list[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:
+        """Of the running trials those whose processes are dead, or silent, or died before they said who they were."""
+        now, silent = time.monotonic(), storage.silent(self.study.record)
+        doubted = {trial.number for trial in running if trial._trial_id in silent or not trial.user_attrs.get(PROCESS)}
+        self._silent = {number: self._silent.get(number, now) for number in doubted}
+        lost = []
         for trial in running:
-            if is_dead(trial.user_attrs.get(PROCESS)):
-                self.study.lost(trial)
-        self.study.give_up_stale()
-        return [trial for trial in self.study.frozen("RUNNING") if trial.number not in self._mine]
+            process = trial.user_attrs.get(PROCESS)
+            waited = now - self._silent.get(trial.number, now)
+            if is_dead(process) or waited > (DOUBT if process else GRACE):
+                lost.append(trial)
+        return lost
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT):
             for trial_id in list(self._mine.values()):
-                with contextlib.suppress(Exception):  # the next question of the search meets the same trouble, and says
-                    self.study.sign_of_life(trial_id)
+                with (
+                    contextlib.suppress(Exception),
+                    storage.at_once(),
+                ):  # the search meets the same trouble, and says so
+                    storage.sign_of_life(self.study.record, trial_id)
 
 
-def identity() -> dict[str, Any]:
-    """Which process this is, so that others on the machine can tell whether it lives."""
-    return {"host": platform.node(), "space": _space(), "pid": os.getpid(), "began": _began(os.getpid())}
+def identity(search: str) -> dict[str, Any]:
+    """Which process and which of its searches this is, so that others on the machine can tell whether it lives."""
+    return {
+        "host": platform.node(),
+        "space": _space(),
+        "pid": os.getpid(),
+        "began": _began(os.getpid()),
+        "search": search,
+    }
 
 
 def is_dead(process: Mapping[str, Any] | None) -> bool:
@@ -91,8 +133,11 @@ def is_dead(process: Mapping[str, Any] | None) -> bool:
     except ProcessLookupError:
         return True
     except OSError:
-        return False
-    return _began(process["pid"]) != process["began"]  # another one has its number now
+        pass  # another user's
+    began = _began(process["pid"])
+    if process["pid"] == os.getpid() and began == process["began"]:
+        return process["search"] not in _searching  # this process, after an error or an interruption
+    return bool(began) and began != process["began"]  # another one has its number now
 
 
 def _space() -> str:
@@ -105,5 +150,6 @@ def _space() -> str:
 def _began(pid: int) -> str:
     """When a process began, in ticks since the machine did; empty where that is not told."""
     with contextlib.suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "ended" if told[0] in "ZX" else told[19]  # killed, and its parent has not taken notice
     return ""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import re
+import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,9 @@ BEAT = 10  # seconds between two signs of life of a running trial, for the other
 GRACE = 60  # seconds without one, after which a trial's process is taken for dead
 CONNECT = 10  # seconds for a first answer
 ATTEMPTS = 5  # at the tables, where several processes make them at once
+BEHIND_THE_CACHE = ("_create_new_trial", "_get_trials", "_set_trial_param", "record_heartbeat", "_get_stale_trial_ids")
 log = logging.getLogger(__name__)
+_thread = threading.local()
 
 
 def own(path: Path) -> Any:
@@ -39,29 +44,62 @@ def own(path: Path) -> Any:
 
 
 def shared(url: str) -> Any:
-    """The storage behind a URL: patient when its database is gone for a while; its trials give signs of life."""
+    """The storage behind a URL: patient when its database is gone for a while; one that cannot be had is refused."""
     import sqlalchemy.exc
+    from optuna.exceptions import StorageInternalError
 
     for attempt in range(ATTEMPTS):
         try:
-            return _patient_class()(
-                url,
-                engine_kwargs={"pool_pre_ping": True, **_wait(url)},
+            storage = _patient_class()(
+                _address(url),
+                engine_kwargs={"pool_pre_ping": True, "connect_args": _waits(_address(url))},
                 heartbeat_interval=BEAT,
                 grace_period=GRACE,
-                heartbeat_stale_trial_callback=ask_again,
             )
-        except sqlalchemy.exc.DBAPIError as error:
-            if attempt == ATTEMPTS - 1 or not any(word in str(error) for word in ("already exists", "duplicate key")):
-                raise
+            weakref.finalize(storage, storage.engine.dispose)  # its connections end with it
+            return storage
+        except ImportError as error:
+            why = str(error.__cause__ or error)
+            ours = _address(url).startswith("postgresql+psycopg:")
+            remedy = "pip install 'nasspace[postgresql]'" if ours else "install its driver"
+            raise InputError(f"--storage {shown(url)}: its driver is missing ({why}); {remedy}") from error
+        except (sqlalchemy.exc.ArgumentError, ValueError) as error:
+            raise InputError(
+                f"--storage {shown(url)}: not the URL of a database ({reason(error)}); write "
+                "postgresql://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:///FILE"
+            ) from error
+        except RuntimeError as error:  # tables of another Optuna, which says so
+            raise InputError(f"--storage {shown(url)}: {reason(error)}") from error
+        except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
+            met = any(word in str(error) for word in ("already exists", "duplicate key", "UNIQUE constraint"))
+            if attempt == ATTEMPTS - 1 or not met:
+                raise InputError(
+                    f"--storage {shown(url)}: the database cannot be used ({reason(error)}); start it, or correct "
+                    "its address, user or password"
+                ) from error
             time.sleep(1)  # another process was making the tables
     raise AssertionError("not reached")
 
 
-def _wait(url: str) -> dict[str, Any]:
-    if url.startswith("postgresql"):
-        return {"connect_args": {"connect_timeout": CONNECT}}
-    return {"connect_args": {"timeout": 30}} if url.startswith("sqlite") else {}
+def _address(url: str) -> str:
+    """The URL as SQLAlchemy and Optuna take it: PostgreSQL with the driver that `nasspace[postgresql]` installs."""
+    kind, separator, rest = url.partition("://")
+    kind = "postgresql+psycopg" if kind in ("postgres", "postgresql") else kind
+    return f"{kind}{separator}{rest}".replace("{", "{{").replace("}", "}}")
+
+
+def _waits(address: str) -> dict[str, Any]:
+    """How long a connection waits, in seconds: a network that drops everything does not hold a search for ever."""
+    if address.startswith(("postgresql+psycopg:", "postgresql+psycopg2:")):
+        waits = {"connect_timeout": CONNECT, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+        waits["tcp_user_timeout"] = 60_000  # ms
+        return {name: value for name, value in waits.items() if f"{name}=" not in address}
+    return {"timeout": 30} if address.startswith("sqlite") else {}
+
+
+def shown(url: str) -> str:
+    """A URL without its password."""
+    return re.sub(r"(password=)[^&]*", r"\1***", re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url))
 
 
 def ask(study: Any) -> Any:
@@ -71,13 +109,14 @@ def ask(study: Any) -> Any:
         return study.ask()
 
 
-def fail_stale(study: Any) -> None:
-    """Fail the trials that gave no sign of life for a minute, which asks for them again."""
-    import optuna
+def silent(study: Any) -> set[int]:
+    """Identities of the running trials whose last sign of life is a minute ago."""
+    return set(study._storage._get_stale_trial_ids(study._study_id))
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        optuna.storages.fail_stale_trials(study)
+
+def sign_of_life(study: Any, trial_id: int) -> None:
+    """Tell the other processes of a shared storage that a trial is being worked on."""
+    study._storage.record_heartbeat(trial_id)
 
 
 def name_objectives(study: Any, names: list[str]) -> None:
@@ -90,9 +129,30 @@ def name_objectives(study: Any, names: list[str]) -> None:
 
 
 def ask_again(study: Any, trial: Any) -> None:
-    """What was asked of a process that died is asked of the next one."""
-    if "digest" in trial.user_attrs:
-        study.enqueue_trial(trial.params)
+    """What was asked of a process that died is asked of the next one; once, whoever finds it."""
+    asked = trial.params if "digest" in trial.user_attrs else trial.system_attrs.get("fixed_params")
+    waiting = [other for other in study.get_trials(deepcopy=False) if other.state.name == "WAITING"]
+    if asked and all(other.system_attrs.get("fixed_params") != asked for other in waiting):
+        study.enqueue_trial(dict(asked))
+
+
+@contextlib.contextmanager
+def unless_finished() -> Iterator[None]:
+    """What is written into a trial ends here if another process has finished the trial, which it took for lost."""
+    import optuna
+
+    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        yield
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Questions of this thread that are not asked again while the database is gone."""
+    _thread.hurries = True
+    try:
+        yield
+    finally:
+        _thread.hurries = False
 
 
 @functools.cache
@@ -100,14 +160,16 @@ def _patient_class() -> type:
     """Optuna's storage whose every question is asked again while the database is gone."""
     import optuna
 
+    # It asks again on the connection that was lost, and warns of that at length; `_patiently` says it in a line.
+    logging.getLogger("optuna.storages._rdb.storage").addFilter(lambda said: "Falling back" not in said.getMessage())
+
     class Patient(optuna.storages.RDBStorage):
         def __init__(self, url: str, **settings: Any) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the signs of life
                 super().__init__(url, **settings)
 
-    base = optuna.storages.BaseStorage
-    for name in [*vars(base), "record_heartbeat", "_get_stale_trial_ids"]:
+    for name in [*vars(optuna.storages.BaseStorage), *BEHIND_THE_CACHE]:
         method = getattr(optuna.storages.RDBStorage, name, None)
         if callable(method) and not name.startswith("__"):
             setattr(Patient, name, _patiently(method))
@@ -115,6 +177,7 @@ def _patient_class() -> type:
 
 
 def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
+    import sqlalchemy.exc
     from optuna.exceptions import StorageInternalError
 
     @functools.wraps(method)
@@ -123,14 +186,18 @@ def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
         while True:
             try:
                 return method(storage, *args, **kwargs)
-            except StorageInternalError as error:
-                if not _is_gone(error, storage.engine.dialect.name):
+            except (StorageInternalError, sqlalchemy.exc.DBAPIError) as error:
+                if getattr(_thread, "hurries", False) or not _is_gone(error, storage.engine.dialect.name):
                     raise
+                now = time.monotonic()
                 if gone_since is None:
-                    gone_since = time.monotonic()
-                    log.warning("the study's database is gone (%s); asking again for %.0f s", reason(error), PATIENCE)
-                elif time.monotonic() - gone_since > PATIENCE:
-                    raise
+                    gone_since = now
+                    log.warning("the study's database does not answer (%s); asking for %.0f s", reason(error), PATIENCE)
+                elif now - gone_since > PATIENCE:
+                    raise InputError(
+                        f"--storage {shown(storage.url)}: the study's database did not answer for {PATIENCE:.0f} s "
+                        f"({reason(error)}); once it does, `nas resume` goes on"
+                    ) from error
                 time.sleep(PAUSE)
 
     return asked
@@ -140,16 +207,19 @@ def _is_gone(error: Exception, dialect: str) -> bool:
     """Whether a later attempt may succeed: a server that does not answer, a SQLite file that another one holds."""
     import sqlalchemy.exc
 
-    cause = error.__cause__
-    if not isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError):
+    cause = error if isinstance(error, sqlalchemy.exc.DBAPIError) else error.__cause__
+    kinds = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.PendingRollbackError)
+    if not isinstance(cause, kinds):  # the last is of a question within one that was lost
         return False
     return "locked" in str(cause) if dialect == "sqlite" else True
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what the database itself said."""
+    """What the database itself said, in a line."""
     cause = error.__cause__ or error
-    return str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+    lines = str(getattr(cause, "orig", None) or cause).strip().splitlines() or [type(cause).__name__]
+    attempts = [line for line in lines if " failed: " in line]  # of a host with several addresses
+    return (attempts or lines)[0].strip(" -")
 
 
 @contextlib.contextmanager
@@ -164,10 +234,6 @@ def errors_of_storage(folder: Path) -> Iterator[None]:
         raise
     except DuplicatedStudyError:
         raise InputError(f"{folder}: its storage holds a study of this name already; choose another --study") from None
-    except ImportError as error:
-        why = str(error.__cause__ or error)
-        remedy = "pip install 'nasspace[postgresql]'" if "psycopg" in why else "install its driver"
-        raise InputError(f"{folder}: the study's database cannot be used ({why}); {remedy}") from error
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, KeyError) as error:
         if isinstance(error, KeyError) and "ecord" not in str(error):  # Optuna's "Record does not exist."
             raise

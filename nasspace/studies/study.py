@@ -87,19 +87,10 @@ class Study:
             return told.state.name == state and told.values == values  # the answer to the first attempt was lost
         return True
 
-    def give_up_stale(self) -> None:
-        """Trials of a shared storage whose processes gave no sign of life for a minute are asked again."""
-        if self.is_shared:
-            storage.fail_stale(self.record)
-
     def lost(self, trial: optuna.trial.FrozenTrial) -> None:
-        """A trial whose process is known to be dead is asked again, by whoever finds it first."""
+        """A trial whose process died is asked again, by whoever finds it first."""
         if self.told(trial.number, "FAIL"):
             storage.ask_again(self.record, trial)
-
-    def sign_of_life(self, trial_id: int) -> None:
-        """Tell the other processes of a shared storage that a trial is being worked on."""
-        self.record._storage.record_heartbeat(trial_id)
 
     @property
     def evaluated(self) -> int:
@@ -231,15 +222,17 @@ def _joined(folder: Path, settings: dict[str, Any], sampler: Any) -> Study:
 
     try:
         study = _connect(folder, settings, sampler, new=True)
-        study.record.set_user_attr(ASKED, {**settings, "storage": None})  # a URL may hold a password
-        return study
     except optuna.exceptions.DuplicatedStudyError:
         study = _connect(folder, settings, sampler)
-    for _ in range(int(JOINING)):
-        if begun := study.record.user_attrs.get(ASKED):
-            return Study(folder, {**begun, "storage": settings["storage"]}, study.record)
-        time.sleep(1)
-    raise optuna.exceptions.DuplicatedStudyError  # of other software, or its maker was killed between two writes
+        end = time.monotonic() + JOINING
+        while time.monotonic() < end:
+            if begun := study.record.user_attrs.get(ASKED):
+                return Study(folder, {**begun, "storage": settings["storage"]}, study.record)
+            time.sleep(0.2)
+        if study.frozen() or [way.name.lower() for way in study.record.directions] != _directions(settings):
+            raise  # of other software
+    study.record.set_user_attr(ASKED, {**settings, "storage": None})  # a URL may hold a password
+    return study  # one that was there: its maker was killed between two writes
 
 
 def load(name: str | Path, sampler: Any = None) -> Study:
@@ -273,17 +266,23 @@ def _connect(folder: Path, settings: Mapping[str, Any], sampler: Any, new: bool 
     name, url = settings["name"], settings.get("storage")
     database = storage.shared(url) if url else storage.own(folder / "study.db")
     if url and not new:
-        return Study(folder, settings, optuna.load_study(study_name=name, storage=database, sampler=sampler))
-    objectives = settings["recipe"]["objectives"]
+        try:
+            return Study(folder, settings, optuna.load_study(study_name=name, storage=database, sampler=sampler))
+        except KeyError:
+            raise InputError(f"{folder}: --storage {storage.shown(url)} holds no study '{name}' any more") from None
     record = optuna.create_study(
         study_name=name,
         storage=database,
         sampler=sampler,
-        directions=["maximize" if name in MAXIMISED else "minimize" for name in objectives],
+        directions=_directions(settings),
         load_if_exists=not url,
     )
-    storage.name_objectives(record, list(objectives))
+    storage.name_objectives(record, list(settings["recipe"]["objectives"]))
     return Study(folder, settings, record)
+
+
+def _directions(settings: Mapping[str, Any]) -> list[str]:
+    return ["maximize" if name in MAXIMISED else "minimize" for name in settings["recipe"]["objectives"]]
 
 
 def extend(study: Study, settings: dict[str, Any]) -> None:
