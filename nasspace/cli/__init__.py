@@ -39,9 +39,9 @@ def run(arguments: list[str] | None = None) -> int:
     except NasspaceError as error:
         return _said(str(error), error.exit_status)
     except typer.Exit as stop:
-        return stop.exit_code
+        return _interrupted() if stop.exit_code == INTERRUPTED else stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        return _said("interrupted; what is finished is kept, `nas resume` goes on", INTERRUPTED)
+        return _interrupted()
     except USAGE_ERRORS as error:
         return _said(f"{error.format_message()} (`nas --help`, `nas VERB --help`)", BAD_INPUT)
     except Exception as error:
@@ -59,6 +59,10 @@ def _environment(error: Exception) -> int:
         return _said(f"{where}{error.strerror}; make room or choose another folder", BAD_INPUT)
     reason = str(getattr(error.__cause__ or error, "orig", None) or error).splitlines()[0]
     return _said(f"the study's database cannot be used ({reason}); make room or access, then go on", BAD_INPUT)
+
+
+def _interrupted() -> int:
+    return _said("interrupted; what is finished is kept, `nas resume` goes on", INTERRUPTED)
 
 
 def _said(message: str, status: int) -> int:

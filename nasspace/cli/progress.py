@@ -49,7 +49,7 @@ class Display:
     def report_line(self, kind: str, **event: Any) -> None:
         """Take in one event, and print a line for those that matter."""
         self.report(kind, **event)
-        if kind in ("outcome", "note", "start", "finishing"):
+        if kind in ("outcome", "left", "note", "start", "finishing"):
             printing.say(self.last)
         elif kind == "trial":
             printing.say(self.now)
@@ -80,8 +80,12 @@ class Display:
         figures += [f"{values['latency']:.3g} ms"] if "latency" in values else []
         figures += [f"{printing.count(values['flops'])} FLOPs"] if "flops" in values else []
         verdict = f"rejected: {outcome.reason}" if outcome.reason else ", ".join(figures)
-        self.last = f"[{self.done}/{self.trials}] trial {number}: {verdict}{self._left()}"
+        self.last = f"[{self.done}/{self.trials}] trial {number}: {verdict}{self._time_left()}"
         self._front = ""
+
+    def _left(self, number: int, text: str) -> None:
+        self._under_way = [other for other in self._under_way if other != number]
+        self.last = text
 
     def _note(self, text: str) -> None:
         self.last = text
@@ -89,7 +93,7 @@ class Display:
     def _finishing(self, text: str) -> None:
         self.now = self.last = text
 
-    def _left(self) -> str:
+    def _time_left(self) -> str:
         done = self.done - self.evaluated_before
         if not done:
             return ""
@@ -104,7 +108,7 @@ class Display:
 
         if self.study is None:
             return Text(self.now)
-        head = f"{self.study.name}  {self.done}/{self.trials} evaluated, {self.rejected} rejected{self._left()}"
+        head = f"{self.study.name}  {self.done}/{self.trials} evaluated, {self.rejected} rejected{self._time_left()}"
         bar = ProgressBar(total=self.trials, completed=self.done, width=60)
         several = len(self._under_way) > 1  # workers tell of no passes
         now = f"trials {', '.join(map(str, self._under_way))} under way" if several else self.now

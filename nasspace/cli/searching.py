@@ -20,7 +20,7 @@ Workers = Annotated[
     int | None, typer.Option(help="Candidates evaluated at a time, on Ray; 1 without --ray starts no Ray.", min=1)
 ]
 RayAddress = Annotated[
-    str | None, typer.Option("--ray", metavar="ADDRESS", help="Ray cluster: HOST:PORT of its head, or auto.")
+    str | None, typer.Option("--ray", metavar="ADDRESS", help="Ray cluster: HOST:PORT of its head, auto, or none.")
 ]
 Gpus = Annotated[float | None, typer.Option(help="GPUs of one worker, such as 0.25; 1 with --device cuda.", min=0)]
 StoragePath = Annotated[

@@ -92,7 +92,7 @@ class Candidates:
 
     def seen(self) -> list[Seen]:
         """What is finished or under way, as a sampler sees it; what failed or still runs has no figures."""
-        return [self._seen(trial) for trial in self.study.frozen() if _is_taken(trial)]
+        return [self._seen(trial) for trial in self.study.frozen() if is_taken(trial)]
 
     def _seen(self, trial: optuna.trial.FrozenTrial) -> Seen:
         said = trial.user_attrs
@@ -136,7 +136,7 @@ class Candidates:
         """The trial that has this network; one asked later gives way in a moment, if it has seen this one."""
         end = time.monotonic() + SETTLING
         while True:
-            taken = [other for other in self.study.frozen() if other.number != trial.number and _is_taken(other)]
+            taken = [other for other in self.study.frozen() if other.number != trial.number and is_taken(other)]
             rivals = [other for other in taken if other.user_attrs["digest"] == digest]
             decided = [r for r in rivals if r.state.name != "RUNNING" or r.number < trial.number]
             if decided or not rivals or not self.study.is_shared:  # else one that is taken up again after this one
@@ -146,7 +146,7 @@ class Candidates:
             time.sleep(0.05)
 
 
-def _is_taken(trial: optuna.trial.FrozenTrial) -> bool:
+def is_taken(trial: optuna.trial.FrozenTrial) -> bool:
     """Whether a trial's network is evaluated, being evaluated, or cannot be: its training failed."""
     if trial.state.name == "FAIL":
         return trial.user_attrs.get("reason", "").startswith("failed")

@@ -11,7 +11,7 @@ from nasspace.architecture import Architecture
 from nasspace.errors import InputError
 from nasspace.studies import evaluate, storage
 from nasspace.studies import study as records
-from nasspace.studies.candidates import Candidates
+from nasspace.studies.candidates import Candidates, is_taken
 from nasspace.studies.sharing import Presence
 from nasspace.studies.study import Study
 from nasspace.studies.task import Task
@@ -72,8 +72,11 @@ class Driver:
         if self.study.record.user_attrs.get(records.FINISHED):
             self.study.record.set_user_attr(records.FINISHED, False)
         self.under_way[candidate.number] = candidate
-        self.report("trial", number=candidate.number, architecture=candidate.architecture)
         return candidate
+
+    def begun(self, candidate: Candidate) -> None:
+        """Its evaluation begins."""
+        self.report("trial", number=candidate.number, architecture=candidate.architecture)
 
     @property
     def finished(self) -> bool:
@@ -100,7 +103,8 @@ class Driver:
                 kept = study.told(trial, "PRUNED")
         self._ended(candidate)
         if not kept:
-            self.report("note", text=f"trial {trial.number} was thought lost and is asked again by another process")
+            text = f"trial {trial.number} was thought lost and is asked again by another process"
+            self.report("left", number=trial.number, text=text)
             return None
         self._keep_front_weights()
         self.report("outcome", number=trial.number, outcome=outcome, architecture=candidate.architecture)
@@ -123,8 +127,10 @@ class Driver:
             candidate.trial.set_user_attr("reason", f"failed: {failure}"[:500])
             self.study.told(candidate.trial, "FAIL")
         self._ended(candidate)
-        last = [trial for trial in self.study.frozen() if trial.state.is_finished()][-FAILURES:]
-        if len(last) == FAILURES and all(t.user_attrs.get("reason", "").startswith("failed") for t in last):
+        self.report("left", number=candidate.number, text=f"trial {candidate.number} failed: {failure}")
+        ended = self.study.frozen("COMPLETE", "PRUNED", "FAIL")
+        failed = [trial.state.name == "FAIL" for trial in ended if is_taken(trial)][-FAILURES:]
+        if len(failed) == FAILURES and all(failed):
             raise InputError(f"{FAILURES} candidates in a row could not be evaluated; the last one: {failure}")
 
     def _ended(self, candidate: Candidate) -> None:

@@ -181,6 +181,7 @@ def _one_by_one(driver: Driver) -> None:
     while True:
         candidate = driver.ask()
         if candidate is not None:
+            driver.begun(candidate)
             driver.tell(candidate, scored(driver.task.scorer, candidate.architecture))
         elif driver.finished:
             return

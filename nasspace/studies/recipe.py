@@ -94,7 +94,7 @@ class Recipe(Strict):
     latency_device: str = "local"
     seed: int = Field(0, ge=0, lt=2**32)
     workers: int = Field(1, ge=1, le=100_000)
-    ray: str | None = None
+    ray: Annotated[str | None, BeforeValidator(lambda value: None if value == "none" else value)] = None
     gpus: float | None = Field(None, ge=0, le=64)
     retries: int = Field(3, ge=0, le=1000)
     storage_path: str | None = None

@@ -63,10 +63,7 @@ class Study:
         return self.settings.get("storage") is not None
 
     def unfinished(self, mine: Container[int] = ()) -> optuna.Trial | None:
-        """A trial that a killed process left behind, to be taken up where it stood; `mine` are under way here.
-
-        In a shared storage others may be at work on what runs: see `sharing`.
-        """
+        """A trial that a killed process left behind (but see `sharing`); `mine` are under way here."""
         import optuna
 
         running = () if self.is_shared else self.frozen("RUNNING")
@@ -99,7 +96,7 @@ class Study:
 
     @property
     def rejected(self) -> int:
-        """How many candidates were stopped at a limit after a measurement."""
+        """How many were stopped at a limit after a measurement."""
         return len(self.frozen("PRUNED"))
 
     def trials(self) -> pandas.DataFrame:
@@ -173,8 +170,9 @@ class Study:
     @property
     def kept_weights(self) -> Weights:
         """The store of trained weights: the folder's, and with `--storage-path` a copy there."""
-        place = self.settings["recipe"].get("storage_path")
-        return Weights(self.folder / "weights", place and f"{place.rstrip('/')}/{self.name}/weights")
+        place, said = self.settings["recipe"].get("storage_path"), self.settings
+        own = f"{said['name']}-{said.get('identity', '')}".rstrip("-")  # names are not unique in a storage of many
+        return Weights(self.folder / "weights", place and f"{place.rstrip('/')}/{own}/weights")
 
     def document(self) -> dict[str, Any]:
         """The JSON document of `search`, `resume` and `front`."""

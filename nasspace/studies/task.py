@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,7 +15,7 @@ from nasspace.space import Space
 from nasspace.studies import evaluate, weights
 from nasspace.studies import study as records
 from nasspace.studies.recipe import Recipe
-from nasspace.studies.workers.address import check_address
+from nasspace.studies.workers.address import reached
 
 if TYPE_CHECKING:
     from nasspace.accuracy.data import DataSet
@@ -71,6 +72,7 @@ class Task:
         return {
             "nasspace_study": records.VERSION,
             "name": name,
+            "identity": uuid.uuid4().hex[:8],
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "space": {
                 "name": space.name,
@@ -142,8 +144,10 @@ def check_names(asked: Recipe) -> None:
 
 def check_where(asked: Recipe) -> None:
     """An address at which nothing answers, a storage that cannot be written: before any work."""
+    if asked.gpus and not asked.distributed:
+        raise InputError("--gpus is the share of one worker; give --workers, or --ray, too")
     if asked.ray is not None:
-        check_address(asked.ray)
+        reached(asked.ray)
     if asked.storage_path is not None:
         weights.check(asked.storage_path)
 

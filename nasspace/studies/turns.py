@@ -7,7 +7,6 @@ share the machine and make way between passes over the data; a measurement waits
 from __future__ import annotations
 
 import contextlib
-import getpass
 import logging
 import os
 import tempfile
@@ -71,6 +70,6 @@ def _held(name: str, *, alone: bool) -> Iterator[None]:
 
 
 def _folder() -> Path:
-    folder = Path(os.environ.get(FOLDER) or Path(tempfile.gettempdir()) / f"nasspace-{getpass.getuser()}")
+    folder = Path(os.environ.get(FOLDER) or Path(tempfile.gettempdir()) / f"nasspace-{os.getuid()}")
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import posixpath
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 from nasspace import files
 from nasspace.errors import InputError
 
-ANSWER = 20.0  # seconds in which a storage must have taken a few bytes
+ANSWER = 20.0  # seconds in which a storage must have taken the sample
+SAMPLE = 65_536  # bytes
+ATTEMPTS, PAUSE = 3, 2.0  # at a copy, and seconds between them
 SUFFIX = ".safetensors"
 
 
@@ -32,7 +35,21 @@ class Weights:
         with files.replacing(self._path(number)) as temporary:
             Path(temporary).write_bytes(content)
         if self.elsewhere:
-            _put(_join(self.elsewhere, self._path(number).name), content)
+            self._copy(_join(self.elsewhere, self._path(number).name), content)
+
+    def _copy(self, url: str, content: bytes) -> None:
+        for attempt in range(ATTEMPTS):
+            try:
+                return _put(url, content)
+            except InputError:
+                raise
+            except Exception as error:  # every kind of storage has its own
+                if attempt == ATTEMPTS - 1:
+                    raise InputError(
+                        f"--storage-path {url}: it cannot be written ({error}); mend it, then resume"
+                    ) from error
+                time.sleep(PAUSE)
+        return None
 
     def path(self, number: int) -> Path | None:
         """The file of a trial; one that only lies elsewhere is fetched. None if its weights were not kept."""
@@ -61,13 +78,13 @@ class Weights:
 
 
 def check(place: str) -> None:
-    """Refuse a storage that does not take a few bytes within 20 seconds."""
+    """Refuse a storage that does not take some bytes within 20 seconds."""
     said: list[Exception] = []
 
     def tried() -> None:
         try:
             probe = _join(place, f".nasspace-{uuid.uuid4().hex}")
-            _put(probe, b"")
+            _put(probe, bytes(SAMPLE))
             system, there = _system(probe)
             system.rm_file(there)
         except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,9 @@ from nasspace.latency import afresh
 from nasspace.studies import turns
 from nasspace.studies.recipe import Recipe
 from nasspace.studies.workers import cluster
+
+WAIT = 60.0  # seconds for one network, with whatever another search has under way there
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from nasspace.latency.meter import Latency
@@ -23,7 +27,8 @@ def measure_files(paths: Sequence[Path], recipe: Recipe, **asked: Any) -> list[L
         import ray
 
         there = ray.remote(_measured).options(num_cpus=0, resources={cluster.LATENCY: 1})
-        return ray.get(there.remote(contents, asked))
+        waited, note = len(paths) * WAIT, lambda text: log.warning(text)
+        return cluster.awaited(there.remote(contents, asked), waited, "measuring the front again", note)
 
 
 def _measured(contents: Sequence[bytes], asked: dict[str, Any]) -> list[Latency]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 from nasspace.errors import InputError, NasspaceError
 from nasspace.studies import evaluate
 from nasspace.studies.recipe import Recipe
-from nasspace.studies.workers.address import check_address
+from nasspace.studies.workers.address import explained, reached
 
 STORE = 256 * 2**20  # bytes of the object store of a cluster started here, beside the data set
 QUIET = {  # Tune keeps tables of its own and watches the keyboard; the study is the record here, and `nas` watches
@@ -31,6 +33,7 @@ QUIET = {  # Tune keeps tables of its own and watches the keyboard; the study is
 }
 SCRIPTS = ("site-packages", "dist-packages")
 log = logging.getLogger(__name__)
+QUICK = 20.0  # seconds of waiting for a node that are not worth a word
 LATENCY = "latency"  # the resource of nodes that measure
 
 
@@ -49,8 +52,13 @@ def connected(recipe: Recipe, size: int = 0) -> Iterator[None]:
 
     `size` is that of what is sent to the workers, in bytes. Raises `InputError` for an address that cannot be used.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    needed = {} if recipe.ray is None else reached(recipe.ray)
+    with environment_with({**QUIET, **needed}), _joined(recipe, size), _terminated_as_interrupted():
+        yield
+
+
+@contextlib.contextmanager
+def _joined(recipe: Recipe, size: int) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
@@ -61,17 +69,47 @@ def connected(recipe: Recipe, size: int = 0) -> Iterator[None]:
         settings |= {"address": "local", "num_cpus": recipe.workers, "include_dashboard": False}
         settings |= {"object_store_memory": STORE + 2 * size}
     else:
-        check_address(recipe.ray)
         settings |= {"address": recipe.ray, "runtime_env": environment()}
     try:
         ray.init(**settings)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
-        raise _explained(recipe.ray, error) from None
+        if recipe.ray is None:
+            raise NasspaceError(f"Ray does not start on this machine: {_line(error)}") from None
+        raise explained(recipe.ray, str(error)) from None
     try:
         with contextlib.redirect_stdout(_WithoutRay(sys.stdout)):
             yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def environment_with(variables: Mapping[str, str]) -> Iterator[None]:
+    """What Ray reads there for the time of a search; what the user has set stays."""
+    added = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, as batch systems send it, ends a search as Ctrl-C does; Ray would print a stack trace."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 class _WithoutRay:
@@ -97,21 +135,6 @@ class _WithoutRay:
 def environment() -> dict[str, Any]:
     """What the nodes of a cluster get: this code. Where its caches lie is each node's own matter."""
     return {"py_modules": [str(Path(__file__).resolve().parents[2])]}
-
-
-def _explained(address: str | None, error: Exception) -> NasspaceError:
-    """What Ray said at the door, as one message."""
-    if address is None:
-        return NasspaceError(f"Ray does not start on this machine: {_line(error)}")
-    text = str(error)
-    if "ersion mismatch" in text or "started with" in text:
-        said = " ".join(text.split())
-        return InputError(
-            f"--ray {address}: the cluster runs other versions ({said}); install the same Ray and Python on all nodes"
-        )
-    if address == "auto":
-        return InputError("--ray auto: no cluster runs on this machine; start one with `ray start --head`")
-    return InputError(f"--ray {address}: the cluster cannot be used: {_line(error)}")
 
 
 def _line(error: Exception) -> str:
@@ -168,3 +191,18 @@ def on_this_node() -> dict[str, Any]:
 
     node = ray.get_runtime_context().get_node_id()
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+
+
+def awaited(reference: Any, seconds: float, doing: str, note: Callable[[str], None]) -> Any:
+    """What a node that measures returns; an `InputError` if it is another search's, or lost, for so long."""
+    import ray
+
+    for waited in (min(QUICK, seconds), max(0.0, seconds - QUICK)):
+        done, _ = ray.wait([reference], timeout=waited)
+        if done:
+            return ray.get(reference)
+        note(f"waiting for a node with the resource '{LATENCY}' ({doing}): another search uses it, or it is lost")
+    raise InputError(
+        f"no node with the resource '{LATENCY}' answered for {seconds:.0f} s ({doing}); end the search that uses it, "
+        "or start such a node, then `nas resume` goes on"
+    )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
+import traceback
 from typing import Any
 
 from nasspace.architecture import Architecture
+from nasspace.errors import InputError
 from nasspace.studies.driver import scored
 from nasspace.studies.evaluate import Outcome
 from nasspace.studies.measure import Measured, Measurer
 from nasspace.studies.workers.parts import Sent
 
+MEASURED = 1800.0  # seconds for a latency, with all that wait for the same node
 GATHERING = 30.0  # seconds in which the workers of a search must have begun to be waited for
 
 
@@ -61,9 +65,25 @@ class AtStation:
         import ray
 
         try:
-            return ray.get(self._station.measure.remote(architecture.to_json()))
-        except ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() from None
+            return ray.get(self._station.measure.remote(architecture.to_json()), timeout=MEASURED)
+        except ray.exceptions.RayTaskError as error:  # is a RayError, too, which would count as a lost process
+            raise error.cause from None
+        except ray.exceptions.GetTimeoutError:
+            raise InputError(
+                f"the node that measures has not answered for {MEASURED / 60:.0f} minutes; is it lost? Start one with "
+                "the resource 'latency', then `nas resume` goes on"
+            ) from None
+
+
+def travelling(error: Exception) -> Exception:
+    """The error itself if it can be sent, else what it says; with the place that it comes from."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    try:
+        copy.copy(error)  # made anew from its arguments, as it will be there
+    except Exception:
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    error.add_note(f"In a worker:\n{where}")
+    return error
 
 
 @functools.cache
@@ -94,7 +114,7 @@ def evaluation() -> type:
             except ray.exceptions.RayError:
                 raise
             except Exception as error:
-                outcome = error
+                outcome = travelling(error)
             ray.get(self._box.put.remote(self._asked["number"], outcome))
             return {"number": self._asked["number"], "done": True}
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
-import os
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,17 @@ from nasspace.studies.recipe import Recipe
 from nasspace.studies.workers import cluster, trainable
 from nasspace.studies.workers.parts import Sent
 
+STATION = 120.0  # seconds in which a node that measures must be free
+
 
 class Asking:
     """What Tune asks for trials: as many at once as there are workers, from the driver."""
 
-    def __init__(self, driver: Driver, box: Any, begin: int) -> None:
+    def __init__(self, driver: Driver, box: Any, workers: int) -> None:
         self.driver = driver
         self.box = box
-        self._begin = iter(range(begin))
-        self._workers = begin
+        self._begin = iter(range(workers))
+        self._workers = workers
         self._next: Candidate | None = None
         self._lost: list[Candidate] = []
         self._losses: Counter[int] = Counter()
@@ -43,9 +47,10 @@ class Asking:
                 self._next = self._lost.pop() if self._lost else self.driver.ask() if self._room() else None
             if self._next is None:
                 return finished if self.driver.finished else None
-            if len(self._asked) >= self.driver.task.recipe.workers:
+            if len(self._asked) >= self._workers:
                 return None
             candidate, self._next = self._next, None
+            self.driver.begun(candidate)
         except BaseException as error:
             self.error = error
             return finished
@@ -54,8 +59,7 @@ class Asking:
 
     def _room(self) -> bool:
         """Whether to ask; beside several workers one ahead, so that none waits for a proposal to be computed."""
-        workers = self.driver.task.recipe.workers
-        return len(self._asked) < workers + (workers > 1)
+        return len(self._asked) < self._workers + (self._workers > 1)
 
     def complete(self, trial_id: str) -> None:
         """A trial has ended: evaluated, or lost with its process; then it is begun again, but not for ever."""
@@ -94,10 +98,22 @@ def run(driver: Driver, fresh_latency: bool) -> None:
     recipe = driver.task.recipe
     sent = Sent.of(driver.task, fresh_latency)
     size = sum(array.nbytes for pair in sent.arrays.values() for array in pair)
-    with cluster.connected(recipe, size):
+    with cluster.connected(recipe, size), _lost_clusters():
         asking = _tuned(driver, sent, recipe)
-    if asking.error:
-        raise asking.error
+        if asking.error:
+            raise asking.error
+
+
+@contextlib.contextmanager
+def _lost_clusters() -> Iterator[None]:
+    """What Ray raises when the cluster goes, as one message."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"the Ray cluster was lost ({said}); start it again, then `nas resume` goes on") from error
 
 
 def _tuned(driver: Driver, sent: Sent, recipe: Recipe) -> Asking:
@@ -113,12 +129,15 @@ def _tuned(driver: Driver, sent: Sent, recipe: Recipe) -> Asking:
     box = ray.remote(trainable.Box).options(num_cpus=0, **cluster.on_this_node()).remote()
     station = _station(driver, reference, recipe, nodes)
     resources, room = _resources(recipe, nodes)
-    asking = Asking(driver, box, min(recipe.workers, room))
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(recipe.workers, room))  # all of them begin at once
+    workers = min(recipe.workers, room)
+    if workers < recipe.workers:
+        driver.report("note", text=f"{workers} of {recipe.workers} workers find place on the cluster as it is")
+    asking = Asking(driver, box, workers)
     parameters = {"sent": [reference], "box": box, "station": station}
     evaluation = tune.with_parameters(trainable.evaluation(), **parameters)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost trial is no error here
-    with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
+    pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(workers)}  # all of them begin at once
+    with tempfile.TemporaryDirectory(prefix="nasspace-") as folder, cluster.environment_with(pending):
         tune.Tuner(
             tune.with_resources(evaluation, resources),
             tune_config=tune.TuneConfig(search_alg=_searcher(asking), num_samples=-1, reuse_actors=True),
@@ -149,7 +168,10 @@ def _station(driver: Driver, sent: Any, recipe: Recipe, nodes: cluster.Nodes) ->
         return None
     options = {"num_cpus": 0, "resources": {cluster.LATENCY: 1}, "max_restarts": -1, "max_task_retries": recipe.retries}
     station = ray.remote(trainable.Station).options(**options).remote(sent)
-    machine, expected = ray.get(station.machine.remote()), driver.study.latency_machine()
+    note = functools.partial(driver.report, "note")
+    asked = station.machine.remote()
+    machine = cluster.awaited(asked, STATION, "to begin", lambda text: note(text=text))
+    expected = driver.study.latency_machine()
     if expected is not None and machine != expected:
         raise InputError(
             f"{driver.study.folder}: the node that carries '{cluster.LATENCY}' is another machine ({_told(machine)}) "

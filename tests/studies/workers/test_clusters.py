@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import socket
 import time
 from pathlib import Path
 
 import pytest
 
+from nasspace.errors import InputError
 from nasspace.studies import study as records
+from nasspace.studies.workers import address
+from nasspace.studies.workers.trainable import travelling
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning")]  # Ray's own
 
@@ -84,6 +88,19 @@ def test_a_driver_that_is_killed_is_taken_up(searches, clusters):
     assert len(finished) == len(set(finished)) == 12
 
 
+def test_an_interrupted_search_with_workers_goes_on(searches):
+    code = "search(study='s', workers=2, trials=8)"
+    process = searches.start(code)
+    searches.wait_for(3)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in said
+    assert process.returncode != 0
+    assert searches.run(code).returncode == 0
+    finished = digests(searches.folder, "s")
+    assert len(finished) == len(set(finished)) == 8
+
+
 def test_no_candidate_is_evaluated_on_a_node_that_measures(searches, clusters):
     cluster = clusters({"num_cpus": 1, "resources": {"latency": 1}}, {"num_cpus": 1})
     done = searches.run(f"search(study='s', ray='{cluster.address}', workers=2, trials=6)")
@@ -107,7 +124,7 @@ def test_latency_is_taken_on_the_node_that_measures(searches, clusters, monkeypa
     for trial in study.frozen("COMPLETE"):
         assert trial.user_attrs["latency_host"] == platform.node()
         assert trial.user_attrs["latency_interval"]["machine"] == study.latency_machine()
-    kept = {path.name for path in (searches.folder / "kept" / "s" / "weights").iterdir()}
+    kept = {path.name for path in (searches.folder / "kept").glob("s-*/weights/*")}
     assert kept == {f"{number}.safetensors" for number in study.front_numbers()}
 
 
@@ -143,3 +160,23 @@ def test_a_cluster_of_another_version_is_told(searches, clusters):
 def test_what_the_evaluator_raises_is_raised_here(searches):
     done = searches.run("search(study='s', workers=2, evaluator=lambda architecture: {'accuracy': 7.0})")
     assert "InputError: the evaluator's 'accuracy' is 7.0" in done.stderr
+
+
+def test_an_error_that_cannot_travel_says_what_it_is():
+    class Odd(Exception):
+        def __init__(self, one, other):
+            super().__init__(f"{one} {other}")
+
+    found = travelling(Odd("out of", "luck"))
+    assert str(found) == "Odd: out of luck"
+    assert type(travelling(KeyError("x"))) is KeyError
+
+
+def test_something_else_that_answers_is_no_cluster(monkeypatch):
+    """A server that takes connections and says nothing."""
+    monkeypatch.setattr(address, "TRIED", 3.0)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        pytest.raises(InputError, match="no Ray cluster can be used"),
+    ):
+        address.reached(f"127.0.0.1:{server.getsockname()[1]}")
