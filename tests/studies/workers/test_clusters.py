@@ -108,6 +108,16 @@ def test_no_candidate_is_evaluated_on_a_node_that_measures(searches, clusters):
     assert {node for _, _, node in searches.log()} == {cluster.list_all_nodes()[1].node_id}
 
 
+def test_a_gpu_is_shared_by_fraction(searches, clusters):
+    """A node that only says it has a GPU: how Ray shares it out is what is looked at."""
+    address = clusters({"num_cpus": 4, "num_gpus": 1}).address
+    done = searches.run(f"SLEEP = 1.0\nsearch(study='s', ray='{address}', workers=4, gpus=0.5, trials=6)")
+    assert done.returncode == 0, done.stderr
+    assert len({process for _, process, _ in searches.log()}) == 2, "two halves, though there are four cores"
+    refused = searches.run(f"search(study='t', ray='{address}', workers=2, gpus=2)")
+    assert "no node of the Ray cluster has 1 CPU and 2 GPU" in refused.stderr
+
+
 def test_latency_is_taken_on_the_node_that_measures(searches, clusters, monkeypatch):
     """A real search with training; each node has a cache of its own."""
     measuring = {"NASSPACE_CACHE": str(searches.folder / "measuring")}
