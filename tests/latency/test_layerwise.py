@@ -11,8 +11,9 @@ from nasspace import Space, build, cost
 from nasspace.latency import layerwise
 from nasspace.latency.cache import LatencyCache
 from nasspace.latency.meter import measure_latency
-from nasspace.studies import belief, evaluate
+from nasspace.studies import belief
 from nasspace.studies.belief import Belief, Seen
+from nasspace.studies.measure import Measurer
 from nasspace.studies.surrogate import Features
 
 SPACE = """
@@ -50,9 +51,7 @@ def test_a_profile_that_cannot_be_read_does_not_stop_a_search(networks, monkeypa
 
     monkeypatch.setattr(layerwise, "layers_ms", broken)
     recipe = type("Recipe", (), {"runtime": "onnxruntime", "latency_device": "local"})
-    scorer = object.__new__(evaluate.Trained)
-    scorer.recipe, scorer.cache, scorer.fresh_latency = recipe, None, False
-    assert scorer._layers(networks[0], None, None) is None
+    assert Measurer(recipe(), None)._layers(networks[0], None, None) is None
 
 
 def seen(architectures, profiled: int, margin: float = 1.0) -> list[Seen]:
