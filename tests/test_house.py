@@ -29,7 +29,8 @@ latency.guidelines.graph latency.guidelines.surgery latency.guidelines.profile l
 latency.guidelines.subject latency.guidelines.widths latency.guidelines.fragments latency.guidelines.elementwise
 latency.guidelines.explanation latency.guidelines latency.layerwise
 accuracy accuracy.settings accuracy.decoding accuracy.sources accuracy.images accuracy.tables accuracy.data
-accuracy.published accuracy.augmentation accuracy.schedules accuracy.optimisers accuracy.training
+accuracy.published accuracy.augmentation accuracy.policies accuracy.schedules accuracy.optimisers
+accuracy.checkpoints accuracy.metrics accuracy.training
 studies studies.recipe studies.pareto studies.turns studies.measure studies.evaluate studies.surrogate studies.belief
 studies.gain studies.samplers studies.places studies.rows studies.weights studies.storage studies.study studies.sharing
 studies.candidates studies.workers studies.workers.address studies.task studies.driver studies.workers.parts
