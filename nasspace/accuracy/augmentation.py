@@ -1,9 +1,20 @@
-"""Whole batches shifted and mirrored at random, on the device they are on."""
+"""Random augmentation of whole uint8 batches [N, C, H, W], on the device they are on.
+
+Every function draws the parameters of all images first, from a generator on the CPU, and then applies them to each
+image alone: an image's result depends on its own parameters only.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+ATTEMPTS = 10  # boxes drawn for each image; the first that fits is taken
+GRAY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma
 
 
 def shifted(pixels: Tensor, most: int, generator: torch.Generator) -> Tensor:
@@ -29,3 +40,263 @@ def mirrored(pixels: Tensor, generator: torch.Generator) -> Tensor:
 def _reflected(positions: Tensor, size: int) -> Tensor:
     """Positions outside 0..size-1 folded back at the border pixel, which is not doubled."""
     return size - 1 - (size - 1 - positions.abs()).abs()
+
+
+def boxes(
+    count: int, size: tuple[int, int], scale: Sequence[float], ratio: Sequence[float], generator: torch.Generator
+) -> Tensor:
+    """Random boxes, int64 [count, 4] of (top, left, height, width) inside `size`.
+
+    Area as a share of the image's is uniform in `scale`, the logarithm of width over height uniform in that of
+    `ratio`. If none of 10 draws fits, the box is the largest central one whose shape `ratio` allows (Szegedy et al.
+    2015, as in torchvision's RandomResizedCrop).
+    """
+    rows, columns = size
+    areas = _uniform((count, ATTEMPTS), *scale, generator) * (rows * columns)
+    shapes = _uniform((count, ATTEMPTS), math.log(ratio[0]), math.log(ratio[1]), generator).exp()
+    places = torch.rand((count, 2), generator=generator, dtype=torch.float64)
+    heights, widths = (areas / shapes).sqrt().round().long(), (areas * shapes).sqrt().round().long()
+    fits = (heights >= 1) & (heights <= rows) & (widths >= 1) & (widths <= columns)
+    first = fits.int().argmax(1)[:, None]
+    height, width = heights.gather(1, first)[:, 0], widths.gather(1, first)[:, 0]
+    top, left = (places[:, 0] * (rows - height + 1)).long(), (places[:, 1] * (columns - width + 1)).long()
+    found = torch.stack([top, left, height, width], 1)
+    return torch.where(fits.any(1)[:, None], found, torch.tensor(_central(rows, columns, ratio)))
+
+
+def _central(rows: int, columns: int, ratio: Sequence[float]) -> tuple[int, int, int, int]:
+    if columns / rows < ratio[0]:
+        height, width = max(1, round(columns / ratio[0])), columns
+    elif columns / rows > ratio[1]:
+        height, width = rows, max(1, round(rows * ratio[1]))
+    else:
+        height, width = rows, columns
+    return (rows - height) // 2, (columns - width) // 2, height, width
+
+
+def cropped(pixels: Tensor, scale: Sequence[float], ratio: Sequence[float], generator: torch.Generator) -> Tensor:
+    """A random box of each image (`boxes`), resized to the image's own size, bilinear."""
+    return cut_out(pixels, boxes(len(pixels), tuple(pixels.shape[2:]), scale, ratio, generator))
+
+
+def cut_out(pixels: Tensor, found: Tensor) -> Tensor:
+    """The box (top, left, height, width) of each image, resized to the image's own size, bilinear."""
+    rows, columns = pixels.shape[2:]
+    top, left, height, width = found.to(pixels.device, torch.float32)[:, :, None].unbind(1)
+    y = _sources(rows, top, height)
+    x = _sources(columns, left, width)
+    grid = torch.stack(
+        [
+            ((2 * x + 1) / columns - 1)[:, None, :].expand(-1, rows, -1),
+            ((2 * y + 1) / rows - 1)[:, :, None].expand(-1, -1, columns),
+        ],
+        -1,
+    )
+    return _sampled(pixels, grid, "border")
+
+
+def _sources(size: int, start: Tensor, length: Tensor) -> Tensor:
+    """Where `size` pixels stretched over `length` ones from `start` come from; never outside of these."""
+    positions = (torch.arange(size, device=start.device) + 0.5) * length / size - 0.5
+    return start + torch.minimum(positions.clamp(min=0), length - 1)
+
+
+def _sampled(pixels: Tensor, grid: Tensor, padding: str) -> Tensor:
+    found = functional.grid_sample(
+        pixels.float(), grid, mode="bilinear", padding_mode=padding, align_corners=False
+    )  # fmt: skip
+    return as_bytes(found)
+
+
+def warped(pixels: Tensor, matrices: Tensor) -> Tensor:
+    """Each image under an affine map, bilinear; what comes in from outside is black.
+
+    `matrices` is [N, 2, 3], from (x, y, 1) of the result to (x, y) of the image, in pixels from the center.
+    """
+    rows, columns = pixels.shape[2:]
+    device = pixels.device
+    y = torch.arange(rows, device=device) - (rows - 1) / 2
+    x = torch.arange(columns, device=device) - (columns - 1) / 2
+    points = torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns), torch.ones(rows, columns, device=device)])
+    found = torch.einsum("nij,jhw->nhwi", matrices.to(device, torch.float32), points)
+    return _sampled(pixels, found * torch.tensor([2 / columns, 2 / rows], device=device), "zeros")
+
+
+def rotated(pixels: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """Each image turned about its center by up to `most` degrees either way; the corners become black."""
+    return warped(pixels, rotations(_uniform((len(pixels),), -most, most, generator)))
+
+
+def rotations(degrees: Tensor) -> Tensor:
+    """The matrices for `warped` of counterclockwise rotations, [N, 2, 3]."""
+    angles = torch.deg2rad(degrees.double())
+    zero = torch.zeros_like(angles)
+    rows = [torch.stack([angles.cos(), -angles.sin(), zero], 1), torch.stack([angles.sin(), angles.cos(), zero], 1)]
+    return torch.stack(rows, 1)
+
+
+def jittered(pixels: Tensor, most: Sequence[float], generator: torch.Generator) -> Tensor:
+    """Brightness, contrast, saturation and hue of each image changed at random, in a random order.
+
+    `most` has one value for each: a factor within 1 - value and 1 + value (not below 0), for hue a share of the
+    color circle either way. Images of one channel have neither saturation nor hue.
+    """
+    count = len(pixels)
+    draws = torch.rand((4, count), generator=generator, dtype=torch.float64)
+    lows = torch.tensor([max(0.0, 1 - value) for value in most[:3]] + [-most[3]], dtype=torch.float64)[:, None]
+    highs = torch.tensor([1 + value for value in most[:3]] + [most[3]], dtype=torch.float64)[:, None]
+    orders = torch.rand((count, 4), generator=generator).argsort(1)
+    changes = (lows + draws * (highs - lows)).float()
+    return with_jitter(pixels, changes, orders, [value > 0 for value in most])
+
+
+def with_jitter(pixels: Tensor, changes: Tensor, orders: Tensor, active: Sequence[bool] = (True,) * 4) -> Tensor:
+    """Apply `changes` [4, N] (brightness, contrast, saturation, hue) to each image in its order of [N, 4]."""
+    operations = (brightened, contrasted, saturated, recolored)
+    possible = [used and (pixels.shape[1] == 3 or kind < 2) for kind, used in enumerate(active)]
+    result = pixels.float()
+    for turn in range(4):
+        for kind, operation in enumerate(operations):
+            chosen = (orders[:, turn] == kind).nonzero()[:, 0].to(pixels.device)
+            if possible[kind] and len(chosen):
+                amount = changes[kind].to(pixels.device)[chosen]
+                result[chosen] = operation(result[chosen], amount[:, None, None, None])
+    return as_bytes(result)
+
+
+def brightened(images: Tensor, factor: Tensor) -> Tensor:
+    """float images of 0..255 times `factor` [N, 1, 1, 1]."""
+    return (images * factor).clamp(0, 255)
+
+
+def contrasted(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the mean gray of each image."""
+    return blended(images, gray(images).mean((1, 2, 3), keepdim=True), factor)
+
+
+def saturated(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the gray image."""
+    return blended(images, gray(images), factor)
+
+
+def blended(images: Tensor, others: Tensor, factor: Tensor) -> Tensor:
+    """factor x images + (1 - factor) x others, within 0..255."""
+    return (images * factor + others * (1 - factor)).clamp(0, 255)
+
+
+def gray(images: Tensor) -> Tensor:
+    """The luma of float images, [N, 1, H, W]."""
+    if images.shape[1] == 1:
+        return images
+    weights = torch.tensor(GRAY, device=images.device)[:, None, None]
+    return (images * weights).sum(1, keepdim=True)
+
+
+def recolored(images: Tensor, turn: Tensor) -> Tensor:
+    """The hue of float RGB images moved by a share `turn` [N, 1, 1, 1] of the color circle (through HSV)."""
+    highest, lowest = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
+    spread = highest - lowest
+    safe = torch.where(spread == 0, 1.0, spread)
+    red, green, blue = images.split(1, 1)
+    sector = torch.where(
+        highest == red,
+        (green - blue) / safe,
+        torch.where(highest == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    hue = (sector / 6 + turn) % 1
+    offsets = torch.tensor([5.0, 3.0, 1.0], device=images.device)[:, None, None]
+    position = (offsets + 6 * hue) % 6
+    return highest - spread * torch.minimum(position, 4 - position).clamp(0, 1)
+
+
+def principal(pixels: Tensor) -> Tensor:
+    """Principal components of the colors of uint8 [N, C, H, W], each times its eigenvalue: [C, C], a column each.
+
+    Of pixels scaled to 0..1, as in the PyTorch and Torch7 versions of AlexNet's noise.
+    """
+    channels = pixels.shape[1]
+    total, products, count = torch.zeros(channels).double(), torch.zeros(channels, channels).double(), 0
+    for chunk in pixels.split(128):
+        flat = chunk.transpose(0, 1).reshape(channels, -1).double() / 255
+        total += flat.sum(1)
+        products += flat @ flat.T
+        count += flat.shape[1]
+    mean = total / count
+    values, vectors = torch.linalg.eigh(products / count - mean[:, None] * mean)
+    return (vectors * values.clamp(min=0)).float()
+
+
+def color_noised(pixels: Tensor, components: Tensor, std: float, generator: torch.Generator) -> Tensor:
+    """Add to each image one color, normal along the principal components with `std` (Krizhevsky et al. 2012: 0.1)."""
+    draws = torch.randn((len(pixels), components.shape[1]), generator=generator) * std
+    colors = 255 * draws @ components.T
+    return as_bytes(pixels.float() + colors.to(pixels.device)[:, :, None, None])
+
+
+def erased(
+    pixels: Tensor,
+    chance: float,
+    fill: Sequence[float],
+    generator: torch.Generator,
+    scale: Sequence[float] = (0.02, 0.33),
+    ratio: Sequence[float] = (0.3, 3.3),
+) -> Tensor:
+    """In a share `chance` of the images one random box (`boxes`) becomes the color `fill` (Zhong et al. 2017)."""
+    count, _, rows, columns = pixels.shape
+    chosen = torch.rand(count, generator=generator) < chance
+    inside = masks(boxes(count, (rows, columns), scale, ratio, generator), rows, columns) & chosen[:, None, None]
+    color = torch.tensor(fill, dtype=torch.float32).round().to(pixels.device, pixels.dtype)[:, None, None]
+    return torch.where(inside[:, None].to(pixels.device), color, pixels)
+
+
+def masks(found: Tensor, rows: int, columns: int) -> Tensor:
+    """Boolean [N, rows, columns], true inside the box (top, left, height, width) of each image."""
+    top, left, height, width = found[:, :, None].unbind(1)
+    y, x = torch.arange(rows), torch.arange(columns)
+    return ((y >= top) & (y < top + height))[:, :, None] & ((x >= left) & (x < left + width))[:, None, :]
+
+
+def mixed_up(
+    images: Tensor, labels: Tensor, alpha: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """MixUp (Zhang et al. 2018): share x batch + (1 - share) x the batch in another order, images and labels alike.
+
+    `images` are float, `labels` soft [N, classes]; the share is one number a batch, from Beta(alpha, alpha).
+    """
+    share, others = _beta(alpha, generator), torch.randperm(len(images), generator=generator).to(images.device)
+    return images.lerp(images[others], 1 - share), labels.lerp(labels[others], 1 - share)
+
+
+def cut_mixed(images: Tensor, labels: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """CutMix (Yun et al. 2019): one box of each image is that of another image; labels are mixed by area.
+
+    The box is centered anywhere and clipped at the border; its area before that is 1 - Beta(alpha, alpha).
+    """
+    rows, columns = images.shape[2:]
+    share, others = _beta(alpha, generator), torch.randperm(len(images), generator=generator).to(images.device)
+    middle = torch.rand(2, generator=generator).tolist()
+    side = math.sqrt(1 - share)
+    (top, bottom), (left, right) = (
+        (max(0, round(size * (at - side / 2))), min(size, round(size * (at + side / 2))))
+        for size, at in zip((rows, columns), middle, strict=True)
+    )
+    images = images.clone()
+    images[:, :, top:bottom, left:right] = images[others, :, top:bottom, left:right]
+    part = (bottom - top) * (right - left) / (rows * columns)
+    return images, labels.lerp(labels[others], part)
+
+
+def _beta(alpha: float, generator: torch.Generator) -> float:
+    """One draw from Beta(alpha, alpha), by the inverse of its distribution function."""
+    from scipy.special import betaincinv
+
+    return float(betaincinv(alpha, alpha, float(torch.rand((), generator=generator, dtype=torch.float64))))
+
+
+def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
+    return low + torch.rand(shape, generator=generator, dtype=torch.float64) * (high - low)
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    """float images rounded to uint8, within 0..255."""
+    return images.round_().clamp_(0, 255).to(torch.uint8)

@@ -14,6 +14,7 @@ SCHEDULES = ("cosine", "one-cycle", "exponential", "steps", "plateau")
 WARM_UPS = ("share", "epochs")
 DECAYED = ("weights", "weights-but-depthwise", "all")
 STATISTICS = ("re-estimated", "running")
+POLICIES = ("randaugment", "trivialaugment")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,29 @@ def _number(default: float | None, allowed: str, holds: Callable[[float], bool])
     return field(default=default, metadata={"rules": rules})
 
 
+def _range(default: tuple[float, float] | None, allowed: str, holds: Callable[[float, float], bool]) -> Any:
+    """A pair of numbers, the lower one first."""
+
+    def fits(value: object) -> bool:
+        if value is None:
+            return default is None
+        return _are_numbers(value, 2) and value[0] <= value[1] and holds(*value)
+
+    return field(default=default, metadata={"rules": [(fits, allowed)]})
+
+
+def _are_numbers(value: object, count: int) -> bool:
+    return isinstance(value, list | tuple) and len(value) == count and all(map(_is_number, value))
+
+
+def _jitter() -> Any:
+    def fits(value: object) -> bool:
+        return _are_numbers(value, 4) and all(part >= 0 for part in value) and value[3] <= 0.5
+
+    allowed = "four numbers of 0 or more (brightness, contrast, saturation, hue), hue at most 0.5"
+    return field(default=(0.0, 0.0, 0.0, 0.0), metadata={"rules": [(fits, allowed)]})
+
+
 def _one_of(default: Any, options: tuple, allowed: str = "") -> Any:
     words = allowed or f"{', '.join(options[:-1])} or {options[-1]}"
     return field(default=default, metadata={"rules": [(lambda value: value in options, words)]})
@@ -82,7 +106,17 @@ class TrainingSettings:
 
     **Images.** `crop_padding` is the largest random shift as a share of the side. `flip` mirrors images left to right;
     None does so for colour images only, since what is drawn or written seldom survives it. `threads` are torch's, on
-    the CPU. What a value may be is checked here; what is wrong is an `InputError` that names the setting.
+    the CPU. All of the following are off by default (`accuracy/augmentation.py`, `accuracy/policies.py`). `crop_scale`
+    is the range of a random box's area as a share of the image's, `crop_ratio` that of its width over its height; the
+    box is resized to the whole image and takes the place of the shift. `jitter` is the largest change of brightness,
+    contrast, saturation (factors of 1 - value to 1 + value) and hue (a share of the color circle). `rotation` is in
+    degrees either way, `color_noise` the standard deviation of AlexNet's noise along the principal components of the
+    colors, `erasing` the share of images in which a random box takes the mean color. `policy` is `randaugment`, with
+    `policy_layers` operations of `policy_magnitude` (0 to 30) an image, or `trivialaugment`. `mixup` and `cutmix` are
+    the parameter of the Beta distribution; where both are on, each batch has one of them by chance.
+    The order is that of the fields.
+
+    What a value may be is checked here; what is wrong is an `InputError` that names the setting.
     """
 
     batch_size: int = _whole(64, 2, "2 or more, for batch norm")
@@ -111,6 +145,19 @@ class TrainingSettings:
     average: float = _number(0.0, "from 0 to below 1", lambda value: 0 <= value < 1)
     norm_momentum: float | None = _number(None, "above 0 and at most 1, or null", lambda value: 0 < value <= 1)
     norm_statistics: str = _one_of("re-estimated", STATISTICS)
+    crop_scale: tuple[float, float] | None = _range(
+        None, "a range of shares of the area, above 0 and at most 1", lambda low, high: low > 0 and high <= 1
+    )
+    crop_ratio: tuple[float, float] = _range((3 / 4, 4 / 3), "a range of ratios above 0", lambda low, _: low > 0)
+    policy: str | None = _one_of(None, (*POLICIES, None), "randaugment, trivialaugment or null")
+    policy_layers: int = _whole(2, 1, "1 or more operations")
+    policy_magnitude: float = _number(9.0, "from 0 to 30", lambda value: 0 <= value <= 30)
+    jitter: tuple[float, float, float, float] = _jitter()
+    rotation: float = _number(0.0, "from 0 to 180 degrees", lambda value: 0 <= value <= 180)
+    color_noise: float = _number(0.0, "0 or more", lambda value: value >= 0)
+    erasing: float = _number(0.0, "a share of the images, from 0 to 1", lambda value: 0 <= value <= 1)
+    mixup: float = _number(0.0, "0 or more", lambda value: value >= 0)
+    cutmix: float = _number(0.0, "0 or more", lambda value: value >= 0)
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -121,6 +168,9 @@ class TrainingSettings:
         _check(self.warm_up < 1 or not share, "training.warm_up", self.warm_up, "a share of the steps, below 1")
         _check(self.last_rate <= self.learning_rate, "training.last_rate", self.last_rate, "at most the learning rate")
         self._check_milestones()
+        for name in ("crop_scale", "crop_ratio", "jitter"):  # a list comes from YAML
+            value = getattr(self, name)
+            object.__setattr__(self, name, value and tuple(map(float, value)))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> TrainingSettings:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nasspace.accuracy.augmentation import mirrored, shifted
+from nasspace.accuracy import augmentation, checkpoints
+from nasspace.accuracy.checkpoints import Checkpoints
 from nasspace.accuracy.images import DataSet, Images, prepared, resized, stratified
 from nasspace.accuracy.optimisers import averaged, optimiser
+from nasspace.accuracy.policies import rand_augmented, trivially_augmented
 from nasspace.accuracy.schedules import Plateau, rate
 from nasspace.accuracy.settings import Fidelity, TrainingSettings
 
-__all__ = ["Fidelity", "Trained", "TrainingSettings", "evaluate", "re_estimate", "train"]
+__all__ = ["Fidelity", "Trained", "TrainingSettings", "evaluate", "predictions", "re_estimate", "train"]
 
 NORM_IMAGES = 1024  # as many as batch norm's statistics are taken over in the end
 
@@ -44,19 +47,28 @@ def train(
     seed: int = 0,
     device: str = "cpu",
     on_epoch: Callable[[int, int, float], None] | None = None,
+    checkpoint: Path | None = None,
 ) -> Trained:
     """Train `model` in place and leave it on the CPU in evaluation mode; accuracy is of the validation split.
 
     On the CPU of one machine the same seed gives the same weights, bit by bit. There is no limit of time. A loss
     that is no longer a number ends the training, and the accuracy is of what is left. `data` held at another
     resolution than the fidelity's is scaled each time; `prepared` does it once.
+
+    With `checkpoint` the state is saved to that file after each epoch, and every 30 seconds within one. If the file
+    exists, the training continues from it; a killed training that is continued ends in the same weights, bit by bit,
+    on the CPU of one machine. The file of another training is an `InputError`. It stays when the training is done.
     """
     settings = settings or TrainingSettings()
     start = time.perf_counter()
+    kept = checkpoint and Checkpoints(
+        checkpoint, checkpoints.identity(model, data, fidelity, settings, seed, device)
+    )  # fmt: skip
     data = _share(prepared(data, fidelity.resolution), fidelity.share, seed)
-    with _threads(settings.threads), _seeded(seed, device):
+    with threads(settings.threads), _seeded(seed, device):
         _lay_out(model.to(device), device)
-        losses, images = _fit(model, data, fidelity, settings, seed, device, on_epoch)
+        fit = _Fit(model, data, fidelity, settings, seed, device, kept)
+        fit.run(on_epoch)
         if settings.norm_statistics == "re-estimated":
             re_estimate(model, data, settings.batch_size, seed, device)
         accuracy = evaluate(
@@ -69,8 +81,8 @@ def train(
         )
         # Also back to the plain layout: safetensors refuses any other.
         model.to("cpu", memory_format=torch.contiguous_format)
-    diverged = not math.isfinite(losses[-1])
-    return Trained(accuracy, tuple(losses), time.perf_counter() - start, images, diverged)
+    seconds = fit.seconds_before + time.perf_counter() - start
+    return Trained(accuracy, tuple(fit.losses), seconds, len(fit.losses) * len(data.train), fit.diverged)
 
 
 def evaluate(
@@ -83,14 +95,28 @@ def evaluate(
     batch_size: int = 256,
 ) -> float:
     """The share of `images` that the model, which is put in evaluation mode on `device`, gets right."""
+    found = predictions(model, images, data, resolution, device=device, batch_size=batch_size)
+    return int((found == images.labels).sum()) / len(images)
+
+
+def predictions(
+    model: nn.Module,
+    images: Images,
+    data: DataSet,
+    resolution: int,
+    *,
+    device: str = "cpu",
+    batch_size: int = 256,
+) -> Tensor:
+    """The class of each image, int64 [N] on the CPU, by the model, which is put in evaluation mode on `device`."""
     model.to(device).eval()
     pixels = resized(images.pixels, resolution)
-    right = 0
+    found = torch.empty(len(images), dtype=torch.int64)
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
             batch = normalised(pixels[start : start + batch_size].to(device), data)
-            right += int((model(batch).argmax(1).cpu() == images.labels[start : start + batch_size]).sum())
-    return right / len(images)
+            found[start : start + batch_size] = model(batch).argmax(1).cpu()
+    return found
 
 
 def re_estimate(model: nn.Module, data: DataSet, batch_size: int, seed: int, device: str = "cpu") -> None:
@@ -120,37 +146,112 @@ def normalised(pixels: Tensor, data: DataSet) -> Tensor:
     return _lay_out((pixels.float() - mean) / std, pixels.device.type)
 
 
-def _fit(
-    model: nn.Module,
-    data: DataSet,
-    fidelity: Fidelity,
-    settings: TrainingSettings,
-    seed: int,
-    device: str,
-    on_epoch: Callable[[int, int, float], None] | None,
-) -> tuple[list[float], int]:
-    """Mean loss of each epoch, and how many images were seen."""
-    generator = torch.Generator().manual_seed(seed)
-    step = _Step(model, settings, fidelity.epochs, _steps(len(data.train), settings.batch_size))
-    plateau = Plateau(settings.patience)
-    losses: list[float] = []
-    for epoch in range(fidelity.epochs):
-        model.train()
-        total = torch.zeros((), device=device)
-        for chosen in torch.randperm(len(data.train), generator=generator).tensor_split(step.per_epoch):
-            batch = data.train.at(chosen)
-            pixels = _augmented(batch.pixels.to(device), data, settings, generator)
-            total += step(pixels, batch.labels.to(device), plateau.drops)
-        losses.append(float(total) / step.per_epoch)
-        if on_epoch:
-            on_epoch(epoch + 1, fidelity.epochs, losses[-1])
-        if not math.isfinite(losses[-1]):
-            break
-        if settings.schedule == "plateau":
-            size = settings.evaluation_batch_size
-            plateau.tell(evaluate(model, data.validation, data, fidelity.resolution, device=device, batch_size=size))
-    step.finish()
-    return losses, len(losses) * len(data.train)
+class _Fit:
+    """The steps of a training, and where it stands: the mean losses of whole epochs, the batches done of the next."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: DataSet,
+        fidelity: Fidelity,
+        settings: TrainingSettings,
+        seed: int,
+        device: str,
+        kept: Checkpoints | None,
+    ):
+        self.model = model
+        self.data = data
+        self.fidelity = fidelity
+        self.settings = settings
+        self.device = device
+        self.kept = kept
+        self.generator = torch.Generator().manual_seed(seed)
+        self.augmented = _Augmentation(data, settings, self.generator)
+        self.step = _Step(model, settings, fidelity.epochs, _steps(len(data.train), settings.batch_size))
+        self.plateau = Plateau(settings.patience)
+        self.losses: list[float] = []
+        self.opening = self.generator.get_state()  # at the start of the epoch
+        self.batch = 0
+        self.total = torch.zeros((), device=device)
+        self.seconds_before = 0.0
+        self.start = self.saved = time.perf_counter()
+        if kept and (state := kept.load()):
+            self._restore(state)
+
+    @property
+    def diverged(self) -> bool:
+        return bool(self.losses) and not math.isfinite(self.losses[-1])
+
+    def run(self, on_epoch: Callable[[int, int, float], None] | None) -> None:
+        """All epochs that are left."""
+        while len(self.losses) < self.fidelity.epochs and not self.diverged:
+            self._epoch()
+            if on_epoch:
+                on_epoch(len(self.losses), self.fidelity.epochs, self.losses[-1])
+            if self.settings.schedule == "plateau" and not self.diverged:
+                self.plateau.tell(self._validation_accuracy())
+            self._save()
+        self.step.finish()
+
+    def _epoch(self) -> None:
+        self.model.train()
+        for chosen in self._order().tensor_split(self.step.per_epoch)[self.batch :]:
+            batch = self.data.train.at(chosen)
+            pixels, labels = self.augmented(batch.pixels.to(self.device), batch.labels.to(self.device))
+            self.total += self.step(pixels, labels, self.plateau.drops)
+            self.batch += 1
+            if time.perf_counter() - self.saved > checkpoints.INTERVAL and self.batch < self.step.per_epoch:
+                self._save()
+        self.losses.append(float(self.total) / self.step.per_epoch)
+        self.total.zero_()
+        self.batch = 0
+
+    def _order(self) -> Tensor:
+        """The images of this epoch in their order; within an epoch drawn again as at its start."""
+        if not self.batch:
+            self.opening = self.generator.get_state()
+            return torch.randperm(len(self.data.train), generator=self.generator)
+        return torch.randperm(len(self.data.train), generator=torch.Generator().set_state(self.opening))
+
+    def _validation_accuracy(self) -> float:
+        size = self.settings.evaluation_batch_size
+        resolution = self.fidelity.resolution
+        return evaluate(
+            self.model, self.data.validation, self.data, resolution, device=self.device, batch_size=size
+        )  # fmt: skip
+
+    def _save(self) -> None:
+        self.saved = time.perf_counter()
+        if self.kept:
+            self.kept.save(self._state())
+
+    def _state(self) -> dict[str, Any]:
+        cuda = self.device.startswith("cuda")
+        return {
+            "losses": self.losses,
+            "batch": self.batch,
+            "total": self.total.cpu(),
+            "opening": self.opening,
+            "generator": self.generator.get_state(),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "plateau": vars(self.plateau),
+            "step": self.step.state(),
+            "model": self.model.state_dict(),
+            "seconds": self.seconds_before + time.perf_counter() - self.start,
+        }
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.step.restore(state["step"])
+        vars(self.plateau).update(state["plateau"])
+        self.losses, self.batch, self.opening = state["losses"], state["batch"], state["opening"]
+        self.total.copy_(state["total"])
+        self.seconds_before = state["seconds"]
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch"])
+        if state["cuda"] is not None:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
 
 
 class _Step:
@@ -184,6 +285,18 @@ class _Step:
             self.average.update_parameters(self.model)
         return loss.detach()
 
+    def state(self) -> dict[str, Any]:
+        """What the next step needs, besides the model."""
+        average = self.average and self.average.state_dict()
+        return {"done": self.done, "optimizer": self.optimiser.state_dict(), "average": average}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`."""
+        self.done = state["done"]
+        self.optimiser.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+
     def finish(self) -> None:
         """The average, where there is one, becomes the model's own weights and statistics."""
         if self.average:
@@ -207,13 +320,52 @@ def _steps(count: int, batch_size: int) -> int:
     return max(1, min(round(count / batch_size), count // 2))
 
 
-def _augmented(pixels: Tensor, data: DataSet, settings: TrainingSettings, generator: torch.Generator) -> Tensor:
-    most = min(round(settings.crop_padding * data.resolution), data.resolution - 1)
-    if most:
-        pixels = shifted(pixels, most, generator)
-    if settings.flip or (settings.flip is None and data.channels == 3):
-        pixels = mirrored(pixels, generator)
-    return normalised(pixels, data)
+class _Augmentation:
+    """Batches as a training sees them: augmented as the settings say, normalized, and their labels."""
+
+    def __init__(self, data: DataSet, settings: TrainingSettings, generator: torch.Generator):
+        self.data = data
+        self.settings = settings
+        self.generator = generator
+        self.shift = min(round(settings.crop_padding * data.resolution), data.resolution - 1)
+        self.mirrors = settings.flip or (settings.flip is None and data.channels == 3)
+        self.components = augmentation.principal(data.train.pixels) if settings.color_noise else None
+
+    def __call__(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """float32 [N, C, H, W]; labels int64 [N], or [N, classes] where images are mixed."""
+        return self._mixed(normalised(self._recolored(self._moved(pixels)), self.data), labels)
+
+    def _moved(self, pixels: Tensor) -> Tensor:
+        if self.settings.crop_scale:
+            pixels = augmentation.cropped(pixels, self.settings.crop_scale, self.settings.crop_ratio, self.generator)
+        elif self.shift:
+            pixels = augmentation.shifted(pixels, self.shift, self.generator)
+        return augmentation.mirrored(pixels, self.generator) if self.mirrors else pixels
+
+    def _recolored(self, pixels: Tensor) -> Tensor:
+        settings, generator = self.settings, self.generator
+        if settings.policy == "randaugment":
+            pixels = rand_augmented(pixels, generator, settings.policy_layers, settings.policy_magnitude)
+        elif settings.policy == "trivialaugment":
+            pixels = trivially_augmented(pixels, generator)
+        if any(settings.jitter):
+            pixels = augmentation.jittered(pixels, settings.jitter, generator)
+        if settings.rotation:
+            pixels = augmentation.rotated(pixels, settings.rotation, generator)
+        if self.components is not None:
+            pixels = augmentation.color_noised(pixels, self.components, settings.color_noise, generator)
+        if settings.erasing:
+            pixels = augmentation.erased(pixels, settings.erasing, self.data.mean, generator)
+        return pixels
+
+    def _mixed(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        mixup, cutmix = self.settings.mixup, self.settings.cutmix
+        if not mixup and not cutmix:
+            return pixels, labels
+        soft = functional.one_hot(labels, len(self.data.classes)).float()
+        second = bool(cutmix) and (not mixup or float(torch.rand((), generator=self.generator)) < 0.5)
+        mix, alpha = (augmentation.cut_mixed, cutmix) if second else (augmentation.mixed_up, mixup)
+        return mix(pixels, soft, alpha, self.generator)
 
 
 def _lay_out(thing: Any, device: str) -> Any:
@@ -222,7 +374,7 @@ def _lay_out(thing: Any, device: str) -> Any:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
     """torch's threads for a while.
 
     One by default: where anything else runs on the machine, a second thread made training of small networks 10 to
