@@ -26,7 +26,7 @@ TOP = ("name", "description", "input", "resolution", "width", "divisor", "stem",
 DIRECT = ("depth", "out", "stride", "block", "each")
 
 
-def read(document: Document, classes: int, resolution: int | None, channels: int | None) -> Plan:
+def read(document: Document, classes: int, resolution: int | tuple[int, ...] | None, channels: int | None) -> Plan:
     """Check a whole space and return its plan; an `InputError` names file, line, place and remedy."""
     space = document.value
     if not isinstance(space, dict):
@@ -92,13 +92,14 @@ def _input(document: Document, channels: int | None) -> tuple[int, int, int]:
     return (size[0], size[1], size[2])
 
 
-def _top(document: Document, space: dict, resolution: int | None) -> dict[str, Value]:
+def _top(document: Document, space: dict, resolution: int | tuple[int, ...] | None) -> dict[str, Value]:
     top = {}
     if "resolution" in space:
         top["resolution"] = _value(document, ("resolution",), _whole(1, MAX_SIZE))
     if resolution is not None:
         given = Document({}, "resolution")
-        top["resolution"] = Value((whole_number(resolution, 1, MAX_SIZE, given, ()),))
+        sizes = resolution if isinstance(resolution, tuple) else (resolution,)
+        top["resolution"] = Value(tuple(whole_number(size, 1, MAX_SIZE, given, ()) for size in sizes))
     if "width" in space:
         top["width"] = _value(document, ("width",), _multiplier)
     return top

@@ -15,7 +15,7 @@ from typing import Any
 from nasspace.architecture import checked_layer
 from nasspace.counting import LayerCost, cost, layer_cost
 from nasspace.plan import Parts, Stage, every
-from nasspace.space import SMALL, Space
+from nasspace.space import SMALL, Space, unstrided
 
 COUNTS = ("flops", "params", "memory_access")
 MOST = 30_000  # layers looked at before the exact way is given up
@@ -67,15 +67,31 @@ class _Walk:
 
     def _of_top(self, top: dict[str, Any]) -> Range:
         height, width = (top["resolution"],) * 2 if top.get("resolution") else self.plan.input[1:]
-        multiplier, small = top.get("width", 1.0), min(height, width) < SMALL
-        states: dict[Shape, Range] = {(self.plan.input[0], height, width): NOTHING}
-        for part in self.plan.parts["stem"]:
-            states = self._layer(states, part, lambda layer: self.space.settled_layer(layer, multiplier, small))
+        multiplier = top.get("width", 1.0)
+
+        def settle(layer: dict[str, Any]) -> dict[str, Any]:
+            return self.space.settled_layer(layer, multiplier)
+
+        states = self._stem({(self.plan.input[0], height, width): NOTHING}, min(height, width), settle)
         for stage in self.plan.parts["stages"]:
-            states = self._stage(states, stage, lambda layer: self.space.settled_layer(layer, multiplier, False))
+            states = self._stage(states, stage, settle)
         for part in self.plan.parts["head"]:
             states = self._layer(states, part, dict)
         return _joined(states.values())
+
+    def _stem(self, states: dict[Shape, Range], side: int, settle: Callable) -> dict[Shape, Range]:
+        parts = self.plan.parts["stem"]
+        if side >= SMALL:
+            for part in parts:
+                states = self._layer(states, part, settle)
+            return states
+        ends: list[tuple[Shape, Range]] = []  # of every whole stem: which strides go depends on all of its layers
+        for stem in every(lambda choose: [part.walk("", choose) for part in parts]):
+            current = states
+            for layer in unstrided(stem, side):
+                current = self._after(current, [settle(layer)])
+            ends.extend(current.items())
+        return _merged(ends)
 
     def _layer(self, states: dict[Shape, Range], part: Parts, settle: Callable) -> dict[Shape, Range]:
         layers = every(lambda choose: part.walk("", choose))

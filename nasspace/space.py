@@ -16,7 +16,8 @@ from nasspace.documents import Document
 from nasspace.errors import InputError
 from nasspace.plan import Choose, Planned, every
 
-SMALL = 64  # at a deployment resolution below this the strides in the stem become 1
+SMALL = 64  # at a deployment resolution below this the strides of the stem may become 1 ...
+SMALLEST_MAP = 14  # ... the last one first, while the map after the stem would be smaller than this
 
 
 class Space:
@@ -24,7 +25,7 @@ class Space:
 
     `Space.load` reads one by name or path, `Space(document)` takes one that is read already. `classes`,
     `channels` and `resolution` come from the task: the data's classes and channels, the deployment's resolution
-    (None: as the file says).
+    (None: as the file says; several: a choice among them).
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Space:
         document: Document,
         *,
         classes: int = 10,
-        resolution: int | None = None,
+        resolution: int | tuple[int, ...] | None = None,
         channels: int | None = None,
     ):
         self.document = document
@@ -120,11 +121,8 @@ class Space:
     def _settled(self, planned: Planned, choices: Mapping[str, Any]) -> Architecture:
         """Widths settled, stem strides of small inputs removed, the head completed."""
         height, width = (planned.resolution,) * 2 if planned.resolution else self.plan.input[1:]
-        small = min(height, width) < SMALL
-        layers = [
-            self.settled_layer(layer, planned.width, unstrided=small and i < planned.stem)
-            for i, layer in enumerate(planned.body)
-        ]
+        stem = unstrided(planned.body[: planned.stem], min(height, width))
+        layers = [self.settled_layer(layer, planned.width) for layer in (*stem, *planned.body[planned.stem :])]
         return Architecture.of(
             [*layers, *planned.head],
             input=(self.plan.input[0], height, width),
@@ -133,17 +131,41 @@ class Space:
             document=self.document,
         )
 
-    def settled_layer(self, layer: Mapping[str, Any], width: float, unstrided: bool) -> dict[str, Any]:
-        """A chosen layer with its width multiplied and rounded, and without its stride if the input is small."""
+    def settled_layer(self, layer: Mapping[str, Any], width: float) -> dict[str, Any]:
+        """A chosen layer with its width multiplied and rounded."""
         settled = dict(layer)
         if "out" in layer:
             settled["out"] = make_divisible(layer["out"] * width, self.plan.divisor)
-        if unstrided:
-            settled["stride"] = 1
         return settled
 
     def __repr__(self) -> str:
         return f"Space({self.name!r}, {math.log10(self.size):.1f} decades)"
+
+
+def unstrided(stem: Sequence[Mapping[str, Any]], side: int) -> list[dict[str, Any]]:
+    """The stem's layers with as many strides removed as an input of `side` pixels needs, the last one first.
+
+    A stride stays where the map after the stem has 14 pixels or more all the same; from 64 pixels all stay.
+
+    >>> stem = [{"stride": 2}, {"stride": 2}]
+    >>> [[layer["stride"] for layer in unstrided(stem, side)] for side in (64, 63, 32, 28, 26)]
+    [[2, 2], [2, 2], [2, 1], [2, 1], [1, 1]]
+    """
+    layers = [dict(layer) for layer in stem]
+    if side >= SMALL:
+        return layers
+    for layer in reversed(layers):
+        if _map_after(layers, side) >= SMALLEST_MAP:
+            break
+        if "stride" in layer:
+            layer["stride"] = 1
+    return layers
+
+
+def _map_after(layers: Sequence[Mapping[str, Any]], side: int) -> int:
+    for layer in layers:
+        side = -(-side // layer.get("stride", 1))
+    return side
 
 
 def _recalled(name: str, options: Sequence[Any], choices: Mapping[str, Any]) -> Any:

@@ -9,6 +9,7 @@ import pytest
 
 from nasspace import Space, cost, files, zoo
 from nasspace.errors import InputError
+from nasspace.ranges import reachable
 
 SHIPPED = ["fire", "mixed", "mnasnet", "mobile", "resnext", "sandglass", "shuffle", "spos", "xception"]
 SMALL = {
@@ -336,12 +337,34 @@ head: [{{block: conv, out: 30}}]
 
 def test_strides_of_the_stem_at_small_inputs():
     text = "input: [3, 224, 224]\nstem: [{block: conv, out: 8, stride: 2}]\nstages: [{out: 8, block: conv, stride: 2}]"
-    for resolution, strides in [(64, [2, 2]), (63, [1, 2]), (None, [2, 2])]:
+    for resolution, strides in [(64, [2, 2]), (63, [2, 2]), (28, [2, 2]), (26, [1, 2]), (None, [2, 2])]:
         arch = next(of(text, resolution=resolution).enumerate())
         assert [layer.stride for layer in arch.layers[:2]] == strides
-    searched = of(text + "\nresolution: [32, 64]")
+    searched = of(text + "\nresolution: [16, 64]")
     assert [[layer.stride for layer in arch.layers[:2]] for arch in searched.enumerate()] == [[1, 2], [2, 2]]
+    few = of(text + "\nresolution: [16, 32, 64]", resolution=(16, 32))
+    assert [arch.input for arch in few.enumerate()] == [(3, 16, 16), (3, 32, 32)]
     assert {arch.input for arch in of(text + "\nresolution: [32, 64]", resolution=96).enumerate()} == {(3, 96, 96)}
+
+
+def test_the_last_stride_of_the_stem_goes_first():
+    text = """
+input: [3, 224, 224]
+stem: [{block: conv, out: 8, stride: [1, 2]}, {block: max_pool, kernel: 3, stride: 2}]
+stages: [{out: 8, block: conv, stride: 2}]
+"""
+    strides = {
+        32: [[1, 2], [2, 1]],  # 32 pixels: 16 after either
+        28: [[1, 2], [2, 1]],
+        26: [[1, 1], [1, 1]],
+        64: [[1, 2], [2, 2]],
+    }
+    for resolution, expected in strides.items():
+        space = of(text, resolution=resolution)
+        stems = [[layer.stride for layer in arch.layers[:2]] for arch in space.enumerate()]
+        assert stems == [each for i, each in enumerate(expected) if each not in expected[:i]]
+        counts = [cost(arch).flops for arch in space.enumerate()]
+        assert reachable(space).flops == (min(counts), max(counts))
 
 
 @pytest.mark.parametrize(

@@ -93,16 +93,23 @@ def latency(low: float | None, median: float | None, high: float | None) -> str:
     return f"{milliseconds(median)} ({milliseconds(low)}-{milliseconds(high)})"
 
 
+def fraction(value: float | None) -> str:
+    """An accuracy with four digits; '-' where there is none."""
+    return "-" if value is None or value != value else f"{value:.4f}"
+
+
 def front_table(front: DataFrame, accuracy_is_of: str, title: str = "") -> Any:
     """The Pareto front as a table."""
     again = "latency_again_ms" in front and front["latency_again_ms"].notna().any()
-    columns = ["id", "accuracy", "latency ms (95 %)", *(["measured again"] if again else [])]
+    searched = "search_accuracy" in front and front["search_accuracy"].notna().any()
+    columns = ["id", "accuracy", *(["in the search"] if searched else []), "latency ms (95 %)"]
+    columns += ["measured again"] if again else []
     ties = "latency_ties" in front and front["latency_ties"].astype(bool).any()
     columns += [*(["ties with"] if ties else []), "FLOPs", "params", "memory access", "digest"]
     rows = []
     for _, row in front.iterrows():
-        accuracy = row["accuracy"]
-        cells = [int(row["id"]), "-" if accuracy is None or accuracy != accuracy else f"{accuracy:.4f}"]
+        cells = [int(row["id"]), fraction(row["accuracy"])]
+        cells += [fraction(row["search_accuracy"])] if searched else []
         cells.append(latency(row["latency_low_ms"], row["latency_ms"], row["latency_high_ms"]))
         if again:
             cells.append(latency(row["latency_again_low_ms"], row["latency_again_ms"], row["latency_again_high_ms"]))
@@ -114,6 +121,8 @@ def front_table(front: DataFrame, accuracy_is_of: str, title: str = "") -> Any:
         rows.append([*cells, row["digest"]])
     tied = " Ties: intervals of latency overlap." if ties else ""
     caption = f"Accuracy is of {accuracy_is_of}. {FLOPS_ARE}{tied}"
+    if searched:
+        caption += " 'In the search' is the accuracy at the search's own, lower budget."
     return table(columns, rows, title, caption)
 
 

@@ -64,6 +64,9 @@ class Display:
             printing.say(f"left out, since they cannot be read: {', '.join(map(str, skipped))}")
         limits = ", ".join(f"{name} <= {limit:g}" for name, limit in study.limits.items()) or "no limits"
         self.last = f"{study.name}: {task.space.name} on {task.recipe.data}, {limits}, {self.trials} trials"
+        if task.deployed:
+            sizes = " or ".join(f"{size}x{size}" for size in task.deployed.sizes)
+            self.last += f"; deployed at {sizes} ({task.deployed.why})"
 
     def _trial(self, number: int, architecture: Any) -> None:
         self._under_way.append(number)
@@ -76,7 +79,7 @@ class Display:
         self.done, self.rejected = self.study.evaluated, self.study.rejected  # asked once: drawing is often
         self._under_way = [other for other in self._under_way if other != number]
         values = outcome.values
-        figures = [f"accuracy {values['accuracy']:.4f}"] if "accuracy" in values else []
+        figures = [f"search accuracy {values['accuracy']:.4f}"] if "accuracy" in values else []
         figures += [f"{values['latency']:.3g} ms"] if "latency" in values else []
         figures += [f"{printing.count(values['flops'])} FLOPs"] if "flops" in values else []
         verdict = f"rejected: {outcome.reason}" if outcome.reason else ", ".join(figures)

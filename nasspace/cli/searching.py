@@ -173,7 +173,15 @@ def _print_front(study: Study, json: bool) -> None:
         return printing.print_json(study.document())
     title = f"{study.name}: {study.evaluated} evaluated, {study.rejected} rejected"
     printing.console().print(printing.front_table(study.front(), study.settings["accuracy_is_of"], title))
-    if judged := study.document()["latency_predictor"]:
+    document = study.document()
+    if document["resolution_why"]:
+        printing.say(f"deployment resolution {document['resolution']}: {document['resolution_why']}")
+    if document["untrained"]:
+        number = document["untrained"]
+        printing.say(f"{number} more to be trained at the deployment resolution: `nas resume {study.name}` does it")
+    if document["budget_use"]:
+        printing.say(document["budget_use"])
+    if judged := document["latency_predictor"]:
         from nasspace.latency.predictor import sentence
 
         printing.say(sentence(judged))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.documents import Document
 from nasspace.latency import afresh, remote, runtimes
 from nasspace.latency.cache import machine
 from nasspace.outputs.export import FORMATS, Exported, export
 from nasspace.outputs.report import report_html
-from nasspace.studies import places, turns
+from nasspace.outputs.weights import read_safetensors
+from nasspace.studies import last_rung, places, turns
 from nasspace.studies import recipe as recipes
 from nasspace.studies import study as records
 from nasspace.studies.loop import nothing_found
@@ -24,6 +27,7 @@ from nasspace.studies.task import data_of
 from nasspace.studies.workers import again as measured_again
 
 if TYPE_CHECKING:
+    from nasspace.accuracy.data import DataSet
     from nasspace.latency.meter import Latency
 
 Report = Callable[..., None]
@@ -34,10 +38,12 @@ MEASURED = {"onnxruntime": "model.onnx", "onnxruntime-int8": INT8}  # the file o
 
 
 def deliver(study: Study, on_event: Report | None = None) -> Study:
-    """Bring a study's `exports/`, tables and report up to its record; what is recorded is not done again.
+    """Train, export and judge a study's front, and write its tables and report; what is recorded is not done again.
 
-    The front's networks are measured once more, from their exported files in a fresh process; a member that is
-    then over its limit leaves the front. Raises `NothingFound` if none is left.
+    The front's networks are trained at their deployment resolution and their exported files judged on the validation
+    images; a member that is then dominated leaves the front, and what it had dominated comes back. The files are
+    measured once more in a fresh process; a member that is then over its limit leaves the front, too. Raises
+    `NothingFound` if none is left.
     """
     report = on_event or (lambda kind, **_: None)
     with places.alone(study.folder, wait=study.is_shared), errors_of_storage(study.folder):
@@ -52,13 +58,86 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
 
 
 def _export_and_measure(study: Study, report: Report) -> None:
-    numbers = study.front_numbers()
-    missing = [number for number in numbers if not (_exported(study, number) / "README.md").is_file()]
-    for i, number in enumerate(missing):  # folders are moved into place whole: one with a README is done
-        report("finishing", text=f"exporting and checking {i + 1} of {len(missing)} (trial {number})")
-        export_trial(study, number, _exported(study, number))
-    _measure_again(study, numbers, report)
+    """Train, export, judge and measure again until the front is stable; what is recorded is not done again."""
+    data = _Data(study)
+    while True:
+        while promoted := study.promoted():
+            for i, number in enumerate(promoted):
+                _deploy(study, number, data, f"{i + 1} of {len(promoted)}", report)
+        numbers = study.front_numbers()
+        missing = [number for number in numbers if not _is_whole(_exported(study, number))]
+        for i, number in enumerate(missing):
+            report("finishing", text=f"exporting and checking {i + 1} of {len(missing)} (trial {number})")
+            export_trial(study, number, _exported(study, number), data=data.of(study.architecture(number)))
+        _measure_again(study, numbers, data, report)
+        if study.front_numbers() == numbers and not study.promoted():
+            break
+    _drop_other_exports(study, numbers)
     _judge_predictor(study, report)
+
+
+class _Data:
+    """A study's data set, held at the resolution of the network that is at work; read when it is first needed."""
+
+    def __init__(self, study: Study):
+        self.study = study
+        self.recipe = recipes.read(Document(study.settings["recipe"], str(study.folder / "study.yaml")))
+
+    def of(self, architecture: Architecture) -> DataSet:
+        """The data set at the network's resolution, decoded from the original files."""
+        side = min(architecture.input[1:])
+        held = self.study.data
+        if held is None or held.resolution != side:
+            held = self.study.data = data_of(self.recipe, side)
+        return held
+
+
+def _deploy(study: Study, number: int, data: _Data, which: str, report: Report) -> None:
+    """The last rung of one trial: trained at its deployment resolution, exported, and its file judged."""
+    architecture, recipe = study.architecture(number), data.recipe
+    side, weights = min(architecture.input[1:]), study.deployed_weights
+    about: dict[str, Any] = {"resolution": side}
+    if (path := weights.path(number)) is None:
+        start = study.kept_weights.path(number)
+
+        def passed(epoch: int, epochs: int, loss: float) -> None:
+            text = f"training at {side}x{side}, {which} (trial {number}): epoch {epoch} of {epochs}, loss {loss:.3f}"
+            report("finishing", text=text)
+
+        checkpoints = study.folder / "checkpoints"
+        trained = last_rung.deployed(
+            architecture,
+            recipe,
+            data.of(architecture),
+            read_safetensors(start) if start else None,
+            checkpoints=checkpoints,
+            on_epoch=passed,
+        )
+        weights.keep(number, trained.state)
+        last_rung.forget_checkpoints(checkpoints, architecture)
+        about |= {"epochs": trained.epochs, "seconds": round(trained.seconds, 3)}
+    report("finishing", text=f"exporting and checking {which} (trial {number})")
+    exported = export_trial(study, number, _exported(study, number), data=data.of(architecture))
+    if MEASURED.get(recipe.runtime) == INT8:
+        _quantise(study, [number], data, report)
+    accuracy = judged_accuracy(exported, recipe.runtime)
+    study.record.set_user_attr(f"{records.DEPLOYED}{number}", {**about, "accuracy": accuracy})
+    found = f"trial {number}: accuracy {accuracy:.4f} of the exported file at {side}x{side}"
+    before = study.searched_accuracy(number)
+    report("note", text=f"{found} (the search's: {before:.4f})" if before is not None else found)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Folders are moved into place whole: one with a README is finished."""
+    return (folder / "README.md").is_file()
+
+
+def _drop_other_exports(study: Study, numbers: list[int]) -> None:
+    """Remove the exports of networks that left the front: `exports/` holds the front."""
+    for folder in (study.folder / "exports").glob("*"):
+        if folder.name.isdecimal() and int(folder.name) not in numbers:
+            (folder / "README.md").unlink(missing_ok=True)  # a part of a folder is none that is finished
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _judge_predictor(study: Study, report: Report) -> None:
@@ -87,8 +166,13 @@ def export_trial(
     formats: tuple[str, ...] = FORMATS,
     resolution: int | None = None,
     seed: int = 0,
+    data: DataSet | None = None,
+    **asked: Any,
 ) -> Exported:
-    """Export one trial of a study with its trained weights, if they are kept, and its figures on the card."""
+    """Export one trial of a study with its trained weights, if they are kept, and its figures on the card.
+
+    With `data`, the study's own at the network's resolution, every file is judged on the validation images.
+    """
     record = records.load(study) if isinstance(study, str) else study
     architecture = record.architecture(number)
     if resolution is not None:
@@ -96,23 +180,29 @@ def export_trial(
         cost(architecture)  # says what does not run at this resolution
     row = record.trials().set_index("id").loc[number].to_dict()
     settings = record.settings
+    described = settings["data"] or {}
     weights = record.weights(number)
-    card = {
-        "study": record.name,
-        "classes": (settings["data"] or {}).get("classes"),
-        "mean": (settings["data"] or {}).get("mean"),
-        "std": (settings["data"] or {}).get("std"),
-    }
-    if weights:  # only the front's are kept; the accuracy is theirs
+    own = architecture.input == record.architecture(number).input
+    card = {"study": record.name, **{key: described.get(key) for key in ("classes", "mean", "std")}}
+    if weights and own:
         card |= {"accuracy": row["accuracy"], "accuracy_is_of": settings["accuracy_is_of"]}
-    if architecture.input == record.architecture(number).input:
+        card |= {"search_accuracy": row["search_accuracy"], "search_fidelity": record.fidelity(number)}
+        card |= {"resolution_why": settings.get("resolution_why")}
+    if own:
         card |= {name: row[name] for name in ("latency_ms", "latency_low_ms", "latency_high_ms")}
         card |= {name: settings["recipe"][name] for name in ("runtime", "threads", "batch_size")}
         card["machine"] = record.latency_machine() or settings["machine"]
-    return export(architecture, folder, weights=weights, formats=formats, seed=seed, card=card)
+    preprocessing = described.get("preprocessing")
+    if preprocessing and preprocessing["input"] != list(architecture.input):
+        preprocessing = None
+    if data is not None:
+        asked["data"] = data
+    elif preprocessing:
+        asked["preprocessing"] = preprocessing
+    return export(architecture, folder, weights=weights, formats=formats, seed=seed, card=card, **asked)
 
 
-def _measure_again(study: Study, numbers: list[int], report: Report) -> None:
+def _measure_again(study: Study, numbers: list[int], data: _Data, report: Report) -> None:
     """Measure the front's exports in a fresh process, in the runtime and on the machine that the search measured on."""
     recipe, again = study.settings["recipe"], study.again()
     wanted = [number for number in numbers if str(number) not in again]
@@ -124,7 +214,7 @@ def _measure_again(study: Study, numbers: list[int], report: Report) -> None:
         report("note", text="not measured again: the search measured on another machine")
         return
     if MEASURED.get(recipe["runtime"]) == INT8:
-        _quantise(study, wanted, report)
+        _quantise(study, wanted, data, report)
     report("finishing", text=f"measuring the {len(wanted)} exported networks again, in a fresh process")
     folders = [_exported(study, number) for number in wanted]
     for number, result in zip(wanted, _afresh(folders, recipe, elsewhere), strict=True):
@@ -152,22 +242,19 @@ def _afresh(folders: list[Path], recipe: Mapping[str, Any], elsewhere: bool) -> 
         yield from found
 
 
-def _quantise(study: Study, numbers: list[int], report: Report) -> None:
-    """Write the exported files in int8 beside the others, ranges of training images; tell where they decide otherwise.
-
-    The accuracy of a study is of float32, so that it is said on how many held-out images int8 gives the same class.
-    """
+def _quantise(study: Study, numbers: list[int], data: _Data, report: Report) -> None:
+    """Write the exported files in int8 next to the others, ranges from training images; say where they differ."""
     from nasspace.latency.calibration import agreement, to_int8
 
-    missing = [number for number in numbers if not (_exported(study, number) / INT8).is_file()]
-    if missing:
-        data = data_of(recipes.read(Document(study.settings["recipe"], str(study.folder / "study.yaml"))))
-        for number in missing:
-            folder, architecture = _exported(study, number), study.architecture(number)
-            path = to_int8(folder / "model.onnx", folder / INT8, images_for(architecture, data))
-            images = images_for(architecture, data, split="validation", count=COMPARED)
-            same = agreement(folder / "model.onnx", path, images)
-            report("note", text=f"trial {number} in int8: {same:.0%} of {len(images)} held-out images as in float32")
+    for number in numbers:
+        folder, architecture = _exported(study, number), study.architecture(number)
+        if (folder / INT8).is_file():
+            continue
+        held = data.of(architecture)
+        path = to_int8(folder / "model.onnx", folder / INT8, images_for(architecture, held))
+        images = images_for(architecture, held, split="validation", count=COMPARED)
+        same = agreement(folder / "model.onnx", path, images)
+        report("note", text=f"trial {number} in int8: {same:.0%} of {len(images)} held-out images as in float32")
 
 
 def write_report(study: Study) -> Path:
@@ -184,6 +271,7 @@ def write_report(study: Study) -> Path:
         "machine": study.latency_machine() or settings["machine"],
         **{key: recipe[key] for key in ("runtime", "threads", "batch_size", "fidelity")},
         "resolution": settings["task"]["resolution"],
+        "budget_use": study.budget_use(),
     }
     path = study.folder / "report.html"
     files.write_text(path, report_html(shown, study.trials(), study.front()))

@@ -118,7 +118,9 @@ def _front(study: Mapping[str, Any], front: pandas.DataFrame) -> str:
     if front.empty:
         return page.section("Front", page.paragraph("No network was found within the limits."))
     again = "latency_again_ms" in front and front["latency_again_ms"].notna().any()
-    columns = [("trial", "number"), ("accuracy", "number"), ("latency, ms", "number")]
+    searched = "search_accuracy" in front and front["search_accuracy"].notna().any()
+    columns = [("trial", "number"), ("accuracy", "number"), *([("in the search", "number")] if searched else [])]
+    columns += [("latency, ms", "number")]
     columns += [("measured again, ms", "number")] if again else []
     ties = "latency_ties" in front and front["latency_ties"].astype(bool).any()
     columns += [("ties with", "text")] if ties else []
@@ -128,6 +130,7 @@ def _front(study: Mapping[str, Any], front: pandas.DataFrame) -> str:
         [
             row["id"],
             _shown("accuracy", row),
+            *([_searched(row)] if searched else []),
             _latency(row, "latency"),
             *([_latency(row, "latency_again")] if again else []),
             *([row["latency_ties"]] if ties else []),
@@ -148,6 +151,11 @@ def _shown(name: str, row: Mapping[str, Any]) -> str:
     axis = AXES[name]
     value = _number(row.get(axis.column))
     return "" if math.isnan(value) else axis.shown(value * axis.factor)
+
+
+def _searched(row: Mapping[str, Any]) -> str:
+    value = _number(row.get("search_accuracy"))
+    return "" if math.isnan(value) else AXES["accuracy"].shown(value)
 
 
 def _latency(row: Mapping[str, Any], name: str) -> tuple[str, str]:
@@ -239,8 +247,19 @@ def _exact(size: Any) -> str | None:
 
 def _notes(study: Mapping[str, Any], trials: pandas.DataFrame) -> Iterator[str]:
     if study.get("data"):
-        yield f"Accuracy is of {_accuracy_is_of(study)}, after the search's short training; no test images were used."
-    else:
+        yield f"Accuracy is of {_accuracy_is_of(study)}; no test images were used."
+        if study.get("fidelity"):
+            budget = page.words(study["fidelity"])
+            yield (
+                f"Accuracy 'in the search' was found with a training budget of its own ({budget}). It chose the networks; "
+                "those of the front were then trained at the deployment resolution."
+            )
+        if study.get("resolution_why"):
+            yield f"The deployment resolution is {study.get('resolution')}: {study['resolution_why']}."
+    if study.get("budget_use"):
+        text = str(study["budget_use"])
+        yield f"{text[0].upper()}{text[1:]}."
+    if not study.get("data"):
         yield "Accuracy is what the evaluator of this search gave."
     yield FLOPS
     yield MEMORY
@@ -259,7 +278,8 @@ def _notes(study: Mapping[str, Any], trials: pandas.DataFrame) -> Iterator[str]:
 
 def _trials(trials: pandas.DataFrame) -> str:
     """Every candidate, closed until asked for."""
-    columns = [("trial", "number"), ("state", ""), ("accuracy", "number"), ("latency, ms", "number"),
+    columns = [("trial", "number"), ("state", ""), ("accuracy", "number"), ("in the search", "number"),
+               ("latency, ms", "number"),
                ("FLOPs", "number"), ("parameters", "number"), ("memory access", "number"), ("seconds", "number"),
                ("digest", "code"), ("why rejected", "text")]  # fmt: skip
     rows = (
@@ -267,6 +287,7 @@ def _trials(trials: pandas.DataFrame) -> str:
             row["id"],
             row["state"],
             _shown("accuracy", row),
+            _searched(row),
             _latency(row, "latency"),
             *(_shown(name, row) for name in ("flops", "params", "memory_access")),
             "" if math.isnan(_number(row.get("seconds"))) else f"{row['seconds']:.1f}",

@@ -41,7 +41,11 @@ AXES = {
 }
 MAXIMISED = ("accuracy",)
 FRONT, EVALUATED, REJECTED = "front", "evaluated", "rejected"
-WORDS = {FRONT: "Pareto front", EVALUATED: "evaluated", REJECTED: "stopped at a limit, never trained"}
+WORDS = {
+    FRONT: "Pareto front",
+    EVALUATED: "evaluated; accuracy of the search",
+    REJECTED: "stopped at a limit, never trained",
+}
 
 
 def panels(objectives: Sequence[str]) -> list[tuple[str, str]]:
@@ -68,6 +72,9 @@ def pareto_rows(trials: pandas.DataFrame, objectives: Sequence[str], front: Iter
     for name, axis in AXES.items():
         if axis.column in trials:
             rows[name] = pandas.to_numeric(trials[axis.column]) * axis.factor
+    if "search_accuracy" in trials:  # what was not trained at the deployment resolution has no other accuracy
+        searched = pandas.to_numeric(trials["search_accuracy"])
+        rows["accuracy"] = rows["accuracy"].where(rows["accuracy"].notna(), searched)
     for end in ("low", "high"):
         column = f"latency_{end}_ms"
         rows[f"latency_{end}"] = pandas.to_numeric(trials[column]) if column in trials else math.nan
@@ -86,6 +93,9 @@ def _hover(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
     for name, axis in AXES.items():
         if not math.isnan(row.get(name, math.nan)):
             line = f"{axis.word} {axis.shown(row[name])}"
+            if name == "accuracy" and not math.isnan(_float(trial.get("search_accuracy"))):
+                own = not math.isnan(_float(trial.get("accuracy")))
+                line += f" (in the search {axis.shown(trial['search_accuracy'])})" if own else " in the search"
             if name == "latency" and not math.isnan(row["latency_low"] + row["latency_high"]):
                 line += f" ({significant(row['latency_low'])} to {significant(row['latency_high'])})"
             lines.append(line)
@@ -94,6 +104,10 @@ def _hover(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
     if row["kind"] == REJECTED and isinstance(trial.get("reason"), str) and trial["reason"]:
         lines.append(html.escape(trial["reason"][:120]))
     return "<br>".join(lines)
+
+
+def _float(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def staircase(rows: pandas.DataFrame, across: str, up: str) -> pandas.DataFrame:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 HOPELESS = 12  # rejected with none inside the limits: the search ends
 EXHAUSTED = 60  # rejected in a row after some were inside: the search ends with what it has
 FAILURES = 5  # candidates in a row whose training fails
+KEPT_LAYERS = 4  # fronts, each without the ones before it, whose weights are kept
 Report = Callable[..., None]
 
 
@@ -170,9 +171,8 @@ class Driver:
         self.report("note", text=why)
 
     def _keep_front_weights(self) -> None:
-        """The front's weights stay; those of networks that are dominated go, since they never come back."""
-        dominated = {trial.number for trial in self.study.frozen("COMPLETE")} - set(self.study.front_numbers())
-        self.study.kept_weights.drop(dominated)
+        """The weights of networks that are unlikely to be trained further go; if one is, it is trained again."""
+        self.study.kept_weights.drop(self.study.beyond_layers(KEPT_LAYERS))
 
     def _hopeless(self) -> bool:
         """Whether the limits look out of reach: rejected again and again."""

@@ -74,6 +74,7 @@ class Trained:
         self.measure = measure or Measurer(recipe, data)
         self.on_epoch = on_epoch or (lambda *_: None)
         self.known = COUNTS
+        self._small: DataSet | None = None  # the data at the fidelity's resolution
 
     def __call__(self, architecture: Architecture) -> Outcome:
         """Stop at the first broken limit: what is over it is never trained."""
@@ -98,8 +99,10 @@ class Trained:
         return self._trained(architecture, values, details)
 
     def _trained(self, architecture: Architecture, values: dict, details: dict) -> Outcome:
+        from nasspace.accuracy.images import prepared
         from nasspace.accuracy.training import train
         from nasspace.network import build
+        from nasspace.studies.last_rung import fidelity_of
 
         seed = seed_of(self.recipe.seed, architecture)
         model = build(architecture, seed=seed)
@@ -109,8 +112,14 @@ class Trained:
                 turn.make_way()
                 self.on_epoch(epoch, epochs, loss)
 
-            fidelity, training, device = self.recipe.fidelity, self.recipe.training, self.recipe.device
-            trained = train(model, self.data, fidelity, training, seed=seed, device=device, on_epoch=passed)
+            fidelity, training, device = (
+                fidelity_of(self.recipe, architecture),
+                self.recipe.training,
+                self.recipe.device,
+            )
+            if self._small is None or self._small.resolution != fidelity.resolution:
+                self._small = prepared(self.data, fidelity.resolution)
+            trained = train(model, self._small, fidelity, training, seed=seed, device=device, on_epoch=passed)
         values["accuracy"] = trained.accuracy
         details["training"] = {"seconds": trained.seconds, "losses": list(trained.losses), "diverged": trained.diverged}
         weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}

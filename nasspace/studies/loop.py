@@ -155,7 +155,10 @@ def _run(study: Study, task: Task, fresh_latency: bool, report: Report) -> Study
     study.record.sampler = _sampler(task)
     others = study.is_shared  # may be in the folder, too
     with contextlib.nullcontext() if others else places.alone(study.folder), errors_of_storage(study.folder):
+        study.data = task.data
         report("start", study=study, task=task)
+        for note in task.notes:
+            report("note", text=note)
         if task.scorer is None:
             task.scorer = evaluate.Trained(
                 task.recipe,

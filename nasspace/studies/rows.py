@@ -19,20 +19,30 @@ COLUMNS = {  # objective or limit: its column in the tables
     "memory_access": "memory_access",
 }
 TRIAL_COLUMNS = [
-    "id", "digest", "state", *COLUMNS.values(), "latency_low_ms", "latency_high_ms", "latency_contended",
-    "seconds", "reason",
+    "id", "digest", "state", *COLUMNS.values(), "search_accuracy", "resolution", "latency_low_ms", "latency_high_ms",
+    "latency_contended", "seconds", "reason",
 ]  # fmt: skip
 
 
-def row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-    """One trial as a row of TRIAL_COLUMNS."""
+def row(trial: optuna.trial.FrozenTrial, deployed: Mapping[str, Any] | None, last_rung: bool) -> dict[str, Any]:
+    """One trial as a row of TRIAL_COLUMNS.
+
+    With a last rung the accuracy is that of the shipped file, which `deployed` tells once there is one; what the search
+    found at its own fidelity is `search_accuracy`.
+    """
     attributes = trial.user_attrs
     latency = attributes.get("latency_interval") or {}
+    values = {column: attributes.get("values", {}).get(name) for name, column in COLUMNS.items()}
+    searched = values["accuracy"] if last_rung else None
+    if last_rung:
+        values["accuracy"] = deployed["accuracy"] if deployed else None
     return {
         "id": trial.number,
         "digest": attributes.get("digest"),
         "state": "evaluated" if trial.state.name == "COMPLETE" else "rejected",
-        **{column: attributes.get("values", {}).get(name) for name, column in COLUMNS.items()},
+        **values,
+        "search_accuracy": searched,
+        "resolution": deployed["resolution"] if deployed else None,
         "latency_low_ms": latency.get("low_ms"),
         "latency_high_ms": latency.get("high_ms"),
         "latency_contended": latency.get("contended"),
@@ -52,7 +62,7 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
     plain = {}
     for key, value in row.items():
         missing = value is None or value != value
-        whole = key in ("id", "flops", "params", "memory_access") and not missing and value == int(value)
+        whole = key in ("id", "flops", "params", "memory_access", "resolution") and not missing and value == int(value)
         plain[key] = None if missing else int(value) if whole else value
     return {**plain, "architecture": json.loads(row["architecture"])}
 

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     import optuna
     import pandas
 
+    from nasspace.accuracy.data import DataSet
+
 VERSION = 1
+DEPLOYED = "deployed:"  # study attribute, with a trial's number: its last rung and the judged file
 AGAIN = "latency_again"  # study attribute: the front as measured again from the exported files
 PREDICTOR = "latency_predictor"  # study attribute: how well latency is predicted from the other networks measured
 FINISHED = "finished"  # study attribute: the search came to its own end
@@ -42,6 +45,7 @@ class Study:
         self.settings = settings
         self.record = record
         self.name = folder.resolve().name
+        self.data: DataSet | None = None  # the data set, where this process holds it already
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -103,18 +107,23 @@ class Study:
         """Every evaluated and rejected candidate, a row each, in the order of the search."""
         import pandas
 
-        rows = [row(trial) for trial in self.frozen("COMPLETE", "PRUNED")]
+        deployed, last_rung = self.deployed(), self.has_last_rung
+        rows = [row(trial, deployed.get(trial.number), last_rung) for trial in self.frozen("COMPLETE", "PRUNED")]
         return pandas.DataFrame(rows, columns=TRIAL_COLUMNS)
 
     def front(self) -> pandas.DataFrame:
         """The Pareto front of the evaluated candidates inside the limits, best accuracy first.
 
-        A member that was over its latency limit when measured again from its exported file is not in it.
+        Accuracy is that of the shipped files. Before any member was trained at its deployment resolution the front is
+        that of the search, with `search_accuracy` alone. A member that was over its latency limit when measured again
+        from its exported file is not in it.
         """
         trials, again = self.trials(), self.again()
-        front = trials[trials["id"].isin(self.front_numbers())].sort_values(
-            [COLUMNS[name] for name in self.objectives], ascending=[n not in MAXIMISED for n in self.objectives]
-        )
+        order = [COLUMNS[name] for name in self.objectives]
+        front = trials[trials["id"].isin(self.front_numbers())]
+        if self.has_last_rung and not front["accuracy"].notna().any():
+            order = ["search_accuracy" if name == "accuracy" else name for name in order]
+        front = front.sort_values(order, ascending=[n not in MAXIMISED for n in self.objectives])
         for part in ("median", "low", "high"):
             column = "latency_again_ms" if part == "median" else f"latency_again_{part}_ms"
             front[column] = [again.get(str(i), {}).get(f"{part}_ms") for i in front["id"]]
@@ -122,15 +131,62 @@ class Study:
         front["architecture"] = [self.architecture(int(i)).to_json() for i in front["id"]]
         return front.drop(columns=["state", "reason"]).reset_index(drop=True)
 
+    @property
+    def has_last_rung(self) -> bool:
+        """Whether what a search found is trained at the deployment resolution before it is reported."""
+        return bool(self.settings.get("data")) and "accuracy" in self.objectives
+
+    def deployed(self) -> dict[int, dict[str, Any]]:
+        """Trial number to what its last rung found: `accuracy` of the shipped file, `resolution`, `epochs`, ..."""
+        attributes = self.record.user_attrs
+        return {int(key[len(DEPLOYED) :]): value for key, value in attributes.items() if key.startswith(DEPLOYED)}
+
     def front_numbers(self) -> list[int]:
-        """The numbers of the front's trials."""
-        inside = [trial for trial in self.frozen("COMPLETE") if self.over_limit(trial) <= 0]
-        if not inside:
+        """The numbers of the front's trials: of those trained at the deployment resolution, once there are any."""
+        inside, deployed = self._inside(), self.deployed()
+        reported = [trial for trial in inside if trial.number in deployed] if self.has_last_rung else []
+        if not reported:
+            return self._front_of(inside, {})
+        return self._front_of(reported, {number: found["accuracy"] for number, found in deployed.items()})
+
+    def promoted(self) -> list[int]:
+        """Trials that are to be trained at the deployment resolution next; none where the front is stable.
+
+        Those that no member of the front, and no other trial that may still become one, dominates by what the search
+        found: like is compared with like. So when a member leaves the front, what it had dominated comes back.
+        """
+        if not self.has_last_rung:
             return []
-        points = [[_signed(name, t.user_attrs["values"][name]) for name in self.objectives] for t in inside]
+        deployed, members = self.deployed(), set(self.front_numbers())
+        rivals = [trial for trial in self._inside() if trial.number in members or trial.number not in deployed]
+        return [number for number in self._front_of(rivals, {}) if number not in deployed]
+
+    def beyond_layers(self, count: int) -> set[int]:
+        """Evaluated trials outside the limits, or dominated by `count` others one after the other."""
+        evaluated = {trial.number for trial in self.frozen("COMPLETE")}
+        left = self._inside()
+        for _ in range(count):
+            layer = set(self._front_of(left, {}))
+            left = [trial for trial in left if trial.number not in layer]
+            evaluated -= layer
+        return evaluated
+
+    def _inside(self) -> list[optuna.trial.FrozenTrial]:
+        """Evaluated trials inside the limits, by the re-measurement too."""
         again = self.again()
-        front = [trial.number for trial, member in zip(inside, pareto.front(points), strict=True) if member]
-        return [number for number in front if self._stays(number, again)]
+        evaluated = self.frozen("COMPLETE")
+        return [t for t in evaluated if self.over_limit(t) <= 0 and self._stays(t.number, again)]
+
+    def _front_of(self, trials: list[optuna.trial.FrozenTrial], accuracy: Mapping[int, float]) -> list[int]:
+        """Those that no other one dominates; `accuracy` replaces the search's."""
+        if not trials:
+            return []
+        values = [{**t.user_attrs["values"]} for t in trials]
+        for trial, figures in zip(trials, values, strict=True):
+            if trial.number in accuracy:
+                figures["accuracy"] = accuracy[trial.number]
+        points = [[_signed(name, figures[name]) for name in self.objectives] for figures in values]
+        return [trial.number for trial, member in zip(trials, pareto.front(points), strict=True) if member]
 
     def latency_machine(self) -> dict[str, Any] | None:
         """The machine of the study's latencies: that of the first one taken; None before."""
@@ -164,19 +220,52 @@ class Study:
         raise InputError(f"study '{self.name}' has no trial {number}; it has {ranges(known)}")
 
     def weights(self, number: int) -> Path | None:
-        """Where the trained weights of a trial are kept, if they are: those of the front's members."""
-        return self.kept_weights.path(number)
+        """Where the trained weights of a trial are kept: those of its deployment resolution, else the search's."""
+        return self.deployed_weights.path(number) or self.kept_weights.path(number)
 
     @property
     def kept_weights(self) -> Weights:
-        """The store of trained weights: the folder's, and with `--storage-path` a copy there."""
+        """The store of weights that the search trained: the folder's, and with `--storage-path` a copy there."""
+        return self._store("weights")
+
+    @property
+    def deployed_weights(self) -> Weights:
+        """The store of weights that the last rung trained at the deployment resolution."""
+        return self._store("weights/deployed")
+
+    def _store(self, name: str) -> Weights:
         place, said = self.settings["recipe"].get("storage_path"), self.settings
         own = f"{said['name']}-{said.get('identity', '')}".rstrip("-")  # names are not unique in a storage of many
-        return Weights(self.folder / "weights", place and f"{place.rstrip('/')}/{own}/weights")
+        return Weights(self.folder / name, place and f"{place.rstrip('/')}/{own}/{name}")
+
+    def searched_accuracy(self, number: int) -> float | None:
+        """The accuracy of a trial at the search's own fidelity; None where there is none."""
+        values = next((t.user_attrs.get("values", {}) for t in self.frozen() if t.number == number), {})
+        return values.get("accuracy")
+
+    def fidelity(self, number: int) -> dict[str, Any] | None:
+        """What a trial's `search_accuracy` was found with; None where the evaluator was a function."""
+        if not self.settings.get("data"):
+            return None
+        fidelity = self.settings["recipe"]["fidelity"]
+        size = min(fidelity["resolution"], *self.architecture(number).input[1:])
+        return {**fidelity, "resolution": size}
+
+    def budget_use(self) -> str:
+        """Why a front ends far below its latency target, in a sentence; empty where it does not."""
+        limit, front = self.limits.get("latency"), self.front()
+        latencies = self.trials()["latency_ms"].dropna()
+        if limit is None or front.empty or latencies.empty or not front["latency_ms"].max() < limit / 2:
+            return ""
+        slowest, tried = front["latency_ms"].max(), latencies.max()
+        return (
+            f"the slowest network of the front takes {slowest:.3g} ms of {limit:.4g} ms: nothing slower was found to "
+            f"be better among {len(latencies)} networks tried, the slowest of which takes {tried:.3g} ms"
+        )
 
     def document(self) -> dict[str, Any]:
         """The JSON document of `search`, `resume` and `front`."""
-        front = [plain(member) for member in self.front().to_dict(orient="records")]
+        front = [self._member(plain(member)) for member in self.front().to_dict(orient="records")]
         return {
             "study": self.name,
             "space": self.settings["space"]["name"],
@@ -189,7 +278,29 @@ class Study:
             "folder": str(self.folder),
             "latency_predictor": self.record.user_attrs.get(PREDICTOR),
             "finished": bool(self.record.user_attrs.get(FINISHED)),
+            "resolution": self.settings.get("task", {}).get("resolution"),
+            "resolution_why": self.settings.get("resolution_why"),
+            "untrained": len(self.promoted()),
+            "budget_use": self.budget_use() or None,
+            "recommended": None,
+            "knee": None,
+            "fidelity_tau": None,
             "front": front,
+        }
+
+    def _member(self, member: dict[str, Any]) -> dict[str, Any]:
+        """A member of the front as the document has it; what is not there yet is None."""
+        size = min(member["architecture"]["input"][1:])
+        ties = [int(number) for number in member["latency_ties"].split(", ") if number]
+        return {
+            **member,
+            "latency_ties": ties,
+            "resolution": size,
+            "fidelity": self.fidelity(member["id"]),
+            "accuracy_low": None,
+            "accuracy_high": None,
+            "accuracy_ties": None,
+            "accuracy_expected": member["accuracy"],
         }
 
 

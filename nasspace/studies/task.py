@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ from nasspace.space import Space
 from nasspace.studies import evaluate, weights
 from nasspace.studies import study as records
 from nasspace.studies.recipe import Recipe
+from nasspace.studies.resolution import Deployment, deployment
 from nasspace.studies.workers.address import reached
 
 if TYPE_CHECKING:
@@ -28,11 +30,15 @@ Evaluator = Callable[[Architecture], Mapping[str, float]]
 class Task:
     """One search as it was asked, checked; `scorer` is made when it begins, unless it is a function given."""
 
-    def __init__(self, asked: Recipe, space: Space, data: Any = None, scorer: Any = None):
+    def __init__(
+        self, asked: Recipe, space: Space, data: Any = None, scorer: Any = None, deployed: Deployment | None = None
+    ):
         self.recipe = asked
         self.space = space
         self.data = data
         self.scorer = scorer
+        self.deployed = deployed
+        self.notes: tuple[str, ...] = ()
 
     @classmethod
     def of_data(cls, asked: Recipe, space: Space | str | Path) -> Task:
@@ -42,17 +48,15 @@ class Task:
                 "data_dir": asked.data_dir and str(Path(asked.data_dir).expanduser().absolute()),
             }
         )
-        resolution = asked.resolution
-        given = space if isinstance(space, Space) else Space.load(space, resolution=resolution)
-        data = data_of(asked)
-        task = Space(
-            given.document,
-            classes=len(data.classes),
-            resolution=resolution or given.resolution,
-            channels=data.channels,
-        )
-        _check_fidelity(asked, task)
-        return cls(asked, task, data)
+        given = space if isinstance(space, Space) else Space.load(space)
+        data = data_of(asked, lambda native: deployment(asked.resolution, given.plan, native).resolution)
+        deployed = deployment(asked.resolution, given.plan, data.native)
+        own = Space(given.document, classes=len(data.classes), resolution=deployed.sizes, channels=data.channels)
+        lowered = min(asked.fidelity.resolution, deployed.resolution)
+        task = cls(_at(asked, lowered), own, data, deployed=deployed)
+        if lowered < asked.fidelity.resolution:
+            task.notes = (f"fidelity.resolution {asked.fidelity.resolution} is lowered to the deployment's {lowered}",)
+        return task
 
     @classmethod
     def of_function(cls, asked: Recipe, space: Space | str | Path, evaluator: Evaluator, known: Any) -> Task:
@@ -68,7 +72,6 @@ class Task:
         from nasspace.latency.cache import machine
 
         asked, space, data = self.recipe, self.space, self.data
-        size = f"{asked.fidelity.resolution}x{asked.fidelity.resolution}"
         return {
             "nasspace_study": records.VERSION,
             "name": name,
@@ -80,7 +83,8 @@ class Task:
                 "size": str(space.size),
                 "document": space.document.value,
             },
-            "task": {"classes": space.classes, "channels": space.plan.input[0], "resolution": space.resolution},
+            "task": {"classes": space.classes, "channels": space.plan.input[0], "resolution": self._resolution},
+            "resolution_why": self.deployed and self.deployed.why,
             "data": data and {
                 "name": asked.data,
                 "classes": list(data.classes),
@@ -89,8 +93,9 @@ class Task:
                 "mean": [round(value / 255, 6) for value in data.mean],
                 "std": [round(value / 255, 6) for value in data.std],
                 "fingerprint": data.fingerprint,
+                "preprocessing": data.preprocessing,
             },
-            "accuracy_is_of": f"held-out training images at {size}" if data else "the evaluator given",
+            "accuracy_is_of": self._accuracy_is_of(),
             "recipe": asked.as_written(),
             "limits": asked.limits.given(),
             "evaluator": None if data else getattr(self.scorer.function, "__qualname__", "function"),
@@ -99,14 +104,25 @@ class Task:
             "versions": {package: version(package) for package in PACKAGES},
         }  # fmt: skip
 
+    @property
+    def _resolution(self) -> int | None:
+        """The deployment's; the largest where the space chooses."""
+        return self.deployed.resolution if self.deployed else self.space.resolution
 
-def data_of(asked: Recipe) -> DataSet:
-    """The data set of a recipe, held at the resolution of its training."""
+    def _accuracy_is_of(self) -> str:
+        if self.deployed is None:
+            return "the evaluator given"
+        sizes = " or ".join(f"{size}x{size}" for size in self.deployed.sizes)
+        return f"the exported file on held-out training images at {sizes}"
+
+
+def data_of(asked: Recipe, resolution: int | Callable[[int], int]) -> DataSet:
+    """The data set of a recipe, held at a resolution, or at what a function makes of the images' own size."""
     from nasspace.accuracy.data import load_data
 
     return load_data(
         asked.data,
-        resolution=asked.fidelity.resolution,
+        resolution=resolution,
         data_dir=asked.data_dir,
         seed=asked.seed,
         held_out=asked.held_out,
@@ -114,14 +130,9 @@ def data_of(asked: Recipe) -> DataSet:
     )
 
 
-def _check_fidelity(asked: Recipe, space: Space) -> None:
-    """A fidelity's resolution is at most the deployment's."""
-    sizes = space.plan.top["resolution"].options if "resolution" in space.plan.top else space.plan.input[1:]
-    if asked.fidelity.resolution > min(sizes):
-        raise InputError(
-            f"fidelity.resolution: training at {asked.fidelity.resolution} is above the deployment's {min(sizes)}; "
-            "choose a smaller one, or a larger --resolution"
-        )
+def _at(asked: Recipe, resolution: int) -> Recipe:
+    """The recipe with its fidelity at this resolution."""
+    return asked.model_copy(update={"fidelity": replace(asked.fidelity, resolution=resolution)})
 
 
 def check_names(asked: Recipe) -> None:

@@ -1,0 +1,121 @@
+"""The last rung: a network that a search chose at a low fidelity, trained at the resolution it is deployed at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasspace.accuracy.settings import Fidelity, TrainingSettings
+from nasspace.architecture import Architecture
+from nasspace.studies import turns
+from nasspace.studies.measure import seed_of
+from nasspace.studies.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nasspace.accuracy.data import DataSet
+
+SHARE = 0.5  # of the fidelity's epochs that are trained at the deployment resolution ...
+STEP_SHARE = 0.25  # ... and at each resolution between, which doubles
+RATE = 0.5  # of the learning rate: the weights have been trained already
+OnEpoch = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """Weights of a network at its deployment resolution; epochs trained there and in between, in how many seconds."""
+
+    state: Mapping[str, Tensor]
+    epochs: int
+    seconds: float
+
+
+def rungs(fidelity: Fidelity, resolution: int) -> list[Fidelity]:
+    """The trainings that lead from a search's fidelity to the deployment resolution; none if it was trained there.
+
+    >>> rungs(Fidelity(32, 8), 128)
+    [Fidelity(resolution=64, epochs=2, share=1.0), Fidelity(resolution=128, epochs=4, share=1.0)]
+    >>> rungs(Fidelity(32, 8), 32)
+    []
+    """
+    if fidelity.resolution >= resolution and fidelity.share == 1:
+        return []
+    between = []
+    size = 2 * fidelity.resolution
+    while size < resolution:
+        between.append(Fidelity(size, max(1, math.ceil(STEP_SHARE * fidelity.epochs))))
+        size *= 2
+    return [*between, Fidelity(resolution, max(2, math.ceil(SHARE * fidelity.epochs)))]
+
+
+def fidelity_of(recipe: Recipe, architecture: Architecture) -> Fidelity:
+    """What a search trains this network with: never above the network's own resolution."""
+    return replace(recipe.fidelity, resolution=min(recipe.fidelity.resolution, *architecture.input[1:]))
+
+
+def deployed(
+    architecture: Architecture,
+    recipe: Recipe,
+    data: DataSet,
+    start: Mapping[str, Tensor] | None,
+    *,
+    checkpoints: Path,
+    on_epoch: OnEpoch = lambda *_: None,
+) -> Deployed:
+    """Train a network from the search's weights to its deployment resolution, in steps.
+
+    `data` is held at that resolution. Without `start` the search's own training is repeated first. `checkpoints` is a
+    folder: a training that was killed continues from there and ends in the same weights.
+    """
+    from nasspace.accuracy.training import train
+    from nasspace.network import build
+
+    seed, fidelity = seed_of(recipe.seed, architecture), fidelity_of(recipe, architecture)
+    model = build(architecture, seed=seed)
+    steps: list[tuple[Fidelity, TrainingSettings]] = []
+    if start is None:
+        steps.append((fidelity, recipe.training))
+    else:
+        model.load_state_dict(dict(start))
+    gentle = replace(
+        recipe.training,
+        learning_rate=RATE * recipe.training.learning_rate,
+        last_rate=RATE * recipe.training.last_rate,
+    )
+    steps += [(rung, gentle) for rung in rungs(fidelity, data.resolution)]
+    total, done, seconds = sum(rung.epochs for rung, _ in steps), 0, 0.0
+    with turns.Training() as turn:
+        for i, (rung, settings) in enumerate(steps):
+
+            def passed(epoch: int, _: int, loss: float, before: int = done) -> None:
+                turn.make_way()
+                on_epoch(before + epoch, total, loss)
+
+            trained = train(
+                model,
+                data,
+                rung,
+                settings,
+                seed=seed + i,
+                device=recipe.device,
+                on_epoch=passed,
+                checkpoint=checkpoints / f"{architecture.digest}-{i}.pt",
+            )
+            done, seconds = done + rung.epochs, seconds + trained.seconds
+    return Deployed({k: v.detach().cpu() for k, v in model.state_dict().items()}, total, seconds)
+
+
+def forget_checkpoints(folder: Path, architecture: Architecture) -> None:
+    """Remove what a finished training left behind."""
+    for path in folder.glob(f"{architecture.digest}-*.pt"):
+        path.unlink(missing_ok=True)
+
+
+def summary(recipe: Recipe, architecture: Architecture) -> dict[str, Any]:
+    """`fidelity` of the documents: what the search's accuracy was found with."""
+    fidelity = fidelity_of(recipe, architecture)
+    return {"resolution": fidelity.resolution, "epochs": fidelity.epochs, "share": fidelity.share}
