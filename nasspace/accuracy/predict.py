@@ -1,6 +1,6 @@
 """Classify images with an exported network: `python predict.py IMAGE... [--top K] [--json] [--folder DIR]`.
 
-Needs numpy, pillow and onnxruntime. This file lies in every export folder and is also the training pipeline's own
+Needs numpy, pillow and onnxruntime. This file is copied into every export folder and is also the training pipeline's
 preprocessing, so that both see the same pixels.
 """
 
@@ -46,9 +46,9 @@ def preprocess(image: str | Path | bytes | Image.Image | np.ndarray, spec: dict)
     if isinstance(image, np.ndarray):
         return _pixels(_from_array(image), spec)
     if isinstance(image, Image.Image):
-        return _pixels(image, spec)
+        return _pixels(_decoded(image, spec), spec)
     with opened(image) as picture:
-        return _pixels(picture, spec)
+        return _pixels(_decoded(picture, spec), spec)
 
 
 def normalize(pixels: np.ndarray, spec: dict) -> np.ndarray:
@@ -167,7 +167,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _pixels(picture: Image.Image, spec: dict) -> np.ndarray:
+def _decoded(picture: Image.Image, spec: dict) -> Image.Image:
+    """Upright, of eight bits, without transparency."""
     if spec["draft"] and isinstance(picture, JpegImagePlugin.JpegImageFile):
         picture.draft(None, (spec["draft"][1], spec["draft"][0]))
     check_size(picture.size)
@@ -176,9 +177,12 @@ def _pixels(picture: Image.Image, spec: dict) -> np.ndarray:
         picture = _upright(picture)
     if is_deep(picture):
         picture = _eight_bits(picture, spec["range"])
-    picture = _opaque(picture, spec["background"]).convert(spec["color"])
-    picture = _resized(picture, spec)
-    pixels = np.asarray(_cropped(picture, spec["crop"]))
+    return _opaque(picture, spec["background"])
+
+
+def _pixels(picture: Image.Image, spec: dict) -> np.ndarray:
+    picture = picture if picture.mode == spec["color"] else picture.convert(spec["color"])
+    pixels = np.asarray(_cropped(_resized(picture, spec), spec["crop"]))
     pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     if list(pixels.shape) != list(spec["input"]):
         raise ValueError(f"resize and crop give {list(pixels.shape)}, but the network takes {list(spec['input'])}")

@@ -97,7 +97,7 @@ def _deploy(study: Study, number: int, data: _Data, which: str, report: Report) 
     architecture, recipe = study.architecture(number), data.recipe
     side, weights = min(architecture.input[1:]), study.deployed_weights
     about: dict[str, Any] = {"resolution": side}
-    if (path := weights.path(number)) is None:
+    if weights.path(number) is None:
         start = study.kept_weights.path(number)
 
         def passed(epoch: int, epochs: int, loss: float) -> None:

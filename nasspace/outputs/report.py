@@ -251,8 +251,8 @@ def _notes(study: Mapping[str, Any], trials: pandas.DataFrame) -> Iterator[str]:
         if study.get("fidelity"):
             budget = page.words(study["fidelity"])
             yield (
-                f"Accuracy 'in the search' was found with a training budget of its own ({budget}). It chose the networks; "
-                "those of the front were then trained at the deployment resolution."
+                f"Accuracy 'in the search' was found with a training budget of its own ({budget}). It chose the "
+                "networks; those of the front were then trained at the deployment resolution."
             )
         if study.get("resolution_why"):
             yield f"The deployment resolution is {study.get('resolution')}: {study['resolution_why']}."
