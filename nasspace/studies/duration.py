@@ -1,0 +1,87 @@
+"""How long a search is likely to take, from a few training steps of random networks of its space."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nasspace.architecture import Architecture
+from nasspace.studies import last_rung
+from nasspace.studies.evaluate import measures
+
+if TYPE_CHECKING:
+    from nasspace.studies.task import Task
+
+NETWORKS = 3  # random ones that are timed
+BATCH = 32
+MEMBERS = (3, 6)  # of a front, and those that are promoted in place of others: few and many
+MEASURED = 3.0  # seconds that a latency takes, with its profile
+EXPORTED = 8.0  # seconds to export, check, judge and measure a member again
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Seconds that the search, and the last rung with the exports, are likely to take: (few, many)."""
+
+    search: tuple[float, float]
+    delivery: tuple[float, float]
+
+    def __str__(self) -> str:
+        low, high = (a + b for a, b in zip(self.search, self.delivery, strict=True))
+        last = _span(*self.delivery)
+        return f"likely to take {_span(low, high)} in all, {last} of it to train the front in the end and to export it"
+
+
+def estimate(task: Task) -> Duration | None:
+    """The duration of a whole search on this machine; None where a function evaluates, or where others train."""
+    recipe, data = task.recipe, task.data
+    if data is None or recipe.distributed or "accuracy" not in recipe.objectives:
+        return None
+    rng = random.Random(0)
+    networks = [task.space.sample(rng) for _ in range(NETWORKS)]
+    images = len(data.train.labels)
+    trial, member = 0.0, 0.0
+    for network in networks:
+        fidelity = last_rung.fidelity_of(recipe, network)
+        trial += fidelity.epochs * fidelity.share * images * _seconds(network, fidelity.resolution, recipe) / NETWORKS
+        for rung in last_rung.rungs(fidelity, min(network.input[1:])):
+            member += rung.epochs * images * _seconds(network, rung.resolution, recipe) / NETWORKS
+    trial += MEASURED if measures(recipe) else 0.0
+    search = trial * recipe.trials
+    few, many = MEMBERS
+    return Duration((0.7 * search, 1.4 * search), (few * (member + EXPORTED), many * (1.4 * member + EXPORTED)))
+
+
+def _seconds(network: Architecture, resolution: int, recipe: object) -> float:
+    """Seconds that one image takes in training: forward, backward and the step."""
+    import torch
+    from torch.nn import functional
+
+    from nasspace.accuracy.training import threads
+    from nasspace.network import build
+
+    device = recipe.device
+    model = build(network, seed=0).to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9, nesterov=True)
+    shape = (BATCH, network.input[0], resolution, resolution)
+    images = torch.zeros(shape, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(BATCH, dtype=torch.int64, device=device)
+    taken = []
+    with threads(recipe.training.threads):
+        for _ in range(3):  # the first one warms up
+            start = time.perf_counter()
+            functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            taken.append(time.perf_counter() - start)
+    return min(taken) / BATCH
+
+
+def _span(low: float, high: float) -> str:
+    if high < 90:
+        return f"{low:.0f} to {high:.0f} s"
+    if high < 5400:
+        return f"{max(1, round(low / 60))} to {round(high / 60)} min"
+    return f"{low / 3600:.1f} to {high / 3600:.1f} h"
