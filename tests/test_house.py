@@ -28,8 +28,8 @@ latency.meter latency.afresh latency.workload latency.predictor latency.runner l
 latency.guidelines.graph latency.guidelines.surgery latency.guidelines.profile latency.guidelines.whatifs
 latency.guidelines.subject latency.guidelines.widths latency.guidelines.fragments latency.guidelines.elementwise
 latency.guidelines.explanation latency.guidelines latency.layerwise
-accuracy accuracy.settings accuracy.decoding accuracy.sources accuracy.images accuracy.tables accuracy.data
-accuracy.published accuracy.augmentation accuracy.schedules accuracy.optimisers accuracy.training
+accuracy accuracy.settings accuracy.predict accuracy.decoding accuracy.sources accuracy.images accuracy.tables
+accuracy.data accuracy.published accuracy.augmentation accuracy.schedules accuracy.optimisers accuracy.training
 studies studies.recipe studies.pareto studies.turns studies.measure studies.evaluate studies.surrogate studies.belief
 studies.gain studies.samplers studies.places studies.rows studies.weights studies.storage studies.study studies.sharing
 studies.candidates studies.workers studies.workers.address studies.task studies.driver studies.workers.parts
@@ -44,7 +44,10 @@ HOMES = {
     "ray": {f"studies.workers.{name}" for name in ("cluster", "again", "trainable", "tuning")},
     "plotly": {"outputs.plots"},
     "onnx": {"latency.convert", "latency.calibration", *GRAPHS},
-    "onnxruntime": {"latency.convert", "latency.calibration", "latency.runtimes.ort", "latency.guidelines.profile"},
+    "onnxruntime": {
+        *("accuracy.predict", "latency.convert", "latency.calibration", "latency.runtimes.ort"),
+        "latency.guidelines.profile",
+    },
     "ncnn": {"latency.runtimes.handheld"},
     "pnnx": {"latency.convert"},
 }

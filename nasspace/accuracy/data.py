@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nasspace.accuracy import decoding, sources, tables
-from nasspace.accuracy.images import DataSet, Images, prepared, resized, stratified
+from nasspace.accuracy.images import DataSet, Images, prepared, stratified
 from nasspace.accuracy.sources import Found, Part
 from nasspace.errors import InputError, nearest
 
@@ -19,13 +21,14 @@ __all__ = ["DataSet", "Images", "load_data", "prepared", "stratified"]
 NAMED = ("digits", "fashion-mnist", "cifar10")
 PREFIXED = ("imagefolder:DIR", "parquet:FILE", "hub:NAME")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+LARGEST_NATIVE = 224  # pixels a side that images are held at where nobody asked for a resolution
 MOST_CLASSES = 100_000  # a label above is a mistake: the largest public set of images has 21,841 classes
 
 
 def load_data(
     spec: str,
     *,
-    resolution: int | None = None,
+    resolution: int | Callable[[int], int] | None = None,
     data_dir: str | Path | None = None,
     seed: int = 0,
     held_out: float = 0.2,
@@ -33,25 +36,44 @@ def load_data(
 ) -> DataSet:
     """The data set that `spec` names: `digits`, `imagefolder:DIR`, `parquet:FILE`, a name on the hub, ...
 
-    Images are cut square and held at `resolution`; without one, at their own size if that is at most 224, where
-    sizes differ at the most frequent. Without a validation split of their own, the share `held_out` of each class's
-    training images becomes one, drawn with `seed`; the test split never does. Raises `InputError` for whatever is
-    missing, empty or unreadable; with `skip_broken` unreadable images are left out and named in `skipped`.
+    Images are cut square and held at `resolution`. A function is given the size of the training images (their most
+    frequent shorter side in pixels) and returns the resolution; without either it is that size, at most 224. Without a
+    validation split of their own, the share `held_out` of each class's training images becomes one, drawn with `seed`;
+    the test split never does. Raises `InputError` for whatever is missing, empty or unreadable, and for training images
+    that show nothing; with `skip_broken` unreadable images are left out and named in `skipped`.
     """
-    if resolution is not None and resolution < 1:
-        raise InputError(f"a resolution of {resolution} holds no image; give one above 0")
+    if resolution is not None and not callable(resolution):
+        _check_resolution(resolution)
     if not 0 < held_out < 1:
         raise InputError(f"held_out: {held_out} is no share of the training images; give one between 0 and 1")
     found = _find(spec, Path(data_dir).expanduser() if data_dir else None)
     classes, labels = _encode_labels(found)
-    splits, skipped = _pixels(found, labels, resolution, skip_broken)
+    held = _pixels(found, labels, resolution, skip_broken)
+    splits = held.splits
     _check_classes(found.place, classes, splits["train"].labels)
     if "validation" not in splits:
-        held, kept = stratified(splits["train"].labels, held_out, torch.Generator().manual_seed(seed))
-        splits |= {"validation": splits["train"].at(held), "train": splits["train"].at(kept)}
-    _, channels, _, side = splits["train"].pixels.shape
-    train, validation, test = (splits.get(split) for split in sources.SPLITS)
-    return DataSet(spec, classes, channels, train, validation, test, side, skipped)
+        taken, kept = stratified(splits["train"].labels, held_out, torch.Generator().manual_seed(seed))
+        splits = {**splits, "validation": splits["train"].at(taken), "train": splits["train"].at(kept)}
+    splits["train"] = splits["train"].without_originals()
+    _check_variance(found.place, splits["train"].pixels)
+    channels, side, _ = held.preprocessing["input"]
+    return DataSet(
+        spec,
+        classes,
+        channels,
+        **{split: splits.get(split) for split in sources.SPLITS},
+        resolution=side,
+        skipped=held.skipped,
+        native=held.native,
+        preprocessing=held.preprocessing,
+        seed=seed,
+        held_out=held_out,
+    )
+
+
+def _check_resolution(resolution: int) -> None:
+    if resolution < 1:
+        raise InputError(f"a resolution of {resolution} holds no image; give one above 0")
 
 
 def _find(spec: str, data_dir: Path | None) -> Found:
@@ -139,30 +161,85 @@ def _check_classes(place: str, classes: tuple[str, ...], labels: Tensor) -> None
         )
 
 
+def _check_variance(place: str, pixels: Tensor) -> None:
+    low, high = pixels.amin((0, 2, 3)), pixels.amax((0, 2, 3))
+    if torch.equal(low, high):
+        raise InputError(
+            f"{place}: all pixels of the {len(pixels)} training images are equal ({', '.join(map(str, low.tolist()))} "
+            "of 255), so there is nothing to learn from; perhaps the files are blank, or white drawings on a "
+            "transparent ground, which becomes white: put them on a ground on which they show"
+        )
+
+
+@dataclass(frozen=True)
+class _Held:
+    """The splits decoded, the places of images left out, the native side, and the preprocessing."""
+
+    splits: dict[str, Images]
+    skipped: tuple[str, ...]
+    native: int
+    preprocessing: dict[str, Any]
+
+
 def _pixels(
-    found: Found, labels: dict[str, Tensor], resolution: int | None, skip_broken: bool
-) -> tuple[dict[str, Images], tuple[str, ...]]:
-    """Each split's images at one resolution, and the places of those that were left out."""
+    found: Found, labels: dict[str, Tensor], resolution: int | Callable[[int], int] | None, skip_broken: bool
+) -> _Held:
+    """Each split's images at one resolution.
+
+    Size, color and range of values are those of the training images as found, before any are held out, so that they do
+    not depend on the seed.
+    """
     parts = {split: found.parts[split].images for split in labels}
     if isinstance(parts["train"], Tensor):
-        held = {split: resized(pixels, resolution or pixels.shape[-1]) for split, pixels in parts.items()}
-        return {split: Images(pixels, labels[split]) for split, pixels in held.items()}, ()
+        return _from_arrays(found.place, parts, labels, resolution)
     heads = {split: decoding.headers(images) for split, images in parts.items()}
-    readable = [head for found_heads in heads.values() for head in found_heads if not head.broken]
     broken = list(_broken_headers(parts, heads))
-    if broken and (not skip_broken or not readable):
+    if broken and (not skip_broken or all(head.broken for head in heads["train"])):
         raise decoding.name_broken(broken)
-    side = resolution or decoding.common_resolution(readable)
-    channels = 1 if all(head.grey for head in readable) else 3
-    decoded = {split: decoding.decode(images, channels, side) for split, images in parts.items()}
+    readable = [head for head in heads["train"] if not head.broken]
+    native = decoding.native_side(readable)
+    deep = [image for image, head in zip(parts["train"], heads["train"], strict=True) if head.deep]
+    preprocessing = decoding.specification(
+        1 if all(head.gray for head in readable) else 3,
+        _resolution(resolution, native),
+        values=decoding.value_range(deep),
+        jpeg=any(head.jpeg for each in heads.values() for head in each),
+    )
+    decoded = {split: decoding.decode(images, preprocessing) for split, images in parts.items()}
     broken = [(parts[split][at].place, why) for split, (_, wrong) in decoded.items() for at, why in wrong.items()]
     if broken and not skip_broken:
         raise decoding.name_broken(broken)
-    held = {split: _kept(*decoded[split], labels[split]) for split in parts}
+    held = {split: _kept(*decoded[split], labels[split], parts[split]) for split in parts}
     for split, images in held.items():
         if not len(images):
             raise InputError(f"{found.place}: none of its {split} images can be read")
-    return held, tuple(place for place, _ in broken)
+    return _Held(held, tuple(place for place, _ in broken), native, preprocessing)
+
+
+def _from_arrays(
+    place: str, parts: dict[str, Tensor], labels: dict[str, Tensor], resolution: int | Callable[[int], int] | None
+) -> _Held:
+    """As `_pixels`, of images that were found as uint8 [N, C, H, W]."""
+    native = min(parts["train"].shape[2:])
+    preprocessing = decoding.specification(parts["train"].shape[1], _resolution(resolution, native))
+    held = {}
+    for split, pixels in parts.items():
+        arrays = list(pixels[:, 0].numpy() if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1).numpy())
+        if list(pixels.shape[1:]) != preprocessing["input"]:
+            encoded = [decoding.Encoded(f"{place} {split} {index}", array) for index, array in enumerate(arrays)]
+            pixels, broken = decoding.decode(encoded, preprocessing)
+            if broken:
+                raise decoding.name_broken([(encoded[index].place, why) for index, why in broken.items()])
+        held[split] = Images(pixels, labels[split], arrays)
+    return _Held(held, (), native, preprocessing)
+
+
+def _resolution(asked: int | Callable[[int], int] | None, native: int) -> int:
+    if not callable(asked):
+        return asked or min(native, LARGEST_NATIVE)
+    chosen = asked(native)
+    _check_resolution(chosen)
+    return chosen
 
 
 def _broken_headers(parts: dict, heads: dict) -> Iterator[tuple[str, str]]:
@@ -172,6 +249,7 @@ def _broken_headers(parts: dict, heads: dict) -> Iterator[tuple[str, str]]:
                 yield image.place, head.broken
 
 
-def _kept(pixels: Tensor, broken: dict[int, str], labels: Tensor) -> Images:
+def _kept(pixels: Tensor, broken: dict[int, str], labels: Tensor, encoded: Sequence[decoding.Encoded]) -> Images:
+    images = Images(pixels, labels, [image.content for image in encoded])
     kept = [index for index in range(len(labels)) if index not in broken]
-    return Images(pixels, labels) if not broken else Images(pixels, labels).at(torch.tensor(kept))
+    return images.at(torch.tensor(kept, dtype=torch.int64)) if broken else images

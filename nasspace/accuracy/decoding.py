@@ -1,8 +1,7 @@
-"""Image files to one uint8 tensor: every picture square and of one size, the unreadable ones named."""
+"""Image files to one uint8 tensor by the shipped preprocessing, and the facts of a data set that it depends on."""
 
 from __future__ import annotations
 
-import io
 import os
 import warnings
 from collections import Counter
@@ -11,67 +10,103 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import JpegImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
+from nasspace.accuracy import predict
 from nasspace.errors import InputError
 
-LARGEST_NATIVE = 224  # pixels a side that images are held at where nobody asked for a resolution
-GREY_MODES = {"1", "L", "LA", "La", "I", "F"}
+GRAY_MODES = {"1", "L", "LA", "La"}
+BACKGROUND = (255, 255, 255)  # what transparent images are put on
+CHUNK = 32  # images that a thread takes at once
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """An image not yet decoded: where a person finds it (a path, a row), and its file or bytes."""
+    """An image not yet decoded: where a person finds it (a path, a row), and its file, bytes or array."""
 
     place: str
-    content: Path | bytes | None
+    content: Path | bytes | np.ndarray | None
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an image before it is decoded; `broken` says why it cannot be."""
+    """What is known of an image before it is decoded; `broken` says why it cannot be.
+
+    `shorter` is in pixels; `deep` is more than eight bits.
+    """
 
     shorter: int = 0
-    grey: bool = False
+    gray: bool = False
+    deep: bool = False
+    jpeg: bool = False
     broken: str = ""
 
 
 def headers(images: Sequence[Encoded]) -> list[Header]:
     """Size and kind of each image, from its first bytes."""
-    with _strict_pillow(), _threads() as threads:
+    with _quiet_pillow(), _threads() as threads:
         return list(threads.map(_header, images))
 
 
-def common_resolution(found: Sequence[Header]) -> int:
-    """The most frequent shorter side in pixels (the larger one of equals), at most 224."""
+def native_side(found: Sequence[Header]) -> int:
+    """The most frequent shorter side in pixels, the larger one of equals."""
     counts = Counter(header.shorter for header in found if not header.broken)
-    most = max(counts, key=lambda side: (counts[side], side))
-    return min(most, LARGEST_NATIVE)
+    return max(counts, key=lambda side: (counts[side], side))
 
 
-def decode(images: Sequence[Encoded], channels: int, resolution: int) -> tuple[Tensor, dict[int, str]]:
-    """Pixels uint8 [N, channels, resolution, resolution], and why each unreadable image is (its row stays zero).
+def value_range(images: Sequence[Encoded]) -> tuple[float, float] | None:
+    """The least and the greatest finite value in images of more than eight bits; None without any.
 
-    The shorter side is scaled to `resolution` and the centre is cut out; a camera's rotation mark is obeyed.
+    Images that cannot be decoded are left out: `decode` names them.
     """
-    _check_memory(len(images), channels, resolution)
+    with _quiet_pillow(), _threads() as threads:
+        found = [extremes for extremes in threads.map(_extremes, images) if extremes]
+    return (min(low for low, _ in found), max(high for _, high in found)) if found else None
+
+
+def specification(
+    channels: int, resolution: int, *, values: tuple[float, float] | None = None, jpeg: bool = False
+) -> dict[str, Any]:
+    """The content of preprocessing.json, except `mean`, `std` and `classes`: square images of `resolution` pixels.
+
+    `values` becomes `range`. With `jpeg` a JPEG far larger than needed is decoded at 1/2, 1/4 or 1/8; twice the
+    resolution is left to scale smoothly.
+    """
+    return {
+        "input": [channels, resolution, resolution],
+        "orientation": "exif",
+        "color": "L" if channels == 1 else "RGB",
+        "background": list(BACKGROUND),
+        "draft": [2 * resolution, 2 * resolution] if jpeg else None,
+        "range": list(values) if values else None,
+        "resize": {"shorter_side": resolution},
+        "interpolation": "bilinear",
+        "crop": [resolution, resolution],
+    }
+
+
+def decode(images: Sequence[Encoded], spec: dict[str, Any]) -> tuple[Tensor, dict[int, str]]:
+    """Pixels uint8 [N, *spec["input"]], and why each unreadable image is (its row stays zero)."""
+    _check_memory(len(images), *spec["input"][:2])
     # NumPy, not torch: a torch operation in each of many threads would start a team of threads of its own.
-    pixels = np.zeros((len(images), channels, resolution, resolution), np.uint8)
+    pixels = np.zeros((len(images), *spec["input"]), np.uint8)
+    broken: dict[int, str] = {}
 
-    def fill(index: int) -> str:
-        try:
-            pixels[index] = _decoded(images[index], channels, resolution)
-        except Exception as error:  # Pillow's decoders raise whatever foreign bytes lead them to
-            return _reason(error)
-        return ""
+    def fill(start: int) -> None:
+        for index in range(start, min(start + CHUNK, len(images))):
+            try:
+                pixels[index] = predict.preprocess(_content(images[index]), spec)
+            except Exception as error:  # Pillow's decoders raise whatever foreign bytes lead them to
+                broken[index] = _reason(error)
 
-    with _strict_pillow(), _threads() as threads:
-        reasons = list(threads.map(fill, range(len(images))))
-    return torch.from_numpy(pixels), {index: reason for index, reason in enumerate(reasons) if reason}
+    with _quiet_pillow(), _threads() as threads:
+        list(threads.map(fill, range(0, len(images), CHUNK)))
+    return torch.from_numpy(pixels), dict(sorted(broken.items()))
 
 
 def name_broken(broken: Sequence[tuple[str, str]]) -> InputError:
@@ -87,35 +122,29 @@ def name_broken(broken: Sequence[tuple[str, str]]) -> InputError:
 
 def _header(image: Encoded) -> Header:
     try:
-        with _opened(image) as picture:
-            return Header(min(picture.size), picture.mode in GREY_MODES or picture.mode.startswith("I;16"))
+        with predict.opened(_content(image)) as picture:
+            deep, jpeg = predict.is_deep(picture), isinstance(picture, JpegImagePlugin.JpegImageFile)
+            if not jpeg:
+                predict.check_size(picture.size)
+            return Header(min(picture.size), deep or picture.mode in GRAY_MODES, deep, jpeg)
     except Exception as error:  # as in `decode`
         return Header(broken=_reason(error))
 
 
-def _decoded(image: Encoded, channels: int, resolution: int) -> np.ndarray:
-    with _opened(image) as picture:
-        # A JPEG far larger than needed is decoded at 1/2, 1/4 or 1/8; twice the size is left to scale smoothly.
-        picture.draft(None, (2 * resolution, 2 * resolution))
-        picture.load()
-        upright = ImageOps.exif_transpose(picture)
-    upright = _eight_bits(upright).convert("L" if channels == 1 else "RGB")
-    square = ImageOps.fit(upright, (resolution, resolution), Image.Resampling.BILINEAR)
-    array = np.asarray(square)
-    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+def _extremes(image: Encoded) -> tuple[float, float] | None:
+    try:
+        with predict.opened(_content(image)) as picture:
+            values = np.asarray(picture)
+    except Exception:  # as in `decode`
+        return None
+    values = values[np.isfinite(values)]
+    return (values.min().item(), values.max().item()) if values.size else None
 
 
-def _opened(image: Encoded) -> Image.Image:
+def _content(image: Encoded) -> Path | bytes | np.ndarray:
     if image.content is None:
         raise ValueError("there are no bytes")
-    return Image.open(io.BytesIO(image.content) if isinstance(image.content, bytes) else image.content)
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """16-bit greyscale scaled to 8 bits: `convert` would clip it."""
-    if not picture.mode.startswith("I"):
-        return picture
-    return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
+    return image.content
 
 
 def _reason(error: Exception) -> str:
@@ -143,9 +172,8 @@ def _threads() -> ThreadPoolExecutor:
 
 
 @contextmanager
-def _strict_pillow() -> Iterator[None]:
-    """Decompression bombs are errors and Pillow's remarks on odd files are silent."""
+def _quiet_pillow() -> Iterator[None]:
+    """Pillow's remarks on odd files are silent; `predict.check_size` refuses what is too large."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield

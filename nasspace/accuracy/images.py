@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nasspace.accuracy.decoding import specification
 from nasspace.accuracy.sources import SPLITS
 
 CHUNK = 128  # images worked on at once where they become floats
@@ -18,24 +23,38 @@ CHUNK = 128  # images worked on at once where they become floats
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """One split: `pixels` uint8 [N, C, H, W] and `labels` int64 [N]."""
+    """One split: `pixels` uint8 [N, C, H, W], `labels` int64 [N], `originals` what the pixels were decoded from.
+
+    An original is a path, the bytes of an image file, or a uint8 array [H, W] or [H, W, 3]. Validation and test splits
+    keep theirs, the training split does not.
+    """
 
     pixels: Tensor
     labels: Tensor
+    originals: Sequence[Path | bytes | numpy.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def at(self, indices: Tensor) -> Images:
         """The images at these positions."""
-        return Images(self.pixels[indices], self.labels[indices])
+        originals = self.originals
+        if originals is not None:
+            originals = [originals[index] for index in torch.arange(len(self))[indices].tolist()]
+        return Images(self.pixels[indices], self.labels[indices], originals)
+
+    def without_originals(self) -> Images:
+        """Pixels and labels alone."""
+        return Images(self.pixels, self.labels)
 
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
     """Splits of square images held at `resolution`; `skipped` names the files that could not be read.
 
-    `mean` and `std` are of each channel of the training split, of 0 to 255, and stay at other resolutions.
+    `mean` and `std` are of each channel of the training split, of 0 to 255, and stay at other resolutions; a 255th of
+    each has six decimals, as in `preprocessing`, the content of preprocessing.json at this resolution. `native` is the
+    most frequent shorter side of the training images in pixels. `seed` and `held_out` are those of `load_data`.
     """
 
     name: str
@@ -48,12 +67,34 @@ class DataSet:
     skipped: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    native: int = 0
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    held_out: float = 0.2
 
     def __post_init__(self) -> None:
-        if not self.mean:
-            mean, std = moments(self.train.pixels)
-            object.__setattr__(self, "mean", mean)
-            object.__setattr__(self, "std", std)
+        found = (self.mean, self.std) if self.mean else moments(self.train.pixels)
+        scaled = [[round(value / 255, 6) for value in values] for values in found]
+        spec = self.preprocessing or specification(self.channels, self.resolution)
+        spec = {**spec, "mean": scaled[0], "std": scaled[1], "classes": list(self.classes)}
+        settled = {
+            "mean": tuple(255 * value for value in scaled[0]),
+            "std": tuple(255 * value for value in scaled[1]),
+            "native": self.native or self.resolution,
+            "preprocessing": spec,
+        }
+        for name, value in settled.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What an export needs to find the same validation images again: name, seed, held_out, fingerprint."""
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            "held_out": self.held_out,
+            "fingerprint": self.fingerprint,
+        }
 
     @cached_property
     def fingerprint(self) -> str:
@@ -80,14 +121,20 @@ def moments(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def prepared(data: DataSet, resolution: int) -> DataSet:
-    """The data set held at another resolution: itself, or a copy that is worth keeping by whoever trains often."""
+    """The data set held at another resolution: itself, or a copy that is worth keeping by whoever trains often.
+
+    The copy's pixels are scaled from those held, not from the originals, which it drops; `preprocessing` names the new
+    resolution.
+    """
     if resolution == data.resolution:
         return data
     splits = {split: getattr(data, split) for split in SPLITS}
     scaled = {
         split: images and Images(resized(images.pixels, resolution), images.labels) for split, images in splits.items()
     }
-    return dataclasses.replace(data, **scaled, resolution=resolution)
+    values, jpeg = data.preprocessing["range"], data.preprocessing["draft"] is not None
+    spec = specification(data.channels, resolution, values=values, jpeg=jpeg)
+    return dataclasses.replace(data, **scaled, resolution=resolution, preprocessing=spec)
 
 
 def resized(pixels: Tensor, resolution: int) -> Tensor:

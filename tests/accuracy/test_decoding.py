@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nasspace.accuracy.decoding import Encoded, common_resolution, decode, headers, name_broken
+from nasspace.accuracy.decoding import (
+    Encoded,
+    Header,
+    decode,
+    headers,
+    name_broken,
+    native_side,
+    specification,
+    value_range,
+)
 from nasspace.errors import InputError
 
 
@@ -26,7 +35,7 @@ def saved(picture: Image.Image, path: Path, **options) -> Encoded:
 
 def only(image: Encoded, channels: int, resolution: int) -> np.ndarray:
     """The one image decoded, [C, H, W] of int."""
-    pixels, broken = decode([image], channels, resolution)
+    pixels, broken = decode([image], specification(channels, resolution, jpeg=True))
     assert broken == {}
     return pixels[0].numpy().astype(int)
 
@@ -45,7 +54,7 @@ def test_the_shorter_side_is_scaled_and_the_centre_cut_out(tmp_path, size):
     scaled = picture.resize([round(side * scale) for side in size], Image.Resampling.BILINEAR)
     left, top = (scaled.width - 30) // 2, (scaled.height - 30) // 2
     expected = np.asarray(scaled.crop((left, top, left + 30, top + 30)), int).transpose(2, 0, 1)
-    assert np.abs(pixels - expected).mean() < 1  # at the cut edge, what lies outside is not mixed in
+    assert np.array_equal(pixels, expected)
 
 
 def test_a_large_jpeg_may_be_decoded_at_a_fraction_but_looks_the_same(tmp_path):
@@ -65,20 +74,22 @@ def test_a_cameras_rotation_is_obeyed(tmp_path):
 
 def test_every_mode_becomes_what_is_asked(tmp_path):
     picture = photograph(20, 20)
-    grey = np.asarray(picture.convert("L"), int)
+    gray = np.asarray(picture.convert("L"), int)
     for mode in ("L", "LA", "P", "RGBA", "CMYK", "1"):
         image = saved(picture.convert(mode), tmp_path / f"{mode}.tif")
         assert only(image, 3, 20).shape == (3, 20, 20)
-        assert headers([image])[0].grey == (mode in ("L", "LA", "1"))
+        assert headers([image])[0].gray == (mode in ("L", "LA", "1"))
         if mode in ("L", "LA"):
-            assert np.array_equal(only(image, 1, 20)[0], grey)
+            assert np.array_equal(only(image, 1, 20)[0], gray)
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
     levels = np.linspace(0, 65535, 400).round().astype(np.uint16).reshape(20, 20)
     image = saved(Image.fromarray(levels), tmp_path / "a.png")
-    assert headers([image])[0].grey
-    assert np.array_equal(only(image, 1, 20)[0], levels // 257)
+    assert headers([image])[0].gray
+    assert headers([image])[0].deep
+    assert value_range([image]) == (0, 65535)
+    assert np.array_equal(only(image, 1, 20)[0], (levels / 257).round())
 
 
 def test_channels_and_size_are_the_data_sets(tmp_path):
@@ -88,9 +99,10 @@ def test_channels_and_size_are_the_data_sets(tmp_path):
     ]
     found = headers(images)
     assert [header.shorter for header in found] == [9, 9, 40]
-    assert [header.grey for header in found] == [True, True, False]
-    assert common_resolution(found) == 9
-    assert common_resolution(headers([saved(photograph(300, 400), tmp_path / "large.png")])) == 224
+    assert [header.gray for header in found] == [True, True, False]
+    assert native_side(found) == 9
+    assert native_side(found[1:]) == 40  # the larger one of equals
+    assert native_side(headers([saved(photograph(300, 400), tmp_path / "large.png")])) == 300
 
 
 def test_a_decompression_bomb_is_a_broken_image(tmp_path, monkeypatch):
@@ -98,14 +110,36 @@ def test_a_decompression_bomb_is_a_broken_image(tmp_path, monkeypatch):
     for height in (40, 60):  # where Pillow warns, and where it refuses
         bomb = saved(Image.new("1", (40, height)), tmp_path / "bomb.png")
         assert "exceeds limit" in headers([bomb])[0].broken
-        assert "exceeds limit" in decode([bomb], 1, 8)[1][0]
+        assert "exceeds limit" in decode([bomb], specification(1, 8))[1][0]
+
+
+def test_a_jpeg_is_as_large_as_what_is_decoded_of_it(tmp_path, monkeypatch):
+    phone = saved(photograph(320, 240), tmp_path / "phone.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)  # Pillow itself refuses twice as many
+    assert headers([phone]) == [Header(240, jpeg=True)]
+    assert np.ptp(only(phone, 3, 30)) > 50
+    assert "320x240 pixels exceeds limit" in decode([phone], specification(3, 200, jpeg=True))[1][0]
+    assert "320x240 pixels exceeds limit" in decode([phone], specification(3, 30))[1][0]
+
+
+def test_the_range_is_that_of_all_finite_values(tmp_path):
+    def tiff(values: object, dtype: type, name: str) -> Encoded:
+        return saved(Image.fromarray(np.array(values, dtype)), tmp_path / f"{name}.tif")
+
+    low = tiff([[0.25, 0.5], [np.nan, np.inf]], np.float32, "low")
+    high = tiff([[0.5, 3.0]], np.float32, "high")
+    empty = tiff([[np.nan]], np.float32, "empty")
+    assert value_range([low, high, empty, Encoded("x", b"torn")]) == (0.25, 3)
+    assert value_range([tiff([[-1000, 70000]], np.int32, "int")]) == (-1000, 70000)
+    assert value_range([empty]) is None
+    assert value_range([]) is None
 
 
 def test_what_cannot_be_read_has_a_reason_and_leaves_a_gap(tmp_path):
     good = saved(photograph(8, 8), tmp_path / "good.png")
     whole = good.content.read_bytes()
     contents = [b"", b"text", whole[:-30], None, tmp_path / "missing.png", whole]
-    pixels, broken = decode([Encoded("x", content) for content in contents], 3, 8)
+    pixels, broken = decode([Encoded("x", content) for content in contents], specification(3, 8))
     assert sorted(broken) == [0, 1, 2, 3, 4]
     assert "truncated" in broken[2]
     assert "No such file" in broken[4]
@@ -125,4 +159,4 @@ def test_the_error_names_five_and_counts_the_rest():
 def test_what_cannot_fit_in_memory_is_refused_before_it_is_read(tmp_path):
     image = Encoded("x", b"")
     with pytest.raises(InputError, match=r"need [\d.]+ GiB.*a resolution of \d+"):
-        decode([image] * 1000, 3, 1_000_000)
+        decode([image] * 1000, specification(3, 1_000_000))
