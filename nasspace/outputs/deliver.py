@@ -11,6 +11,7 @@ from nasspace.counting import cost
 from nasspace.documents import Document
 from nasspace.latency import afresh, remote, runtimes
 from nasspace.latency.cache import machine
+from nasspace.outputs.checks import INT8
 from nasspace.outputs.export import FORMATS, Exported, export
 from nasspace.outputs.report import report_html
 from nasspace.studies import places, turns
@@ -24,10 +25,10 @@ from nasspace.studies.task import data_of
 from nasspace.studies.workers import again as measured_again
 
 if TYPE_CHECKING:
+    from nasspace.accuracy.images import DataSet
     from nasspace.latency.meter import Latency
 
 Report = Callable[..., None]
-INT8 = "model.int8.onnx"
 JUDGED = 40  # measured networks, the latest, on which the predictor is judged
 COMPARED = 128  # held-out images on which int8 is compared
 MEASURED = {"onnxruntime": "model.onnx", "onnxruntime-int8": INT8}  # the file of an export that a runtime runs
@@ -87,8 +88,14 @@ def export_trial(
     formats: tuple[str, ...] = FORMATS,
     resolution: int | None = None,
     seed: int = 0,
+    batch_size: int | str | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    data: DataSet | None = None,
 ) -> Exported:
-    """Export one trial of a study with its trained weights, if they are kept, and its figures on the card."""
+    """Export one trial of a study with its trained weights, if they are kept, and its figures on the card.
+
+    `batch_size`, `preprocessing` and `data` are those of `export`.
+    """
     record = records.load(study) if isinstance(study, str) else study
     architecture = record.architecture(number)
     if resolution is not None:
@@ -109,7 +116,8 @@ def export_trial(
         card |= {name: row[name] for name in ("latency_ms", "latency_low_ms", "latency_high_ms")}
         card |= {name: settings["recipe"][name] for name in ("runtime", "threads", "batch_size")}
         card["machine"] = record.latency_machine() or settings["machine"]
-    return export(architecture, folder, weights=weights, formats=formats, seed=seed, card=card)
+    given = {"batch_size": batch_size, "preprocessing": preprocessing, "data": data}
+    return export(architecture, folder, weights=weights, formats=formats, seed=seed, card=card, **given)
 
 
 def _measure_again(study: Study, numbers: list[int], report: Report) -> None:

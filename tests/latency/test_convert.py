@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import onnx
@@ -182,6 +183,7 @@ SMALL = {  # one network of each family; AlexNet's adaptive pooling needs more t
     "mobilenet_v1_0.25": 32,
     "mobilenet_v2_0.35": 32,
     "mnasnet_a1_0.35": 32,
+    "mnasnet_small": 32,
     "mobilenet_v3_small_0.35": 32,
     "mobilenext_0.35": 32,
     "mobilenext_1.0_identity_1_2": 32,
@@ -219,7 +221,7 @@ class Folding(nn.Module):
 
     def forward(self, x):
         pairs = x.reshape(-1, 2, *map(int, x.shape[2:]))
-        return (pairs * pairs.amax((1, 2, 3), keepdim=True)).reshape(-1, int(x.shape[1])).reshape(len(x), -1)
+        return (pairs * pairs.amax((1, 2, 3), keepdim=True)).reshape(-1, math.prod(map(int, x.shape[1:])))
 
 
 def test_a_reshape_that_moves_the_batch_is_left_as_it_is(tmp_path):
