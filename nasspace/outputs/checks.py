@@ -28,7 +28,7 @@ from nasspace.outputs.weights import load_into, read_safetensors, read_state
 if TYPE_CHECKING:
     from nasspace.accuracy.images import DataSet
 
-LIMIT = 1e-4  # of outputs, relative to the largest
+LIMIT = 5e-4  # of outputs, relative to the largest; rounding reaches 1.5e-4 in an untrained network of all blocks
 LEVELS = 2  # of 255, that PyTorch's resizing may differ by from Pillow's
 BATCH = 2
 INT8 = "model.int8.onnx"

@@ -16,11 +16,13 @@ import random
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 
 from nasspace import build, zoo
 from nasspace.latency.cache import machine
@@ -68,13 +70,23 @@ def shown(values: list[list[float]]) -> str:
     return f"{statistics.median(itertools.chain(*values)):.4f} ({medians[0]:.4f} to {medians[-1]:.4f})"
 
 
+def optimized(path: Path) -> Counter:
+    """The operators that ONNX Runtime runs after its optimizations."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path.with_suffix(".optimized.onnx"))
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+
+
 def measured(name: str, resolution: int, count: int, repeats: int, folder: Path) -> tuple[str, float, float]:
     """A row of the table, and the median ratios of the dynamic file and of the second fixed session."""
     architecture = zoo.load(name, resolution=resolution)
     network = build(architecture).eval()
     fixed = to_onnx(network, architecture.input, folder / "fixed.onnx")
     dynamic = to_onnx(network, architecture.input, folder / "dynamic.onnx", dynamic_batch=True)
-    nodes = [len(onnx.load(path).graph.node) for path in (fixed, dynamic)]
+    one, other = optimized(fixed), optimized(dynamic)
+    same = "the same" if one == other else f"{(other - one).total()} more, {(one - other).total()} fewer"
     free, control, times = [], [], []
     paths = {"fixed": fixed, "dynamic": dynamic, "again": fixed}
     for repeat in range(repeats):
@@ -83,7 +95,7 @@ def measured(name: str, resolution: int, count: int, repeats: int, folder: Path)
         for values, new in zip((free, control), ratios(found), strict=True):
             values.append(new)
         times += found["fixed"]
-    row = f"| {name} | {statistics.median(times):.3g} | {nodes[0]} | {nodes[1]} | {shown(free)} | {shown(control)} |"
+    row = f"| {name} | {statistics.median(times):.3g} | {one.total()} | {same} | {shown(free)} | {shown(control)} |"
     return row, statistics.median(itertools.chain(*free)), statistics.median(itertools.chain(*control))
 
 
@@ -96,7 +108,7 @@ def main() -> None:
     given = parser.parse_args()
     print(f"{machine()}; {library_versions(('onnxruntime', 'torch'))}; one thread, batch 1, ", end="")
     print(f"{given.resolution} pixels; {given.repeats} repeats of {given.rounds} rounds.\n")
-    print("| network | fixed, ms | nodes fixed | nodes dynamic | dynamic / fixed | fixed again / fixed |")
+    print("| network | fixed, ms | operators, fixed | dynamic | dynamic / fixed | fixed again / fixed |")
     print("| -- | -- | -- | -- | -- | -- |", flush=True)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
