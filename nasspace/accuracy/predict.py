@@ -1,6 +1,6 @@
 """Classify images with an exported network: `python predict.py IMAGE... [--top K] [--json] [--folder DIR]`.
 
-Needs numpy, pillow and onnxruntime. This file lies in every export folder and is also the training pipeline's own
+Needs numpy, pillow and onnxruntime. This file is copied into every export folder and is also the training pipeline's
 preprocessing, so that both see the same pixels.
 """
 

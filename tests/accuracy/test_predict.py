@@ -413,3 +413,16 @@ def test_white_drawings_on_nothing_are_refused(tmp_path):
             drawn("RGBA", (0, 0, 0, 0), (255, 255, 255, 255)).save(tmp_path / name / f"{number}.png")
     with pytest.raises(InputError, match="white drawings on a transparent ground"):
         load_data(f"imagefolder:{tmp_path}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text elsewhere")
+def test_a_file_name_need_not_be_text(shipped, tmp_path):
+    folder, path = shipped("batch"), colors(tmp_path)[0]
+    odd = bytes(tmp_path) + b"/r\xe9d.png"
+    shutil.copy(bytes(path), odd)
+    command = [sys.executable, "-I", str(folder / "predict.py"), odd]
+    for options in ([], ["--json"]):
+        done = subprocess.run([*command, *options], capture_output=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"red" in done.stdout
+    assert subprocess.run(command, capture_output=True, timeout=60).stdout.startswith(odd + b"\tred\t")
