@@ -36,9 +36,10 @@ studies.evaluate studies.surrogate studies.belief
 studies.gain studies.samplers studies.places studies.rows studies.weights studies.storage studies.study studies.sharing
 studies.candidates studies.workers studies.workers.address studies.task studies.driver studies.workers.parts
 studies.workers.cluster studies.workers.again studies.workers.trainable studies.workers.tuning studies.loop
-outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.source
-outputs.weights outputs.card outputs.checks outputs.export outputs.deliver
-cli.printing cli.progress cli.spaces cli.networks cli.explaining cli.searching cli cli.__main__
+outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.preprocessing
+outputs.source outputs.weights outputs.card outputs.judging outputs.running outputs.checks outputs.export
+outputs.deliver
+cli.printing cli.progress cli.spaces cli.networks cli.predicting cli.explaining cli.searching cli cli.__main__
 """.split()  # noqa: SIM905
 GRAPHS = {f"latency.guidelines.{name}" for name in ("graph", "surgery", "profile")}
 HOMES = {
@@ -48,7 +49,7 @@ HOMES = {
     "onnx": {"latency.convert", "latency.calibration", *GRAPHS},
     "onnxruntime": {
         *("accuracy.predict", "latency.convert", "latency.calibration", "latency.runtimes.ort"),
-        "latency.guidelines.profile",
+        *("latency.guidelines.profile", "outputs.judging"),
     },
     "ncnn": {"latency.runtimes.handheld"},
     "pnnx": {"latency.convert"},

@@ -83,12 +83,12 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """Interleave the channels of `groups` groups: (g, n) is read as (n, g). ShuffleNet, section 3.1."""
     if groups == 1:
         return x
-    batch, channels, height, width = x.shape
+    channels, height, width = (int(size) for size in x.shape[1:])  # plain numbers: a traced batch may have any size
     if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):  # as in training: stay in it
-        x = x.permute(0, 2, 3, 1).reshape(batch, height, width, groups, channels // groups)
-        return x.transpose(3, 4).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
-    x = x.reshape(batch, groups, channels // groups, height, width)
-    return x.transpose(1, 2).reshape(batch, channels, height, width)
+        x = x.permute(0, 2, 3, 1).reshape(-1, height, width, groups, channels // groups)
+        return x.transpose(3, 4).reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+    x = x.reshape(-1, groups, channels // groups, height, width)
+    return x.transpose(1, 2).reshape(-1, channels, height, width)
 
 
 def possible_skip(skip: str, in_channels: int, out_channels: int, stride: int) -> str:

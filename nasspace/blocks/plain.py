@@ -166,7 +166,7 @@ class AverageTo(nn.Module):
         return self._means(self._means(x, 2), 3)
 
     def _means(self, x: Tensor, dim: int) -> Tensor:
-        side = x.shape[dim]
+        side = int(x.shape[dim])  # a plain number also where the network is traced
         if side == self.size:
             return x
         ends = [(i * side // self.size, -(-(i + 1) * side // self.size)) for i in range(self.size)]

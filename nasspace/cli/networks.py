@@ -133,6 +133,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Folder to write; exports/NAME if not given.")] = None,
     format: Annotated[str, typer.Option(help="Any of source, onnx, torch, with commas.")] = "source,onnx,torch",
     resolution: Resolution = None,
+    batch: Annotated[str, typer.Option(help="Images in a batch of the ONNX file: a number, or dynamic.")] = "dynamic",
     seed: Annotated[int, typer.Option(help="Seed of the weights of a network that was never trained.")] = 0,
     json: Json = False,
 ) -> None:
@@ -141,34 +142,51 @@ def export(
     from nasspace.outputs.export import export as write
 
     formats = tuple(part.strip() for part in format.split(",") if part.strip())
+    size = int(batch) if batch.isascii() and batch.isdecimal() else batch
     if trial := printing.study_trial(arch):
         folder = out or Path("exports") / f"{Path(trial[0]).name}-{trial[1]}"
-        exported = export_trial(*trial, folder, formats=formats, resolution=resolution, seed=seed)
+        exported = export_trial(*trial, folder, formats=formats, resolution=resolution, seed=seed, batch_size=size)
     else:
         architecture, weights = _load(arch, resolution)
         folder = out or Path("exports") / (architecture.name or architecture.digest)
-        exported = write(architecture, folder, weights=weights, formats=formats, seed=seed)
+        exported = write(architecture, folder, weights=weights, formats=formats, seed=seed, batch_size=size)
     _checked(exported, json)
 
 
 def verify(
     folder: Annotated[Path, typer.Argument(help="An export's folder.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="The data that the network was trained on: judge each file's accuracy again."),
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the files of fashion-mnist or cifar10.")] = None,
+    no_code: Annotated[bool, typer.Option("--no-code", help="Do not run model.py; its checks are not run.")] = False,
     json: Json = False,
 ) -> None:
-    """Check an export again on this machine: outputs of all its forms equal, counts as written."""
+    """Check an export again on this machine: outputs of all its forms equal, counts as written.
+
+    This runs code from the folder: model.py, with the rights of your account, unless it was changed since the export.
+    The record of what was exported lies in the same folder, so use --no-code for a folder that you do not trust.
+    """
     from nasspace.outputs.export import verify as check
 
-    _checked(check(folder), json)
+    _checked(check(folder, data=data, data_dir=data_dir, code=not no_code), json)
 
 
 def _checked(exported: Any, json: bool) -> None:
     """Print what was written and checked; a failed check ends with exit status 1."""
-    checks = [{"name": c.name, "ok": c.ok, "value": c.value, "limit": c.limit} for c in exported.checks]
     if json:
-        printing.print_json({"folder": str(exported.folder), "files": list(exported.files), "checks": checks})
+        printing.print_json(exported.to_dict())
     else:
         print(f"{exported.folder}: {', '.join(exported.files)}")
-        rows = [(c["name"], "ok" if c["ok"] else "FAILED", c["value"], c["limit"]) for c in checks]
+        rows = [_row(check) for check in exported.checks]
         printing.print_table(["check", "", "value", "limit"], rows)
-    if not all(c["ok"] for c in checks):
+        print(exported.summary)
+    if not exported.ok:
         raise typer.Exit(1)
+
+
+def _row(check: Any) -> tuple[Any, ...]:
+    if check.ok is None:
+        return check.name, "not run", check.why, ""
+    return check.name, "ok" if check.ok else "FAILED", check.value, check.limit

@@ -9,7 +9,7 @@ import math
 import subprocess
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 
@@ -38,16 +38,19 @@ def to_onnx(
     *,
     batch_size: int = 1,
     dynamic_batch: bool = False,
+    metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a network as ONNX, in inference mode, batch norm folded into the convolutions; the path comes back.
 
     `input_shape` is (C, H, W). The graph has one input "input", (batch_size, C, H, W), and one output "output";
-    with `dynamic_batch` any batch size. The caller's network keeps its mode, device and weights. The file appears
-    whole or not at all. Errors: `InputError` for a network that ONNX cannot say and for a place that cannot be
-    written.
+    with `dynamic_batch` any batch size. `metadata` becomes the file's `metadata_props`. The caller's network keeps its
+    mode, device and weights. The file appears whole or not at all. Errors: `InputError` for a network that ONNX cannot
+    say and for a place that cannot be written.
     """
     path = Path(path)
     data = _exported(shipped(model), (batch_size, *input_shape), dynamic_batch)
+    if dynamic_batch or metadata:
+        data = _completed(data, metadata or {})
     with files.replacing(path) as temporary:
         temporary.write_bytes(data)
     return path
@@ -72,6 +75,38 @@ def _exported(model: nn.Module, shape: tuple[int, ...], dynamic_batch: bool) -> 
         first = str(error).strip().splitlines()[0]
         raise InputError(f"the network cannot be written as ONNX: {first}; measure it with --runtime eager") from error
     return buffer.getvalue()
+
+
+def _completed(data: bytes, metadata: Mapping[str, str]) -> bytes:
+    """The file with metadata, and with reshapes that say that they keep the batch.
+
+    PyTorch writes a free batch as -1, "what is left". ONNX Runtime then takes it for a size of its own, and does not
+    fuse the addition of a shortcut into the convolution (8 % of the time of a ShuffleNet V1); 0 is "as in the input".
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load_from_string(data)
+    shapes = {
+        value.name: [size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    graph = model.graph
+    constants = {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+    constants |= {one.name: one for one in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Reshape" and node.input[1] in constants and shapes.get(node.input[0]):
+            wanted = numpy_helper.to_array(constants[node.input[1]]).copy()
+            _, *kept = shapes[node.input[0]]
+            if wanted.size and wanted[0] == -1 and 0 not in (*kept, *wanted) and np.prod(kept) == np.prod(wanted[1:]):
+                wanted[0] = 0
+                node.input[1] = f"{node.output[0]}_shape"
+                graph.initializer.append(numpy_helper.from_array(wanted, node.input[1]))
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    for node in [node for node in graph.node if node.op_type == "Constant" and node.output[0] not in read]:
+        graph.node.remove(node)
+    onnx.helper.set_model_props(model, dict(metadata))
+    return model.SerializeToString()
 
 
 @contextlib.contextmanager
@@ -180,7 +215,7 @@ def largest_difference(
     """How far ONNX Runtime's output is from PyTorch's, in float32, on seeded normal inputs.
 
     The largest absolute difference divided by the largest absolute output of PyTorch, over `batches` batches of the
-    file's batch size (2 where it is free); infinite where either has a value that is not finite.
+    file's batch size (1, 3, 5, ... where it is free); infinite where either has a value that is not finite.
     """
     import onnxruntime
 
@@ -188,11 +223,11 @@ def largest_difference(
         raise InputError(f"{path}: there is no such file")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     given = session.get_inputs()[0]
-    batch_size = given.shape[0] if isinstance(given.shape[0], int) else 2
+    fixed = given.shape[0] if isinstance(given.shape[0], int) else None
     reference = shipped(model).float()
     worst = 0.0
     for i in range(batches):
-        image = _image((batch_size, *input_shape), seed + i)
+        image = _image((fixed or 2 * i + 1, *input_shape), seed + i)
         with torch.inference_mode():
             expected = reference(image).numpy()
         worst = max(worst, _relative_difference(expected, session.run(None, {given.name: image.numpy()})[0]))

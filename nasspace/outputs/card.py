@@ -9,6 +9,7 @@ from nasspace import counting
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError, nearest
 from nasspace.outputs.page import significant
+from nasspace.outputs.preprocessing import in_words
 
 KEYS = (  # what a card may tell, beside what follows from the network itself
     "title",
@@ -17,6 +18,9 @@ KEYS = (  # what a card may tell, beside what follows from the network itself
     "std",
     "accuracy",  # a fraction
     "accuracy_is_of",  # 'held-out training images at 32x32'
+    "search_accuracy",  # what the search chose by
+    "search_fidelity",  # what that was had with: words, or {"resolution", "epochs", "share"}
+    "resolution_why",  # why the network takes images of this size
     "latency_ms",
     "latency_low_ms",
     "latency_high_ms",
@@ -34,7 +38,10 @@ FILES = {
     "model.py": "the network as PyTorch code; imports torch and the standard library only",
     "weights.pt": "state dictionary, for `torch.load(..., weights_only=True)`",
     "weights.safetensors": "the same weights as safetensors",
-    "model.onnx": "the network with its weights as ONNX, batch norm folded in",
+    "model.onnx": "the network with its weights as ONNX, batch norm folded in; metadata: preprocessing, classes",
+    "model.int8.onnx": "the same, quantized: weights in int8, activations in uint8",
+    "preprocessing.json": "what an image goes through before the network, and the names of the classes",
+    "predict.py": "classifies image files; needs onnxruntime, numpy and Pillow",
     "export.json": "what is said here, for programs; with it `nas verify` checks the folder",
 }
 
@@ -50,8 +57,9 @@ def checked(card: Mapping[str, Any], architecture: Architecture) -> dict[str, An
             card[key] = [float(value) for value in card[key]]
             if len(card[key]) != architecture.input[0]:
                 raise InputError(f"card: {key} has {len(card[key])} values for {architecture.input[0]} channels")
-    if not 0 <= card.get("accuracy", 0) <= 1:
-        raise InputError(f"card: accuracy {card['accuracy']} is not a fraction, such as 0.93")
+    for key in ("accuracy", "search_accuracy"):
+        if not 0 <= card.get(key, 0) <= 1:
+            raise InputError(f"card: {key} {card[key]} is not a fraction, such as 0.93")
     if "classes" in card:
         card["classes"] = [_text(name) for name in card["classes"]]
         if len(card["classes"]) != architecture.classes:
@@ -69,8 +77,10 @@ def never_trained(seed: int) -> str:
     return f"It was never trained: its weights are the initial ones of seed {seed}, and its scores mean nothing."
 
 
-def readme(architecture: Architecture, record: Mapping[str, Any], checks: Sequence[Any]) -> str:
-    """The card as Markdown; `record` is the content of export.json, `checks` what was checked."""
+def readme(
+    architecture: Architecture, record: Mapping[str, Any], spec: Mapping[str, Any], checks: Sequence[Any]
+) -> str:
+    """The card as Markdown; `record` is the content of export.json, `spec` of preprocessing.json."""
     card = record["card"]
     size = " x ".join(map(str, architecture.input))
     parts = [f"# {_plain(title(architecture, card))}"]
@@ -79,15 +89,35 @@ def readme(architecture: Architecture, record: Mapping[str, Any], checks: Sequen
     if not record["trained"]:
         parts.append(f"**{never_trained(record['seed'])}**")
     parts.append(_table(("", ""), _facts(architecture, card)))
+    if record["accuracy"]:
+        parts.append("## Accuracy\n\n" + _accuracies(record, checks))
     if "classes" in card:
         rows = [(str(i), _plain(name)) for i, name in enumerate(card["classes"])]
         parts.append("## Classes\n\n" + _table(("output", "class"), rows))
-    parts.append("## Load\n\n" + "\n\n".join(_loading(architecture, record)))
+    parts.append("## Preprocessing\n\n" + _plain(in_words(spec)))
+    parts.append("## Use\n\n" + "\n\n".join(_loading(architecture, record)))
     files = [(f"`{name}`", FILES[name]) for name in FILES if name in record["files"]]
     parts.append("## Files\n\n" + _table(("file", "what it is"), files))
-    rows = [(c.name, "ok" if c.ok else "FAILED", _figure(c.value), _figure(c.limit)) for c in checks]
-    parts.append("## Checked at export\n\n" + _table(("check", "", "found", "limit"), rows))
+    parts.append("## Checked at export\n\n" + _table(("check", "", "found", "limit"), map(_checked_row, checks)))
     return "\n\n".join(parts) + "\n"
+
+
+def _checked_row(check: Any) -> tuple[str, str, str, str]:
+    if check.ok is None:
+        return _plain(check.name), "not run", _plain(check.why), ""
+    return _plain(check.name), "ok" if check.ok else "FAILED", _figure(check.value), _figure(check.limit)
+
+
+def _accuracies(record: Mapping[str, Any], checks: Sequence[Any]) -> str:
+    """The accuracy of each file, with the number of images on which it decides otherwise than the pipeline."""
+    differing = {check.name: check.value for check in checks}
+    rows = []
+    for name, value in record["accuracy"].items():
+        others = differing.get(f"decisions of {name} that differ")
+        rows.append((f"`{name}`", f"{value:.2%}", "" if others is None else str(others)))
+    told = f"On the validation images of {_plain(record['data']['name'])}, " if record["data"] else ""
+    how = "each file through preprocessing.json, `weights.safetensors` in the training pipeline:"
+    return f"{told}{how}\n\n" + _table(("file", "accuracy", "decides otherwise than the pipeline"), rows)
 
 
 def _origin(card: Mapping[str, Any]) -> str:
@@ -100,15 +130,25 @@ def _facts(architecture: Architecture, card: Mapping[str, Any]) -> Iterator[tupl
     cost = counting.cost(architecture)
     shape = ", ".join(map(str, architecture.input))
     yield "Input", f"float32, (batch, {shape}){_normalisation(card)}"
+    if "resolution_why" in card:
+        yield "Resolution", _plain(card["resolution_why"])
     yield "Output", f"scores before softmax, (batch, {architecture.classes})"
     yield "Parameters", f"{cost.params:,}"
     yield "FLOPs", f"{cost.flops:,} multiply-adds of convolutions and linear layers for one image"
     yield "Memory access", f"{cost.memory_access:,} elements read and written (ShuffleNet V2's MAC)"
     if "accuracy" in card:
         yield "Accuracy", f"{card['accuracy']:.2%} of {_plain(card.get('accuracy_is_of', 'images that were not said'))}"
+    if "search_accuracy" in card:
+        yield "Accuracy in the search", f"{card['search_accuracy']:.2%}{_fidelity(card.get('search_fidelity'))}"
     if "latency_ms" in card:
         yield "Latency", _latency(architecture, card)
     yield "Digest", f"`{architecture.digest}`"
+
+
+def _fidelity(fidelity: Any) -> str:
+    if isinstance(fidelity, Mapping):
+        fidelity = ", ".join(f"{key} {value}" for key, value in fidelity.items())
+    return f" ({_plain(fidelity)})" if fidelity else ""
 
 
 def _normalisation(card: Mapping[str, Any]) -> str:
@@ -138,19 +178,27 @@ def _latency(architecture: Architecture, card: Mapping[str, Any]) -> str:
 
 
 def _loading(architecture: Architecture, record: Mapping[str, Any]) -> Iterator[str]:
-    shape = ", ".join(map(str, (record["batch_size"], *architecture.input)))
+    batch = record["batch_size"]
+    shape = ", ".join(map(str, (1 if batch == "dynamic" else batch, *architecture.input)))
+    if "predict.py" in record["files"]:
+        yield """Classify image files (needs onnxruntime, numpy and Pillow; `nas predict . photo.jpg` does the same):
+
+```sh
+python predict.py photo.jpg
+```"""
     if "model.py" in record["files"]:
-        yield f"""With PyTorch alone:
+        yield f"""With PyTorch alone (`predict(images)` gives class and probability of decoded images, uint8):
 
 ```python
 import torch
-from model import load
+from model import load, predict
 
 network = load()
 scores = network(torch.zeros({shape}))
+predictions = predict(torch.zeros({", ".join(map(str, architecture.input))}, dtype=torch.uint8))
 ```"""
     if "model.onnx" in record["files"]:
-        yield f"""With ONNX Runtime (the batch is of {record["batch_size"]}):
+        yield f"""With ONNX Runtime (the batch is {"of any size" if batch == "dynamic" else f"of {batch}"}):
 
 ```python
 import numpy
@@ -172,7 +220,7 @@ network.load_state_dict(load_file("weights.safetensors"))
 network.eval()
 ```
 
-`nas verify .` checks all files anew."""
+`nas verify .` checks all files again, with `--data SPEC` also their accuracy."""
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]] | Iterator[Sequence[str]]) -> str:
@@ -182,8 +230,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]] | Iterator[Sequenc
 
 def _figure(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.2g}"
-    return f"{value:,}" if isinstance(value, int) else _plain(value)
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _plain(value)
 
 
 def _plain(value: Any) -> str:

@@ -6,14 +6,15 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.documents import Document
 from nasspace.latency import afresh, remote, runtimes
 from nasspace.latency.cache import machine
-from nasspace.outputs.export import FORMATS, Exported, export
+from nasspace.outputs.checks import INT8
+from nasspace.outputs.export import FORMATS, Exported, add_int8, export
 from nasspace.outputs.report import report_html
 from nasspace.outputs.weights import read_safetensors
 from nasspace.studies import last_rung, places, turns
@@ -27,14 +28,13 @@ from nasspace.studies.task import data_of
 from nasspace.studies.workers import again as measured_again
 
 if TYPE_CHECKING:
-    from nasspace.accuracy.data import DataSet
+    from nasspace.accuracy.images import DataSet
     from nasspace.latency.meter import Latency
 
 Report = Callable[..., None]
-INT8 = "model.int8.onnx"
 JUDGED = 40  # measured networks, the latest, on which the predictor is judged
-COMPARED = 128  # held-out images on which int8 is compared
-MEASURED = {"onnxruntime": "model.onnx", "onnxruntime-int8": INT8}  # the file of an export that a runtime runs
+MEASURED = {"onnxruntime": "model.onnx", "onnxruntime-int8": INT8}  # the file of an export that a runtime runs ...
+PYTORCH = "weights.pt"  # ... and of PyTorch's runtimes and those that convert from it
 
 
 def deliver(study: Study, on_event: Report | None = None) -> Study:
@@ -118,9 +118,10 @@ def _deploy(study: Study, number: int, data: _Data, which: str, report: Report) 
         about |= {"epochs": trained.epochs, "seconds": round(trained.seconds, 3)}
     report("finishing", text=f"exporting and checking {which} (trial {number})")
     exported = export_trial(study, number, _exported(study, number), data=data.of(architecture))
+    judged = exported.accuracy
     if MEASURED.get(recipe.runtime) == INT8:
-        _quantise(study, [number], data, report)
-    accuracy = judged_accuracy(exported, recipe.runtime)
+        judged = _quantise(study, number, data, report)
+    accuracy = judged[MEASURED.get(recipe.runtime, PYTORCH)]
     study.record.set_user_attr(f"{records.DEPLOYED}{number}", {**about, "accuracy": accuracy})
     found = f"trial {number}: accuracy {accuracy:.4f} of the exported file at {side}x{side}"
     before = study.searched_accuracy(number)
@@ -166,8 +167,8 @@ def export_trial(
     formats: tuple[str, ...] = FORMATS,
     resolution: int | None = None,
     seed: int = 0,
+    batch_size: int | Literal["dynamic"] | None = None,
     data: DataSet | None = None,
-    **asked: Any,
 ) -> Exported:
     """Export one trial of a study with its trained weights, if they are kept, and its figures on the card.
 
@@ -181,25 +182,30 @@ def export_trial(
     row = record.trials().set_index("id").loc[number].to_dict()
     settings = record.settings
     described = settings["data"] or {}
-    weights = record.weights(number)
+    weights, preprocessing = record.weights(number), described.get("preprocessing")
     own = architecture.input == record.architecture(number).input
     card = {"study": record.name, **{key: described.get(key) for key in ("classes", "mean", "std")}}
     if weights and own:
-        card |= {"accuracy": row["accuracy"], "accuracy_is_of": settings["accuracy_is_of"]}
+        card |= {"accuracy_is_of": settings["accuracy_is_of"]}
         card |= {"search_accuracy": row["search_accuracy"], "search_fidelity": record.fidelity(number)}
         card |= {"resolution_why": settings.get("resolution_why")}
     if own:
         card |= {name: row[name] for name in ("latency_ms", "latency_low_ms", "latency_high_ms")}
         card |= {name: settings["recipe"][name] for name in ("runtime", "threads", "batch_size")}
         card["machine"] = record.latency_machine() or settings["machine"]
-    preprocessing = described.get("preprocessing")
-    if preprocessing and preprocessing["input"] != list(architecture.input):
-        preprocessing = None
-    if data is not None:
-        asked["data"] = data
-    elif preprocessing:
-        asked["preprocessing"] = preprocessing
-    return export(architecture, folder, weights=weights, formats=formats, seed=seed, card=card, **asked)
+    if data is None and weights and own:
+        card |= {"accuracy": row["accuracy"]}
+    return export(
+        architecture,
+        folder,
+        weights=weights,
+        formats=formats,
+        seed=seed,
+        card=card,
+        batch_size=batch_size,
+        preprocessing=preprocessing if (preprocessing or {}).get("input") == list(architecture.input) else None,
+        data=data,
+    )
 
 
 def _measure_again(study: Study, numbers: list[int], data: _Data, report: Report) -> None:
@@ -214,7 +220,8 @@ def _measure_again(study: Study, numbers: list[int], data: _Data, report: Report
         report("note", text="not measured again: the search measured on another machine")
         return
     if MEASURED.get(recipe["runtime"]) == INT8:
-        _quantise(study, wanted, data, report)
+        for number in wanted:
+            _quantise(study, number, data, report)
     report("finishing", text=f"measuring the {len(wanted)} exported networks again, in a fresh process")
     folders = [_exported(study, number) for number in wanted]
     for number, result in zip(wanted, _afresh(folders, recipe, elsewhere), strict=True):
@@ -242,19 +249,19 @@ def _afresh(folders: list[Path], recipe: Mapping[str, Any], elsewhere: bool) -> 
         yield from found
 
 
-def _quantise(study: Study, numbers: list[int], data: _Data, report: Report) -> None:
-    """Write the exported files in int8 next to the others, ranges from training images; say where they differ."""
-    from nasspace.latency.calibration import agreement, to_int8
+def _quantise(study: Study, number: int, data: _Data, report: Report) -> Mapping[str, float]:
+    """Write and judge an export's file in int8, ranges from training images; the accuracy of each file."""
+    from nasspace.latency.calibration import to_int8
 
-    for number in numbers:
-        folder, architecture = _exported(study, number), study.architecture(number)
-        if (folder / INT8).is_file():
-            continue
-        held = data.of(architecture)
-        path = to_int8(folder / "model.onnx", folder / INT8, images_for(architecture, held))
-        images = images_for(architecture, held, split="validation", count=COMPARED)
-        same = agreement(folder / "model.onnx", path, images)
-        report("note", text=f"trial {number} in int8: {same:.0%} of {len(images)} held-out images as in float32")
+    folder, architecture = _exported(study, number), study.architecture(number)
+    held = data.of(architecture)
+    if not (folder / INT8).is_file():
+        to_int8(folder / "model.onnx", folder / INT8, images_for(architecture, held))
+    accuracy = add_int8(folder, held).accuracy
+    report(
+        "note", text=f"trial {number} in int8: accuracy {accuracy[INT8]:.4f}, in float32 {accuracy['model.onnx']:.4f}"
+    )
+    return accuracy
 
 
 def write_report(study: Study) -> Path:

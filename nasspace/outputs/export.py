@@ -7,9 +7,9 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import nasspace
 from nasspace import architecture as architectures
@@ -19,40 +19,56 @@ from nasspace.errors import InputError, VerificationError, nearest
 from nasspace.network import Network, build
 from nasspace.outputs import card as cards
 from nasspace.outputs import checks as checking
-from nasspace.outputs.checks import Check
+from nasspace.outputs import preprocessing as specifications
+from nasspace.outputs.checks import INT8, Check
 from nasspace.outputs.source import model_source
 from nasspace.outputs.weights import as_safetensors, as_torch, load_into, read_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from nasspace.accuracy.images import DataSet
+
 FORMATS = ("source", "onnx", "torch")
-VERSION = 1
+VERSION = 2
 RECORD = "export.json"
-WRITTEN = ("architecture.json", "weights.safetensors", "weights.pt", "model.py", "model.onnx", RECORD, "README.md")
-BINARY = ("weights.safetensors", "weights.pt", "model.onnx")  # nobody edits these: their content is held to the byte
+HELD = (  # to the byte: nobody edits these
+    *("weights.safetensors", "weights.pt", "model.onnx", INT8),
+    *("model.py", specifications.PROGRAM, specifications.NAME),
+)
+WRITTEN = ("architecture.json", *HELD, RECORD, "README.md")
+DYNAMIC = "dynamic"  # a batch of any size
+LARGEST_BATCH = 4096
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An export folder: its files and what was checked."""
+    """An export folder: its files, what was checked, and the accuracy of each file on the validation images."""
 
     folder: Path
     files: list[str]
     checks: list[Check]
+    accuracy: dict[str, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
-        """Whether every check held."""
-        return all(check.ok for check in self.checks)
+        """Whether no check failed; those that did not run do not count."""
+        return not any(check.ok is False for check in self.checks)
+
+    @property
+    def summary(self) -> str:
+        """How many checks hold, failed and did not run.
+
+        >>> Exported(Path("x"), [], [Check("a", True, 1, 1), Check("b", None, None, None, "no data")]).summary
+        '1 check ok, 0 failed, 1 not run'
+        """
+        counts = [sum(check.ok is ok for check in self.checks) for ok in (True, False, None)]
+        return f"{counts[0]} check{'s' if counts[0] != 1 else ''} ok, {counts[1]} failed, {counts[2]} not run"
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document of `export` and `verify`."""
-        return {
-            "folder": str(self.folder),
-            "files": self.files,
-            "checks": [dict(vars(check)) for check in self.checks],
-        }
+        checks = [check.to_dict() for check in self.checks]
+        return {"folder": str(self.folder), "files": self.files, "checks": checks, "accuracy": self.accuracy}
 
 
 def export(
@@ -63,20 +79,30 @@ def export(
     formats: Iterable[str] = FORMATS,
     classes: Sequence[str] | None = None,
     seed: int = 0,
-    batch_size: int | None = None,
+    batch_size: int | Literal["dynamic"] | None = None,
     card: Mapping[str, Any] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    data: DataSet | None = None,
 ) -> Exported:
     """Write a network to `folder` at its own input shape, checked before it is moved into place.
 
-    `weights` is a state dictionary or the path of a .safetensors file; without them the network is initialised from
+    `weights` is a state dictionary or the path of a .safetensors file; without them the network is initialized from
     `seed`, and the card and the first check say that it was never trained. `formats`: `source` (model.py and the
-    weights it loads), `torch` (weights.pt), `onnx` (with a batch of `batch_size`, else the card's, else 1). `classes`
-    names the outputs; `card` may tell what `card.KEYS` lists. A folder is filled if it is empty or holds an earlier
-    export. Errors: `InputError` for what cannot be exported or written, `VerificationError` where a check fails;
-    then the folder is as it was.
+    weights it loads), `torch` (weights.pt), `onnx` (with a batch of any size unless `batch_size` fixes it).
+    `classes` names the outputs; `card` may tell what `card.KEYS` lists. preprocessing.json is that of `data`, else
+    `preprocessing`, completed by a default. With `data`, held at the network's resolution, every file is judged on the
+    validation images from their originals, and must decide as the training pipeline does; the card's `accuracy` must
+    be the pipeline's. A folder is filled if it is empty or holds an earlier export. Errors: `InputError` for what
+    cannot be exported or written, `VerificationError` where a check fails; then the folder is as it was.
     """
-    formats = _checked_formats(formats)
-    about = cards.checked({**(card or {}), **({} if classes is None else {"classes": classes})}, architecture)
+    formats, batch_size = _checked_formats(formats), _checked_batch(batch_size)
+    named = {} if classes is None else {"classes": list(classes)}
+    about = cards.checked({**(card or {}), **named}, architecture)
+    if data is not None:
+        _check_data(data, architecture, classes)
+    spec = specifications.settled(architecture, {**about, **named}, preprocessing, data)
+    if data is not None or "classes" in (preprocessing or {}):
+        about = cards.checked({**about, "classes": spec["classes"]}, architecture)
     network = _network(architecture, weights, seed)
     folder = Path(folder)
     _check_folder(folder)
@@ -86,24 +112,53 @@ def export(
         "digest": architecture.digest,
         "trained": weights is not None,
         "seed": seed,
-        "batch_size": batch_size or about.get("batch_size", 1),
+        "batch_size": batch_size,
         "formats": list(formats),
+        "data": None if data is None else data.origin,
         "card": about,
     }
     with _beside(folder) as new:
-        record["files"] = _write(new, architecture, network, record)
-        checks = _checked(new, architecture, record)
-        files.write_text(new / "README.md", cards.readme(architecture, record, checks))
+        record["files"] = _write(new, architecture, network, spec, record)
+        record["preprocessing"] = record["files"][specifications.NAME]
+        checks, accuracy = _checked(new, architecture, record, data)
+        record |= {"accuracy": accuracy, "checks": [check.to_dict() for check in checks]}
+        files.write_text(new / "README.md", cards.readme(architecture, record, spec, checks))
         files.write_json(new / RECORD, record)
         _move(new, folder)
-    return Exported(folder, _listed(record), checks)
+    return Exported(folder, _listed(record), checks, accuracy)
 
 
-def verify(folder: str | os.PathLike) -> Exported:
+def add_int8(folder: str | os.PathLike, data: DataSet | None = None) -> Exported:
+    """Record model.int8.onnx, which was written into a finished export: its digest and, with `data`, its accuracy."""
+    folder = Path(folder)
+    record = _read_record(folder / RECORD)
+    architecture = architectures.load(folder / "architecture.json")
+    record["files"][INT8] = checking.digest(folder / INT8)
+    record["files"] = dict(sorted(record["files"].items()))
+    new, accuracy = checking.judge_int8(folder, architecture, record, data)
+    record["accuracy"] |= accuracy
+    names = {check.name for check in new}
+    checks = [*(Check(**{"why": "", **one}) for one in record["checks"] if one["name"] not in names), *new]
+    record["checks"] = [check.to_dict() for check in checks]
+    spec = specifications.read(folder)
+    files.write_text(folder / "README.md", cards.readme(architecture, record, spec, checks))
+    files.write_json(folder / RECORD, record)
+    return Exported(folder, _listed(record), checks, record["accuracy"])
+
+
+def verify(
+    folder: str | os.PathLike,
+    *,
+    data: DataSet | str | None = None,
+    data_dir: str | os.PathLike | None = None,
+    code: bool = True,
+) -> Exported:
     """Check an export folder again: its files against each other, and against what was written.
 
-    This runs its model.py. A missing or damaged file is an `InputError` that names it; one that says something else
-    than the others is a failed check of the result.
+    This runs its model.py, unless that was changed or `code` is False. With `data` (a data set, or a name as in
+    `load_data`) the accuracy of each file is taken again on the same validation images: it must be the recorded one
+    and that of the training pipeline. Data of another fingerprint are an `InputError`, and so is a missing or damaged
+    file, which it names; a file that says something else than the others is a failed check of the result.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -116,9 +171,51 @@ def verify(folder: str | os.PathLike) -> Exported:
     found, expected = architecture.digest, record["digest"]
     same = Check("architecture.json unchanged", found == expected, found, expected)
     if not same.ok:  # no weights fit another network, so that nothing else can be asked
-        return Exported(folder, _listed(record), [same])
-    checks = checking.run(folder, architecture, record)
-    return Exported(folder, _listed(record), [checks[0], same, *checks[1:]])
+        return Exported(folder, _listed(record), [same], record["accuracy"])
+    data = _data_again(data, data_dir, record, architecture)
+    checks, accuracy = checking.run(folder, architecture, record, data=data, code=code)
+    return Exported(folder, _listed(record), [checks[0], same, *checks[1:]], {**record["accuracy"], **accuracy})
+
+
+def _check_data(data: DataSet, architecture: Architecture, classes: Sequence[str] | None = None) -> None:
+    """Refuse images of another size, and other classes, than the network's."""
+    found, wanted = [data.channels, data.resolution, data.resolution], list(architecture.input)
+    if found != wanted:
+        shown = (" x ".join(map(str, shape)) for shape in (found, wanted))
+        raise InputError("data {}: images of {} where the network takes {}".format(data.name, *shown))
+    if len(data.classes) != architecture.classes:
+        raise InputError(f"data {data.name}: {len(data.classes)} classes where the network has {architecture.classes}")
+    if classes is not None and list(classes) != list(data.classes):
+        raise InputError(f"classes: they are not those of the data {data.name}; leave them out")
+
+
+def _data_again(
+    data: DataSet | str | None, data_dir: Any, record: Mapping[str, Any], architecture: Architecture
+) -> DataSet | None:
+    """The data set of the export at the network's resolution; of another fingerprint it is refused."""
+    origin = record["data"] or {}
+    if isinstance(data, str):
+        from nasspace.accuracy.data import load_data
+
+        split = {key: origin[key] for key in ("seed", "held_out") if key in origin}
+        data = load_data(data, resolution=architecture.input[1], data_dir=data_dir, skip_broken=True, **split)
+    if data is None:
+        return None
+    _check_data(data, architecture)
+    if origin and data.fingerprint != origin["fingerprint"]:
+        raise InputError(
+            f"--data {data.name}: these are not the images of the export ({origin['name']}, fingerprint "
+            f"{origin['fingerprint']}; found {data.fingerprint}); name the data that the network was trained on"
+        )
+    return data
+
+
+def _checked_batch(batch_size: int | str | None) -> int | str:
+    if batch_size in (None, DYNAMIC):
+        return DYNAMIC
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= LARGEST_BATCH:
+        raise InputError(f"batch {batch_size!r} is neither '{DYNAMIC}' nor a whole number from 1 to {LARGEST_BATCH}")
+    return batch_size
 
 
 def _checked_formats(formats: Iterable[str]) -> tuple[str, ...]:
@@ -149,14 +246,16 @@ def _network(architecture: Architecture, weights: Any, seed: int) -> Network:
     return network.eval()
 
 
-def _write(new: Path, architecture: Architecture, network: Network, record: Mapping[str, Any]) -> dict[str, str | None]:
+def _write(
+    new: Path, architecture: Architecture, network: Network, spec: Mapping[str, Any], record: Mapping[str, Any]
+) -> dict[str, str | None]:
     """Write the files of the formats; their names, with the digests of those that are held to the byte."""
     formats, about, state = record["formats"], record["card"], network.state_dict()
     note = "" if record["trained"] else cards.never_trained(record["seed"])
     files.write_text(new / "architecture.json", architecture.to_json())
+    specifications.write(new, spec, program="onnx" in formats)
     if "source" in formats:
-        constants = {key: about[key] for key in ("classes", "mean", "std") if key in about}
-        text = model_source(architecture, title=cards.title(architecture, about), note=note, **constants)
+        text = model_source(architecture, title=cards.title(architecture, about), note=note, preprocessing=spec)
         files.write_text(new / "model.py", text)
     metadata = {"architecture": architecture.digest, "trained": str(record["trained"])}
     _write_bytes(new / "weights.safetensors", as_safetensors(state, **metadata))
@@ -165,9 +264,12 @@ def _write(new: Path, architecture: Architecture, network: Network, record: Mapp
     if "onnx" in formats:
         from nasspace.latency.convert import to_onnx
 
-        to_onnx(network, architecture.input, new / "model.onnx", batch_size=record["batch_size"])
+        batch = record["batch_size"]
+        size = {"dynamic_batch": True} if batch == DYNAMIC else {"batch_size": batch}
+        about_file = specifications.metadata(spec, architecture.digest)
+        to_onnx(network, architecture.input, new / "model.onnx", **size, metadata=about_file)
     names = sorted(path.name for path in new.iterdir())
-    return {name: checking.digest(new / name) if name in BINARY else None for name in names}
+    return {name: checking.digest(new / name) if name in HELD else None for name in names}
 
 
 def _write_bytes(path: Path, data: bytes) -> None:
@@ -175,16 +277,18 @@ def _write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def _checked(new: Path, architecture: Architecture, record: Mapping[str, Any]) -> list[Check]:
-    """The checks of the files just written; a `VerificationError` names those that fail."""
+def _checked(
+    new: Path, architecture: Architecture, record: Mapping[str, Any], data: DataSet | None
+) -> tuple[list[Check], dict[str, float]]:
+    """The checks of the files just written, and their accuracy; a `VerificationError` names the checks that fail."""
     try:
-        checks = checking.run(new, architecture, record)
+        checks, accuracy = checking.run(new, architecture, record, data=data)
     except InputError as error:
         raise VerificationError(f"the export does not hold and was not kept: {error}") from error
-    failed = [f"{check.name} ({check.value}, limit {check.limit})" for check in checks if not check.ok]
+    failed = [f"{check.name} ({check.value}, limit {check.limit})" for check in checks if check.ok is False]
     if failed:
         raise VerificationError(f"the export does not hold and was not kept: {'; '.join(failed)}")
-    return checks
+    return checks, accuracy
 
 
 @contextlib.contextmanager
@@ -232,11 +336,22 @@ def _read_record(path: Path) -> dict[str, Any]:
     record = document.value
     if not isinstance(record, dict) or record.get("nasspace_export") != VERSION:
         raise document.error((), f"not the record of an export of version {VERSION}; export it again")
-    kinds = {"digest": str, "trained": bool, "seed": int, "batch_size": int, "files": dict}
+    kinds = {"digest": str, "trained": bool, "seed": int, "batch_size": int | str, "files": dict, "card": dict}
+    kinds |= {"data": dict | None, "accuracy": dict, "checks": list}
     for key, kind in kinds.items():
-        if not isinstance(record.get(key), kind):
+        if key not in record or not isinstance(record[key], kind):
             raise document.error((key,), f"'{key}' is missing or of another kind; export it again")
     unknown = [name for name in record["files"] if name not in WRITTEN]
-    if unknown or "weights.safetensors" not in record["files"]:
+    missing = [name for name in (checking.PIPELINE, specifications.NAME) if name not in record["files"]]
+    held = [name for name, digest in record["files"].items() if name in HELD and not isinstance(digest, str)]
+    if unknown or missing or held:
         raise document.error(("files",), "not the files of an export; export it again")
+    figures = [value for value in record["accuracy"].values() if isinstance(value, bool | str | list | dict | None)]
+    if figures or not _is_origin(record["data"]):
+        raise document.error(("data",), "'accuracy' or 'data' is of another kind; export it again")
     return record
+
+
+def _is_origin(data: dict[str, Any] | None) -> bool:
+    kinds = {"name": str, "seed": int, "held_out": float, "fingerprint": str}
+    return data is None or all(isinstance(data.get(key), kind) for key, kind in kinds.items())

@@ -9,11 +9,17 @@ from typing import Any
 import torch
 
 from nasspace import blocks, counting
+from nasspace.accuracy import predict
 from nasspace.architecture import Architecture, Layer
 from nasspace.network import Network
 from nasspace.outputs.gather import gather
+from nasspace.outputs.preprocessing import constants as constants_of
 
-RESERVED = {name: name for name in ("Model", "load", "CLASSES", "MEAN", "STD")} | {"torch": torch, "Path": Path}
+CONSTANTS = tuple(key.upper() for key in predict.KEYS)  # of preprocessing.json: INPUT, COLOR, RESIZE, MEAN, CLASSES ...
+RESERVED = {name: name for name in ("Model", "load", "preprocess", "predict", *CONSTANTS)} | {
+    "torch": torch,
+    "Path": Path,
+}
 HEAD = (
     '    """The layers in order; behind each, the shape of its output for one image."""\n',
     "    def __init__(self):",
@@ -25,6 +31,32 @@ LOAD = '''def load(weights: str | Path | None = None) -> Model:
     path = Path(__file__).with_name("weights.pt") if weights is None else weights
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return model.eval()'''
+PREPROCESS = '''def preprocess(images: torch.Tensor) -> torch.Tensor:
+    """The network's input, float32 [N, C, H, W], of decoded images, uint8 [N, C, H, W] or [C, H, W] of any size.
+
+    They are upright and have COLOR's channels. `predict.py` decodes files, too, and resizes by Pillow.
+    """
+    images = images if images.dim() == 4 else images[None]
+    height, width = images.shape[-2:]
+    size = tuple(RESIZE.get("size", ()))
+    if not size:
+        side, shorter = RESIZE["shorter_side"], min(height, width)
+        size = (round(height * side / shorter), round(width * side / shorter))
+    if size != (height, width):
+        mode = "bicubic" if INTERPOLATION == "bicubic" else "bilinear"
+        images = torch.nn.functional.interpolate(images.float(), size, mode=mode, antialias=True).round().clamp(0, 255)
+    if CROP:
+        top, left = (images.shape[-2] - CROP[0]) // 2, (images.shape[-1] - CROP[1]) // 2
+        images = images[..., top : top + CROP[0], left : left + CROP[1]]
+    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
+    return (images.float() / 255 - mean) / std'''
+PREDICT = '''def predict(images: torch.Tensor, network: torch.nn.Module | None = None) -> list[tuple[str, float]]:
+    """The class and its probability of each decoded image, uint8 [N, C, H, W] or [C, H, W]."""
+    network = load() if network is None else network
+    with torch.inference_mode():
+        probabilities = network(preprocess(images)).softmax(1)
+    values, best = probabilities.max(1)
+    return [(CLASSES[i], value) for i, value in zip(best.tolist(), values.tolist(), strict=True)]'''
 
 
 def model_source(
@@ -32,25 +64,25 @@ def model_source(
     *,
     title: str = "",
     note: str = "",
-    classes: Sequence[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> str:
     """A program with `Model`, whose state dictionary is that of `nasspace.build`'s network, and `load()`.
 
-    It imports PyTorch and the standard library only. `note` is a sentence for its first docstring; `classes`, `mean`
-    and `std` become constants. A block whose source cannot be had is an `InputError` that names it.
+    It imports PyTorch and the standard library only. `note` is a sentence for its first docstring. The values of
+    `preprocessing`, the content of preprocessing.json, become constants, used by `preprocess()` and `predict()`. A
+    block whose source cannot be had is an `InputError` that names it.
     """
     gathered = gather(dict.fromkeys(layer.block for layer in architecture.layers), Network, RESERVED)
     imports = sorted({*gathered.imports, "import torch", "from pathlib import Path"}, key=_import_order)
-    constants = {"CLASSES": classes, "MEAN": mean, "STD": std}
+    constants = constants_of(preprocessing) if preprocessing else {}
     parts = [
         _docstring(architecture, title, note),
         "from __future__ import annotations\n\n" + "\n".join(_merged(imports)),
-        "\n".join(f"{name} = {_tuple(value)}" for name, value in constants.items() if value is not None),
+        "\n".join(f"{name} = {_value(value)}" for name, value in constants.items()),
         *gathered.definitions,
         _model(architecture, gathered.names),
         LOAD,
+        *((PREPROCESS, PREDICT) if preprocessing else ()),
     ]
     return _joined(part for part in parts if part)
 
@@ -84,6 +116,13 @@ def _merged(lines: list[str]) -> Iterator[str]:
             yield ""
         before = top
         yield f"{start} import {', '.join(sorted(found))}" if found[0] else start
+
+
+def _value(value: Any) -> str:
+    """A value of JSON as Python, lists as tuples."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_literal(key)}: {_value(each)}" for key, each in value.items()) + "}"
+    return _tuple(value) if isinstance(value, list | tuple) else _literal(value)
 
 
 def _tuple(values: Sequence[Any]) -> str:

@@ -98,6 +98,8 @@ BAD = {
     "no such file": (["show", "nothing.json"], "nothing.json"),
     "no such network": (["show", "mobilnet_v2_1.0"], "mobilenet_v2_1.0"),
     "no such export": (["verify", "nowhere"], "nowhere"),
+    "no export to predict with": (["predict", "nowhere", "a.png"], "nowhere"),
+    "no batch": (["export", "mobilenet_v1_0.25", "--batch", "many"], "'many'"),
 }
 
 
@@ -127,12 +129,17 @@ def test_json_documents(capsys):
     assert status == 0
     assert measured["low_ms"] <= measured["median_ms"] <= measured["high_ms"]
     assert measured.keys() >= {"runtime", "threads", "batch_size", "rounds", "contended", "machine"}
-    status, out, _ = nas(capsys, "export", "a.json", "--json", "--out", "out")
+    status, out, _ = nas(capsys, "export", "a.json", "--json", "--out", "out", "--batch", "2")
     assert status == 0
-    assert all(check["ok"] for check in json.loads(out)["checks"])
-    status, out, _ = nas(capsys, "verify", "out", "--json")
+    checks = json.loads(out)["checks"]
+    assert not any(check["ok"] is False for check in checks)
+    nulls = {check["name"]: check["why"] for check in checks if check["ok"] is None}
+    assert nulls == {f"accuracy of {name}": "never trained" for name in ("model.onnx", "model.py", "weights.pt")}
+    assert not any("why" in check for check in checks if check["ok"])
+    status, out, _ = nas(capsys, "verify", "out", "--json", "--no-code")
     assert status == 0
-    assert all(check["ok"] for check in json.loads(out)["checks"])
+    assert len([check for check in json.loads(out)["checks"] if check["ok"] is None]) == 5
+    assert "runs code from the folder" in " ".join(nas(capsys, "verify", "--help")[1].split())
 
 
 @pytest.mark.slow

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+
 import onnx
+import onnx.numpy_helper
 import pytest
 import torch
 from torch import nn
 
+from nasspace import zoo
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError
 from nasspace.latency import convert
@@ -162,3 +167,71 @@ def test_what_onnx_cannot_say_is_the_users_error(tmp_path):
 
     with pytest.raises(InputError, match=r"linalg_eigvals.*eager"):
         convert.to_onnx(Eigenvalues(), SHAPE, tmp_path / "network.onnx")
+
+
+def operators(path) -> Counter:
+    return Counter(node.op_type for node in onnx.load(path).graph.node if node.op_type != "Constant")
+
+
+SMALL = {  # one network of each family; AlexNet's adaptive pooling needs more than a 1x1 map
+    "alexnet": 64,
+    "squeezenet_1.0_complex_bypass": 64,
+    "xception_cifar": 32,
+    "resnet18_cifar": 32,
+    "se_resnet50": 32,
+    "resnext50_32x4d_cifar": 32,
+    "mobilenet_v1_0.25": 32,
+    "mobilenet_v2_0.35": 32,
+    "mnasnet_a1_0.35": 32,
+    "mnasnet_small": 32,
+    "mobilenet_v3_small_0.35": 32,
+    "mobilenext_0.35": 32,
+    "mobilenext_1.0_identity_1_2": 32,
+    "shufflenet_v1_g3_0.25": 32,
+    "shufflenet_v1_g8_0.25": 32,
+    "shufflenet_v2_0.5": 32,
+    "shufflenet_v2_0.5_torchvision": 32,
+    "shufflenet_v2_0.5_megvii": 32,
+}
+
+
+def test_every_family_of_the_zoo_is_among_them():
+    assert {zoo.family_of(name) for name in SMALL} == {zoo.family_of(name) for name in zoo.names()}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Constant folding")  # of the ONNX exporter, at lrn
+@pytest.mark.parametrize("name", SMALL)
+def test_a_free_batch_gives_pytorchs_outputs_by_the_same_operators(name, tmp_path):
+    """`largest_difference` runs batches of 1 and of 3."""
+    architecture = zoo.load(name, resolution=SMALL[name], classes=7)
+    model = build(architecture)
+    fixed = convert.to_onnx(model, architecture.input, tmp_path / "fixed.onnx")
+    free = convert.to_onnx(model, architecture.input, tmp_path / "free.onnx", dynamic_batch=True)
+    assert convert.largest_difference(model, free, architecture.input) < 1e-4
+    assert operators(free) == operators(fixed), "a batch that is computed costs time"
+    found = onnx.load(free).graph
+    constants = {one.name: onnx.numpy_helper.to_array(one) for one in found.initializer}
+    reshapes = [constants[node.input[1]] for node in found.node if node.op_type == "Reshape"]
+    assert all(wanted[0] == 0 for wanted in reshapes), "ONNX Runtime fuses less behind -1"
+
+
+class Folding(nn.Module):
+    """A reshape that does not keep the batch: pairs of channels become images, and come back."""
+
+    def forward(self, x):
+        pairs = x.reshape(-1, 2, *map(int, x.shape[2:]))
+        return (pairs * pairs.amax((1, 2, 3), keepdim=True)).reshape(-1, math.prod(map(int, x.shape[1:])))
+
+
+def test_a_reshape_that_moves_the_batch_is_left_as_it_is(tmp_path):
+    shape = (4, 6, 6)
+    path = convert.to_onnx(Folding(), shape, tmp_path / "free.onnx", dynamic_batch=True)
+    assert convert.largest_difference(Folding(), path, shape) < 1e-4
+
+
+def test_metadata_is_written_as_given(tmp_path):
+    about = {"classes": '["a\\n\\udcff"]', "digest": "0123"}
+    path = convert.to_onnx(network("plain"), SHAPE, tmp_path / "network.onnx", metadata=about)
+    assert {one.key: one.value for one in onnx.load(path).metadata_props} == about
+    assert convert.largest_difference(network("plain"), path, SHAPE) < 1e-4

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -176,7 +177,7 @@ def test_tampered_weights_fail(copied, name, honest_record):
         record["files"][name] = module.checking.digest(copied / name)
         (copied / "export.json").write_text(json.dumps(record))
     result = verify(copied)
-    failed = {check.name for check in result.checks if not check.ok}
+    failed = {check.name for check in result.checks if check.ok is False}
     assert not result.ok
     assert "weights.pt equals weights.safetensors" in failed
     assert (f"{name} unchanged" in failed) is honest_record
@@ -188,15 +189,23 @@ def test_tampered_program_and_architecture_fail(copied):
     (copied / "model.py").write_text(
         text.replace("return x.flatten(1)", "return 2 * x.flatten(1)").replace("else x", "else 2 * x")
     )
-    assert {check.name for check in verify(copied).checks if not check.ok} == {"model.py equals PyTorch"}
+    assert {check.name for check in verify(copied).checks if check.ok is False} == {"model.py unchanged"}
+    record = json.loads((copied / "export.json").read_text())
+    record["files"]["model.py"] = module.checking.digest(copied / "model.py")
+    (copied / "export.json").write_text(json.dumps(record))
+    assert {check.name for check in verify(copied).checks if check.ok is False} == {"model.py equals PyTorch"}
     text = (copied / "architecture.json").read_text()
     (copied / "architecture.json").write_text(text.replace('"stride": 2', '"stride": 1'))
-    assert [check.name for check in verify(copied).checks if not check.ok] == ["architecture.json unchanged"]
+    assert [check.name for check in verify(copied).checks if check.ok is False] == ["architecture.json unchanged"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["architecture.json", "weights.safetensors", "weights.pt", "model.py", "model.onnx", "export.json"]
+    "name",
+    [
+        *("architecture.json", "weights.safetensors", "weights.pt", "model.py", "model.onnx", "export.json"),
+        "preprocessing.json",
+    ],
 )
 @pytest.mark.parametrize("damage", ["missing", "cut", "noise"])
 def test_missing_and_broken_files_are_named(copied, name, damage):
@@ -214,7 +223,9 @@ def test_missing_and_broken_files_are_named(copied, name, damage):
 def test_never_trained_says_so_everywhere(tmp_path):
     result = export(tiny(), tmp_path / "new" / "net", seed=4)
     assert "never trained" in result.checks[0].value
-    assert "never trained" in (result.folder / "README.md").read_text()
+    text = (result.folder / "README.md").read_text()
+    assert "never trained" in text
+    assert "| accuracy of model.onnx | not run | never trained |" in text
     assert "never trained" in (result.folder / "model.py").read_text()
     expected = build(tiny(), seed=4).state_dict()
     found = read_safetensors(result.folder / "weights.safetensors")
@@ -223,7 +234,8 @@ def test_never_trained_says_so_everywhere(tmp_path):
 
 def test_formats_choose_files_and_an_earlier_export_is_replaced(tmp_path):
     first = export(tiny(), tmp_path / "net", formats=["torch"])
-    assert first.files == ["README.md", "architecture.json", "export.json", "weights.pt", "weights.safetensors"]
+    kept = ["README.md", "architecture.json", "export.json", "preprocessing.json", "weights.pt", "weights.safetensors"]
+    assert first.files == kept
     (tmp_path / "net" / "notes.txt").write_text("mine")
     second = export(tiny(), tmp_path / "net", formats=["onnx"], batch_size=3)
     assert sorted(path.name for path in (tmp_path / "net").iterdir()) == sorted([*second.files, "notes.txt"])
@@ -250,6 +262,17 @@ def test_weights_from_a_file(tmp_path):
         ({"classes": ["a", "b"]}, "2 names for 3 classes"),
         ({"weights": "missing.safetensors"}, "missing.safetensors"),
         ({"weights": {}}, "is missing"),
+        ({"batch_size": "dynamik"}, "'dynamik' is neither 'dynamic' nor a whole number"),
+        ({"batch_size": 0}, "0 is neither 'dynamic'"),
+        ({"preprocessing": {"resise": {"size": [16, 16]}}}, "did you mean 'resize'"),
+        ({"preprocessing": {"crop": [8, 8]}}, "do not give 16x16"),
+        ({"preprocessing": {"resize": {"shorter_side": 8}}}, "crop is larger"),
+        ({"preprocessing": {"input": [3, 16, 16]}}, "the network takes"),
+        ({"preprocessing": {"color": "RGB"}}, "does not give 1 channels"),
+        ({"preprocessing": {"mean": [0.1, 0.2]}}, "mean is not 1 numbers"),
+        ({"preprocessing": {"std": [0.0]}}, "std is not 1 numbers above 0"),
+        ({"preprocessing": {"classes": ["a"]}}, "1 classes, but the network has 3"),
+        ({"preprocessing": {"interpolation": "cubic"}}, "'cubic' is not one of"),
     ],
 )
 def test_wrong_input_is_refused(tmp_path, arguments, message):
@@ -306,6 +329,88 @@ def test_weights_that_are_not_finite_fail(tmp_path):
     state["0.layers.0.weight"][0, 0, 0, 0] = float("nan")
     with pytest.raises(VerificationError, match=r"model\.onnx"):
         export(tiny(), tmp_path / "net", weights=state, formats=["onnx"])
+
+
+AWKWARD = ["{0} {x}", 'it\'s "quoted"\\', "two\nlines\ttab \udcff \u2028 é"]
+
+
+def test_awkward_class_names_are_kept_everywhere(tmp_path):
+    import onnxruntime
+
+    folder = export(tiny(), tmp_path / "net", classes=AWKWARD).folder
+    assert json.loads((folder / "preprocessing.json").read_text())["classes"] == AWKWARD
+    names = {"__file__": str(folder / "model.py")}
+    exec(compile((folder / "model.py").read_text(), "model.py", "exec"), names)
+    assert names["CLASSES"] == tuple(AWKWARD)
+    ((name, _),) = names["predict"](torch.zeros(1, 30, 20, dtype=torch.uint8))
+    assert name in AWKWARD
+    found = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    metadata = found.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == AWKWARD == json.loads(metadata["preprocessing"])["classes"]
+    assert metadata["digest"] == tiny().digest
+    assert verify(folder, code=False).ok
+
+
+def test_preprocessing_without_data_is_the_default_completed(tmp_path):
+    wide = Architecture.of(json.loads(tiny().to_json())["layers"], input=(3, 16, 24))
+    folder = export(wide, tmp_path / "wide", formats=["onnx"], card={"mean": [0.5, 0.4, 0.3]}).folder
+    found = json.loads((folder / "preprocessing.json").read_text())
+    assert found["resize"] == {"size": [16, 24]}
+    assert (found["crop"], found["color"], found["mean"], found["std"]) == (None, "RGB", [0.5, 0.4, 0.3], [1, 1, 1])
+    assert found["classes"] == ["0", "1", "2"]
+    given = {"resize": {"shorter_side": 20}, "interpolation": "bicubic", "classes": ["a", "b", "c"], "std": (0.25,)}
+    result = export(tiny(), tmp_path / "given", formats=["source"], preprocessing=given)
+    assert result.ok
+    assert not [check for check in result.checks if check.ok is None and "preprocess" in check.name]
+    found = json.loads((result.folder / "preprocessing.json").read_text())
+    assert (found["resize"], found["crop"], found["std"]) == ({"shorter_side": 20}, [16, 16], [0.25])
+    assert "predict.py" not in result.files, "it runs model.onnx"
+    assert "| 1 | b |" in (result.folder / "README.md").read_text()
+
+
+def test_predict_py_is_the_module_and_runs_alone(small, tmp_path):
+    from PIL import Image
+
+    from nasspace.accuracy import predict
+
+    assert (small / "predict.py").read_text() == Path(predict.__file__).read_text()
+    Image.new("L", (30, 20), 90).save(tmp_path / "a.png")
+    command = [sys.executable, "-I", "-B", str(small / "predict.py"), str(tmp_path / "a.png"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    (found,) = json.loads(done.stdout)["predictions"]
+    assert found["class"] in ("0", "1", "2")
+
+
+@pytest.mark.parametrize("batch_size", [None, "dynamic", 3])
+def test_the_batch_is_free_unless_it_is_fixed(tmp_path, batch_size):
+    from nasspace.latency.afresh import measure_file
+    from nasspace.latency.calibration import agreement, to_int8
+
+    result = export(tiny(), tmp_path / "net", formats=["onnx"], batch_size=batch_size)
+    record = json.loads((result.folder / "export.json").read_text())
+    assert record["batch_size"] == (batch_size or "dynamic")
+    path, images = result.folder / "model.onnx", torch.rand(7, 1, 16, 16).numpy()
+    int8 = to_int8(path, tmp_path / "int8.onnx", images)
+    assert 0 <= agreement(path, int8, images) <= 1
+    assert measure_file(path, batch_size=3, seconds=0.05).batch_size == 3
+    if batch_size != 3:
+        assert measure_file(path, seconds=0.05).batch_size == 1
+
+
+def test_ncnn_converts_a_free_batch(tmp_path):
+    pytest.importorskip("pnnx")
+    from nasspace.latency.convert import to_ncnn
+
+    path = export(tiny(), tmp_path / "net", formats=["onnx"]).folder / "model.onnx"
+    assert all(part.is_file() for part in to_ncnn(Path(shutil.copy(path, tmp_path)), (1, 16, 16)))
+
+
+def test_a_record_that_holds_nothing_to_the_byte_is_refused(copied):
+    record = json.loads((copied / "export.json").read_text())
+    record["files"]["model.py"] = None
+    (copied / "export.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"export\.json"):
+        verify(copied)
 
 
 OPTIONS = {  # beside the defaults: the options that bring other code into play
