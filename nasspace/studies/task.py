@@ -191,7 +191,10 @@ def refuse_other(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
         raise InputError(f"{folder}: this study's storage is {old['storage'] or 'its own study.db'}; {remedy}")
     free = {"trials", "time_budget", "name", "description", "data", "data_dir", "limits", *WHERE}
     for key in sorted(new["recipe"].keys() - free):
-        was, now = old["recipe"].get(key, Recipe().as_written()[key]), new["recipe"][key]
+        default = Recipe().as_written()[key]
+        was, now = old["recipe"].get(key, default), new["recipe"][key]
+        if isinstance(was, dict) and isinstance(default, dict):  # settings that an older study did not know
+            was = {**default, **was}
         if was != now:
             raise InputError(f"{folder}: this study was begun with {key} {was!r}, not {now!r}; {remedy}")
     here = new["recipe"]["latency_device"] == "local" and new["recipe"]["ray"] is None
