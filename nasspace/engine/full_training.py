@@ -29,7 +29,7 @@ from nasspace.outputs.export import check_folder, export
 from nasspace.outputs.weights import load_into, read_safetensors, read_state
 from nasspace.studies import study as records
 from nasspace.studies import turns
-from nasspace.studies.task import check_device
+from nasspace.studies.task import absolute, check_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,7 +151,7 @@ def train(
     options = Options(
         data, data_dir, epochs or EPOCHS, resolution, settings, weights, from_scratch, seed, device, threads, batch_size
     )
-    report = report or (lambda text: None)
+    report = report or _silent
     if isinstance(arch, Architecture):
         return _trained(Subject(arch), options, out, report)
     if (name := subjects.study_front(str(arch))) is None:
@@ -168,6 +168,10 @@ def train(
         folder = None if out is None else Path(out) / str(number)
         trained.append(_trained(subjects.member(study, number), options, folder, report))
     return FrontTraining(tuple(trained))
+
+
+def _silent(text: str) -> None:
+    """Nobody reads the progress."""
 
 
 def _trained(subject: Subject, options: Options, out: str | os.PathLike | None, report: Report) -> FullTraining:
@@ -207,19 +211,12 @@ def _source(subject: Subject, options: Options) -> tuple[str, dict[str, Any]]:
     """The data set's name, and how it is read and split."""
     given, how = options.data, {"data_dir": options.data_dir}
     recipe = subject.study.settings["recipe"] if subject.study and subject.study.settings["data"] else None
-    if recipe and (given is None or _absolute(str(given)) == recipe["data"]):
+    if recipe and (given is None or absolute(str(given)) == recipe["data"]):
         split = {key: recipe[key] for key in ("seed", "held_out", "skip_broken") if key in recipe}
         return recipe["data"], {"data_dir": options.data_dir or recipe.get("data_dir"), **split}
     if given is None and subject.study:
         raise InputError(f"{subject.study.folder}: this study was searched without images; name some with --data")
     return str(given or "digits"), how
-
-
-def _absolute(spec: str) -> str:
-    """As a study records it: the path of an image folder or parquet file made absolute."""
-    kind, colon, path = spec.partition(":")
-    local = colon and kind in ("imagefolder", "parquet")
-    return f"{kind}:{Path(path).expanduser().absolute()}" if local else spec
 
 
 def _loaded(spec: str, resolution: Callable[[int], int], how: Mapping[str, Any]) -> DataSet:
@@ -507,7 +504,7 @@ class _Progress:
         self.done = 0
         settings, data = run.how.settings, run.data
         usual = settings.norm_momentum is None and not settings.average  # else the current network is not the result
-        self.cheap = usual and 4 * len(data.validation) <= len(data.train)
+        self.cheap = run.report is not _silent and usual and 3 * len(data.validation) <= len(data.train)
 
     def __call__(self, epoch: int, epochs: int, loss: float) -> None:
         self.done += 1

@@ -38,7 +38,7 @@ class Task:
     def of_data(cls, asked: Recipe, space: Space | str | Path) -> Task:
         asked = asked.model_copy(
             update={
-                "data": _absolute(asked.data),
+                "data": absolute(asked.data),
                 "data_dir": asked.data_dir and str(Path(asked.data_dir).expanduser().absolute()),
             }
         )
@@ -169,7 +169,7 @@ def _without_name(part: Any) -> Any:
     return {key: value for key, value in part.items() if key != "name"} if isinstance(part, dict) else part
 
 
-def _absolute(text: str) -> str:
+def absolute(text: str) -> str:
     """The path in `imagefolder:DIR` or `parquet:FILE` made absolute, so that any working folder resumes."""
     kind, colon, path = text.partition(":")
     if colon and kind in ("imagefolder", "parquet"):
