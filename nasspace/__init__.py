@@ -17,6 +17,7 @@ _HOMES = {
     "cost": "nasspace.counting",
     "measure_latency": "nasspace.latency.remote",
     "search": "nasspace.studies.loop",
+    "train": "nasspace.engine.full_training",
     "deliver": "nasspace.outputs.deliver",
     "blocks": None,
     "zoo": None,

@@ -36,6 +36,12 @@ class VerificationError(NasspaceError):
     exit_status = 1
 
 
+class Interrupted(NasspaceError):
+    """The person stopped the work; the message says what is kept and how to continue."""
+
+    exit_status = 130
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
     """'; did you mean 'x'?' with the nearest known name, or the list of them where none is near.
 

@@ -34,12 +34,14 @@ accuracy.metrics accuracy.checkpoints accuracy.training
 studies studies.recipe studies.resolution studies.pareto studies.turns studies.measure studies.last_rung
 studies.evaluate studies.surrogate studies.belief
 studies.gain studies.samplers studies.places studies.rows studies.weights studies.storage studies.study studies.sharing
-studies.candidates studies.workers studies.workers.address studies.task studies.driver studies.workers.parts
+studies.candidates studies.workers studies.workers.address studies.task studies.duration studies.driver studies.workers.parts
 studies.workers.cluster studies.workers.again studies.workers.trainable studies.workers.tuning studies.loop
 outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.preprocessing
 outputs.source outputs.weights outputs.card outputs.judging outputs.running outputs.checks outputs.export
 outputs.deliver
-cli.printing cli.progress cli.spaces cli.networks cli.predicting cli.explaining cli.searching cli cli.__main__
+engine engine.subjects engine.ways engine.full_training
+cli.printing cli.progress cli.spaces cli.networks cli.predicting cli.explaining cli.searching
+cli.training cli cli.__main__
 """.split()  # noqa: SIM905
 GRAPHS = {f"latency.guidelines.{name}" for name in ("graph", "surgery", "profile")}
 HOMES = {

@@ -45,8 +45,7 @@ class Checkpoints:
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({error.strerror or error}); {remedy}") from None
         except Exception as error:  # what a damaged file makes of torch.load has no common base
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
-            raise InputError(f"{self.path}: not a sound checkpoint ({reason}); {remedy}") from None
+            raise InputError(f"{self.path}: not a sound checkpoint ({type(error).__name__}); {remedy}") from None
         if not isinstance(found, dict) or found.get("nasspace_checkpoint") != VERSION:
             raise InputError(f"{self.path}: not a checkpoint of this version of nasspace; {remedy}")
         other = [part for part, value in self.identity.items() if found["identity"].get(part) != value]
@@ -72,7 +71,7 @@ def identity(
         "data": data.fingerprint,
         "network": _digest((repr(model), shapes)),
         "initial weights": content.hexdigest()[:12],
-        "version of PyTorch": torch.__version__,
+        "version of PyTorch": str(torch.__version__),
     }
 
 

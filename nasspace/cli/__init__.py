@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from nasspace.cli import explaining, networks, predicting, searching, spaces
+from nasspace.cli import explaining, networks, predicting, searching, spaces, training
 from nasspace.errors import NasspaceError
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _verbs in (spaces, networks, predicting, explaining, searching):
+for _verbs in (spaces, networks, predicting, explaining, searching, training):
     _verbs.add_to(app)
 
 BAD_INPUT = 2

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasspace.errors import InputError, nearest
-
 if TYPE_CHECKING:
     from pandas import DataFrame
 
@@ -128,34 +126,14 @@ def front_table(front: DataFrame, accuracy_is_of: str, title: str = "") -> Any:
 
 def study_trial(text: str) -> tuple[str, int] | None:
     """The study and trial that `STUDY:ID` means; None for anything else."""
-    study, colon, number = text.rpartition(":")
-    is_number = number.isascii() and number.isdecimal()
-    return (study, int(number)) if colon and study and is_number and not Path(text).exists() else None
+    from nasspace.engine import subjects
+
+    return subjects.study_trial(text)
 
 
 def architecture_of(text: str) -> tuple[Architecture, Path | None]:
     """What ARCH means, and its trained weights if it is a study's: a path, STUDY:ID, or a published network."""
-    from nasspace import architecture
+    from nasspace.engine import subjects
 
-    path = Path(text)
-    if path.is_file():
-        return architecture.load(path), None
-    if path.is_dir() and (path / "architecture.json").is_file():
-        weights = path / "weights.safetensors"
-        return architecture.load(path / "architecture.json"), weights if weights.is_file() else None
-    if trial := study_trial(text):
-        from nasspace.studies import study as records
-
-        record = records.load(trial[0])
-        return record.architecture(trial[1]), record.weights(trial[1])
-    if path.suffix == ".json" or len(path.parts) > 1:
-        raise InputError(f"{text}: there is no such file")
-    from nasspace import zoo
-
-    try:
-        return zoo.load(text), None
-    except InputError as error:
-        known = nearest(text, zoo.names())
-        raise InputError(
-            f"'{text}' is not an architecture: not a file, not STUDY:ID, and not a published network{known}"
-        ) from error
+    found = subjects.subject(text)
+    return found.architecture, found.weights

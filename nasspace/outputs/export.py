@@ -105,7 +105,7 @@ def export(
         about = cards.checked({**about, "classes": spec["classes"]}, architecture)
     network = _network(architecture, weights, seed)
     folder = Path(folder)
-    _check_folder(folder)
+    check_folder(folder)
     record = {
         "nasspace_export": VERSION,
         "nasspace": nasspace.__version__,
@@ -226,7 +226,7 @@ def _checked_formats(formats: Iterable[str]) -> tuple[str, ...]:
     return formats
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """A folder may be new, empty, or an earlier export; others' files are never touched."""
     try:
         if folder.exists() and not folder.is_dir():

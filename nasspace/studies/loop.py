@@ -13,7 +13,7 @@ from nasspace.architecture import Architecture
 from nasspace.documents import Document
 from nasspace.errors import InputError, NothingFound
 from nasspace.space import Space
-from nasspace.studies import evaluate, measure, places, recipe
+from nasspace.studies import duration, evaluate, measure, places, recipe
 from nasspace.studies import study as records
 from nasspace.studies.candidates import cheapest
 from nasspace.studies.driver import Driver, Report, scored
@@ -159,6 +159,8 @@ def _run(study: Study, task: Task, fresh_latency: bool, report: Report) -> Study
         report("start", study=study, task=task)
         for note in task.notes:
             report("note", text=note)
+        if not study.evaluated and (likely := duration.estimate(task)):
+            report("note", text=str(likely))
         if task.scorer is None:
             task.scorer = evaluate.Trained(
                 task.recipe,

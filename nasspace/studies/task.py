@@ -44,7 +44,7 @@ class Task:
     def of_data(cls, asked: Recipe, space: Space | str | Path) -> Task:
         asked = asked.model_copy(
             update={
-                "data": _absolute(asked.data),
+                "data": absolute(asked.data),
                 "data_dir": asked.data_dir and str(Path(asked.data_dir).expanduser().absolute()),
             }
         )
@@ -180,7 +180,7 @@ def _without_name(part: Any) -> Any:
     return {key: value for key, value in part.items() if key != "name"} if isinstance(part, dict) else part
 
 
-def _absolute(text: str) -> str:
+def absolute(text: str) -> str:
     """The path in `imagefolder:DIR` or `parquet:FILE` made absolute, so that any working folder resumes."""
     kind, colon, path = text.partition(":")
     if colon and kind in ("imagefolder", "parquet"):
@@ -202,7 +202,10 @@ def refuse_other(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
         raise InputError(f"{folder}: this study's storage is {old['storage'] or 'its own study.db'}; {remedy}")
     free = {"trials", "time_budget", "name", "description", "data", "data_dir", "limits", *WHERE}
     for key in sorted(new["recipe"].keys() - free):
-        was, now = old["recipe"].get(key, Recipe().as_written()[key]), new["recipe"][key]
+        default = Recipe().as_written()[key]
+        was, now = old["recipe"].get(key, default), new["recipe"][key]
+        if isinstance(was, dict) and isinstance(default, dict):  # settings that an older study did not know
+            was = {**default, **was}
         if was != now:
             raise InputError(f"{folder}: this study was begun with {key} {was!r}, not {now!r}; {remedy}")
     here = new["recipe"]["latency_device"] == "local" and new["recipe"]["ray"] is None

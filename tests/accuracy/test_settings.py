@@ -52,6 +52,22 @@ from nasspace.studies import recipe
         ({"average": 1}, "average"),
         ({"norm_momentum": 0}, "norm_momentum"),
         ({"norm_statistics": "none"}, "'none' is not re-estimated or running"),
+        ({"crop_scale": 0.5}, "crop_scale: 0.5 is not a range of shares of the area"),
+        ({"crop_scale": [0, 1]}, "crop_scale"),
+        ({"crop_scale": [0.5, 1.1]}, "crop_scale"),
+        ({"crop_scale": [0.8, 0.5]}, "crop_scale"),
+        ({"crop_ratio": [0, 1]}, "crop_ratio: .* is not a range of ratios above 0"),
+        ({"crop_ratio": None}, "crop_ratio"),
+        ({"policy": "autoaugment"}, "policy: 'autoaugment' is not randaugment, trivialaugment or null"),
+        ({"policy_layers": 0}, "policy_layers: 0 is not 1 or more operations"),
+        ({"policy_magnitude": 31}, "policy_magnitude: 31 is not from 0 to 30"),
+        ({"jitter": 0.4}, "jitter: 0.4 is not four numbers of 0 or more"),
+        ({"jitter": [0.4, 0.4, 0.4, 0.6]}, "hue at most 0.5"),
+        ({"rotation": -1}, "rotation: -1 is not from 0 to 180 degrees"),
+        ({"color_noise": -1}, "color_noise"),
+        ({"erasing": 2}, "erasing"),
+        ({"mixup": -1}, "mixup"),
+        ({"cutmix": math.nan}, "cutmix"),
     ],
 )
 def test_an_unfit_setting_is_refused_by_name(values, says):
@@ -72,6 +88,7 @@ def test_the_defaults_are_the_documented_ones():
 
 def test_a_recipe_keeps_every_setting():
     training = {"optimiser": "rmsprop", "schedule": "steps", "milestones": [2, 4.5], "norm_momentum": 0.01}
+    training |= {"crop_scale": [0.08, 1], "jitter": [0.4, 0.4, 0.4, 0], "policy": "trivialaugment", "mixup": 0.2}
     read = recipe.read_value({"training": training}, Document({}, ""))
     assert read.training == TrainingSettings.from_mapping(training)
     assert recipe.read_value(read.as_written(), Document({}, "")) == read

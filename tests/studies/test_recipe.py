@@ -6,7 +6,7 @@ import pytest
 
 from nasspace import files
 from nasspace.errors import InputError
-from nasspace.studies import recipe
+from nasspace.studies import recipe, task
 
 
 @pytest.mark.parametrize("name", sorted(files.names("search")))
@@ -64,3 +64,15 @@ def test_mistakes_are_named_with_their_line(text, message):
         recipe.read(files.parse_yaml(text, "r.yaml"))
     assert message in str(caught.value)
     assert str(caught.value).startswith("r.yaml")
+
+
+def test_a_study_from_before_a_setting_existed_goes_on(tmp_path):
+    """study.yaml of an earlier version lacks new training settings: they are at their defaults."""
+    new = {"space": {"document": {}}, "task": {}, "data": {}, "limits": {}, "evaluator": "f", "storage": None}
+    new["recipe"] = recipe.Recipe().as_written()
+    training = {key: value for key, value in new["recipe"]["training"].items() if key != "mixup"}
+    old = {**new, "recipe": {**new["recipe"], "training": training}}
+    task.refuse_other(tmp_path, old, new)
+    mixed = {**new, "recipe": {**new["recipe"], "training": {**training, "mixup": 0.2}}}
+    with pytest.raises(InputError, match="begun with training"):
+        task.refuse_other(tmp_path, old, mixed)

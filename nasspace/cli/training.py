@@ -1,0 +1,92 @@
+"""`nas train`: full trainings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nasspace.cli import printing
+from nasspace.cli.spaces import Json
+from nasspace.errors import Interrupted
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this file's verb."""
+    app.command("train")(train)
+
+
+def train(
+    arch: Annotated[
+        str,
+        typer.Argument(
+            metavar="ARCH", help="STUDY:ID, STUDY:front, published network, or path of an architecture JSON."
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(help="As in `nas search`; the study's own if not given, digits for other networks."),
+    ] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Where a named data set's files lie.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images; 25 if not given.", min=1)] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Deployment resolution; the study's, or that of network and images.", min=1)
+    ] = None,
+    settings: Annotated[
+        str, typer.Option(help="own, a published training such as shufflenet, or a YAML file of settings.")
+    ] = "own",
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights to start from: .safetensors, .pt, or an export's folder.")
+    ] = None,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Do not start from the weights that the study kept.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; trainings/NAME if not given. Of a front: a folder a member.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same network.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="Where to train: cpu, cuda or mps.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; 1 if not given.", min=1)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images a step; the learning rate follows in proportion.", min=2)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Train a network fully and export it; the test split is evaluated once. The same command resumes."""
+    from nasspace.engine import full_training
+
+    try:
+        found = full_training.train(
+            arch,
+            data=data,
+            data_dir=data_dir,
+            epochs=epochs,
+            resolution=resolution,
+            settings=settings,
+            weights=weights,
+            from_scratch=from_scratch,
+            out=out,
+            seed=seed,
+            device=device,
+            threads=threads,
+            batch_size=batch_size,
+            report=printing.say,
+        )
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; the checkpoint is kept, the same command continues") from None
+    if json:
+        return printing.print_json(found.to_dict())
+    _print(found.trained if isinstance(found, full_training.FrontTraining) else (found,))
+    return None
+
+
+def _print(trained: Any) -> None:
+    rows = []
+    for one in trained:
+        test = one.test
+        interval = f"{test.accuracy:.4f} ({test.low:.4f}-{test.high:.4f})" if test else "-"
+        others = [f"{test.balanced_accuracy:.4f}", f"{test.macro_f1:.4f}"] if test else ["-", "-"]
+        rows.append((one.folder, f"{one.validation.accuracy:.4f}", interval, *others, f"{one.seconds:.0f}"))
+    columns = ("folder", "validation accuracy", "test accuracy (95 %)", "balanced accuracy", "macro F1", "seconds")
+    printing.print_table(columns, rows)

@@ -1,0 +1,1 @@
+"""What is done with one network as a whole: its full training."""

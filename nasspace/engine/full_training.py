@@ -1,0 +1,578 @@
+"""The full training of a network at its deployment resolution: resumable, tested once, exported."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasspace import files
+from nasspace.accuracy import checkpoints, metrics, training
+from nasspace.accuracy.data import DataSet, load_data, prepared
+from nasspace.accuracy.settings import Fidelity, TrainingSettings
+from nasspace.architecture import Architecture
+from nasspace.counting import cost
+from nasspace.engine import subjects
+from nasspace.engine.subjects import Subject
+from nasspace.engine.ways import Way, way
+from nasspace.errors import InputError, NasspaceError
+from nasspace.latency.cache import machine
+from nasspace.network import Network, build
+from nasspace.outputs.export import check_folder, export
+from nasspace.outputs.weights import load_into, read_safetensors, read_state
+from nasspace.studies import study as records
+from nasspace.studies import turns
+from nasspace.studies.task import absolute, check_device
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EPOCHS = 25  # a recipe's `full`
+SMALLEST = 32  # pixels: smaller images are enlarged to this, where the architecture's own input is not below it
+RECORD, CONFUSION = "training.json", "confusion.csv"
+VERSION = 1
+HOME = Path("trainings")
+MOST_SHOWN = 20  # classes of a confusion matrix in the README
+PACKAGES = ("nasspace", "torch", "numpy", "pillow")
+FREE = ("version of PyTorch", "device")  # a finished training stays the same training on another machine
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Accuracy on the held-out training images, a fraction."""
+
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Test:
+    """Fractions on the test split: accuracy with its 95 % interval (Wilson), balanced accuracy, macro F1."""
+
+    __test__ = False  # for pytest
+
+    accuracy: float
+    low: float
+    high: float
+    balanced_accuracy: float
+    macro_f1: float
+
+
+@dataclass(frozen=True)
+class FullTraining:
+    """A finished training: the JSON document `train`. `test` is None where the data has no test split."""
+
+    digest: str
+    folder: Path
+    resolution: int
+    epochs: int
+    seconds: float
+    validation: Validation
+    test: Test | None
+    settings: str
+    not_applied: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "folder": str(self.folder)}
+
+
+@dataclass(frozen=True)
+class FrontTraining:
+    """The trainings of a study's front."""
+
+    trained: tuple[FullTraining, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"trained": [one.to_dict() for one in self.trained]}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a training is asked besides the network and the folder."""
+
+    data: str | DataSet | None
+    data_dir: str | Path | None
+    epochs: int
+    resolution: int | None
+    settings: str | os.PathLike | TrainingSettings | None
+    weights: Mapping[str, Tensor] | str | os.PathLike | None
+    from_scratch: bool
+    seed: int
+    device: str
+    threads: int | None
+    batch_size: int | None
+
+
+def train(
+    arch: str | os.PathLike | Architecture,
+    *,
+    data: str | DataSet | None = None,
+    data_dir: str | Path | None = None,
+    epochs: int | None = None,
+    resolution: int | None = None,
+    settings: str | os.PathLike | TrainingSettings | None = None,
+    weights: Mapping[str, Tensor] | str | os.PathLike | None = None,
+    from_scratch: bool = False,
+    out: str | os.PathLike | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: int | None = None,
+    batch_size: int | None = None,
+    report: Report | None = None,
+) -> FullTraining | FrontTraining:
+    """Train a network on all training images of `data` and export it to `out`; the same call resumes a stopped one.
+
+    `arch` is an `Architecture`, the name of a published network, a path, `STUDY:ID`, or `STUDY:front`, which gives a
+    `FrontTraining`. Published networks take the classes and channels of the data. `data` is a data set's name as in
+    `load_data`, by default the study's own, else digits. `resolution` is by default that of the study's member, else
+    the smaller of the network's input and the images' size. `settings` are the package's own unless a published
+    training is named (`nasspace.accuracy.published`), a YAML file, or `TrainingSettings`. The start is `weights` (a
+    state dictionary or a file), else the weights that a study kept, unless `from_scratch`, else initial ones of `seed`.
+
+    The validation split stays held out. The test split is evaluated once, at the end. `out` becomes an export folder
+    with `training.json` and `confusion.csv`; until then the state is kept next to it, in `.NAME.training`. A finished
+    training is read, not repeated. `report` is called with a line of text for each epoch. Errors: `InputError` for
+    what does not fit together; `NasspaceError` if the loss diverges.
+    """
+    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1):
+        raise InputError(f"epochs: {epochs!r} is not a whole number of 1 or more")
+    if weights is not None and from_scratch:
+        raise InputError("weights and from_scratch exclude each other; give one")
+    check_device(device)
+    options = Options(
+        data, data_dir, epochs or EPOCHS, resolution, settings, weights, from_scratch, seed, device, threads, batch_size
+    )
+    report = report or _silent
+    if isinstance(arch, Architecture):
+        return _trained(Subject(arch), options, out, report)
+    if (name := subjects.study_front(str(arch))) is None:
+        return _trained(subjects.subject(str(arch)), options, out, report)
+    study = records.load(name)
+    numbers = study.front_numbers()
+    if not numbers:
+        raise InputError(f"{study.folder}: this study has no front yet; go on with `nas resume {name}`")
+    if weights is not None:
+        raise InputError(f"{arch}: the members of a front cannot start from the same weights; name one as {name}:ID")
+    trained = []
+    for i, number in enumerate(numbers):
+        report(f"member {number} ({i + 1} of {len(numbers)})")
+        folder = None if out is None else Path(out) / str(number)
+        trained.append(_trained(subjects.member(study, number), options, folder, report))
+    return FrontTraining(tuple(trained))
+
+
+def _silent(text: str) -> None:
+    """Nobody reads the progress."""
+
+
+def _trained(subject: Subject, options: Options, out: str | os.PathLike | None, report: Report) -> FullTraining:
+    folder = HOME / subject.name if out is None else Path(out)
+    check_folder(folder)
+    data, resolution = _data(subject, options, report)
+    architecture = _fitted(subject, data, resolution)
+    how = way(
+        options.settings,
+        images=len(data.train),
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        threads=options.threads,
+    )
+    model = _started(architecture, subject, options, report)
+    run = _Run(subject, options, folder, data, architecture, how, model, report)
+    return run.finished() or run.train()
+
+
+def _data(subject: Subject, options: Options, report: Report) -> tuple[DataSet, int]:
+    """The data held at the deployment resolution, split as in the study where it is the study's; the resolution."""
+    chosen = _resolution(subject, options.resolution, report)
+    if isinstance(options.data, DataSet):
+        resolution = chosen(getattr(options.data, "native", options.data.resolution))
+        return prepared(options.data, resolution), resolution
+    spec, how = _source(subject, options)
+    data = _loaded(spec, chosen, how)
+    recorded = (subject.study.settings["data"] or {}) if subject.study else {}
+    if spec == recorded.get("name") and list(data.classes) != recorded["classes"]:
+        raise InputError(
+            f"{spec}: not the classes that the study was searched with; restore them, or name other --data"
+        )
+    return data, data.resolution
+
+
+def _source(subject: Subject, options: Options) -> tuple[str, dict[str, Any]]:
+    """The data set's name, and how it is read and split."""
+    given, how = options.data, {"data_dir": options.data_dir}
+    recipe = subject.study.settings["recipe"] if subject.study and subject.study.settings["data"] else None
+    if recipe and (given is None or absolute(str(given)) == recipe["data"]):
+        split = {key: recipe[key] for key in ("seed", "held_out", "skip_broken") if key in recipe}
+        return recipe["data"], {"data_dir": options.data_dir or recipe.get("data_dir"), **split}
+    if given is None and subject.study:
+        raise InputError(f"{subject.study.folder}: this study was searched without images; name some with --data")
+    return str(given or "digits"), how
+
+
+def _loaded(spec: str, resolution: Callable[[int], int], how: Mapping[str, Any]) -> DataSet:
+    """The data set at the resolution that follows from its own size."""
+    data = load_data(spec, **how)
+    wanted = resolution(getattr(data, "native", data.resolution))
+    return data if wanted == data.resolution else load_data(spec, resolution=wanted, **how)
+
+
+def _resolution(subject: Subject, asked: int | None, report: Report) -> Callable[[int], int]:
+    """The deployment resolution as a function of the size of the data's images."""
+    rows, columns = subject.architecture.input[1:]
+
+    def choose(native: int) -> int:
+        if asked:
+            return asked
+        if rows != columns:
+            raise InputError(f"the network's input of {rows}x{columns} is not square; give a --resolution")
+        if subject.study:
+            return rows
+        found = min(rows, max(native, SMALLEST))
+        if found != rows or native < found:
+            report(f"images of {native}x{native}: trained at {found}x{found}; --resolution sets another")
+        return found
+
+    return choose
+
+
+def _fitted(subject: Subject, data: DataSet, resolution: int) -> Architecture:
+    """The architecture at the resolution; a published one with the data's classes and channels."""
+    from nasspace import zoo
+
+    architecture, classes = subject.architecture, len(data.classes)
+    if subject.is_published:
+        loaded = zoo.load(architecture.name, resolution=resolution, classes=classes)
+        fitted = loaded.with_input(channels=data.channels)
+    else:
+        if architecture.classes != classes:
+            raise InputError(
+                f"the network has {architecture.classes} classes, {data.name} has {classes}; set 'classes' and the "
+                "last layer's 'out', or name other --data"
+            )
+        if architecture.input[0] != data.channels:
+            raise InputError(
+                f"the network takes {architecture.input[0]} channels, {data.name} has {data.channels}; set its "
+                "'input', or name other --data"
+            )
+        fitted = architecture.with_resolution(resolution)
+    cost(fitted)  # says what does not run at this resolution
+    return fitted
+
+
+def _started(architecture: Architecture, subject: Subject, options: Options, report: Report) -> Network:
+    """The network with the weights that it starts from."""
+    model = build(architecture, seed=options.seed)
+    given = options.weights
+    if given is None and not options.from_scratch:
+        given = subject.weights
+    if given is None:
+        return model
+    source = "weights" if isinstance(given, Mapping) else str(given)
+    state = dict(given) if isinstance(given, Mapping) else _read(Path(given))
+    head = f"{len(architecture.layers) - 1}."
+    own = model.state_dict()
+    other = [n for n in state if n in own and n.startswith(head) and state[n].shape != own[n].shape]
+    if other:
+        report(f"{source}: the last layer is of other classes and starts from its initial weights")
+        state |= {name: own[name] for name in own if name.startswith(head)}
+    load_into(model, state, source)
+    report(f"starts from {source}")
+    return model
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    path = path / "weights.safetensors" if path.is_dir() else path
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_state(path)
+
+
+class _Run:
+    """One training: its checkpoint and result next to the folder, then the folder itself."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        options: Options,
+        folder: Path,
+        data: DataSet,
+        architecture: Architecture,
+        how: Way,
+        model: Network,
+        report: Report,
+    ):
+        self.subject = subject
+        self.options = options
+        self.folder = folder
+        self.data = data
+        self.architecture = architecture
+        self.how = how
+        self.model = model
+        self.report = report
+        self.work = folder.resolve().with_name(f".{folder.resolve().name}.training")
+        self.fidelity = Fidelity(data.resolution, options.epochs)
+        self.identity = checkpoints.identity(model, data, self.fidelity, how.settings, options.seed, options.device)
+        self.identity["architecture"] = architecture.digest
+
+    def finished(self) -> FullTraining | None:
+        """The training that the folder holds, if it is this one; another is an `InputError`."""
+        path = self.folder / RECORD
+        if not path.is_file():
+            return None
+        document = files.load_json(path)
+        record = document.value
+        if not isinstance(record, dict) or record.get("nasspace_training") != VERSION:
+            raise document.error((), f"not the record of a training of version {VERSION}; choose another --out folder")
+        recorded = record["identity"]
+        other = [part for part, value in self.identity.items() if part not in FREE and recorded.get(part) != value]
+        if other:
+            raise InputError(
+                f"{self.folder}: holds another training ({', '.join(other)} differ); choose another --out folder"
+            )
+        self.report(f"{self.folder}: finished before")
+        shutil.rmtree(self.work, ignore_errors=True)  # of a process that was killed in between
+        return self._read(record)
+
+    def train(self) -> FullTraining:
+        """Train, judge, export."""
+        with self._alone():
+            self._say()
+            found = self._fit()
+            if found.diverged:
+                raise NasspaceError(
+                    f"the loss of epoch {len(found.losses)} is not a number: the training diverged; lower the learning "
+                    f"rate (--settings), and delete {self.work}"
+                )
+            result = self._judged(found)
+            export(
+                self.architecture,
+                self.folder,
+                weights=self.model.state_dict(),
+                classes=self.data.classes,
+                card=self._card(result),
+            )
+            return self._written(found, result)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        import filelock
+
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.work / "lock", timeout=0)
+            lock.acquire()
+        except filelock.Timeout:
+            raise InputError(
+                f"{self.folder}: another process is training into it; wait, or choose another --out"
+            ) from None
+        except OSError as error:
+            raise files.cannot_write(self.work, error) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _say(self) -> None:
+        for note in self.how.notes:
+            self.report(note)
+        if self.how.not_applied:
+            self.report(f"not applied: {self.how.not_applied}")
+        if (self.work / "checkpoint.pt").is_file():
+            self.report(f"continues from {self.work / 'checkpoint.pt'}")
+
+    def _fit(self) -> training.Trained:
+        options, data = self.options, self.data
+        with turns.Training() as turn:
+            progress = _Progress(self, turn)
+            return training.train(
+                self.model,
+                data,
+                self.fidelity,
+                self.how.settings,
+                seed=options.seed,
+                device=options.device,
+                on_epoch=progress,
+                checkpoint=self.work / "checkpoint.pt",
+            )
+
+    def _judged(self, found: training.Trained) -> dict[str, Any]:
+        """Scores of the trained network, kept before the export so that the test split is not evaluated again."""
+        path = self.work / "result.json"
+        if path.is_file():
+            kept = files.load_json(path).value
+            if kept["identity"] == self.identity:
+                return kept
+        split = "validation" if self.data.test is None else "test"
+        images = self.data.test or self.data.validation
+        with training.threads(self.how.settings.threads):
+            predicted = training.predictions(
+                self.model,
+                images,
+                self.data,
+                self.data.resolution,
+                batch_size=self.how.settings.evaluation_batch_size,
+            )
+        scored = asdict(metrics.scores(predicted, images.labels, len(self.data.classes)))
+        confusion = [list(row) for row in scored.pop("confusion")]
+        result = {
+            "identity": self.identity,
+            "validation": {"accuracy": found.accuracy},
+            "test": scored if split == "test" else None,
+            "confusion_is_of": split,
+            "confusion": confusion,
+        }
+        files.write_json(path, result)
+        return result
+
+    def _card(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        study, side = self.subject.study, self.data.resolution
+        return {
+            "mean": [value / 255 for value in self.data.mean],
+            "std": [value / 255 for value in self.data.std],
+            "accuracy": result["validation"]["accuracy"],
+            "accuracy_is_of": f"held-out training images at {side}x{side}",
+            "data": self.data.name,
+            "study": study and study.name,
+            "space": study and study.settings["space"]["name"],
+            "id": self.subject.number,
+        }
+
+    def _written(self, found: training.Trained, result: Mapping[str, Any]) -> FullTraining:
+        """Complete the exported folder; `training.json` comes last and marks a finished training."""
+        confusion = metrics.confusion_csv(result["confusion"], self.data.classes)
+        files.write_text(self.folder / CONFUSION, confusion)
+        record = self._record(found, result)
+        readme = (self.folder / "README.md").read_text(encoding="utf-8")
+        files.write_text(self.folder / "README.md", f"{readme}\n{_section(record, result['confusion'])}")
+        files.write_json(self.folder / RECORD, record)
+        shutil.rmtree(self.work, ignore_errors=True)
+        return self._read(record)
+
+    def _record(self, found: training.Trained, result: Mapping[str, Any]) -> dict[str, Any]:
+        data, options = self.data, self.options
+        splits = {"train": data.train, "validation": data.validation, "test": data.test}
+        return {
+            "nasspace_training": VERSION,
+            "digest": self.architecture.digest,
+            "folder": str(self.folder),
+            "resolution": data.resolution,
+            "epochs": options.epochs,
+            "seconds": round(found.seconds, 2),
+            "validation": result["validation"],
+            "test": result["test"],
+            "confusion_is_of": result["confusion_is_of"],
+            "settings": self.how.name,
+            "not_applied": self.how.not_applied,
+            "training": asdict(self.how.settings),
+            "losses": list(found.losses),
+            "seed": options.seed,
+            "device": options.device,
+            "data": {
+                "name": data.name,
+                "classes": list(data.classes),
+                **{name: images and len(images) for name, images in splits.items()},
+                "fingerprint": data.fingerprint,
+            },
+            "identity": self.identity,
+            "machine": machine(),
+            "versions": {package: version(package) for package in PACKAGES},
+        }
+
+    def _read(self, record: Mapping[str, Any]) -> FullTraining:
+        names = [part.name for part in dataclasses.fields(FullTraining)]
+        values = {name: record[name] for name in names}
+        test = record["test"]
+        values |= {"validation": Validation(**record["validation"]), "test": test and Test(**test)}
+        return FullTraining(**{**values, "folder": self.folder})
+
+
+class _Progress:
+    """A line an epoch: loss, validation accuracy where it costs little, time left; lets measurements go first."""
+
+    def __init__(self, run: _Run, turn: turns.Training):
+        self.run = run
+        self.turn = turn
+        self.start = time.monotonic()
+        self.done = 0
+        settings, data = run.how.settings, run.data
+        usual = settings.norm_momentum is None and not settings.average  # else the current network is not the result
+        self.cheap = run.report is not _silent and usual and 3 * len(data.validation) <= len(data.train)
+
+    def __call__(self, epoch: int, epochs: int, loss: float) -> None:
+        self.done += 1
+        left = (time.monotonic() - self.start) / self.done * (epochs - epoch)
+        text = f"epoch {epoch} of {epochs}: loss {loss:.4f}"
+        if self.cheap:
+            run, data = self.run, self.run.data
+            found = training.evaluate(
+                run.model, data.validation, data, data.resolution, device=run.options.device
+            )  # fmt: skip
+            text += f", validation {found:.2%}"
+        self.run.report(f"{text}, {_duration(left)} left" if epoch < epochs else text)
+        self.turn.make_way()
+
+
+def _duration(seconds: float) -> str:
+    """A time as people read it: 45 s, 12 min, 3.2 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _section(record: Mapping[str, Any], confusion: list[list[int]]) -> str:
+    """What the README says of the training."""
+    data, test = record["data"], record["test"]
+    images = ", ".join(f"{data[name]:,} {name}" for name in ("train", "validation", "test") if data[name])
+    rows = [
+        ("Data", f"{_cell(data['name'])}: {images} images at {record['resolution']}x{record['resolution']}"),
+        (
+            "Training",
+            f"{record['epochs']} epochs with the settings `{_cell(record['settings'])}`, seed {record['seed']}",
+        ),
+        ("Time", f"{_duration(record['seconds'])} on {record['device']}"),
+        ("Validation accuracy", f"{record['validation']['accuracy']:.2%} of held-out training images"),
+    ]
+    if test:
+        interval = f"{test['low']:.2%} to {test['high']:.2%}"
+        rows.append(("Test accuracy", f"{test['accuracy']:.2%} (95 % interval {interval}), evaluated once"))
+        rows.append(("Balanced accuracy, macro F1", f"{test['balanced_accuracy']:.2%}, {test['macro_f1']:.2%} of test"))
+    if record["not_applied"]:
+        rows.append(("Not applied", f"of the published training: {_cell(record['not_applied'])}"))
+    table = "\n".join(f"| {name} | {value} |" for name, value in (("", ""), ("--", "--"), *rows))
+    split = record["confusion_is_of"]
+    heading = f"## Training\n\n{table}\n\n`training.json` has every setting and the loss of each epoch."
+    return f"{heading}\n\n### Confusion matrix of the {split} images\n\n{_matrix(confusion, data['classes'])}\n"
+
+
+def _matrix(confusion: list[list[int]], classes: list[str]) -> str:
+    """The matrix as a table, or of many classes the most frequent confusions."""
+    names = [_cell(name) for name in classes]
+    where = f"A row a true class, a column a predicted one; also in `{CONFUSION}`."
+    if len(classes) <= MOST_SHOWN:
+        head = f"| | {' | '.join(names)} |\n|{' -- |' * (len(names) + 1)}"
+        rows = [f"| **{name}** | {' | '.join(map(str, row))} |" for name, row in zip(names, confusion, strict=True)]
+        return "\n".join([f"{where}\n", head, *rows])
+    pairs = [(n, i, j) for i, row in enumerate(confusion) for j, n in enumerate(row) if i != j and n]
+    worst = sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))[:MOST_SHOWN]
+    rows = [f"| {names[i]} | {names[j]} | {n} |" for n, i, j in worst]
+    return "\n".join(
+        [
+            f"The most frequent confusions; all are in `{CONFUSION}`.\n",
+            "| true | predicted | images |",
+            "| -- | -- | -- |",
+            *rows,
+        ]
+    )
+
+
+def _cell(text: Any) -> str:
+    """Words of others on one line, with nothing that Markdown would read."""
+    return "".join("\\" + c if c in "\\`*_[]<>#|" else c for c in " ".join(str(text).split()))

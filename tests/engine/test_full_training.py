@@ -1,0 +1,399 @@
+"""Full trainings: killed anywhere they end in the same bits, are tested once, and leave an export."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import nasspace
+from nasspace import cli, zoo
+from nasspace.accuracy import training
+from nasspace.accuracy.data import DataSet, load_data
+from nasspace.accuracy.settings import TrainingSettings
+from nasspace.accuracy.training import Fidelity
+from nasspace.architecture import Architecture
+from nasspace.engine import full_training, subjects
+from nasspace.engine.ways import way
+from nasspace.errors import InputError, NasspaceError
+from nasspace.network import build
+from nasspace.outputs.export import verify
+from nasspace.space import Space
+
+NETWORK = "mobilenet_v1_0.25"
+LAYERS = [
+    {"block": "conv", "out": 8, "stride": 2},
+    {"block": "inverted_residual", "out": 8, "expansion": 2},
+    {"block": "global_pool"},
+    {"block": "linear", "out": 10},
+]
+# Trains as a process of its own and kills it: argv is the folder, the log, and where to die.
+SCRIPT = """
+import os, signal, sys, types
+sys.path.insert(0, {tests!r})
+from test_full_training import asked
+import nasspace
+from nasspace import files
+from nasspace.accuracy import checkpoints, training
+from nasspace.engine import full_training
+
+out, log, place, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+checkpoints.INTERVAL = 0.0
+data = asked()
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def dying(function, before=False):
+    left = [count]
+    def wrapped(*args, **kwargs):
+        left[0] -= 1
+        if before and not left[0]:
+            die()
+        result = function(*args, **kwargs)
+        if not left[0]:
+            die()
+        return result
+    return wrapped
+
+predict = training.predictions
+def predictions(model, images, *args, **kwargs):
+    if images is data.test:
+        with open(log, "a") as stream:
+            stream.write("test\\n")
+    return predict(model, images, *args, **kwargs)
+training.predictions = predictions
+
+if place == "a step":
+    checkpoints.Checkpoints.save = dying(checkpoints.Checkpoints.save)
+elif place == "writing":
+    import pathlib
+    pathlib.Path.replace = dying(pathlib.Path.replace, before=True)
+elif place == "result":
+    full_training.export = dying(full_training.export, before=True)
+elif place == "exported":
+    full_training.export = dying(full_training.export)
+elif place == "recorded":
+    full_training.shutil = types.SimpleNamespace(rmtree=dying(full_training.shutil.rmtree, before=True))
+full_training.train({network!r}, data=data, epochs=3, resolution=16, batch_size=32, out=out)
+"""
+PLACES = [("a step", 5), ("writing", 3), ("a step", 2), ("result", 1), ("exported", 1), ("recorded", 1)]
+
+
+def asked() -> DataSet:
+    """150 digits to train on, 40 to validate, 50 to test."""
+    digits = load_data("digits", resolution=16)
+    train, test = digits.train.at(torch.arange(150)), digits.train.at(torch.arange(200, 250))
+    return dataclasses.replace(digits, train=train, test=test, validation=digits.validation.at(torch.arange(40)))
+
+
+@pytest.fixture(scope="module")
+def data() -> DataSet:
+    return asked()
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def tiny(**changes) -> Architecture:
+    return Architecture.of(LAYERS, **{"input": (1, 16, 16), "name": "tiny", **changes})
+
+
+def timeless(folder: Path) -> dict:
+    """What a training wrote, without time and place."""
+    record = json.loads((folder / "training.json").read_text())
+    return {key: value for key, value in record.items() if key not in ("seconds", "folder")}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Without the export, which takes seconds."""
+
+    def write(architecture, folder, **_):
+        folder.mkdir(exist_ok=True)
+        (folder / "architecture.json").write_text(architecture.to_json())
+        (folder / "README.md").write_text("# A network\n")
+
+    monkeypatch.setattr(full_training, "export", write)
+
+
+@pytest.mark.slow
+def test_killed_at_every_stage_it_ends_in_the_same_bits(data, tmp_path):
+    log, out = tmp_path / "log", tmp_path / "killed"
+    script = SCRIPT.format(tests=str(Path(__file__).parent), network=NETWORK)
+    for place, count in PLACES:
+        command = [sys.executable, "-c", script, str(out), str(log), place, str(count)]
+        killed = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+        assert killed.returncode == -signal.SIGKILL, (place, killed.stderr)
+        assert (out / "training.json").is_file() == (place == "recorded")
+    lines = []
+    how = {"data": data, "epochs": 3, "resolution": 16, "batch_size": 32}
+    resumed = nasspace.train(NETWORK, **how, out=out, report=lines.append)
+    assert lines == [f"{out}: finished before"]
+    plain = nasspace.train(NETWORK, **how, out=tmp_path / "plain")
+    assert log.read_text() == "test\n"  # evaluated once in all
+    weights = [load_file(folder / "weights.safetensors") for folder in (out, tmp_path / "plain")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert timeless(out) == timeless(tmp_path / "plain")
+    assert (out / "confusion.csv").read_bytes() == (tmp_path / "plain" / "confusion.csv").read_bytes()
+    assert (resumed.validation, resumed.test) == (plain.validation, plain.test)
+    names = {path.name for path in tmp_path.iterdir() if not path.name.startswith("cache")}
+    assert names == {"log", "killed", "plain"}
+    assert verify(out).ok
+
+
+def test_it_trains_as_the_plain_function_does(data, quick, tmp_path):
+    lines = []
+    found = nasspace.train(tiny(), data=data, epochs=2, seed=4, out=tmp_path / "t", report=lines.append)
+    model = build(tiny(), seed=4)
+    expected = training.train(model, data, Fidelity(16, 2), seed=4)
+    record = json.loads((tmp_path / "t" / "training.json").read_text())
+    assert record["losses"] == list(expected.losses)
+    assert found.validation.accuracy == expected.accuracy == record["validation"]["accuracy"]
+    assert found.test.accuracy == training.evaluate(model, data.test, data, 16)
+    assert found.test.low < found.test.accuracy < found.test.high
+    assert [line.split(":")[0] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
+    assert lines[0].endswith("left")
+    document = found.to_dict()
+    assert document == {
+        **document,
+        "digest": tiny().digest,
+        "folder": str(tmp_path / "t"),
+        "resolution": 16,
+        "epochs": 2,
+    }
+    assert set(document["test"]) == {"accuracy", "low", "high", "balanced_accuracy", "macro_f1"}
+    assert record["data"]["test"] == 50
+    rows = list(csv.reader((tmp_path / "t" / "confusion.csv").read_text().splitlines()))
+    assert sum(int(cell) for row in rows[1:] for cell in row[1:]) == 50
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_readme_says_what_was_found(data, quick, tmp_path):
+    found = nasspace.train(tiny(), data=data, epochs=1, settings="alexnet", out=tmp_path / "t")
+    text = (tmp_path / "t" / "README.md").read_text()
+    assert text.startswith("# A network")
+    assert f"| Test accuracy | {found.test.accuracy:.2%} (95 % interval {found.test.low:.2%} to " in text
+    assert "| Not applied | of the published training: ten crops in the end, pixels without division" in text
+    assert "### Confusion matrix of the test images" in text
+    assert found.not_applied.startswith("ten crops")
+
+
+def test_many_classes_are_shown_by_their_confusions():
+    matrix = [[0] * 30 for _ in range(30)]
+    matrix[3][4], matrix[5][6] = 2, 9
+    text = full_training._matrix(matrix, [f"class|{i}" for i in range(30)])
+    assert text.index(r"| class\|5 | class\|6 | 9 |") < text.index(r"| class\|3 | class\|4 | 2 |")
+
+
+def test_without_a_test_split_there_is_no_test(data, quick, tmp_path):
+    found = nasspace.train(tiny(), data=dataclasses.replace(data, test=None), epochs=1, out=tmp_path / "t")
+    assert found.test is None
+    assert found.to_dict()["test"] is None
+    assert "Confusion matrix of the validation images" in (tmp_path / "t" / "README.md").read_text()
+
+
+def test_an_interrupted_training_continues(data, quick, tmp_path):
+    def interrupt(line):
+        if line.startswith("epoch 2"):
+            raise KeyboardInterrupt
+
+    how = {"data": data, "epochs": 3, "batch_size": 32}
+    with pytest.raises(KeyboardInterrupt):
+        nasspace.train(tiny(), **how, out=tmp_path / "t", report=interrupt)
+    assert not (tmp_path / "t").exists()
+    lines = []
+    nasspace.train(tiny(), **how, out=tmp_path / "t", report=lines.append)
+    assert [line.split(":")[0].split(" from")[0] for line in lines] == ["continues", "epoch 2 of 3", "epoch 3 of 3"]
+    nasspace.train(tiny(), **how, out=tmp_path / "plain")
+    assert timeless(tmp_path / "t") == timeless(tmp_path / "plain")
+
+
+def test_a_folder_of_another_training_is_kept(data, quick, tmp_path):
+    nasspace.train(tiny(), data=data, epochs=1, out=tmp_path / "t")
+    with pytest.raises(InputError, match=r"t: holds another training \(epochs or resolution differ\); choose another"):
+        nasspace.train(tiny(), data=data, epochs=2, out=tmp_path / "t")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "thesis.txt").write_text("all")
+    with pytest.raises(InputError, match="own: holds other files"):
+        nasspace.train(tiny(), data=data, epochs=1, out=tmp_path / "own")
+
+
+def test_two_processes_do_not_train_into_one_folder(data, tmp_path):
+    import filelock
+
+    (tmp_path / ".t.training").mkdir()
+    with (
+        filelock.FileLock(tmp_path / ".t.training" / "lock"),
+        pytest.raises(InputError, match="another process is training into it"),
+    ):
+        nasspace.train(tiny(), data=data, epochs=1, out=tmp_path / "t")
+
+
+def test_a_diverged_training_says_so(data, tmp_path):
+    wild = TrainingSettings(learning_rate=1e30, gradient_norm=0, weight_decay=1)
+    with pytest.raises(NasspaceError, match=r"the loss of epoch \d is not a number.*lower the learning rate"):
+        nasspace.train(tiny(), data=data, epochs=9, settings=wild, out=tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
+def test_weights_are_the_start(data, quick, tmp_path):
+    given = build(tiny(), seed=9).state_dict()
+    nasspace.train(tiny(), data=data, epochs=1, weights=given, out=tmp_path / "t")
+    model = build(tiny(), seed=9)
+    expected = training.train(model, data, Fidelity(16, 1))
+    assert json.loads((tmp_path / "t" / "training.json").read_text())["losses"] == list(expected.losses)
+
+
+def test_a_head_of_other_classes_starts_anew(data, quick, tmp_path):
+    other = [*LAYERS[:-1], {"block": "linear", "out": 7}]
+    torch.save(build(Architecture.of(other, input=(1, 16, 16)), seed=9).state_dict(), tmp_path / "w.pt")
+    lines = []
+    nasspace.train(tiny(), data=data, epochs=1, weights=tmp_path / "w.pt", out=tmp_path / "t", report=lines.append)
+    assert "the last layer is of other classes" in lines[0]
+    with pytest.raises(InputError, match="these weights are not of this architecture"):
+        nasspace.train(tiny(), data=data, epochs=1, weights={"0.weight": torch.zeros(1)}, out=tmp_path / "u")
+
+
+def test_a_published_network_takes_the_data_s_form(quick, tmp_path):
+    """Photos of 20x20 in two classes, with a test split: enlarged to 32, in color."""
+    noise = numpy.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 4)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(noise.integers(0, 255, (20, 20, 3), dtype=numpy.uint8)).save(folder / f"{i}.png")
+    lines = []
+    found = nasspace.train(NETWORK, data=f"imagefolder:{tmp_path / 'photos'}", epochs=1, report=lines.append)
+    assert found.resolution == 32
+    assert found.digest == zoo.load(NETWORK, resolution=32, classes=2).digest
+    assert found.folder == Path("trainings") / NETWORK
+    assert lines[0] == "images of 20x20: trained at 32x32; --resolution sets another"
+    assert found.test is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"arch": tiny(input=(3, 16, 16))}, "takes 3 channels, digits has 1"),
+        ({"arch": "mobilenet_v9"}, "is not an architecture"),
+        ({"arch": "no-study:3"}, "there is no study"),
+        ({"arch": "no-study:front"}, "there is no study"),
+        ({"arch": tiny(input=(1, 16, 24))}, "16x24 is not square; give a --resolution"),
+        ({"epochs": 0}, "epochs: 0 is not a whole number of 1 or more"),
+        ({"settings": "shuflenet"}, "neither a file nor a published training; did you mean 'shufflenet'"),
+        ({"weights": "none.safetensors"}, r"none\.safetensors: cannot be read"),
+        ({"weights": "none.pt"}, r"none\.pt: cannot be read"),
+        ({"weights": {}, "from_scratch": True}, "exclude each other"),
+        ({"device": "tpu"}, "'tpu' is not a device"),
+        ({"data": "imagefolder:nowhere"}, "does not exist"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes, says, data):
+    with pytest.raises(InputError, match=says):
+        nasspace.train(**{"arch": tiny(), "data": data, "epochs": 1, **changes})
+
+
+def test_other_classes_are_refused(data):
+    other = Architecture.of([*LAYERS[:-1], {"block": "linear", "out": 7}], input=(1, 16, 16))
+    with pytest.raises(InputError, match="has 7 classes, digits has 10; set 'classes'"):
+        nasspace.train(other, data=data)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A search by training without latency: three networks, one epoch."""
+    space = Space.from_text(
+        "name: little\ninput: [3, 16, 16]\nstem: [{block: conv, out: 8, stride: 2}]\n"
+        "stages:\n  - {depth: [1, 2], out: [8, 16], stride: 2, block: conv}\n",
+        "little.yaml",
+    )
+    folder = tmp_path_factory.mktemp("reports") / "s"
+    how = {"objectives": ["accuracy", "flops"], "fidelity": {"resolution": 16, "epochs": 1}, "sampler": "random"}
+    return nasspace.search(space, data="digits", trials=3, seed=5, study=folder, **how)
+
+
+@pytest.mark.slow
+def test_a_front_is_trained_member_by_member(study, quick, tmp_path):
+    lines = []
+    found = nasspace.train(f"{study.folder}:front", epochs=1, out=tmp_path / "f", report=lines.append)
+    numbers = study.front_numbers()
+    assert [one.folder.name for one in found.trained] == [str(number) for number in numbers]
+    assert lines[0] == f"member {numbers[0]} (1 of {len(numbers)})"
+    assert sum(line.startswith("starts from") for line in lines) == len(numbers)
+    assert [one.digest for one in found.trained] == [study.architecture(number).digest for number in numbers]
+    assert found.to_dict() == {"trained": [one.to_dict() for one in found.trained]}
+    data = load_data("digits", resolution=16, seed=5)  # the study's split
+    records = [json.loads((one.folder / "training.json").read_text()) for one in found.trained]
+    assert {record["data"]["fingerprint"] for record in records} == {data.fingerprint}
+
+
+def test_a_member_starts_from_scratch_if_asked(study, quick, tmp_path):
+    lines, number = [], study.front_numbers()[0]
+    nasspace.train(f"{study.folder}:{number}", epochs=1, from_scratch=True, out=tmp_path / "m", report=lines.append)
+    assert not any(line.startswith("starts from") for line in lines)
+
+
+def test_the_settings_of_a_published_training_follow_batch_and_length():
+    found = way("shufflenet", images=1438, epochs=24)
+    assert (found.settings.batch_size, found.settings.learning_rate) == (64, 0.5 / 16)
+    assert found.settings.jitter == (0.4, 0.4, 0.4, 0)
+    assert "in place of 1,024, since 1,438 images" in found.notes[1]
+    whole = way("shufflenet", images=1_281_167, epochs=240)
+    assert (whole.settings.batch_size, whole.settings.learning_rate, len(whole.notes)) == (1024, 0.5, 1)
+    assert way("cifar100", images=50_000, epochs=20).settings.milestones == pytest.approx((6, 12, 16))
+
+
+def test_settings_of_a_file(tmp_path):
+    (tmp_path / "mine.yaml").write_text("{learning_rate: 0.1, mixup: 0.2}")
+    found = way(tmp_path / "mine.yaml", images=100, epochs=1, batch_size=32, threads=2).settings
+    assert (found.learning_rate, found.mixup, found.batch_size, found.threads) == (0.05, 0.2, 32, 2)
+    (tmp_path / "mine.yaml").write_text("{learning_rat: 0.1}")
+    with pytest.raises(InputError, match=r"mine\.yaml: training: 'learning_rat' is not a setting; did you mean"):
+        way(tmp_path / "mine.yaml", images=100, epochs=1)
+
+
+def test_what_arch_means():
+    assert subjects.study_front("photos:front") == "photos"
+    assert subjects.study_front("photos:3") is None
+    assert subjects.study_trial("photos:3") == ("photos", 3)
+    assert subjects.subject(NETWORK).is_published
+
+
+def test_the_command_prints_one_document(quick, capsys):
+    arguments = ["train", NETWORK, "--resolution", "16", "--epochs", "1", "--batch-size", "256", "--out", "o"]
+    assert cli.run([*arguments, "--json"]) == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert (document["epochs"], document["resolution"], document["folder"], document["test"]) == (1, 16, "o", None)
+    assert "epoch 1 of 1: loss" in err
+    assert cli.run(arguments) == 0
+    out, err = capsys.readouterr()
+    assert f"{document['validation']['accuracy']:.4f}" in out
+    assert err == "o: finished before\n"
+    assert cli.run(["train", NETWORK, "--settings", "none"]) == 2
+    assert capsys.readouterr().err.count("\n") == 2  # what resolution, and the message
+
+
+def test_an_interrupted_command_says_how_to_continue(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(full_training, "train", interrupted)
+    assert cli.run(["train", NETWORK]) == 130
+    assert capsys.readouterr().err == "nas: interrupted; the checkpoint is kept, the same command continues\n"
