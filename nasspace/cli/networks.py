@@ -138,6 +138,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Export a network to ship without nasspace: architecture, model.py, weights, ONNX; checked as it is written."""
+    from nasspace.outputs import preprocessing
     from nasspace.outputs.deliver import export_trial
     from nasspace.outputs.export import export as write
 
@@ -149,7 +150,10 @@ def export(
     else:
         architecture, weights = _load(arch, resolution)
         folder = out or Path("exports") / (architecture.name or architecture.digest)
-        exported = write(architecture, folder, weights=weights, formats=formats, seed=seed, batch_size=size)
+        given = {"weights": weights, "formats": formats, "seed": seed, "batch_size": size}
+        if (Path(arch) / preprocessing.NAME).is_file():
+            given["preprocessing"] = preprocessing.carried(Path(arch), architecture)
+        exported = write(architecture, folder, **given)
     _checked(exported, json)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,13 +36,14 @@ def predict(
         warnings.simplefilter("ignore")  # Pillow's remarks on odd files
         try:
             predictions = classify(images, _home(folder), top or (5 if json else 1))
-        except ValueError as error:
-            raise InputError(str(error)) from None
+        except Exception as error:
+            if not isinstance(error, ValueError) and "onnxruntime" not in type(error).__module__:
+                raise
+            raise InputError((str(error).splitlines() or [str(folder)])[0]) from None
     if json:
-        return printing.print_json({"predictions": [{**found, "file": _text(found["file"])} for found in predictions]})
-    for found in predictions:
-        ranked = (f"{_text(each['class'])}\t{each['probability']:.4f}" for each in found["top"])
-        print(_text(found["file"]), *ranked, sep="\t")
+        return printing.print_json({"predictions": [_as_text(found) for found in predictions]})
+    for found in map(_as_text, predictions):
+        print(found["file"], *(f"{each['class']}\t{each['probability']:.4f}" for each in found["top"]), sep="\t")
     return None
 
 
@@ -56,6 +57,10 @@ def _home(folder: Path) -> Path:
     raise InputError(f"{folder}: holds no {NETWORK}; export the network with --format onnx")
 
 
-def _text(words: str) -> str:
-    """What UTF-8 can hold: the name of a file need not be text."""
-    return words.encode("utf-8", "replace").decode()
+def _as_text(value: Any) -> Any:
+    """What UTF-8 can hold: the name of a file or class need not be text."""
+    if isinstance(value, dict):
+        return {key: _as_text(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_as_text(one) for one in value]
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value

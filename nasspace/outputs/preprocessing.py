@@ -135,6 +135,13 @@ def read(folder: Path) -> dict[str, Any]:
         raise InputError(str(error)) from None
 
 
+def carried(folder: Path, architecture: Architecture) -> dict[str, Any]:
+    """The preprocessing of an earlier export of the same network, without its sizes where it has another resolution."""
+    spec = read(folder)
+    sizes = () if spec["input"] == list(architecture.input) else ("input", "draft", "resize", "crop")
+    return {key: spec[key] for key in predict.KEYS if key not in sizes}
+
+
 def metadata(spec: Mapping[str, Any], digest: str) -> dict[str, str]:
     """The metadata of model.onnx: the whole specification, the classes alone for readers of less, the network."""
     return {"preprocessing": json.dumps(spec), "classes": json.dumps(spec["classes"]), "digest": digest}

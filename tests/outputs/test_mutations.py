@@ -205,22 +205,28 @@ def test_other_images_are_refused(exported, photos, tmp_path, capsys):
         verify(exported.folder, data="digits")
 
 
-def tampering(name: str, folder: Path, data, other) -> None:
+@pytest.fixture(scope="module")
+def smaller(data):
+    """The weights of the member trained at another size."""
+    return trained(load_data(data.name, resolution=16, seed=data.seed, held_out=data.held_out), 16, epochs=4)[0]
+
+
+@pytest.fixture(scope="module")
+def others(other, smaller):
+    return {"weights": other, "size": smaller}
+
+
+def tampering(name: str, folder: Path, others) -> None:
     """One mistake, made in every file that it concerns, so that the folder agrees with itself."""
     if name in SPECIFICATIONS:
         rewritten(folder, SPECIFICATIONS[name])
     elif name == "channels":
         swapped(folder)
     elif name == "weights":
-        write_all(folder, preprocessing.read(folder), other)
+        write_all(folder, preprocessing.read(folder), others[name])
     else:
-        smaller, _ = trained(load_small(data), 16, epochs=6)
-        spec = preprocessing.read(folder)
-        write_all(folder, spec | {"input": [3, 16, 16], "crop": [16, 16], "resize": {"shorter_side": 16}}, smaller, 16)
-
-
-def load_small(data):
-    return load_data(data.name, resolution=16, seed=data.seed, held_out=data.held_out)
+        sizes = {"input": [3, 16, 16], "crop": [16, 16], "resize": {"shorter_side": 16}}
+        write_all(folder, preprocessing.read(folder) | sizes, others[name], 16)
 
 
 MISTAKES = [*SPECIFICATIONS, "channels", "weights", "size"]
@@ -231,13 +237,13 @@ ACCURACY = {f"accuracy of {name}" for name in ("model.onnx", "model.py", "weight
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_seen_before_it_ships(name, member, data, other, tmp_path, monkeypatch):
+def test_a_mistake_is_seen_before_it_ships(name, member, data, others, tmp_path, monkeypatch):
     weights, accuracy = member
     write = module._write
 
     def wrongly(new, architecture, network, spec, record):
         found = write(new, architecture, network, spec, record)
-        tampering(name, new, data, other)
+        tampering(name, new, others)
         settled_again(new, changed := {"files": found})
         return changed["files"]
 
@@ -249,10 +255,10 @@ def test_a_mistake_is_seen_before_it_ships(name, member, data, other, tmp_path, 
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_consistent_mistake_is_seen_in_a_finished_folder(name, exported, data, other, photos, tmp_path, capsys):
+def test_a_consistent_mistake_is_seen_in_a_finished_folder(name, exported, others, photos, tmp_path, capsys):
     """All digests, metadata and constants were rewritten: the images tell."""
     folder = shutil.copytree(exported.folder, tmp_path / "net")
-    tampering(name, folder, data, other)
+    tampering(name, folder, others)
     record = json.loads((folder / "export.json").read_text())
     settled_again(folder, record)
     (folder / "export.json").write_text(json.dumps(record))
@@ -269,10 +275,10 @@ def test_a_consistent_mistake_is_seen_in_a_finished_folder(name, exported, data,
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_plain_mistake_is_seen_without_data(name, exported, data, other, tmp_path, capsys):
+def test_a_plain_mistake_is_seen_without_data(name, exported, others, tmp_path, capsys):
     """One file was changed and nothing else: the digest and the other files tell."""
     folder = shutil.copytree(exported.folder, tmp_path / "net")
-    tampering(name, copy := shutil.copytree(exported.folder, tmp_path / "wrong"), data, other)
+    tampering(name, copy := shutil.copytree(exported.folder, tmp_path / "wrong"), others)
     changed = "preprocessing.json" if name in SPECIFICATIONS else "model.onnx"
     shutil.copy(copy / changed, folder / changed)
     assert cli.run(["verify", str(folder), "--json"]) == 1
@@ -345,6 +351,25 @@ def test_predict_classifies_the_folders_photos(exported, photos, capsys):
     assert (out, "broken.png" in err) == ("", True)
     assert cli.run(["predict", str(photos), files[0]]) == 2
     assert "model.onnx" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("resolution", [SIDE, 20])
+def test_an_export_is_exported_again_with_its_preprocessing(exported, resolution, tmp_path, capsys):
+    asked = ["export", str(exported.folder), "--out", str(tmp_path / "net"), "--resolution", str(resolution)]
+    assert cli.run([*asked, "--format", "onnx", "--json"]) == 0
+    spec, before = preprocessing.read(tmp_path / "net"), preprocessing.read(exported.folder)
+    assert spec == {**before, "input": [3, resolution, resolution], "crop": [resolution] * 2, "draft": None} | {
+        "resize": {"shorter_side": resolution}
+    }
+
+
+def test_a_network_that_does_not_fit_is_one_message(exported, photos, tmp_path, capsys):
+    folder = shutil.copytree(exported.folder, tmp_path / "net")
+    spec = preprocessing.read(folder)
+    spec |= {"input": [3, 16, 16], "crop": [16, 16]}
+    (folder / "preprocessing.json").write_text(json.dumps(spec))
+    assert cli.run(["predict", str(folder), str(photos / "red" / "1.png")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_model_py_predicts_decoded_images(exported, photos):
