@@ -34,8 +34,8 @@ accuracy.metrics accuracy.checkpoints accuracy.training
 studies studies.recipe studies.resolution studies.pareto studies.turns studies.measure studies.last_rung
 studies.evaluate studies.surrogate studies.belief
 studies.gain studies.samplers studies.places studies.rows studies.weights studies.storage studies.study studies.sharing
-studies.candidates studies.workers studies.workers.address studies.task studies.duration studies.driver studies.workers.parts
-studies.workers.cluster studies.workers.again studies.workers.trainable studies.workers.tuning studies.loop
+studies.candidates studies.workers studies.workers.address studies.task studies.duration studies.driver
+studies.workers.parts studies.workers.cluster studies.workers.again studies.workers.trainable studies.workers.tuning studies.loop
 outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.preprocessing
 outputs.source outputs.weights outputs.card outputs.judging outputs.running outputs.checks outputs.export
 outputs.deliver

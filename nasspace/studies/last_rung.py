@@ -35,15 +35,13 @@ class Deployed:
 
 
 def rungs(fidelity: Fidelity, resolution: int) -> list[Fidelity]:
-    """The trainings that lead from a search's fidelity to the deployment resolution; none if it was trained there.
+    """The trainings that lead from a search's fidelity to the deployment resolution, and there a little further.
 
     >>> rungs(Fidelity(32, 8), 128)
     [Fidelity(resolution=64, epochs=2, share=1.0), Fidelity(resolution=128, epochs=4, share=1.0)]
     >>> rungs(Fidelity(32, 8), 32)
-    []
+    [Fidelity(resolution=32, epochs=4, share=1.0)]
     """
-    if fidelity.resolution >= resolution and fidelity.share == 1:
-        return []
     between = []
     size = 2 * fidelity.resolution
     while size < resolution:

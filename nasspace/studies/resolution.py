@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from nasspace.plan import Plan
 
-SMALLEST = 16  # pixels a side that images smaller than this are enlarged to
+SMALL = 32  # images below so many pixels may be enlarged, at most to these
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,14 @@ class Deployment:
 def deployment(asked: int | None, plan: Plan, native: int) -> Deployment:
     """What `--resolution` asked for, else the smaller of the space's input and `native`, the size of the images.
 
-    Images below 16 pixels are enlarged to 16. Of a space's own choices those stay that are not above the images' size,
-    else the smallest.
+    Images below 32 pixels are enlarged where the strides of the stages would leave less than one pixel of them (those
+    of the stem go first: see `space.unstrided`). Of a space's own choices those stay that are not above the images'
+    size, else the smallest.
     """
     if asked is not None:
         images = f"; the images have {native}" if native != asked else ""
         return Deployment((asked,), f"as asked for{images}")
-    side = max(native, SMALLEST)
+    side = max(native, min(SMALL, _strides(plan)))
     images = f"the images have {native}"
     if "resolution" in plan.top:
         options = plan.top["resolution"].options
@@ -43,3 +45,9 @@ def deployment(asked: int | None, plan: Plan, native: int) -> Deployment:
     if side > native:
         return Deployment((side,), f"{images}, enlarged to {side}; the space's input is {declared}")
     return Deployment((side,), f"the images' own size; the space's input is {declared}")
+
+
+def _strides(plan: Plan) -> int:
+    """By how much the stages shrink a map at most."""
+    parts = [stage.direct.parts.get("stride") for stage in plan.parts["stages"]]
+    return math.prod(max(part.options) for part in parts if part is not None)
