@@ -37,7 +37,7 @@ studies.candidates studies.workers studies.workers.address studies.task studies.
 studies.workers.cluster studies.workers.again studies.workers.trainable studies.workers.tuning studies.loop
 outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.source
 outputs.weights outputs.card outputs.checks outputs.export outputs.deliver
-engine engine.subjects engine.ways engine.full_training
+engine engine.subjects engine.settings engine.full_training
 cli.printing cli.progress cli.spaces cli.networks cli.explaining cli.searching cli.training cli cli.__main__
 """.split()  # noqa: SIM905
 GRAPHS = {f"latency.guidelines.{name}" for name in ("graph", "surgery", "profile")}
