@@ -35,11 +35,12 @@ studies studies.recipe studies.resolution studies.pareto studies.turns studies.m
 studies.evaluate studies.surrogate studies.belief
 studies.gain studies.samplers studies.places studies.rows studies.weights studies.storage studies.study studies.sharing
 studies.candidates studies.workers studies.workers.address studies.task studies.duration studies.driver
-studies.workers.parts studies.workers.cluster studies.workers.again studies.workers.trainable studies.workers.tuning studies.loop
+studies.workers.parts studies.workers.cluster studies.workers.again studies.workers.trainable studies.workers.tuning
+studies.loop
 outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.preprocessing
 outputs.source outputs.weights outputs.card outputs.judging outputs.running outputs.checks outputs.export
 outputs.deliver
-engine engine.subjects engine.ways engine.full_training
+engine engine.subjects engine.settings engine.full_training
 cli.printing cli.progress cli.spaces cli.networks cli.predicting cli.explaining cli.searching
 cli.training cli cli.__main__
 """.split()  # noqa: SIM905

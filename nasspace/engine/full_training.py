@@ -20,8 +20,8 @@ from nasspace.accuracy.settings import Fidelity, TrainingSettings
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.engine import subjects
+from nasspace.engine.settings import ResolvedSettings, resolve_settings
 from nasspace.engine.subjects import Subject
-from nasspace.engine.ways import Way, way
 from nasspace.errors import InputError, NasspaceError
 from nasspace.latency.cache import machine
 from nasspace.network import Network, build
@@ -179,7 +179,7 @@ def _trained(subject: Subject, options: Options, out: str | os.PathLike | None, 
     check_folder(folder)
     data, resolution = _data(subject, options, report)
     architecture = _fitted(subject, data, resolution)
-    how = way(
+    resolved = resolve_settings(
         options.settings,
         images=len(data.train),
         epochs=options.epochs,
@@ -187,7 +187,7 @@ def _trained(subject: Subject, options: Options, out: str | os.PathLike | None, 
         threads=options.threads,
     )
     model = _started(architecture, subject, options, report)
-    run = _Run(subject, options, folder, data, architecture, how, model, report)
+    run = _Run(subject, options, folder, data, architecture, resolved, model, report)
     return run.finished() or run.train()
 
 
@@ -195,10 +195,10 @@ def _data(subject: Subject, options: Options, report: Report) -> tuple[DataSet, 
     """The data held at the deployment resolution, split as in the study where it is the study's; the resolution."""
     chosen = _resolution(subject, options.resolution, report)
     if isinstance(options.data, DataSet):
-        resolution = chosen(getattr(options.data, "native", options.data.resolution))
+        resolution = chosen(options.data.native)
         return prepared(options.data, resolution), resolution
     spec, how = _source(subject, options)
-    data = _loaded(spec, chosen, how)
+    data = load_data(spec, resolution=chosen, **how)
     recorded = (subject.study.settings["data"] or {}) if subject.study else {}
     if spec == recorded.get("name") and list(data.classes) != recorded["classes"]:
         raise InputError(
@@ -217,13 +217,6 @@ def _source(subject: Subject, options: Options) -> tuple[str, dict[str, Any]]:
     if given is None and subject.study:
         raise InputError(f"{subject.study.folder}: this study was searched without images; name some with --data")
     return str(given or "digits"), how
-
-
-def _loaded(spec: str, resolution: Callable[[int], int], how: Mapping[str, Any]) -> DataSet:
-    """The data set at the resolution that follows from its own size."""
-    data = load_data(spec, **how)
-    wanted = resolution(getattr(data, "native", data.resolution))
-    return data if wanted == data.resolution else load_data(spec, resolution=wanted, **how)
 
 
 def _resolution(subject: Subject, asked: int | None, report: Report) -> Callable[[int], int]:
@@ -305,7 +298,7 @@ class _Run:
         folder: Path,
         data: DataSet,
         architecture: Architecture,
-        how: Way,
+        resolved: ResolvedSettings,
         model: Network,
         report: Report,
     ):
@@ -314,12 +307,14 @@ class _Run:
         self.folder = folder
         self.data = data
         self.architecture = architecture
-        self.how = how
+        self.resolved = resolved
         self.model = model
         self.report = report
         self.work = folder.resolve().with_name(f".{folder.resolve().name}.training")
         self.fidelity = Fidelity(data.resolution, options.epochs)
-        self.identity = checkpoints.identity(model, data, self.fidelity, how.settings, options.seed, options.device)
+        self.identity = checkpoints.identity(
+            model, data, self.fidelity, resolved.settings, options.seed, options.device
+        )
         self.identity["architecture"] = architecture.digest
 
     def finished(self) -> FullTraining | None:
@@ -358,6 +353,7 @@ class _Run:
                 weights=self.model.state_dict(),
                 classes=self.data.classes,
                 card=self._card(result),
+                data=self.data if self.data.validation.originals is not None else None,
             )
             return self._written(found, result)
 
@@ -381,10 +377,10 @@ class _Run:
             lock.release()
 
     def _say(self) -> None:
-        for note in self.how.notes:
+        for note in self.resolved.notes:
             self.report(note)
-        if self.how.not_applied:
-            self.report(f"not applied: {self.how.not_applied}")
+        if self.resolved.not_applied:
+            self.report(f"not applied: {self.resolved.not_applied}")
         if (self.work / "checkpoint.pt").is_file():
             self.report(f"continues from {self.work / 'checkpoint.pt'}")
 
@@ -396,7 +392,7 @@ class _Run:
                 self.model,
                 data,
                 self.fidelity,
-                self.how.settings,
+                self.resolved.settings,
                 seed=options.seed,
                 device=options.device,
                 on_epoch=progress,
@@ -412,13 +408,13 @@ class _Run:
                 return kept
         split = "validation" if self.data.test is None else "test"
         images = self.data.test or self.data.validation
-        with training.threads(self.how.settings.threads):
+        with training.threads(self.resolved.settings.threads):
             predicted = training.predictions(
                 self.model,
                 images,
                 self.data,
                 self.data.resolution,
-                batch_size=self.how.settings.evaluation_batch_size,
+                batch_size=self.resolved.settings.evaluation_batch_size,
             )
         scored = asdict(metrics.scores(predicted, images.labels, len(self.data.classes)))
         confusion = [list(row) for row in scored.pop("confusion")]
@@ -469,9 +465,9 @@ class _Run:
             "validation": result["validation"],
             "test": result["test"],
             "confusion_is_of": result["confusion_is_of"],
-            "settings": self.how.name,
-            "not_applied": self.how.not_applied,
-            "training": asdict(self.how.settings),
+            "settings": self.resolved.name,
+            "not_applied": self.resolved.not_applied,
+            "training": asdict(self.resolved.settings),
             "losses": list(found.losses),
             "seed": options.seed,
             "device": options.device,
@@ -502,7 +498,7 @@ class _Progress:
         self.turn = turn
         self.start = time.monotonic()
         self.done = 0
-        settings, data = run.how.settings, run.data
+        settings, data = run.resolved.settings, run.data
         usual = settings.norm_momentum is None and not settings.average  # else the current network is not the result
         self.cheap = run.report is not _silent and usual and 3 * len(data.validation) <= len(data.train)
 

@@ -90,10 +90,6 @@ BAD = {
     "no trials": (["search", "--space", "shuffle", "--trials", "0"], "trials"),
     "no such image folder": (["search", "--space", "shuffle", "--data", "imagefolder:nowhere"], "nowhere"),
     "no such data": (["search", "--space", "shuffle", "--data", "digitz"], "digits"),
-    "a resolution below the training's": (
-        ["search", "--space", "shuffle", "--resolution", "16", "--data", "digits"],
-        "fidelity.resolution",
-    ),
     "no such study": (["resume", "nothing"], "there is no study 'nothing'"),
     "no such file": (["show", "nothing.json"], "nothing.json"),
     "no such network": (["show", "mobilnet_v2_1.0"], "mobilenet_v2_1.0"),

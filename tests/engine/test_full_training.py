@@ -25,7 +25,7 @@ from nasspace.accuracy.settings import TrainingSettings
 from nasspace.accuracy.training import Fidelity
 from nasspace.architecture import Architecture
 from nasspace.engine import full_training, subjects
-from nasspace.engine.ways import way
+from nasspace.engine.settings import resolve_settings
 from nasspace.errors import InputError, NasspaceError
 from nasspace.network import build
 from nasspace.outputs.export import verify
@@ -350,22 +350,22 @@ def test_a_member_starts_from_scratch_if_asked(study, quick, tmp_path):
 
 
 def test_the_settings_of_a_published_training_follow_batch_and_length():
-    found = way("shufflenet", images=1438, epochs=24)
+    found = resolve_settings("shufflenet", images=1438, epochs=24)
     assert (found.settings.batch_size, found.settings.learning_rate) == (64, 0.5 / 16)
     assert found.settings.jitter == (0.4, 0.4, 0.4, 0)
     assert "in place of 1,024, since 1,438 images" in found.notes[1]
-    whole = way("shufflenet", images=1_281_167, epochs=240)
+    whole = resolve_settings("shufflenet", images=1_281_167, epochs=240)
     assert (whole.settings.batch_size, whole.settings.learning_rate, len(whole.notes)) == (1024, 0.5, 1)
-    assert way("cifar100", images=50_000, epochs=20).settings.milestones == pytest.approx((6, 12, 16))
+    assert resolve_settings("cifar100", images=50_000, epochs=20).settings.milestones == pytest.approx((6, 12, 16))
 
 
 def test_settings_of_a_file(tmp_path):
     (tmp_path / "mine.yaml").write_text("{learning_rate: 0.1, mixup: 0.2}")
-    found = way(tmp_path / "mine.yaml", images=100, epochs=1, batch_size=32, threads=2).settings
+    found = resolve_settings(tmp_path / "mine.yaml", images=100, epochs=1, batch_size=32, threads=2).settings
     assert (found.learning_rate, found.mixup, found.batch_size, found.threads) == (0.05, 0.2, 32, 2)
     (tmp_path / "mine.yaml").write_text("{learning_rat: 0.1}")
     with pytest.raises(InputError, match=r"mine\.yaml: training: 'learning_rat' is not a setting; did you mean"):
-        way(tmp_path / "mine.yaml", images=100, epochs=1)
+        resolve_settings(tmp_path / "mine.yaml", images=100, epochs=1)
 
 
 def test_what_arch_means():

@@ -1,4 +1,4 @@
-"""How to train: the package's own settings, a published network's, or a file's, for a batch size and a length."""
+"""Training settings by name: the package's own, a published network's, or a file's, for a batch size and a length."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST_STEPS = 20  # an epoch: a published batch size that leaves fewer is lowere
 
 
 @dataclass(frozen=True)
-class Way:
+class ResolvedSettings:
     """Training settings, the name they were asked by, what of them cannot be done, and what is worth saying."""
 
     name: str
@@ -27,14 +27,14 @@ class Way:
     notes: tuple[str, ...] = ()
 
 
-def way(
+def resolve_settings(
     asked: str | os.PathLike | TrainingSettings | None,
     *,
     images: int,
     epochs: int,
     batch_size: int | None = None,
     threads: int | None = None,
-) -> Way:
+) -> ResolvedSettings:
     """The settings for `images` training images and `epochs` passes.
 
     `asked` is None or `own`, the name of a published training, the path of a YAML file, or settings. With another
@@ -42,13 +42,13 @@ def way(
     epochs. An unknown name is an `InputError` with the nearest.
     """
     if asked is None or asked == OWN:
-        found = Way(OWN, _resized(TrainingSettings(), batch_size))
+        found = ResolvedSettings(OWN, _resized(TrainingSettings(), batch_size))
     elif isinstance(asked, TrainingSettings):
-        found = Way("given", _resized(asked, batch_size))
+        found = ResolvedSettings("given", _resized(asked, batch_size))
     elif str(asked) in published.names():
         found = _published(str(asked), images, epochs, batch_size)
     else:
-        found = Way(str(asked), _resized(_of_file(Path(asked)), batch_size))
+        found = ResolvedSettings(str(asked), _resized(_of_file(Path(asked)), batch_size))
     if threads is None:
         return found
     return dataclasses.replace(found, settings=dataclasses.replace(found.settings, threads=threads))
@@ -79,7 +79,7 @@ def _of_file(path: Path) -> TrainingSettings:
         raise error.at(str(path)) from None
 
 
-def _published(name: str, images: int, epochs: int, batch_size: int | None) -> Way:
+def _published(name: str, images: int, epochs: int, batch_size: int | None) -> ResolvedSettings:
     entry = published.load(name)
     size = batch_size or _fitting(entry.batch_size, images)
     settings = entry.scaled(size, epochs)
@@ -95,7 +95,7 @@ def _published(name: str, images: int, epochs: int, batch_size: int | None) -> W
         notes.append(f"the published number of epochs is not recorded; what is counted in epochs stays, of {epochs}")
     if entry.settings.norm_statistics == "running":
         notes.append("batch norm's statistics are re-estimated at the end: running ones need the published length")
-    return Way(name, settings, None if entry.not_applied == NOTHING else entry.not_applied, tuple(notes))
+    return ResolvedSettings(name, settings, None if entry.not_applied == NOTHING else entry.not_applied, tuple(notes))
 
 
 def _fitting(batch_size: int, images: int) -> int:
