@@ -195,7 +195,7 @@ def _data(subject: Subject, options: Options, report: Report) -> tuple[DataSet, 
     """The data held at the deployment resolution, split as in the study where it is the study's; the resolution."""
     chosen = _resolution(subject, options.resolution, report)
     if isinstance(options.data, DataSet):
-        resolution = chosen(options.data.native)
+        resolution = chosen(options.data.resolution)
         return prepared(options.data, resolution), resolution
     spec, how = _source(subject, options)
     data = load_data(spec, resolution=chosen, **how)

@@ -110,6 +110,10 @@ def _plot(study: Mapping[str, Any], trials: pandas.DataFrame, front: pandas.Data
         titles["latency"] = f"latency, ms<br>({page.escape(_measured_with(study))})"
     figure = plots.pareto_figure(rows, objectives, limits=study.get("limits"), titles=titles)
     hint = "Numbers are trials. The line joins the members that nothing beats in the two objectives of its panel alone."
+    if "search_accuracy" in trials and trials["search_accuracy"].notna().any():
+        hint += (
+            " Candidates off the front that were not trained further are drawn at the accuracy that the search found."
+        )
     return page.section("Pareto front", plots.to_html(figure, whole=False), page.paragraph(hint, "soft"))
 
 

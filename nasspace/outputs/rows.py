@@ -41,11 +41,7 @@ AXES = {
 }
 MAXIMISED = ("accuracy",)
 FRONT, EVALUATED, REJECTED = "front", "evaluated", "rejected"
-WORDS = {
-    FRONT: "Pareto front",
-    EVALUATED: "evaluated; accuracy of the search",
-    REJECTED: "stopped at a limit, never trained",
-}
+WORDS = {FRONT: "Pareto front", EVALUATED: "evaluated", REJECTED: "stopped at a limit, never trained"}
 
 
 def panels(objectives: Sequence[str]) -> list[tuple[str, str]]:

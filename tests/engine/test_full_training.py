@@ -338,7 +338,8 @@ def test_a_front_is_trained_member_by_member(study, quick, tmp_path):
     assert sum(line.startswith("starts from") for line in lines) == len(numbers)
     assert [one.digest for one in found.trained] == [study.architecture(number).digest for number in numbers]
     assert found.to_dict() == {"trained": [one.to_dict() for one in found.trained]}
-    data = load_data("digits", resolution=16, seed=5)  # the study's split
+    size = study.settings["task"]["resolution"]
+    data = load_data("digits", resolution=size, seed=5)  # the study's split
     records = [json.loads((one.folder / "training.json").read_text()) for one in found.trained]
     assert {record["data"]["fingerprint"] for record in records} == {data.fingerprint}
 
