@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from nasspace.accuracy import augmentation, checkpoints
 from nasspace.accuracy.checkpoints import Checkpoints
+from nasspace.accuracy.depthwise import fast_tiny_maps
 from nasspace.accuracy.images import DataSet, Images, prepared, resized, stratified
 from nasspace.accuracy.optimisers import averaged, optimiser
 from nasspace.accuracy.policies import rand_augmented, trivially_augmented
@@ -68,7 +69,8 @@ def train(
     with threads(settings.threads), _seeded(seed, device):
         _lay_out(model.to(device), device)
         fit = _Fit(model, data, fidelity, settings, seed, device, kept)
-        fit.run(on_epoch)
+        with fast_tiny_maps(model, device):
+            fit.run(on_epoch)
         if settings.norm_statistics == "re-estimated":
             re_estimate(model, data, settings.batch_size, seed, device)
         accuracy = evaluate(

@@ -48,6 +48,7 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
     report = on_event or (lambda kind, **_: None)
     with places.alone(study.folder, wait=study.is_shared), errors_of_storage(study.folder):
         if study.settings["data"]:
+            _drop_leftovers(study)
             _export_and_measure(study, report)
         records.write_tables(study)
         write_report(study)
@@ -131,6 +132,16 @@ def _deploy(study: Study, number: int, data: _Data, which: str, report: Report) 
 def _is_whole(folder: Path) -> bool:
     """Folders are moved into place whole: one with a README is finished."""
     return (folder / "README.md").is_file()
+
+
+def _drop_leftovers(study: Study) -> None:
+    """Remove what a killed delivery was writing: temporary files and folders are hidden until they are whole."""
+    for place in (study.folder / "exports", study.folder / "checkpoints", study.deployed_weights.folder):
+        for path in place.glob(".*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _drop_other_exports(study: Study, numbers: list[int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -64,7 +65,12 @@ def as_torch(state: Mapping[str, Tensor]) -> bytes:
 
 
 def as_safetensors(state: Mapping[str, Tensor], **about: str) -> bytes:
-    """The content of a safetensors file; `about` is its metadata."""
+    """The content of a safetensors file; `about` is its metadata.
+
+    The metadata is one JSON text, since safetensors writes several keys in an order that changes from process to
+    process, and equal weights are to be equal files.
+    """
     import safetensors.torch
 
-    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()}, about)
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+    return safetensors.torch.save(tensors, {"nasspace": json.dumps(about, sort_keys=True)} if about else None)

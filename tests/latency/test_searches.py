@@ -47,8 +47,8 @@ def test_a_search_measures_with_its_runtime(runtime):
     if runtime == "ncnn" and not importlib.util.find_spec("ncnn"):
         pytest.skip("pip install 'nasspace[ncnn]'")
     told = []
-    study = nasspace.deliver(searched(runtime=runtime), lambda kind, **about: told.append(about.get("text", "")))
-    assert any("of 128 held-out images" in text for text in told) == runtime.endswith("int8")
+    study = searched(runtime=runtime, on_event=lambda kind, **about: told.append(about.get("text", "")))
+    assert any("in int8: accuracy" in text for text in told) == runtime.endswith("int8")
     assert [interval["runtime"] for interval in intervals(study)] == [runtime] * 2
     assert set(RUNTIMES[runtime].libraries) < set(intervals(study)[0]["versions"])
     again = [found["runtime"] for found in study.again().values()]
@@ -67,7 +67,7 @@ def test_what_a_runtime_needs_is_looked_for_before_any_work(monkeypatch, capsys)
 
 @pytest.mark.slow
 def test_a_search_measures_on_the_device_its_front_too(board):
-    study = nasspace.deliver(searched(latency_device=board.address(), runtime="onnxruntime"))
+    study = searched(latency_device=board.address(), runtime="onnxruntime")
     device = board.address().removesuffix(str(board.folder / "python"))
     assert {interval["device"] for interval in intervals(study)} == {device}
     again = study.again()

@@ -1,0 +1,168 @@
+"""The last rung: which trials are trained at their deployment resolution, at which one, and kills within it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import nasspace
+from nasspace.accuracy.settings import Fidelity
+from nasspace.space import Space
+from nasspace.studies import study as records
+from nasspace.studies.last_rung import rungs
+from nasspace.studies.resolution import deployment
+
+SPACE = """
+name: few
+input: [3, 32, 32]
+stem: [{block: conv, out: 8, kernel: 3}]
+stages: [{depth: [1, 2], out: [8, 16], stride: 2, each: {block: [inverted_residual, shuffle_v2]}}]
+head: [{block: conv, out: 32, kernel: 1}]
+"""
+SCRIPT = """
+import sys
+import nasspace
+from nasspace.space import Space
+
+def told(kind, **about):
+    print(kind, about.get("text", ""), flush=True)
+
+nasspace.search(Space.from_text({space!r}, "few.yaml"), data="digits", trials=4, seed=3, sampler="random",
+                objectives=["accuracy", "flops"], fidelity={{"resolution": 8, "epochs": 4}}, study=sys.argv[1],
+                resolution=16, on_event=told)
+"""
+
+
+class Stored:
+    """What `Study.promoted` reads of a study: trials by number, each with accuracy and FLOPs, and what was deployed."""
+
+    def __init__(self, trials, deployed):
+        self.values = trials
+        self.found = {number: {"accuracy": accuracy} for number, accuracy in deployed.items()}
+
+    objectives = ("accuracy", "flops")
+    has_last_rung = True
+    promoted = records.Study.promoted
+    front_numbers = records.Study.front_numbers
+    _front_of = records.Study._front_of
+
+    def deployed(self):
+        return self.found
+
+    def _inside(self):
+        class Trial:
+            def __init__(self, number, values):
+                self.number, self.user_attrs = number, {"values": dict(zip(Stored.objectives, values, strict=True))}
+
+        return [Trial(number, values) for number, values in self.values.items()]
+
+
+@pytest.mark.parametrize(
+    ("deployed", "promoted", "front"),
+    [
+        ({}, [0, 1], [0, 1]),  # the search's front
+        ({0: 0.95, 1: 0.85}, [], [0, 1]),  # stable
+        ({0: 0.84, 1: 0.85}, [2], [1]),  # 0 left: what it alone had dominated comes back
+        ({0: 0.84, 1: 0.85, 2: 0.86}, [], [2, 1]),
+        ({0: 0.84, 1: 0.85, 2: 0.80}, [3], [1]),  # and what those had dominated
+        ({1: 0.85}, [0], [1]),
+    ],
+)
+def test_what_a_member_dominated_is_trained_when_it_leaves(deployed, promoted, front):
+    trials = {0: (0.9, 100), 1: (0.8, 50), 2: (0.88, 110), 3: (0.87, 120), 4: (0.7, 60)}
+    study = Stored(trials, deployed)
+    assert (study.promoted(), set(study.front_numbers())) == (promoted, set(front))
+
+
+@pytest.mark.parametrize(
+    ("space", "native", "asked", "sizes"),
+    [
+        ("shuffle", 8, None, (8,)),
+        ("mobile", 8, None, (16,)),
+        ("shuffle", 28, None, (28,)),
+        ("shuffle", 32, None, (32,)),
+        ("shuffle", 128, None, (128,)),
+        ("shuffle", 500, None, (224,)),
+        ("shuffle", 8, 224, (224,)),
+    ],
+)
+def test_the_deployment_resolution_is_the_smaller_of_the_space_and_the_images(space, native, asked, sizes):
+    found = deployment(asked, Space.load(space).plan, native)
+    assert found.sizes == sizes
+    assert str(native) in found.why
+
+
+def test_the_choices_of_a_space_stay_as_far_as_the_images_go():
+    plan = Space.from_text(SPACE.replace("input:", "resolution: [96, 128, 160]\ninput:"), "few.yaml").plan
+    assert [deployment(None, plan, native).sizes for native in (64, 128, 500)] == [(96,), (96, 128), (96, 128, 160)]
+
+
+def test_the_rungs_double_the_size():
+    assert [(rung.resolution, rung.epochs) for rung in rungs(Fidelity(32, 8), 224)] == [(64, 2), (128, 2), (224, 4)]
+    assert [(rung.resolution, rung.epochs) for rung in rungs(Fidelity(16, 1), 16)] == [(16, 2)]
+
+
+def begun(study):
+    script = SCRIPT.format(space=SPACE)
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", script, study],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def shipped(study):
+    """The front, and the digest of every file of weights and ONNX that ships."""
+    document = records.load(study).document()
+    members = [(member["id"], member["digest"], member["accuracy"]) for member in document["front"]]
+    exports = Path("reports") / study / "exports"
+    held = sorted([*exports.glob("*/weights.safetensors"), *exports.glob("*/model.onnx")])
+    files = {str(path.relative_to(exports)): hashlib.sha256(path.read_bytes()).hexdigest() for path in held}
+    return members, files
+
+
+@pytest.mark.slow
+def test_killed_in_the_last_rung_and_the_export_it_ships_the_same_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rest = begun("undisturbed").communicate()[0]
+    assert "training at 16x16" in rest
+    rng, seen = random.Random(7), set()
+    for word in ("training at", "exporting", "training at", "exporting", "training at"):
+        process = begun("killed")
+        for line in process.stdout:
+            if line.startswith("finishing") and word in line:
+                seen.add(word)
+                time.sleep(rng.uniform(0.0, 0.6))
+                break
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert seen == {"training at", "exporting"}
+    process = begun("killed")
+    rest = process.communicate()[0]
+    assert process.returncode == 0, rest
+    assert shipped("killed") == shipped("undisturbed")
+    study = Path("reports/killed")
+    assert [path for path in study.rglob(".*") if path.name != ".lock"] == []
+    assert not list((study / "checkpoints").glob("*"))
+
+
+@pytest.mark.slow
+def test_a_search_in_python_ends_in_exports_that_are_judged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    space = Space.from_text(SPACE, "few.yaml")
+    brief = {"resolution": 8, "epochs": 1}
+    study = nasspace.search(space, data="digits", trials=2, objectives=["accuracy", "flops"], fidelity=brief, study="s")
+    for member in study.document()["front"]:
+        record = json.loads((study.folder / "exports" / str(member["id"]) / "export.json").read_text())
+        assert record["accuracy"]["model.onnx"] == pytest.approx(member["accuracy"], abs=0.003)
+        assert (member["resolution"], member["search_accuracy"] is not None) == (8, True)
