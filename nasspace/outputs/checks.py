@@ -7,6 +7,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,17 +111,15 @@ class _Folder:
     data: DataSet | None
     code: bool
     accuracy: dict[str, float] = field(default_factory=dict)
-    decisions: Tensor | None = None  # of model.py
+    program: Future[dict[str, Tensor]] | None = None  # of model.py: what it makes of `given`
+    given: dict[str, Tensor] = field(default_factory=dict)
+    not_started: str = ""  # why model.py was not run
 
     def checked(self) -> Iterator[Check]:
         """All checks that go beyond the weights and the digests."""
         problem = next(preprocessing.problems(self.spec, self.architecture), "")
         yield Check("preprocessing.json fits the network", not problem, problem, "")
         files = self.record["files"]
-        if "weights.pt" in files:
-            yield _same_weights(self.path / "weights.pt", self.network)
-        if "model.onnx" in files:
-            yield from self._model_onnx()
         why = "preprocessing.json does not fit the network" if problem else self._not_judged()
         pixels, unusable = None, ""
         if not why:
@@ -128,13 +127,21 @@ class _Folder:
                 pixels = judging.pixels_of(self.data, self.spec)
             except ValueError as error:
                 unusable = f"preprocessing.json cannot be applied: {error}"
-        if "model.py" in files:
-            yield from self._source()
-            yield from self._model_py(pixels, problem)
-        if why:
-            yield from (not_run(f"accuracy of {name}", why) for name in JUDGED if self._is_there(name))
-        else:
-            yield from self._judged(pixels, unusable)
+        with ThreadPoolExecutor(1) as beside:  # the process of model.py takes the longest, so it starts first
+            if "model.py" in files:
+                self._start_model_py(beside, pixels, problem)
+            if "weights.pt" in files:
+                yield _same_weights(self.path / "weights.pt", self.network)
+            if "model.onnx" in files:
+                yield from self._model_onnx()
+            if "model.py" in files:
+                yield from self._source()
+            if why:
+                yield from (not_run(f"accuracy of {name}", why) for name in JUDGED if self._is_there(name))
+            else:
+                yield from self._judged(pixels, unusable)
+            if "model.py" in files:
+                yield from self._model_py(problem)
 
     def _is_there(self, name: str) -> bool:
         return name in self.record["files"] or (name == INT8 and (self.path / name).is_file())
@@ -175,38 +182,52 @@ class _Folder:
         wrong = preprocessing.differences_in_source(tree, self.spec)
         yield Check("model.py states preprocessing.json", not wrong, ", ".join(wrong), "")
 
-    def _model_py(self, pixels: Tensor | None, problem: str) -> Iterator[Check]:
-        """The outputs of model.py, run with its own weights in a fresh process that has no nasspace."""
-        name, same = "model.py equals PyTorch", "model.py preprocesses as predict.py"
+    def _start_model_py(self, beside: ThreadPoolExecutor, pixels: Tensor | None, problem: str) -> None:
+        """Run model.py in a fresh process that has no nasspace, unless there is a reason not to."""
         path = self.path / "model.py"
-        why = "" if self.code else "--no-code"
         if digest(path) != self.record["files"]["model.py"]:
-            why = "changed since the export, so it was not run"
-        if why:
-            yield from (not_run(name, why), not_run(same, why))
+            self.not_started = "changed since the export, so it was not run"
+        elif not self.code:
+            self.not_started = "--no-code"
+        if self.not_started:
             return
-        inputs = torch.randn(BATCH, *self.architecture.input, generator=torch.Generator().manual_seed(0))
         photo = None if problem else _photo(self.spec)
-        given = {"inputs": inputs, **({} if photo is None else {"photo": photo})}
+        self.given = {
+            "inputs": torch.randn(BATCH, *self.architecture.input, generator=torch.Generator().manual_seed(0))
+        }
+        self.given |= {} if photo is None else {"photo": photo}
         if pixels is not None:
-            given |= {key: torch.tensor(self.spec[key]) for key in ("mean", "std")} | {"pixels": pixels}
+            self.given |= {key: torch.tensor(self.spec[key]) for key in ("mean", "std")} | {"pixels": pixels}
+        self.program = beside.submit(running.run, path, self.given)
+
+    def _model_py(self, problem: str) -> Iterator[Check]:
+        """The outputs of model.py."""
+        name, same = "model.py equals PyTorch", "model.py preprocesses as predict.py"
+        if self.program is None:
+            yield from (not_run(name, self.not_started), not_run(same, self.not_started))
+            return
         try:
-            found = running.run(path, given)
+            found = self.program.result()
         except ValueError as error:
             yield Check(name, False, f"does not run: {error}", LIMIT)
             return
         with torch.inference_mode():
-            expected = self.network(inputs)
+            expected = self.network(self.given["inputs"])
         value = math.inf
         if expected.shape == found["scores"].shape:
             value = _difference(expected, found["scores"])
             value /= max(float(expected.abs().max()), torch.finfo(torch.float32).tiny)
         yield _outputs_equal("model.py", value)
-        self.decisions = found.get("decisions")
-        if photo is None:
+        if (photo := self.given.get("photo")) is None:
             yield not_run(same, problem or "PyTorch has no such interpolation, or the input is no photo")
         else:
             yield self._same_preprocessing(same, photo, found.get("preprocessed"))
+
+    def _decisions_of_model_py(self) -> Tensor | None:
+        """On the validation images; None where it was not run, or failed."""
+        if self.program is None or self.program.exception() is not None:
+            return None
+        return self.program.result().get("decisions")
 
     def _same_preprocessing(self, name: str, photo: Tensor, found: Tensor | None) -> Check:
         """The difference in levels of 255."""
@@ -243,7 +264,7 @@ class _Folder:
 
     def _judged_file(self, name: str, pipeline: Pipeline, pixels: Tensor | None, unusable: str) -> Iterator[Check]:
         own, check = pipeline.own.accuracy, f"accuracy of {name}"
-        if name == "model.py" and pixels is not None and self.decisions is None:
+        if name == "model.py" and pixels is not None and self._decisions_of_model_py() is None:
             yield not_run(check, "model.py was not run")
             return
         try:
@@ -264,7 +285,7 @@ class _Folder:
 
     def _decided(self, name: str, pixels: Tensor) -> Tensor:
         if name == "model.py":
-            return self.decisions
+            return self._decisions_of_model_py()
         if name != "weights.pt":
             return judging.by_onnx(self.path / name, pixels, self.spec)
         network = build(self.architecture).eval()
