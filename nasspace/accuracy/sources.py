@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,11 +51,22 @@ class Found:
 
 def digits() -> Found:
     """1,797 handwritten digits of 8x8 grey levels, bundled with scikit-learn (UCI ML, optdigits, its test part)."""
+    table = _digits()
+    pixels = torch.from_numpy(table[:, :-1]).view(-1, 8, 8).mul(255 / 16).round().to(torch.uint8)[:, None]
+    return Found("digits", {"train": Part(pixels, table[:, -1].astype(int).tolist())}, tuple("0123456789"))
+
+
+def _digits() -> np.ndarray:
+    """A row an image: 64 levels of 0 to 16 and the digit; read without importing scikit-learn, which takes seconds."""
+    package = importlib.util.find_spec("sklearn")
+    for place in package.submodule_search_locations or () if package else ():
+        path = Path(place) / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            return np.loadtxt(path, delimiter=",")
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    pixels = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8)[:, None]
-    return Found("digits", {"train": Part(pixels, bunch.target.tolist())}, tuple("0123456789"))
+    return np.column_stack([bunch.data, bunch.target])
 
 
 def fashion_mnist(folder: Path | None) -> Found:

@@ -13,6 +13,7 @@ from nasspace.counting import cost
 from nasspace.documents import Document
 from nasspace.latency import afresh, remote, runtimes
 from nasspace.latency.cache import machine
+from nasspace.outputs import running
 from nasspace.outputs.checks import INT8
 from nasspace.outputs.export import FORMATS, Exported, add_int8, export
 from nasspace.outputs.report import report_html
@@ -49,7 +50,10 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
     with places.alone(study.folder, wait=study.is_shared), errors_of_storage(study.folder):
         if study.settings["data"]:
             _drop_leftovers(study)
-            _export_and_measure(study, report)
+            try:
+                _export_and_measure(study, report)
+            finally:
+                running.discard()
         records.write_tables(study)
         write_report(study)
         study.record.set_user_attr(records.FINISHED, True)
@@ -98,6 +102,7 @@ def _deploy(study: Study, number: int, data: _Data, which: str, report: Report) 
     architecture, recipe = study.architecture(number), data.recipe
     side, weights = min(architecture.input[1:]), study.deployed_weights
     about: dict[str, Any] = {"resolution": side}
+    running.prepare()
     if weights.path(number) is None:
         start = study.kept_weights.path(number)
 

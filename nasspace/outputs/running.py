@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -13,13 +14,16 @@ from torch import Tensor
 
 TIMEOUT = 3600  # seconds; a guard, not a budget
 PROGRAM = """
-import importlib.util, sys
+import importlib.util, json, sys
 sys.modules["nasspace"] = None  # any import of it fails
-path, source, target = sys.argv[1:]
+import torch
+line = sys.stdin.readline()
+if not line:
+    sys.exit()  # whoever started this process has ended
+path, source, target = json.loads(line)
 spec = importlib.util.spec_from_file_location("model", path)
 model = sys.modules["model"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(model)
-import torch
 network = model.load()
 given = torch.load(source, weights_only=True, mmap=True)
 found = {}
@@ -35,21 +39,48 @@ torch.save(found, target)
 """
 
 
+_COMMAND = (sys.executable, "-I", "-B", "-W", "ignore", "-c", PROGRAM)
+_waiting: list[subprocess.Popen[str]] = []  # processes that have imported torch and wait to be told a model.py
+
+
+def prepare() -> None:
+    """Start the process of the next `run`, so that torch is imported there while other work goes on here."""
+    if not any(process.poll() is None for process in _waiting):
+        _waiting.append(_started())
+
+
+def discard() -> None:
+    """End a process that waits for a `run` which does not come."""
+    while _waiting:
+        _ended(_waiting.pop())
+
+
+def _started() -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(_COMMAND, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, text=True)
+
+
+def _ended(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
 def run(path: Path, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What model.py makes of tensors: `scores` of `inputs`; `preprocessed` of `photo`; `decisions` on `pixels`.
 
     `pixels` are uint8 [N, C, H, W], normalized by `mean` and `std`. Raises ValueError with the reason where it fails.
     """
+    process = _waiting.pop() if _waiting and _waiting[-1].poll() is None else _started()
     with tempfile.TemporaryDirectory(prefix="nasspace-") as name:
         source, target = Path(name) / "given.pt", Path(name) / "found.pt"
         torch.save(dict(given), source)
-        command = [sys.executable, "-I", "-B", "-W", "ignore", "-c", PROGRAM, str(path), str(source), str(target)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+            _, said = process.communicate(json.dumps([str(path), str(source), str(target)]), timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
+            _ended(process)
             raise ValueError(f"did not end within {TIMEOUT} seconds") from None
-        if done.returncode != 0 or not target.is_file():
-            raise ValueError((done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"])[-1])
+        if process.returncode != 0 or not target.is_file():
+            raise ValueError((said.strip().splitlines() or [f"ended with status {process.returncode}"])[-1])
         try:
             found = torch.load(target, weights_only=True)
         except Exception as error:  # torch.load's errors have no common class
