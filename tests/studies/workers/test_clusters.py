@@ -134,8 +134,9 @@ def test_latency_is_taken_on_the_node_that_measures(searches, clusters, monkeypa
     for trial in study.frozen("COMPLETE"):
         assert trial.user_attrs["latency_host"] == platform.node()
         assert trial.user_attrs["latency_interval"]["machine"] == study.latency_machine()
-    kept = {path.name for path in (searches.folder / "kept").glob("s-*/weights/*")}
-    assert kept == {f"{number}.safetensors" for number in study.front_numbers()}
+    for store, numbers in (("weights/deployed", study.deployed()), ("weights", range(2))):
+        kept = {path.name for path in (searches.folder / "kept").glob(f"s-*/{store}/*.safetensors")}
+        assert kept == {f"{number}.safetensors" for number in numbers}
 
 
 @pytest.mark.parametrize(
