@@ -23,8 +23,9 @@ blocks.registry blocks
 architecture plan grammar space initialisation network
 zoo.parts zoo.figures zoo.classic zoo.mobile zoo.shuffle zoo counting ranges
 latency latency.convert latency.calibration latency.runtimes.common latency.runtimes.timing latency.runtimes.ort
-latency.runtimes.pytorch latency.runtimes.handheld latency.runtimes latency.cache latency.estimate latency.reference
-latency.meter latency.afresh latency.workload latency.predictor latency.runner latency.connection latency.remote
+latency.runtimes.pytorch latency.runtimes.handheld latency.runtimes latency.conditions latency.cache latency.estimate
+latency.reference latency.meter latency.afresh latency.workload latency.predictor latency.runner latency.connection
+latency.remote
 latency.guidelines.graph latency.guidelines.surgery latency.guidelines.profile latency.guidelines.whatifs
 latency.guidelines.subject latency.guidelines.widths latency.guidelines.fragments latency.guidelines.elementwise
 latency.guidelines.explanation latency.guidelines latency.layerwise
