@@ -114,12 +114,14 @@ class Latency:
         return self.reference_usual_ms / statistics.median(self.reference_ms)
 
 
-def together(latencies: Sequence[Latency]) -> list[Latency]:
-    """Latencies of one machine by one normalizer, from the reference's readings beside all that were undisturbed.
+def together(latencies: Sequence[Latency], by: Sequence[Latency] | None = None) -> list[Latency]:
+    """Latencies of one machine by one normalizer, from the reference's readings of `by`, or of these.
 
-    For the latencies of a study, which were taken while more and more was known of the machine.
+    For the latencies of a study, which were taken while more and more was known of the machine. Disturbed ones count
+    where there are no others.
     """
-    readings = {one.reading for one in latencies if one.reading and not one.contended}
+    beside = [one for one in (latencies if by is None else by) if one.reading]
+    readings = {one.reading for one in beside if not one.contended} or {one.reading for one in beside}
     return [one.normalized(History(tuple(sorted(readings)))) for one in latencies]
 
 

@@ -15,6 +15,7 @@ from nasspace.latency.cache import LatencyCache
 from nasspace.latency.estimate import PAUSE, History, Speed, Spread, against, half_interval, sittings
 from nasspace.latency.meter import measure, measure_latency, together
 from nasspace.latency.runtimes import Clocks
+from nasspace.studies.measure import by_one_normalizer
 
 DAY = 86_400.0
 REFERENCE_MS = 2.4
@@ -264,3 +265,7 @@ def test_the_latencies_of_a_study_have_one_normalizer(simulate):
     assert [one.median_ms / one.reference_usual_ms for one in read] == pytest.approx([one.ratio for one in told])
     assert together(read) == read, "reading changes nothing"
     assert together([]) == []
+    assert together(told[:2], read) == read[:2], "those that came before have it, too"
+    changed = {**told[0].to_json(), "samples_ms": "a lot"}
+    documents = by_one_normalizer([*(one.to_json() for one in told), changed, {}])
+    assert documents == [*(one.to_json() for one in read), changed, {}]
