@@ -11,14 +11,16 @@ import numpy as np
 STRETCH = 2.0  # of the bootstrap interval without a reference: one second sees half of how a shared machine wanders
 FLOOR_MS = 5e-4  # what no measurement is better than
 NORMAL = 1.96  # half of a 95 % interval, in standard deviations
+MEDIAN = math.pi / 2  # variance of a median over that of a mean
 PAUSE = 900.0  # seconds without a measurement that end a sitting
 ALIKE = 20.0  # seconds within which a machine hardly changes its speed: readings closer together say less
 SITTINGS = 50  # the latest that count
 
 # Standard deviations, in logarithms, of a machine of which nothing is known, and how many observations each is worth.
-WITHIN = 0.018, 2  # of the reference network within a sitting; machines were seen from 0.3 to 8 %
-BETWEEN = 0.012, 4  # of sittings, as far as it is not RESTLESS times that
-RESTLESS = 2.0  # the wander from sitting to sitting over that within one, where both were seen
+READING = 0.02, 2  # of a reading of the reference network from the next; machines were seen from 0.3 to 7 %
+WITHIN = 0.026, 2  # of the slow wander within a sitting, which is more than that
+BETWEEN = 0.012, 4  # of sittings, as far as it is not LINKED times that
+LINKED = 1.5  # what is expected of sittings over the slow wander within them
 RESIDUAL = 0.012, 4  # of a network against the reference, from sitting to sitting: that of one server processor
 
 
@@ -56,13 +58,18 @@ class Spread:
         return Spread(factor * self.variance, self.degrees)
 
 
-def half_interval(*spreads: Spread) -> float:
-    """Half of the 95 % interval of a sum of errors: Student's t with Satterthwaite's degrees of freedom."""
+def added(*spreads: Spread) -> Spread:
+    """The spread of a sum of errors, with Satterthwaite's degrees of freedom."""
     variance = sum(one.variance for one in spreads)
     if not variance:
-        return 0.0
-    degrees = variance**2 / sum(one.variance**2 / one.degrees for one in spreads)
-    return math.sqrt(variance) * _student(degrees)
+        return Spread(0.0, 1.0)
+    return Spread(variance, variance**2 / sum(one.variance**2 / one.degrees for one in spreads))
+
+
+def half_interval(*spreads: Spread) -> float:
+    """Half of the 95 % interval of a sum of errors, by Student's t."""
+    total = added(*spreads)
+    return math.sqrt(total.variance) * _student(total.degrees)
 
 
 def _student(degrees: float) -> float:
@@ -119,33 +126,37 @@ class Speed:
     def of(cls, history: History) -> Speed:
         """From all that is known, at least one reading: the spread is the machine's own, within and between sittings.
 
-        Before a machine has shown what it does, priors stand in for it (`WITHIN`, `BETWEEN`, `RESIDUAL`). A machine
-        that is restless within a sitting is expected to be so from sitting to sitting, too.
+        Before a machine has shown what it does, priors stand in for it (`READING` to `RESIDUAL`). A machine that wanders
+        within a sitting is expected to do so from sitting to sitting, too. Both normalizers are off: by the sittings
+        (after one the next is as far off; after many the mean is known), and by the readings that they are medians of.
         """
         known = [np.array(sitting) for sitting in sittings(history.readings)[-SITTINGS:]]
         times, logs = [sitting[:, 0] for sitting in known], [np.log(sitting[:, 1]) for sitting in known]
         middles = np.array([np.median(values) for values in logs])
-        usual = float(np.median(middles))
-        inside = _inside(times, logs)
+        usual, count = float(np.median(middles)), len(logs)
+        reading, slow = _inside(times, logs)
         deviation, worth = BETWEEN
-        prior = math.hypot(deviation, RESTLESS * math.sqrt(inside.variance)), worth
-        between = Spread.of(prior, float(((middles - usual) ** 2).sum()), len(logs) - 1)
-        factor = (1 + 1 / len(logs)) / len(
-            logs
-        )  # after one sitting the next is as far off; after many, the mean is known
-        factor *= math.pi / 2 if len(logs) > 1 else 1.0  # of a median against a mean
-        return cls(math.exp(usual), between.times(factor), _residual(history.repeats))
+        prior = math.hypot(deviation, LINKED * math.sqrt(slow.variance)), worth
+        between = Spread.of(prior, float(((middles - usual) ** 2).sum()), count - 1)
+        by_sittings = between.times((1 + 1 / count) / count * (MEDIAN if count > 1 else 1.0))
+        by_readings = reading.times(2 * MEDIAN / sum(map(len, logs)))
+        return cls(math.exp(usual), added(by_sittings, by_readings), _residual(history.repeats))
 
 
-def _inside(times: Iterable[np.ndarray], logs: Iterable[np.ndarray]) -> Spread:
-    """The spread within sittings; a reading counts as much as it is away in time from the others."""
-    squares = degrees = 0.0
+def _inside(times: Iterable[np.ndarray], logs: Iterable[np.ndarray]) -> tuple[Spread, Spread]:
+    """The spreads within sittings: of a reading from the next, and of the slow wander, which is what is above it.
+
+    For the slow wander a reading counts as much as it is away in time from the others.
+    """
+    fast = slow = count = independent = 0.0
     for at, values in zip(times, logs, strict=True):
         if len(values) > 1:
-            independent = min(len(values) - 1.0, float(at[-1] - at[0]) / ALIKE)
-            degrees += independent
-            squares += independent * float(values.var(ddof=1))
-    return Spread.of(WITHIN, squares, degrees)
+            step = float((np.diff(values) ** 2).mean()) / 2
+            degrees = min(len(values) - 1.0, float(at[-1] - at[0]) / ALIKE)
+            fast, count = fast + (len(values) - 1) * step, count + len(values) - 1
+            slow += degrees * max(0.0, float(values.var(ddof=1)) - step)
+            independent += degrees
+    return Spread.of(READING, fast, count), Spread.of(WITHIN, slow, independent)
 
 
 def _residual(repeats: Iterable[Sequence[float]]) -> Spread:
