@@ -126,9 +126,9 @@ class Speed:
     def of(cls, history: History) -> Speed:
         """From all that is known, at least one reading: the spread is the machine's own, within and between sittings.
 
-        Before a machine has shown what it does, priors stand in for it (`READING` to `RESIDUAL`). A machine that wanders
-        within a sitting is expected to do so from sitting to sitting, too. Both normalizers are off: by the sittings
-        (after one the next is as far off; after many the mean is known), and by the readings that they are medians of.
+        Before a machine has shown what it does, priors stand in for it (`READING` to `RESIDUAL`). A machine that
+        wanders within a sitting is expected to do so from sitting to sitting, too. Both normalizers are off: by the
+        sittings (after one the next is as far off; after many the mean is known), and by the readings in them.
         """
         known = [np.array(sitting) for sitting in sittings(history.readings)[-SITTINGS:]]
         times, logs = [sitting[:, 0] for sitting in known], [np.log(sitting[:, 1]) for sitting in known]
