@@ -137,9 +137,16 @@ def read(folder: Path) -> dict[str, Any]:
 
 def carried(folder: Path, architecture: Architecture) -> dict[str, Any]:
     """The preprocessing of an earlier export of the same network, without its sizes where it has another resolution."""
-    spec = read(folder)
-    sizes = () if spec["input"] == list(architecture.input) else ("input", "draft", "resize", "crop")
-    return {key: spec[key] for key in predict.KEYS if key not in sizes}
+    return at_another_size(read(folder), architecture)
+
+
+def at_another_size(spec: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
+    """A specification for the network's input; without its sizes where that is another than it was written for."""
+    if list(spec["input"]) == list(architecture.input):
+        return {key: spec[key] for key in predict.KEYS if key in spec}
+    kept = {key: spec[key] for key in predict.KEYS if key in spec and key not in ("input", "resize", "crop")}
+    large = [2 * size for size in architecture.input[1:]]  # as in training: a JPEG is decoded at twice the size
+    return {**kept, "draft": large if spec.get("draft") else None}
 
 
 def metadata(spec: Mapping[str, Any], digest: str) -> dict[str, str]:
