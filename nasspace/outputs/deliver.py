@@ -198,7 +198,8 @@ def _deploy(study: Study, number: int, data: _Data, which: str, report: Report) 
     judged = _judged_export(study, number, data, report)
     accuracy = judged[MEASURED.get(recipe.runtime, PYTORCH)]
     about = {key: study.last_rung(number)[key] for key in ("resolution", "epochs", "seconds")}
-    study.record.set_user_attr(f"{records.DEPLOYED}{number}", {**about, "accuracy": accuracy})
+    about |= {"accuracy": accuracy, "accuracy_int8": judged.get(INT8)}
+    study.record.set_user_attr(f"{records.DEPLOYED}{number}", about)
     found = f"trial {number}: accuracy {accuracy:.4f} of the exported file at {side}x{side}"
     before = study.searched_accuracy(number)
     report("note", text=f"{found} (the search's: {before:.4f})" if before is not None else found)
@@ -316,6 +317,15 @@ def export_trial(
         preprocessing=preprocessing,
         data=data,
     )
+
+
+def export_front(study: str, folder: Path, **how: Any) -> list[Exported]:
+    """Export the members of a study's front to folders below `folder`; `how` is as in `export_trial`."""
+    record = records.load(study)
+    numbers = record.front_numbers()
+    if not numbers:
+        raise InputError(f"{record.folder}: this study has no front yet; go on with `nas resume {study}`")
+    return [export_trial(record, number, folder / str(number), **how) for number in numbers]
 
 
 def _measure_again(study: Study, numbers: list[int], data: _Data, report: Report) -> None:

@@ -330,6 +330,7 @@ class Study:
             "latency_ties": ties,
             "resolution": size,
             "fidelity": self.fidelity(member["id"]),
+            "accuracy_int8": self.deployed().get(member["id"], {}).get("accuracy_int8"),
             "accuracy_low": None,
             "accuracy_high": None,
             "accuracy_ties": None,

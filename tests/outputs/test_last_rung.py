@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 import nasspace
 from nasspace.accuracy.settings import Fidelity
+from nasspace.cli import run
 from nasspace.errors import NothingFound, VerificationError
 from nasspace.outputs import deliver
 from nasspace.outputs.weights import read_safetensors
@@ -319,3 +320,19 @@ def test_a_network_at_another_size_keeps_its_preprocessing_and_says_so(delivered
         key: own[key] for key in ("mean", "std", "range", "classes")
     }
     assert "the weights were trained at 8x8" in (folder / "larger/README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_front_is_exported_and_a_study_verified_by_its_name(delivered, folder, capsys):
+    (number,) = delivered.front_numbers()
+    assert run(["export", "s:front", "--out", "front", "--json"]) == 0
+    assert f"{number}/model.onnx" in json.loads(capsys.readouterr().out)["files"]
+    assert run(["verify", "s", "--data", "digits", "--no-code", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert any(check["name"].endswith("accuracy of model.onnx as recorded") for check in document["checks"])
+    (delivered.folder / "exports" / str(number) / "predict.py").write_text("")
+    assert run(["verify", "reports/s", "--no-code"]) == 1
+    assert f"{number}: predict.py unchanged" in capsys.readouterr().out
+    shutil.rmtree(delivered.folder / "exports")
+    assert run(["verify", "s"]) == 2
+    assert "has no exports" in capsys.readouterr().err
