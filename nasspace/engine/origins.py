@@ -63,7 +63,10 @@ def of_study(study: Study) -> Origin | None:
 
 def of_export(folder: Path) -> Origin | None:
     """The data of an export; None where it names none. An `InputError` for a damaged record."""
-    document = files.load_json(folder / RECORD)
+    try:
+        document = files.load_json(folder / RECORD)
+    except InputError as error:
+        raise InputError(f"{error}; export it again") from None
     record = document.value
     if not isinstance(record, dict) or record.get("nasspace_export") != VERSION:
         raise document.error((), f"not the record of an export of version {VERSION}; export it again")

@@ -521,6 +521,7 @@ def changed(path: Path, **changes) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
+        None,
         {"nasspace_export": 1},
         {"data": 5},
         {"data": {"name": "digits"}},
@@ -532,7 +533,7 @@ def changed(path: Path, **changes) -> None:
 )
 def test_a_damaged_export_json_is_one_message(changes, shipped, tmp_path, capsys):
     folder = shutil.copytree(shipped, tmp_path / "x")
-    changed(folder / "export.json", **changes)
+    changed(folder / "export.json", **changes) if changes else (folder / "export.json").write_text("{")
     for asked in ([str(folder)], [NETWORK, "--weights", str(folder)]):
         assert cli.run(["train", *asked, "--epochs", "1"]) == 2
         err = capsys.readouterr().err
