@@ -21,10 +21,10 @@ class Subject:
 
     architecture: Architecture
     weights: Path | None = None
-    folder: Path | None = None  # of an export
     study: Study | None = None
     number: int | None = None  # of the study's trial
     is_published: bool = False
+    folder: Path | None = None  # of an export
 
     @property
     def name(self) -> str:
@@ -67,7 +67,7 @@ def subject(text: str) -> Subject:
         weights = path / "weights.safetensors"
         exported = path if (path / "export.json").is_file() else None
         loaded = architectures.load(path / "architecture.json")
-        return Subject(loaded, weights if weights.is_file() else None, exported)
+        return Subject(loaded, weights if weights.is_file() else None, folder=exported)
     if trial := study_trial(text):
         return member(records.load(trial[0]), trial[1])
     if kind == "folder" and text not in zoo.names():
@@ -87,4 +87,4 @@ def subject(text: str) -> Subject:
 
 def member(study: Study, number: int) -> Subject:
     """A trial of a study."""
-    return Subject(study.architecture(number), study.weights(number), study=study, number=number)
+    return Subject(study.architecture(number), study.weights(number), study, number)
