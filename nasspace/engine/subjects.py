@@ -51,7 +51,7 @@ def _kind_of(text: str) -> str:
     """'file' or 'folder', or '' where there is neither: the name may also be one that no file can have."""
     path = Path(text)
     try:
-        return "folder" if path.is_dir() else "file" if path.exists() else ""
+        return "folder" if path.is_dir() else "file" if path.is_file() else ""
     except PermissionError as error:
         raise InputError(f"{text}: cannot be read ({error.strerror})") from None
     except OSError:
