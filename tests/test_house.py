@@ -40,7 +40,7 @@ studies.loop
 outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.preprocessing
 outputs.source outputs.weights outputs.card outputs.judging outputs.running outputs.checks outputs.export
 outputs.deliver
-engine engine.loop engine.subjects engine.settings engine.full_training
+engine engine.loop engine.subjects engine.origins engine.settings engine.full_training
 cli.printing cli.progress cli.spaces cli.networks cli.predicting cli.explaining cli.searching
 cli.training cli cli.__main__
 """.split()  # noqa: SIM905

@@ -37,6 +37,7 @@ HELD = (  # to the byte: nobody edits these
     *("model.py", specifications.PROGRAM, specifications.NAME),
 )
 WRITTEN = ("architecture.json", *HELD, RECORD, "README.md")
+TRAINED = ("training.json", "confusion.csv")  # what a full training adds to its export
 DYNAMIC = "dynamic"  # a batch of any size
 LARGEST_BATCH = 4096
 
@@ -309,13 +310,14 @@ def _beside(folder: Path) -> Iterator[Path]:
 def _move(new: Path, folder: Path) -> None:
     """Move the whole folder into place, or file by file over an earlier export; what that had more is removed.
 
-    README.md goes first and comes last: a folder that has it is whole.
+    README.md goes first and comes last: a folder that has it is whole. The record of a training goes with the network
+    that was trained.
     """
     try:
         if not folder.exists():
             new.rename(folder)
             return
-        for name in ("README.md", RECORD):
+        for name in ("README.md", RECORD, *TRAINED):
             (folder / name).unlink(missing_ok=True)
         for name in WRITTEN:
             if (new / name).exists():
