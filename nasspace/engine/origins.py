@@ -80,7 +80,7 @@ def of_export(folder: Path) -> Origin | None:
             raise document.error(("data", key), f"missing or not of the type {kind.__name__}; export it again")
     if not 0 <= data["seed"] <= LARGEST_SEED or not 0 < data["held_out"] < 1:
         raise document.error(("data",), "no seed of 0 or more with a held_out between 0 and 1; export it again")
-    resolution = architectures.load(folder / "architecture.json").input[1]
+    resolution = data.get("resolution", architectures.load(folder / "architecture.json").input[1])
     return Origin(folder, *(data[key] for key in kinds), resolution)
 
 

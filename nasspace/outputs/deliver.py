@@ -316,7 +316,18 @@ def export_trial(
         batch_size=batch_size,
         preprocessing=preprocessing,
         data=data,
+        origin=_origin(settings) if weights else None,
     )
+
+
+def _origin(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The data that a study searched with, as an export records them; None of a study without images."""
+    data, recipe = settings["data"], settings["recipe"]
+    if not data:
+        return None
+    split = {"seed": recipe.get("seed", 0), "held_out": recipe.get("held_out", 0.2)}
+    at = {"fingerprint": data["fingerprint"], "resolution": settings["task"]["resolution"]}
+    return {"name": recipe["data"], **split, **at}
 
 
 def export_front(study: str, folder: Path, **how: Any) -> list[Exported]:

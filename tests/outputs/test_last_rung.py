@@ -319,6 +319,9 @@ def test_a_network_at_another_size_keeps_its_preprocessing_and_says_so(delivered
     assert {key: larger[key] for key in ("mean", "std", "range", "classes")} == {
         key: own[key] for key in ("mean", "std", "range", "classes")
     }
+    for name in ("same", "larger"):
+        assert run(["verify", name, "--data", "digits", "--no-code"]) == 0
+    assert run(["verify", "larger", "--data", "fashion-mnist", "--no-code"]) == 2
     assert "the weights were trained at 8x8" in (folder / "larger/README.md").read_text()
 
 
