@@ -30,7 +30,7 @@ from nasspace.outputs.export import TRAINED, check_folder, export
 from nasspace.outputs.weights import load_into, read_safetensors, read_state
 from nasspace.studies import study as records
 from nasspace.studies import turns
-from nasspace.studies.task import check_device
+from nasspace.studies.task import absolute, check_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -274,7 +274,7 @@ def _loaded(
     asked = options.data
     if asked is None and usual is None:
         _check_digits_are_meant(subject, options)
-    name, how = str(asked or "digits"), {"data_dir": options.data_dir, "skip_broken": options.skip_broken}
+    name, how = absolute(str(asked or "digits")), {"data_dir": options.data_dir, "skip_broken": options.skip_broken}
     if usual:
         how |= {"seed": usual.seed, "held_out": usual.held_out}
         if asked is None or usual.is_called(name):
