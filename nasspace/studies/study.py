@@ -288,6 +288,7 @@ class Study:
         limit, front = self.limits.get("latency"), self.front()
         trials = self.trials()
         latencies = trials.loc[trials["state"] == "evaluated", "latency_ms"].dropna()
+        latencies = latencies[latencies <= (limit or 0.0)]  # a function may evaluate what is over it
         if limit is None or front.empty or latencies.empty or not front["latency_ms"].max() < limit / 2:
             return ""
         slowest, tried = front["latency_ms"].max(), latencies.max()
