@@ -150,6 +150,8 @@ def _content(image: Encoded) -> Path | bytes | np.ndarray:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # its message is a path or an address in memory
         return "no image format that Pillow knows"
+    if isinstance(error, OSError) and error.strerror:  # without the path, which the place names
+        return error.strerror
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

@@ -62,7 +62,7 @@ class Display:
         self.began = time.monotonic()
         skipped = getattr(task.data, "skipped", ())
         if skipped:
-            printing.say(f"left out, since they cannot be read: {', '.join(map(str, skipped))}")
+            printing.say(f"left out, unreadable or in no class: {', '.join(map(str, skipped))}")
         limits = ", ".join(f"{name} <= {limit:g}" for name, limit in study.limits.items()) or "no limits"
         until = f"{self.trials} trials" if self._bounded else f"{task.recipe.time_budget:.0f} s"
         self.last = f"{study.name}: {task.space.name} on {task.recipe.data}, {limits}, {until}"
