@@ -201,6 +201,7 @@ def _pixels(
         raise decoding.name_broken(broken)
     readable = [head for head in heads["train"] if not head.broken]
     native = decoding.native_side(readable)
+    decoding.check_brightness([image for image, head in zip(parts["train"], heads["train"], strict=True) if head.wide])
     deep = [image for image, head in zip(parts["train"], heads["train"], strict=True) if head.deep]
     preprocessing = decoding.specification(
         1 if all(head.gray for head in readable) else 3,
