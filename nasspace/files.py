@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 import tempfile
 import unicodedata
 from collections.abc import Iterator
@@ -21,9 +22,12 @@ MAX_NAME = 240  # bytes of a name; systems take 255, and a temporary file's name
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of a file; an `InputError` for a missing, unreadable, binary or huge one."""
+    """The UTF-8 text of a file; an `InputError` for a missing, unreadable, binary or huge one, a pipe or a device."""
     try:
-        data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # which may have no end
+            raise InputError(f"{path}: cannot be read (a pipe or a device); write it to a file")
+        data = path.read_bytes() if status.st_size <= MAX_BYTES else None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if data is None:

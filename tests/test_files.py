@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from pathlib import Path
 
 import pytest
 import yaml
@@ -127,6 +128,11 @@ def test_files_that_cannot_be_read(tmp_path):
     for path in (tmp_path / "none.yaml", tmp_path):
         with pytest.raises(InputError, match="cannot be read"):
             files.load_yaml(path)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.yaml")
+        for path in (tmp_path / "pipe.yaml", Path("/dev/zero")):
+            with pytest.raises(InputError, match="a pipe or a device"):
+                files.load_yaml(path)
     (tmp_path / "large.yaml").write_bytes(b"#" * (files.MAX_BYTES + 1))
     with pytest.raises(InputError, match="more than 4,000,000 bytes"):
         files.load_yaml(tmp_path / "large.yaml")
