@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from nasspace import cli
 from nasspace.cli import printing
+from nasspace.cli.progress import Display
 
 SPACE = """\
 name: small
@@ -83,3 +86,16 @@ def test_a_name_that_leads_elsewhere_is_refused_before_anything_is_written(capsy
         assert cli.run(arguments) == 2
         assert "space.yaml:1: name: the name " in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_live_display_shows_texts_as_they_are():
+    from rich.console import Console
+
+    shown = Display()
+    shown.report("note", text="[b] a\x1b[2J")
+    shown.study, shown.trials = SimpleNamespace(name="run[v2]\x9b"), 3
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(shown.render())
+    text = console.export_text()
+    assert r"[b] a\x1b[2J" in text
+    assert r"run[v2]\x9b" in text
