@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import math
 import re
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from nasspace.accuracy.decoding import Encoded
 from nasspace.errors import InputError
+from nasspace.files import kind_of
 
 SPLITS = {
     "train": ("train", "training"),
@@ -134,7 +137,7 @@ def _digits() -> np.ndarray:
 def fashion_mnist(folder: Path | None) -> Found:
     """Fashion-MNIST from its four IDX files; Debian's folder unless another is given."""
     home = folder or FASHION_FOLDER
-    if not home.is_dir():
+    if kind_of(home) != "folder":
         raise InputError(
             f"fashion-mnist: there is no folder {home}; install Debian's package (apt install "
             "dataset-fashion-mnist), or name the folder of the four IDX files by --data-dir"
@@ -144,7 +147,9 @@ def fashion_mnist(folder: Path | None) -> Found:
         pixels = _idx(home / f"{stem}-images-idx3-ubyte.gz", dimensions=3)
         labels = _idx(home / f"{stem}-labels-idx1-ubyte.gz", dimensions=1)
         if len(pixels) != len(labels):
-            raise InputError(f"{home}: {len(pixels)} {split} images but {len(labels)} labels; get the files anew")
+            raise InputError(f"{home}: {len(pixels)} {split} images but {len(labels)} labels; get them again")
+        if not len(labels):
+            raise InputError(f"{home}: has no {split} images; get the files again")
         parts[split] = Part(pixels[:, None], labels.tolist())
     return Found(str(home), parts, FASHION_CLASSES)
 
@@ -157,10 +162,10 @@ def _idx(path: Path, dimensions: int) -> Tensor:
         content = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}.gz: there is no such file; --data-dir names the folder that has it") from None
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); get it anew") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); get it again") from None
     start = 4 + 4 * dimensions
     sizes = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
-    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) != start + torch.Size(sizes).numel():
-        raise InputError(f"{path}: not an IDX file of {dimensions} dimensions of bytes; get it anew")
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).reshape(sizes)
+    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) != start + math.prod(sizes):
+        raise InputError(f"{path}: not an IDX file of {dimensions} dimensions of bytes; get it again")
+    return torch.from_numpy(np.frombuffer(bytearray(content), np.uint8)[start:].reshape(sizes))

@@ -45,17 +45,31 @@ def test_unfit_idx_files_are_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr("nasspace.accuracy.sources.FASHION_FOLDER", tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"apt install dataset-fashion-mnist.*--data-dir"):
         load_data("fashion-mnist")
+    with pytest.raises(InputError, match="there is no folder"):
+        load_data("fashion-mnist", data_dir="x" * 300)
     write_fashion(tmp_path)
     images = tmp_path / "train-images-idx3-ubyte.gz"
     whole = images.read_bytes()
     images.write_bytes(whole[:-200])
     with pytest.raises(InputError, match=r"train-images-idx3-ubyte\.gz: cannot be read"):
         load_data("fashion-mnist", data_dir=tmp_path)
+    images.write_bytes(whole[:40] + bytes(40) + whole[80:])
+    with pytest.raises(InputError, match=r"train-images-idx3-ubyte\.gz: cannot be read"):
+        load_data("fashion-mnist", data_dir=tmp_path)
+    for stem in ("train", "t10k"):
+        for kind, shape in (("images-idx3", (0, 28, 28)), ("labels-idx1", (0,))):
+            write_idx(tmp_path / f"{stem}-{kind}-ubyte.gz", np.zeros(shape))
+        with pytest.raises(InputError, match=f"has no {stem.replace('t10k', 'test')} images"):
+            load_data("fashion-mnist", data_dir=tmp_path)
+        write_fashion(tmp_path)
     images.write_bytes(gzip.compress(gzip.decompress(whole)[:-1]))
     with pytest.raises(InputError, match="not an IDX file of 3 dimensions"):
         load_data("fashion-mnist", data_dir=tmp_path)
     write_idx(images, np.zeros((39, 28, 28)))
     with pytest.raises(InputError, match="39 train images but 40 labels"):
+        load_data("fashion-mnist", data_dir=tmp_path)
+    images.write_bytes(gzip.compress(bytes([0, 0, 8, 3]) + bytes([255] * 12)))
+    with pytest.raises(InputError, match="not an IDX file of 3 dimensions"):
         load_data("fashion-mnist", data_dir=tmp_path)
     images.unlink()
     with pytest.raises(InputError, match=r"train-images-idx3-ubyte\.gz: there is no such file"):
