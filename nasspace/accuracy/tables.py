@@ -134,7 +134,7 @@ def _opened(file: Path) -> Iterator[Any]:
     try:
         with file.open("rb") as content:  # not by its name, which pyarrow takes for UTF-8 and for a partition's label
             yield reader.ParquetFile(content)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise InputError(f"{file}: cannot be read as parquet ({reason})") from None
 
@@ -158,7 +158,7 @@ def _read(file: Path, labeled: bool) -> Part:
         known = labeled or any(name in columns for name in LABEL_COLUMNS)
         label = _column(columns, LABEL_COLUMNS, file) if known else None
         table = opened.read(columns=[image, label] if label else [image])
-    return _part(table.column(image), table.column(label) if label else None, str(file))
+        return _part(table.column(image), table.column(label) if label else None, str(file))
 
 
 def _column(columns: Sequence[str], wanted: Sequence[str], place: object) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import random
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +244,27 @@ def test_images_that_are_no_bytes_and_files_that_are_no_parquet(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"holds no train\.parquet"):
         load_data(f"parquet:{tmp_path / 'empty'}")
+
+
+def test_a_damaged_file_is_one_message(tmp_path):
+    whole = table(tmp_path / "whole", ["a", "b"] * 4, names='{"info": {}}').read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    rng = random.Random(0)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for _ in range(rng.randrange(1, 4)):
+            damaged[rng.randrange(rng.choice([0, footer]), len(damaged))] = rng.randrange(256)
+        (tmp_path / "train.parquet").write_bytes(damaged)
+        with contextlib.suppress(InputError):
+            load_data(f"parquet:{tmp_path / 'train.parquet'}", resolution=8)
+
+
+def test_a_text_that_is_not_utf8_is_one_message(tmp_path):
+    labels = pyarrow.array([b"caf\xe9", b"b"] * 2).view(pyarrow.string())
+    rows = pyarrow.table({"img": [encoded(0)] * 4, "label": labels})
+    parquet.write_table(rows, tmp_path / "train.parquet")
+    with pytest.raises(InputError, match=r"train\.parquet: cannot be read as parquet"):
+        load_data(f"parquet:{tmp_path}")
 
 
 def test_cifar10_from_a_folder_has_its_class_names(tmp_path):
