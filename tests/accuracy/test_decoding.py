@@ -191,6 +191,14 @@ def test_what_cannot_be_read_has_a_reason_and_leaves_a_gap(tmp_path):
     assert np.array_equal(pixels[5].numpy(), only(good, 3, 8))
 
 
+def test_a_program_that_is_called_an_image_is_not_run(tmp_path):
+    picture = tmp_path / "drawing.eps"
+    photograph(8, 8).save(picture)
+    image = Encoded("a.png", picture.rename(tmp_path / "a.png"))
+    assert "PostScript" in headers([image])[0].broken
+    assert "PostScript" in decode([image], specification(3, 8))[1][0]
+
+
 def test_the_error_names_five_and_counts_the_rest():
     message = str(name_broken([(f"{number}.jpg", "torn") for number in range(7)]))
     assert "0.jpg" in message
