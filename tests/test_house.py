@@ -28,9 +28,9 @@ latency.meter latency.afresh latency.workload latency.predictor latency.runner l
 latency.guidelines.graph latency.guidelines.surgery latency.guidelines.profile latency.guidelines.whatifs
 latency.guidelines.subject latency.guidelines.widths latency.guidelines.fragments latency.guidelines.elementwise
 latency.guidelines.explanation latency.guidelines latency.layerwise
-accuracy accuracy.predict accuracy.settings accuracy.decoding accuracy.sources accuracy.images accuracy.tables
-accuracy.data accuracy.published accuracy.augmentation accuracy.policies accuracy.schedules accuracy.optimisers
-accuracy.metrics accuracy.checkpoints accuracy.depthwise accuracy.training
+accuracy accuracy.predict accuracy.settings accuracy.decoding accuracy.sources accuracy.folders accuracy.images
+accuracy.tables accuracy.data accuracy.published accuracy.augmentation accuracy.policies accuracy.schedules
+accuracy.optimisers accuracy.metrics accuracy.checkpoints accuracy.depthwise accuracy.training
 studies studies.recipe studies.resolution studies.pareto studies.turns studies.measure studies.last_rung
 studies.evaluate studies.surrogate studies.belief
 studies.gain studies.samplers studies.places studies.rows studies.weights studies.storage studies.study studies.sharing
