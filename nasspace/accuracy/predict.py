@@ -202,7 +202,8 @@ def open_network(folder: str | Path):
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file; --folder names the export folder")
     try:
-        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        # The content, since ONNX Runtime takes no path that is not UTF-8.
+        return onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common class
         raise ValueError(f"{path}: cannot be loaded ({_first_line(error)})") from None
 
