@@ -29,9 +29,9 @@ latency.remote
 latency.guidelines.graph latency.guidelines.surgery latency.guidelines.profile latency.guidelines.whatifs
 latency.guidelines.subject latency.guidelines.widths latency.guidelines.fragments latency.guidelines.elementwise
 latency.guidelines.explanation latency.guidelines latency.layerwise
-accuracy accuracy.predict accuracy.settings accuracy.decoding accuracy.sources accuracy.images accuracy.tables
-accuracy.data accuracy.published accuracy.augmentation accuracy.policies accuracy.schedules accuracy.optimisers
-accuracy.metrics accuracy.checkpoints accuracy.depthwise accuracy.training
+accuracy accuracy.predict accuracy.settings accuracy.decoding accuracy.sources accuracy.folders accuracy.images
+accuracy.tables accuracy.data accuracy.published accuracy.augmentation accuracy.policies accuracy.schedules
+accuracy.optimisers accuracy.metrics accuracy.checkpoints accuracy.depthwise accuracy.training
 studies studies.recipe studies.resolution studies.pareto studies.turns studies.measure studies.last_rung
 studies.evaluate studies.surrogate studies.belief
 studies.gain studies.samplers studies.places studies.rows studies.weights studies.storage studies.study studies.sharing
@@ -41,7 +41,7 @@ studies.loop
 outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.preprocessing
 outputs.source outputs.weights outputs.card outputs.judging outputs.running outputs.checks outputs.export
 outputs.deliver
-engine engine.loop engine.subjects engine.settings engine.full_training
+engine engine.loop engine.subjects engine.origins engine.settings engine.full_training
 cli.printing cli.progress cli.spaces cli.networks cli.predicting cli.explaining cli.searching
 cli.training cli cli.__main__
 """.split()  # noqa: SIM905

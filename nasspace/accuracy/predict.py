@@ -11,8 +11,9 @@ import json
 import struct
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
@@ -21,6 +22,9 @@ KEYS = (
     *("input", "orientation", "color", "background", "draft", "range"),
     *("resize", "interpolation", "crop", "mean", "std", "classes"),
 )
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's names
+LARGEST = float(np.finfo(np.float32).max)  # of a number in preprocessing.json
+SMALLEST = 1e-30  # of a standard deviation: one that is not 0 as a float32
 BATCH = 32  # images run at once where the network takes any number
 FULL_SCALE = (0, 65535)  # the range of integer images of more than eight bits where none is given
 TURNS = {
@@ -77,11 +81,19 @@ def classify(files: Sequence[str | Path], folder: str | Path, top: int = 5) -> l
     for start in range(0, len(files), BATCH):
         chunk = files[start : start + BATCH]
         pixels = np.stack([_named(file, spec) for file in chunk])
-        probabilities = class_probabilities(network_scores(session, normalize(pixels, spec)))
-        if probabilities.shape[1] != len(spec["classes"]):
+        try:
+            scores = network_scores(session, normalize(pixels, spec))
+        except Exception as error:  # ONNX Runtime's exceptions have no common class
             raise ValueError(
-                f"{folder}: model.onnx has {probabilities.shape[1]} classes, preprocessing.json {len(spec['classes'])}"
+                f"{folder}: model.onnx does not run on {list(pixels.shape[1:])}, the input of preprocessing.json "
+                f"({_first_line(error)}); export again"
+            ) from None
+        if scores.ndim != 2 or scores.shape[1] != len(spec["classes"]):
+            raise ValueError(
+                f"{folder}: model.onnx gives scores of the shape {list(scores.shape[1:])} for the "
+                f"{len(spec['classes'])} classes of preprocessing.json; export again"
             )
+        probabilities = class_probabilities(scores)
         for file, row in zip(chunk, probabilities, strict=True):
             best = np.argsort(-row, kind="stable")[: max(1, top)]
             ranked = [{"class": spec["classes"][at], "probability": float(row[at])} for at in best]
@@ -90,16 +102,93 @@ def classify(files: Sequence[str | Path], folder: str | Path, top: int = 5) -> l
 
 
 def read_spec(folder: str | Path) -> dict:
-    """The content of preprocessing.json in `folder`; raises ValueError where it is missing or incomplete."""
+    """The content of preprocessing.json in `folder`; raises ValueError where it is missing or damaged."""
     path = Path(folder) / "preprocessing.json"
     try:
         spec = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); --folder names the export folder") from None
-    missing = [key for key in KEYS if key not in spec] if isinstance(spec, dict) else KEYS
-    if missing:
-        raise ValueError(f"{path}: lacks {', '.join(missing)}; export again")
+    if problem := next(problems(spec), None):
+        raise ValueError(f"{path}: {problem}; export again")
     return spec
+
+
+def problems(spec: Any) -> Iterator[str]:
+    """What of the content of preprocessing.json is missing, unknown or of a wrong kind, in words."""
+    if not isinstance(spec, dict):
+        yield "not an object of named values"
+        return
+    if missing := [key for key in KEYS if key not in spec]:
+        yield f"lacks {', '.join(missing)}"
+        return
+    if unknown := [key for key in spec if key not in KEYS]:  # a step that this version would leave out
+        yield f"{unknown[0]!r} is not known to this version"
+    if not _is_list(spec["input"], 3, _is_size):
+        yield "input is not three whole numbers above 0"
+        return
+    channels = spec["input"][0]
+    if spec["color"] not in ("RGB", "L"):
+        yield f"color {_short(spec['color'])} is neither 'RGB' nor 'L'"
+    if spec["orientation"] not in ("exif", "none", None):
+        yield f"orientation {_short(spec['orientation'])} is not 'exif' or null"
+    if spec["interpolation"] not in INTERPOLATIONS:
+        yield f"interpolation {_short(spec['interpolation'])} is not one of {', '.join(INTERPOLATIONS)}"
+    if not _is_list(spec["background"], 3, _is_level):
+        yield "background is not three whole numbers from 0 to 255"
+    for key in ("draft", "crop"):
+        if spec[key] is not None and not _is_list(spec[key], 2, _is_size):
+            yield f"{key} is neither a height and a width nor null"
+    if spec["range"] is not None and not _is_list(spec["range"], 2, _is_number):
+        yield "range is neither two numbers nor null"
+    yield from _problems_of_resize(spec["resize"])
+    if not _is_list(spec["mean"], channels, _is_number):
+        yield f"mean is not {channels} numbers"
+    if not _is_list(spec["std"], channels, lambda value: _is_number(value) and value > SMALLEST):
+        yield f"std is not {channels} numbers above 0"
+    if not spec["classes"] or not _is_list(spec["classes"], None, _is_name):
+        yield "classes is not a list of names"
+
+
+def _problems_of_resize(resize: Any) -> Iterator[str]:
+    if not isinstance(resize, dict) or list(resize) not in (["size"], ["shorter_side"]):
+        yield "resize is neither a size nor a shorter_side"
+    elif "size" in resize and not _is_list(resize["size"], 2, _is_size):
+        yield "resize.size is not a height and a width"
+    elif "shorter_side" in resize and not (_is_number(resize["shorter_side"]) and resize["shorter_side"] >= 1):
+        yield "resize.shorter_side is not a number of pixels"
+
+
+def _is_list(value: Any, count: int | None, each: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and (count is None or len(value) == count) and all(map(each, value))
+
+
+def _is_number(value: Any) -> bool:
+    """Not NaN, not infinite, and no truth value, which Python takes for a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+
+
+def _is_size(value: Any) -> bool:
+    return _is_number(value) and isinstance(value, int) and value >= 1
+
+
+def _is_level(value: Any) -> bool:
+    return _is_number(value) and isinstance(value, int) and 0 <= value <= 255
+
+
+def _is_name(value: Any) -> bool:
+    """A text that can be printed; the bytes of a folder's name need not be UTF-8."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:40] + "..."
 
 
 def open_network(folder: str | Path):
@@ -113,7 +202,8 @@ def open_network(folder: str | Path):
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file; --folder names the export folder")
     try:
-        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        # The content, since ONNX Runtime takes no path that is not UTF-8.
+        return onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common class
         raise ValueError(f"{path}: cannot be loaded ({_first_line(error)})") from None
 
@@ -138,6 +228,8 @@ def opened(image: str | Path | bytes) -> Iterator[Image.Image]:
         jpeg = file.read(3) == b"\xff\xd8\xff"
         file.seek(0)
         with _opened_jpeg(file) if jpeg else Image.open(file) as picture:
+            if picture.format == "EPS":  # for which Pillow starts Ghostscript, whatever the file is called
+                raise ValueError("PostScript, a program that is not run; convert it to PNG")
             yield picture
 
 

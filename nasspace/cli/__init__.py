@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from nasspace.cli import explaining, networks, predicting, searching, spaces, training
+from nasspace.cli import explaining, networks, predicting, printing, searching, spaces, training
 from nasspace.errors import NasspaceError
 
 app = typer.Typer(
@@ -66,5 +66,5 @@ def _interrupted() -> int:
 
 
 def _said(message: str, status: int) -> int:
-    print(f"nas: {message}", file=sys.stderr)
+    printing.say(f"nas: {message}")
     return status

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 Arch = Annotated[
     str, typer.Argument(metavar="ARCH", help="Published network, path of an architecture JSON, or STUDY:ID.")
+]
+Exportable = Annotated[
+    str, typer.Argument(metavar="ARCH", help="Published network, architecture JSON, STUDY:ID, or STUDY:front.")
 ]
 Resolution = Annotated[int | None, typer.Option(help="Square input resolution; the architecture's own if not given.")]
 
@@ -129,7 +133,7 @@ def latency(
 
 
 def export(
-    arch: Arch,
+    arch: Exportable,
     out: Annotated[Path | None, typer.Option(help="Folder to write; exports/NAME if not given.")] = None,
     format: Annotated[str, typer.Option(help="Any of source, onnx, torch, with commas.")] = "source,onnx,torch",
     resolution: Resolution = None,
@@ -138,12 +142,17 @@ def export(
     json: Json = False,
 ) -> None:
     """Export a network to ship without nasspace: architecture, model.py, weights, ONNX; checked as it is written."""
+    from nasspace.engine import subjects
     from nasspace.outputs import preprocessing
-    from nasspace.outputs.deliver import export_trial
+    from nasspace.outputs.deliver import export_front, export_trial
     from nasspace.outputs.export import export as write
 
     formats = tuple(part.strip() for part in format.split(",") if part.strip())
     size = int(batch) if batch.isascii() and batch.isdecimal() else batch
+    if name := subjects.study_front(arch):
+        folder = out or Path("exports") / Path(name).name
+        front = export_front(name, folder, formats=formats, resolution=resolution, seed=seed, batch_size=size)
+        return _checked(_joined(folder, front), json)
     if trial := printing.study_trial(arch):
         folder = out or Path("exports") / f"{Path(trial[0]).name}-{trial[1]}"
         exported = export_trial(*trial, folder, formats=formats, resolution=resolution, seed=seed, batch_size=size)
@@ -154,11 +163,11 @@ def export(
         if (Path(arch) / preprocessing.NAME).is_file():
             given["preprocessing"] = preprocessing.carried(Path(arch), architecture)
         exported = write(architecture, folder, **given)
-    _checked(exported, json)
+    return _checked(exported, json)
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="An export's folder.")],
+    folder: Annotated[Path, typer.Argument(help="An export's folder, or a study (name or folder): all its exports.")],
     data: Annotated[
         str | None,
         typer.Option(help="The data that the network was trained on: judge each file's accuracy again."),
@@ -174,7 +183,36 @@ def verify(
     """
     from nasspace.outputs.export import verify as check
 
-    _checked(check(folder, data=data, data_dir=data_dir, code=not no_code), json)
+    how = {"data": data, "data_dir": data_dir, "code": not no_code}
+    if exports := _exports_of(folder):
+        _checked(_joined(exports[0].parent, [check(each, **how) for each in exports]), json)
+    else:
+        _checked(check(folder, **how), json)
+
+
+def _exports_of(name: Path) -> list[Path]:
+    """The exports of a study, by their numbers; none where the name means no study."""
+    from nasspace.errors import InputError
+    from nasspace.studies.places import folder_of
+
+    folder = folder_of(str(name))
+    if (name / "export.json").is_file() or not (folder / "study.yaml").is_file():
+        return []
+    found = [path for path in (folder / "exports").glob("*") if path.name.isdecimal()]
+    if not found:
+        raise InputError(f"{folder}: this study has no exports; `nas resume {folder.name}` makes them")
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def _joined(folder: Path, exports: Sequence[Any]) -> Any:
+    """Several exports as one; each check and file with the name of its folder."""
+    from nasspace.outputs.export import Exported
+
+    named = [(one.folder.name, one) for one in exports]
+    files = [f"{name}/{file}" for name, one in named for file in one.files]
+    checks = [replace(check, name=f"{name}: {check.name}") for name, one in named for check in one.checks]
+    accuracy = {f"{name}/{file}": value for name, one in named for file, value in one.accuracy.items()}
+    return Exported(folder, files, checks, accuracy)
 
 
 def _checked(exported: Any, json: bool) -> None:
@@ -182,7 +220,7 @@ def _checked(exported: Any, json: bool) -> None:
     if json:
         printing.print_json(exported.to_dict())
     else:
-        print(f"{exported.folder}: {', '.join(exported.files)}")
+        print(f"{printing.shown(exported.folder)}: {', '.join(exported.files)}")
         rows = [_row(check) for check in exported.checks]
         printing.print_table(["check", "", "value", "limit"], rows)
         print(exported.summary)

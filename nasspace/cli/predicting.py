@@ -36,24 +36,26 @@ def predict(
         warnings.simplefilter("ignore")  # Pillow's remarks on odd files
         try:
             predictions = classify(images, _home(folder), top or (5 if json else 1))
-        except Exception as error:
-            if not isinstance(error, ValueError) and "onnxruntime" not in type(error).__module__:
-                raise
+        except (ValueError, ImportError) as error:
             raise InputError((str(error).splitlines() or [str(folder)])[0]) from None
     if json:
         return printing.print_json({"predictions": [_as_text(found) for found in predictions]})
-    for found in map(_as_text, predictions):
-        print(found["file"], *(f"{each['class']}\t{each['probability']:.4f}" for each in found["top"]), sep="\t")
+    for found in predictions:
+        ranked = (f"{printing.shown(each['class'])}\t{each['probability']:.4f}" for each in found["top"])
+        print(printing.shown(found["file"]), *ranked, sep="\t")
     return None
 
 
 def _home(folder: Path) -> Path:
     """Where model.onnx is; an `InputError` where there is none."""
-    for below in BELOW:
-        if (folder / below / NETWORK).is_file():
-            return folder / below
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder")
+    try:
+        for below in BELOW:
+            if (folder / below / NETWORK).is_file():
+                return folder / below
+        if not folder.is_dir():
+            raise InputError(f"{folder}: there is no such folder")
+    except OSError as error:  # a name too long, a folder that may not be read
+        raise InputError(f"{folder}: cannot be read ({error.strerror or error})") from None
     raise InputError(f"{folder}: holds no {NETWORK}; export the network with --format onnx")
 
 

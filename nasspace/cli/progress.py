@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from nasspace.cli import printing
+from nasspace.studies.recipe import UNBOUNDED
 
 SHOWN = 12  # members of the front in the live table
 
@@ -61,9 +62,10 @@ class Display:
         self.began = time.monotonic()
         skipped = getattr(task.data, "skipped", ())
         if skipped:
-            printing.say(f"left out, since they cannot be read: {', '.join(map(str, skipped))}")
+            printing.say(f"left out, unreadable or in no class: {', '.join(map(str, skipped))}")
         limits = ", ".join(f"{name} <= {limit:g}" for name, limit in study.limits.items()) or "no limits"
-        self.last = f"{study.name}: {task.space.name} on {task.recipe.data}, {limits}, {self.trials} trials"
+        until = f"{self.trials} trials" if self._bounded else f"{task.recipe.time_budget:.0f} s"
+        self.last = f"{study.name}: {task.space.name} on {task.recipe.data}, {limits}, {until}"
         if task.deployed:
             sizes = " or ".join(f"{size}x{size}" for size in task.deployed.sizes)
             self.last += f"; deployed at {sizes} ({task.deployed.why})"
@@ -83,7 +85,7 @@ class Display:
         figures += [f"{values['latency']:.3g} ms"] if "latency" in values else []
         figures += [f"{printing.count(values['flops'])} FLOPs"] if "flops" in values else []
         verdict = f"rejected: {outcome.reason}" if outcome.reason else ", ".join(figures)
-        self.last = f"[{self.done}/{self.trials}] trial {number}: {verdict}{self._time_left()}"
+        self.last = f"[{self._count()}] trial {number}: {verdict}{self._time_left()}"
         self._front = ""
 
     def _left(self, number: int, text: str) -> None:
@@ -96,11 +98,22 @@ class Display:
     def _finishing(self, text: str) -> None:
         self.now = self.last = text
 
+    @property
+    def _bounded(self) -> bool:
+        """Whether a number of trials ends the search, rather than time alone."""
+        return self.trials < UNBOUNDED
+
+    def _count(self) -> str:
+        return f"{self.done}/{self.trials}" if self._bounded else str(self.done)
+
     def _time_left(self) -> str:
         done = self.done - self.evaluated_before
-        if not done:
+        if self._bounded and not done:
             return ""
-        seconds = (time.monotonic() - self.began) / done * max(0, self.trials - self.done)
+        if self._bounded:
+            seconds = (time.monotonic() - self.began) / done * max(0, self.trials - self.done)
+        else:
+            seconds = max(0.0, self.study.deadline - time.monotonic())
         return f" (about {seconds / 60:.0f} min left)" if seconds >= 90 else f" (about {seconds:.0f} s left)"
 
     def render(self) -> Any:
@@ -110,12 +123,19 @@ class Display:
         from rich.text import Text
 
         if self.study is None:
-            return Text(self.now)
-        head = f"{self.study.name}  {self.done}/{self.trials} evaluated, {self.rejected} rejected{self._time_left()}"
-        bar = ProgressBar(total=self.trials, completed=self.done, width=60)
+            return Text(printing.shown(self.now))
+        head = f"{self.study.name}  {self._count()} evaluated, {self.rejected} rejected{self._time_left()}"
+        total = self.trials if self._bounded else None
+        bar = ProgressBar(total=total, completed=self.done, width=60, pulse=not self._bounded)
         several = len(self._under_way) > 1  # workers tell of no passes
         now = f"trials {', '.join(map(str, self._under_way))} under way" if several else self.now
-        return Group(Text(head, style="bold"), bar, Text(now), Text(self.last, style="dim"), self._table())
+        return Group(
+            Text(printing.shown(head), style="bold"),
+            bar,
+            Text(printing.shown(now)),
+            Text(printing.shown(self.last), style="dim"),
+            self._table(),
+        )
 
     def _table(self) -> Any:
         if not self._front and self.done:

@@ -50,7 +50,10 @@ def search(
     recipe: Annotated[str, typer.Option(help="How to search: quick, standard, or a path.")] = "quick",
     objectives: Annotated[str | None, typer.Option(help="Any of accuracy,latency,flops,params,memory_access.")] = None,
     trials: Annotated[int | None, typer.Option(help="Candidates whose accuracy is evaluated.")] = None,
-    time_budget: Annotated[str | None, typer.Option(help="Stop after this time, such as 30m.")] = None,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(help="For the whole command, such as 30m: alone, or with --trials, whichever comes first."),
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="gain, tpe, nsga2, random.")] = None,
     runtime: Annotated[str | None, typer.Option(help=printing.RUNTIMES)] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime.")] = None,
@@ -203,4 +206,4 @@ def report(
     if json:
         printing.print_json({"study": found.name, "report": str(path)})
     else:
-        print(path)
+        print(printing.shown(path))

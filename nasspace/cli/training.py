@@ -21,14 +21,17 @@ def train(
     arch: Annotated[
         str,
         typer.Argument(
-            metavar="ARCH", help="STUDY:ID, STUDY:front, published network, or path of an architecture JSON."
+            metavar="ARCH", help="STUDY:ID, STUDY:front, published network, architecture JSON, or export folder."
         ),
     ],
     data: Annotated[
         str | None,
-        typer.Option(help="As in `nas search`; the study's own if not given, digits for other networks."),
+        typer.Option(help="As in `nas search`; the study's or export's own if not given, digits for other networks."),
     ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Where a named data set's files lie.")] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Go on without images that cannot be read.")
+    ] = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images; 25 if not given.", min=1)] = None,
     resolution: Annotated[
         int | None, typer.Option(help="Deployment resolution; the study's, or that of network and images.", min=1)
@@ -40,7 +43,7 @@ def train(
         Path | None, typer.Option(help="Weights to start from: .safetensors, .pt, or an export's folder.")
     ] = None,
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Do not start from the weights that the study kept.")
+        bool, typer.Option("--from-scratch", help="Do not start from the weights that the study or export kept.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; trainings/NAME if not given. Of a front: a folder a member.")
@@ -71,6 +74,7 @@ def train(
             device=device,
             threads=threads,
             batch_size=batch_size,
+            skip_broken=skip_broken,
             report=printing.say,
         )
     except KeyboardInterrupt:

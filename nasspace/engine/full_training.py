@@ -19,13 +19,14 @@ from nasspace.accuracy.data import DataSet, load_data, prepared
 from nasspace.accuracy.settings import Fidelity, TrainingSettings
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
-from nasspace.engine import subjects
+from nasspace.engine import origins, subjects
+from nasspace.engine.origins import Origin
 from nasspace.engine.settings import ResolvedSettings, resolve_settings
 from nasspace.engine.subjects import Subject
 from nasspace.errors import InputError, NasspaceError
 from nasspace.latency.cache import machine
 from nasspace.network import Network, build
-from nasspace.outputs.export import check_folder, export
+from nasspace.outputs.export import TRAINED, check_folder, export
 from nasspace.outputs.weights import load_into, read_safetensors, read_state
 from nasspace.studies import study as records
 from nasspace.studies import turns
@@ -36,11 +37,13 @@ if TYPE_CHECKING:
 
 EPOCHS = 25  # a recipe's `full`
 SMALLEST = 32  # pixels: smaller images are enlarged to this, where the architecture's own input is not below it
-RECORD, CONFUSION = "training.json", "confusion.csv"
+RECORD, CONFUSION = TRAINED
 VERSION = 1
 HOME = Path("trainings")
 MOST_SHOWN = 20  # classes of a confusion matrix in the README
+MOST_NAMED = 3  # images left out
 PACKAGES = ("nasspace", "torch", "numpy", "pillow")
+NUMBER = int | float
 FREE = ("version of PyTorch", "device")  # a finished training stays the same training on another machine
 Report = Callable[[str], None]
 
@@ -63,6 +66,20 @@ class Test:
     high: float
     balanced_accuracy: float
     macro_f1: float
+
+
+SCORES = {part.name: NUMBER for part in dataclasses.fields(Test)}
+RESULT = {  # what of result.json is relied on, and the types; of training.json likewise
+    "identity": dict,
+    "validation": {"accuracy": NUMBER},
+    "test": SCORES,
+    "confusion_is_of": str,
+    "confusion": list,
+}
+RECORDED = {
+    **{"nasspace_training": int, "identity": dict, "validation": {"accuracy": NUMBER}, "test": SCORES},
+    **{"digest": str, "resolution": int, "epochs": int, "seconds": NUMBER, "settings": str, "not_applied": str},
+}
 
 
 @dataclass(frozen=True)
@@ -110,6 +127,7 @@ class Options:
     device: str
     threads: int | None
     batch_size: int | None
+    skip_broken: bool
 
 
 def train(
@@ -127,29 +145,49 @@ def train(
     device: str = "cpu",
     threads: int | None = None,
     batch_size: int | None = None,
+    skip_broken: bool = False,
     report: Report | None = None,
 ) -> FullTraining | FrontTraining:
     """Train a network on all training images of `data` and export it to `out`; the same call resumes a stopped one.
 
-    `arch` is an `Architecture`, the name of a published network, a path, `STUDY:ID`, or `STUDY:front`, which gives a
-    `FrontTraining`. Published networks take the classes and channels of the data. `data` is a data set's name as in
-    `load_data`, by default the study's own, else digits. `resolution` is by default that of the study's member, else
-    the smaller of the network's input and the images' size. `settings` are the package's own unless a published
-    training is named (`nasspace.accuracy.published`), a YAML file, or `TrainingSettings`. The start is `weights` (a
-    state dictionary or a file), else the weights that a study kept, unless `from_scratch`, else initial ones of `seed`.
+    `arch` is an `Architecture`, the name of a published network, a path (of an architecture JSON or an export folder),
+    `STUDY:ID`, or `STUDY:front`, which gives a `FrontTraining`. Published networks take the classes and channels of the
+    data. `data` is a data set's name as in `load_data`, by default that of the study or export which the architecture
+    or the weights come from, else digits; with `skip_broken` images that cannot be read are left out. `resolution` is
+    by default that of the study's member or the export, else the smaller of the network's input and the images' size.
+    `settings` are the package's own unless a published training is named (`nasspace.accuracy.published`), a YAML file,
+    or `TrainingSettings`. The start is `weights` (a state dictionary or a file), else the weights that a study or
+    export kept, unless `from_scratch`, else initial ones of `seed`.
 
-    The validation split stays held out. The test split is evaluated once, at the end. `out` becomes an export folder
-    with `training.json` and `confusion.csv`; until then the state is kept next to it, in `.NAME.training`. A finished
-    training is read, not repeated. `report` is called with a line of text for each epoch. Errors: `InputError` for
-    what does not fit together; `NasspaceError` if the loss diverges.
+    The validation split stays held out. It is that of the study or export, so that none of its images was trained on
+    before; `report` says where it is another. The test split is evaluated once, at the end. `out` becomes an export
+    folder with `training.json` and `confusion.csv`; until then the state is kept next to it, in `.NAME.training`. A
+    finished training is read, not repeated. `report` is called with a line of text for each epoch. Errors: `InputError`
+    for what does not fit together; `NasspaceError` if the loss diverges.
     """
-    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1):
-        raise InputError(f"epochs: {epochs!r} is not a whole number of 1 or more")
+    _check_whole("seed", seed, 0)
+    for name, value, least in (
+        *(("epochs", epochs, 1), ("resolution", resolution, 1)),
+        *(("threads", threads, 1), ("batch_size", batch_size, 2)),
+    ):
+        if value is not None:
+            _check_whole(name, value, least)
     if weights is not None and from_scratch:
         raise InputError("weights and from_scratch exclude each other; give one")
     check_device(device)
     options = Options(
-        data, data_dir, epochs or EPOCHS, resolution, settings, weights, from_scratch, seed, device, threads, batch_size
+        data,
+        data_dir,
+        epochs or EPOCHS,
+        resolution,
+        settings,
+        weights,
+        from_scratch,
+        seed,
+        device,
+        threads,
+        batch_size,
+        skip_broken,
     )
     report = report or _silent
     if isinstance(arch, Architecture):
@@ -168,6 +206,13 @@ def train(
         folder = None if out is None else Path(out) / str(number)
         trained.append(_trained(subjects.member(study, number), options, folder, report))
     return FrontTraining(tuple(trained))
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name}: {value!r} is not a whole number of {least} or more")
+    if value > origins.LARGEST_SEED:
+        raise InputError(f"{name}: {value} is too large; give a number of at most {origins.LARGEST_SEED}")
 
 
 def _silent(text: str) -> None:
@@ -192,34 +237,72 @@ def _trained(subject: Subject, options: Options, out: str | os.PathLike | None, 
 
 
 def _data(subject: Subject, options: Options, report: Report) -> tuple[DataSet, int]:
-    """The data held at the deployment resolution, split as in the study where it is the study's; the resolution."""
-    chosen = _resolution(subject, options.resolution, report)
+    """The data held at the deployment resolution, split as where the weights come from; the resolution."""
+    exported = origins.of_export(subject.folder) if subject.folder else None
+    from_weights = origins.of_weights(options.weights)
+    usual = origins.of_study(subject.study) if subject.study else from_weights or exported
+    started = from_weights if options.weights is not None else usual
+    chosen = _resolution(subject, exported, options.resolution, report)
     if isinstance(options.data, DataSet):
-        resolution = chosen(options.data.resolution)
-        return prepared(options.data, resolution), resolution
-    spec, how = _source(subject, options)
-    data = load_data(spec, resolution=chosen, **how)
+        given, resolution = options.data, chosen(options.data.resolution)
+        data = prepared(given, resolution)
+    else:
+        given = data = _loaded(subject, options, usual, chosen, report)
     recorded = (subject.study.settings["data"] or {}) if subject.study else {}
-    if spec == recorded.get("name") and list(data.classes) != recorded["classes"]:
+    if recorded and usual.is_called(data.name) and list(data.classes) != recorded["classes"]:
         raise InputError(
-            f"{spec}: not the classes that the study was searched with; restore them, or name other --data"
+            f"{data.name}: not the classes that the study was searched with; restore them, or name other --data"
         )
+    if count := len(data.skipped):
+        named = ", ".join(map(str, data.skipped[:MOST_NAMED])) + (", ..." if count > MOST_NAMED else "")
+        what = "it cannot be read: 1 image" if count == 1 else f"they cannot be read: {count:,} images"
+        report(f"left out, since {what} ({named})")
+    if started and not started.is_of(given):
+        starts = options.weights is not None or (subject.weights is not None and not options.from_scratch)
+        effect = "; images that its weights were trained on may be held out here" if starts else ""
+        report(f"{data.name}: another split than that of {started.place} ({started}){effect}")
     return data, data.resolution
 
 
-def _source(subject: Subject, options: Options) -> tuple[str, dict[str, Any]]:
-    """The data set's name, and how it is read and split."""
-    given, how = options.data, {"data_dir": options.data_dir}
-    recipe = subject.study.settings["recipe"] if subject.study and subject.study.settings["data"] else None
-    if recipe and (given is None or absolute(str(given)) == recipe["data"]):
-        split = {key: recipe[key] for key in ("seed", "held_out", "skip_broken") if key in recipe}
-        return recipe["data"], {"data_dir": options.data_dir or recipe.get("data_dir"), **split}
-    if given is None and subject.study:
+def _loaded(
+    subject: Subject, options: Options, usual: Origin | None, chosen: Callable[[int], int], report: Report
+) -> DataSet:
+    """The data set by its name; `usual` is the default, and its split that of any other data too.
+
+    Images that were moved have another name, and are to be split as before.
+    """
+    asked = options.data
+    if asked is None and usual is None:
+        _check_digits_are_meant(subject, options)
+    name, how = absolute(str(asked or "digits")), {"data_dir": options.data_dir, "skip_broken": options.skip_broken}
+    if usual:
+        how |= {"seed": usual.seed, "held_out": usual.held_out}
+        if asked is None or usual.is_called(name):
+            name = usual.name
+            recipe = subject.study.settings["recipe"] if subject.study else {}
+            how["data_dir"] = options.data_dir or recipe.get("data_dir")
+            how["skip_broken"] = options.skip_broken or recipe.get("skip_broken", False)
+            if not subject.study:
+                report(f"data of {usual.place}: {usual}")
+    try:
+        return load_data(name, resolution=chosen, **how)
+    except InputError as error:
+        if asked is not None or usual is None:
+            raise
+        raise InputError(f"{error} (the data of {usual.place}; --data names others)") from None
+
+
+def _check_digits_are_meant(subject: Subject, options: Options) -> None:
+    """Refuse digits as the default where the network or its weights come from other data, which are not known."""
+    if subject.study:
         raise InputError(f"{subject.study.folder}: this study was searched without images; name some with --data")
-    return str(given or "digits"), how
+    weights = options.weights if options.weights is not None else not options.from_scratch and subject.weights
+    folder = origins.export_of(weights) if weights and not isinstance(weights, Mapping) else None
+    if folder:
+        raise InputError(f"{folder}: its export.json names no data; name those of its training with --data")
 
 
-def _resolution(subject: Subject, asked: int | None, report: Report) -> Callable[[int], int]:
+def _resolution(subject: Subject, exported: Origin | None, asked: int | None, report: Report) -> Callable[[int], int]:
     """The deployment resolution as a function of the size of the data's images."""
     rows, columns = subject.architecture.input[1:]
 
@@ -228,7 +311,7 @@ def _resolution(subject: Subject, asked: int | None, report: Report) -> Callable
             return asked
         if rows != columns:
             raise InputError(f"the network's input of {rows}x{columns} is not square; give a --resolution")
-        if subject.study:
+        if subject.study or exported:
             return rows
         found = min(rows, max(native, SMALLEST))
         if found != rows or native < found:
@@ -268,10 +351,14 @@ def _started(architecture: Architecture, subject: Subject, options: Options, rep
     given = options.weights
     if given is None and not options.from_scratch:
         given = subject.weights
+        if given is None and subject.folder:
+            report(
+                f"{subject.folder}: holds no {origins.WEIGHTS}; starts from the initial weights of seed {options.seed}"
+            )
     if given is None:
         return model
     source = "weights" if isinstance(given, Mapping) else str(given)
-    state = dict(given) if isinstance(given, Mapping) else _read(Path(given))
+    state = dict(given) if isinstance(given, Mapping) else _read(origins.file_of(given))
     head = f"{len(architecture.layers) - 1}."
     own = model.state_dict()
     other = [n for n in state if n in own and n.startswith(head) and state[n].shape != own[n].shape]
@@ -284,7 +371,6 @@ def _started(architecture: Architecture, subject: Subject, options: Options, rep
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    path = path / "weights.safetensors" if path.is_dir() else path
     return read_safetensors(path) if path.suffix == ".safetensors" else read_state(path)
 
 
@@ -322,10 +408,7 @@ class _Run:
         path = self.folder / RECORD
         if not path.is_file():
             return None
-        document = files.load_json(path)
-        record = document.value
-        if not isinstance(record, dict) or record.get("nasspace_training") != VERSION:
-            raise document.error((), f"not the record of a training of version {VERSION}; choose another --out folder")
+        record = _kept(path, RECORDED, f"delete {path} to train again, or choose another --out folder")
         recorded = record["identity"]
         other = [part for part, value in self.identity.items() if part not in FREE and recorded.get(part) != value]
         if other:
@@ -337,30 +420,35 @@ class _Run:
         return self._read(record)
 
     def train(self) -> FullTraining:
-        """Train, judge, export."""
+        """Train, judge, export; a training that another process has finished in the meantime is read."""
         with self._alone():
-            self._say()
-            found = self._fit()
-            if found.diverged:
-                raise NasspaceError(
-                    f"the loss of epoch {len(found.losses)} is not a number: the training diverged; lower the learning "
-                    f"rate (--settings), and delete {self.work}"
-                )
-            result = self._judged(found)
-            export(
-                self.architecture,
-                self.folder,
-                weights=self.model.state_dict(),
-                classes=self.data.classes,
-                card=self._card(result),
-                data=self.data if self.data.validation.originals is not None else None,
+            return self.finished() or self._trained()
+
+    def _trained(self) -> FullTraining:
+        self._say()
+        found = self._fit()
+        if found.diverged:
+            raise NasspaceError(
+                f"the loss of epoch {len(found.losses)} is not a number: the training diverged; lower the learning "
+                f"rate (--settings), and delete {self.work}"
             )
-            return self._written(found, result)
+        result = self._judged(found)
+        export(
+            self.architecture,
+            self.folder,
+            weights=self.model.state_dict(),
+            classes=self.data.classes,
+            card=self._card(result),
+            data=self.data if self.data.validation.originals is not None else None,
+        )
+        return self._written(found, result)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         import filelock
 
+        if self.folder.is_dir() and not os.access(self.folder, os.W_OK | os.X_OK):  # the export comes last
+            raise InputError(f"{self.folder}: cannot be written; choose another --out folder")
         try:
             self.work.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self.work / "lock", timeout=0)
@@ -403,7 +491,11 @@ class _Run:
         """Scores of the trained network, kept before the export so that the test split is not evaluated again."""
         path = self.work / "result.json"
         if path.is_file():
-            kept = files.load_json(path).value
+            remedy = f"delete {path} to evaluate again"
+            kept = _kept(path, RESULT, remedy)
+            count = len(self.data.classes)
+            if not all(isinstance(row, list) and len(row) == count for row in [kept["confusion"], *kept["confusion"]]):
+                raise InputError(f"{path}: confusion is not {count} rows of {count} counts; {remedy}")
             if kept["identity"] == self.identity:
                 return kept
         split = "validation" if self.data.test is None else "test"
@@ -473,6 +565,8 @@ class _Run:
             "device": options.device,
             "data": {
                 "name": data.name,
+                "seed": data.seed,
+                "held_out": data.held_out,
                 "classes": list(data.classes),
                 **{name: images and len(images) for name, images in splits.items()},
                 "fingerprint": data.fingerprint,
@@ -488,6 +582,31 @@ class _Run:
         test = record["test"]
         values |= {"validation": Validation(**record["validation"]), "test": test and Test(**test)}
         return FullTraining(**{**values, "folder": self.folder})
+
+
+def _kept(path: Path, kinds: Mapping[str, Any], remedy: str) -> dict[str, Any]:
+    """The content of a file that a training wrote; an `InputError` with the remedy for a damaged one."""
+    try:
+        document = files.load_json(path)
+    except InputError as error:
+        raise InputError(f"{error}; {remedy}") from None
+    record = document.value
+    if not isinstance(record, dict) or record.get("nasspace_training", VERSION) != VERSION:
+        raise document.error((), f"not the record of a training of version {VERSION}; {remedy}")
+    for key, kind in kinds.items():
+        may_lack = key in record and record[key] is None and key in ("test", "not_applied")
+        if not may_lack and not _is(record.get(key), kind):
+            raise document.error((key,), f"missing or of another kind; {remedy}")
+    return record
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type, or an object with these keys of these types."""
+    if isinstance(kind, Mapping):
+        return (
+            isinstance(value, dict) and value.keys() == kind.keys() and all(_is(value[key], kind[key]) for key in kind)
+        )
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 class _Progress:

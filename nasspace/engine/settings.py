@@ -67,7 +67,11 @@ def _resized(settings: TrainingSettings, batch_size: int | None) -> TrainingSett
 
 
 def _of_file(path: Path) -> TrainingSettings:
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError as error:  # a name too long, a folder that may not be read
+        raise InputError(f"--settings {path}: cannot be read ({error.strerror or error})") from None
+    if not is_file:
         known = [OWN, *published.names()]
         raise InputError(f"--settings {path}: neither a file nor a published training{nearest(path, known)}")
     document = files.load_yaml(path)

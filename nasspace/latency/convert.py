@@ -221,7 +221,7 @@ def largest_difference(
 
     if not Path(path).is_file():
         raise InputError(f"{path}: there is no such file")
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(Path(path).read_bytes(), providers=["CPUExecutionProvider"])
     given = session.get_inputs()[0]
     fixed = given.shape[0] if isinstance(given.shape[0], int) else None
     reference = shipped(model).float()

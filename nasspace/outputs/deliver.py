@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.documents import Document
+from nasspace.errors import InputError, VerificationError
 from nasspace.latency import afresh, remote, runtimes
 from nasspace.latency.cache import machine
 from nasspace.outputs import running
 from nasspace.outputs.checks import INT8
 from nasspace.outputs.export import FORMATS, Exported, add_int8, export
+from nasspace.outputs.preprocessing import at_another_size
 from nasspace.outputs.report import report_html
 from nasspace.outputs.weights import read_safetensors
 from nasspace.studies import last_rung, places, turns
@@ -25,7 +28,7 @@ from nasspace.studies.loop import nothing_found
 from nasspace.studies.measure import images_for
 from nasspace.studies.storage import errors_of_storage
 from nasspace.studies.study import Study
-from nasspace.studies.task import data_of
+from nasspace.studies.task import check_device, data_of
 from nasspace.studies.workers import again as measured_again
 
 if TYPE_CHECKING:
@@ -43,50 +46,100 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
 
     The front's networks are trained at their deployment resolution and their exported files judged on the validation
     images; a member that is then dominated leaves the front, and what it had dominated comes back. The files are
-    measured once more in a fresh process; a member that is then over its limit leaves the front, too. Raises
-    `NothingFound` if none is left.
+    measured once more in a fresh process; a member that is then over its limit leaves the front, too. Where the time
+    budget is used up, the members that are left stay untrained, and the study unfinished. Raises `NothingFound` if no
+    member is left, and, after all that can be written is written, `VerificationError` where an export did not hold.
     """
     report = on_event or (lambda kind, **_: None)
+    failed: dict[int, VerificationError] = {}
     with places.alone(study.folder, wait=study.is_shared), errors_of_storage(study.folder):
         if study.settings["data"]:
             _drop_leftovers(study)
             try:
-                _export_and_measure(study, report)
+                failed = _export_and_measure(study, report)
             finally:
                 running.discard()
         records.write_tables(study)
         write_report(study)
-        study.record.set_user_attr(records.FINISHED, True)
+        study.record.set_user_attr(records.FINISHED, not failed and not study.promoted())
+    if failed:
+        said = "; ".join(f"trial {number}: {error}" for number, error in failed.items())
+        raise VerificationError(f"{said} (`nas resume {study.name}` tries again)")
     if not study.front_numbers():
         raise nothing_found(study)
     return study
 
 
-def _export_and_measure(study: Study, report: Report) -> None:
-    """Train, export, judge and measure again until the front is stable; what is recorded is not done again."""
-    data = _Data(study)
+def _export_and_measure(study: Study, report: Report) -> dict[int, VerificationError]:
+    """Train, export, judge and measure again until the front is stable; what is recorded is not done again.
+
+    Returns the trials whose exports did not hold, which stay out.
+    """
+    data = _Data(study, report)
+    failed: dict[int, VerificationError] = {}
+    _forget_lost(study)
     while True:
-        while promoted := study.promoted():
-            for i, number in enumerate(promoted):
-                _deploy(study, number, data, f"{i + 1} of {len(promoted)}", report)
+        in_time = _train_front(study, data, failed, report)
         numbers = study.front_numbers()
-        missing = [number for number in numbers if not _is_whole(_exported(study, number))]
+        missing = [number for number in numbers if not _is_whole(_exported(study, number)) and number not in failed]
         for i, number in enumerate(missing):
             report("finishing", text=f"exporting and checking {i + 1} of {len(missing)} (trial {number})")
-            export_trial(study, number, _exported(study, number), data=data.of(study.architecture(number)))
-        _measure_again(study, numbers, data, report)
-        if study.front_numbers() == numbers and not study.promoted():
+            with _noting(failed, number):
+                _judged_export(study, number, data, report)
+        exported = [number for number in numbers if number not in failed]
+        _measure_again(study, exported, data, report)
+        if study.front_numbers() == numbers and (not in_time or not set(study.promoted()) - failed.keys()):
             break
     _drop_other_exports(study, numbers)
     _judge_predictor(study, report)
+    return failed
+
+
+def _train_front(study: Study, data: _Data, failed: dict[int, VerificationError], report: Report) -> bool:
+    """Train what is promoted at its deployment resolution, the best of the search first; False where time ran out."""
+    while promoted := [number for number in study.promoted() if number not in failed]:
+        promoted.sort(key=lambda number: (-(study.searched_accuracy(number) or 0.0), number))
+        for i, number in enumerate(promoted):
+            if study.is_out_of_time and study.deployed():
+                left = len(promoted) - i
+                report("note", text=f"the time budget is used up: {left} more to train, by `nas resume {study.name}`")
+                return False
+            with _noting(failed, number):
+                _deploy(study, number, data, f"{i + 1} of {len(promoted)}", report)
+    return True
+
+
+@contextlib.contextmanager
+def _noting(failed: dict[int, VerificationError], number: int) -> Iterator[None]:
+    """Keep the error of an export that does not hold: it must not stop the other members."""
+    try:
+        yield
+    except VerificationError as error:
+        failed[number] = error
+
+
+def _forget_lost(study: Study) -> None:
+    """Take back the last rung of trials whose export and trained weights are both gone: they are trained again."""
+    for number in study.deployed():
+        if study.deployed_weights.path(number) is None and not _is_whole(_exported(study, number)):
+            study.record.set_user_attr(f"{records.DEPLOYED}{number}", None)
 
 
 class _Data:
-    """A study's data set, held at the resolution of the network that is at work; read when it is first needed."""
+    """A study's data set, held at the resolution of the network that is at work; read when it is first needed.
 
-    def __init__(self, study: Study):
+    `device` is where networks are trained: the recipe's, or the CPU where this machine has no such device.
+    """
+
+    def __init__(self, study: Study, report: Report):
         self.study = study
         self.recipe = recipes.read(Document(study.settings["recipe"], str(study.folder / "study.yaml")))
+        self.device = self.recipe.device
+        try:
+            check_device(self.device)
+        except InputError:  # the workers of a cluster have it, the driver has not
+            report("note", text=f"this machine has no {self.device}: the front is trained on its CPU")
+            self.device = "cpu"
 
     def of(self, architecture: Architecture) -> DataSet:
         """The data set at the network's resolution, decoded from the original files."""
@@ -94,44 +147,75 @@ class _Data:
         held = self.study.data
         if held is None or held.resolution != side:
             held = self.study.data = data_of(self.recipe, side)
+            self._check(held)
         return held
+
+    def _check(self, held: DataSet) -> None:
+        """Refuse other images than the study's; a fingerprint is that of the images at one resolution."""
+        settings = self.study.settings
+        if held.resolution == settings["task"]["resolution"] and held.fingerprint != settings["data"]["fingerprint"]:
+            raise InputError(
+                f"{self.study.folder}: {held.name} are not the images that were searched with (fingerprint "
+                f"{settings['data']['fingerprint']}, now {held.fingerprint}); restore them"
+            )
 
 
 def _deploy(study: Study, number: int, data: _Data, which: str, report: Report) -> None:
     """The last rung of one trial: trained at its deployment resolution, exported, and its file judged."""
     architecture, recipe = study.architecture(number), data.recipe
     side, weights = min(architecture.input[1:]), study.deployed_weights
-    about: dict[str, Any] = {"resolution": side}
+    checkpoints = study.folder / "checkpoints"
     running.prepare()
-    if weights.path(number) is None:
+    if weights.path(number) is None or study.last_rung(number) is None:
         start = study.kept_weights.path(number)
 
         def passed(epoch: int, epochs: int, loss: float) -> None:
             text = f"training at {side}x{side}, {which} (trial {number}): epoch {epoch} of {epochs}, loss {loss:.3f}"
             report("finishing", text=text)
 
-        checkpoints = study.folder / "checkpoints"
-        trained = last_rung.deployed(
-            architecture,
-            recipe,
-            data.of(architecture),
-            read_safetensors(start) if start else None,
-            checkpoints=checkpoints,
-            on_epoch=passed,
-        )
+        held = data.of(architecture)
+        try:
+            trained = last_rung.deployed(
+                architecture,
+                recipe,
+                held,
+                read_safetensors(start) if start else None,
+                checkpoints=checkpoints,
+                device=data.device,
+                on_epoch=passed,
+            )
+        except last_rung.Diverged as error:
+            study.record.set_user_attr(f"{records.DEPLOYED}{number}", {"resolution": side, "failed": str(error)})
+            last_rung.forget_checkpoints(checkpoints, architecture)
+            report("note", text=f"trial {number} leaves the front: {error}")
+            return
+        about = {"resolution": side, "epochs": trained.epochs, "seconds": round(trained.seconds, 3)}
+        about |= {"accuracy": trained.accuracy, "preprocessing": _without_classes(held.preprocessing)}
+        study.record.set_user_attr(f"{records.LAST_RUNG}{number}", about)
         weights.keep(number, trained.state)
-        last_rung.forget_checkpoints(checkpoints, architecture)
-        about |= {"epochs": trained.epochs, "seconds": round(trained.seconds, 3)}
+    last_rung.forget_checkpoints(checkpoints, architecture)
     report("finishing", text=f"exporting and checking {which} (trial {number})")
-    exported = export_trial(study, number, _exported(study, number), data=data.of(architecture))
-    judged = exported.accuracy
-    if MEASURED.get(recipe.runtime) == INT8:
-        judged = _quantise(study, number, data, report)
+    judged = _judged_export(study, number, data, report)
     accuracy = judged[MEASURED.get(recipe.runtime, PYTORCH)]
-    study.record.set_user_attr(f"{records.DEPLOYED}{number}", {**about, "accuracy": accuracy})
+    about = {key: study.last_rung(number)[key] for key in ("resolution", "epochs", "seconds")}
+    about |= {"accuracy": accuracy, "accuracy_int8": judged.get(INT8)}
+    study.record.set_user_attr(f"{records.DEPLOYED}{number}", about)
     found = f"trial {number}: accuracy {accuracy:.4f} of the exported file at {side}x{side}"
     before = study.searched_accuracy(number)
     report("note", text=f"{found} (the search's: {before:.4f})" if before is not None else found)
+
+
+def _judged_export(study: Study, number: int, data: _Data, report: Report) -> Mapping[str, float]:
+    """Export a trial, in int8 too where that is what the study's runtime runs; the accuracy of each file."""
+    exported = export_trial(study, number, _exported(study, number), data=data.of(study.architecture(number)))
+    if MEASURED.get(data.recipe.runtime) == INT8:
+        return _quantise(study, number, data, report)
+    return exported.accuracy
+
+
+def _without_classes(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    """The study has the names of the classes once."""
+    return {key: value for key, value in preprocessing.items() if key != "classes"}
 
 
 def _is_whole(folder: Path) -> bool:
@@ -141,8 +225,11 @@ def _is_whole(folder: Path) -> bool:
 
 def _drop_leftovers(study: Study) -> None:
     """Remove what a killed delivery was writing: temporary files and folders are hidden until they are whole."""
-    for place in (study.folder / "exports", study.folder / "checkpoints", study.deployed_weights.folder):
-        for path in place.glob(".*"):
+    places_of = [study.folder / "exports", study.folder / "checkpoints", study.deployed_weights.folder]
+    if not study.is_shared:  # there others may be searching, and writing, at this moment
+        places_of += [study.folder, study.kept_weights.folder]
+    for place in places_of:
+        for path in place.glob(".*.*"):  # the study's lock has no suffix
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -200,7 +287,15 @@ def export_trial(
     described = settings["data"] or {}
     weights, preprocessing = record.weights(number), described.get("preprocessing")
     own = architecture.input == record.architecture(number).input
+    trained = record.last_rung(number) or {}
+    if trained:
+        preprocessing = {**trained["preprocessing"], "classes": described["classes"]}
+    if preprocessing is not None:
+        preprocessing = at_another_size(preprocessing, architecture)
     card = {"study": record.name, **{key: described.get(key) for key in ("classes", "mean", "std")}}
+    if weights and not own:
+        at = trained.get("resolution") or min(record.fidelity(number)["resolution"], *record.architecture(number).input)
+        card["resolution_why"] = f"named for this export; the weights were trained at {at}x{at}"
     if weights and own:
         card |= {"accuracy_is_of": settings["accuracy_is_of"]}
         card |= {"search_accuracy": row["search_accuracy"], "search_fidelity": record.fidelity(number)}
@@ -209,8 +304,8 @@ def export_trial(
         card |= {name: row[name] for name in ("latency_ms", "latency_low_ms", "latency_high_ms")}
         card |= {name: settings["recipe"][name] for name in ("runtime", "threads", "batch_size")}
         card["machine"] = record.latency_machine() or settings["machine"]
-    if data is None and weights and own:
-        card |= {"accuracy": row["accuracy"]}
+    if weights and own:  # with data the training's, to which the files are held
+        card |= {"accuracy": trained.get("accuracy") if data is not None else row["accuracy"]}
     return export(
         architecture,
         folder,
@@ -219,9 +314,29 @@ def export_trial(
         seed=seed,
         card=card,
         batch_size=batch_size,
-        preprocessing=preprocessing if (preprocessing or {}).get("input") == list(architecture.input) else None,
+        preprocessing=preprocessing,
         data=data,
+        origin=_origin(settings) if weights else None,
     )
+
+
+def _origin(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The data that a study searched with, as an export records them; None of a study without images."""
+    data, recipe = settings["data"], settings["recipe"]
+    if not data:
+        return None
+    split = {"seed": recipe.get("seed", 0), "held_out": recipe.get("held_out", 0.2)}
+    at = {"fingerprint": data["fingerprint"], "resolution": settings["task"]["resolution"]}
+    return {"name": recipe["data"], **split, **at}
+
+
+def export_front(study: str, folder: Path, **how: Any) -> list[Exported]:
+    """Export the members of a study's front to folders below `folder`; `how` is as in `export_trial`."""
+    record = records.load(study)
+    numbers = record.front_numbers()
+    if not numbers:
+        raise InputError(f"{record.folder}: this study has no front yet; go on with `nas resume {study}`")
+    return [export_trial(record, number, folder / str(number), **how) for number in numbers]
 
 
 def _measure_again(study: Study, numbers: list[int], data: _Data, report: Report) -> None:
@@ -273,10 +388,12 @@ def _quantise(study: Study, number: int, data: _Data, report: Report) -> Mapping
     held = data.of(architecture)
     if not (folder / INT8).is_file():
         to_int8(folder / "model.onnx", folder / INT8, images_for(architecture, held))
-    accuracy = add_int8(folder, held).accuracy
-    report(
-        "note", text=f"trial {number} in int8: accuracy {accuracy[INT8]:.4f}, in float32 {accuracy['model.onnx']:.4f}"
-    )
+    found = add_int8(folder, held)
+    if failed := [check for check in found.checks if check.ok is False]:
+        raise VerificationError(f"{folder / INT8}: {failed[0].name} ({failed[0].value}, limit {failed[0].limit})")
+    if INT8 in (accuracy := found.accuracy):  # a network that was never trained has none
+        compared = f"accuracy {accuracy[INT8]:.4f}, in float32 {accuracy['model.onnx']:.4f}"
+        report("note", text=f"trial {number} in int8: {compared}")
     return accuracy
 
 

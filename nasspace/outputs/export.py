@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import secrets
 import shutil
@@ -37,6 +38,7 @@ HELD = (  # to the byte: nobody edits these
     *("model.py", specifications.PROGRAM, specifications.NAME),
 )
 WRITTEN = ("architecture.json", *HELD, RECORD, "README.md")
+TRAINED = ("training.json", "confusion.csv")  # what a full training adds to its export
 DYNAMIC = "dynamic"  # a batch of any size
 LARGEST_BATCH = 4096
 
@@ -83,6 +85,7 @@ def export(
     card: Mapping[str, Any] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     data: DataSet | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Write a network to `folder` at its own input shape, checked before it is moved into place.
 
@@ -92,7 +95,8 @@ def export(
     `classes` names the outputs; `card` may tell what `card.KEYS` lists. preprocessing.json is that of `data`, else
     `preprocessing`, completed by a default. With `data`, held at the network's resolution, every file is judged on the
     validation images from their originals, and must decide as the training pipeline does; the card's `accuracy` must
-    be the pipeline's. A folder is filled if it is empty or holds an earlier export. Errors: `InputError` for what
+    be the pipeline's. `origin` names the data where they are not given: `DataSet.origin`, and the `resolution` that its
+    fingerprint is of. A folder is filled if it is empty or holds an earlier export. Errors: `InputError` for what
     cannot be exported or written, `VerificationError` where a check fails; then the folder is as it was.
     """
     formats, batch_size = _checked_formats(formats), _checked_batch(batch_size)
@@ -114,7 +118,7 @@ def export(
         "seed": seed,
         "batch_size": batch_size,
         "formats": list(formats),
-        "data": None if data is None else data.origin,
+        "data": origin if data is None else data.origin,
         "card": about,
     }
     with _beside(folder) as new:
@@ -202,12 +206,24 @@ def _data_again(
     if data is None:
         return None
     _check_data(data, architecture)
-    if origin and data.fingerprint != origin["fingerprint"]:
+    trained = _as_trained(data, data_dir, origin)
+    if origin and trained.fingerprint != origin["fingerprint"]:
         raise InputError(
             f"--data {data.name}: these are not the images of the export ({origin['name']}, fingerprint "
-            f"{origin['fingerprint']}; found {data.fingerprint}); name the data that the network was trained on"
+            f"{origin['fingerprint']}; found {trained.fingerprint}); name the data that the network was trained on"
         )
-    return data
+    return data if trained is data else dataclasses.replace(data, mean=trained.mean, std=trained.std)
+
+
+def _as_trained(data: DataSet, data_dir: Any, origin: Mapping[str, Any]) -> DataSet:
+    """The data set at the resolution that the weights were trained at, whose mean and deviation the network expects."""
+    at = origin.get("resolution", data.resolution)
+    if at == data.resolution:
+        return data
+    from nasspace.accuracy.data import load_data
+
+    split = {"seed": data.seed, "held_out": data.held_out}
+    return load_data(data.name, resolution=at, data_dir=data_dir, skip_broken=True, **split)
 
 
 def _checked_batch(batch_size: int | str | None) -> int | str:
@@ -309,13 +325,14 @@ def _beside(folder: Path) -> Iterator[Path]:
 def _move(new: Path, folder: Path) -> None:
     """Move the whole folder into place, or file by file over an earlier export; what that had more is removed.
 
-    README.md goes first and comes last: a folder that has it is whole.
+    README.md goes first and comes last: a folder that has it is whole. The record of a training goes with the network
+    that was trained.
     """
     try:
         if not folder.exists():
             new.rename(folder)
             return
-        for name in ("README.md", RECORD):
+        for name in ("README.md", RECORD, *TRAINED):
             (folder / name).unlink(missing_ok=True)
         for name in WRITTEN:
             if (new / name).exists():
@@ -353,5 +370,9 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _is_origin(data: dict[str, Any] | None) -> bool:
+    if data is None:
+        return True
     kinds = {"name": str, "seed": int, "held_out": float, "fingerprint": str}
-    return data is None or all(isinstance(data.get(key), kind) for key, kind in kinds.items())
+    return all(isinstance(data.get(key), kind) for key, kind in kinds.items()) and isinstance(
+        data.get("resolution", 1), int
+    )

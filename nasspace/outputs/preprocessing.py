@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 NAME = "preprocessing.json"
 PROGRAM = "predict.py"
 METADATA = ("preprocessing", "classes", "digest")  # of model.onnx
-INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's names
 WHITE = [255, 255, 255]
 
 
@@ -69,55 +67,21 @@ def default(architecture: Architecture, card: Mapping[str, Any]) -> dict[str, An
 def problems(spec: Mapping[str, Any], architecture: Architecture) -> Iterator[str]:
     """What of a specification does not fit the network or means nothing, in words."""
     channels, *size = architecture.input
-    missing = [key for key in predict.KEYS if key not in spec]
-    if missing:
-        yield f"lacks {', '.join(missing)}"
-        return
-    if spec["input"] != list(architecture.input):
+    if "input" in spec and spec["input"] != list(architecture.input):
         yield f"input is {spec['input']}, but the network takes {list(architecture.input)}"
-    if spec["color"] not in ("RGB", "L") or (channels in (1, 3) and (spec["color"] == "L") != (channels == 1)):
+    wrong = list(predict.problems(spec))
+    yield from wrong
+    if wrong:
+        return
+    if channels in (1, 3) and (spec["color"] == "L") != (channels == 1):
         yield f"color {spec['color']!r} does not give {channels} channels"
-    for key in ("mean", "std"):
-        if not _numbers(spec[key], channels) or (key == "std" and not all(value > 0 for value in spec[key])):
-            yield f"{key} is not {channels} numbers{' above 0' if key == 'std' else ''}"
-    classes = spec["classes"]
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        yield "classes is not a list of names"
-    elif len(classes) != architecture.classes:
-        yield f"{len(classes)} classes, but the network has {architecture.classes}"
-    if not _numbers(spec["background"], 3):
-        yield "background is not three numbers"
-    if spec["interpolation"] not in INTERPOLATIONS:
-        yield f"interpolation {spec['interpolation']!r} is not one of {', '.join(INTERPOLATIONS)}"
-    if spec["orientation"] not in ("exif", None, "none"):
-        yield f"orientation {spec['orientation']!r} is not 'exif' or null"
-    yield from _sizes(spec, size)
-
-
-def _sizes(spec: Mapping[str, Any], size: list[int]) -> Iterator[str]:
-    """Whether resize and crop lead to the network's height and width."""
+    if len(spec["classes"]) != architecture.classes:
+        yield f"{len(spec['classes'])} classes, but the network has {architecture.classes}"
     resize, crop = spec["resize"], spec["crop"]
-    if not isinstance(resize, dict) or resize.keys() not in ({"size"}, {"shorter_side"}):
-        yield "resize is neither a size nor a shorter_side"
-    elif "size" in resize and not _numbers(resize["size"], 2):
-        yield "resize.size is not a height and a width"
-    elif "shorter_side" in resize and not _numbers([resize["shorter_side"]], 1):
-        yield "resize.shorter_side is not a number"
-    elif (crop or resize.get("size")) != size:
+    if (crop or resize.get("size")) != size:
         yield f"resize and crop do not give {size[0]}x{size[1]} pixels"
     elif crop and min(resize.get("size") or [resize["shorter_side"]]) < max(crop):
         yield "crop is larger than what resize leaves"
-    for key in ("draft", "range"):
-        if spec[key] is not None and not _numbers(spec[key], 2):
-            yield f"{key} is neither two numbers nor null"
-
-
-def _numbers(value: Any, count: int) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == count
-        and all(isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in value)
-    )
 
 
 def write(folder: Path, spec: Mapping[str, Any], *, program: bool) -> None:
@@ -131,15 +95,22 @@ def read(folder: Path) -> dict[str, Any]:
     """The content of preprocessing.json; an `InputError` names a file that is missing, damaged or incomplete."""
     try:
         return predict.read_spec(folder)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(str(error)) from None
 
 
 def carried(folder: Path, architecture: Architecture) -> dict[str, Any]:
     """The preprocessing of an earlier export of the same network, without its sizes where it has another resolution."""
-    spec = read(folder)
-    sizes = () if spec["input"] == list(architecture.input) else ("input", "draft", "resize", "crop")
-    return {key: spec[key] for key in predict.KEYS if key not in sizes}
+    return at_another_size(read(folder), architecture)
+
+
+def at_another_size(spec: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
+    """A specification for the network's input; without its sizes where that is another than it was written for."""
+    if list(spec["input"]) == list(architecture.input):
+        return {key: spec[key] for key in predict.KEYS if key in spec}
+    kept = {key: spec[key] for key in predict.KEYS if key in spec and key not in ("input", "resize", "crop")}
+    large = [2 * size for size in architecture.input[1:]]  # as in training: a JPEG is decoded at twice the size
+    return {**kept, "draft": large if spec.get("draft") else None}
 
 
 def metadata(spec: Mapping[str, Any], digest: str) -> dict[str, str]:

@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nasspace.errors import InputError
+
 TIMEOUT = 3600  # seconds; a guard, not a budget
 PROGRAM = """
 import importlib.util, json, sys
@@ -39,8 +41,9 @@ torch.save(found, target)
 """
 
 
-_COMMAND = (sys.executable, "-I", "-B", "-W", "ignore", "-c", PROGRAM)
-_waiting: list[subprocess.Popen[str]] = []  # processes that have imported torch and wait to be told a model.py
+# Not `-I`: torch may have been found through PYTHONPATH or in the user's site-packages.
+_COMMAND = (sys.executable, "-P", "-B", "-W", "ignore", "-c", PROGRAM)
+_waiting: list[subprocess.Popen[str]] = []  # processes that have imported torch and wait for a model.py
 
 
 def prepare() -> None:
@@ -68,12 +71,19 @@ def _ended(process: subprocess.Popen[str]) -> None:
 def run(path: Path, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What model.py makes of tensors: `scores` of `inputs`; `preprocessed` of `photo`; `decisions` on `pixels`.
 
-    `pixels` are uint8 [N, C, H, W], normalized by `mean` and `std`. Raises ValueError with the reason where it fails.
+    `pixels` are uint8 [N, C, H, W], normalized by `mean` and `std`. Raises ValueError with the reason where it fails,
+    `InputError` where the tensors cannot be written for it.
     """
     process = _waiting.pop() if _waiting and _waiting[-1].poll() is None else _started()
     with tempfile.TemporaryDirectory(prefix="nasspace-") as name:
         source, target = Path(name) / "given.pt", Path(name) / "found.pt"
-        torch.save(dict(given), source)
+        try:
+            torch.save(dict(given), source)
+        except (OSError, RuntimeError) as error:  # torch's own writer has no OSError for a full disk
+            _ended(process)
+            raise InputError(
+                f"{source}: cannot be written ({_first_line(error)}); make room there or set TMPDIR to another folder"
+            ) from None
         try:
             _, said = process.communicate(json.dumps([str(path), str(source), str(target)]), timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -84,8 +94,12 @@ def run(path: Path, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         try:
             found = torch.load(target, weights_only=True)
         except Exception as error:  # torch.load's errors have no common class
-            raise ValueError(f"wrote no tensors ({str(error).splitlines()[0][:100]})") from None
+            raise ValueError(f"wrote no tensors ({_first_line(error)})") from None
     wrong = not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values())
     if wrong or "scores" not in found:
         raise ValueError("wrote no tensors")
     return found
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:100]

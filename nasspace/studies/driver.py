@@ -48,8 +48,10 @@ class Driver:
         self.report = report
         self.under_way: dict[int, Candidate] = {}
         self.presence = Presence(study)
-        self._began = time.monotonic()
+        self._reserved = 0.0
         self._stopped = False
+        if task.recipe.time_budget and study.searched:  # a process that was killed after the search's own end
+            self._stopped = True
         self._candidates = Candidates(study, task.space, task.recipe.sampler, task.scorer.known, task.recipe.seed)
 
     def __enter__(self) -> Driver:
@@ -58,6 +60,10 @@ class Driver:
 
     def __exit__(self, *ended: object) -> None:
         self.presence.__exit__(*ended)
+
+    def reserve(self, seconds: float) -> None:
+        """Keep this much of the time budget, half of it at most, for the last rung and the exports."""
+        self._reserved = min(seconds, (self.task.recipe.time_budget or 0.0) / 2)
 
     def ask(self) -> Candidate | None:
         """The next candidate; None if there is none at present: for good if `finished`."""
@@ -72,6 +78,7 @@ class Driver:
         candidate = Candidate(*found, time.monotonic())
         if self.study.record.user_attrs.get(records.FINISHED):
             self.study.record.set_user_attr(records.FINISHED, False)
+            self.study.record.set_user_attr(records.SEARCHED, False)
         self.under_way[candidate.number] = candidate
         return candidate
 
@@ -159,9 +166,12 @@ class Driver:
 
     def _enough(self) -> bool:
         """Whether nothing more is to be asked at present."""
-        budget = self.task.recipe.time_budget
-        if budget and time.monotonic() - self._began > budget:
-            self._stop(f"the time budget is used up; {self.study.evaluated} evaluated")
+        deadline = self.study.deadline
+        if deadline is not None and time.monotonic() > deadline - self._reserved:
+            kept = (
+                f" but for {self._reserved:.0f} s, reserved for the last rung and the exports" if self._reserved else ""
+            )
+            self._stop(f"the time budget is used up{kept}; {self.study.evaluated} evaluated")
             return True
         under_way = len(self.under_way) + len(self.presence.others())
         return self.study.evaluated + under_way >= self.task.recipe.trials or self._hopeless()

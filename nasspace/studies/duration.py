@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from nasspace.architecture import Architecture
 from nasspace.studies import last_rung
 from nasspace.studies.evaluate import measures
+from nasspace.studies.recipe import UNBOUNDED, Recipe
 
 if TYPE_CHECKING:
     from nasspace.studies.task import Task
@@ -18,6 +20,7 @@ NETWORKS = 3  # random ones that are timed
 BATCH = 32
 MEMBERS = (3, 6)  # of a front, and those that are promoted in place of others: few and many
 MEASURED = 3.0  # seconds that a latency takes, with its profile
+LONGEST = 15.0  # seconds that the timing may take
 EXPORTED = 8.0  # seconds to export, check, judge and measure a member again
 
 
@@ -28,7 +31,17 @@ class Duration:
     search: tuple[float, float]
     delivery: tuple[float, float]
 
+    bounded: bool = True  # False where time alone ends the search: its own part is then of one trial
+
+    @property
+    def mean_delivery(self) -> float:
+        """Seconds of the last rung with the exports, between few and many members."""
+        return sum(self.delivery) / 2
+
     def __str__(self) -> str:
+        if not self.bounded:
+            trial, last = _span(*self.search), _span(*self.delivery)
+            return f"a trial is likely to take {trial}, and {last} to train the front in the end and to export it"
         low, high = (a + b for a, b in zip(self.search, self.delivery, strict=True))
         last = _span(*self.delivery)
         return f"likely to take {_span(low, high)} in all, {last} of it to train the front in the end and to export it"
@@ -40,25 +53,39 @@ def estimate(task: Task) -> Duration | None:
     if data is None or recipe.distributed or "accuracy" not in recipe.objectives:
         return None
     rng = random.Random(0)
-    networks = [task.space.sample(rng) for _ in range(NETWORKS)]
-    images = len(data.train.labels)
-    trial, member = 0.0, 0.0
-    for network in networks:
-        fidelity = last_rung.fidelity_of(recipe, network)
-        trial += fidelity.epochs * fidelity.share * images * _seconds(network, fidelity.resolution, recipe) / NETWORKS
-        for rung in last_rung.rungs(fidelity, min(network.input[1:])):
-            member += rung.epochs * images * _seconds(network, rung.resolution, recipe) / NETWORKS
+    timed = []
+    start = time.perf_counter()
+    for _ in range(NETWORKS):
+        network = task.space.sample(rng)
+        with contextlib.suppress(RuntimeError, ValueError, ArithmeticError):  # one that cannot be trained at all
+            timed.append(_timed(network, recipe, len(data.train.labels)))
+        if time.perf_counter() - start > LONGEST:
+            break
+    if not timed:
+        return None
+    trial, member = (sum(part) / len(timed) for part in zip(*timed, strict=True))
     trial += MEASURED if measures(recipe) else 0.0
-    search = trial * recipe.trials
+    bounded = recipe.trials < UNBOUNDED
+    search = trial * recipe.trials if bounded else trial
     few, many = MEMBERS
-    return Duration((0.7 * search, 1.4 * search), (few * (member + EXPORTED), many * (1.4 * member + EXPORTED)))
+    delivery = few * (member + EXPORTED), many * (1.4 * member + EXPORTED)
+    return Duration((0.7 * search, 1.4 * search), delivery, bounded)
 
 
-def _seconds(network: Architecture, resolution: int, recipe: object) -> float:
+def _timed(network: Architecture, recipe: Recipe, images: int) -> tuple[float, float]:
+    """Seconds to train a network in the search, and in the last rung."""
+    fidelity = last_rung.fidelity_of(recipe, network)
+    trial = fidelity.epochs * fidelity.share * images * _seconds(network, fidelity.resolution, recipe)
+    rungs = last_rung.rungs(fidelity, min(network.input[1:]))
+    return trial, sum(rung.epochs * images * _seconds(network, rung.resolution, recipe) for rung in rungs)
+
+
+def _seconds(network: Architecture, resolution: int, recipe: Recipe) -> float:
     """Seconds that one image takes in training: forward, backward and the step."""
     import torch
     from torch.nn import functional
 
+    from nasspace.accuracy.depthwise import fast_tiny_maps
     from nasspace.accuracy.training import threads
     from nasspace.network import build
 
@@ -69,7 +96,7 @@ def _seconds(network: Architecture, resolution: int, recipe: object) -> float:
     images = torch.zeros(shape, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(BATCH, dtype=torch.int64, device=device)
     taken = []
-    with threads(recipe.training.threads):
+    with threads(recipe.training.threads), fast_tiny_maps(model, device):
         for _ in range(3):  # the first one warms up
             start = time.perf_counter()
             functional.cross_entropy(model(images), labels).backward()

@@ -120,8 +120,12 @@ class Trained:
             if self._small is None or self._small.resolution != fidelity.resolution:
                 self._small = prepared(self.data, fidelity.resolution)
             trained = train(model, self._small, fidelity, training, seed=seed, device=device, on_epoch=passed)
+        if trained.diverged:  # what is left has an accuracy by chance
+            return Outcome(
+                {}, failure=f"the training diverged: the loss of epoch {len(trained.losses)} is not a number"
+            )
         values["accuracy"] = trained.accuracy
-        details["training"] = {"seconds": trained.seconds, "losses": list(trained.losses), "diverged": trained.diverged}
+        details["training"] = {"seconds": trained.seconds, "losses": list(trained.losses)}
         weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
         return Outcome(values, "", details, weights)
 

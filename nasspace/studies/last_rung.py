@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.accuracy.settings import Fidelity, TrainingSettings
 from nasspace.architecture import Architecture
+from nasspace.errors import NasspaceError
 from nasspace.studies import turns
 from nasspace.studies.measure import seed_of
 from nasspace.studies.recipe import Recipe
@@ -25,11 +26,19 @@ RATE = 0.5  # of the learning rate: the weights have been trained already
 OnEpoch = Callable[[int, int, float], None]
 
 
+class Diverged(NasspaceError):
+    """The loss of a training is no longer a number."""
+
+
 @dataclass(frozen=True)
 class Deployed:
-    """Weights of a network at its deployment resolution; epochs trained there and in between, in how many seconds."""
+    """Weights of a network at its deployment resolution; epochs trained there and in between, in how many seconds.
+
+    `accuracy` is a fraction, on the validation images at that resolution.
+    """
 
     state: Mapping[str, Tensor]
+    accuracy: float
     epochs: int
     seconds: float
 
@@ -62,12 +71,13 @@ def deployed(
     start: Mapping[str, Tensor] | None,
     *,
     checkpoints: Path,
+    device: str = "cpu",
     on_epoch: OnEpoch = lambda *_: None,
 ) -> Deployed:
     """Train a network from the search's weights to its deployment resolution, in steps.
 
     `data` is held at that resolution. Without `start` the search's own training is repeated first. `checkpoints` is a
-    folder: a training that was killed continues from there and ends in the same weights.
+    folder: a training that was killed continues from there and ends in the same weights. Raises `Diverged`.
     """
     from nasspace.accuracy.training import train
     from nasspace.network import build
@@ -99,12 +109,17 @@ def deployed(
                 rung,
                 settings,
                 seed=seed + i,
-                device=recipe.device,
+                device=device,
                 on_epoch=passed,
                 checkpoint=checkpoints / f"{architecture.digest}-{i}.pt",
             )
             done, seconds = done + rung.epochs, seconds + trained.seconds
-    return Deployed({k: v.detach().cpu() for k, v in model.state_dict().items()}, total, seconds)
+            if trained.diverged:
+                epoch = done - rung.epochs + len(trained.losses)
+                at = f"epoch {epoch} of {total} at {rung.resolution}x{rung.resolution}"
+                raise Diverged(f"the training diverged: the loss of {at} is not a number")
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    return Deployed(state, trained.accuracy, total, seconds)
 
 
 def forget_checkpoints(folder: Path, architecture: Architecture) -> None:

@@ -154,12 +154,14 @@ def _sampler(task: Task) -> Any:
 def _run(study: Study, task: Task, fresh_latency: bool, report: Report) -> Study:
     study.record.sampler = _sampler(task)
     others = study.is_shared  # may be in the folder, too
+    study.deadline = time.monotonic() + task.recipe.time_budget if task.recipe.time_budget else None
     with contextlib.nullcontext() if others else places.alone(study.folder), errors_of_storage(study.folder):
         study.data = task.data
         report("start", study=study, task=task)
         for note in task.notes:
             report("note", text=note)
-        if not study.evaluated and (likely := duration.estimate(task)):
+        likely = duration.estimate(task) if study.deadline or not study.evaluated else None
+        if likely:
             report("note", text=str(likely))
         if task.scorer is None:
             task.scorer = evaluate.Trained(
@@ -169,10 +171,12 @@ def _run(study: Study, task: Task, fresh_latency: bool, report: Report) -> Study
                 on_epoch=lambda epoch, epochs, loss: report("epoch", epoch=epoch, epochs=epochs, loss=loss),
             )
         with Driver(study, task, report) as driver:
+            driver.reserve(likely.mean_delivery if likely else 0.0)
             if task.recipe.distributed:
                 tuning.run(driver, fresh_latency)
             else:
                 _one_by_one(driver)
+        study.search_ended()
         with places.alone(study.folder, wait=True) if others else contextlib.nullcontext():
             records.write_tables(study)
         if not study.front_numbers():
@@ -200,6 +204,12 @@ def nothing_found(study: Study) -> NothingFound:
     if not measured:
         return NothingFound(f"no network within the limits ({_limits(study)}) was found; nothing was measured")
     best = min(measured, key=study.over_limit)
+    if study.over_limit(best) <= 0 and (failed := study.undeployable()):
+        number, why = next(iter(failed.items()))
+        return NothingFound(
+            f"no network is left: {len(failed)} failed at the deployment resolution, the first one, {study.name}:"
+            f"{number}: {why}; lower the recipe's training.learning_rate"
+        )
     values = best.user_attrs["values"]
     figures = [f"{name} {evaluate.shown(name, values[name])}" for name in study.limits if name in values]
     if interval := best.user_attrs.get("latency_interval"):

@@ -23,6 +23,7 @@ UNITS = {
     "time": {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0},  # to seconds
 }
 EXAMPLES = {"latency": "20ms", "count": "150M", "time": "30m"}
+UNBOUNDED = 1_000_000  # trials: as many as the time allows
 
 
 def quantity(text: Any, kind: Literal["latency", "count", "time"]) -> float:
@@ -73,7 +74,7 @@ class Recipe(Strict):
 
     name: str = "recipe"
     description: str = ""
-    trials: int = Field(12, ge=1, le=1_000_000)
+    trials: int = Field(12, ge=1, le=UNBOUNDED)
     time_budget: Annotated[float | None, _amount("time")] = None
     sampler: str = "gain"
     objectives: tuple[Literal["accuracy", "latency", "flops", "params", "memory_access"], ...] = (
@@ -101,6 +102,14 @@ class Recipe(Strict):
     fidelity: Fidelity = Fidelity(resolution=32, epochs=8)
     training: TrainingSettings = TrainingSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _time_alone(cls, value: Any) -> Any:
+        """With a time budget and no number of trials the time alone ends the search."""
+        if isinstance(value, dict) and value.get("time_budget") is not None and "trials" not in value:
+            return {**value, "trials": UNBOUNDED}
+        return value
+
     @model_validator(mode="after")
     def _sensible(self) -> Recipe:
         if len(set(self.objectives)) != len(self.objectives) or not self.objectives:
@@ -113,8 +122,14 @@ class Recipe(Strict):
         return self.ray is not None or self.workers > 1
 
     def with_changes(self, changes: Mapping[str, Any]) -> Recipe:
-        """The recipe with some settings replaced; None leaves one as it is, a dictionary is merged into its own."""
-        return read_value(_merged(self.as_written(), changes), Document({}, ""))
+        """The recipe with some settings replaced; None leaves one as it is, a dictionary is merged into its own.
+
+        A `time_budget` without `trials` replaces the recipe's number of trials: the time alone ends the search.
+        """
+        own = self.as_written()
+        if changes.get("time_budget") is not None:
+            own.pop("trials")
+        return read_value(_merged(own, changes), Document({}, ""))
 
     def as_written(self) -> dict[str, Any]:
         """Plain values as a recipe's file has them, amounts with their units; `read` gives the same recipe back."""

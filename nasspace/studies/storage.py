@@ -32,7 +32,8 @@ def own(path: Path) -> Any:
     import optuna
     import sqlalchemy
 
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
+    url = f"sqlite:///{path.resolve()}".replace("{", "{{").replace("}", "}}")  # Optuna formats it as a template
+    storage = optuna.storages.RDBStorage(url)
     storage.engine.dispose()
 
     @sqlalchemy.event.listens_for(storage.engine, "connect")

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from nasspace.accuracy.data import DataSet
 
 VERSION = 1
-DEPLOYED = "deployed:"  # study attribute, with a trial's number: its last rung and the judged file
+LAST_RUNG = "last_rung:"  # study attribute, with a trial's number: its training at the deployment resolution
+DEPLOYED = "deployed:"  # study attribute, with a trial's number: its last rung and the judged file, or why it failed
+SEARCHED = "searched"  # study attribute: the search has ended, so what remains is the last rung and the exports
 AGAIN = "latency_again"  # study attribute: the front as measured again from the exported files
 PREDICTOR = "latency_predictor"  # study attribute: how well latency is predicted from the other networks measured
 FINISHED = "finished"  # study attribute: the search came to its own end
@@ -46,6 +48,7 @@ class Study:
         self.record = record
         self.name = folder.resolve().name
         self.data: DataSet | None = None  # the data set, where this process holds it already
+        self.deadline: float | None = None  # of time.monotonic(): when the time budget of this process is used up
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -136,10 +139,38 @@ class Study:
         """Whether what a search found is trained at the deployment resolution before it is reported."""
         return bool(self.settings.get("data")) and "accuracy" in self.objectives
 
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether the time budget of this process is used up."""
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    @property
+    def searched(self) -> bool:
+        """Whether the search has ended but not what follows it: a process that goes on does not ask for more trials."""
+        attributes = self.record.user_attrs
+        return bool(attributes.get(SEARCHED)) and not attributes.get(FINISHED)
+
+    def search_ended(self) -> None:
+        """Record that the search has ended and its last rung begins; others may still search a shared study."""
+        if self.settings.get("data") and not self.is_shared:
+            self.record.set_user_attr(SEARCHED, True)
+
     def deployed(self) -> dict[int, dict[str, Any]]:
         """Trial number to what its last rung found: `accuracy` of the shipped file, `resolution`, `epochs`, ..."""
-        attributes = self.record.user_attrs
-        return {int(key[len(DEPLOYED) :]): value for key, value in attributes.items() if key.startswith(DEPLOYED)}
+        return {number: found for number, found in self._numbered(DEPLOYED).items() if "accuracy" in found}
+
+    def undeployable(self) -> dict[int, str]:
+        """Trial number to why its last rung failed: these are in no front."""
+        return {number: found["failed"] for number, found in self._numbered(DEPLOYED).items() if "failed" in found}
+
+    def last_rung(self, number: int) -> dict[str, Any] | None:
+        """What the last rung's training recorded before its export: `accuracy` in training, `resolution`, ..."""
+        return self.record.user_attrs.get(f"{LAST_RUNG}{number}")
+
+    def _numbered(self, prefix: str) -> dict[int, dict[str, Any]]:
+        """The study's attributes of one kind by trial number; those that were taken back are None."""
+        found = self.record.user_attrs.items()
+        return {int(key[len(prefix) :]): value for key, value in found if key.startswith(prefix) and value}
 
     def front_numbers(self) -> list[int]:
         """The numbers of the front's trials: of those trained at the deployment resolution, once there are any."""
@@ -172,9 +203,10 @@ class Study:
         return evaluated
 
     def _inside(self) -> list[optuna.trial.FrozenTrial]:
-        """Evaluated trials inside the limits, by the re-measurement too."""
+        """Evaluated trials inside the limits, by the re-measurement too, whose last rung did not fail."""
         again = self.again()
-        evaluated = self.frozen("COMPLETE")
+        failed = self.undeployable() if self.has_last_rung else ()
+        evaluated = [trial for trial in self.frozen("COMPLETE") if trial.number not in failed]
         return [t for t in evaluated if self.over_limit(t) <= 0 and self._stays(t.number, again)]
 
     def _front_of(self, trials: list[optuna.trial.FrozenTrial], accuracy: Mapping[int, float]) -> list[int]:
@@ -254,7 +286,9 @@ class Study:
     def budget_use(self) -> str:
         """Why a front ends far below its latency target, in a sentence; empty where it does not."""
         limit, front = self.limits.get("latency"), self.front()
-        latencies = self.trials()["latency_ms"].dropna()
+        trials = self.trials()
+        latencies = trials.loc[trials["state"] == "evaluated", "latency_ms"].dropna()
+        latencies = latencies[latencies <= (limit or 0.0)]  # a function may evaluate what is over it
         if limit is None or front.empty or latencies.empty or not front["latency_ms"].max() < limit / 2:
             return ""
         slowest, tried = front["latency_ms"].max(), latencies.max()
@@ -297,6 +331,7 @@ class Study:
             "latency_ties": ties,
             "resolution": size,
             "fidelity": self.fidelity(member["id"]),
+            "accuracy_int8": self.deployed().get(member["id"], {}).get("accuracy_int8"),
             "accuracy_low": None,
             "accuracy_high": None,
             "accuracy_ties": None,
@@ -397,6 +432,7 @@ def _directions(settings: Mapping[str, Any]) -> list[str]:
 def extend(study: Study, settings: dict[str, Any]) -> None:
     """Go on with a finished or stopped study under a larger (or smaller) number of trials."""
     study.record.set_user_attr(FINISHED, False)
+    study.record.set_user_attr(SEARCHED, False)
     files.write_yaml(study.folder / "study.yaml", settings)
     study.settings = settings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
+from nasspace import cli
 from nasspace.accuracy import predict
 from nasspace.accuracy.data import load_data
 from nasspace.accuracy.decoding import specification
@@ -379,6 +381,73 @@ def test_what_cannot_be_used_is_named_in_one_line(shipped, tmp_path):
     (folder / "preprocessing.json").write_text('{"input": [3, 24, 24]}')
     with pytest.raises(ValueError, match=r"preprocessing\.json: lacks orientation"):
         predict.read_spec(folder)
+
+
+WRONG = [
+    *(None, True, 0, 5, -1, 1.5, 10**400, float("nan"), float("inf"), "word", "", [], {}, {"size": None}),
+    *([1], [1, 2], [None] * 3, ["1"] * 3, [[1]] * 3, [0] * 3, [-1] * 3, [1.5] * 3, [True] * 3, [float("nan")] * 3),
+    *([1e39] * 3, [1e-300] * 3, ["a", "b", "\ud800"], {"shorter_side": 0}, {"size": [24, 24], "shorter_side": 24}),
+]
+MEANT = {  # those of WRONG that a key may have
+    "orientation": [None],
+    "draft": [None, [1, 2]],
+    "range": [None, [1, 2]],
+    "crop": [None, [1, 2]],
+    "background": [[0] * 3],
+    "mean": [[0] * 3, [-1] * 3, [1.5] * 3, [1e-300] * 3],
+    "std": [[1.5] * 3],
+    "classes": [["1"] * 3],
+}
+
+
+def test_whatever_is_damaged_in_preprocessing_json_is_one_message(shipped, tmp_path, capsys):
+    folder, image = shipped("batch"), str(colors(tmp_path)[0])
+    path = folder / "preprocessing.json"
+    sound = json.loads(path.read_text())
+    damaged = [
+        (key, {**sound, key: value}) for key in predict.KEYS for value in WRONG if value not in MEANT.get(key, [])
+    ]
+    damaged += [("lacks", {key: sound[key] for key in predict.KEYS if key != left_out}) for left_out in predict.KEYS]
+    damaged += [
+        ("'version' is not known", {**sound, "version": 2}),
+        ("lacks", {}),
+        *(("object", wrong) for wrong in (None, 5, [])),
+    ]
+    for says, spec in damaged:
+        path.write_text(json.dumps(spec))
+        for command in (predict.main, lambda asked: cli.run(["predict", asked[2], asked[0]])):
+            with warnings.catch_warnings():  # main sets a filter
+                assert command([image, "--folder", str(folder)]) == 2, spec
+            out, err = capsys.readouterr()
+            assert (out, err.count("\n"), "export again" in err) == ("", 1, True), spec
+            assert f"{path}: {says}" in err or says == "object", spec
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="cannot be read"):
+        predict.read_spec(folder)
+
+
+def test_what_a_key_may_have_is_read(shipped):
+    folder = shipped("batch")
+    sound = spec_of()
+    for key, values in MEANT.items():
+        for value in values:
+            (folder / "preprocessing.json").write_text(json.dumps({**sound, key: value}))
+            assert predict.read_spec(folder)[key] == value
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"classes": ["a", "b"]}, r"scores of the shape \[3\] for the 2 classes"),
+        ({"input": [3, 20, 20], "crop": [20, 20]}, r"does not run on \[3, 20, 20\].*export again"),
+    ],
+)
+def test_a_network_of_another_export_is_one_message(shipped, tmp_path, changes, says):
+    folder, paths = shipped(1), colors(tmp_path)
+    (folder / "preprocessing.json").write_text(json.dumps(spec_of(**changes)))
+    done = run(folder, paths[0])
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert re.search(says, done.stderr)
 
 
 def test_without_onnxruntime_the_install_command_is_named(shipped, tmp_path, monkeypatch, capsys):

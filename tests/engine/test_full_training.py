@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from nasspace.engine import full_training, subjects
 from nasspace.engine.settings import resolve_settings
 from nasspace.errors import InputError, NasspaceError
 from nasspace.network import build
-from nasspace.outputs.export import verify
+from nasspace.outputs.export import export, verify
 from nasspace.space import Space
 
 NETWORK = "mobilenet_v1_0.25"
@@ -233,6 +234,86 @@ def test_a_folder_of_another_training_is_kept(data, quick, tmp_path):
         nasspace.train(tiny(), data=data, epochs=1, out=tmp_path / "own")
 
 
+MEANT = {"test": [None], "not_applied": [None, "word"], "digest": ["word"], "settings": ["word"]}
+MEANT |= {key: [5] for key in ("resolution", "epochs", "seconds")}
+MEANT |= {"identity": [{}]}  # of another training
+DAMAGE = [{key: kind} for key in full_training.RECORDED for kind in (None, "word", 5, True, [], {})]
+DAMAGE += [{"validation": {"accuracy": "high"}}, {"test": {"accuracy": 0.5, "top5": 0.9}}]
+
+
+def test_a_damaged_record_is_one_message(data, quick, tmp_path):
+    how = {"data": data, "epochs": 1, "out": tmp_path / "t"}
+    nasspace.train(tiny(), **how)
+    path = tmp_path / "t" / "training.json"
+    sound = json.loads(path.read_text())
+    texts = [
+        json.dumps({**sound, key: kind}) for ((key, kind),) in map(dict.items, DAMAGE) if kind not in MEANT.get(key, [])
+    ]
+    for text in ("{", "[]", *texts):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"^t/training\.json.*; delete .* to train again, or choose another --out"):
+            nasspace.train(tiny(), **how)
+    for key, kinds in MEANT.items():
+        for kind in kinds:
+            if key != "identity":
+                path.write_text(json.dumps({**sound, key: kind}))
+                assert nasspace.train(tiny(), **how).folder == tmp_path / "t"
+
+
+def test_a_damaged_result_is_one_message(data, quick, tmp_path, monkeypatch):
+    how = {"data": data, "epochs": 1, "out": tmp_path / "t"}
+    with monkeypatch.context() as patch:
+        patch.setattr(full_training, "export", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            nasspace.train(tiny(), **how)
+    path = tmp_path / ".t.training" / "result.json"
+    sound = json.loads(path.read_text())
+    for damage in ({"identity": 5}, {"confusion": [[1]]}, {"confusion": None}, {"test": {}}, {"validation": []}):
+        path.write_text(json.dumps({**sound, **damage}))
+        with pytest.raises(InputError, match=r"result\.json.* to evaluate again$"):
+            nasspace.train(tiny(), **how)
+    path.write_text(json.dumps(sound))
+    nasspace.train(tiny(), **how)
+
+
+def test_what_another_process_has_finished_in_the_meantime_is_read(data, quick, tmp_path, monkeypatch):
+    """The other process finishes between the look at the folder and the lock."""
+    lock, lines = full_training._Run._alone, []
+    how = {"data": data, "epochs": 1, "out": tmp_path / "t"}
+
+    def late(run):
+        monkeypatch.setattr(full_training._Run, "_alone", lock)
+        nasspace.train(tiny(), **how)
+        return lock(run)
+
+    monkeypatch.setattr(full_training._Run, "_alone", late)
+    nasspace.train(tiny(), **how, report=lines.append)
+    assert lines == [f"{tmp_path / 't'}: finished before"]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_place_that_cannot_be_written_is_named_before_the_training(data, quick, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("it was trained"))
+    for out in ("file", "file/below", f"{'x' * 300}"):
+        with pytest.raises(InputError, match=f"{Path(out).name}.*choose another"):
+            nasspace.train(tiny(), data=data, epochs=1, out=tmp_path / out)
+    (tmp_path / "t").mkdir()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match="t: cannot be written; choose another --out folder"):
+        nasspace.train(tiny(), data=data, epochs=1, out=tmp_path / "t")
+
+
+def test_broken_images_are_left_out_if_asked(quick, tmp_path, capsys):
+    folder = photos(tmp_path / "photos", 0)
+    (folder / "cat" / "3.png").write_bytes(b"no image")
+    asked = ["train", NETWORK, "--data", f"imagefolder:{folder}", "--epochs", "1"]
+    assert cli.run(asked) == 2
+    assert "--skip-broken" in capsys.readouterr().err
+    assert cli.run([*asked, "--skip-broken"]) == 0
+    assert f"left out, since it cannot be read: 1 image ({folder}/cat/3.png)" in capsys.readouterr().err
+
+
 def test_two_processes_do_not_train_into_one_folder(data, tmp_path):
     import filelock
 
@@ -295,6 +376,15 @@ def test_a_published_network_takes_the_data_s_form(quick, tmp_path):
         ({"arch": "no-study:3"}, "there is no study"),
         ({"arch": "no-study:front"}, "there is no study"),
         ({"arch": tiny(input=(1, 16, 24))}, "16x24 is not square; give a --resolution"),
+        ({"arch": "x" * 300}, "is not an architecture"),
+        ({"arch": "."}, "a folder without architecture.json; name an export's folder"),
+        ({"weights": "x" * 300}, "cannot be read"),
+        ({"settings": "x" * 300}, "--settings x*: cannot be read"),
+        ({"seed": 2**64}, "seed: .* is too large"),
+        ({"seed": -1}, "seed: -1 is not a whole number of 0 or more"),
+        ({"resolution": 0}, "resolution: 0 is not a whole number of 1 or more"),
+        ({"batch_size": 1}, "batch_size: 1 is not a whole number of 2 or more"),
+        ({"threads": True}, "threads: True is not a whole number of 1 or more"),
         ({"epochs": 0}, "epochs: 0 is not a whole number of 1 or more"),
         ({"settings": "shuflenet"}, "neither a file nor a published training; did you mean 'shufflenet'"),
         ({"weights": "none.safetensors"}, r"none\.safetensors: cannot be read"),
@@ -342,6 +432,128 @@ def test_a_front_is_trained_member_by_member(study, quick, tmp_path):
     data = load_data("digits", resolution=size, seed=5)  # the study's split
     records = [json.loads((one.folder / "training.json").read_text()) for one in found.trained]
     assert {record["data"]["fingerprint"] for record in records} == {data.fingerprint}
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory) -> Path:
+    """An export whose weights were trained on another split of digits than the default one."""
+    digits = load_data("digits", resolution=16, seed=3, held_out=0.3)
+    folder = tmp_path_factory.mktemp("exports") / "tiny"
+    export(tiny(), folder, weights=build(tiny()).state_dict(), formats=[], data=digits)
+    return folder
+
+
+def fingerprint(found: full_training.FullTraining) -> str:
+    return json.loads((found.folder / "training.json").read_text())["data"]["fingerprint"]
+
+
+def split_line(lines: list[str]) -> str:
+    return next((line for line in lines if "another split" in line), "")
+
+
+@pytest.mark.parametrize("how", ["folder", "weights", "weights' folder"])
+def test_an_export_brings_its_data_and_split(how, shipped, quick, tmp_path):
+    start = {"weights": shipped / "weights.safetensors", "weights' folder": shipped}
+    arch, given = (str(shipped), {}) if how == "folder" else (tiny(), {"weights": start[how]})
+    lines = []
+    found = nasspace.train(arch, **given, epochs=1, out=tmp_path / "t", report=lines.append)
+    assert lines[0] == f"data of {shipped}: digits, split with held_out 0.3 and seed 3"
+    assert split_line(lines) == ""
+    assert fingerprint(found) == load_data("digits", resolution=16, seed=3, held_out=0.3).fingerprint
+    recorded = json.loads((found.folder / "training.json").read_text())["data"]
+    assert (recorded["name"], recorded["seed"], recorded["held_out"]) == ("digits", 3, 0.3)
+
+
+def test_another_split_than_that_of_the_weights_is_named(shipped, data, quick, tmp_path):
+    said = f"digits: another split than that of {shipped} (digits, split with held_out 0.3 and seed 3)"
+    for number, (changes, effect) in enumerate([({}, True), ({"from_scratch": True}, False)]):
+        lines = []
+        how = {"data": data, "epochs": 1, "out": tmp_path / str(number), "report": lines.append}
+        nasspace.train(str(shipped), **how, **changes)
+        assert split_line(lines).startswith(said)
+        assert ("may be held out here" in split_line(lines)) == effect
+    lines, own = [], load_data("digits", resolution=16, seed=3, held_out=0.3)
+    nasspace.train(str(shipped), data=own, epochs=1, out=tmp_path / "own", report=lines.append)
+    assert split_line(lines) == ""
+
+
+def photos(folder: Path, seed: int) -> Path:
+    noise = numpy.random.default_rng(seed)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for i in range(12):
+            Image.fromarray(noise.integers(0, 255, (16, 16, 3), dtype=numpy.uint8)).save(folder / name / f"{i}.png")
+    return folder
+
+
+def test_images_that_were_moved_are_split_as_before(quick, tmp_path):
+    layers = [*LAYERS[:-1], {"block": "linear", "out": 2}]
+    architecture = Architecture.of(layers, input=(3, 16, 16))
+    data = load_data(f"imagefolder:{photos(tmp_path / 'a', 0)}", resolution=16, seed=7)
+    export(architecture, tmp_path / "x", weights=build(architecture).state_dict(), formats=[], data=data)
+    (tmp_path / "a").rename(tmp_path / "b")
+    with pytest.raises(InputError, match=r"does not exist.*\(the data of .*x; --data names others\)"):
+        nasspace.train(str(tmp_path / "x"), epochs=1, out=tmp_path / "t")
+    lines = []
+    how = {"epochs": 1, "report": lines.append}
+    found = nasspace.train(str(tmp_path / "x"), data=f"imagefolder:{tmp_path / 'b'}", out=tmp_path / "t", **how)
+    assert (fingerprint(found), split_line(lines)) == (data.fingerprint, "")
+    other = photos(tmp_path / "c", 1)
+    nasspace.train(str(tmp_path / "x"), data=f"imagefolder:{other}", out=tmp_path / "u", **how)
+    assert split_line(lines).startswith(f"imagefolder:{other}: another split than that of {tmp_path / 'x'}")
+
+
+def test_an_export_without_data_is_not_trained_on_digits(shipped, quick, tmp_path):
+    folder = shutil.copytree(shipped, tmp_path / "x")
+    changed(folder / "export.json", data=None)
+    with pytest.raises(InputError, match=r"x: its export\.json names no data; name those of its training with --data"):
+        nasspace.train(str(folder), epochs=1)
+    (folder / "weights.safetensors").unlink()
+    lines = []
+    nasspace.train(str(folder), data="digits", epochs=1, report=lines.append)
+    assert lines[1] == f"{folder}: holds no weights.safetensors; starts from the initial weights of seed 0"
+
+
+def changed(path: Path, **changes) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        None,
+        {"nasspace_export": 1},
+        {"data": 5},
+        {"data": {"name": "digits"}},
+        {"data": {"name": "digits", "seed": True, "held_out": 0.2, "fingerprint": "x"}},
+        {"data": {"name": "digits", "seed": 10**30, "held_out": 0.2, "fingerprint": "x"}},
+        {"data": {"name": "digits", "seed": 1, "held_out": 2.0, "fingerprint": "x"}},
+        {"data": {"name": ["digits"], "seed": 1, "held_out": 0.2, "fingerprint": "x"}},
+    ],
+)
+def test_a_damaged_export_json_is_one_message(changes, shipped, tmp_path, capsys):
+    folder = shutil.copytree(shipped, tmp_path / "x")
+    changed(folder / "export.json", **changes) if changes else (folder / "export.json").write_text("{")
+    for asked in ([str(folder)], [NETWORK, "--weights", str(folder)]):
+        assert cli.run(["train", *asked, "--epochs", "1"]) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert "x/export.json" in err
+        assert "export it again" in err
+
+
+@pytest.mark.slow
+def test_weights_of_a_study_bring_its_split(study, quick, tmp_path):
+    number = study.front_numbers()[0]
+    lines = []
+    how = {"epochs": 1, "out": tmp_path / "t", "report": lines.append}
+    found = nasspace.train(study.architecture(number), weights=study.weights(number), **how)
+    assert lines[0] == f"data of {study.folder}: digits, split with held_out 0.2 and seed 5"
+    size = study.settings["task"]["resolution"]
+    assert fingerprint(found) == load_data("digits", resolution=size, seed=5).fingerprint
+    other = dataclasses.replace(load_data("digits", resolution=size), name="mine")
+    nasspace.train(f"{study.folder}:{number}", data=other, epochs=1, out=tmp_path / "u", report=lines.append)
+    assert split_line(lines).startswith(f"mine: another split than that of {study.folder}")
 
 
 def test_a_member_starts_from_scratch_if_asked(study, quick, tmp_path):

@@ -13,6 +13,8 @@ from nasspace.documents import Document
 from nasspace.errors import InputError
 from nasspace.latency.connection import Connection
 from nasspace.latency.runtimes import RUNTIMES
+from nasspace.outputs.checks import INT8
+from nasspace.outputs.deliver import deliver
 from nasspace.space import Space
 from nasspace.studies import study as records
 from nasspace.studies.loop import resume
@@ -53,6 +55,26 @@ def test_a_search_measures_with_its_runtime(runtime):
     assert set(RUNTIMES[runtime].libraries) < set(intervals(study)[0]["versions"])
     again = [found["runtime"] for found in study.again().values()]
     assert again == [runtime] * len(study.front_numbers())
+
+
+@pytest.mark.slow
+def test_a_front_in_int8_is_that_of_its_int8_files():
+    study = searched(runtime="onnxruntime-int8", trials=1)
+    (member,) = study.document()["front"]
+    export = study.folder / "exports" / str(member["id"])
+    recorded = json.loads((export / "export.json").read_text())["accuracy"]
+    assert member["accuracy"] == member["accuracy_int8"] == recorded[INT8]
+    (export / "README.md").unlink()  # not whole: it is exported once more
+    (export / INT8).unlink()
+    deliver(study)
+    assert json.loads((export / "export.json").read_text())["accuracy"] == recorded
+
+
+@pytest.mark.slow
+def test_a_search_of_latency_and_flops_in_int8_measures_untrained_networks():
+    study = searched(runtime="onnxruntime-int8", objectives=["latency", "flops"], trials=1)
+    assert study.again().keys() == {str(number) for number in study.front_numbers()}
+    assert (study.folder / "exports" / str(study.front_numbers()[0]) / INT8).is_file()
 
 
 def test_what_a_runtime_needs_is_looked_for_before_any_work(monkeypatch, capsys):

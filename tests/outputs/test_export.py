@@ -19,7 +19,7 @@ from nasspace.errors import InputError, VerificationError
 from nasspace.network import build
 from nasspace.outputs import export as module
 from nasspace.outputs.checks import fvcore_flops
-from nasspace.outputs.export import FORMATS, export, verify
+from nasspace.outputs.export import FORMATS, TRAINED, export, verify
 from nasspace.outputs.weights import as_safetensors, as_torch, read_safetensors
 from nasspace.space import Space
 
@@ -241,6 +241,14 @@ def test_formats_choose_files_and_an_earlier_export_is_replaced(tmp_path):
     assert sorted(path.name for path in (tmp_path / "net").iterdir()) == sorted([*second.files, "notes.txt"])
     assert "weights.pt" not in second.files
     assert verify(tmp_path / "net").ok
+
+
+def test_the_record_of_a_training_goes_with_its_network(tmp_path):
+    folder = export(tiny(), tmp_path / "net", formats=[]).folder
+    for name in TRAINED:
+        (folder / name).write_text("of the first network")
+    export(tiny(), folder, formats=[], seed=1)
+    assert [name for name in TRAINED if (folder / name).exists()] == []
 
 
 def test_weights_from_a_file(tmp_path):

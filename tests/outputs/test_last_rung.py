@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,16 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 import nasspace
 from nasspace.accuracy.settings import Fidelity
+from nasspace.cli import run
+from nasspace.errors import NothingFound, VerificationError
+from nasspace.outputs import deliver
+from nasspace.outputs.weights import read_safetensors
 from nasspace.space import Space
+from nasspace.studies import last_rung, loop
 from nasspace.studies import study as records
 from nasspace.studies.last_rung import rungs
 from nasspace.studies.resolution import deployment
@@ -156,9 +163,49 @@ def test_killed_in_the_last_rung_and_the_export_it_ships_the_same_files(tmp_path
     assert not list((study / "checkpoints").glob("*"))
 
 
-@pytest.mark.slow
-def test_a_search_in_python_ends_in_exports_that_are_judged(tmp_path, monkeypatch):
+def searched(**changes):
+    """A brief search of digits, without its last rung."""
+    settings = {"trials": 4, "objectives": ["accuracy", "flops"], "sampler": "random", "seed": 2, **changes}
+    brief = {"resolution": 8, "epochs": 1}
+    return loop.search(Space.from_text(SPACE, "few.yaml"), data="digits", fidelity=brief, study="s", **settings)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Folders with a study: `searched`, more than one in its front, and `delivered`, of one network."""
+    base = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, trials in (("searched", 4), ("delivered", 1)):
+            (base / name).mkdir()
+            patch.chdir(base / name)
+            study = searched(trials=trials, time_budget="1h")
+            if name == "delivered":
+                deliver.deliver(study)
+    return base
+
+
+@pytest.fixture
+def study(made, folder):
+    """A copy of the study that was searched."""
+    shutil.copytree(made / "searched", folder, dirs_exist_ok=True)
+    return records.load("s")
+
+
+@pytest.fixture
+def delivered(made, folder):
+    """A copy of the study that was delivered."""
+    shutil.copytree(made / "delivered", folder, dirs_exist_ok=True)
+    return records.load("s")
+
+
+@pytest.mark.slow
+def test_a_search_in_python_ends_in_exports_that_are_judged(folder):
     space = Space.from_text(SPACE, "few.yaml")
     brief = {"resolution": 8, "epochs": 1}
     study = nasspace.search(space, data="digits", trials=2, objectives=["accuracy", "flops"], fidelity=brief, study="s")
@@ -166,3 +213,129 @@ def test_a_search_in_python_ends_in_exports_that_are_judged(tmp_path, monkeypatc
         record = json.loads((study.folder / "exports" / str(member["id"]) / "export.json").read_text())
         assert record["accuracy"]["model.onnx"] == pytest.approx(member["accuracy"], abs=0.003)
         assert (member["resolution"], member["search_accuracy"] is not None) == (8, True)
+
+
+@pytest.mark.slow
+def test_a_member_whose_training_diverges_leaves_the_front(study, monkeypatch):
+    first, *others = study.promoted()
+    assert others
+    trained, notes = last_rung.deployed, []
+
+    def diverging(architecture, *arguments, **settings):
+        if architecture.digest == study.architecture(first).digest:
+            raise last_rung.Diverged("the training diverged: a test says so")
+        return trained(architecture, *arguments, **settings)
+
+    monkeypatch.setattr(last_rung, "deployed", diverging)
+    deliver.deliver(study, lambda kind, text="", **_: notes.append(text))
+    assert f"trial {first} leaves the front: the training diverged: a test says so" in notes
+    assert first not in study.front_numbers()
+    assert study.front_numbers()
+    assert records.load("s").document()["finished"]
+
+
+@pytest.mark.slow
+def test_where_every_training_diverges_it_says_so(study, monkeypatch):
+    monkeypatch.setattr(last_rung, "RATE", 1e20)
+    with pytest.raises(NothingFound, match=r"failed at the deployment resolution.*diverged.*learning_rate"):
+        deliver.deliver(study)
+    assert (study.folder / "trials.csv").is_file()
+
+
+@pytest.mark.slow
+def test_an_export_that_does_not_hold_does_not_stop_the_others(study, folder, monkeypatch):
+    first, *others = study.promoted()
+    written = deliver.export
+
+    def failing(architecture, folder, **settings):
+        if folder.name == str(first):
+            raise VerificationError("the export does not hold: a test says so")
+        return written(architecture, folder, **settings)
+
+    monkeypatch.setattr(deliver, "export", failing)
+    with pytest.raises(VerificationError, match=f"trial {first}: .*a test says so"):
+        deliver.deliver(study)
+    assert set(others) & {int(path.name) for path in (study.folder / "exports").iterdir()}
+    assert (study.folder / "report.html").is_file()
+    assert not study.document()["finished"]
+    monkeypatch.undo()
+    os.chdir(folder)
+    resumed = deliver.deliver(loop.resume("s"))
+    assert first in resumed.deployed()
+    assert resumed.document()["finished"]
+
+
+@pytest.mark.slow
+def test_what_was_deleted_is_made_again_and_held_to_what_was_found(delivered):
+    study = delivered
+    before, number = shipped("s"), study.front_numbers()[0]
+    export, kept = study.folder / "exports" / str(number), study.deployed_weights.path(number)
+    (export / "README.md").unlink()
+    kept.unlink()
+    (export / "weights.safetensors").rename(kept)
+    assert shipped("s") != before
+    deliver.deliver(study)  # from the weights
+    assert shipped("s") == before
+    (export / "README.md").unlink()
+    kept.unlink()
+    deliver.deliver(study)  # trained once more
+    assert shipped("s") == before
+    (export / "README.md").unlink()
+    state = read_safetensors(kept)
+    last = list(state)[-1]
+    save_file({**state, last: state[last].roll(1, 0) + 3}, kept)
+    with pytest.raises(VerificationError, match=r"accuracy of weights\.safetensors in the training pipeline"):
+        deliver.deliver(study)
+
+
+@pytest.mark.slow
+def test_the_last_rung_ends_with_the_time_budget_and_is_resumed(study, folder, monkeypatch):
+    assert study.searched
+    monkeypatch.setattr(records.Study, "is_out_of_time", True)
+    notes = []
+    deliver.deliver(study, lambda kind, text="", **_: notes.append(text))
+    document = study.document()
+    assert len(document["front"]) == len(study.deployed()) == 1
+    assert document["untrained"] == len(study.promoted()) > 0
+    assert not document["finished"]
+    assert any("the time budget is used up" in note for note in notes)
+    monkeypatch.undo()
+    os.chdir(folder)
+    resumed = deliver.deliver(loop.resume("s"))
+    assert (resumed.evaluated, resumed.document()["finished"]) == (4, True), "no trial more"
+
+
+@pytest.mark.slow
+def test_a_network_at_another_size_keeps_its_preprocessing_and_says_so(delivered, folder):
+    study = delivered
+    (number,) = study.front_numbers()
+    own = json.loads((study.folder / "exports" / str(number) / "preprocessing.json").read_text())
+    deliver.export_trial(study, number, folder / "same")
+    assert json.loads((folder / "same/preprocessing.json").read_text()) == own
+    deliver.export_trial(study, number, folder / "larger", resolution=16)
+    larger = json.loads((folder / "larger/preprocessing.json").read_text())
+    assert larger["input"] == [1, 16, 16]
+    assert larger["resize"] == {"shorter_side": 16}
+    assert {key: larger[key] for key in ("mean", "std", "range", "classes")} == {
+        key: own[key] for key in ("mean", "std", "range", "classes")
+    }
+    for name in ("same", "larger"):
+        assert run(["verify", name, "--data", "digits", "--no-code"]) == 0
+    assert run(["verify", "larger", "--data", "fashion-mnist", "--no-code"]) == 2
+    assert "the weights were trained at 8x8" in (folder / "larger/README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_front_is_exported_and_a_study_verified_by_its_name(delivered, folder, capsys):
+    (number,) = delivered.front_numbers()
+    assert run(["export", "s:front", "--out", "front", "--json"]) == 0
+    assert f"{number}/model.onnx" in json.loads(capsys.readouterr().out)["files"]
+    assert run(["verify", "s", "--data", "digits", "--no-code", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert any(check["name"].endswith("accuracy of model.onnx as recorded") for check in document["checks"])
+    (delivered.folder / "exports" / str(number) / "predict.py").write_text("")
+    assert run(["verify", "reports/s", "--no-code"]) == 1
+    assert f"{number}: predict.py unchanged" in capsys.readouterr().out
+    shutil.rmtree(delivered.folder / "exports")
+    assert run(["verify", "s"]) == 2
+    assert "has no exports" in capsys.readouterr().err

@@ -188,7 +188,15 @@ def test_a_time_budget_ends_a_search_and_can_be_raised(space):
 
     study = found(space, trials=500, evaluator=slow, time_budget="1s", sampler="random")
     assert 0 < study.evaluated < 100
-    assert found(space, trials=500, evaluator=slow, time_budget="1s", sampler="random").evaluated > study.evaluated - 1
+    before = study.evaluated
+    assert found(space, trials=500, evaluator=slow, time_budget="1s", sampler="random").evaluated > before
+
+
+def test_a_study_and_its_folder_may_have_braces_in_their_names(space, tmp_path, monkeypatch):
+    (tmp_path / "of {0}").mkdir()
+    monkeypatch.chdir(tmp_path / "of {0}")
+    assert found(space, trials=2, study="a{x}").evaluated == 2
+    assert records.load("a{x}").evaluated == 2
 
 
 class Failing:

@@ -23,6 +23,17 @@ def test_changes_keep_the_rest():
     assert changed.with_changes({}) == changed, "limits are read again in their own unit"
 
 
+def test_time_alone_ends_a_search_without_a_number_of_trials(tmp_path):
+    quick = recipe.load("quick")
+    timed = quick.with_changes({"time_budget": "30m"})
+    assert (timed.trials, timed.time_budget) == (recipe.UNBOUNDED, 1800.0)
+    assert timed.with_changes({}) == timed
+    both = quick.with_changes({"time_budget": "30m", "trials": 5})
+    assert (both.trials, both.with_changes({"seed": 1}).trials) == (5, 5)
+    (tmp_path / "timed.yaml").write_text("time_budget: 2h")
+    assert recipe.load(tmp_path / "timed.yaml").trials == recipe.UNBOUNDED
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "value"),
     [
