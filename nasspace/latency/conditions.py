@@ -145,7 +145,7 @@ class Structure:
 
 
 def _described(value: Any) -> tuple[str, bool]:
-    """A setting as text, and whether that tells all of it."""
+    """A setting as text, and whether the text describes all of it."""
     import torch
 
     if value is None or isinstance(value, bool | int | float | str | torch.dtype | torch.Size):
