@@ -212,7 +212,7 @@ def nothing_found(study: Study) -> NothingFound:
         )
     values = best.user_attrs["values"]
     figures = [f"{name} {evaluate.shown(name, values[name])}" for name in study.limits if name in values]
-    if interval := best.user_attrs.get("latency_interval"):
+    if interval := study.latency(best):
         figures.append(f"the latency's interval reaching {interval['high_ms']:.4g} ms")
     return NothingFound(
         f"no network within the limits ({_limits(study)}) was found among {len(measured)} measured; the nearest is "
