@@ -255,8 +255,7 @@ def _data(subject: Subject, options: Options, report: Report) -> tuple[DataSet, 
         )
     if count := len(data.skipped):
         named = ", ".join(map(str, data.skipped[:MOST_NAMED])) + (", ..." if count > MOST_NAMED else "")
-        what = "it cannot be read: 1 image" if count == 1 else f"they cannot be read: {count:,} images"
-        report(f"left out, since {what} ({named})")
+        report(f"left out, unreadable or in no class: {count:,} ({named})")
     if started and not started.is_of(given):
         starts = options.weights is not None or (subject.weights is not None and not options.from_scratch)
         effect = "; images that its weights were trained on may be held out here" if starts else ""

@@ -146,13 +146,13 @@ def test_a_search_on_real_digits_from_the_command_line(capsys):
         "--latency-target",
         "50ms",
         "--resolution",
-        "32",
+        "16",
         "--trials",
         "2",
         "--study",
         "d",
     ]
-    recipe = "trials: 2\nfidelity: {resolution: 32, epochs: 1, share: 0.2}\n"
+    recipe = "trials: 2\nfidelity: {resolution: 16, epochs: 1, share: 0.2}\n"
     Path("tiny.yaml").write_text(recipe)
     status, out, err = nas(capsys, "search", *arguments, "--recipe", "tiny.yaml", "--json")
     assert status == 0, err

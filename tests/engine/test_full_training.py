@@ -311,7 +311,7 @@ def test_broken_images_are_left_out_if_asked(quick, tmp_path, capsys):
     assert cli.run(asked) == 2
     assert "--skip-broken" in capsys.readouterr().err
     assert cli.run([*asked, "--skip-broken"]) == 0
-    assert f"left out, since it cannot be read: 1 image ({folder}/cat/3.png)" in capsys.readouterr().err
+    assert f"left out, unreadable or in no class: 1 ({folder}/cat/3.png)" in capsys.readouterr().err
 
 
 def test_two_processes_do_not_train_into_one_folder(data, tmp_path):
