@@ -152,7 +152,8 @@ def _searched(start: Any, json: bool) -> None:
 
     with display() as on_event:
         found = start(on_event)
-        deliver(found, on_event)
+        if found.is_writable or not found.is_finished:
+            deliver(found, on_event)
     _print_front(found, json)
 
 

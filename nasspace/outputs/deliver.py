@@ -26,6 +26,7 @@ from nasspace.studies import recipe as recipes
 from nasspace.studies import study as records
 from nasspace.studies.loop import nothing_found
 from nasspace.studies.measure import images_for
+from nasspace.studies.rows import is_same_machine
 from nasspace.studies.storage import errors_of_storage
 from nasspace.studies.study import Study
 from nasspace.studies.task import check_device, data_of
@@ -346,7 +347,9 @@ def _measure_again(study: Study, numbers: list[int], data: _Data, report: Report
     measured = "latency" in study.objectives or "latency" in study.limits
     if not wanted or not measured:
         return
-    elsewhere = recipe.get("latency_device", remote.LOCAL) == remote.LOCAL and study.latency_machine() != machine()
+    measured_on = study.latency_machine() or machine()
+    elsewhere = recipe.get("latency_device", remote.LOCAL) == remote.LOCAL
+    elsewhere = elsewhere and not is_same_machine(measured_on, machine())
     if elsewhere and not (recipe.get("ray") and recipe["runtime"] in MEASURED):
         report("note", text="not measured again: the search measured on another machine")
         return

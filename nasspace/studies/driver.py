@@ -12,6 +12,7 @@ from nasspace.errors import InputError
 from nasspace.studies import evaluate, storage
 from nasspace.studies import study as records
 from nasspace.studies.candidates import Candidates, is_taken
+from nasspace.studies.rows import is_same_machine, machine_text
 from nasspace.studies.sharing import Presence
 from nasspace.studies.study import Study
 from nasspace.studies.task import Task
@@ -149,11 +150,11 @@ class Driver:
         """One machine's latencies in a study: those of another would stand in one front with them."""
         measured = outcome.details.get("latency_interval", {}).get("machine")
         expected = self.study.latency_machine()
-        if measured and expected and measured != expected:
-            told = " ".join(f"{key} {value}" for key, value in measured.items())
+        if measured and expected and not is_same_machine(measured, expected):
             raise InputError(
-                f"{self.study.folder}: trial {candidate.number}'s latency was taken on another machine ({told}) than "
-                "the study's; go on where it was begun, or search anew under another --study name"
+                f"{self.study.folder}: trial {candidate.number}'s latency was measured on another machine "
+                f"({machine_text(measured)}) than the study's; go on where it was started, or search again under "
+                "another --study name"
             )
 
     @property

@@ -23,6 +23,7 @@ UNITS = {
     "time": {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0},  # to seconds
 }
 EXAMPLES = {"latency": "20ms", "count": "150M", "time": "30m"}
+SHOWN, MESSAGE = 60, 400  # characters of a wrong value, and of a message that holds one
 UNBOUNDED = 1_000_000  # trials: as many as the time allows
 
 
@@ -173,16 +174,31 @@ def read_value(value: Any, document: Document) -> Recipe:
         first = (misspelt or error.errors())[0]
         keys = tuple(first["loc"])
         if misspelt:
-            message = f"'{keys[-1]}' is not a setting{nearest(keys[-1], _settings(keys[:-1]))}"
+            message = f"{short(keys[-1])} is not a setting{nearest(keys[-1], _settings(keys[:-1]))}"
         else:
             message = first["msg"].removeprefix("Value error, ")
-            if not message.startswith(repr(first["input"])) and not isinstance(first["input"], dict):
-                message = f"{first['input']!r} is not allowed: {message[0].lower()}{message[1:]}"
-        raise document.error(keys, message) from None
+            said = short(first["input"])
+            if not message.startswith(said[:-3]) and not isinstance(first["input"], dict):
+                message = f"{said} is not allowed: {message[0].lower()}{message[1:]}"
+        raise document.error(keys, cut(message)) from None
     except InputError as error:  # of a fidelity or training settings, which name their key first
         place, _, message = str(error).partition(": ")
-        raise document.error(tuple(place.split(".")), message) from None
+        raise document.error(tuple(place.split(".")), cut(message)) from None
     return recipe
+
+
+def short(value: Any) -> str:
+    """A wrong value as an error shows it: some 60 characters at most."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def cut(message: str) -> str:
+    """A message that holds a value from outside, which may be long, without its middle."""
+    return message if len(message) <= MESSAGE else f"{message[: MESSAGE // 2]} ... {message[-MESSAGE // 2 :]}"
 
 
 def _settings(keys: tuple[str | int, ...]) -> Mapping[str, Any]:

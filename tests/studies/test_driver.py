@@ -93,7 +93,7 @@ def test_latencies_of_two_machines_are_not_mixed(driver):
         candidate = driver.ask()
         driver.tell(candidate, measured(candidate, "one"))
     candidate = driver.ask()
-    with pytest.raises(InputError, match=r"another machine \(processor other cores 2\)"):
+    with pytest.raises(InputError, match=r"another machine \(processor other, cores 2\)"):
         driver.tell(candidate, measured(candidate, "other"))
     assert driver.study.evaluated == 2
     assert driver.study.latency_machine() == {"processor": "one", "cores": 2}

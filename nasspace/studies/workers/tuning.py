@@ -16,6 +16,7 @@ from nasspace.latency import remote
 from nasspace.studies import evaluate
 from nasspace.studies.driver import Candidate, Driver
 from nasspace.studies.recipe import Recipe
+from nasspace.studies.rows import is_same_machine, machine_text
 from nasspace.studies.workers import cluster, trainable
 from nasspace.studies.workers.parts import Sent
 
@@ -172,16 +173,13 @@ def _station(driver: Driver, sent: Any, recipe: Recipe, nodes: cluster.Nodes) ->
     asked = station.machine.remote()
     machine = cluster.awaited(asked, STATION, "to begin", lambda text: note(text=text))
     expected = driver.study.latency_machine()
-    if expected is not None and machine != expected:
+    if expected is not None and not is_same_machine(machine, expected):
         raise InputError(
-            f"{driver.study.folder}: the node that carries '{cluster.LATENCY}' is another machine ({_told(machine)}) "
-            f"than the study's latencies were taken on ({_told(expected)}); search anew under another --study name"
+            f"{driver.study.folder}: the node that carries '{cluster.LATENCY}' is another machine "
+            f"({machine_text(machine)}) than the study's latencies were measured on ({machine_text(expected)}); search "
+            "again under another --study name"
         )
     return station
-
-
-def _told(machine: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in machine.items())
 
 
 def _resources(recipe: Recipe, nodes: cluster.Nodes) -> tuple[Any, int]:
