@@ -10,7 +10,7 @@ import typer
 
 from nasspace.cli import printing
 from nasspace.cli.spaces import Json
-from nasspace.errors import InputError
+from nasspace.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
     from nasspace.studies.study import Study
@@ -150,11 +150,31 @@ def _searched(start: Any, json: bool) -> None:
     from nasspace.cli.progress import display
     from nasspace.outputs.deliver import deliver
 
-    with display() as on_event:
-        found = start(on_event)
-        if found.is_writable or not found.is_finished:
-            deliver(found, on_event)
+    begun: list[Study] = []
+    try:
+        with display() as shown:
+
+            def on_event(kind: str, **event: Any) -> None:
+                if kind == "start":
+                    begun.append(event["study"])
+                shown(kind, **event)
+
+            found = start(on_event)
+            begun.append(found)
+            if found.is_writable or not found.is_finished:
+                deliver(found, on_event)
+    except KeyboardInterrupt:
+        raise _interrupted(begun) from None
     _print_front(found, json)
+
+
+def _interrupted(begun: list[Study]) -> Interrupted:
+    """What is kept, and how to go on."""
+    if not begun:
+        return Interrupted("interrupted before the search started; run the same command again")
+    place = begun[0].folder
+    name = place.name if place.parent == Path("reports") else place
+    return Interrupted(f"interrupted; what is finished is kept, `nas resume {name}` goes on")
 
 
 def front(
