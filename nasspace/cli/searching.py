@@ -23,6 +23,10 @@ RayAddress = Annotated[
     str | None, typer.Option("--ray", metavar="ADDRESS", help="Ray cluster: HOST:PORT of its head, auto, or none.")
 ]
 Gpus = Annotated[float | None, typer.Option(help="GPUs of one worker, such as 0.25; 1 with --device cuda.", min=0)]
+TrialTimeout = Annotated[
+    str | None,
+    typer.Option(help="Stop a trial that takes longer, such as 10m; it then runs in a process of Ray's."),
+]
 StoragePath = Annotated[
     str | None, typer.Option(help="Shared or cloud storage for trained weights: a path, s3://..., gs://...")
 ]
@@ -67,6 +71,7 @@ def search(
     workers: Workers = None,
     ray: RayAddress = None,
     gpus: Gpus = None,
+    trial_timeout: TrialTimeout = None,
     storage_path: StoragePath = None,
     device: Annotated[str | None, typer.Option(help="Where to train: cpu, cuda or mps.")] = None,
     latency_device: Annotated[str | None, typer.Option(help=printing.LATENCY_DEVICE)] = None,
@@ -89,7 +94,7 @@ def search(
         "batch_size": batch_size,
         "resolution": resolution,
         "seed": seed,
-        **_where(workers, ray, gpus, storage_path),
+        **_where(workers, ray, gpus, trial_timeout, storage_path),
         "device": device,
         "latency_device": latency_device,
         "limits": {
@@ -120,11 +125,14 @@ def _amount(flag: str, text: str | None, kind: Any) -> str | None:
     return text
 
 
-def _where(workers: int | None, ray: str | None, gpus: float | None, storage_path: str | None) -> dict[str, Any]:
+def _where(
+    workers: int | None, ray: str | None, gpus: float | None, trial_timeout: str | None, storage_path: str | None
+) -> dict[str, Any]:
     """Where candidates are evaluated, as a recipe has it; a relative path means this folder wherever it is read."""
     if storage_path and "://" not in storage_path:
         storage_path = str(Path(storage_path).expanduser().absolute())
-    return {"workers": workers, "ray": ray, "gpus": gpus, "storage_path": storage_path}
+    timeout = _amount("--trial-timeout", trial_timeout, "time")
+    return {"workers": workers, "ray": ray, "gpus": gpus, "trial_timeout": timeout, "storage_path": storage_path}
 
 
 def resume(
@@ -132,6 +140,7 @@ def resume(
     workers: Workers = None,
     ray: RayAddress = None,
     gpus: Gpus = None,
+    trial_timeout: TrialTimeout = None,
     storage_path: StoragePath = None,
     json: Json = False,
 ) -> None:
@@ -140,7 +149,7 @@ def resume(
     def start(on_event: Any) -> Study:
         from nasspace.studies.loop import resume as go_on
 
-        return go_on(study, on_event=on_event, **_where(workers, ray, gpus, storage_path))
+        return go_on(study, on_event=on_event, **_where(workers, ray, gpus, trial_timeout, storage_path))
 
     _searched(start, json)
 
@@ -203,6 +212,8 @@ def _print_front(study: Study, json: bool) -> None:
     if document["untrained"]:
         number = document["untrained"]
         printing.say(f"{number} more to be trained at the deployment resolution: `nas resume {study.name}` does it")
+    if document["ended_early"]:
+        printing.say(f"the search ended early: {document['ended_early']}")
     if document["budget_use"]:
         printing.say(document["budget_use"])
     if judged := document["latency_predictor"]:

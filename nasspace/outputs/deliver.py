@@ -186,7 +186,7 @@ def _deploy(study: Study, number: int, data: _Data, which: str, report: Report) 
                 on_epoch=passed,
             )
         except last_rung.Diverged as error:
-            study.record.set_user_attr(f"{records.DEPLOYED}{number}", {"resolution": side, "failed": str(error)})
+            study.record.set_user_attr(f"{records.DEPLOYED}{number}", {"resolution": side, **error.to_json()})
             last_rung.forget_checkpoints(checkpoints, architecture)
             report("note", text=f"trial {number} leaves the front: {error}")
             return

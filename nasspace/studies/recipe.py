@@ -99,6 +99,7 @@ class Recipe(Strict):
     ray: Annotated[str | None, BeforeValidator(lambda value: None if value == "none" else value)] = None
     gpus: float | None = Field(None, ge=0, le=64)
     retries: int = Field(3, ge=0, le=1000)
+    trial_timeout: Annotated[float | None, _amount("time")] = None
     storage_path: str | None = None
     fidelity: Fidelity = Fidelity(resolution=32, epochs=8)
     training: TrainingSettings = TrainingSettings()
@@ -119,8 +120,8 @@ class Recipe(Strict):
 
     @property
     def distributed(self) -> bool:
-        """Whether Ray runs the candidates."""
-        return self.ray is not None or self.workers > 1
+        """Whether Ray runs the candidates: several at a time, elsewhere, or in a process that can be stopped."""
+        return self.ray is not None or self.workers > 1 or self.trial_timeout is not None
 
     def with_changes(self, changes: Mapping[str, Any]) -> Recipe:
         """The recipe with some settings replaced; None leaves one as it is, a dictionary is merged into its own.
@@ -137,8 +138,9 @@ class Recipe(Strict):
         limits = {
             name: f"{amount!r}ms" if name == "latency" else amount for name, amount in self.limits.given().items()
         }
-        budget = None if self.time_budget is None else f"{self.time_budget!r}s"
-        return {**self.model_dump(mode="json"), "limits": limits, "time_budget": budget}
+        times = {name: getattr(self, name) for name in ("time_budget", "trial_timeout")}
+        times = {name: None if seconds is None else f"{seconds!r}s" for name, seconds in times.items()}
+        return {**self.model_dump(mode="json"), "limits": limits, **times}
 
 
 def _merged(value: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

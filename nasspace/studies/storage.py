@@ -41,6 +41,7 @@ def make(path: Path, name: str, directions: list[str], objectives: list[str]) ->
     """Write a new database with one study in which nothing is recorded; it is moved into place whole."""
     import optuna
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # nasspace shows its own progress
     with files.replacing(path) as temporary:
         database = optuna.storages.RDBStorage(_url(temporary))
         record = optuna.create_study(study_name=name, storage=database, directions=directions)

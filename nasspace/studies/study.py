@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 SEARCHED = "searched"  # study attribute: the search has ended, so what remains is the last rung and the exports
 FINISHED = "finished"  # study attribute: the search came to its own end
+ENDED = "ended"  # study attribute: why the search ended before its trials were used up
 ASKED = "nasspace_settings"  # study attribute in a shared storage: study.yaml, for whoever joins from elsewhere
 JOINING = 10.0  # seconds that a process waits for the settings of a study that another one is making
 
@@ -163,6 +164,17 @@ class Study:
         if self.settings.get("data") and not self.is_shared:
             self.record.set_user_attr(SEARCHED, True)
 
+    def ends_early(self, why: str) -> None:
+        """Record why a search ended before its trials were used up; an empty text where it goes on after all."""
+        if self.ended_early != why:
+            self.record.set_user_attr(ENDED, why)
+
+    @property
+    def ended_early(self) -> str:
+        """Why the search ended before its trials were used up; empty where it did not."""
+        why = self.record.user_attrs.get(ENDED)
+        return why if isinstance(why, str) else ""
+
     def deployed(self) -> dict[int, dict[str, Any]]:
         """Trial number to what its last rung found: `accuracy` of the shipped file, `resolution`, `epochs`, ..."""
         return {number: found for number, found in self._numbered(DEPLOYED).items() if "accuracy" in found}
@@ -256,8 +268,20 @@ class Study:
                 text = trial.user_attrs["architecture"]
                 architecture = Architecture.from_json(text, f"{self.name}:{number}")
                 return architecture.with_name(f"{self.name}-{number}")
+        if failure := self.failure(number):
+            remedy = f"`nas show {self.name}:{number}` has its traceback"
+            raise InputError(f"trial {number} of study '{self.name}' {failure['failure']}; {remedy}")
         known = [trial.number for trial in self.frozen("COMPLETE", "PRUNED")]
         raise InputError(f"study '{self.name}' has no trial {number}; it has {ranges(known)}")
+
+    def failure(self, number: int) -> dict[str, Any] | None:
+        """Why a trial's block or training failed: `failure`, `traceback`, `digest`, `architecture`; None for others."""
+        for trial in self.frozen("FAIL"):
+            said = trial.user_attrs
+            if trial.number == number and str(said.get("reason", "")).startswith("failed"):
+                kept = {key: str(said.get(key) or "") for key in ("digest", "traceback", "architecture")}
+                return {"study": self.name, "id": number, "failure": str(said["reason"]), **kept}
+        return None
 
     def weights(self, number: int) -> Path | None:
         """Where the trained weights of a trial are kept: those of its deployment resolution, else the search's."""
@@ -323,6 +347,7 @@ class Study:
             "resolution_why": self.settings.get("resolution_why"),
             "untrained": len(self.promoted()),
             "budget_use": self.budget_use() or None,
+            "ended_early": self.ended_early or None,
             "recommended": None,
             "knee": None,
             "fidelity_tau": None,
