@@ -180,7 +180,7 @@ def read_value(value: Any, document: Document) -> Recipe:
         else:
             message = first["msg"].removeprefix("Value error, ")
             said = short(first["input"])
-            if not message.startswith(said[:-3]) and not isinstance(first["input"], dict):
+            if not message.startswith(said.removesuffix("...")) and not isinstance(first["input"], dict):
                 message = f"{said} is not allowed: {message[0].lower()}{message[1:]}"
         raise document.error(keys, cut(message)) from None
     except InputError as error:  # of a fidelity or training settings, which name their key first

@@ -14,7 +14,7 @@ from nasspace.architecture import Architecture
 from nasspace.errors import InputError, nearest
 from nasspace.space import Space
 from nasspace.studies import evaluate, schema, weights
-from nasspace.studies.recipe import Recipe
+from nasspace.studies.recipe import Recipe, short
 from nasspace.studies.resolution import Deployment, deployment
 from nasspace.studies.rows import is_same_machine, machine_text
 from nasspace.studies.workers.address import reached
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("nasspace", "torch", "optuna", "onnxruntime", "numpy", "scikit-learn")
 WHERE = ("workers", "ray", "gpus", "retries", "trial_timeout", "storage_path")  # a study begun here goes on there
+DIFFERENCES = 4  # that an error names
 Evaluator = Callable[[Architecture], Mapping[str, float]]
 
 
@@ -180,6 +181,15 @@ def _without_name(part: Any) -> Any:
     return {key: value for key, value in part.items() if key != "name"} if isinstance(part, dict) else part
 
 
+def _difference(was: Any, now: Any) -> str:
+    """Where two settings differ, in words."""
+    if not (isinstance(was, dict) and isinstance(now, dict)):
+        return f"{short(was)}, now {short(now)}"
+    keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+    shown = [f"{key} {short(was.get(key))}, now {short(now.get(key))}" for key in keys[:DIFFERENCES]]
+    return "; ".join(shown)
+
+
 def absolute(text: str) -> str:
     """The path in `imagefolder:DIR` or `parquet:FILE` made absolute, so that any working folder resumes."""
     kind, colon, path = text.partition(":")
@@ -202,7 +212,7 @@ def refuse_other(
     for part in ("task", "data", "limits", "evaluator"):
         was, now = _without_name(old[part]), _without_name(new[part])
         if was != now:
-            raise InputError(f"{folder}: this study has another {part} ({was}, now {now}); {remedy}")
+            raise InputError(f"{folder}: this study has another {part}: {_difference(was, now)}; {remedy}")
     if new["storage"] and old["storage"] != new["storage"]:
         raise InputError(f"{folder}: this study's storage is {old['storage'] or 'its own study.db'}; {remedy}")
     free = {"trials", "time_budget", "name", "description", "data", "data_dir", "limits", *WHERE}
@@ -212,7 +222,7 @@ def refuse_other(
         if isinstance(was, dict) and isinstance(default, dict):  # settings that an older study did not know
             was = {**default, **was}
         if was != now:
-            raise InputError(f"{folder}: this study was started with {key} {was!r}, not {now!r}; {remedy}")
+            raise InputError(f"{folder}: this study was started with another {key}: {_difference(was, now)}; {remedy}")
     here = new["recipe"]["latency_device"] == "local" and new["recipe"]["ray"] is None
     if not new["evaluator"] and here and measured_on and not is_same_machine(measured_on, new["machine"]):
         raise InputError(
