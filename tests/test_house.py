@@ -39,9 +39,9 @@ studies.workers.parts studies.workers.cluster studies.workers.again studies.work
 studies.loop
 outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.preprocessing
 outputs.source outputs.weights outputs.card outputs.judging outputs.running outputs.checks outputs.export
-outputs.deliver
+outputs.study_report outputs.deliver
 engine engine.loop engine.subjects engine.origins engine.settings engine.full_training
-cli.process cli.printing cli.progress cli.spaces cli.networks cli.predicting cli.explaining cli.searching
+cli.process cli.printing cli.progress cli.listing cli.spaces cli.networks cli.predicting cli.explaining cli.searching
 cli.training cli cli.__main__
 """.split()  # noqa: SIM905
 GRAPHS = {f"latency.guidelines.{name}" for name in ("graph", "surgery", "profile")}

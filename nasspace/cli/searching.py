@@ -217,19 +217,24 @@ def _print_front(study: Study, json: bool) -> None:
     if document["budget_use"]:
         printing.say(document["budget_use"])
     if judged := document["latency_predictor"]:
-        from nasspace.latency.predictor import sentence
-
-        printing.say(sentence(judged))
+        printing.say(judged.get("sentence") or _sentence(judged))
     printing.say(f"{study.folder}: report.html, front.csv, exports")
     return None
+
+
+def _sentence(judged: Any) -> str:
+    """What a study of an older version recorded of its predictor, in words."""
+    from nasspace.latency.predictor import sentence
+
+    return sentence(judged)
 
 
 def report(
     study: StudyName,
     json: Json = False,
 ) -> None:
-    """Write a study's tables and report.html anew."""
-    from nasspace.outputs.deliver import write_report
+    """Write a study's tables and report.html again."""
+    from nasspace.outputs.study_report import write_report
     from nasspace.studies.study import load, write_tables
 
     found = load(study)

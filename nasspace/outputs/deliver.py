@@ -19,7 +19,7 @@ from nasspace.outputs import running
 from nasspace.outputs.checks import INT8
 from nasspace.outputs.export import FORMATS, Exported, add_int8, export
 from nasspace.outputs.preprocessing import at_another_size
-from nasspace.outputs.report import report_html
+from nasspace.outputs.study_report import write_report
 from nasspace.outputs.weights import read_safetensors
 from nasspace.studies import last_rung, places, turns
 from nasspace.studies import recipe as recipes
@@ -255,7 +255,7 @@ def _judge_predictor(study: Study, report: Report) -> None:
     architectures = [study.architecture(trial.number) for trial in trials]
     measured = [trial.user_attrs["values"]["latency"] for trial in trials]
     found = held_out(architectures, measured, [trial.user_attrs.get("layers_ms") for trial in trials])
-    study.record.set_user_attr(records.PREDICTOR, found.to_json())
+    study.record.set_user_attr(records.PREDICTOR, {**found.to_json(), "sentence": str(found)})
     report("finishing", text=str(found))
 
 
@@ -398,24 +398,3 @@ def _quantise(study: Study, number: int, data: _Data, report: Report) -> Mapping
         compared = f"accuracy {accuracy[INT8]:.4f}, in float32 {accuracy['model.onnx']:.4f}"
         report("note", text=f"trial {number} in int8: {compared}")
     return accuracy
-
-
-def write_report(study: Study) -> Path:
-    """Write report.html anew from the record."""
-    from nasspace import files
-
-    settings: dict[str, Any] = dict(study.settings)
-    recipe = settings["recipe"]
-    shown = {
-        **settings,
-        "latency_predictor": study.record.user_attrs.get(records.PREDICTOR),
-        "objectives": recipe["objectives"],
-        "seed": recipe["seed"],
-        "machine": study.latency_machine() or settings["machine"],
-        **{key: recipe[key] for key in ("runtime", "threads", "batch_size", "fidelity")},
-        "resolution": settings["task"]["resolution"],
-        "budget_use": study.budget_use(),
-    }
-    path = study.folder / "report.html"
-    files.write_text(path, report_html(shown, study.trials(), study.front()))
-    return path

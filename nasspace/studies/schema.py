@@ -137,7 +137,7 @@ def _architecture(text: str) -> str:
         raise ValueError("not JSON") from None
     size = value.get("input") if isinstance(value, dict) else None
     sized = isinstance(size, list) and len(size) == 3 and all(type(part) is int and part > 0 for part in size)
-    if not sized or not isinstance(value.get("layers"), list):
+    if not sized or "nasspace" not in value or not isinstance(value.get("layers"), list):
         raise ValueError("not an architecture")
     for layer in value["layers"]:
         if not isinstance(layer, dict) or not isinstance(layer.get("block"), str):
@@ -198,6 +198,7 @@ class Predictor(_Part):
     median_error: Number
     error_90: Number
     tau: Number | None
+    sentence: str | None = None
 
 
 def check_trials(trials: Iterable[optuna.trial.FrozenTrial], objectives: Iterable[str], place: str) -> None:

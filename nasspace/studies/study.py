@@ -8,6 +8,7 @@ is in its user attributes.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Container, Mapping
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasspace import files
-from nasspace.architecture import Architecture
 from nasspace.errors import InputError
 from nasspace.studies import pareto, storage
 from nasspace.studies.places import folder_of, known_studies
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas
 
     from nasspace.accuracy.data import DataSet
+    from nasspace.architecture import Architecture
 
 SEARCHED = "searched"  # study attribute: the search has ended, so what remains is the last rung and the exports
 FINISHED = "finished"  # study attribute: the search came to its own end
@@ -130,7 +131,7 @@ class Study:
             column = "latency_again_ms" if part == "median" else f"latency_again_{part}_ms"
             front[column] = [again.get(str(i), {}).get(f"{part}_ms") for i in front["id"]]
         front["latency_ties"] = ties(front)
-        front["architecture"] = [self.architecture(int(i)).to_json() for i in front["id"]]
+        front["architecture"] = [self._named(int(i)) for i in front["id"]]
         return front.drop(columns=["state", "reason"]).reset_index(drop=True)
 
     @property
@@ -263,11 +264,23 @@ class Study:
 
     def architecture(self, number: int) -> Architecture:
         """The architecture of one trial; an unknown number is an `InputError`."""
+        from nasspace.architecture import Architecture  # and with it PyTorch: tables do without
+
+        architecture = Architecture.from_json(self._recorded(number), f"{self.name}:{number}")
+        return architecture.with_name(f"{self.name}-{number}")
+
+    def _named(self, number: int) -> str:
+        """The JSON of a trial's architecture, with its name; as `Architecture.to_json` writes it."""
+        document = json.loads(self._recorded(number))
+        layers = ",\n  ".join(json.dumps(layer) for layer in document.pop("layers"))
+        document = {"nasspace": document.pop("nasspace"), "name": f"{self.name}-{number}", **document}
+        return json.dumps(document)[:-1] + ',\n "layers": [\n  ' + layers + "]}\n"
+
+    def _recorded(self, number: int) -> str:
+        """The JSON of a trial's architecture as it is in the record; an unknown number is an `InputError`."""
         for trial in self.frozen("COMPLETE", "PRUNED"):
             if trial.number == number:
-                text = trial.user_attrs["architecture"]
-                architecture = Architecture.from_json(text, f"{self.name}:{number}")
-                return architecture.with_name(f"{self.name}-{number}")
+                return trial.user_attrs["architecture"]
         if failure := self.failure(number):
             remedy = f"`nas show {self.name}:{number}` has its traceback"
             raise InputError(f"trial {number} of study '{self.name}' {failure['failure']}; {remedy}")
@@ -312,7 +325,7 @@ class Study:
         if not self.settings.get("data"):
             return None
         fidelity = self.settings["recipe"]["fidelity"]
-        size = min(fidelity["resolution"], *self.architecture(number).input[1:])
+        size = min(fidelity["resolution"], *json.loads(self._recorded(number))["input"][1:])
         return {**fidelity, "resolution": size}
 
     def budget_use(self) -> str:
