@@ -91,6 +91,8 @@ class Architecture:
         document: Document | None = None,
     ) -> Architecture:
         """Check the layers, given as dictionaries, and settle their widths; `classes` is the last layer's out."""
+        if fault := files.unfit_name(name):
+            raise (document or Document({})).error(("name",), fault)
         document = document or Document({}, name)
         size = _checked_input(list(input), document)
         settled = tuple(_settled(layers, size[0], document))
@@ -137,7 +139,8 @@ class Architecture:
         for layer in self.layers:
             layers.append(layer.to_dict(channels))
             channels = layer.out
-        name = {"name": self.name} if self.name else {}
+        # A study's folder may bear a name that no document may have, and its members are named after it.
+        name = {"name": self.name} if self.name and not files.unfit_name(self.name) else {}
         return {
             "nasspace": VERSION,
             **name,

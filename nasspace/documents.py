@@ -1,4 +1,4 @@
-"""YAML and JSON texts read strictly: plain values only, no key twice, every part with its line."""
+"""YAML and JSON: texts read strictly (plain values, no key twice, every part with its line), YAML written to match."""
 
 from __future__ import annotations
 
@@ -52,9 +52,21 @@ class _Loader(yaml.SafeLoader):
     """YAML's safe core; a number such as 1e-3 is a number here (YAML 1.1 reads it as a word)."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes every word that `_Loader` would read as a number, such as the fingerprint 123e45."""
+
+
+def _represented(dumper: _Dumper, text: str) -> yaml.Node:
+    """A text; between double quotes where it has line breaks that PyYAML would otherwise read back as a space."""
+    style = '"' if {"\x85", "\u2028", "\u2029"} & set(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represented)
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")}
 
 
@@ -80,6 +92,11 @@ def parse_yaml(text: str, source: str = "") -> Document:
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def dump_yaml(value: Any) -> str:
+    """Plain values as a YAML text, in their own order; `parse_yaml` reads the same values."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _value(loader: _Loader, node: yaml.Node, keys: Keys, lines: dict[Keys, int], source: str) -> Any:

@@ -6,26 +6,30 @@ import contextlib
 import json
 import os
 import re
+import stat
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from nasspace.documents import Document, parse_json, parse_yaml
+from nasspace.documents import Document, dump_yaml, parse_json, parse_yaml
 from nasspace.errors import InputError, nearest
 
 PACKAGE = Path(__file__).resolve().parent
 MAX_BYTES = 4_000_000
+MAX_NAME = 240  # bytes of a name; systems take 255, and a temporary file's name is a little longer
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of a file; an `InputError` for a missing, unreadable, binary or huge one."""
+    """The UTF-8 text of a file; an `InputError` for a missing, unreadable, binary or huge one, a pipe or a device."""
     try:
-        data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # which may have no end
+            raise InputError(f"{path}: cannot be read (a pipe or a device); write it to a file")
+        data = path.read_bytes() if status.st_size <= MAX_BYTES else None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if data is None:
         raise InputError(f"{path}: more than {MAX_BYTES:,} bytes; this is no file of nasspace's")
     try:
@@ -84,13 +88,54 @@ def find(kind: str, name: str | os.PathLike) -> Path:
         if path.is_file():
             return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        reason = "is a folder, not a YAML file" if path.is_dir() else "there is no such file"
+        reason = "is a folder, not a YAML file" if kind_of(path) == "folder" else "there is no such file"
         raise InputError(f"{path}: {reason}")
     known = names(kind)
     if str(name) not in known:
         singular = {"spaces": "a space", "search": "a recipe"}.get(kind, kind)
         raise InputError(f"'{name}' is not {singular}{nearest(name, known)}")
     return known[str(name)]
+
+
+def kind_of(path: Path) -> str:
+    """'folder', 'file', or '' where there is neither, or no such path can be (300 letters, NUL)."""
+    try:
+        return "folder" if path.is_dir() else "file" if path.exists() else ""
+    except PermissionError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (OSError, ValueError):
+        return ""
+
+
+def expanded(path: str | os.PathLike) -> Path:
+    """The path with `~` and `~USER` filled in; an `InputError` where that home folder is not known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{path}: this home folder is not known; write the path in full") from None
+
+
+def unfit_name(name: str) -> str:
+    """Why `name` cannot name a file or folder of its own, with the remedy; '' if it can.
+
+    Names of strangers' documents become names of folders: one with `/` would be written elsewhere.
+
+    >>> unfit_name("mobile-1.0"), unfit_name("../x")
+    ('', "the name '../x' holds '/'; give one without it")
+    """
+    shown = repr(name if len(name) <= 40 else name[:40] + "...")
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if name in (".", ".."):
+        return f"the name {shown} means a folder; give another"
+    if size > MAX_NAME:
+        return f"the name {shown} has {size} bytes; give one of {MAX_NAME} at most"
+    for character in name:
+        if character in "/\\":
+            return f"the name {shown} holds '{character}'; give one without it"
+        if (category := unicodedata.category(character)) in ("Cc", "Cs"):
+            kind = "no character of a text" if category == "Cs" else "a control character"
+            return f"the name {shown} holds {character!r}, {kind}; give one without it"
+    return ""
 
 
 @contextlib.contextmanager
@@ -103,7 +148,7 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise cannot_write(path, error) from None
     temporary = Path(name)
     try:
@@ -118,20 +163,25 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def cannot_write(path: Path, error: OSError) -> InputError:
+def cannot_write(path: Path, error: Exception) -> InputError:
     """The error of a place that cannot be written, with the remedy."""
-    return InputError(f"{path}: cannot be written ({error.strerror or error}); make room or choose another folder")
+    reason = getattr(error, "strerror", None) or error
+    return InputError(f"{path}: cannot be written ({reason}); make room or choose another folder")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text whole or not at all."""
+    r"""Write a text whole or not at all, in UTF-8.
+
+    A file's name need not be text: a byte of one that UTF-8 cannot hold is written as `\udce9`, which JSON reads as
+    the same character again.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def write_yaml(path: Path, value: Any) -> None:
     """Write plain values as YAML, in their own order."""
-    write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110))
+    write_text(path, dump_yaml(value))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -42,6 +42,8 @@ class Space:
         self.channels = channels
         self.plan = grammar.read(document, classes, resolution, channels)
         self.name = self.plan.name
+        if fault := files.unfit_name(self.name):
+            raise document.error(("name",), fault)
         self.description = self.plan.description
 
     @classmethod

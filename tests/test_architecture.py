@@ -57,6 +57,23 @@ def test_the_name_does_not_count_but_input_and_classes_do():
     assert of({"block": "conv", "out": 8}) != of({"block": "conv", "out": 8}, size=(3, 32, 33))
 
 
+@pytest.mark.parametrize("name", ["../x", "/x", "..", "a\0b", "a\x1b[2J", "caf\udce9", "x" * 300], ids=ascii)
+def test_a_name_that_cannot_be_a_folders_is_refused(name):
+    document = {**json.loads(TEXT), "name": name}
+    with pytest.raises(InputError, match=r"a\.json:1: name: the name .*; give"):
+        Architecture.from_json(json.dumps(document), "a.json")
+    with pytest.raises(InputError, match="name: the name "):
+        of({"block": "conv", "out": 8}, name=name)
+    arch = Architecture.from_json(TEXT).with_name(name)  # a member of a study whose folder has such a name
+    assert Architecture.from_json(arch.to_json()).name == ""
+
+
+@pytest.mark.parametrize("name", ["a{0}", "run[v2]", "1e3", "猫", "\u0130", "a b"], ids=ascii)
+def test_any_other_name_is_read_back(name):
+    arch = Architecture.from_json(TEXT).with_name(name)
+    assert Architecture.from_json(arch.to_json()).name == name
+
+
 SPELLINGS = [
     ({"block": "conv", "out": 8}, {"block": "conv", "kernel": 3, "activation": "relu", "stride": 1, "out": 8}),
     ({"block": "conv", "out": 8}, {"block": "conv", "out": 8, "groups": 1, "bias": False, "padding": 1}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from pathlib import Path
 
 import pytest
 import yaml
@@ -127,6 +128,11 @@ def test_files_that_cannot_be_read(tmp_path):
     for path in (tmp_path / "none.yaml", tmp_path):
         with pytest.raises(InputError, match="cannot be read"):
             files.load_yaml(path)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.yaml")
+        for path in (tmp_path / "pipe.yaml", Path("/dev/zero")):
+            with pytest.raises(InputError, match="a pipe or a device"):
+                files.load_yaml(path)
     (tmp_path / "large.yaml").write_bytes(b"#" * (files.MAX_BYTES + 1))
     with pytest.raises(InputError, match="more than 4,000,000 bytes"):
         files.load_yaml(tmp_path / "large.yaml")
@@ -152,6 +158,7 @@ def test_a_name_is_a_path_then_the_folder_here_then_what_ships(tmp_path, monkeyp
         ("zzz", "'zzz' is not a space; known: fire, mixed, mnasnet, mobile, resnext, sandglass, shuffle, spos"),
         ("none.yaml", "none.yaml: there is no such file"),
         ("some/where", "some/where: there is no such file"),
+        ("some/" + "x" * 5000, "x: there is no such file"),
         ("x" * 5000, "is not a space"),
         ("a\0b", "is not a space"),
     ],
@@ -193,3 +200,119 @@ def test_nearest():
     assert nearest("shufle_v2", ["shuffle_v2", "fire"]) == "; did you mean 'shuffle_v2'?"
     assert nearest("banana", ["b", "a"]) == "; known: a, b"
     assert nearest(3, []) == ""
+
+
+WORDS = ["123e45", "1e3", "-1E+7", "+.5e-3", "1.e5", "1_000", "0x1F", "0o17", "017", "1:30", ".inf", "-.INF", ".nan"]
+WORDS += [
+    "yes",
+    "No",
+    "on",
+    "~",
+    "null",
+    "True",
+    "2020-01-01",
+    "<<",
+    "=",
+    "&a",
+    "*a",
+    "!x",
+    "%",
+    "@",
+    "`",
+    "- a",
+    "? a",
+]
+WORDS += ["", " ", "\n", " a", "a ", "a: b", "a #b", "#", "'", '"', "\\", "{0}", "[b]x[/b]", "---", "...", "\ttab"]
+WORDS += [
+    "a\r\nb",
+    "\x85",
+    "a\u2028b",
+    "\ufeffa",
+    "\x00",
+    "\x1b[2J",
+    "\x7f",
+    "\x9b",
+    "\udce9",
+    "\ue000",
+    "\uffff",
+    "\U0010ffff",
+]
+LETTERS = ["0", "1", "9", "e", "E", ".", "+", "-", "_", ":", "a", "é", "e\u0301", "猫", "🐛", *WORDS]
+
+
+def random_text(rng: random.Random) -> str:
+    """A word that YAML may take for something else, digits with an e in it, or a row of awkward letters."""
+    kind = rng.randrange(4)
+    if kind == 0:
+        return rng.choice(WORDS)
+    if kind == 1:
+        digits = [str(rng.randrange(10)) for _ in range(12)]
+        digits[rng.randrange(12)] = rng.choice("eE")
+        return "".join(digits)
+    return "".join(rng.choices(LETTERS, k=rng.choice([1, 2, 3, 12, 200])))
+
+
+def test_every_text_is_read_back_as_it_was_written(tmp_path):
+    rng = random.Random(0)
+    texts = [*WORDS, *(random_text(rng) for _ in range(2000))]
+    documents_ = [{"fingerprint": text, text: [text, {"a": text}], "n": 1e3} for text in texts]
+    for document in documents_:
+        assert parse_yaml(documents.dump_yaml(document)).value == document
+    whole = {"classes": texts, "by name": dict.fromkeys(texts, 0)}
+    for name, write, read in (
+        ("a.yaml", files.write_yaml, files.load_yaml),
+        ("a.json", files.write_json, files.load_json),
+    ):
+        write(tmp_path / name, whole)
+        assert read(tmp_path / name).value == whole
+
+
+def test_every_number_is_read_back_as_it_was_written(tmp_path):
+    rng = random.Random(0)
+    numbers = [rng.choice([1, -1]) * rng.random() * 10.0 ** rng.randrange(-300, 300) for _ in range(500)]
+    numbers += [0.0, -0.0, 1e3, 1e16, 1e22, 5e-324, float("inf"), 10**30, True, None]
+    files.write_yaml(tmp_path / "a.yaml", numbers)
+    assert repr(files.load_yaml(tmp_path / "a.yaml").value) == repr(numbers)
+
+
+UNFIT = [
+    "../x",
+    "/etc/x",
+    "a/b",
+    "a\\b",
+    "..",
+    ".",
+    "a\0b",
+    "a\x1b[2J",
+    "a\nb",
+    "\x9b",
+    "caf\udce9",
+    "x" * 300,
+    "é" * 121,
+]
+
+
+@pytest.mark.parametrize("name", UNFIT, ids=lambda name: ascii(name)[:20])
+def test_a_name_that_cannot_be_a_files_has_a_reason(name):
+    reason = files.unfit_name(name)
+    assert "give" in reason
+    assert reason.isprintable()
+    assert len(reason) < 200
+
+
+@pytest.mark.parametrize("name", ["a{0}", "run[v2]", "50% #1?", "café", "cafe\u0301", "猫 🐛", "...", "-x", "x" * 240])
+def test_other_names_are_fit(tmp_path, name):
+    assert files.unfit_name(name) == ""
+    files.write_text(tmp_path / name, "")
+
+
+def test_paths_that_cannot_be_are_no_files(tmp_path):
+    for path in ("a\0b", "x" * 300, str(tmp_path / "y" / ("x" * 5000))):
+        assert files.kind_of(tmp_path / path) == ""
+        with pytest.raises(InputError, match="cannot be read"):
+            files.read_text(tmp_path / path)
+        with pytest.raises(InputError, match="cannot be written"):
+            files.write_text(tmp_path / path, "")
+    assert files.kind_of(tmp_path) == "folder"
+    with pytest.raises(InputError, match=r"~nobody-here/x: this home folder is not known"):
+        files.expanded("~nobody-here/x")

@@ -23,14 +23,15 @@ blocks.registry blocks
 architecture plan grammar space initialisation network
 zoo.parts zoo.figures zoo.classic zoo.mobile zoo.shuffle zoo counting ranges
 latency latency.convert latency.calibration latency.runtimes.common latency.runtimes.timing latency.runtimes.ort
-latency.runtimes.pytorch latency.runtimes.handheld latency.runtimes latency.cache latency.estimate latency.reference
-latency.meter latency.afresh latency.workload latency.predictor latency.runner latency.connection latency.remote
+latency.runtimes.pytorch latency.runtimes.handheld latency.runtimes latency.conditions latency.cache latency.estimate
+latency.reference latency.meter latency.afresh latency.workload latency.predictor latency.runner latency.connection
+latency.remote
 latency.guidelines.graph latency.guidelines.surgery latency.guidelines.profile latency.guidelines.whatifs
 latency.guidelines.subject latency.guidelines.widths latency.guidelines.fragments latency.guidelines.elementwise
 latency.guidelines.explanation latency.guidelines latency.layerwise
-accuracy accuracy.predict accuracy.settings accuracy.decoding accuracy.sources accuracy.images accuracy.tables
-accuracy.data accuracy.published accuracy.augmentation accuracy.policies accuracy.schedules accuracy.optimisers
-accuracy.metrics accuracy.checkpoints accuracy.depthwise accuracy.training
+accuracy accuracy.predict accuracy.settings accuracy.decoding accuracy.sources accuracy.folders accuracy.images
+accuracy.tables accuracy.data accuracy.published accuracy.augmentation accuracy.policies accuracy.schedules
+accuracy.optimisers accuracy.metrics accuracy.checkpoints accuracy.depthwise accuracy.training
 studies studies.recipe studies.storage studies.schema studies.resolution studies.pareto studies.turns studies.measure
 studies.failures studies.last_rung studies.evaluate studies.surrogate studies.belief
 studies.gain studies.samplers studies.places studies.rows studies.weights studies.study studies.sharing

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasspace.accuracy import decoding, sources, tables
+from nasspace import files
+from nasspace.accuracy import decoding, folders, sources, tables
 from nasspace.accuracy.images import DataSet, Images, prepared, stratified
 from nasspace.accuracy.sources import Found, Part
 from nasspace.errors import InputError, nearest
@@ -40,17 +41,17 @@ def load_data(
     frequent shorter side in pixels) and returns the resolution; without either it is that size, at most 224. Without a
     validation split of their own, the share `held_out` of each class's training images becomes one, drawn with `seed`;
     the test split never does. Raises `InputError` for whatever is missing, empty or unreadable, and for training images
-    that show nothing; with `skip_broken` unreadable images are left out and named in `skipped`.
+    that show nothing; with `skip_broken` unreadable images are left out. `skipped` names all that was left out.
     """
     if resolution is not None and not callable(resolution):
         _check_resolution(resolution)
     if not 0 < held_out < 1:
         raise InputError(f"held_out: {held_out} is no share of the training images; give one between 0 and 1")
-    found = _find(spec, Path(data_dir).expanduser() if data_dir else None)
+    found = _find(spec, files.expanded(data_dir) if data_dir else None)
     classes, labels = _encode_labels(found)
     held = _pixels(found, labels, resolution, skip_broken)
     splits = held.splits
-    _check_classes(found.place, classes, splits["train"].labels)
+    _check_classes(found.place, classes, splits["train"].labels, split_off="validation" not in splits)
     if "validation" not in splits:
         taken, kept = stratified(splits["train"].labels, held_out, torch.Generator().manual_seed(seed))
         splits = {**splits, "validation": splits["train"].at(taken), "train": splits["train"].at(kept)}
@@ -63,7 +64,7 @@ def load_data(
         channels,
         **{split: splits.get(split) for split in sources.SPLITS},
         resolution=side,
-        skipped=held.skipped,
+        skipped=(*found.left_out, *held.skipped),
         native=held.native,
         preprocessing=held.preprocessing,
         seed=seed,
@@ -89,9 +90,9 @@ def _find(spec: str, data_dir: Path | None) -> Found:
     if spec == "cifar10":
         return _cifar10(data_dir)
     if kind == "imagefolder":
-        return sources.image_folder(Path(rest).expanduser())
+        return folders.image_folder(files.expanded(rest))
     if kind == "parquet":
-        return tables.parquet(Path(rest).expanduser())
+        return tables.parquet(files.expanded(rest))
     return _from_hub(spec, rest if kind == "hub" else spec)
 
 
@@ -107,9 +108,8 @@ def _cifar10(data_dir: Path | None) -> Found:
 
 
 def _from_hub(spec: str, name: str) -> Found:
-    path = Path(spec).expanduser()
-    if path.exists():
-        raise InputError(f"'{spec}' is a path; write {'imagefolder' if path.is_dir() else 'parquet'}:{spec}")
+    if kind := files.kind_of(files.expanded(spec)):
+        raise InputError(f"'{spec}' is a path; write {'imagefolder' if kind == 'folder' else 'parquet'}:{spec}")
     try:
         return tables.hub(name)
     except InputError as error:
@@ -121,16 +121,16 @@ def _from_hub(spec: str, name: str) -> Found:
 def _encode_labels(found: Found) -> tuple[tuple[str, ...], dict[str, Tensor]]:
     """Class names and, for each split, the labels as their positions; a split without labels is left out."""
     train = found.parts["train"].labels
-    numbers = not isinstance(train[0], str)
+    numbers = not any(isinstance(label, str) for label in train)
     if numbers and found.names:
         known: Sequence[int | str] = range(len(found.names))
     else:
-        known = found.names or sorted(set(train))
+        known = found.names or sorted({label for label in train if label is not None})
     positions = {label: position for position, label in enumerate(known)}
     labels = {}
     for split, part in found.parts.items():
-        # Competitions hold back the labels of a test split: on the hub all are -1.
-        if split != "test" or set(part.labels) != {-1}:
+        # Competitions hold back the labels of a test split: on the hub all are -1, elsewhere null or empty.
+        if split != "test" or not set(part.labels) <= {-1, None, ""}:
             _check_labels(split, part, positions, found)
             labels[split] = torch.tensor([positions[label] for label in part.labels])
     return found.names or tuple(map(str, known)), labels
@@ -142,23 +142,26 @@ def _check_labels(split: str, part: Part, known: Mapping[int | str, int], found:
             continue
         image = part.images[part.labels.index(label)]
         place = image.place if isinstance(image, decoding.Encoded) else f"{found.place} {split}"
+        if label is None:
+            raise InputError(f"{place}: has no label; {part.labels.count(None)} images of the split have none")
         what = f"the {len(found.names)} named classes" if found.names else "the training images' classes"
         if label in known:
             what = f"numbers from 0 to {MOST_CLASSES - 1:,}"
         raise InputError(f"{place}: its label {label!r} is not among {what}; correct it or leave the image out")
 
 
-def _check_classes(place: str, classes: tuple[str, ...], labels: Tensor) -> None:
+def _check_classes(place: str, classes: tuple[str, ...], labels: Tensor, split_off: bool) -> None:
+    """Each class has an image to train on, and one more where validation images are split off."""
     if len(classes) < 2:
         raise InputError(f"{place}: has one class only, '{classes[0]}'; there is nothing to tell apart")
     counts = torch.bincount(labels, minlength=len(classes)).tolist()
-    few = [f"'{name}' has {count}" for name, count in zip(classes, counts, strict=True) if count < 2]
+    few = [f"'{name}' has {count}" for name, count in zip(classes, counts, strict=True) if count < 1 + split_off]
     if few:
         more = f" (and {len(few) - 3} more classes)" if len(few) > 3 else ""
-        raise InputError(
-            f"{place}: each class needs two training images at least, one to train on and one to validate; "
-            f"{', '.join(few[:3])}{more}"
+        needed = (
+            "two training images at least, one to train on and one to validate" if split_off else "a training image"
         )
+        raise InputError(f"{place}: each class needs {needed}; {', '.join(few[:3])}{more}")
 
 
 def _check_variance(place: str, pixels: Tensor) -> None:
@@ -198,6 +201,7 @@ def _pixels(
         raise decoding.name_broken(broken)
     readable = [head for head in heads["train"] if not head.broken]
     native = decoding.native_side(readable)
+    decoding.check_brightness([image for image, head in zip(parts["train"], heads["train"], strict=True) if head.wide])
     deep = [image for image, head in zip(parts["train"], heads["train"], strict=True) if head.deep]
     preprocessing = decoding.specification(
         1 if all(head.gray for head in readable) else 3,

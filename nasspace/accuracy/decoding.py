@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from nasspace.accuracy import predict
@@ -23,6 +23,7 @@ from nasspace.errors import InputError
 GRAY_MODES = {"1", "L", "LA", "La"}
 BACKGROUND = (255, 255, 255)  # what transparent images are put on
 CHUNK = 32  # images that a thread takes at once
+DIMMEST = 64  # of 255; colors of sixteen bits that all lie below use fourteen bits at most
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,13 @@ class Encoded:
 class Header:
     """What is known of an image before it is decoded; `broken` says why it cannot be.
 
-    `shorter` is in pixels; `deep` is more than eight bits.
+    `shorter` is in pixels; `deep` is more than eight bits; `wide` is color of sixteen, of which Pillow gives eight.
     """
 
     shorter: int = 0
     gray: bool = False
     deep: bool = False
+    wide: bool = False
     jpeg: bool = False
     broken: str = ""
 
@@ -67,6 +69,22 @@ def value_range(images: Sequence[Encoded]) -> tuple[float, float] | None:
     with _quiet_pillow(), _threads() as threads:
         found = [extremes for extremes in threads.map(_extremes, images) if extremes]
     return (min(low for low, _ in found), max(high for _, high in found)) if found else None
+
+
+def check_brightness(images: Sequence[Encoded]) -> None:
+    """Refuse color images of sixteen bits that use the lower ones only, such as those of a camera of twelve bits.
+
+    Pillow gives the upper eight bits of such an image, which would be close to black and have few levels.
+    """
+    with _quiet_pillow(), _threads() as threads:
+        found = [value for value in threads.map(_brightest, images) if value is not None]
+    if found and max(found) < DIMMEST:
+        more = f" and {len(images) - 1} more" if len(images) > 1 else ""
+        limit = 256 * (max(found) + 1)
+        raise InputError(
+            f"{images[0].place}{more}: color of sixteen bits with values below {limit:,} only, of which Pillow reads "
+            "the upper eight bits; scale the images to the full range, or save them with eight bits"
+        )
 
 
 def specification(
@@ -126,7 +144,8 @@ def _header(image: Encoded) -> Header:
             deep, jpeg = predict.is_deep(picture), isinstance(picture, JpegImagePlugin.JpegImageFile)
             if not jpeg:
                 predict.check_size(picture.size)
-            return Header(min(picture.size), deep or picture.mode in GRAY_MODES, deep, jpeg)
+            gray = deep or picture.mode in GRAY_MODES
+            return Header(min(picture.size), gray, deep, not deep and _is_wide(picture), jpeg)
     except Exception as error:  # as in `decode`
         return Header(broken=_reason(error))
 
@@ -141,6 +160,20 @@ def _extremes(image: Encoded) -> tuple[float, float] | None:
     return (values.min().item(), values.max().item()) if values.size else None
 
 
+def _is_wide(picture: Image.Image) -> bool:
+    """Whether its pixels have sixteen bits in the file and eight in Pillow."""
+    tiles = getattr(picture, "tile", ())  # codec, extent, offset and what the codec is to unpack: `RGB;16B`
+    return any(";16" in str(tile[3]) or (tile[0] == "ppm" and tile[3][-1] > 255) for tile in tiles)
+
+
+def _brightest(image: Encoded) -> int | None:
+    try:
+        with predict.opened(_content(image)) as picture:
+            return max(high for _, high in picture.convert("RGB").getextrema())
+    except Exception:  # as in `decode`
+        return None
+
+
 def _content(image: Encoded) -> Path | bytes | np.ndarray:
     if image.content is None:
         raise ValueError("there are no bytes")
@@ -150,6 +183,8 @@ def _content(image: Encoded) -> Path | bytes | np.ndarray:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # its message is a path or an address in memory
         return "no image format that Pillow knows"
+    if isinstance(error, OSError) and error.strerror:  # without the path, which the place names
+        return error.strerror
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

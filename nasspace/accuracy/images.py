@@ -50,7 +50,7 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Splits of square images held at `resolution`; `skipped` names the files that could not be read.
+    """Splits of square images held at `resolution`; `skipped` names what was left out.
 
     `mean` and `std` are of each channel of the training split, of 0 to 255, and stay at other resolutions; a 255th of
     each has six decimals, as in `preprocessing`, the content of preprocessing.json at this resolution. `native` is the

@@ -202,7 +202,8 @@ def open_network(folder: str | Path):
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file; --folder names the export folder")
     try:
-        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        # The content, since ONNX Runtime takes no path that is not UTF-8.
+        return onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common class
         raise ValueError(f"{path}: cannot be loaded ({_first_line(error)})") from None
 
@@ -227,6 +228,8 @@ def opened(image: str | Path | bytes) -> Iterator[Image.Image]:
         jpeg = file.read(3) == b"\xff\xd8\xff"
         file.seek(0)
         with _opened_jpeg(file) if jpeg else Image.open(file) as picture:
+            if picture.format == "EPS":  # for which Pillow starts Ghostscript, whatever the file is called
+                raise ValueError("PostScript, a program that is not run; convert it to PNG")
             yield picture
 
 

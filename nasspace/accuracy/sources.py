@@ -1,11 +1,13 @@
-"""Where images come from: bundled sets, IDX files and folders, found but not yet decoded."""
+"""Where images come from: bundled sets and IDX files, found but not yet decoded; splits by their names."""
 
 from __future__ import annotations
 
 import gzip
 import importlib.util
-import os
-from collections.abc import Sequence
+import math
+import re
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +16,29 @@ import torch
 from torch import Tensor
 
 from nasspace.accuracy.decoding import Encoded
-from nasspace.errors import InputError, nearest
+from nasspace.errors import InputError
+from nasspace.files import kind_of
 
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
 }
-SUFFIXES = {
-    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
-    *(".jp2", ".avif", ".heic", ".heif"),  # Pillow reads the last two only with a plugin, and says so by name
+ALIASES = {alias: split for split, aliases in SPLITS.items() for alias in aliases}
+NEUTRAL = {
+    "of",
+    "set",
+    "seg",
+    "data",
+    "dataset",
+    "image",
+    "images",
+    "img",
+    "imgs",
+    "split",
+    "folder",
+    "files",
+    "photos",
 }
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
 FASHION_CLASSES = (
@@ -34,19 +49,69 @@ FASHION_CLASSES = (
 
 @dataclass(frozen=True)
 class Part:
-    """One split as it was found: images, decoded (uint8 [N, C, H, W]) or not, and a label each."""
+    """One split as it was found: images, decoded (uint8 [N, C, H, W]) or not, and a label each, None if unknown."""
 
     images: Sequence[Encoded] | Tensor
-    labels: Sequence[int | str]
+    labels: Sequence[int | str | None]
 
 
 @dataclass(frozen=True)
 class Found:
-    """The splits by name (`train` at least) and, where labels are numbers and it is known, the name of each class."""
+    """The splits by name (`train` at least) and, where labels are numbers and it is known, the name of each class.
+
+    `left_out` has a text for whatever is not used.
+    """
 
     place: str
     parts: dict[str, Part]
     names: tuple[str, ...] | None = None
+    left_out: tuple[str, ...] = ()
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a file's or folder's name, in lower case.
+
+    >>> words_of("TrainSet_2017"), words_of("seg-testset")
+    (['train', 'set'], ['seg', 'test', 'set'])
+    """
+    words = re.findall(r"[^\W\d_]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower())
+    return [part for word in words for part in (_without_set(word) or (word,))]
+
+
+def _without_set(word: str) -> tuple[str, str] | None:
+    stem = word.removesuffix("set")
+    return (stem, "set") if stem != word and stem in ALIASES else None
+
+
+def split_of(name: str) -> tuple[str, tuple[str, ...]] | None:
+    """The split that a name names, and its other words but for such as `set` and `images`; None if it names none.
+
+    >>> split_of("seg_train"), split_of("asl_test"), split_of("cats"), split_of("train_val")
+    (('train', ()), ('test', ('asl',)), None, None)
+    """
+    words = words_of(name)
+    named = [word for word in words if word in ALIASES]
+    if len(named) != 1:
+        return None
+    return ALIASES[named[0]], tuple(word for word in words if word not in ALIASES and word not in NEUTRAL)
+
+
+def splits_among(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    """Split → those of the paths whose name (without suffix) names it.
+
+    Where none is plainly `train`, names with other words, such as `asl_train` and `asl_test`, count if two splits have
+    the same ones: `test_tube` is a class.
+    """
+    groups: dict[tuple[str, ...], dict[str, list[Path]]] = {}
+    for path in paths:
+        if named := split_of(path.stem):
+            groups.setdefault(named[1], {}).setdefault(named[0], []).append(path)
+    plain = groups.pop((), {})
+    taken = [plain]
+    if "train" not in plain:
+        taken += [group for group in groups.values() if "train" in group and len(group) > 1]
+    found = {split: [path for group in taken for path in group.get(split, ())] for split in SPLITS}
+    return {split: those for split, those in found.items() if those}
 
 
 def digits() -> Found:
@@ -72,7 +137,7 @@ def _digits() -> np.ndarray:
 def fashion_mnist(folder: Path | None) -> Found:
     """Fashion-MNIST from its four IDX files; Debian's folder unless another is given."""
     home = folder or FASHION_FOLDER
-    if not home.is_dir():
+    if kind_of(home) != "folder":
         raise InputError(
             f"fashion-mnist: there is no folder {home}; install Debian's package (apt install "
             "dataset-fashion-mnist), or name the folder of the four IDX files by --data-dir"
@@ -82,7 +147,9 @@ def fashion_mnist(folder: Path | None) -> Found:
         pixels = _idx(home / f"{stem}-images-idx3-ubyte.gz", dimensions=3)
         labels = _idx(home / f"{stem}-labels-idx1-ubyte.gz", dimensions=1)
         if len(pixels) != len(labels):
-            raise InputError(f"{home}: {len(pixels)} {split} images but {len(labels)} labels; get the files anew")
+            raise InputError(f"{home}: {len(pixels)} {split} images but {len(labels)} labels; get them again")
+        if not len(labels):
+            raise InputError(f"{home}: has no {split} images; get the files again")
         parts[split] = Part(pixels[:, None], labels.tolist())
     return Found(str(home), parts, FASHION_CLASSES)
 
@@ -95,80 +162,10 @@ def _idx(path: Path, dimensions: int) -> Tensor:
         content = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}.gz: there is no such file; --data-dir names the folder that has it") from None
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); get it anew") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); get it again") from None
     start = 4 + 4 * dimensions
     sizes = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
-    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) != start + torch.Size(sizes).numel():
-        raise InputError(f"{path}: not an IDX file of {dimensions} dimensions of bytes; get it anew")
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).reshape(sizes)
-
-
-def image_folder(root: Path) -> Found:
-    """Images in a folder for each class, directly in `root` or in its `train`, `validation` and `test`.
-
-    Read with Pillow and not with Hugging Face's `imagefolder`: that one copies the list of files to a cache in the
-    home folder on every change, and a corrupt image comes as a decoding error without the file's name.
-    """
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise InputError(f"imagefolder:{root}: this {what}; name a folder that holds a folder for each class")
-    parts = {split: _class_folders(folder) for split, folder in _split_folders(root).items()}
-    return Found(str(root), parts)
-
-
-def _split_folders(root: Path) -> dict[str, Path]:
-    """Split → folder. A folder named `train` that holds images and no folders is a class of that name."""
-    children = {child.name.lower(): child for child in _subfolders(root)}
-    found = {}
-    for split, aliases in SPLITS.items():
-        named = [children.pop(alias) for alias in aliases if alias in children and _subfolders(children[alias])]
-        if len(named) > 1:
-            raise InputError(f"{root}: both '{named[0].name}' and '{named[1].name}' could be the {split} split")
-        if named:
-            found[split] = named[0]
-    if not found:
-        return {"train": root}
-    if "train" not in found:
-        raise InputError(f"{root}: has a folder '{next(iter(found.values())).name}' but none named 'train'")
-    _refuse_other_splits(children.values(), {child.name for child in _subfolders(found["train"])})
-    return found
-
-
-def _refuse_other_splits(others: Sequence[Path], classes: set[str]) -> None:
-    """A misspelt split would otherwise be left out in silence."""
-    known = [alias for aliases in SPLITS.values() for alias in aliases]
-    for other in others:
-        if classes & {child.name for child in _subfolders(other)}:
-            raise InputError(f"{other}: holds class folders but is no split{nearest(other.name, known)}")
-
-
-def _class_folders(folder: Path) -> Part:
-    images, labels = [], []
-    for child in _subfolders(folder):
-        paths = _image_files(child)
-        if not paths:
-            raise InputError(f"{child}: this class folder holds no images; fill or remove it")
-        images += [Encoded(str(path), path) for path in paths]
-        labels += [child.name] * len(paths)
-    if not images:
-        raise InputError(f"{folder}: holds no class folders; images are looked for as {folder}/CLASS/NAME.jpg")
-    return Part(images, labels)
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    try:
-        return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
-
-
-def _image_files(folder: Path) -> list[Path]:
-    """Files with an image's suffix in the folder and its own folders, in one order on every machine."""
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror})")
-
-    walk = os.walk(folder, onerror=refuse)
-    paths = [Path(place) / name for place, _, names in walk for name in names if not name.startswith(".")]
-    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
+    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) != start + math.prod(sizes):
+        raise InputError(f"{path}: not an IDX file of {dimensions} dimensions of bytes; get it again")
+    return torch.from_numpy(np.frombuffer(bytearray(content), np.uint8)[start:].reshape(sizes))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nasspace.accuracy.decoding import Encoded
-from nasspace.accuracy.sources import SPLITS, Found, Part
+from nasspace.accuracy.sources import SPLITS, Found, Part, splits_among
 from nasspace.errors import InputError
+from nasspace.files import kind_of
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -18,13 +21,15 @@ HUB_TIMEOUT = 10.0  # seconds within which the hub must say that it has the data
 
 
 def parquet(path: Path) -> Found:
-    """A file, or a folder of `train*.parquet` with its other splits.
+    """A file, or a folder with the files of each split, which they are named after.
 
-    Beside a file named `train.parquet` or `train-*.parquet`, those that are named so of another split are taken too.
+    A file that is one of several pieces (`train-00000-of-00002.parquet`) stands for all of them. Next to a file of
+    the train split, those of the other splits are taken too.
     """
-    splits = _parquet_files(path)
+    splits, left_out = _parquet_files(path)
     names = _class_names(_schema(splits["train"][0]).metadata or {}, splits["train"][0])
-    return Found(str(path), {split: _read_all(files) for split, files in splits.items()}, names)
+    parts = {split: _read_all(files, labeled=split != "test") for split, files in splits.items()}
+    return Found(str(path), parts, names, left_out)
 
 
 def hub(name: str) -> Found:
@@ -47,76 +52,137 @@ def hub(name: str) -> Found:
     return Found(name, parts, tuple(features[label].names) if label in classes else None)
 
 
-def _parquet_files(path: Path) -> dict[str, list[Path]]:
-    if not path.exists():
+def _parquet_files(path: Path) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
+    """The files of each split, and a text for those in a folder that are of none."""
+    kind = kind_of(path)
+    if not kind:
         raise InputError(f"parquet:{path}: there is no such file")
-    folder = path if path.is_dir() else path.parent
-    splits = {split: _of_split(folder, aliases) for split, aliases in SPLITS.items()}
-    if path.is_file():
-        splits = splits if path in splits["train"] else {}
-        splits["train"] = [path]
-    elif not splits["train"]:
-        raise InputError(f"parquet:{path}: this folder holds no train.parquet or train-*.parquet")
-    return {split: files for split, files in splits.items() if files}
+    folder = path if kind == "folder" else path.parent
+    tables = _in_pieces(folder)
+    splits = splits_among(tables)
+    if kind == "file":
+        own = next((first for first, pieces in tables.items() if path in pieces), path)
+        pieces = tables[own] if own in tables and _are_surely_pieces(tables[own]) else [path]
+        others = {
+            split: those for split, those in splits.items() if own in splits.get("train", ()) and split != "train"
+        }
+        found = {"train": pieces} | {split: tables[_only(those, split, folder)] for split, those in others.items()}
+        return {split: _complete(files) for split, files in found.items()}, ()
+    if "train" not in splits:
+        instead = f"; {next(iter(tables)).name} is named after no split" if tables else ""
+        raise InputError(f"parquet:{path}: this folder holds no train.parquet or train-*.parquet{instead}")
+    found = {split: tables[_only(those, split, folder)] for split, those in splits.items()}
+    unused = [file.name for files in tables.values() for file in files if files not in found.values()]
+    left_out = (f"{folder} ({len(unused)} files of no split, such as {unused[0]})",) if unused else ()
+    return {split: _complete(files) for split, files in found.items()}, left_out
 
 
-def _of_split(folder: Path, aliases: Sequence[str]) -> list[Path]:
-    """`test.parquet`, or the numbered pieces `test-00000-of-00002.parquet` that the hub makes of a large one."""
-    for alias in aliases:
-        if files := [*folder.glob(f"{alias}.parquet"), *sorted(folder.glob(f"{alias}-*.parquet"))]:
-            return files
-    return []
+def _in_pieces(folder: Path) -> dict[Path, list[Path]]:
+    """The parquet files of a folder, first piece → all: those that differ in a number only are pieces of a table."""
+    tables: dict[tuple[str, ...], list[Path]] = {}
+    for file in sorted(folder.glob("*.parquet")):
+        if not file.name.startswith("."):
+            number = _number(file)
+            key = (file.stem[: number.start(1)], file.stem[number.end(1) :]) if number else (file.stem,)
+            tables.setdefault(key, []).append(file)
+    return {files[0]: files for files in tables.values()}
+
+
+def _number(file: Path) -> re.Match | None:
+    """What numbers a piece: `00000-of-00002`, as the hub writes; a last number; one of four digits, as Spark writes."""
+    for pattern in (r"(\d+)-of-\d+", r"(\d+)$", r"(\d{4,})"):
+        if found := re.search(pattern, file.stem):
+            return found
+    return None
+
+
+def _are_surely_pieces(files: Sequence[Path]) -> bool:
+    """`0000`, `0001` and `0-of-2` are; `2020`, `2021` and `train-1` may be tables of their own."""
+    first = _number(files[0])
+    return first is not None and ("-of-" in first[0] or re.fullmatch("0{4,}", first[1]) is not None)
+
+
+def _complete(files: Sequence[Path]) -> Sequence[Path]:
+    """The pieces of a table; one that lacks is an `InputError`."""
+    if found := re.search(r"(\d+)-of-(\d+)", files[0].stem):
+        there = {int(re.search(r"(\d+)-of-", file.stem)[1]) for file in files}
+        gone = sorted(set(range(int(found[2]))) - there)
+        if gone:
+            first = f"{gone[0]:0{len(found[1])}}"
+            name = f"{files[0].stem[: found.start(1)]}{first}{files[0].stem[found.end(1) :]}{files[0].suffix}"
+            raise InputError(f"{files[0].parent}: lacks {name}, so {len(gone)} of {found[2]} pieces; get it again")
+    return files
+
+
+def _only(those: Sequence[Path], split: str, place: object) -> Path:
+    if len(those) > 1:
+        raise InputError(f"{place}: both '{those[0].name}' and '{those[1].name}' could be the {split} split; name one")
+    return those[0]
 
 
 def _schema(file: Path) -> Any:
+    with _opened(file) as opened:
+        return opened.schema_arrow
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A parquet file; whatever is wrong with it is an `InputError`."""
     import pyarrow
     from pyarrow import parquet as reader
 
     try:
-        return reader.read_schema(file)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{file}: cannot be read as parquet ({str(error).splitlines()[0]})") from None
+        with file.open("rb") as content:  # not by its name, which pyarrow takes for UTF-8 and for a partition's label
+            yield reader.ParquetFile(content)
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise InputError(f"{file}: cannot be read as parquet ({reason})") from None
 
 
-def _read_all(files: Sequence[Path]) -> Part:
-    parts = [_read(file) for file in files]
-    return Part([image for part in parts for image in part.images], [label for part in parts for label in part.labels])
+def _read_all(files: Sequence[Path], labeled: bool) -> Part:
+    """The rows of all pieces; without `labeled` the column of labels may be missing."""
+    parts = [_read(file, labeled) for file in files]
+    images = [image for part in parts for image in part.images]
+    labels = [label for part in parts for label in part.labels]
+    if not images:
+        raise InputError(f"{files[0]}: has no rows")
+    if len({type(label) for label in labels if label is not None}) > 1:
+        raise InputError(f"{files[0].parent}: the labels are numbers in some pieces and texts in others; make them one")
+    return Part(images, labels)
 
 
-def _read(file: Path) -> Part:
-    import pyarrow
-    from pyarrow import parquet as reader
-
-    columns = _schema(file).names
-    image, label = _column(columns, IMAGE_COLUMNS, file), _column(columns, LABEL_COLUMNS, file)
-    try:
-        table = reader.read_table(file, columns=[image, label])
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{file}: cannot be read as parquet ({str(error).splitlines()[0]})") from None
-    return _part(table.column(image), table.column(label), str(file))
+def _read(file: Path, labeled: bool) -> Part:
+    with _opened(file) as opened:
+        columns = opened.schema_arrow.names
+        image = _column(columns, IMAGE_COLUMNS, file)
+        known = labeled or any(name in columns for name in LABEL_COLUMNS)
+        label = _column(columns, LABEL_COLUMNS, file) if known else None
+        table = opened.read(columns=[image, label] if label else [image])
+        return _part(table.column(image), table.column(label) if label else None, str(file))
 
 
 def _column(columns: Sequence[str], wanted: Sequence[str], place: object) -> str:
     for name in wanted:
+        if list(columns).count(name) > 1:
+            raise InputError(f"{place}: has two columns '{name}'; remove or rename one")
         if name in columns:
             return name
     raise InputError(f"{place}: has no column {' or '.join(wanted)}; its columns are {', '.join(columns)}")
 
 
 def _part(images: Any, labels: Any, place: str) -> Part:
-    if not len(images):
-        raise InputError(f"{place}: has no rows")
     contents = _contents(images, place)
     encoded = [Encoded(f"{place} row {row}", content) for row, content in enumerate(contents)]
-    return Part(encoded, _labels(labels, place))
+    return Part(encoded, [None] * len(encoded) if labels is None else _labels(labels, place))
 
 
 def _contents(column: Any, place: str) -> list[bytes | None]:
     from pyarrow import compute, types
 
+    column = _plain(column)
     if types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
-        column = compute.struct_field(column, "bytes")
-    if not (types.is_binary(column.type) or types.is_large_binary(column.type)):
+        column = _plain(compute.struct_field(column, "bytes"))
+    if not _is_any(column.type, "binary", "null", "large_binary", "binary_view", "fixed_size_binary"):
         raise InputError(
             f"{place}: its images are {column.type}; a struct of 'bytes' and 'path' is read, as on the "
             "Hugging Face hub, or plain bytes of an image file"
@@ -124,18 +190,26 @@ def _contents(column: Any, place: str) -> list[bytes | None]:
     return column.to_pylist()
 
 
-def _labels(column: Any, place: str) -> list[int | str]:
+def _labels(column: Any, place: str) -> list[int | str | None]:
+    column = _plain(column)
+    if not _is_any(column.type, "integer", "string", "large_string", "string_view", "null"):
+        raise InputError(f"{place}: its labels are {column.type}; integers or strings are read")
+    labels = column.to_pylist()
+    # As in folders: one class for both ways to write `é`.
+    return [unicodedata.normalize("NFC", label) if isinstance(label, str) else label for label in labels]
+
+
+def _plain(column: Any) -> Any:
+    """The values themselves of a column that holds each different one once."""
     from pyarrow import types
 
-    if types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    kind = column.type
-    if not any(check(kind) for check in (types.is_integer, types.is_string, types.is_large_string)):
-        raise InputError(f"{place}: its labels are {kind}; integers or strings are read")
-    if column.null_count:
-        row = column.is_null().index(True).as_py()
-        raise InputError(f"{place} row {row}: has no label; {column.null_count} rows have none")
-    return column.to_pylist()
+    return column.cast(column.type.value_type) if types.is_dictionary(column.type) else column
+
+
+def _is_any(kind: Any, *names: str) -> bool:
+    from pyarrow import types
+
+    return any(getattr(types, f"is_{name}")(kind) for name in names)
 
 
 def _class_names(metadata: dict[bytes, bytes], file: Path) -> tuple[str, ...] | None:

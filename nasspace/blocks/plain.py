@@ -166,10 +166,10 @@ class AverageTo(nn.Module):
         return self._means(self._means(x, 2), 3)
 
     def _means(self, x: Tensor, dim: int) -> Tensor:
-        side = int(x.shape[dim])  # a plain number also where the network is traced
+        side = int(x.shape[dim])  # a plain number also where the network is traced: ONNX rounds a quotient toward 0
         if side == self.size:
             return x
-        ends = [(i * side // self.size, -(-(i + 1) * side // self.size)) for i in range(self.size)]
+        ends = [(i * side // self.size, ((i + 1) * side + self.size - 1) // self.size) for i in range(self.size)]
         return torch.cat([x.narrow(dim, low, high - low).mean(dim, keepdim=True) for low, high in ends], dim)
 
 

@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from nasspace.cli import explaining, networks, predicting, process, searching, spaces, training
+from nasspace.cli import explaining, networks, predicting, printing, process, searching, spaces, training
 from nasspace.errors import NasspaceError
 
 app = typer.Typer(
@@ -87,5 +87,5 @@ def _interrupted() -> int:
 
 
 def _said(message: str, status: int) -> int:
-    print(f"nas: {message}", file=sys.stderr)
+    printing.say(f"nas: {message}")
     return status

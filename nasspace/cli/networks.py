@@ -238,7 +238,7 @@ def _checked(exported: Any, json: bool) -> None:
     if json:
         printing.print_json(exported.to_dict())
     else:
-        print(f"{exported.folder}: {', '.join(exported.files)}")
+        print(f"{printing.shown(exported.folder)}: {', '.join(exported.files)}")
         rows = [_row(check) for check in exported.checks]
         printing.print_table(["check", "", "value", "limit"], rows)
         print(exported.summary)

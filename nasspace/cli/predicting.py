@@ -40,8 +40,9 @@ def predict(
             raise InputError((str(error).splitlines() or [str(folder)])[0]) from None
     if json:
         return printing.print_json({"predictions": [_as_text(found) for found in predictions]})
-    for found in map(_as_text, predictions):
-        print(found["file"], *(f"{each['class']}\t{each['probability']:.4f}" for each in found["top"]), sep="\t")
+    for found in predictions:
+        ranked = (f"{printing.shown(each['class'])}\t{each['probability']:.4f}" for each in found["top"])
+        print(printing.shown(found["file"]), *ranked, sep="\t")
     return None
 
 

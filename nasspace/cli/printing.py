@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,13 +22,28 @@ FLOPS_ARE = "FLOPs are multiply-adds of convolutions and linear layers at batch 
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on standard output."""
-    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """One JSON document on standard output; what a terminal would obey, or UTF-8 cannot hold, is escaped."""
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write(re.sub("[\x7f-\x9f\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def say(text: str) -> None:
     """A message, on standard error."""
-    print(text, file=sys.stderr)
+    print(shown(text), file=sys.stderr)
+
+
+def shown(text: object) -> str:
+    r"""A text in which everything can be seen, names of strangers' files and classes too.
+
+    What a terminal would obey, such as ESC, what is invisible, and what is no character become escapes.
+
+    >>> print(shown("a\x1b[2J, caf\udce9, café"))
+    a\x1b[2J, caf\udce9, café
+    """
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
+        for letter in str(text)
+    )
 
 
 def table(
@@ -44,15 +60,16 @@ def table(
     from rich import box
     from rich.table import Table
 
-    result = Table(title=title or None, caption=caption or None, box=box.SIMPLE_HEAD, title_justify="left")
+    result = Table(
+        title=shown(title) or None, caption=shown(caption) or None, box=box.SIMPLE_HEAD, title_justify="left"
+    )
     result.caption_justify = "left"
     for i, column in enumerate(columns):
         whole = folding is not None and column != folding
-        result.add_column(
-            column, justify="left" if i == 0 or column == folding else "right", overflow="fold", no_wrap=whole
-        )
+        justify = "left" if i == 0 or column == folding else "right"
+        result.add_column(shown(column), justify=justify, overflow="fold", no_wrap=whole)
     for row in rows:
-        result.add_row(*(str(cell) for cell in row))
+        result.add_row(*map(shown, row))
     return result
 
 
@@ -62,7 +79,10 @@ def print_table(*args: Any, **kwargs: Any) -> None:
 
 
 def console(*, stderr: bool = False) -> Any:
-    """A Rich console; into a file or pipe as wide as COLUMNS says, else as lines need. Text is no markup."""
+    """A Rich console; into a file or pipe as wide as COLUMNS says, else as lines need.
+
+    It reads no markup: names and descriptions are strangers', and `[/b]` or `:bug:` in one is text.
+    """
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout

@@ -67,7 +67,7 @@ class Display:
         self.began = time.monotonic()
         skipped = getattr(task.data, "skipped", ())
         if skipped:
-            printing.say(f"left out, since they cannot be read: {', '.join(map(str, skipped))}")
+            printing.say(f"left out, unreadable or in no class: {', '.join(map(str, skipped))}")
         limits = ", ".join(f"{name} <= {_limit(name, limit)}" for name, limit in study.limits.items()) or "no limits"
         until = f"{self.trials} trials" if self._bounded else f"{task.recipe.time_budget:.0f} s"
         self.last = f"{study.name}: {task.space.name} on {task.recipe.data}, {limits}, {until}"
@@ -128,13 +128,19 @@ class Display:
         from rich.text import Text
 
         if self.study is None:
-            return Text(self.now)
+            return Text(printing.shown(self.now))
         head = f"{self.study.name}  {self._count()} evaluated, {self.rejected} rejected{self._time_left()}"
         total = self.trials if self._bounded else None
         bar = ProgressBar(total=total, completed=self.done, width=60, pulse=not self._bounded)
         several = len(self._under_way) > 1  # workers tell of no passes
         now = f"trials {', '.join(map(str, self._under_way))} under way" if several else self.now
-        return Group(Text(head, style="bold"), bar, Text(now), Text(self.last, style="dim"), self._table())
+        return Group(
+            Text(printing.shown(head), style="bold"),
+            bar,
+            Text(printing.shown(now)),
+            Text(printing.shown(self.last), style="dim"),
+            self._table(),
+        )
 
     def _table(self) -> Any:
         if not self._front and self.done:

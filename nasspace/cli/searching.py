@@ -243,4 +243,4 @@ def report(
     if json:
         printing.print_json({"study": found.name, "report": str(path)})
     else:
-        print(path)
+        print(printing.shown(path))

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 
@@ -24,15 +24,14 @@ def measure_files(
     seconds: float = SECONDS,
     *,
     beside: str | PathLike | None = None,
-    earlier: Sequence[float] = (),
 ) -> list[Latency]:
     """Measure ONNX files side by side in this process; `batch_size=None` is each file's own, 1 where it is free.
 
-    `beside` is the reference network's file, `earlier` what it took in earlier sittings, in milliseconds.
+    `beside` is the reference network's file. Nothing else is known of the machine here: see `Latency.normalized`.
     """
     check_counts(threads=threads, **({} if batch_size is None else {"batch_size": batch_size}))
     networks = {str(i): runtimes.OnnxRuntime(threads, batch_size).load(path) for i, path in enumerate(paths)}
-    compared = reference.Reference(runtimes.OnnxRuntime(threads).load(beside), tuple(earlier)) if beside else None
+    compared = reference.Reference(runtimes.OnnxRuntime(threads).load(beside)) if beside else None
     return list(measure(networks, reference=compared, seconds=seconds).values())
 
 
@@ -51,7 +50,6 @@ def measure_folders(
     seconds: float = SECONDS,
     *,
     device: str = "cpu",
-    earlier: Sequence[float] = (),
 ) -> list[Latency]:
     """Measure exported folders side by side in a runtime that takes networks: `architecture.json` and its weights."""
     from safetensors.torch import load_file
@@ -66,7 +64,8 @@ def measure_folders(
         model = build(described)
         model.load_state_dict(load_file(folder / "weights.safetensors"))
         networks[str(i)] = runtimes.get(runtime)(threads, batch_size, device).load(model, described.input)
-    compared = reference.Reference(reference.network(threads, device), tuple(earlier))
+        runtimes.check_outputs(networks[str(i)], model)
+    compared = reference.Reference(reference.network(threads, device))
     return list(measure(networks, reference=compared, seconds=seconds).values())
 
 
@@ -100,14 +99,13 @@ def measure_folders_afresh(
 
 
 def _remembered(order: dict, cache: LatencyCache | None) -> list[Latency]:
-    """What the fresh process finds; the reference network's part of it is remembered."""
+    """What the fresh process finds, by all that is known of the machine; the reference's part of it is remembered."""
     cache = LatencyCache() if cache is None else cache
     threads, device = order["threads"], order.get("device", "cpu")
-    found = _asked({**order, "earlier": reference.earlier(threads, device, cache)})
-    for latency in found[:1]:  # one sitting
-        if not latency.contended:
-            reference.remember(latency.reference_ms, threads, device, cache)
-    return found
+    found = _asked(order)
+    reference.remember([ms for one in found if not one.contended for ms in one.reference_ms], threads, device, cache)
+    known = reference.history(reference.conditions(threads, device), order.get("runtime", "onnxruntime"), cache)
+    return [latency.normalized(known) for latency in found]
 
 
 def _asked(order: dict) -> list[Latency]:

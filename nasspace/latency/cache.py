@@ -1,4 +1,4 @@
-"""Measured latencies, remembered for this user on this machine in one SQLite file; and what this machine is."""
+"""Measured latencies, remembered for this user on this machine in one SQLite file, with what is known of its speed."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ import functools
 import json
 import logging
 import os
-import platform
 import sqlite3
-import statistics
 import time
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-KEYS = ("digest", "runtime", "device", "threads", "batch_size", "input", "versions", "machine")
-_TABLE = f"""CREATE TABLE IF NOT EXISTS latency_1 (
-    {", ".join(f"{key} TEXT NOT NULL" for key in KEYS)}, document TEXT NOT NULL, PRIMARY KEY ({", ".join(KEYS)}))"""
-_SITTINGS = (
-    """CREATE TABLE IF NOT EXISTS reference_1 (key TEXT NOT NULL, at REAL NOT NULL, milliseconds REAL NOT NULL)"""
+from nasspace.latency.conditions import KEYS, Conditions, machine
+
+__all__ = ["LatencyCache", "machine"]
+_TABLES = (
+    f"""CREATE TABLE IF NOT EXISTS latency_2 (
+    {", ".join(f"{key} TEXT NOT NULL" for key in KEYS)}, document TEXT NOT NULL, PRIMARY KEY ({", ".join(KEYS)}))""",
+    "CREATE TABLE IF NOT EXISTS reference_1 (key TEXT NOT NULL, at REAL NOT NULL, milliseconds REAL NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS reference_by_key ON reference_1 (key, at)",
+    """CREATE TABLE IF NOT EXISTS ratio_1 (
+    key TEXT NOT NULL, network TEXT NOT NULL, at REAL NOT NULL, ratio REAL NOT NULL)""",
+    "CREATE INDEX IF NOT EXISTS ratio_by_key ON ratio_1 (key, at)",
 )
 _WAIT_SECONDS = 10.0
-QUARTER = 900.0  # seconds: what was measured within them is one sitting, since a machine keeps its speed for a while
-REMEMBERED = 50  # sittings, the latest
-KEPT = 2_000  # measurements of the reference in them
+KEPT = 2_000  # readings of the reference network, and ratios to it: the latest
+LARGEST = 1e12  # seconds or milliseconds: 30,000 years
 log = logging.getLogger(__name__)
 
 
@@ -40,40 +43,47 @@ class LatencyCache:
     def __init__(self, path: str | PathLike | None = None) -> None:
         self.path = Path(path) if path is not None else _default_path()
 
-    def get(self, key: dict[str, Any]) -> dict[str, Any] | None:
-        """The document kept under `key` (a value for each of `KEYS`), or None."""
+    def get(self, conditions: Conditions) -> dict[str, Any] | None:
+        """The document kept under these conditions, or None; the caller checks what is in it."""
         where = " AND ".join(f"{name} = ?" for name in KEYS)
-        rows = self._do(f"SELECT document FROM latency_1 WHERE {where}", _values(key))
-        with contextlib.suppress(ValueError, IndexError, TypeError):
+        rows = self._do(f"SELECT document FROM latency_2 WHERE {where}", conditions.texts())
+        with contextlib.suppress(ValueError, IndexError, TypeError, RecursionError):
             document = json.loads(rows[0][0])
             return document if isinstance(document, dict) else None
         return None
 
-    def put(self, key: dict[str, Any], document: dict[str, Any]) -> None:
-        """Keep `document` under `key`, in place of an older one."""
+    def put(self, conditions: Conditions, document: dict[str, Any]) -> None:
+        """Keep `document` under these conditions, in place of an older one."""
         marks = ", ".join("?" * (len(KEYS) + 1))
-        self._do(f"INSERT OR REPLACE INTO latency_1 VALUES ({marks})", (*_values(key), json.dumps(document)))
+        self._do(f"INSERT OR REPLACE INTO latency_2 VALUES ({marks})", (*conditions.texts(), json.dumps(document)))
 
-    def earlier(self, key: dict[str, Any]) -> list[float]:
-        """What the reference network took in the latest sittings under `key`, in milliseconds: their means.
-
-        The present sitting does not count, so that the usual speed stays while a study goes on; but where there is no
-        other, its first measurement does.
-        """
+    def readings(self, reference: Conditions) -> list[tuple[float, float]]:
+        """Times, in seconds since 1970, and milliseconds of the reference network then; the latest `KEPT`."""
         statement = "SELECT at, milliseconds FROM reference_1 WHERE key = ? ORDER BY at DESC LIMIT ?"
-        sittings: dict[int, list[float]] = {}
-        for at, milliseconds in self._do(statement, (json.dumps(key, sort_keys=True), KEPT)):
-            sittings.setdefault(int(at // QUARTER), []).append(milliseconds)
-        present = sittings.pop(int(time.time() // QUARTER), [])
-        earlier = [statistics.mean(values) for values in sittings.values()]
-        return earlier[:REMEMBERED] or present[-1:]
+        return [row for row in self._do(statement, (reference.text(), KEPT)) if all(map(is_measured, row))]
 
-    def remember(self, key: dict[str, Any], milliseconds: float) -> None:
-        """Keep what the reference network took in a sitting."""
-        name, statement = json.dumps(key, sort_keys=True), "INSERT INTO reference_1 VALUES (?, ?, ?)"
-        self._do(statement, (name, time.time(), milliseconds))
-        old = "SELECT at FROM reference_1 WHERE key = ? ORDER BY at DESC LIMIT 1 OFFSET ?"
-        self._do(f"DELETE FROM reference_1 WHERE key = ? AND at <= ({old})", (name, name, KEPT))
+    def add_reading(self, reference: Conditions, milliseconds: float) -> None:
+        """Keep what the reference network takes now."""
+        self._add("reference_1", reference.text(), time.time(), milliseconds)
+
+    def ratios(self, reference: Conditions, runtime: str) -> dict[str, list[tuple[float, float]]]:
+        """For each network in a runtime: when it was measured and its time over the reference's; the latest `KEPT`."""
+        statement = "SELECT network, at, ratio FROM ratio_1 WHERE key = ? ORDER BY at DESC LIMIT ?"
+        found: dict[str, list[tuple[float, float]]] = {}
+        for network, *timed in self._do(statement, (_with(runtime, reference), KEPT)):
+            if all(map(is_measured, timed)):
+                found.setdefault(network, []).append(tuple(timed))
+        return found
+
+    def add_ratio(self, reference: Conditions, measured: Conditions, ratio: float) -> None:
+        """Keep what a network takes now over what the reference takes."""
+        self._add("ratio_1", _with(measured.runtime, reference), measured.text(), time.time(), ratio)
+
+    def _add(self, table: str, key: str, *values: Any) -> None:
+        marks = ", ".join("?" * (len(values) + 1))
+        self._do(f"INSERT INTO {table} VALUES ({marks})", (key, *values))
+        old = f"SELECT at FROM {table} WHERE key = ? ORDER BY at DESC LIMIT 1 OFFSET ?"
+        self._do(f"DELETE FROM {table} WHERE key = ? AND at <= ({old})", (key, key, KEPT))
 
     def _do(self, statement: str, values: tuple) -> list[tuple]:
         """One statement in a transaction of its own; tried again once where a broken file was set aside."""
@@ -96,9 +106,8 @@ class LatencyCache:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             with connection:
-                connection.execute(_TABLE)
-                connection.execute(_SITTINGS)
-                connection.execute("CREATE INDEX IF NOT EXISTS reference_by_key ON reference_1 (key, at)")
+                for statement in _TABLES:
+                    connection.execute(statement)
                 yield connection
 
     def _set_aside(self, error: Exception) -> None:
@@ -125,31 +134,10 @@ def _default_path() -> Path:
     return Path(folder) / "latency.db"
 
 
-def _values(key: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(json.dumps(key[name], sort_keys=True) for name in KEYS)
+def _with(runtime: str, reference: Conditions) -> str:
+    return json.dumps([runtime, reference.text()])
 
 
-@functools.cache
-def machine() -> dict[str, Any]:
-    """What is measured on: processor, cores, system, memory in GiB."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count() or 1,
-        "system": f"{platform.system()} {platform.machine()}",
-        "memory_gib": _memory_gib(),
-    }
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() in ("model name", "Model", "Hardware"):
-                return value.strip()
-    return platform.processor() or platform.machine() or "unknown"
-
-
-def _memory_gib() -> int | None:
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
-    return None
+def is_measured(value: Any) -> bool:
+    """Whether a value is a number above 0 that can have been measured: a database or a JSON text may hold anything."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LARGEST

@@ -169,7 +169,7 @@ def folded(model: nn.Module, input_shape: tuple[int, int, int] | None = None) ->
         _fold(result)
         if input_shape is not None:
             image = _image((1, *input_shape), seed=0)
-            if not _relative_difference(plain(image).numpy(), result(image).numpy()) < 1e-3:
+            if not relative_difference(plain(image).numpy(), result(image).numpy()) < 1e-3:
                 return plain
     return result
 
@@ -221,7 +221,7 @@ def largest_difference(
 
     if not Path(path).is_file():
         raise InputError(f"{path}: there is no such file")
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(Path(path).read_bytes(), providers=["CPUExecutionProvider"])
     given = session.get_inputs()[0]
     fixed = given.shape[0] if isinstance(given.shape[0], int) else None
     reference = shipped(model).float()
@@ -230,7 +230,7 @@ def largest_difference(
         image = _image((fixed or 2 * i + 1, *input_shape), seed + i)
         with torch.inference_mode():
             expected = reference(image).numpy()
-        worst = max(worst, _relative_difference(expected, session.run(None, {given.name: image.numpy()})[0]))
+        worst = max(worst, relative_difference(expected, session.run(None, {given.name: image.numpy()})[0]))
     return worst
 
 
@@ -238,7 +238,11 @@ def _image(shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
 
 
-def _relative_difference(expected: np.ndarray, found: np.ndarray) -> float:
+def relative_difference(expected: np.ndarray, found: np.ndarray) -> float:
+    """Divide the largest absolute difference by the largest expected value.
+
+    It is infinite where the shapes differ and where a value is not finite.
+    """
     if expected.shape != found.shape or not (np.isfinite(expected).all() and np.isfinite(found).all()):
         return math.inf
     difference = float(np.abs(expected - found).max(initial=0))

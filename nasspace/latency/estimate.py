@@ -9,11 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 
 STRETCH = 2.0  # of the bootstrap interval without a reference: one second sees half of how a shared machine wanders
-RESIDUAL = 0.012  # standard deviation, in logarithms, of a network against the reference from sitting to sitting
-SPEED = 0.015  # the same of the reference itself, before anything is known of a machine
 FLOOR_MS = 5e-4  # what no measurement is better than
-WORTH = 4  # sittings that this prior is worth
 NORMAL = 1.96  # half of a 95 % interval, in standard deviations
+MEDIAN = math.pi / 2  # variance of a median over that of a mean
+PAUSE = 900.0  # seconds without a measurement that end a sitting
+ALIKE = 20.0  # seconds within which a machine hardly changes its speed: readings closer together say less
+SITTINGS = 50  # the latest that count
+
+# Standard deviations, in logarithms, of a machine of which nothing is known, and how many observations each is worth.
+READING = 0.02, 2  # of a reading of the reference network from the next; machines were seen from 0.3 to 7 %
+WITHIN = 0.026, 2  # of the slow wander within a sitting, which is more than that
+BETWEEN = 0.012, 4  # of sittings, as far as it is not LINKED times that
+LINKED = 1.5  # what is expected of sittings over the slow wander within them
+RESIDUAL = 0.015, 4  # of a network against the reference, from sitting to sitting; 0.012 and 0.02 were seen
 
 
 def estimate(values: Iterable[float], seed: int = 0, resamples: int = 1000) -> tuple[float, float, float]:
@@ -34,37 +42,141 @@ def estimate(values: Iterable[float], seed: int = 0, resamples: int = 1000) -> t
 
 
 @dataclass(frozen=True)
-class Speed:
-    """How fast a machine is by its reference network: `usual_ms`, and how far another sitting may lie from that.
+class Spread:
+    """A variance, in logarithms, and the degrees of freedom with which it is known."""
 
-    From the reference's medians in earlier sittings; in the first one, from what it takes now. `spread` is the standard
-    deviation of the logarithm of another sitting's over `usual_ms`, whose own error is in it.
+    variance: float
+    degrees: float
+
+    @classmethod
+    def of(cls, prior: tuple[float, float], squares: float, degrees: float) -> Spread:
+        """From a sum of squares and its degrees of freedom; `prior` is a standard deviation and what it is worth."""
+        deviation, worth = prior
+        return cls((worth * deviation**2 + squares) / (worth + degrees), worth + degrees)
+
+    def times(self, factor: float) -> Spread:
+        return Spread(factor * self.variance, self.degrees)
+
+
+def added(*spreads: Spread) -> Spread:
+    """The spread of a sum of errors, with Satterthwaite's degrees of freedom."""
+    variance = sum(one.variance for one in spreads)
+    if not variance:
+        return Spread(0.0, 1.0)
+    return Spread(variance, variance**2 / sum(one.variance**2 / one.degrees for one in spreads))
+
+
+def half_interval(*spreads: Spread) -> float:
+    """Half of the 95 % interval of a sum of errors, by Student's t."""
+    total = added(*spreads)
+    return math.sqrt(total.variance) * _student(total.degrees)
+
+
+def _student(degrees: float) -> float:
+    """The 97.5 % quantile of Student's t by the expansion of Cornish and Fisher: to 1 % from 3 degrees on."""
+    z, d = NORMAL, max(degrees, 2.0)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / d + second / d**2 + third / d**3
+
+
+@dataclass(frozen=True)
+class History:
+    """What is known of a machine.
+
+    `readings` are (seconds since 1970, milliseconds) of its reference network, one for each measurement beside it;
+    `repeats` are, for each network that was measured in several sittings, its time over the reference's in each.
+    """
+
+    readings: tuple[tuple[float, float], ...] = ()
+    repeats: tuple[tuple[float, ...], ...] = ()
+
+    def with_readings(self, readings: Iterable[tuple[float, float]]) -> History:
+        return History((*self.readings, *readings), self.repeats)
+
+
+NOTHING_KNOWN = History()
+
+
+def sittings(timed: Iterable[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """Pairs of a time in seconds and a value, by sittings: a pause of `PAUSE` ends one."""
+    found: list[list[tuple[float, float]]] = []
+    for pair in sorted(timed):
+        if not found or pair[0] - found[-1][-1][0] >= PAUSE:
+            found.append([])
+        found[-1].append(pair)
+    return found
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The usual speed of a machine, by which its latencies are normalized, and how well that is known.
+
+    `usual_ms` is what the reference network usually takes: the median of sittings, each by its own median. `spread`
+    is how far another normalizer, known as well as this one, may lie from it; `residual` how far a network's time over
+    the reference's varies from sitting to sitting.
     """
 
     usual_ms: float
-    spread: float
+    spread: Spread
+    residual: Spread
 
     @classmethod
-    def of(cls, earlier: Sequence[float], now_ms: float) -> Speed:
-        if not earlier:
-            return cls(now_ms, math.sqrt(2) * SPEED)  # now and then may both be off
-        logs = np.log(earlier)
-        usual = float(np.median(logs))
-        squares = float(((logs - usual) ** 2).sum())
-        each = (WORTH * SPEED**2 + squares) / (WORTH + len(logs) - 1)
-        return cls(math.exp(usual), math.sqrt(each * (1 + math.pi / (2 * len(logs)))))  # the median's variance, too
+    def of(cls, history: History) -> Speed:
+        """From all that is known, at least one reading: the spread is the machine's own, within and between sittings.
+
+        Before a machine has shown what it does, priors stand in for it (`READING` to `RESIDUAL`). A machine that
+        wanders within a sitting is expected to do so from sitting to sitting, too. Both normalizers are off: by the
+        sittings (after one the next is as far off; after many the mean is known), and by the readings in them.
+        """
+        known = [np.array(sitting) for sitting in sittings(history.readings)[-SITTINGS:]]
+        times, logs = [sitting[:, 0] for sitting in known], [np.log(sitting[:, 1]) for sitting in known]
+        middles = np.array([np.median(values) for values in logs])
+        usual, count = float(np.median(middles)), len(logs)
+        reading, slow = _inside(times, logs)
+        deviation, worth = BETWEEN
+        prior = math.hypot(deviation, LINKED * math.sqrt(slow.variance)), worth
+        between = Spread.of(prior, float(((middles - usual) ** 2).sum()), count - 1)
+        by_sittings = between.times((1 + 1 / count) / count * (MEDIAN if count > 1 else 1.0))
+        by_readings = reading.times(2 * MEDIAN / sum(map(len, logs)))
+        return cls(math.exp(usual), added(by_sittings, by_readings), _residual(history.repeats))
+
+
+def _inside(times: Iterable[np.ndarray], logs: Iterable[np.ndarray]) -> tuple[Spread, Spread]:
+    """The spreads within sittings: of a reading from the next, and of the slow wander, which is what is above it.
+
+    For the slow wander a reading counts as much as it is away in time from the others.
+    """
+    fast = slow = count = independent = 0.0
+    for at, values in zip(times, logs, strict=True):
+        if len(values) > 1:
+            step = float((np.diff(values) ** 2).mean()) / 2
+            degrees = min(len(values) - 1.0, float(at[-1] - at[0]) / ALIKE)
+            fast, count = fast + (len(values) - 1) * step, count + len(values) - 1
+            slow += degrees * max(0.0, float(values.var(ddof=1)) - step)
+            independent += degrees
+    return Spread.of(READING, fast, count), Spread.of(WITHIN, slow, independent)
+
+
+def _residual(repeats: Iterable[Sequence[float]]) -> Spread:
+    logs = [np.log(values) for values in repeats]
+    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in logs)
+    return Spread.of(RESIDUAL, squares, sum(len(values) - 1 for values in logs))
 
 
 def against(ratios: Sequence[float], speed: Speed, seed: int = 0) -> tuple[float, float, float]:
-    """With a reference: the median at the machine's usual speed, and its 95 % interval for a sitting at any other time.
+    """With a reference: the median at the machine's usual speed, and its 95 % interval for another sitting.
 
     `ratios` are the rounds' values over those of the reference beside them, in which the machine's speed at the time
-    cancels. Three spreads add up: that of the median of ratios (`within`), the network's own in both sittings
-    (`RESIDUAL`), and the machine's speed.
+    cancels. The interval holds what a measurement in another sitting finds. Three errors add up, each of both sittings:
+    that of the median of ratios (`within`), the network's own, and the usual speed's.
     """
     middle, half = within(ratios, seed)
     usual = middle * speed.usual_ms
-    half = math.hypot(half, NORMAL * math.sqrt(2) * RESIDUAL, NORMAL * speed.spread, FLOOR_MS / usual)
+    median = Spread((half / NORMAL) ** 2, len(ratios))
+    half = half_interval(median.times(2), speed.residual.times(2), speed.spread)
+    half = math.hypot(half, FLOOR_MS / usual)
     return usual, usual * math.exp(-half), usual * math.exp(half)
 
 

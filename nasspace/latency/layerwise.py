@@ -6,11 +6,12 @@ import contextlib
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from nasspace.latency import runtimes
-from nasspace.latency.cache import LatencyCache, machine
+from nasspace.latency.cache import LatencyCache, is_measured
+from nasspace.latency.conditions import Conditions, digest_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,23 +36,31 @@ def layers_ms(
 
     Within `alone()` nothing else is to keep the machine busy.
     """
-    key = {
-        "digest": architecture.digest,
-        "runtime": f"{RUNTIME}, layer by layer",
-        "device": latency.device,
-        "threads": latency.threads,
-        "batch_size": latency.batch_size,
-        "input": list(latency.input),
-        "versions": runtimes.versions(RUNTIME),
-        "machine": machine(),
-    }
-    known = None if fresh else cache.get(key)
-    if known and len(known.get("layers_ms", ())) == len(architecture.layers):
+    key = _conditions(architecture, model, latency)
+    known = cache.get(key) if key and not fresh else None
+    if known and _are_times(known.get("layers_ms"), len(architecture.layers)):
         return known["layers_ms"]
     with alone():
         found = _profiled(architecture, model, latency)
-    cache.put(key, {"layers_ms": found})
+    if key:
+        cache.put(key, {"layers_ms": found})
     return found
+
+
+def _conditions(architecture: Architecture, model: nn.Module, latency: Latency) -> Conditions | None:
+    """The latency's conditions, layer by layer; None where the network is not known by its structure."""
+    digest = digest_of(architecture, model)
+    if digest is None:
+        return None
+    asked = {"device": latency.device, "threads": latency.threads, "batch_size": latency.batch_size}
+    found = Conditions.here(digest, RUNTIME, **asked, input=latency.input)
+    return replace(found, runtime=f"{RUNTIME}, layer by layer")
+
+
+def _are_times(values: Any, count: int) -> bool:
+    """Whether these are the milliseconds of so many layers; the cache may hold anything."""
+    whole = isinstance(values, list) and len(values) == count
+    return whole and all(is_measured(value) or (value == 0 and not isinstance(value, bool)) for value in values)
 
 
 def _profiled(architecture: Architecture, model: nn.Module, latency: Latency) -> list[float]:

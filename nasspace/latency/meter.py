@@ -13,17 +13,19 @@ import contextlib
 import gc
 import random
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from nasspace.errors import InputError
 from nasspace.latency import runtimes
-from nasspace.latency.cache import LatencyCache, machine
-from nasspace.latency.estimate import Speed, against, estimate, within
-from nasspace.latency.reference import Reference, reference_for, remember
+from nasspace.latency.cache import LatencyCache, is_measured
+from nasspace.latency.conditions import Conditions, digest_of, machine
+from nasspace.latency.estimate import History, Speed, against, estimate, within
+from nasspace.latency.reference import Reference, conditions, history, reference_for, remember
 from nasspace.latency.runtimes import CLOCKS, Clocks, Round
 
 if TYPE_CHECKING:
@@ -72,10 +74,37 @@ class Latency:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Latency:
-        """The same measurement back."""
+    def from_json(cls, document: Any) -> Latency:
+        """The same measurement back; an `InputError` names what in the document is not of a measurement."""
+        _check(document)
         values = {name: document[name] for name in cls.__dataclass_fields__}
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+    @property
+    def ratio(self) -> float | None:
+        """The network's time over the reference's, in which the machine's speed cancels."""
+        if not self.reference_ms:
+            return None
+        return statistics.median(a / b for a, b in zip(self.samples_ms, self.reference_ms, strict=True))
+
+    @property
+    def reading(self) -> tuple[float, float] | None:
+        """When it was measured, in seconds since 1970, and the reference's median, in milliseconds."""
+        if not self.reference_ms:
+            return None
+        return datetime.fromisoformat(self.measured_at).timestamp(), statistics.median(self.reference_ms)
+
+    def normalized(self, known: History) -> Latency:
+        """The same measurement at the usual speed that a history tells, with the interval that follows from it.
+
+        Without a reading in the history its own reference counts; without a reference nothing changes.
+        """
+        if not self.reference_ms:
+            return self
+        speed = Speed.of(known if known.readings else known.with_readings([self.reading]))
+        ratios = [a / b for a, b in zip(self.samples_ms, self.reference_ms, strict=True)]
+        median, low, high = against(ratios, speed)
+        return replace(self, median_ms=median, low_ms=low, high_ms=high, reference_usual_ms=speed.usual_ms)
 
     @property
     def speed(self) -> float | None:
@@ -83,6 +112,70 @@ class Latency:
         if self.reference_usual_ms is None:
             return None
         return self.reference_usual_ms / statistics.median(self.reference_ms)
+
+
+def together(latencies: Sequence[Latency], by: Sequence[Latency] | None = None) -> list[Latency]:
+    """Latencies of one machine by one normalizer, from the reference's readings of `by`, or of these.
+
+    For the latencies of a study, which were taken while more and more was known of the machine. Disturbed ones count
+    where there are no others.
+    """
+    beside = [one for one in (latencies if by is None else by) if one.reading]
+    readings = {one.reading for one in beside if not one.contended} or {one.reading for one in beside}
+    return [one.normalized(History(tuple(sorted(readings)))) for one in latencies]
+
+
+_COUNTS = ("threads", "batch_size", "rounds")
+_TIMES = ("median_ms", "low_ms", "high_ms")
+_LISTS = ("samples_ms", "reference_ms")
+_TABLES = ("machine", "versions")
+
+
+def _check(document: Any) -> None:
+    """Refuse what is no document of a measurement; a cache or a study may have been changed by hand."""
+    if not isinstance(document, Mapping):
+        raise InputError("a measurement is a table of values")
+    if missing := [name for name in Latency.__dataclass_fields__ if name not in document]:
+        raise InputError(f"{missing[0]}: is missing in the measurement")
+    rounds, given = document["rounds"], document["input"]
+    fits = {name: isinstance(document[name], str) for name in ("runtime", "device")}
+    fits |= {name: _is_count(document[name]) for name in _COUNTS}
+    fits |= {name: is_measured(document[name]) for name in _TIMES}
+    fits |= {name: isinstance(document[name], list | tuple) for name in _LISTS}
+    fits |= {name: isinstance(document[name], Mapping) and _is_flat(document[name]) for name in _TABLES}
+    fits["input"] = isinstance(given, list | tuple) and len(given) == 3 and all(map(_is_count, given))
+    fits["contended"] = isinstance(document["contended"], bool)
+    fits["measured_at"] = _is_moment(document["measured_at"])
+    _refuse(fits, document)
+    for name in _LISTS:
+        fits[name] = all(map(is_measured, document[name]))
+    beside = len(document["reference_ms"])
+    fits["samples_ms"] &= len(document["samples_ms"]) == rounds
+    fits["reference_ms"] &= beside in (0, rounds)
+    usual = document["reference_usual_ms"]
+    fits["reference_usual_ms"] = is_measured(usual) if beside else usual is None
+    fits["median_ms"] = document["low_ms"] <= document["median_ms"] <= document["high_ms"]
+    _refuse(fits, document)
+
+
+def _refuse(fits: Mapping[str, bool], document: Mapping[str, Any]) -> None:
+    if wrong := [name for name, fitting in fits.items() if not fitting]:
+        raise InputError(f"{wrong[0]}: {str(document[wrong[0]])[:40]!r} is not of a measurement; measure again")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31
+
+
+def _is_flat(table: Mapping[Any, Any]) -> bool:
+    plain = (str, int, float, bool, type(None))
+    return all(isinstance(key, str) and isinstance(value, plain) for key, value in table.items())
+
+
+def _is_moment(value: Any) -> bool:
+    with contextlib.suppress(TypeError, ValueError, OverflowError, OSError):
+        return datetime.fromisoformat(value).timestamp() > 0
+    return False
 
 
 @dataclass(frozen=True)
@@ -159,7 +252,17 @@ def measure(
                     spent[name] += took
             order = [name for name in order if not _finished(pairs[name], spent[name], seconds, precision)]
         robbed = clocks.stolen() - stolen > STOLEN * (clocks.wall() - began)
-    return {name: _latency(network, pairs[name], reference, robbed) for name, network in networks.items()}
+    found = {name: _latency(network, pairs[name], reference, robbed) for name, network in networks.items()}
+    return _normalized(found, reference) if reference else found
+
+
+def _normalized(found: dict[str, Latency], reference: Reference) -> dict[str, Latency]:
+    """All by one normalizer, from what was known and from this sitting."""
+    undisturbed = [one for one in found.values() if not one.contended] or list(found.values())
+    values = [value for one in undisturbed for value in one.reference_ms]
+    at, _ = undisturbed[0].reading
+    known = reference.history.with_readings([(at, statistics.median(values))])
+    return {name: one.normalized(known) for name, one in found.items()}
 
 
 def _round(network: Any, clocks: Clocks) -> tuple[Round, float]:
@@ -193,9 +296,7 @@ def _latency(network: Any, pairs: list[_Pair], reference: Reference | None, robb
     counting, contended = _counting(pairs)
     values = [pair.value_ms for pair in counting]
     beside = [pair.reference_ms for pair in counting] if reference else []
-    speed = Speed.of(reference.earlier, statistics.median(beside)) if reference else None
-    ratios = [pair.value_ms / pair.reference_ms for pair in counting]
-    median, low, high = against(ratios, speed) if speed else estimate(values)
+    median, low, high = estimate(values)
     return Latency(
         runtime=network.name,
         device=network.device,
@@ -209,10 +310,10 @@ def _latency(network: Any, pairs: list[_Pair], reference: Reference | None, robb
         contended=contended or robbed,
         samples_ms=tuple(values),
         reference_ms=tuple(beside),
-        reference_usual_ms=speed.usual_ms if speed else None,
+        reference_usual_ms=statistics.median(beside) if beside else None,
         machine=machine(),
         versions=runtimes.library_versions(network.libraries),
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        measured_at=datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds"),
     )
 
 
@@ -230,46 +331,62 @@ def measure_latency(
     device: str = "cpu",
     alone: Callable[[], AbstractContextManager] = contextlib.nullcontext,
 ) -> Latency:
-    """The latency of an architecture, from the cache if it was measured before in the same circumstances.
+    """The latency of an architecture, from the cache if it was measured before in the same conditions.
 
-    The network is built with seeded weights unless `model` is given, and converted for `runtime`. `resolution`
-    replaces the height and width of the architecture's input. `fresh` measures anew, and that is then remembered.
-    Within `alone()` nothing else is to keep the machine busy.
+    The network is built with seeded weights unless `model` is given, and converted for `runtime`; its outputs there
+    must be PyTorch's. `resolution` replaces the height and width of the architecture's input. `fresh` measures again,
+    and that is then remembered. Within `alone()` nothing else is to keep the machine busy. The median and its interval
+    are by all that is known of the machine by now, also where the measurement is an earlier one. Raises `InputError`
+    for what cannot be measured so, and for a runtime that gives other outputs than PyTorch.
     """
     from nasspace.counting import cost
 
     check_counts(threads=threads, batch_size=batch_size)
+    if not hasattr(architecture, "digest"):
+        raise InputError(f"{type(architecture).__name__}: is not an architecture; give your own network as `model`")
     if resolution is not None:
         check_counts(resolution=resolution)
         architecture = architecture.with_resolution(resolution)
-    key = {
-        "digest": architecture.digest,
-        "runtime": runtime,
-        "device": runtimes.device_label(device),
-        "threads": threads,
-        "batch_size": batch_size,
-        "input": list(architecture.input),
-        "versions": runtimes.versions(runtime),
-        "machine": machine(),
-    }
-    cache = LatencyCache() if cache is None else cache
     cost(architecture)  # says what does not run at this resolution
-    known = None if fresh else cache.get(key)
-    if known is not None and not known.get("contended"):  # a disturbed one is better measured again
-        with contextlib.suppress(KeyError, TypeError):
-            return Latency.from_json(known)
+    cache = LatencyCache() if cache is None else cache
+    asked = {"device": device, "threads": threads, "batch_size": batch_size, "input": architecture.input}
+    runtimes.get(runtime)  # says what is no runtime
+    digest = digest_of(architecture, runtimes.network_of(model, runtime) if model is not None else None)
+    key = Conditions.here(digest, runtime, **asked) if digest else None
+    beside = conditions(threads, device)
+    if key and not fresh and (known := recalled(key, cache)):
+        return known.normalized(history(beside, runtime, cache))
     if model is None:
         from nasspace.network import build
 
         model = build(architecture)
     network = runtimes.get(runtime)(threads, batch_size, device).load(model, architecture.input)
-    reference = reference_for(threads, device, cache)
+    runtimes.check_outputs(network, model)
+    reference = reference_for(threads, device, cache, runtime)
     with alone():
         latency = measure({"network": network}, reference=reference, seconds=seconds)["network"]
-    cache.put(key, latency.to_json())
     if not latency.contended:
         remember(latency.reference_ms, threads, device, cache)
-    return latency
+    return kept(latency, key, beside, runtime, cache)
+
+
+def recalled(key: Conditions, cache: LatencyCache) -> Latency | None:
+    """An earlier measurement in these conditions; one that was disturbed, or changed by hand, is better made again."""
+    with contextlib.suppress(InputError):
+        found = Latency.from_json(cache.get(key))
+        told = (found.runtime, found.threads, found.batch_size, tuple(found.input))
+        if not found.contended and told == (key.runtime, key.threads, key.batch_size, tuple(key.input)):
+            return found
+    return None
+
+
+def kept(latency: Latency, key: Conditions | None, beside: Conditions, runtime: str, cache: LatencyCache) -> Latency:
+    """Keep a measurement, where `key` tells what was measured; it comes back by what is known of the machine now."""
+    if key:
+        cache.put(key, latency.to_json())
+        if latency.ratio and not latency.contended:
+            cache.add_ratio(beside, key, latency.ratio)
+    return latency.normalized(history(beside, runtime, cache))
 
 
 def check_counts(**counts: int) -> None:

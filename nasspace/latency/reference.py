@@ -1,6 +1,6 @@
 """The reference network: measured beside every other, so that the machine's speed at the time cancels.
 
-What it took in earlier sittings on this machine is remembered, and says what the machine's usual speed is.
+What it took on this machine is remembered, and says what the machine's usual speed is and how far it wanders.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasspace.latency import runtimes
-from nasspace.latency.cache import LatencyCache, machine
+from nasspace.latency.cache import LatencyCache
+from nasspace.latency.conditions import Conditions
+from nasspace.latency.estimate import NOTHING_KNOWN, History, sittings
 
 if TYPE_CHECKING:
     from nasspace.architecture import Architecture
@@ -35,10 +37,10 @@ LAYERS = [  # of each kind of work that the block library has, at the size of a 
 
 @dataclass(frozen=True)
 class Reference:
-    """The reference network in a runtime, and its medians in earlier sittings there, in milliseconds."""
+    """The reference network in a runtime, and what is known of the machine."""
 
     network: Any
-    earlier: Sequence[float] = ()
+    history: History = NOTHING_KNOWN
 
 
 def architecture() -> Architecture:
@@ -48,9 +50,9 @@ def architecture() -> Architecture:
     return Architecture.of(LAYERS, input=(3, 224, 224), name="reference")
 
 
-def reference_for(threads: int, device: str, cache: LatencyCache) -> Reference:
-    """The reference for a measurement with so many threads on a device: in ONNX Runtime on the CPU, else in PyTorch."""
-    return Reference(network(threads, device), earlier(threads, device, cache))
+def reference_for(threads: int, device: str, cache: LatencyCache, runtime: str = "onnxruntime") -> Reference:
+    """The reference for a measurement in `runtime`: it runs in ONNX Runtime on the CPU, else in PyTorch."""
+    return Reference(network(threads, device), history(conditions(threads, device), runtime, cache))
 
 
 def network(threads: int, device: str) -> Any:
@@ -58,9 +60,11 @@ def network(threads: int, device: str) -> Any:
     return _network(_runtime(device), threads, device)
 
 
-def earlier(threads: int, device: str, cache: LatencyCache) -> list[float]:
-    """What the reference took in earlier sittings, in milliseconds."""
-    return cache.earlier(_key(_runtime(device), threads, device))
+def history(reference: Conditions, runtime: str, cache: LatencyCache) -> History:
+    """What is known of the machine on which the reference runs so, for measurements in `runtime`."""
+    networks = cache.ratios(reference, runtime).values()
+    repeats = (tuple(statistics.median(v for _, v in sitting) for sitting in sittings(timed)) for timed in networks)
+    return History(tuple(cache.readings(reference)), tuple(one for one in repeats if len(one) > 1))
 
 
 def write(folder: Path) -> Path:
@@ -72,27 +76,19 @@ def write(folder: Path) -> Path:
 
 
 def remember(rounds_ms: Sequence[float], threads: int, device: str, cache: LatencyCache) -> None:
-    """Keep the median of one undisturbed sitting."""
-    if not rounds_ms:
-        return
-    cache.remember(_key(_runtime(device), threads, device), statistics.median(rounds_ms))
+    """Keep the reference's median over the rounds of one undisturbed measurement."""
+    if rounds_ms:
+        cache.add_reading(conditions(threads, device), statistics.median(rounds_ms))
+
+
+def conditions(threads: int, device: str) -> Conditions:
+    """Those in which the reference network runs beside others on a device of this machine."""
+    known = architecture()
+    return Conditions.here(known.digest, _runtime(device), device=device, threads=threads, input=known.input)
 
 
 def _runtime(device: str) -> str:
     return "onnxruntime" if device == "cpu" else "eager"
-
-
-def _key(runtime: str, threads: int, device: str) -> dict[str, Any]:
-    return {
-        "digest": architecture().digest,
-        "runtime": runtime,
-        "device": runtimes.device_label(device),
-        "threads": threads,
-        "batch_size": 1,
-        "input": list(architecture().input),
-        "versions": runtimes.versions(runtime),
-        "machine": machine(),
-    }
 
 
 @functools.cache

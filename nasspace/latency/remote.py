@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import statistics
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nasspace.errors import InputError
 from nasspace.latency import meter, reference, runtimes
 from nasspace.latency.cache import LatencyCache
+from nasspace.latency.conditions import Conditions, digest_of
 from nasspace.latency.connection import Address, Connection
 from nasspace.latency.meter import SECONDS, Latency, check_counts
 
@@ -88,21 +88,22 @@ class Remote:
         check(str(self.address), runtime)
         check_counts(threads=threads, batch_size=batch_size)
         cache = LatencyCache() if cache is None else cache
-        key = self._key(architecture, runtime, threads, batch_size)
-        known = None if fresh else cache.get(key)
-        if known is not None and not known.get("contended"):  # a disturbed one is better measured again
-            with contextlib.suppress(KeyError, TypeError):
-                return Latency.from_json(known)
+        digest = digest_of(architecture, None if model is None else runtimes.network_of(model, runtime))
+        asked = {"threads": threads, "batch_size": batch_size}
+        key = self._conditions(digest, runtime, **asked, input=architecture.input) if digest else None
+        beside = self._beside(threads)
+        if key and not fresh and (known := meter.recalled(key, cache)):
+            return known.normalized(reference.history(beside, runtime, cache))
         if model is None:
             from nasspace.network import build
 
             model = build(architecture)
         with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
-            path = Path(folder) / "network.onnx"
-            runtimes.get(runtime)(threads, batch_size).write(model, architecture.input, path)
+            here = runtimes.get(runtime)(threads, batch_size)
+            path = here.write(model, architecture.input, Path(folder) / "network.onnx")
+            runtimes.check_outputs(here.load(path), model)
             (found,) = self._measured([path], runtime, threads, batch_size, seconds, cache)
-        cache.put(key, found.to_json())
-        return found
+        return meter.kept(found, key, beside, runtime, cache)
 
     def measure_files(
         self,
@@ -124,34 +125,33 @@ class Remote:
         self, paths: list[Path], runtime: str, threads: int, batch_size: int | None, seconds: float, cache: LatencyCache
     ) -> list[Latency]:
         contents = [path.read_bytes() for path in paths]
-        history = self._key(reference.architecture(), "onnxruntime", threads, 1)
         request = {"sizes": [len(content) for content in contents], "threads": threads, "batch_size": batch_size}
-        request |= {"seconds": seconds, "earlier": cache.earlier(history)}
+        request |= {"seconds": seconds}
         try:
             answer = self._connection.ask(request, *contents)
+            found = [self._here(Latency.from_json(document), runtime) for document in answer["latencies"]]
         except InputError:
             self.close()
             raise
-        found = [self._here(Latency.from_json(document), runtime) for document in answer["latencies"]]
-        if found and not found[0].contended:  # one sitting
-            cache.remember(history, statistics.median(found[0].reference_ms))
-        return found
+        beside = self._beside(threads)
+        undisturbed = [ms for one in found if not one.contended for ms in one.reference_ms]
+        if undisturbed:
+            cache.add_reading(beside, statistics.median(undisturbed))
+        known = reference.history(beside, runtime, cache)
+        return [latency.normalized(known) for latency in found]
 
     def _here(self, latency: Latency, runtime: str) -> Latency:
         """What was measured there, with the device and the versions that belong to it."""
         return replace(latency, runtime=runtime, device=str(self.address), versions=self.versions(runtime))
 
-    def _key(self, architecture: Architecture, runtime: str, threads: int, batch_size: int) -> dict[str, Any]:
-        return {
-            "digest": architecture.digest,
-            "runtime": runtime,
-            "device": str(self.address),
-            "threads": threads,
-            "batch_size": batch_size,
-            "input": list(architecture.input),
-            "versions": self.versions(runtime),
-            "machine": self.machine,
-        }
+    def _beside(self, threads: int) -> Conditions:
+        """Those of the reference network there."""
+        known = reference.architecture()
+        return self._conditions(known.digest, "onnxruntime", threads=threads, batch_size=1, input=known.input)
+
+    def _conditions(self, digest: str, runtime: str, **asked: Any) -> Conditions:
+        where = {"device": str(self.address), "versions": self.versions(runtime), "machine": self.machine}
+        return Conditions(digest, runtime, **where, **asked)
 
 
 def measure_latency(

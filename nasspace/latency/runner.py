@@ -1,8 +1,8 @@
 """What runs on another device: reads ONNX files from standard input, measures them, writes JSON lines.
 
 `remote` sends it with the modules that measure here, so that both measure alike; it needs Python 3.11, numpy and ONNX
-Runtime there. A request is one JSON line, {"sizes", "threads", "batch_size", "seconds", "earlier"}, followed by the
-files' bytes; its answer one line, {"latencies"} or {"error"}. Lines begin with `MARK`: shells greet on standard output.
+Runtime there. A request is one JSON line, {"sizes", "threads", "batch_size", "seconds"}, followed by the files'
+bytes; its answer one line, {"latencies"} or {"error"}. Lines begin with `MARK`: shells greet on standard output.
 """
 
 from __future__ import annotations

@@ -78,6 +78,7 @@ def _export_and_measure(study: Study, report: Report) -> dict[int, VerificationE
     """
     data = _Data(study, report)
     failed: dict[int, VerificationError] = {}
+    study.settle_latencies()
     _forget_lost(study)
     while True:
         in_time = _train_front(study, data, failed, report)
@@ -253,7 +254,7 @@ def _judge_predictor(study: Study, report: Report) -> None:
     if len(trials) < 3:
         return
     architectures = [study.architecture(trial.number) for trial in trials]
-    measured = [trial.user_attrs["values"]["latency"] for trial in trials]
+    measured = [study.latency(trial)["median_ms"] for trial in trials]
     found = held_out(architectures, measured, [trial.user_attrs.get("layers_ms") for trial in trials])
     study.record.set_user_attr(records.PREDICTOR, {**found.to_json(), "sentence": str(found)})
     report("finishing", text=str(found))

@@ -105,7 +105,7 @@ def described(path: Path) -> tuple[list[Any], dict[str, str]]:
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
         return list(session.get_inputs()[0].shape[1:]), dict(session.get_modelmeta().custom_metadata_map)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise InputError(f"{path}: ONNX Runtime cannot run it ({str(error).splitlines()[0][:200]})") from None
@@ -115,7 +115,7 @@ def by_onnx(path: Path, pixels: Tensor, spec: Mapping[str, Any]) -> Tensor:
     """The outputs that an ONNX file decides for, int64 [N]."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     return _decided(pixels, lambda part: predict.network_scores(session, predict.normalize(part, spec)))
 
 

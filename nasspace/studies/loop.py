@@ -19,7 +19,7 @@ from nasspace.studies import study as records
 from nasspace.studies.candidates import cheapest
 from nasspace.studies.driver import Driver, Report, scored
 from nasspace.studies.recipe import Recipe
-from nasspace.studies.storage import errors_of_storage
+from nasspace.studies.storage import REMEDY, errors_of_storage
 from nasspace.studies.study import Study
 from nasspace.studies.task import WHERE, Evaluator, Task, check_names, check_where, refuse_other
 from nasspace.studies.workers import tuning
@@ -167,6 +167,19 @@ def _free_folder(task: Task) -> Path:
             return folder
 
 
+def _refuse_other_choices(study: Study, task: Task) -> None:
+    """The choices that are in the record must be those of the space, or samplers and Optuna fail on them."""
+    options = task.space.options
+    for trial in study.frozen():
+        for name, distribution in trial.distributions.items():
+            recorded = tuple(getattr(distribution, "choices", ()))
+            if recorded != tuple(options.get(name, ())):
+                raise InputError(
+                    f"{study.folder}: trial {trial.number} chose {name} among {recipe.short(recorded)}, which the space "
+                    f"does not have; the database is damaged: {REMEDY}"
+                )
+
+
 def _sampler(task: Task) -> Any:
     from nasspace.studies.samplers import optuna_sampler
 
@@ -179,6 +192,7 @@ def _run(study: Study, task: Task, fresh_latency: bool, report: Report) -> Study
     others = study.is_shared  # may be in the folder, too
     study.deadline = time.monotonic() + task.recipe.time_budget if task.recipe.time_budget else None
     with contextlib.nullcontext() if others else places.alone(study.folder), errors_of_storage(study.folder):
+        _refuse_other_choices(study, task)
         study.data = task.data
         report("start", study=study, task=task)
         for note in task.notes:
@@ -235,7 +249,7 @@ def nothing_found(study: Study) -> NothingFound:
         )
     values = best.user_attrs["values"]
     figures = [f"{name} {evaluate.shown(name, values[name])}" for name in study.limits if name in values]
-    if interval := best.user_attrs.get("latency_interval"):
+    if interval := study.latency(best):
         figures.append(f"the latency's interval reaching {interval['high_ms']:.4g} ms")
     return NothingFound(
         f"no network within the limits ({_limits(study)}) was found among {len(measured)} measured; the nearest is "

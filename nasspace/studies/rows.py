@@ -25,15 +25,17 @@ TRIAL_COLUMNS = [
 ]  # fmt: skip
 
 
-def row(trial: optuna.trial.FrozenTrial, deployed: Mapping[str, Any] | None, last_rung: bool) -> dict[str, Any]:
+def row(
+    trial: optuna.trial.FrozenTrial, latency: Mapping[str, Any], deployed: Mapping[str, Any] | None, last_rung: bool
+) -> dict[str, Any]:
     """One trial as a row of TRIAL_COLUMNS.
 
     With a last rung the accuracy is that of the shipped file, which `deployed` tells once there is one; what the search
     found at its own fidelity is `search_accuracy`.
     """
     attributes = trial.user_attrs
-    latency = attributes.get("latency_interval") or {}
     values = {column: attributes.get("values", {}).get(name) for name, column in COLUMNS.items()}
+    values["latency_ms"] = latency.get("median_ms", values["latency_ms"])
     searched = values["accuracy"] if last_rung else None
     if last_rung:
         values["accuracy"] = deployed["accuracy"] if deployed else None

@@ -20,7 +20,7 @@ from nasspace.errors import InputError
 from nasspace.studies import pareto, storage
 from nasspace.studies.places import folder_of, known_studies
 from nasspace.studies.rows import COLUMNS, MAXIMISED, TRIAL_COLUMNS, machine_of, plain, ranges, row, ties
-from nasspace.studies.schema import AGAIN, DEPLOYED, LAST_RUNG, PREDICTOR, check_attributes, check_trials
+from nasspace.studies.schema import AGAIN, DEPLOYED, LAST_RUNG, LATENCIES, PREDICTOR, check_attributes, check_trials
 from nasspace.studies.schema import study_settings as checked_settings
 from nasspace.studies.storage import errors_of_storage
 from nasspace.studies.weights import Weights
@@ -111,7 +111,10 @@ class Study:
         import pandas
 
         deployed, last_rung = self.deployed(), self.has_last_rung
-        rows = [row(trial, deployed.get(trial.number), last_rung) for trial in self.frozen("COMPLETE", "PRUNED")]
+        rows = [
+            row(trial, self.latency(trial), deployed.get(trial.number), last_rung)
+            for trial in self.frozen("COMPLETE", "PRUNED")
+        ]
         return pandas.DataFrame(rows, columns=TRIAL_COLUMNS)
 
     def front(self) -> pandas.DataFrame:
@@ -236,6 +239,8 @@ class Study:
             return []
         values = [{**t.user_attrs["values"]} for t in trials]
         for trial, figures in zip(trials, values, strict=True):
+            if "latency" in figures and (latency := self.latency(trial)):
+                figures["latency"] = latency["median_ms"]
             if trial.number in accuracy:
                 figures["accuracy"] = accuracy[trial.number]
         points = [[_signed(name, figures[name]) for name in self.objectives] for figures in values]
@@ -248,10 +253,30 @@ class Study:
     def over_limit(self, trial: optuna.trial.FrozenTrial) -> float:
         """By what share of a limit a trial is over it, at its worst; 0 or less is inside."""
         values = dict(trial.user_attrs.get("values", {}))
-        if "latency_interval" in trial.user_attrs:
-            values["latency"] = trial.user_attrs["latency_interval"]["high_ms"]  # the end that decides
+        if latency := self.latency(trial):
+            values["latency"] = latency["high_ms"]  # the end that decides
         over = [values[name] / limit - 1 for name, limit in self.limits.items() if name in values]
         return max(over, default=0.0)
+
+    def latency(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+        """A trial's latency as `Latency.to_json` gives it, settled if it is; empty where none was measured."""
+        told = trial.user_attrs.get("latency_interval") or {}
+        return {**told, **self.record.user_attrs.get(LATENCIES, {}).get(str(trial.number), {})} if told else {}
+
+    def settle_latencies(self) -> None:
+        """Record every trial's latency by one normalizer, of all that was measured in this study.
+
+        A search learns how its machine's speed wanders while it goes on, so that its first latencies were told with
+        less knowledge than its last ones. What decides the front is settled once, before the last rung.
+        """
+        from nasspace.studies.measure import by_one_normalizer
+
+        told = {str(t.number): self.latency(t) for t in self.frozen("COMPLETE", "PRUNED") if self.latency(t)}
+        if told and told.keys() - self.record.user_attrs.get(LATENCIES, {}).keys():
+            documents = [trial.user_attrs["latency_interval"] for trial in self.frozen() if str(trial.number) in told]
+            settled = zip(told, by_one_normalizer(documents), strict=True)
+            kept = ("median_ms", "low_ms", "high_ms")
+            self.record.set_user_attr(LATENCIES, {number: {key: one[key] for key in kept} for number, one in settled})
 
     def _stays(self, number: int, again: Mapping[str, Any]) -> bool:
         limit = self.limits.get("latency")
@@ -333,6 +358,7 @@ class Study:
         limit, front = self.limits.get("latency"), self.front()
         trials = self.trials()
         latencies = trials.loc[trials["state"] == "evaluated", "latency_ms"].dropna()
+        latencies = latencies[latencies <= (limit or 0.0)]  # a function may evaluate what is over it
         if limit is None or front.empty or latencies.empty or not front["latency_ms"].max() < limit / 2:
             return ""
         slowest, tried = front["latency_ms"].max(), latencies.max()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 from nasspace.accuracy.decoding import (
     Encoded,
     Header,
+    check_brightness,
     decode,
     headers,
     name_broken,
@@ -122,6 +125,47 @@ def test_a_jpeg_is_as_large_as_what_is_decoded_of_it(tmp_path, monkeypatch):
     assert "320x240 pixels exceeds limit" in decode([phone], specification(3, 30))[1][0]
 
 
+def png16(values: np.ndarray) -> bytes:
+    """A PNG of sixteen bits a channel, which Pillow does not write: uint16 [H, W, 2 to 4]."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(kind + content)
+        return len(content).to_bytes(4, "big") + kind + content + check.to_bytes(4, "big")
+
+    height, width, channels = values.shape
+    head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = [chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("bits", [8, 12, 14, 16])
+def test_color_of_sixteen_bits_is_read_only_if_it_uses_the_upper_ones(channels, bits):
+    values = np.random.default_rng(0).integers(0, 2**bits, (6, 6, channels))
+    if channels != 3:
+        values[..., -1] = 65535
+    images = [Encoded("a.png", png16(values)), Encoded("b.png", png16(values // 2))]
+    assert [header.wide for header in headers(images)] == [True, True]
+    if bits == 16:
+        check_brightness(images)
+        assert np.array_equal(only(images[0], 3, 6)[0], values[..., 0] // 256)
+    else:
+        with pytest.raises(InputError, match=r"a\.png and 1 more: color of sixteen bits .* below [\d,]+ only"):
+            check_brightness(images)
+
+
+def test_other_images_are_not_wide(tmp_path):
+    ppm = b"P6\n2 2\n%d\n" + bytes(24)
+    contents = [ppm % 255, ppm % 65535, b"torn"]
+    assert [header.wide for header in headers([Encoded("x", content) for content in contents])] == [False, True, False]
+    gray = saved(Image.fromarray(np.zeros((2, 2), np.uint16)), tmp_path / "a.png")
+    plain = saved(photograph(9, 9), tmp_path / "b.png")
+    assert [header.wide for header in headers([gray, plain])] == [False, False]
+    check_brightness([])
+    check_brightness([Encoded("x", b"torn")])
+
+
 def test_the_range_is_that_of_all_finite_values(tmp_path):
     def tiff(values: object, dtype: type, name: str) -> Encoded:
         return saved(Image.fromarray(np.array(values, dtype)), tmp_path / f"{name}.tif")
@@ -145,6 +189,14 @@ def test_what_cannot_be_read_has_a_reason_and_leaves_a_gap(tmp_path):
     assert "No such file" in broken[4]
     assert not pixels[:5].any()
     assert np.array_equal(pixels[5].numpy(), only(good, 3, 8))
+
+
+def test_a_program_that_is_called_an_image_is_not_run(tmp_path):
+    picture = tmp_path / "drawing.eps"
+    photograph(8, 8).save(picture)
+    image = Encoded("a.png", picture.rename(tmp_path / "a.png"))
+    assert "PostScript" in headers([image])[0].broken
+    assert "PostScript" in decode([image], specification(3, 8))[1][0]
 
 
 def test_the_error_names_five_and_counts_the_rest():

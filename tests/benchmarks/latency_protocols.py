@@ -30,6 +30,7 @@ from scipy.stats import kendalltau
 from nasspace import Space, build, cost
 from nasspace.latency import runtimes
 from nasspace.latency.cache import LatencyCache, machine
+from nasspace.latency.estimate import History
 from nasspace.latency.meter import measure
 from nasspace.latency.reference import Reference, reference_for
 
@@ -108,7 +109,7 @@ def main() -> None:
         known = reference_for(1, "cpu", LatencyCache(Path(folder) / "latency.db")).network
     alone = measure(networks, reference=Reference(known), seconds=10 * asked.seconds, precision=0)
     truth = np.array([statistics.median(one.samples_ms) for one in alone.values()])
-    sittings = [statistics.median(one.reference_ms) for one in alone.values()][:1]
+    history = History(tuple(one.reading for one in alone.values())[:1])
     contended = sum(one.contended for one in alone.values())
     parts = [
         f"# Protocols of measuring latency\n\n{asked.networks} networks of `mixed` ({truth.min():.2f} to"
@@ -123,7 +124,7 @@ def main() -> None:
         with condition(name):
             for repeat in range(asked.repeats):
                 began = time.perf_counter()
-                ours = measure(networks, reference=Reference(known, sittings), seconds=asked.seconds, seed=repeat)
+                ours = measure(networks, reference=Reference(known, history), seconds=asked.seconds, seed=repeat)
                 each = (time.perf_counter() - began) / len(networks)  # seconds, the reference's among them
                 found[OURS].append([one.median_ms for one in ours.values()])
                 held += sum(one.low_ms <= t <= one.high_ms for one, t in zip(ours.values(), truth, strict=True))

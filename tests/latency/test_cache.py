@@ -8,38 +8,42 @@ import os
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nasspace.latency.cache import KEYS, LatencyCache, machine
+from nasspace.latency.cache import LatencyCache, machine
+from nasspace.latency.conditions import KEYS, Conditions
 
-KEY = {
-    "digest": "0123456789ab",
-    "runtime": "onnxruntime",
-    "device": "cpu",
-    "threads": 1,
-    "batch_size": 1,
-    "input": [3, 32, 32],
-    "versions": {"onnxruntime": "1.0", "torch": "2.0"},
-    "machine": {"processor": "abacus", "cores": 2},
-}
+KEY = Conditions(
+    digest="0123456789ab",
+    runtime="onnxruntime",
+    device="cpu",
+    threads=1,
+    batch_size=1,
+    input=(3, 32, 32),
+    versions={"onnxruntime": "1.0", "torch": "2.0"},
+    machine={"processor": "abacus", "cores": 2},
+)
 DOCUMENT = {"median_ms": 1.25, "samples_ms": [1.0, 1.25, 1.5]}
 WRITER = """
 import sys
 from nasspace.latency.cache import LatencyCache
+from nasspace.latency.conditions import Conditions
 sys.stdin.readline()
-key = dict.fromkeys({keys!r}, 0)
 for i in range(25):
-    LatencyCache({path!r}).put(key | {{"digest": f"{name}-{{i}}"}}, {{"median_ms": i}})
+    key = Conditions(f"{name}-{{i}}", "onnxruntime", "cpu", 1, 1, (), {{}}, {{}})
+    LatencyCache({path!r}).put(key, {{"median_ms": i}})
 """
 
 
 def test_what_is_put_is_had_and_replaced(tmp_path):
     cache = LatencyCache(tmp_path / "new" / "latency.db")
+    turned = replace(KEY, versions=dict(reversed(KEY.versions.items())))
     assert cache.get(KEY) is None
     cache.put(KEY, DOCUMENT)
-    assert cache.get(KEY) == LatencyCache(cache.path).get(dict(reversed(KEY.items()))) == DOCUMENT
+    assert cache.get(KEY) == LatencyCache(cache.path).get(turned) == DOCUMENT
     cache.put(KEY, {"median_ms": 2})
     assert cache.get(KEY) == {"median_ms": 2}
 
@@ -48,7 +52,7 @@ def test_what_is_put_is_had_and_replaced(tmp_path):
 def test_another_circumstance_is_another_entry(part, tmp_path):
     cache = LatencyCache(tmp_path / "latency.db")
     cache.put(KEY, DOCUMENT)
-    assert cache.get(KEY | {part: {"other": 1}}) is None
+    assert cache.get(replace(KEY, **{part: {"other": 1}})) is None
 
 
 def test_the_folder_is_read_when_the_cache_is_made(tmp_path, monkeypatch):
@@ -65,13 +69,14 @@ def test_several_processes_write_a_new_file_at_once(tmp_path):
     path = tmp_path / "latency.db"
     writers = []
     for name in "abc":
-        code = WRITER.format(keys=KEYS, path=str(path), name=name)
+        code = WRITER.format(path=str(path), name=name)
         writers.append(subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE))
     for writer in writers:
         writer.stdin.write(b"\n")
         writer.stdin.flush()
     assert [writer.communicate()[1] for writer in writers] == [b""] * 3
-    found = [LatencyCache(path).get(dict.fromkeys(KEYS, 0) | {"digest": f"{n}-{i}"}) for n in "abc" for i in range(25)]
+    keys = [Conditions(f"{n}-{i}", "onnxruntime", "cpu", 1, 1, (), {}, {}) for n in "abc" for i in range(25)]
+    found = [LatencyCache(path).get(key) for key in keys]
     assert found == [{"median_ms": i} for _ in "abc" for i in range(25)]
 
 
@@ -90,12 +95,12 @@ def test_a_broken_file_is_set_aside_with_one_warning(content, tmp_path, caplog):
 def test_a_damaged_page_does_not_stop_anything(tmp_path):
     path = tmp_path / "latency.db"
     for i in range(60):
-        LatencyCache(path).put(KEY | {"digest": str(i)}, {"samples_ms": list(range(150))})
+        LatencyCache(path).put(replace(KEY, digest=str(i)), {"samples_ms": list(range(150))})
     content = bytearray(path.read_bytes())
     content[4096 : len(content) // 2] = os.urandom(len(content) // 2 - 4096)
     path.write_bytes(content)
     for i in range(60):
-        LatencyCache(path).get(KEY | {"digest": str(i)})
+        LatencyCache(path).get(replace(KEY, digest=str(i)))
     LatencyCache(path).put(KEY, DOCUMENT)
     assert LatencyCache(path).get(KEY) == DOCUMENT
 
@@ -106,7 +111,7 @@ def test_a_document_that_is_none_is_a_miss(document, tmp_path):
     cache.put(KEY, DOCUMENT)
     connection = sqlite3.connect(cache.path)
     with connection:
-        connection.execute("UPDATE latency_1 SET document = ?", (document,))
+        connection.execute("UPDATE latency_2 SET document = ?", (document,))
     connection.close()
     assert cache.get(KEY) is None
 

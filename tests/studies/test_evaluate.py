@@ -11,6 +11,7 @@ import nasspace.latency.meter
 from nasspace import Space, cost
 from nasspace.accuracy.data import load_data
 from nasspace.errors import InputError
+from nasspace.studies import measure
 from nasspace.studies.evaluate import FromFunction, Trained, broken, seed_of
 from nasspace.studies.recipe import Recipe
 
@@ -51,14 +52,23 @@ def test_over_the_latency_limit_nothing_is_trained(monkeypatch, digits, architec
     assert "accuracy" not in outcome.values
 
 
-def test_the_upper_end_of_the_interval_decides(monkeypatch, digits, architecture):
-    measured = nasspace.latency.meter.measure_latency(architecture, seconds=0.1)
-    between = (measured.median_ms + measured.high_ms) / 2
-    if between == measured.median_ms:
-        pytest.skip("the interval has no width on this machine")
-    monkeypatch.setattr(nasspace.accuracy.training, "train", refuse)
-    outcome = Trained(recipe(limits={"latency": f"{between!r}ms"}), digits)(architecture)
-    assert outcome.reason
+class Measured:
+    """A latency that was not measured: 2 ms, 1.8 to 2.2."""
+
+    median_ms, low_ms, high_ms = 2.0, 1.8, 2.2
+
+    def to_json(self):
+        return {"median_ms": self.median_ms, "low_ms": self.low_ms, "high_ms": self.high_ms}
+
+
+@pytest.mark.parametrize(("limit", "inside"), [(1.9, False), (2.1, False), (2.19, False), (2.2, True), (2.3, True)])
+def test_the_upper_end_of_the_interval_decides(limit, inside, digits, architecture):
+    asked = recipe(limits={"latency": f"{limit}ms"}, objectives=["latency", "flops"])
+    outcome = Trained(asked, digits, measure=lambda _: measure.Measured(Measured(), "here"))(architecture)
+    assert outcome.values["latency"] == 2.0
+    assert outcome.details["latency_interval"]["high_ms"] == 2.2
+    assert (outcome.reason == "") == inside
+    assert inside or "at the upper end of its interval" in outcome.reason
 
 
 @pytest.mark.slow

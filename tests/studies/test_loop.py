@@ -192,6 +192,13 @@ def test_a_time_budget_ends_a_search_and_can_be_raised(space):
     assert found(space, trials=500, evaluator=slow, time_budget="1s", sampler="random").evaluated > before
 
 
+def test_a_study_and_its_folder_may_have_braces_in_their_names(space, tmp_path, monkeypatch):
+    (tmp_path / "of {0}").mkdir()
+    monkeypatch.chdir(tmp_path / "of {0}")
+    assert found(space, trials=2, study="a{x}").evaluated == 2
+    assert records.load("a{x}").evaluated == 2
+
+
 class Failing:
     """An evaluator as the project's own, one of whose trainings fails."""
 
@@ -322,3 +329,16 @@ def test_two_processes_do_not_search_one_study(space):
     study = found(space)
     with places.alone(study.folder), pytest.raises(InputError, match="another process"):
         found(space, trials=9)
+
+
+def test_choices_that_the_space_does_not_have_are_refused(space):
+    import sqlite3
+
+    study = found(space)
+    connection = sqlite3.connect(study.folder / "study.db")
+    with connection:
+        text = '{"name": "CategoricalDistribution", "attributes": {"choices": [1, 9]}}'
+        connection.execute("UPDATE trial_params SET distribution_json = ? WHERE rowid = 1", (text,))
+    connection.close()
+    with pytest.raises(InputError, match=r"trial 0 chose stages\.\S+ among \(1, 9\), which the space does not have"):
+        found(space, trials=10)

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.architecture import Architecture
 from nasspace.latency import meter, runtimes
-from nasspace.latency.cache import LatencyCache, machine
+from nasspace.latency.cache import LatencyCache, is_measured
+from nasspace.latency.conditions import Conditions
 from nasspace.latency.convert import to_onnx
 from nasspace.latency.guidelines.graph import Graph
 from nasspace.latency.guidelines.surgery import operate
@@ -239,21 +240,22 @@ def difference(sides: Sequence[Mapping[str, float]], saved: Callable[[float, flo
 def _measured(part: Part, folder: Path, how: Circumstances) -> list[dict[str, float]]:
     """Milliseconds of a part before and after its change, with their scatter; from the cache if they are there."""
     cache = how.cache or LatencyCache()
-    key = {
-        "digest": "what-if " + hashlib.sha256(part.text().encode()).hexdigest()[:24],
-        "runtime": "onnxruntime",
-        "device": "cpu",
-        "threads": how.threads,
-        "batch_size": how.batch_size,
-        "input": how.seconds,
-        "versions": runtimes.versions("onnxruntime"),
-        "machine": machine(),
-    }
+    digest = hashlib.sha256(f"{part.text()} {how.seconds!r}".encode()).hexdigest()[:24]
+    key = Conditions.here(f"what-if {digest}", "onnxruntime", threads=how.threads, batch_size=how.batch_size)
     known = None if how.fresh else cache.get(key)
-    if known is None:
+    if known is None or not _are_sides(known.get("sides")):
         known = {"sides": side_by_side(part.write(folder, how.batch_size), how)}
         cache.put(key, known)
     return known["sides"]
+
+
+def _are_sides(sides: Any) -> bool:
+    """Whether these are two measured sides; the cache may hold anything."""
+    if not (isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, dict) for side in sides)):
+        return False
+    return all(
+        is_measured(side.get("ms")) and (side.get("scatter") == 0 or is_measured(side.get("scatter"))) for side in sides
+    )
 
 
 def side_by_side(paths: Sequence[Path], how: Circumstances) -> list[dict[str, float]]:

@@ -1,8 +1,8 @@
 """Ways to run a network, each a class with `load`, `run` and `outputs`; and to time a round of runs.
 
 A runtime says its `name`, the `libraries` whose versions are part of a measurement, whether it is `accelerated` (runs
-on the device of the training) and `calibrated` (on images). One that is added to `RUNTIMES` is measured, searched with
-and tested like these.
+on the device of the training) and `calibrated` (on images), and by its `tolerance` how far its outputs may be from
+PyTorch's. One that is added to `RUNTIMES` is measured, searched with and tested like these.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from nasspace.errors import InputError, nearest
-from nasspace.latency.runtimes.common import Calibrated, Shape, batch_of
+from nasspace.latency.runtimes.common import Calibrated, Shape, batch_of, check_outputs, network_of
 from nasspace.latency.runtimes.handheld import Ncnn
 from nasspace.latency.runtimes.ort import OnnxRuntime, OnnxRuntimeInt8
 from nasspace.latency.runtimes.pytorch import Compiled, Eager, TorchScript, device_label
@@ -44,9 +44,11 @@ __all__ = [
     "Shape",
     "TorchScript",
     "batch_of",
+    "check_outputs",
     "device_label",
     "get",
     "library_versions",
+    "network_of",
     "take_round",
     "versions",
     "warm_up",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Shape = tuple[int, int, int]
+COMPARED = 16  # images
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,33 @@ def network_of(source: Source, name: str) -> nn.Module:
 def batch_of(batch_size: int, input_shape: Shape) -> np.ndarray:
     """Seeded normal input, (batch, C, H, W) in float32."""
     return np.random.default_rng(0).standard_normal((batch_size, *input_shape), dtype=np.float32)
+
+
+def check_outputs(network: Any, source: Source) -> None:
+    """Compare a loaded network's outputs with PyTorch's of its source, on the CPU in float32; up to 16 images.
+
+    The largest difference may be `network.tolerance` of the largest output; a runtime without one is not compared, nor
+    are outputs that are not finite. Other outputs are those of another network: an `InputError`.
+    """
+    tolerance = getattr(network, "tolerance", None)
+    if tolerance is None:
+        return
+    import torch
+
+    from nasspace.latency.convert import relative_difference, shipped
+
+    batch = batch_of(network.batch_size, network.input)
+    with torch.inference_mode():
+        expected = shipped(network_of(source, network.name))(torch.from_numpy(batch[:COMPARED]))
+    if not isinstance(expected, torch.Tensor) or not expected.isfinite().all():
+        return
+    difference = relative_difference(expected.numpy(), network.outputs(batch)[:COMPARED])
+    if not difference <= tolerance:
+        other = "eager" if network.name != "eager" else "onnxruntime"
+        raise InputError(
+            f"--runtime {network.name}: its outputs are not PyTorch's (largest difference: {100 * difference:.2g} % of "
+            f"the largest output), so that another network would be measured; use --runtime {other}"
+        )
 
 
 def only_on_cpu(name: str, device: str) -> None:

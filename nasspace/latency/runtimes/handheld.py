@@ -26,6 +26,7 @@ class Ncnn:
     libraries = ("ncnn", "pnnx", "torch")
     accelerated = False
     calibrated = False
+    tolerance = 0.05
 
     def __init__(self, threads: int = 1, batch_size: int | None = 1, device: str = "cpu") -> None:
         only_on_cpu(self.name, device)

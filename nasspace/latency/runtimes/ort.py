@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasspace.errors import InputError
-from nasspace.latency.runtimes.common import Calibrated, batch_of, network_of, only_on_cpu
+from nasspace.latency.runtimes.common import Calibrated, batch_of, check_outputs, network_of, only_on_cpu
 
 if TYPE_CHECKING:
     from nasspace.latency.runtimes.common import Shape, Source
@@ -27,6 +27,7 @@ class OnnxRuntime:
     libraries: tuple[str, ...] = ("onnxruntime", "torch")  # torch writes the file
     accelerated = False
     calibrated = False
+    tolerance: float | None = 1e-3
 
     def __init__(self, threads: int = 1, batch_size: int | None = 1, device: str = "cpu") -> None:
         only_on_cpu(self.name, device)
@@ -83,12 +84,14 @@ class OnnxRuntimeInt8(OnnxRuntime):
     name = "onnxruntime-int8"
     libraries = ("onnxruntime", "onnx", "torch")
     calibrated = True
+    tolerance = None  # eight bits say little about a network that was not trained: the file before is compared
 
     def write(self, source: Source, input_shape: Shape | None, path: Path) -> Path:
         """Write a network as a quantised file."""
         from nasspace.latency.calibration import digits, to_int8
 
         plain = super().write(source, input_shape, path.with_name("float.onnx"))
+        check_outputs(OnnxRuntime(self.threads, self.batch_size).load(plain), source)
         images = source.images if isinstance(source, Calibrated) else digits(input_shape)
         return to_int8(plain, path, images)
 

@@ -28,6 +28,7 @@ class Eager:
 
     def __init__(self, threads: int = 1, batch_size: int | None = 1, device: str = "cpu") -> None:
         self.threads, self.batch_size, self.device = threads, batch_size or 1, device
+        self.tolerance = 1e-3 if device == "cpu" else 0.05  # GPUs may multiply in fewer bits
 
     def load(self, source: Source, input_shape: Shape | None = None) -> Eager:
         """Load a copy of a network; `input_shape` is (C, H, W)."""

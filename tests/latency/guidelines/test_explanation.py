@@ -265,7 +265,7 @@ def test_the_latency_is_that_of_nas_latency_at_the_usual_speed(tmp_path):
     cache = LatencyCache(tmp_path / "latency.db")
     found = explain(architecture, seconds=0.02, cache=cache)
     assert sum(row.ms for row in found.time) == pytest.approx(found.latency_ms)
-    assert found.contended or reference.earlier(1, "cpu", cache)
+    assert found.contended or cache.readings(reference.conditions(1, "cpu"))
     with pytest.raises(InputError, match="threads: 0"):
         explain(architecture, threads=0)
 

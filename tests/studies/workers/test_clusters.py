@@ -127,7 +127,7 @@ def test_latency_is_taken_on_the_node_that_measures(searches, clusters, monkeypa
         f"study = nasspace.search('shuffle', recipe='short.yaml', ray='{cluster.address}', resolution=32,"
         " study='s', storage_path='kept')\n"
         "cached = nasspace.latency.cache.LatencyCache(FOLDER / 'measuring' / 'latency.db')\n"
-        "assert len(cached._do('SELECT * FROM latency_1', ())) >= 2\n"
+        "assert len(cached._do('SELECT * FROM latency_2', ())) >= 2\n"
     )
     assert done.returncode == 0, done.stderr
     study = records.load(searches.folder / "reports" / "s")

@@ -1,0 +1,187 @@
+"""All that a measured latency depends on: the one key of the cache; and what this machine is."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasspace.latency import runtimes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasspace.architecture import Architecture, Layer
+
+_STATE = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training", "_is_full_backward_hook"}
+_KNOWN = ("torch.nn.", "nasspace.")  # classes whose code the versions in the key stand for
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What was measured, how, and where; measurements of equal conditions are one entry of the cache.
+
+    `digest` names the network, or another thing that was measured (see `digest_of`); `input` is (C, H, W); `versions`
+    are those of the libraries behind the runtime, `machine` is what `machine()` gives on the device.
+    """
+
+    digest: str
+    runtime: str
+    device: str
+    threads: int
+    batch_size: int
+    input: tuple[int, ...]
+    versions: Mapping[str, str]
+    machine: Mapping[str, Any]
+
+    @classmethod
+    def here(
+        cls,
+        digest: str,
+        runtime: str,
+        *,
+        device: str = "cpu",
+        threads: int = 1,
+        batch_size: int = 1,
+        input: tuple[int, ...] = (),
+    ) -> Conditions:
+        """Conditions on this machine, with the installed versions; an unknown runtime is an `InputError`."""
+        versions, label = runtimes.versions(runtime), runtimes.device_label(device)
+        return cls(digest, runtime, label, threads, batch_size, tuple(input), versions, machine())
+
+    def texts(self) -> tuple[str, ...]:
+        """Each field as a JSON text, in the order of `KEYS`."""
+        return tuple(json.dumps(getattr(self, key), sort_keys=True) for key in KEYS)
+
+    def text(self) -> str:
+        """All fields as one JSON text."""
+        return json.dumps({key: getattr(self, key) for key in KEYS}, sort_keys=True)
+
+
+KEYS = tuple(field.name for field in fields(Conditions))
+
+
+def digest_of(architecture: Architecture, model: nn.Module | None = None) -> str | None:
+    """Name what is measured: the architecture's digest where `model` is its network, whatever the weights.
+
+    Another network that is made of modules of PyTorch and nasspace is named by its modules, their settings and the
+    shapes of their weights. None where that does not tell what runs: a class or function from elsewhere, a hook, a
+    replaced `forward`.
+    """
+    if model is None or _is_network_of(architecture, model):
+        return architecture.digest
+    structure = Structure.of(model)
+    if not structure.is_known:
+        return None
+    return f"network {hashlib.sha256(structure.text.encode()).hexdigest()[:24]}"
+
+
+def _is_network_of(architecture: Architecture, model: nn.Module) -> bool:
+    """Whether `model` is what `build` makes of the architecture; its blocks are compared one by one."""
+    from nasspace.counting import cost
+    from nasspace.network import Network
+
+    layers = architecture.layers
+    if type(model) is not Network or len(model) != len(layers) or not Structure.of(model, deep=False).is_plain:
+        return False
+    counted = cost(architecture).layers
+    pairs = zip(model, layers, counted, strict=True)
+    found = ((Structure.of(block), _built(layer, count.in_shape)) for block, layer, count in pairs)
+    return all(given.is_plain and given == built for given, built in found)
+
+
+@functools.lru_cache(maxsize=4096)
+def _built(layer: Layer, in_shape: tuple[int, ...]) -> Structure:
+    """The structure of a layer's block as it is built."""
+    import torch
+
+    from nasspace import blocks
+    from nasspace.network import make_block
+
+    channels = math.prod(in_shape) if blocks.get(layer.block).flattens else in_shape[0]
+    with torch.random.fork_rng(devices=[]):
+        return Structure.of(make_block(layer, channels))
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A module without the values of its weights: `text` describes it and all below it.
+
+    `is_plain`: nothing but settings changes what its classes do (no hook, no `forward` of an instance). `is_known`: and
+    the classes are PyTorch's or nasspace's. Two plain structures of one text run the same graph in this process.
+    """
+
+    text: str
+    is_plain: bool
+    is_known: bool
+
+    @classmethod
+    def of(cls, module: nn.Module, *, deep: bool = True) -> Structure:
+        """Describe a module; without `deep` not those below it."""
+        kind = type(module)
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        known = name.startswith(_KNOWN) and not name.startswith("torch.nn.utils.")
+        if name.startswith("torch.jit."):  # compiled: its code is none of its class
+            return cls(f"{name} {id(module)}", False, False)
+        own = {key: value for key, value in vars(module).items() if key not in _STATE and "_hooks" not in key}
+        settings, told = _described(own)
+        weights = [*module._parameters.items(), *module._buffers.items()]
+        shapes = {key: None if one is None else (tuple(one.shape), str(one.dtype)) for key, one in weights}
+        parts = {key: None if part is None else cls.of(part) for key, part in module._modules.items()} if deep else {}
+        texts = {key: None if part is None else part.text for key, part in parts.items()}
+        text = repr((name if known else f"{name} {id(kind)}", settings, shapes, texts))
+        found = [part for part in parts.values() if part is not None]
+        plain = told and not (module._forward_hooks or module._forward_pre_hooks)
+        plain = plain and all(part.is_plain for part in found)
+        return cls(text, plain, plain and known and all(part.is_known for part in found))
+
+
+def _described(value: Any) -> tuple[str, bool]:
+    """A setting as text, and whether the text describes all of it."""
+    import torch
+
+    if value is None or isinstance(value, bool | int | float | str | torch.dtype | torch.Size):
+        return repr(value), True
+    if isinstance(value, torch.Tensor):
+        return repr((tuple(value.shape), str(value.dtype))), True
+    if isinstance(value, list | tuple):
+        parts = [_described(part) for part in value]
+        return repr([type(value).__name__, *(text for text, _ in parts)]), all(told for _, told in parts)
+    if isinstance(value, Mapping):
+        parts = [(str(key), *_described(part)) for key, part in value.items()]
+        return repr(sorted((key, text) for key, text, _ in parts)), all(told for *_, told in parts)
+    return repr(type(value)), False
+
+
+@functools.cache
+def machine() -> dict[str, Any]:
+    """What is measured on: processor, cores, system, memory in GiB."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "system": f"{platform.system()} {platform.machine()}",
+        "memory_gib": _memory_gib(),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("model name", "Model", "Hardware"):
+                return value.strip()
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def _memory_gib() -> int | None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+    return None

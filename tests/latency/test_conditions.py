@@ -1,0 +1,231 @@
+"""The key of the cache names what was measured: weights do not matter, the graph does; what is not known has none."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import functools
+import random
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+import nasspace
+from nasspace import Space, blocks, build, zoo
+from nasspace.architecture import Architecture
+from nasspace.errors import InputError
+from nasspace.latency import layerwise, meter, runtimes
+from nasspace.latency.cache import LatencyCache
+from nasspace.latency.conditions import KEYS, Conditions, digest_of
+from nasspace.latency.meter import measure_latency
+
+SHAPE = (3, 16, 16)
+HEAD = [{"block": "global_pool"}, {"block": "linear", "out": 4}]
+
+
+def architecture(width: int = 8) -> Architecture:
+    return Architecture.of([{"block": "conv", "out": width, "stride": 2}, *HEAD], input=SHAPE)
+
+
+def test_conditions_are_one_frozen_value():
+    found = Conditions.here("0123", "onnxruntime", threads=2, input=SHAPE)
+    assert len(found.texts()) == len(KEYS) == 8
+    with pytest.raises(FrozenInstanceError):
+        found.threads = 1
+    with pytest.raises(InputError, match="not a runtime"):
+        Conditions.here("0123", "onnxruntme")
+
+
+def test_the_cache_is_asked_with_conditions_only():
+    """No module of the package builds a key of its own."""
+    for path in Path(nasspace.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            keys = (
+                {key.value for key in node.keys if isinstance(key, ast.Constant)}
+                if isinstance(node, ast.Dict)
+                else set()
+            )
+            assert not {"digest", "runtime", "versions", "machine"} <= keys, path
+
+
+@pytest.mark.parametrize("space", ["mixed", "fire", "sandglass", "mobile", "resnext"])
+def test_a_network_of_the_architecture_has_its_digest_whatever_the_weights(space):
+    draw = random.Random(0)
+    for seed in range(3):
+        one = Space.load(space, classes=10).sample(draw)
+        model = build(one, seed=seed)
+        assert digest_of(one, model) == digest_of(one) == one.digest
+        assert digest_of(one, copy.deepcopy(model).eval()) == one.digest
+
+
+@pytest.mark.parametrize("name", ["alexnet", "xception_cifar", "shufflenet_v2_0.5_megvii", "mobilenet_v3_small_0.35"])
+def test_a_published_network_has_its_digest(name):
+    one = zoo.load(name)
+    assert digest_of(one, build(one)) == one.digest
+
+
+def changed(change: str) -> nn.Module:
+    """A network of the architecture in which one thing is different."""
+    model = build(architecture())
+    convolution = model[0].layers[0]
+    if change == "another width":
+        return build(architecture(16))
+    if change == "a layer more":
+        model.append(nn.Softmax(1))
+    if change == "another activation":
+        model[0].layers[2] = nn.Hardswish()
+    if change == "another stride":
+        convolution.stride = (1, 1)
+    if change == "another type of numbers":
+        model.double()
+    if change == "no bias":
+        model[2].linear.bias = None
+    if change == "another padding":
+        convolution.padding_mode = "reflect"
+    return model
+
+
+KNOWN = ["another width", "a layer more", "another activation", "another stride", "another type of numbers", "no bias"]
+
+
+@pytest.mark.parametrize("change", [*KNOWN, "another padding"])
+def test_another_graph_has_another_digest(change):
+    found = digest_of(architecture(), changed(change))
+    assert found is not None
+    assert found != architecture().digest
+    assert found == digest_of(architecture(), changed(change)) == digest_of(architecture(32), changed(change))
+    others = [digest_of(architecture(), changed(other)) for other in KNOWN if other != change]
+    assert found not in others
+
+
+class Own(nn.Module):
+    """A module of somebody's own: what its `forward` does is not in its settings."""
+
+    def forward(self, x):
+        return x
+
+
+def untold(how: str) -> nn.Module:
+    model = build(architecture())
+    convolution = model[0].layers[0]
+    if how == "a class of one's own":
+        model.append(Own())
+    if how == "a hook":
+        model[1].register_forward_hook(lambda *_: None)
+    if how == "a hook before":
+        convolution.register_forward_pre_hook(lambda *_: None)
+    if how == "a replaced forward":
+        convolution.forward = functools.partial(nn.Conv2d.forward, convolution)
+    if how == "a function as a setting":
+        model[0].between = torch.relu
+    if how == "parametrized":
+        parametrizations.weight_norm(convolution)
+    if how == "pruned":
+        prune.random_unstructured(convolution, "weight", 0.5)
+    if how == "compiled":
+        return torch.jit.trace(convolution, torch.zeros(1, *SHAPE), check_trace=False)
+    return model
+
+
+UNTOLD = [
+    *("a class of one's own", "a hook", "a hook before", "a replaced forward", "a function as a setting"),
+    *("parametrized", "pruned", "compiled"),
+]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("how", UNTOLD)
+def test_what_cannot_be_told_has_no_digest(how):
+    assert digest_of(architecture(), untold(how)) is None
+
+
+def test_a_registered_block_of_ones_own_is_told_by_its_architecture(own_blocks):
+    class Twice(nn.Module):
+        def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
+            super().__init__()
+            self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1)
+
+        def forward(self, x):
+            return 2 * self.conv(x)
+
+    blocks.register("twice", Twice)
+    one = Architecture.of([{"block": "twice", "out": 8}, *HEAD], input=SHAPE)
+    assert digest_of(one, build(one, seed=3)) == one.digest
+    other = build(one)
+    other[0] = Own()
+    assert digest_of(one, other) is None
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """`measure_latency` with a cache of its own, and the networks that it really measured."""
+    cache, seen, real = LatencyCache(tmp_path / "latency.db"), [], meter.measure
+
+    def measure(networks, **asked):
+        seen.append(networks["network"])
+        found = real(networks, reference=asked["reference"], seconds=0.01)
+        return {"network": found["network"]}
+
+    monkeypatch.setattr(meter, "measure", measure)
+    monkeypatch.setattr(
+        meter, "recalled", lambda key, cache: cache.get(key) and meter.Latency.from_json(cache.get(key))
+    )
+    return lambda model=None: measure_latency(architecture(), model=model, cache=cache, runtime="eager"), seen
+
+
+def test_two_models_beside_one_architecture_do_not_share_a_latency(measured):
+    find, seen = measured
+    find()
+    find(build(architecture(), seed=5))
+    assert len(seen) == 1, "weights do not matter"
+    find(changed("another width"))
+    assert len(seen) == 2
+    find(changed("another width"))
+    assert len(seen) == 2, "remembered as what it is"
+    find(untold("a class of one's own"))
+    find(untold("a class of one's own"))
+    assert len(seen) == 4, "not remembered"
+    find()
+    assert len(seen) == 4, "nor in place of the architecture's own"
+
+
+def test_the_layers_of_another_model_are_not_those_of_the_architecture(monkeypatch, tmp_path):
+    cache, one = LatencyCache(tmp_path / "latency.db"), architecture()
+    latency = measure_latency(one, seconds=0.05, cache=cache)
+    monkeypatch.setattr(layerwise, "_profiled", lambda architecture, model, latency: [float(len(model))] * 3)
+    assert layerwise.layers_ms(one, build(one), latency, cache=cache) == [3.0] * 3
+    assert layerwise.layers_ms(one, changed("a layer more"), latency, cache=cache) == [4.0] * 3
+    assert layerwise.layers_ms(one, build(one, seed=1), latency, cache=cache) == [3.0] * 3
+    for _ in range(2):
+        longer = untold("a class of one's own")
+        longer.append(nn.Identity())
+        assert layerwise.layers_ms(one, longer, latency, cache=cache) == [5.0] * 3
+
+
+def test_calibrated_networks_are_told_by_their_network(monkeypatch, tmp_path):
+    import numpy as np
+
+    cache, one, found = LatencyCache(tmp_path / "latency.db"), architecture(), []
+    monkeypatch.setattr(meter, "measure", lambda *_, **__: found.append(1) or pytest.skip("not cached"))
+    images = np.zeros((4, *SHAPE), np.float32)
+    key = Conditions.here(one.digest, "onnxruntime-int8", input=SHAPE)
+    document = real_document()
+    cache.put(key, {**document, "runtime": "onnxruntime-int8"})
+    calibrated = runtimes.Calibrated(build(one), images)
+    assert measure_latency(one, "onnxruntime-int8", model=calibrated, cache=cache).runtime == "onnxruntime-int8"
+    assert found == []
+
+
+def real_document() -> dict:
+    """A document as `Latency.to_json` writes it."""
+    from nasspace.latency.conditions import machine
+
+    times = {"median_ms": 1.0, "low_ms": 0.9, "high_ms": 1.1, "reference_usual_ms": 2.0}
+    lists = {"samples_ms": [1.0, 1.1, 0.9, 1.0], "reference_ms": [2.0, 2.1, 1.9, 2.0], "input": list(SHAPE)}
+    counts = {"threads": 1, "batch_size": 1, "rounds": 4, "contended": False}
+    texts = {"runtime": "onnxruntime", "device": "cpu", "measured_at": "2026-11-27T12:00:00+00:00"}
+    return {**times, **lists, **counts, **texts, "machine": machine(), "versions": {"torch": "2"}}
