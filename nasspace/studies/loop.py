@@ -174,9 +174,10 @@ def _refuse_other_choices(study: Study, task: Task) -> None:
         for name, distribution in trial.distributions.items():
             recorded = tuple(getattr(distribution, "choices", ()))
             if recorded != tuple(options.get(name, ())):
+                among = recipe.short(recorded)
                 raise InputError(
-                    f"{study.folder}: trial {trial.number} chose {name} among {recipe.short(recorded)}, which the space "
-                    f"does not have; the database is damaged: {REMEDY}"
+                    f"{study.folder}: trial {trial.number} chose {name} among {among}, which the space does not have; "
+                    f"the database is damaged: {REMEDY}"
                 )
 
 

@@ -79,7 +79,7 @@ class Searches:
         path = self.folder / "log.txt"
         return [line.split() for line in path.read_text().splitlines()] if path.is_file() else []
 
-    def wait_for(self, count: int, timeout: float = 60) -> None:
+    def wait_for(self, count: int, timeout: float = 300) -> None:
         """Until so many evaluations have begun."""
         end = time.monotonic() + timeout
         while len(self.log()) < count:
