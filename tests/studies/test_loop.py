@@ -340,7 +340,5 @@ def test_choices_that_the_space_does_not_have_are_refused(space):
         text = '{"name": "CategoricalDistribution", "attributes": {"choices": [91, 92, 93]}}'
         connection.execute("UPDATE trial_params SET distribution_json = ? WHERE rowid = 1", (text,))
     connection.close()
-    with pytest.raises(
-        InputError, match=r"trial 0 chose stages\.\S+ among \(91, 92, 93\), which the space"
-    ):
+    with pytest.raises(InputError, match=r"trial 0 chose stages\.\S+ among \(91, 92, 93\), which the space"):
         found(space, trials=10)
