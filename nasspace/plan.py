@@ -57,6 +57,11 @@ class Blocks:
             for key, value in taken.options.items():
                 yield from value.choices(f"{prefix}.{taken.label}.{key}")
 
+    def labels(self, prefix: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """What the options of the choice among blocks are called; its options are their positions."""
+        if len(self.alternatives) > 1:
+            yield f"{prefix}.block", tuple(taken.label for taken in self.alternatives)
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -80,6 +85,11 @@ class Parts:
     def choices(self, prefix: str) -> Iterator[tuple[str, tuple]]:
         for key, part in self.parts.items():
             yield from part.choices(prefix if isinstance(part, Blocks) else f"{prefix}.{key}")
+
+    def labels(self, prefix: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+        for part in self.parts.values():
+            if isinstance(part, Blocks):
+                yield from part.labels(prefix)
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,11 @@ class Stage:
                     yield from self.each.choices(f"{prefix}.{i}")
             else:
                 yield from Parts({key: self.direct.parts[key]}).choices(prefix)
+
+    def labels(self, prefix: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+        yield from self.direct.labels(prefix)
+        for i in range(max(self.direct.parts["depth"].options)):
+            yield from self.each.labels(f"{prefix}.{i}")
 
 
 @dataclass(frozen=True)
@@ -180,6 +195,11 @@ class Plan:
             else:
                 for i, part in enumerate(self.parts[key]):
                     yield from part.choices(f"{key}.{i}")
+
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """The names of the blocks that each choice among blocks has, in the order of its options."""
+        named = (part.labels(f"{key}.{i}") for key, parts in self.parts.items() for i, part in enumerate(parts))
+        return {name: labels for found in named for name, labels in found}
 
 
 def every(walk: Callable[[Choose], Any]) -> Iterator[Any]:

@@ -32,17 +32,17 @@ latency.guidelines.explanation latency.guidelines latency.layerwise
 accuracy accuracy.predict accuracy.settings accuracy.decoding accuracy.sources accuracy.folders accuracy.images
 accuracy.tables accuracy.data accuracy.published accuracy.augmentation accuracy.policies accuracy.schedules
 accuracy.optimisers accuracy.metrics accuracy.checkpoints accuracy.depthwise accuracy.training
-studies studies.recipe studies.resolution studies.pareto studies.turns studies.measure studies.last_rung
-studies.evaluate studies.surrogate studies.belief
-studies.gain studies.samplers studies.places studies.rows studies.weights studies.storage studies.study studies.sharing
+studies studies.recipe studies.storage studies.schema studies.resolution studies.pareto studies.turns studies.measure
+studies.failures studies.last_rung studies.evaluate studies.surrogate studies.belief
+studies.gain studies.samplers studies.places studies.rows studies.weights studies.study studies.sharing
 studies.candidates studies.workers studies.workers.address studies.task studies.duration studies.driver
 studies.workers.parts studies.workers.cluster studies.workers.again studies.workers.trainable studies.workers.tuning
 studies.loop
 outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.preprocessing
 outputs.source outputs.weights outputs.card outputs.judging outputs.running outputs.checks outputs.export
-outputs.deliver
+outputs.study_report outputs.deliver
 engine engine.loop engine.subjects engine.origins engine.settings engine.full_training
-cli.printing cli.progress cli.spaces cli.networks cli.predicting cli.explaining cli.searching
+cli.process cli.printing cli.progress cli.listing cli.spaces cli.networks cli.predicting cli.explaining cli.searching
 cli.training cli cli.__main__
 """.split()  # noqa: SIM905
 GRAPHS = {f"latency.guidelines.{name}" for name in ("graph", "surgery", "profile")}

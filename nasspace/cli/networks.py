@@ -40,10 +40,15 @@ def _load(text: str, resolution: int | None) -> tuple[Architecture, Path | None]
 
 
 def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
-    """Show a network layer by layer: shapes, options, parameters, FLOPs, memory access; totals; what was published."""
+    """Show a network layer by layer: shapes, options, parameters, FLOPs, memory access; totals; what was published.
+
+    Of a trial that failed: why, and the traceback.
+    """
     from nasspace.counting import cost
     from nasspace.zoo import published_of
 
+    if failure := _failure_of(arch):
+        return printing.print_json(failure) if json else _show_failure(failure)
     architecture, _ = _load(arch, resolution)
     counted = cost(architecture)
     totals = {name: getattr(counted, name) for name in ("flops", "params", "memory_access", "activations")}
@@ -64,6 +69,19 @@ def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
         parts = [f"{value:g}{unit}" for unit, value in figures.items() if value]
         print(f"published: {', '.join([*parts, row.latency] if row.latency else parts)} ({row.source})")
     return None
+
+
+def _failure_of(arch: str) -> dict[str, Any] | None:
+    """What is kept of a trial of a study whose block or training failed; None for any other network."""
+    from nasspace.studies.study import load
+
+    trial = printing.study_trial(arch)
+    return load(trial[0]).failure(trial[1]) if trial else None
+
+
+def _show_failure(failure: dict[str, Any]) -> None:
+    print(f"trial {failure['id']} of study {failure['study']} (digest {failure['digest']}) {failure['failure']}")
+    print(failure["traceback"] or "no traceback was kept: its process died, or its loss was not a number")
 
 
 NOTICEABLE = 0.03  # difference of a machine's speed from its usual one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 RUNTIMES = "What runs the network: onnxruntime, onnxruntime-int8, eager, torchscript, compile, ncnn."
 LATENCY_DEVICE = "Where to measure: local, or ssh://USER@HOST:PORT/PATH/OF/PYTHON (HOST is enough)."
+PIPED, WIDE = 180, 120  # columns: of a file or pipe, and from which on exact figures stand side by side
 FLOPS_ARE = "FLOPs are multiply-adds of convolutions and linear layers at batch 1."
 
 
@@ -51,7 +53,10 @@ def table(
     caption: str = "",
     folding: str | None = None,
 ) -> Any:
-    """A Rich table; every column but the first is set to the right. If `folding` is given, only that column folds."""
+    """A Rich table; every column but the first and the folding one is set to the right.
+
+    If `folding` is given, only that column folds; "" for none.
+    """
     from rich import box
     from rich.table import Table
 
@@ -61,7 +66,8 @@ def table(
     result.caption_justify = "left"
     for i, column in enumerate(columns):
         whole = folding is not None and column != folding
-        result.add_column(shown(column), justify="left" if i == 0 else "right", overflow="fold", no_wrap=whole)
+        justify = "left" if i == 0 or column == folding else "right"
+        result.add_column(shown(column), justify=justify, overflow="fold", no_wrap=whole)
     for row in rows:
         result.add_row(*map(shown, row))
     return result
@@ -73,20 +79,20 @@ def print_table(*args: Any, **kwargs: Any) -> None:
 
 
 def console(*, stderr: bool = False) -> Any:
-    """A Rich console; into a file or pipe it does not cut lines to a terminal's width.
+    """A Rich console; into a file or pipe as wide as COLUMNS says, else as lines need.
 
     It reads no markup: names and descriptions are strangers', and `[/b]` or `:bug:` in one is text.
     """
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else 180
-    return Console(file=stream, highlight=False, markup=False, emoji=False, width=width)
+    given = stream.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return Console(file=stream, highlight=False, markup=False, emoji=False, width=None if given else PIPED)
 
 
 def is_narrow() -> bool:
-    """Whether standard output is a terminal with no room for exact figures side by side."""
-    return console().width < 120
+    """Whether standard output has no room for exact figures side by side."""
+    return console().width < WIDE
 
 
 def count(value: float) -> str:
@@ -118,32 +124,88 @@ def fraction(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.4f}"
 
 
-def front_table(front: DataFrame, accuracy_is_of: str, title: str = "") -> Any:
-    """The Pareto front as a table."""
+# Columns of a front that a narrow terminal goes without, the first one first.
+SPARED = (
+    *(
+        "memory access",
+        "ties with",
+        "digest",
+        "params",
+        "measured again",
+        "in the search",
+        "latency ms (95 %)",
+        "FLOPs",
+    ),
+    "latency ms",
+)
+
+
+def front_table(front: DataFrame, accuracy_is_of: str, title: str = "", width: int | None = None) -> Any:
+    """The Pareto front as a table, without the columns that `width` (the terminal's) has no room for."""
     again = "latency_again_ms" in front and front["latency_again_ms"].notna().any()
     searched = "search_accuracy" in front and front["search_accuracy"].notna().any()
-    columns = ["id", "accuracy", *(["in the search"] if searched else []), "latency ms (95 %)"]
-    columns += ["measured again"] if again else []
     ties = "latency_ties" in front and front["latency_ties"].astype(bool).any()
-    columns += [*(["ties with"] if ties else []), "FLOPs", "params", "memory access", "digest"]
-    rows = []
-    for _, row in front.iterrows():
-        cells = [int(row["id"]), fraction(row["accuracy"])]
-        cells += [fraction(row["search_accuracy"])] if searched else []
-        cells.append(latency(row["latency_low_ms"], row["latency_ms"], row["latency_high_ms"]))
-        if again:
-            cells.append(latency(row["latency_again_low_ms"], row["latency_again_ms"], row["latency_again_high_ms"]))
-        cells += [row["latency_ties"]] if ties else []
-        cells += [
-            "-" if row[name] is None or row[name] != row[name] else count(row[name])
-            for name in ("flops", "params", "memory_access")
-        ]
-        rows.append([*cells, row["digest"]])
-    tied = " Ties: intervals of latency overlap." if ties else ""
+    rows = [_front_row(row) for _, row in front.iterrows()]
+    absent = {"in the search": searched, "measured again": again, "ties with": ties}
+    columns = [column for column in FRONT_COLUMNS if absent.get(column, True)]
+    width = width or console().width
+    shown, left_out = fitting(columns, rows, width, SPARED, {"latency ms (95 %)": "latency ms"})
+    tied = " Ties: intervals of latency overlap." if "ties with" in shown else ""
     caption = f"Accuracy is of {accuracy_is_of}. {FLOPS_ARE}{tied}"
-    if searched:
+    if "in the search" in shown:
         caption += " 'In the search' is the accuracy at the search's own, lower budget."
-    return table(columns, rows, title, caption)
+    if left_out:
+        caption += f" Not shown in {width} columns: {', '.join(left_out)} (--csv has all)."
+    return table(shown, [[row[column] for column in shown] for row in rows], title, caption, folding="")
+
+
+FRONT_COLUMNS = (
+    *("id", "accuracy", "in the search", "latency ms (95 %)", "measured again", "ties with", "FLOPs", "params"),
+    *("memory access", "digest"),
+)
+
+
+def _front_row(row: Any) -> dict[str, str]:
+    """The cells of a member by column; `latency ms` is the latency without its interval."""
+    counts = {"FLOPs": row["flops"], "params": row["params"], "memory access": row["memory_access"]}
+    again = [row.get(f"latency_again{part}_ms") for part in ("_low", "", "_high")]
+    return {
+        "id": str(int(row["id"])),
+        "accuracy": fraction(row["accuracy"]),
+        "in the search": fraction(row.get("search_accuracy")),
+        "latency ms (95 %)": latency(row["latency_low_ms"], row["latency_ms"], row["latency_high_ms"]),
+        "latency ms": milliseconds(row["latency_ms"]),
+        "measured again": latency(*again),
+        "ties with": str(row.get("latency_ties") or ""),
+        **{name: "-" if value is None or value != value else count(value) for name, value in counts.items()},
+        "digest": str(row["digest"]),
+    }
+
+
+def fitting(
+    columns: Sequence[str],
+    rows: Sequence[dict[str, str]],
+    width: int,
+    spared: Sequence[str],
+    shorter: dict[str, str] | None = None,
+) -> tuple[list[str], list[str]]:
+    """The columns that fit side by side into `width`, and those that are left out: of `spared`, the first ones first.
+
+    `shorter` names what takes the place of a column that is left out.
+    """
+
+    def needed(names: Sequence[str]) -> int:
+        return 1 + sum(3 + max(len(name), *(len(row[name]) for row in rows), 0) for name in names)
+
+    shown, left_out = list(columns), []
+    for column in spared:
+        if needed(shown) <= width:
+            break
+        if column in shown:
+            instead = (shorter or {}).get(column)
+            shown[shown.index(column) : shown.index(column) + 1] = [instead] if instead else []
+            left_out.append(column)
+    return shown, left_out
 
 
 def study_trial(text: str) -> tuple[str, int] | None:

@@ -27,6 +27,11 @@ def display() -> Iterator[Callable[..., None]]:
         yield shown.report
 
 
+def _limit(name: str, value: float) -> str:
+    """A limit with its unit."""
+    return f"{value:g} ms" if name == "latency" else printing.count(value)
+
+
 class Display:
     """What is known of a search under way, and how it is shown."""
 
@@ -63,7 +68,7 @@ class Display:
         skipped = getattr(task.data, "skipped", ())
         if skipped:
             printing.say(f"left out, unreadable or in no class: {', '.join(map(str, skipped))}")
-        limits = ", ".join(f"{name} <= {limit:g}" for name, limit in study.limits.items()) or "no limits"
+        limits = ", ".join(f"{name} <= {_limit(name, limit)}" for name, limit in study.limits.items()) or "no limits"
         until = f"{self.trials} trials" if self._bounded else f"{task.recipe.time_budget:.0f} s"
         self.last = f"{study.name}: {task.space.name} on {task.recipe.data}, {limits}, {until}"
         if task.deployed:
@@ -140,5 +145,6 @@ class Display:
     def _table(self) -> Any:
         if not self._front and self.done:
             front = self.study.front().head(SHOWN)
-            self._front = printing.front_table(front, self.study.settings["accuracy_is_of"], "the front so far")
+            width = printing.console(stderr=True).width
+            self._front = printing.front_table(front, self.study.settings["accuracy_is_of"], "the front so far", width)
         return self._front

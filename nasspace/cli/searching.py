@@ -10,7 +10,7 @@ import typer
 
 from nasspace.cli import printing
 from nasspace.cli.spaces import Json
-from nasspace.errors import InputError
+from nasspace.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
     from nasspace.studies.study import Study
@@ -23,6 +23,10 @@ RayAddress = Annotated[
     str | None, typer.Option("--ray", metavar="ADDRESS", help="Ray cluster: HOST:PORT of its head, auto, or none.")
 ]
 Gpus = Annotated[float | None, typer.Option(help="GPUs of one worker, such as 0.25; 1 with --device cuda.", min=0)]
+TrialTimeout = Annotated[
+    str | None,
+    typer.Option(help="Stop a trial that takes longer, such as 10m; it then runs in a process of Ray's."),
+]
 StoragePath = Annotated[
     str | None, typer.Option(help="Shared or cloud storage for trained weights: a path, s3://..., gs://...")
 ]
@@ -67,6 +71,7 @@ def search(
     workers: Workers = None,
     ray: RayAddress = None,
     gpus: Gpus = None,
+    trial_timeout: TrialTimeout = None,
     storage_path: StoragePath = None,
     device: Annotated[str | None, typer.Option(help="Where to train: cpu, cuda or mps.")] = None,
     latency_device: Annotated[str | None, typer.Option(help=printing.LATENCY_DEVICE)] = None,
@@ -89,7 +94,7 @@ def search(
         "batch_size": batch_size,
         "resolution": resolution,
         "seed": seed,
-        **_where(workers, ray, gpus, storage_path),
+        **_where(workers, ray, gpus, trial_timeout, storage_path),
         "device": device,
         "latency_device": latency_device,
         "limits": {
@@ -120,11 +125,14 @@ def _amount(flag: str, text: str | None, kind: Any) -> str | None:
     return text
 
 
-def _where(workers: int | None, ray: str | None, gpus: float | None, storage_path: str | None) -> dict[str, Any]:
+def _where(
+    workers: int | None, ray: str | None, gpus: float | None, trial_timeout: str | None, storage_path: str | None
+) -> dict[str, Any]:
     """Where candidates are evaluated, as a recipe has it; a relative path means this folder wherever it is read."""
     if storage_path and "://" not in storage_path:
         storage_path = str(Path(storage_path).expanduser().absolute())
-    return {"workers": workers, "ray": ray, "gpus": gpus, "storage_path": storage_path}
+    timeout = _amount("--trial-timeout", trial_timeout, "time")
+    return {"workers": workers, "ray": ray, "gpus": gpus, "trial_timeout": timeout, "storage_path": storage_path}
 
 
 def resume(
@@ -132,6 +140,7 @@ def resume(
     workers: Workers = None,
     ray: RayAddress = None,
     gpus: Gpus = None,
+    trial_timeout: TrialTimeout = None,
     storage_path: StoragePath = None,
     json: Json = False,
 ) -> None:
@@ -140,7 +149,7 @@ def resume(
     def start(on_event: Any) -> Study:
         from nasspace.studies.loop import resume as go_on
 
-        return go_on(study, on_event=on_event, **_where(workers, ray, gpus, storage_path))
+        return go_on(study, on_event=on_event, **_where(workers, ray, gpus, trial_timeout, storage_path))
 
     _searched(start, json)
 
@@ -150,10 +159,31 @@ def _searched(start: Any, json: bool) -> None:
     from nasspace.cli.progress import display
     from nasspace.outputs.deliver import deliver
 
-    with display() as on_event:
-        found = start(on_event)
-        deliver(found, on_event)
+    begun: list[Study] = []
+    try:
+        with display() as shown:
+
+            def on_event(kind: str, **event: Any) -> None:
+                if kind == "start":
+                    begun.append(event["study"])
+                shown(kind, **event)
+
+            found = start(on_event)
+            begun.append(found)
+            if found.is_writable or not found.is_finished:
+                deliver(found, on_event)
+    except KeyboardInterrupt:
+        raise _interrupted(begun) from None
     _print_front(found, json)
+
+
+def _interrupted(begun: list[Study]) -> Interrupted:
+    """What is kept, and how to go on."""
+    if not begun:
+        return Interrupted("interrupted before the search started; run the same command again")
+    place = begun[0].folder
+    name = place.name if place.parent == Path("reports") else place
+    return Interrupted(f"interrupted; what is finished is kept, `nas resume {name}` goes on")
 
 
 def front(
@@ -182,22 +212,29 @@ def _print_front(study: Study, json: bool) -> None:
     if document["untrained"]:
         number = document["untrained"]
         printing.say(f"{number} more to be trained at the deployment resolution: `nas resume {study.name}` does it")
+    if document["ended_early"]:
+        printing.say(f"the search ended early: {document['ended_early']}")
     if document["budget_use"]:
         printing.say(document["budget_use"])
     if judged := document["latency_predictor"]:
-        from nasspace.latency.predictor import sentence
-
-        printing.say(sentence(judged))
+        printing.say(judged.get("sentence") or _sentence(judged))
     printing.say(f"{study.folder}: report.html, front.csv, exports")
     return None
+
+
+def _sentence(judged: Any) -> str:
+    """What a study of an older version recorded of its predictor, in words."""
+    from nasspace.latency.predictor import sentence
+
+    return sentence(judged)
 
 
 def report(
     study: StudyName,
     json: Json = False,
 ) -> None:
-    """Write a study's tables and report.html anew."""
-    from nasspace.outputs.deliver import write_report
+    """Write a study's tables and report.html again."""
+    from nasspace.outputs.study_report import write_report
     from nasspace.studies.study import load, write_tables
 
     found = load(study)

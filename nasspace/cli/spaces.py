@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -32,46 +33,28 @@ def spaces(
 
 
 def _all(json: bool) -> None:
-    from nasspace import files
-    from nasspace.space import Space
+    from nasspace.cli import listing
 
-    found = [Space.load(path) for path in files.names("spaces").values()]
+    found = listing.spaces()
     if json:
-        rows = [{"name": s.name, "size": s.size, "input": s.plan.input, "description": s.description} for s in found]
-        return printing.print_json(rows)
-    rows = [(s.name, _short(s.size), "x".join(map(str, s.plan.input)), s.description) for s in found]
-    return printing.print_table(["space", "networks", "input", "description"], rows)
+        return printing.print_json([{key: s[key] for key in ("name", "size", "input", "description")} for s in found])
+    rows = [(s["name"], _short(s["size"]), "x".join(map(str, s["input"])), s["description"]) for s in found]
+    return printing.print_table(["space", "networks", "input", "description"], rows, folding="description")
 
 
 def _one(name: str, classes: int, resolution: int | None, json: bool) -> None:
-    from nasspace.ranges import reachable
-    from nasspace.space import Space
+    from nasspace.cli import listing
 
-    space = Space.load(name, classes=classes, resolution=resolution)
-    span = reachable(space)
+    space = listing.space(name, classes, resolution)
     if json:
-        return printing.print_json(
-            {
-                "name": space.name,
-                "description": space.description,
-                "input": space.plan.input,
-                "size": space.size,
-                "flops": span.flops,
-                "params": span.params,
-                "memory_access": span.memory_access,
-                "exact": span.exact,
-                "choices": {choice: list(options) for choice, options in space.options.items()},
-            }
-        )
-    rows = [(choice, ", ".join(map(str, options))) for choice, options in space.options.items()]
-    printing.print_table(["choice", "options"], rows, title=f"{space.name}: {space.description}")
-    kind = "exact" if span.exact else "of a sample of networks"
-    print(f"{space.size:,} sequences of choices ({_short(space.size)})")
-    for label, (low, high) in (
-        ("FLOPs", span.flops),
-        ("parameters", span.params),
-        ("memory access", span.memory_access),
-    ):
+        return printing.print_json(space)
+    rows = [(choice, ", ".join(map(str, options))) for choice, options in space["choices"].items()]
+    title = f"{space['name']}: {space['description']}"
+    printing.print_table(["choice", "options"], rows, title=title, folding="options")
+    kind = "exact" if space["exact"] else "of a sample of networks"
+    print(f"{space['size']:,} sequences of choices ({_short(space['size'])})")
+    for label, key in (("FLOPs", "flops"), ("parameters", "params"), ("memory access", "memory_access")):
+        low, high = space[key]
         print(f"{label}: {printing.count(low)} to {printing.count(high)} ({low:,} to {high:,}; {kind})")
     print(printing.FLOPS_ARE)
     return None
@@ -84,39 +67,33 @@ def _short(size: int) -> str:
 
 def zoo(json: Json = False) -> None:
     """List the published networks: our parameters and FLOPs beside the published figures and their source."""
-    from nasspace import zoo as published
-    from nasspace.counting import cost
+    from nasspace.cli import listing
 
-    found = []
-    for name in published.names():
-        architecture = published.load(name)
-        counted = cost(architecture)
-        network = {"name": name, "input": architecture.input, "params": counted.params, "flops": counted.flops}
-        found.append({**network, "published": [vars(row) for row in published.published(name)]})
+    found = listing.zoo()
     if json:
         return printing.print_json(found)
-    rows = map(_zoo_row, found)
-    narrow = printing.is_narrow()
-    columns = [column for column in ZOO_COLUMNS if not (narrow and column in WIDE_ONLY)]
-    shown = ([row[column] for column in columns] for row in rows)
-    return printing.print_table(columns, shown, caption=printing.FLOPS_ARE + PUBLISHED_ARE, folding="source")
+    shown = printing.count if printing.is_narrow() else "{:,}".format
+    rows = [_zoo_row(network, shown) for network in found]
+    columns, _ = printing.fitting(ZOO_COLUMNS, rows, printing.console().width, SPARED)
+    cells = ([row[column] for column in columns] for row in rows)
+    return printing.print_table(columns, cells, caption=printing.FLOPS_ARE + PUBLISHED_ARE, folding="source")
 
 
 ZOO_COLUMNS = ("network", "input", "params", "FLOPs", "top-1 %", "params M", "FLOPs M", "source")
-WIDE_ONLY = ("input", "params M", "FLOPs M", "source")
+SPARED = ("source", "FLOPs M", "params M", "input", "top-1 %", "params")  # in a narrow terminal, the first one first
 PUBLISHED_ARE = (
     "\nTop-1 accuracy on ImageNet and what stands right of it are published, by the source named (`nas show NAME`)."
 )
 
 
-def _zoo_row(network: dict[str, Any]) -> dict[str, str]:
+def _zoo_row(network: dict[str, Any], shown: Callable[[int], str]) -> dict[str, str]:
     row = network["published"][0] if network["published"] else {}
     figures = {"top-1 %": "top1", "params M": "params_m", "FLOPs M": "madds_m"}
     return {
         "network": network["name"],
         "input": "x".join(map(str, network["input"])),
-        "params": f"{network['params']:,}",
-        "FLOPs": f"{network['flops']:,}",
+        "params": shown(network["params"]),
+        "FLOPs": shown(network["flops"]),
         **{column: "" if row.get(key) is None else f"{row[key]:g}" for column, key in figures.items()},
         "source": row.get("source", ""),
     }

@@ -19,13 +19,14 @@ from nasspace.outputs import running
 from nasspace.outputs.checks import INT8
 from nasspace.outputs.export import FORMATS, Exported, add_int8, export
 from nasspace.outputs.preprocessing import at_another_size
-from nasspace.outputs.report import report_html
+from nasspace.outputs.study_report import write_report
 from nasspace.outputs.weights import read_safetensors
 from nasspace.studies import last_rung, places, turns
 from nasspace.studies import recipe as recipes
 from nasspace.studies import study as records
 from nasspace.studies.loop import nothing_found
 from nasspace.studies.measure import images_for
+from nasspace.studies.rows import is_same_machine
 from nasspace.studies.storage import errors_of_storage
 from nasspace.studies.study import Study
 from nasspace.studies.task import check_device, data_of
@@ -186,7 +187,7 @@ def _deploy(study: Study, number: int, data: _Data, which: str, report: Report) 
                 on_epoch=passed,
             )
         except last_rung.Diverged as error:
-            study.record.set_user_attr(f"{records.DEPLOYED}{number}", {"resolution": side, "failed": str(error)})
+            study.record.set_user_attr(f"{records.DEPLOYED}{number}", {"resolution": side, **error.to_json()})
             last_rung.forget_checkpoints(checkpoints, architecture)
             report("note", text=f"trial {number} leaves the front: {error}")
             return
@@ -255,7 +256,7 @@ def _judge_predictor(study: Study, report: Report) -> None:
     architectures = [study.architecture(trial.number) for trial in trials]
     measured = [study.latency(trial)["median_ms"] for trial in trials]
     found = held_out(architectures, measured, [trial.user_attrs.get("layers_ms") for trial in trials])
-    study.record.set_user_attr(records.PREDICTOR, found.to_json())
+    study.record.set_user_attr(records.PREDICTOR, {**found.to_json(), "sentence": str(found)})
     report("finishing", text=str(found))
 
 
@@ -347,7 +348,9 @@ def _measure_again(study: Study, numbers: list[int], data: _Data, report: Report
     measured = "latency" in study.objectives or "latency" in study.limits
     if not wanted or not measured:
         return
-    elsewhere = recipe.get("latency_device", remote.LOCAL) == remote.LOCAL and study.latency_machine() != machine()
+    measured_on = study.latency_machine() or machine()
+    elsewhere = recipe.get("latency_device", remote.LOCAL) == remote.LOCAL
+    elsewhere = elsewhere and not is_same_machine(measured_on, machine())
     if elsewhere and not (recipe.get("ray") and recipe["runtime"] in MEASURED):
         report("note", text="not measured again: the search measured on another machine")
         return
@@ -396,24 +399,3 @@ def _quantise(study: Study, number: int, data: _Data, report: Report) -> Mapping
         compared = f"accuracy {accuracy[INT8]:.4f}, in float32 {accuracy['model.onnx']:.4f}"
         report("note", text=f"trial {number} in int8: {compared}")
     return accuracy
-
-
-def write_report(study: Study) -> Path:
-    """Write report.html anew from the record."""
-    from nasspace import files
-
-    settings: dict[str, Any] = dict(study.settings)
-    recipe = settings["recipe"]
-    shown = {
-        **settings,
-        "latency_predictor": study.record.user_attrs.get(records.PREDICTOR),
-        "objectives": recipe["objectives"],
-        "seed": recipe["seed"],
-        "machine": study.latency_machine() or settings["machine"],
-        **{key: recipe[key] for key in ("runtime", "threads", "batch_size", "fidelity")},
-        "resolution": settings["task"]["resolution"],
-        "budget_use": study.budget_use(),
-    }
-    path = study.folder / "report.html"
-    files.write_text(path, report_html(shown, study.trials(), study.front()))
-    return path

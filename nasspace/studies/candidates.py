@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from nasspace.architecture import Architecture
 from nasspace.space import Space
-from nasspace.studies import storage
+from nasspace.studies import failures, storage
 from nasspace.studies.evaluate import broken
 from nasspace.studies.gain import ExpectedGain, Seen
 from nasspace.studies.study import Study
@@ -129,7 +129,12 @@ class Candidates:
         """Why a proposal is only considered: another trial's network, or over a limit known without measuring."""
         if (other := self._rival(trial, architecture.digest)) is not None:
             return f"the network of trial {other.number}"
-        limited = {name: count(architecture) for name, count in self.known.items() if name in self.study.limits}
+        try:
+            with failures.of_candidates():
+                limited = {name: count(architecture) for name, count in self.known.items() if name in self.study.limits}
+        except failures.CandidateFailed as error:  # one of its blocks does not run
+            trial.set_user_attr("traceback", error.traceback)
+            return f"failed: {error}"[:500]
         return broken(limited, self.study.limits)
 
     def _rival(self, trial: optuna.Trial, digest: str) -> optuna.trial.FrozenTrial | None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError
-from nasspace.studies import evaluate, storage
+from nasspace.studies import evaluate, failures, storage
 from nasspace.studies import study as records
 from nasspace.studies.candidates import Candidates, is_taken
+from nasspace.studies.rows import is_same_machine, machine_text
 from nasspace.studies.sharing import Presence
 from nasspace.studies.study import Study
 from nasspace.studies.task import Task
@@ -75,6 +76,7 @@ class Driver:
             if self._candidates.exhausted and idle:
                 self._stop(f"no new network within the limits is left; {self.study.evaluated} evaluated")
             return None
+        self.study.ends_early("")
         candidate = Candidate(*found, time.monotonic())
         if self.study.record.user_attrs.get(records.FINISHED):
             self.study.record.set_user_attr(records.FINISHED, False)
@@ -97,7 +99,7 @@ class Driver:
         """Write an outcome into the record; the last write is the one that makes the trial finished."""
         study, trial = self.study, candidate.trial
         if outcome.failure:
-            return self._failed(candidate, outcome.failure)
+            return self._failed(candidate, outcome)
         self._check_machine(candidate, outcome)
         if outcome.weights is not None:
             study.kept_weights.keep(trial.number, outcome.weights)
@@ -129,9 +131,11 @@ class Driver:
                 high = outcome.details.get("latency_interval", {}).get("high_ms") if name == "latency" else None
                 trial.set_constraint(name, (high or outcome.values[name]) / limit - 1)
 
-    def _failed(self, candidate: Candidate, failure: str) -> None:
-        """A candidate whose training itself failed is told and left; many in a row end the search."""
+    def _failed(self, candidate: Candidate, outcome: evaluate.Outcome) -> None:
+        """Record a candidate whose block or training failed, with its traceback; many in a row end the search."""
+        failure = outcome.failure
         with storage.unless_finished():
+            candidate.trial.set_user_attr("traceback", outcome.traceback)
             candidate.trial.set_user_attr("reason", f"failed: {failure}"[:500])
             self.study.told(candidate.trial, "FAIL")
         self._ended(candidate)
@@ -139,7 +143,10 @@ class Driver:
         ended = self.study.frozen("COMPLETE", "PRUNED", "FAIL")
         failed = [trial.state.name == "FAIL" for trial in ended if is_taken(trial)][-FAILURES:]
         if len(failed) == FAILURES and all(failed):
-            raise InputError(f"{FAILURES} candidates in a row could not be evaluated; the last one: {failure}")
+            raise InputError(
+                f"{FAILURES} candidates in a row could not be evaluated; the last one: {failure} (`nas show "
+                f"{self.study.name}:{candidate.number}` has its traceback)"
+            )
 
     def _ended(self, candidate: Candidate) -> None:
         self.under_way.pop(candidate.number, None)
@@ -149,11 +156,11 @@ class Driver:
         """One machine's latencies in a study: those of another would stand in one front with them."""
         measured = outcome.details.get("latency_interval", {}).get("machine")
         expected = self.study.latency_machine()
-        if measured and expected and measured != expected:
-            told = " ".join(f"{key} {value}" for key, value in measured.items())
+        if measured and expected and not is_same_machine(measured, expected):
             raise InputError(
-                f"{self.study.folder}: trial {candidate.number}'s latency was taken on another machine ({told}) than "
-                "the study's; go on where it was begun, or search anew under another --study name"
+                f"{self.study.folder}: trial {candidate.number}'s latency was measured on another machine "
+                f"({machine_text(measured)}) than the study's; go on where it was started, or search again under "
+                "another --study name"
             )
 
     @property
@@ -162,7 +169,7 @@ class Driver:
         return self.task.recipe.trials if self.study.is_shared else None
 
     def _reached(self) -> bool:
-        return self.study.evaluated >= self.task.recipe.trials or self._hopeless()
+        return self.study.evaluated >= self.task.recipe.trials or self._hopeless() > 0
 
     def _enough(self) -> bool:
         """Whether nothing more is to be asked at present."""
@@ -174,18 +181,25 @@ class Driver:
             self._stop(f"the time budget is used up{kept}; {self.study.evaluated} evaluated")
             return True
         under_way = len(self.under_way) + len(self.presence.others())
-        return self.study.evaluated + under_way >= self.task.recipe.trials or self._hopeless()
+        if self.study.evaluated + under_way >= self.task.recipe.trials:
+            return True
+        if in_a_row := self._hopeless():
+            self._stop(f"the last {in_a_row} networks were all over a limit; {self.study.evaluated} evaluated")
+            return True
+        return False
 
     def _stop(self, why: str) -> None:
+        """End the search before its trials are used up, and record why."""
         self._stopped = True
-        self.report("note", text=why)
+        self.study.ends_early(why)
+        self.report("note", text=f"the search ends: {why}")
 
     def _keep_front_weights(self) -> None:
         """The weights of networks that are unlikely to be trained further go; if one is, it is trained again."""
         self.study.kept_weights.drop(self.study.beyond_layers(KEPT_LAYERS))
 
-    def _hopeless(self) -> bool:
-        """Whether the limits look out of reach: rejected again and again."""
+    def _hopeless(self) -> int:
+        """How many were rejected in a row, where the limits look out of reach; else 0."""
         ended = self.study.frozen("COMPLETE", "PRUNED")
         inside = any(self.study.over_limit(trial) <= 0 for trial in ended if trial.state.name == "COMPLETE")
         in_a_row = 0
@@ -193,14 +207,15 @@ class Driver:
             if trial.state.name == "COMPLETE":
                 break
             in_a_row += 1
-        return in_a_row >= (EXHAUSTED if inside else HOPELESS)
+        return in_a_row if in_a_row >= (EXHAUSTED if inside else HOPELESS) else 0
 
 
 def scored(scorer: Any, architecture: Architecture) -> evaluate.Outcome:
-    """The outcome of a candidate; one whose training itself failed says so, and the search goes on."""
+    """The outcome of a candidate; one whose block or training raised says so, and the search goes on."""
     try:
         return scorer(architecture)
-    except (RuntimeError, ValueError, ArithmeticError) as error:
-        if isinstance(scorer, evaluate.FromFunction):
+    except Exception as error:
+        if isinstance(scorer, evaluate.FromFunction) or not failures.is_of_candidate(error):
             raise
-        return evaluate.Outcome({}, failure=str(error) or type(error).__name__)
+        failed = failures.failed(error)
+        return evaluate.Outcome({}, failure=str(failed), traceback=failed.traceback)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nasspace.architecture import Architecture
-from nasspace.studies import last_rung
+from nasspace.studies import failures, last_rung
 from nasspace.studies.evaluate import measures
 from nasspace.studies.recipe import UNBOUNDED, Recipe
 
@@ -57,7 +57,7 @@ def estimate(task: Task) -> Duration | None:
     start = time.perf_counter()
     for _ in range(NETWORKS):
         network = task.space.sample(rng)
-        with contextlib.suppress(RuntimeError, ValueError, ArithmeticError):  # one that cannot be trained at all
+        with contextlib.suppress(failures.CandidateFailed), failures.of_candidates():  # one that cannot be trained
             timed.append(_timed(network, recipe, len(data.train.labels)))
         if time.perf_counter() - start > LONGEST:
             break

@@ -13,7 +13,7 @@ from nasspace.counting import cost
 from nasspace.errors import InputError
 from nasspace.studies import turns
 from nasspace.studies.measure import Measured, Measurer, seed_of
-from nasspace.studies.recipe import OBJECTIVES, Recipe
+from nasspace.studies.recipe import OBJECTIVES, Recipe, short
 
 if TYPE_CHECKING:
     from nasspace.accuracy.data import DataSet
@@ -30,7 +30,8 @@ UNIT = {"latency": "ms", "flops": "million multiply-adds", "params": "million pa
 class Outcome:
     """What became of a candidate: its figures (latency in ms), and the limit that it broke, if it did.
 
-    Without an `accuracy` among the values it was rejected and never trained. `failure` says why its training failed.
+    Without an `accuracy` among the values it was rejected and never trained. `failure` says why its evaluation failed,
+    `traceback` where.
     """
 
     values: Mapping[str, float]
@@ -38,6 +39,7 @@ class Outcome:
     details: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Any] | None = None
     failure: str = ""
+    traceback: str = ""
 
 
 def broken(values: Mapping[str, float], limits: Mapping[str, float]) -> str:
@@ -158,7 +160,7 @@ class FromFunction:
         returned = self.function(architecture)
         if not isinstance(returned, Mapping):
             raise InputError(
-                f"the evaluator returned {returned!r}; it must return a dictionary such as {{'accuracy': .9}}"
+                f"the evaluator returned {short(returned)}; it must return a dictionary such as {{'accuracy': .9}}"
             )
         values = {name: _number(name, value) for name, value in returned.items() if name in OBJECTIVES}
         for name, function in self.known.items():
@@ -169,17 +171,21 @@ class FromFunction:
         reason = broken(values, self.limits)
         missing = [name for name in (*self.objectives, *self.limits) if name not in values]
         if missing and not reason:
-            raise InputError(f"the evaluator returned no '{missing[0]}'; it gave: {', '.join(returned) or 'nothing'}")
+            gave = short(list(returned)) if returned else "nothing"
+            raise InputError(f"the evaluator returned no '{missing[0]}'; it gave: {gave}")
         return Outcome(values, reason)
 
 
 def _number(name: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
+    """A figure of an evaluator's; a word or a truth value is not taken for one."""
+    number = math.nan
+    if not isinstance(value, str | bytes | bytearray | bool):
+        with contextlib.suppress(TypeError, ValueError, OverflowError, RuntimeError):  # the last: a tensor of several
+            number = float(value)
     if not math.isfinite(number):
-        raise InputError(f"the evaluator's '{name}' is {value!r}, not a finite number")
+        raise InputError(f"the evaluator's '{name}' is {short(value)}, not a finite number")
     if name == "accuracy" and not 0 <= number <= 1:
-        raise InputError(f"the evaluator's 'accuracy' is {value!r}; it must be a fraction, from 0 to 1")
+        raise InputError(f"the evaluator's 'accuracy' is {short(value)}; it must be a fraction, from 0 to 1")
+    if number < 0:
+        raise InputError(f"the evaluator's '{name}' is {short(value)}; it must be 0 or more")
     return number

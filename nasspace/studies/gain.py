@@ -13,6 +13,8 @@ from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from nasspace.errors import InputError
+from nasspace.studies import failures
 from nasspace.studies.belief import Belief, Seen
 from nasspace.studies.surrogate import Features
 
@@ -49,6 +51,8 @@ class ExpectedGain:
         self.limits = dict(limits)
         self.known = dict(known)
         self.seed = seed
+        self._broken: set[str] = set()  # digests of those that do not run
+        self._why_not = ""  # the first of them, in words
 
     def propose(self, seen: Sequence[Seen], number: int) -> Architecture | None:
         """The architecture to try as trial `number`: new, and inside the known limits; None if none was found.
@@ -57,7 +61,9 @@ class ExpectedGain:
         """
         rng = random.Random(f"{self.seed}/{number}")
         self.features.forget()
-        belief = Belief(self.features, self.objectives, self.limits, seen)
+        belief = Belief(
+            self.features, self.objectives, self.limits, [one for one in seen if self.runs(one.architecture)]
+        )
         pool = _Pool(self, {trial.architecture.digest for trial in seen})
         pool.add(self._looked_at)
         if not self._listed:
@@ -79,10 +85,33 @@ class ExpectedGain:
 
     @cached_property
     def _looked_at(self) -> list[Architecture]:
+        """Architectures that set the scales; an `InputError` if none of them runs."""
         if self._listed:
-            return list(self.space.enumerate())
-        rng = random.Random(f"{self.seed}/space")
-        return [self.space.sample(rng) for _ in range(LOOKED_AT)]
+            sample = list(self.space.enumerate())
+        else:
+            rng = random.Random(f"{self.seed}/space")
+            sample = [self.space.sample(rng) for _ in range(LOOKED_AT)]
+        running = [architecture for architecture in sample if self.runs(architecture)]
+        if not running and self._why_not:
+            raise InputError(f"no network of this space runs; the first one: {self._why_not}")
+        return running
+
+    def runs(self, architecture: Architecture) -> bool:
+        """Whether the known figures of an architecture can be had; not so where one of its blocks raises."""
+        if architecture.digest in self._broken:
+            return False
+        try:
+            with failures.of_candidates():
+                if "features" in self.__dict__:  # which remember the figures
+                    self.features.figures(architecture)
+                else:
+                    for figure in self.known.values():
+                        figure(architecture)
+        except failures.CandidateFailed as error:
+            self._why_not = self._why_not or str(error)
+            self._broken.add(architecture.digest)
+            return False
+        return True
 
     def excess(self, architecture: Architecture) -> float:
         """By how much the known limits are broken, in logarithms; 0 inside."""
@@ -126,6 +155,8 @@ class _Pool:
             if architecture.digest in self.met:
                 continue
             self.met.add(architecture.digest)
+            if not self.sampler.runs(architecture):
+                continue
             excess = self.sampler.excess(architecture)
             if excess:
                 self.outside.append((excess, architecture))

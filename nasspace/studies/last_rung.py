@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.accuracy.settings import Fidelity, TrainingSettings
 from nasspace.architecture import Architecture
-from nasspace.errors import NasspaceError
 from nasspace.studies import turns
+from nasspace.studies.failures import CandidateFailed, of_candidates
 from nasspace.studies.measure import seed_of
 from nasspace.studies.recipe import Recipe
 
@@ -26,8 +26,8 @@ RATE = 0.5  # of the learning rate: the weights have been trained already
 OnEpoch = Callable[[int, int, float], None]
 
 
-class Diverged(NasspaceError):
-    """The loss of a training is no longer a number."""
+class Diverged(CandidateFailed):
+    """The loss of a training is no longer a number, or the training raised."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,27 @@ def deployed(
     """Train a network from the search's weights to its deployment resolution, in steps.
 
     `data` is held at that resolution. Without `start` the search's own training is repeated first. `checkpoints` is a
-    folder: a training that was killed continues from there and ends in the same weights. Raises `Diverged`.
+    folder: a training that was killed continues from there and ends in the same weights. Raises `Diverged`, also
+    where a block raises at this resolution.
     """
+    try:
+        with of_candidates():
+            return _deployed(architecture, recipe, data, start, checkpoints, device, on_epoch)
+    except Diverged:
+        raise
+    except CandidateFailed as error:
+        raise Diverged(f"the training failed: {error}", error.traceback) from error
+
+
+def _deployed(
+    architecture: Architecture,
+    recipe: Recipe,
+    data: DataSet,
+    start: Mapping[str, Tensor] | None,
+    checkpoints: Path,
+    device: str,
+    on_epoch: OnEpoch,
+) -> Deployed:
     from nasspace.accuracy.training import train
     from nasspace.network import build
 

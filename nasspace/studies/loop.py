@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from nasspace.studies import study as records
 from nasspace.studies.candidates import cheapest
 from nasspace.studies.driver import Driver, Report, scored
 from nasspace.studies.recipe import Recipe
-from nasspace.studies.storage import errors_of_storage
+from nasspace.studies.storage import REMEDY, errors_of_storage
 from nasspace.studies.study import Study
 from nasspace.studies.task import WHERE, Evaluator, Task, check_names, check_where, refuse_other
 from nasspace.studies.workers import tuning
@@ -72,7 +73,8 @@ def search(
     )
     check_names(asked)
     task = Task.of_function(asked, space, evaluator, known) if evaluator else Task.of_data(asked, space)
-    current = _opened(study, task, storage)
+    with _new_or_old_folder(study, task) as folder:
+        current = _opened(folder, task, storage)
     return _run(current, task, fresh_latency, on_event or _silent)
 
 
@@ -95,7 +97,7 @@ def resume(name: str | Path, *, on_event: Report | None = None, **where: Any) ->
     current.settings = {**settings, "recipe": asked.as_written()}
     check_where(asked)
     task = Task.of_data(asked, Space(document))
-    refuse_other(current.folder, settings, task.settings(current.folder.name, None))
+    refuse_other(current.folder, settings, task.settings(current.folder.name, None), current.latency_machine())
     return _run(current, task, False, on_event or _silent)
 
 
@@ -107,22 +109,41 @@ def _silent(kind: str, **_: Any) -> None:
     return
 
 
-def _opened(name: str | Path | None, task: Task, storage: str | None) -> Study:
-    """The study to write into: a new one, or one of the same name that was asked the same."""
+@contextlib.contextmanager
+def _new_or_old_folder(name: str | Path | None, task: Task) -> Iterator[Path]:
+    """The folder of a study; one that was made here and stayed empty, since the search could not start, is removed."""
     folder = _free_folder(task) if name is None else places.folder_of(name)
+    made = name is None or not folder.exists()
+    try:
+        yield folder
+    except BaseException:
+        if made and folder.is_dir() and {path.name for path in folder.iterdir()} <= {".lock"}:
+            (folder / ".lock").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another process has started it
+                folder.rmdir()
+        raise
+
+
+def _opened(folder: Path, task: Task, storage: str | None) -> Study:
+    """The study to write into: a new one, or one of the same name that was asked the same.
+
+    It is made under the folder's lock, so that of two processes that start one name the second finds the first's.
+    """
     settings = task.settings(folder.resolve().name, places.storage_url(storage))
     if not (folder / "study.yaml").is_file():
         used = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
-        if used and not (folder / "study.db").is_file():
+        if used and not any((folder / part).is_file() for part in ("study.yaml", "study.db")):
             raise InputError(f"{folder}: the folder is in use and is no study; choose another --study name")
-        current = records.create(folder, settings, _sampler(task))
+        with places.alone(folder, wait=storage is not None):
+            is_new = not (folder / "study.yaml").is_file()
+            current = records.create(folder, settings, _sampler(task)) if is_new else records.load(folder)
     else:
         current = records.load(folder)
-    refuse_other(folder, current.settings, settings)
-    asked, begun = settings["recipe"], current.settings["recipe"]
-    if any(asked[key] != begun.get(key) for key in WHERE):  # where it goes on is this process's own matter
-        current.settings = {**current.settings, "recipe": {**begun, **{key: asked[key] for key in WHERE}}}
-    if begun["trials"] != asked["trials"]:
+    refuse_other(folder, current.settings, settings, current.latency_machine())
+    asked, before = settings["recipe"], current.settings["recipe"]
+    if any(asked[key] != before.get(key) for key in WHERE):  # where it goes on is this process's own matter
+        current.settings = {**current.settings, "recipe": {**before, **{key: asked[key] for key in WHERE}}}
+    if before["trials"] != asked["trials"]:
         with places.alone(current.folder, wait=current.is_shared):
             records.extend(current, {**current.settings, "recipe": settings["recipe"]})
     return current
@@ -136,12 +157,28 @@ def _free_folder(task: Task) -> Path:
         folder = Path("reports") / f"{stem}-{number}"
         try:
             folder.mkdir(parents=True)
-        except FileExistsError:
+        except FileExistsError as error:
+            if not os.path.lexists(folder):  # `reports` itself: a link to nothing
+                raise files.cannot_write(folder.parent, error) from None
             number += 1
         except OSError as error:
             raise files.cannot_write(folder, error) from None
         else:
             return folder
+
+
+def _refuse_other_choices(study: Study, task: Task) -> None:
+    """The choices that are in the record must be those of the space, or samplers and Optuna fail on them."""
+    options = task.space.options
+    for trial in study.frozen():
+        for name, distribution in trial.distributions.items():
+            recorded = tuple(getattr(distribution, "choices", ()))
+            if recorded != tuple(options.get(name, ())):
+                among = recipe.short(recorded)
+                raise InputError(
+                    f"{study.folder}: trial {trial.number} chose {name} among {among}, which the space does not have; "
+                    f"the database is damaged: {REMEDY}"
+                )
 
 
 def _sampler(task: Task) -> Any:
@@ -156,6 +193,7 @@ def _run(study: Study, task: Task, fresh_latency: bool, report: Report) -> Study
     others = study.is_shared  # may be in the folder, too
     study.deadline = time.monotonic() + task.recipe.time_budget if task.recipe.time_budget else None
     with contextlib.nullcontext() if others else places.alone(study.folder), errors_of_storage(study.folder):
+        _refuse_other_choices(study, task)
         study.data = task.data
         report("start", study=study, task=task)
         for note in task.notes:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+from nasspace import files
 from nasspace.errors import InputError
 
 
 def folder_of(name: str | Path) -> Path:
     """The folder that a study's name or path means: the path, else `./reports/NAME`."""
-    if not str(name).strip():
+    text = os.fspath(name)
+    if not text.strip():
         raise InputError("a study needs a name")
+    if {"Cc", "Cs"} & set(map(unicodedata.category, text)):  # NUL, ESC, lone surrogates (a name that is not UTF-8)
+        raise InputError(f"{text!a}: a study's name must be printable text in UTF-8; choose another name")
     path = Path(name)
     named = isinstance(name, str) and not {os.sep, "/"} & set(name) and name not in (".", "..")
-    return Path("reports") / path if named and not (path / "study.yaml").is_file() else path
+    try:
+        return Path("reports") / path if named and not (path / "study.yaml").is_file() else path
+    except OSError as error:  # too long
+        raise InputError(f"{text[:60]}...: cannot be a study's name ({error.strerror}); choose another name") from None
 
 
 def known_studies(parent: Path) -> str:
@@ -40,9 +48,15 @@ def alone(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """
     import filelock
 
-    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock", timeout=-1 if wait else 0)
     try:
-        with filelock.FileLock(folder / ".lock", timeout=-1 if wait else 0):
-            yield
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except filelock.Timeout:
         raise InputError(f"{folder}: another process is searching this study; wait for it") from None
+    except (OSError, NotImplementedError) as error:  # a read-only disk, a link to nothing, one without locks
+        raise files.cannot_write(folder, error) from None
+    try:
+        yield
+    finally:
+        lock.release()

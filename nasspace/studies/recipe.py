@@ -23,6 +23,7 @@ UNITS = {
     "time": {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0},  # to seconds
 }
 EXAMPLES = {"latency": "20ms", "count": "150M", "time": "30m"}
+SHOWN, MESSAGE = 60, 400  # characters of a wrong value, and of a message that holds one
 UNBOUNDED = 1_000_000  # trials: as many as the time allows
 
 
@@ -98,6 +99,7 @@ class Recipe(Strict):
     ray: Annotated[str | None, BeforeValidator(lambda value: None if value == "none" else value)] = None
     gpus: float | None = Field(None, ge=0, le=64)
     retries: int = Field(3, ge=0, le=1000)
+    trial_timeout: Annotated[float | None, _amount("time")] = None
     storage_path: str | None = None
     fidelity: Fidelity = Fidelity(resolution=32, epochs=8)
     training: TrainingSettings = TrainingSettings()
@@ -118,8 +120,8 @@ class Recipe(Strict):
 
     @property
     def distributed(self) -> bool:
-        """Whether Ray runs the candidates."""
-        return self.ray is not None or self.workers > 1
+        """Whether Ray runs the candidates: several at a time, elsewhere, or in a process that can be stopped."""
+        return self.ray is not None or self.workers > 1 or self.trial_timeout is not None
 
     def with_changes(self, changes: Mapping[str, Any]) -> Recipe:
         """The recipe with some settings replaced; None leaves one as it is, a dictionary is merged into its own.
@@ -136,8 +138,9 @@ class Recipe(Strict):
         limits = {
             name: f"{amount!r}ms" if name == "latency" else amount for name, amount in self.limits.given().items()
         }
-        budget = None if self.time_budget is None else f"{self.time_budget!r}s"
-        return {**self.model_dump(mode="json"), "limits": limits, "time_budget": budget}
+        times = {name: getattr(self, name) for name in ("time_budget", "trial_timeout")}
+        times = {name: None if seconds is None else f"{seconds!r}s" for name, seconds in times.items()}
+        return {**self.model_dump(mode="json"), "limits": limits, **times}
 
 
 def _merged(value: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,16 +176,31 @@ def read_value(value: Any, document: Document) -> Recipe:
         first = (misspelt or error.errors())[0]
         keys = tuple(first["loc"])
         if misspelt:
-            message = f"'{keys[-1]}' is not a setting{nearest(keys[-1], _settings(keys[:-1]))}"
+            message = f"{short(keys[-1])} is not a setting{nearest(keys[-1], _settings(keys[:-1]))}"
         else:
             message = first["msg"].removeprefix("Value error, ")
-            if not message.startswith(repr(first["input"])) and not isinstance(first["input"], dict):
-                message = f"{first['input']!r} is not allowed: {message[0].lower()}{message[1:]}"
-        raise document.error(keys, message) from None
+            said = short(first["input"])
+            if not message.startswith(said.removesuffix("...")) and not isinstance(first["input"], dict):
+                message = f"{said} is not allowed: {message[0].lower()}{message[1:]}"
+        raise document.error(keys, cut(message)) from None
     except InputError as error:  # of a fidelity or training settings, which name their key first
         place, _, message = str(error).partition(": ")
-        raise document.error(tuple(place.split(".")), message) from None
+        raise document.error(tuple(place.split(".")), cut(message)) from None
     return recipe
+
+
+def short(value: Any) -> str:
+    """A wrong value as an error shows it: some 60 characters at most."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def cut(message: str) -> str:
+    """A message that holds a value from outside, which may be long, without its middle."""
+    return message if len(message) <= MESSAGE else f"{message[: MESSAGE // 2]} ... {message[-MESSAGE // 2 :]}"
 
 
 def _settings(keys: tuple[str | int, ...]) -> Mapping[str, Any]:

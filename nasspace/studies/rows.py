@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import optuna
     from pandas import DataFrame
 
+RESERVED = 0.05  # share of a machine's memory by which its size may vary
 MAXIMISED = {"accuracy"}
 COLUMNS = {  # objective or limit: its column in the tables
     "accuracy": "accuracy",
@@ -57,6 +58,25 @@ def machine_of(trials: Iterable[optuna.trial.FrozenTrial]) -> dict[str, Any] | N
     """The machine that took the first latency of these trials; None if none was taken."""
     measured = (trial.user_attrs.get("latency_interval", {}) for trial in trials)
     return next((found["machine"] for found in measured if "machine" in found), None)
+
+
+def is_same_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two descriptions (`latency.cache.machine`) are of one machine.
+
+    The memory that a system reports varies by what firmware and kernel reserve: 24 and 25 GiB are the same.
+    """
+    memory = [part.get("memory_gib") for part in (one, other)]
+    rest = [{key: value for key, value in part.items() if key != "memory_gib"} for part in (one, other)]
+    if rest[0] != rest[1] or memory[0] == memory[1]:
+        return rest[0] == rest[1]
+    if None in memory:  # one was written by a nasspace that did not record it
+        return True
+    return abs(memory[0] - memory[1]) <= max(1.0, RESERVED * max(memory))
+
+
+def machine_text(machine: Mapping[str, Any]) -> str:
+    """A machine as an error names it."""
+    return ", ".join(f"{key} {value}" for key, value in machine.items())
 
 
 def plain(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import re
+import shutil
+import sqlite3
+import tempfile
 import threading
 import time
 import warnings
@@ -14,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nasspace import files
 from nasspace.errors import InputError, NasspaceError
 
 PATIENCE = 300.0  # seconds that a shared database may be gone
@@ -22,19 +27,52 @@ BEAT = 10  # seconds between two signs of life of a running trial, for the other
 GRACE = 60  # seconds without one, after which a trial's process is taken for dead
 CONNECT = 10  # seconds for a first answer
 ATTEMPTS = 5  # at the tables, where several processes make them at once
+REMEDY = "restore the file from a copy, or search again under another --study name"
+TABLES = {  # of Optuna, in every database of a study
+    *("studies", "study_directions", "study_user_attributes", "trials", "trial_values", "trial_params"),
+    *("trial_user_attributes", "trial_system_attributes", "version_info", "alembic_version"),
+}
 BEHIND_THE_CACHE = ("_create_new_trial", "_get_trials", "_set_trial_param", "record_heartbeat", "_get_stale_trial_ids")
 log = logging.getLogger(__name__)
 _thread = threading.local()
 
 
+def make(path: Path, name: str, directions: list[str], objectives: list[str]) -> None:
+    """Write a new database with one study in which nothing is recorded; it is moved into place whole."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # nasspace shows its own progress
+    with files.replacing(path) as temporary:
+        database = optuna.storages.RDBStorage(_url(temporary))
+        record = optuna.create_study(study_name=name, storage=database, directions=directions)
+        name_objectives(record, objectives)
+        database.remove_session()
+        database.engine.dispose()
+
+
 def own(path: Path) -> Any:
-    """The SQLite file of a study: a write-ahead log, which a killed process cannot harm and which commits quickly."""
+    """The SQLite file of a study: a write-ahead log, which a killed process cannot harm and which commits quickly.
+
+    On a disk that cannot be written, a copy of it. An `InputError` for what is not the database of a study.
+    """
     import optuna
     import sqlalchemy
 
-    url = f"sqlite:///{path.resolve()}".replace("{", "{{").replace("}", "}}")  # Optuna formats it as a template
-    storage = optuna.storages.RDBStorage(url)
+    place, copied = path, None
+    if not all(os.access(part, os.W_OK) for part in (path, path.parent)):  # SQLite writes beside what it reads
+        copied = Path(tempfile.mkdtemp(prefix="nasspace-"))
+        path = _copy(path, copied)
+    try:
+        _refuse_foreign(path, place)
+        with errors_of_reading(str(place)):
+            storage = optuna.storages.RDBStorage(_url(path), skip_table_creation=True)
+    except BaseException:
+        if copied:
+            shutil.rmtree(copied, ignore_errors=True)
+        raise
     storage.engine.dispose()
+    if copied:
+        weakref.finalize(storage, shutil.rmtree, copied, ignore_errors=True)
 
     @sqlalchemy.event.listens_for(storage.engine, "connect")
     def _log_ahead(connection: Any, _: Any) -> None:
@@ -42,6 +80,67 @@ def own(path: Path) -> Any:
         connection.execute("PRAGMA synchronous=NORMAL")
 
     return storage
+
+
+def _url(path: Path) -> str:
+    """The URL of a file; Optuna takes braces for fields to fill in."""
+    return f"sqlite:///{path.resolve()}".replace("{", "{{").replace("}", "}}")
+
+
+def _copy(path: Path, folder: Path) -> Path:
+    """A copy of a database, with what a killed process left in its log."""
+    for part in (path, path.with_name(f"{path.name}-wal")):
+        if part.exists():
+            try:
+                shutil.copyfile(part, folder / part.name)
+            except OSError as error:
+                raise InputError(f"{part}: cannot be read ({error.strerror or error})") from None
+    return folder / path.name
+
+
+def recorded(path: Path) -> int:
+    """How many trials a database of a study holds; an `InputError` if it is none."""
+    _refuse_foreign(path, path)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT COUNT(*) FROM trials").fetchone()[0]
+
+
+def _refuse_foreign(path: Path, place: Path) -> None:
+    """An empty file, and one that holds something else, must not be taken for a new study."""
+    if path.stat().st_size == 0:
+        raise InputError(f"{place}: the file is empty: the study's record is lost; {REMEDY}")
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.OperationalError as error:  # locked for long, out of memory
+        raise InputError(f"{place}: cannot be read ({error}); try again, or {REMEDY}") from None
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        raise InputError(f"{place}: not the database of a study ({error}); {REMEDY}") from None
+    if missing := sorted(TABLES - tables):
+        raise InputError(f"{place}: not the database of a study (no table '{missing[0]}'); {REMEDY}")
+
+
+@contextlib.contextmanager
+def errors_of_reading(place: str) -> Iterator[None]:
+    """Whatever Optuna raises on the content of a damaged database, as one message; nothing else runs in the body."""
+    import sqlalchemy.exc
+    from optuna.exceptions import StorageInternalError
+
+    try:
+        yield
+    except (NasspaceError, sqlalchemy.exc.OperationalError, StorageInternalError):
+        raise
+    except KeyError as error:
+        if "ecord" in str(error):  # Optuna's "Record does not exist."
+            raise
+        raise _unreadable(place, error) from error
+    except Exception as error:
+        raise _unreadable(place, error) from error
+
+
+def _unreadable(place: str, error: Exception) -> InputError:
+    said = f"{type(error).__name__}: {reason(error)}"[:200]
+    return InputError(f"{place}: the database cannot be read ({said}); {REMEDY}")
 
 
 def shared(url: str) -> Any:

@@ -8,17 +8,20 @@ is in its user attributes.
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasspace import files
-from nasspace.architecture import Architecture
 from nasspace.errors import InputError
 from nasspace.studies import pareto, storage
 from nasspace.studies.places import folder_of, known_studies
 from nasspace.studies.rows import COLUMNS, MAXIMISED, TRIAL_COLUMNS, machine_of, plain, ranges, row, ties
+from nasspace.studies.schema import AGAIN, DEPLOYED, LAST_RUNG, LATENCIES, PREDICTOR, check_attributes, check_trials
+from nasspace.studies.schema import study_settings as checked_settings
 from nasspace.studies.storage import errors_of_storage
 from nasspace.studies.weights import Weights
 
@@ -27,17 +30,11 @@ if TYPE_CHECKING:
     import pandas
 
     from nasspace.accuracy.data import DataSet
+    from nasspace.architecture import Architecture
 
-VERSION = 1
-LAST_RUNG = "last_rung:"  # study attribute, with a trial's number: its training at the deployment resolution
-DEPLOYED = "deployed:"  # study attribute, with a trial's number: its last rung and the judged file, or why it failed
 SEARCHED = "searched"  # study attribute: the search has ended, so what remains is the last rung and the exports
-LATENCIES = (
-    "latencies"  # study attribute: latencies by one normalizer, that of the last rung's start; see `settle_latencies`
-)
-AGAIN = "latency_again"  # study attribute: the front as measured again from the exported files
-PREDICTOR = "latency_predictor"  # study attribute: how well latency is predicted from the other networks measured
 FINISHED = "finished"  # study attribute: the search came to its own end
+ENDED = "ended"  # study attribute: why the search ended before its trials were used up
 ASKED = "nasspace_settings"  # study attribute in a shared storage: study.yaml, for whoever joins from elsewhere
 JOINING = 10.0  # seconds that a process waits for the settings of a study that another one is making
 
@@ -137,7 +134,7 @@ class Study:
             column = "latency_again_ms" if part == "median" else f"latency_again_{part}_ms"
             front[column] = [again.get(str(i), {}).get(f"{part}_ms") for i in front["id"]]
         front["latency_ties"] = ties(front)
-        front["architecture"] = [self.architecture(int(i)).to_json() for i in front["id"]]
+        front["architecture"] = [self._named(int(i)) for i in front["id"]]
         return front.drop(columns=["state", "reason"]).reset_index(drop=True)
 
     @property
@@ -156,10 +153,31 @@ class Study:
         attributes = self.record.user_attrs
         return bool(attributes.get(SEARCHED)) and not attributes.get(FINISHED)
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the search came to its own end, exports included."""
+        return bool(self.record.user_attrs.get(FINISHED))
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the folder may be written; a finished study is read on a read-only disk, too."""
+        return os.access(self.folder, os.W_OK)
+
     def search_ended(self) -> None:
         """Record that the search has ended and its last rung begins; others may still search a shared study."""
         if self.settings.get("data") and not self.is_shared:
             self.record.set_user_attr(SEARCHED, True)
+
+    def ends_early(self, why: str) -> None:
+        """Record why a search ended before its trials were used up; an empty text where it goes on after all."""
+        if self.ended_early != why:
+            self.record.set_user_attr(ENDED, why)
+
+    @property
+    def ended_early(self) -> str:
+        """Why the search ended before its trials were used up; empty where it did not."""
+        why = self.record.user_attrs.get(ENDED)
+        return why if isinstance(why, str) else ""
 
     def deployed(self) -> dict[int, dict[str, Any]]:
         """Trial number to what its last rung found: `accuracy` of the shipped file, `resolution`, `epochs`, ..."""
@@ -271,13 +289,37 @@ class Study:
 
     def architecture(self, number: int) -> Architecture:
         """The architecture of one trial; an unknown number is an `InputError`."""
+        from nasspace.architecture import Architecture  # and with it PyTorch: tables do without
+
+        architecture = Architecture.from_json(self._recorded(number), f"{self.name}:{number}")
+        return architecture.with_name(f"{self.name}-{number}")
+
+    def _named(self, number: int) -> str:
+        """The JSON of a trial's architecture, with its name; as `Architecture.to_json` writes it."""
+        document = json.loads(self._recorded(number))
+        layers = ",\n  ".join(json.dumps(layer) for layer in document.pop("layers"))
+        document = {"nasspace": document.pop("nasspace"), "name": f"{self.name}-{number}", **document}
+        return json.dumps(document)[:-1] + ',\n "layers": [\n  ' + layers + "]}\n"
+
+    def _recorded(self, number: int) -> str:
+        """The JSON of a trial's architecture as it is in the record; an unknown number is an `InputError`."""
         for trial in self.frozen("COMPLETE", "PRUNED"):
             if trial.number == number:
-                text = trial.user_attrs["architecture"]
-                architecture = Architecture.from_json(text, f"{self.name}:{number}")
-                return architecture.with_name(f"{self.name}-{number}")
+                return trial.user_attrs["architecture"]
+        if failure := self.failure(number):
+            remedy = f"`nas show {self.name}:{number}` has its traceback"
+            raise InputError(f"trial {number} of study '{self.name}' {failure['failure']}; {remedy}")
         known = [trial.number for trial in self.frozen("COMPLETE", "PRUNED")]
         raise InputError(f"study '{self.name}' has no trial {number}; it has {ranges(known)}")
+
+    def failure(self, number: int) -> dict[str, Any] | None:
+        """Why a trial's block or training failed: `failure`, `traceback`, `digest`, `architecture`; None for others."""
+        for trial in self.frozen("FAIL"):
+            said = trial.user_attrs
+            if trial.number == number and str(said.get("reason", "")).startswith("failed"):
+                kept = {key: str(said.get(key) or "") for key in ("digest", "traceback", "architecture")}
+                return {"study": self.name, "id": number, "failure": str(said["reason"]), **kept}
+        return None
 
     def weights(self, number: int) -> Path | None:
         """Where the trained weights of a trial are kept: those of its deployment resolution, else the search's."""
@@ -308,7 +350,7 @@ class Study:
         if not self.settings.get("data"):
             return None
         fidelity = self.settings["recipe"]["fidelity"]
-        size = min(fidelity["resolution"], *self.architecture(number).input[1:])
+        size = min(fidelity["resolution"], *json.loads(self._recorded(number))["input"][1:])
         return {**fidelity, "resolution": size}
 
     def budget_use(self) -> str:
@@ -339,11 +381,12 @@ class Study:
             "flops_are": "multiply-adds of convolutions and linear layers at batch 1",
             "folder": str(self.folder),
             "latency_predictor": self.record.user_attrs.get(PREDICTOR),
-            "finished": bool(self.record.user_attrs.get(FINISHED)),
+            "finished": self.is_finished,
             "resolution": self.settings.get("task", {}).get("resolution"),
             "resolution_why": self.settings.get("resolution_why"),
             "untrained": len(self.promoted()),
             "budget_use": self.budget_use() or None,
+            "ended_early": self.ended_early or None,
             "recommended": None,
             "knee": None,
             "fidelity_tau": None,
@@ -372,10 +415,14 @@ def _signed(name: str, value: float) -> float:
 
 
 def create(folder: Path, settings: dict[str, Any], sampler: Any) -> Study:
-    """A new study in `folder`; `settings` become its study.yaml, or those of the study that a shared storage has."""
+    """A new study in `folder`; `settings` become its study.yaml, or those of the study that a shared storage has.
+
+    The caller holds the folder's lock (`places.alone`).
+    """
     if set("?%#") & set(str(folder.resolve())):
         raise InputError(f"{folder}: a study's path cannot hold ?, % or #; choose another name or folder")
-    if settings["storage"] is None:  # the database is the folder's own: whatever is interrupted here is made up for
+    if settings["storage"] is None:  # the database first: a study.yaml without one is a study whose record was lost
+        _make_own(folder, settings)
         files.write_yaml(folder / "study.yaml", settings)
         with errors_of_storage(folder):
             return _connect(folder, settings, sampler)
@@ -383,6 +430,18 @@ def create(folder: Path, settings: dict[str, Any], sampler: Any) -> Study:
         study = _joined(folder, settings, sampler)
     files.write_yaml(folder / "study.yaml", study.settings)
     return study
+
+
+def _make_own(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the folder's own database, in which nothing is recorded yet, whole or not at all."""
+    path = folder / "study.db"
+    if path.exists() and (path.stat().st_size == 0 or storage.recorded(path)):
+        raise InputError(
+            f"{folder}: study.db is there, but study.yaml is missing; restore it, or choose another --study name"
+        )
+    with errors_of_storage(folder):
+        objectives = list(settings["recipe"]["objectives"])
+        storage.make(path, settings["name"], _directions(settings), objectives)
 
 
 def _joined(folder: Path, settings: dict[str, Any], sampler: Any) -> Study:
@@ -413,42 +472,47 @@ def load(name: str | Path, sampler: Any = None) -> Study:
     path = folder / "study.yaml"
     if not path.is_file():
         raise InputError(f"there is no study '{name}' ({path} is missing){known_studies(folder.parent)}")
-    settings = files.load_yaml(path).value
-    version = settings.get("nasspace_study") if isinstance(settings, dict) else None
-    if version != VERSION:
-        raise InputError(
-            f"{path}: a study of version {version!r}, this nasspace reads version {VERSION}; "
-            "search anew under another --study name"
-        )
-    missing = {"recipe", "limits", "space", "task", "name"} - settings.keys()
-    if missing:
-        raise InputError(f"{path}: '{missing.pop()}' is missing; the file is damaged: search anew")
-    begun = any((folder / part).exists() for part in ("trials.csv", "weights", "exports"))
-    if settings.get("storage") is None and begun and not (folder / "study.db").is_file():
-        raise InputError(f"{folder / 'study.db'} is missing: the study's record is lost; search anew")
+    settings = checked_settings(files.load_yaml(path))
+    if settings["storage"] is None and not (folder / "study.db").is_file():
+        if any((folder / part).exists() for part in ("trials.csv", "weights", "exports")):
+            raise InputError(f"{folder / 'study.db'} is missing: the study's record is lost; {storage.REMEDY}")
+        _make_own(folder, settings)  # an older nasspace that was killed between study.yaml and study.db
     with errors_of_storage(folder):
-        return _connect(folder, settings, sampler)
+        study = _connect(folder, settings, sampler)
+        _check(study)
+    return study
+
+
+def _check(study: Study) -> None:
+    """Refuse a database whose content cannot be read, or is not what a search writes."""
+    place = storage.shown(study.settings["storage"] or str(study.folder / "study.db"))
+    with storage.errors_of_reading(place):
+        trials, attributes, record = study.frozen(), study.record.user_attrs, study.record
+        directions = [direction.name.lower() for direction in record.directions]
+    if directions != _directions(study.settings):
+        raise InputError(
+            f"{study.folder}: the objectives of study.yaml ({', '.join(study.objectives)}) are not those of its "
+            f"database; {storage.REMEDY}"
+        )
+    check_trials(trials, study.objectives, place)
+    check_attributes(attributes, len(trials), place)
 
 
 def _connect(folder: Path, settings: Mapping[str, Any], sampler: Any, new: bool = False) -> Study:
-    """Open the record; one in a shared storage is made only for a `new` study, the folder's own when it is missing."""
+    """Open the record; a `new` study is made in a shared storage."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # nasspace shows its own progress
     name, url = settings["name"], settings.get("storage")
     database = storage.shared(url) if url else storage.own(folder / "study.db")
-    if url and not new:
+    if not new:
+        place = f"--storage {storage.shown(url)}" if url else str(folder / "study.db")
         try:
-            return Study(folder, settings, optuna.load_study(study_name=name, storage=database, sampler=sampler))
+            with storage.errors_of_reading(place):
+                return Study(folder, settings, optuna.load_study(study_name=name, storage=database, sampler=sampler))
         except KeyError:
-            raise InputError(f"{folder}: --storage {storage.shown(url)} holds no study '{name}' any more") from None
-    record = optuna.create_study(
-        study_name=name,
-        storage=database,
-        sampler=sampler,
-        directions=_directions(settings),
-        load_if_exists=not url,
-    )
+            raise InputError(f"{place} holds no study '{name}' any more; {storage.REMEDY}") from None
+    record = optuna.create_study(study_name=name, storage=database, sampler=sampler, directions=_directions(settings))
     storage.name_objectives(record, list(settings["recipe"]["objectives"]))
     return Study(folder, settings, record)
 

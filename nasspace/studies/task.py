@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError, nearest
 from nasspace.space import Space
-from nasspace.studies import evaluate, weights
-from nasspace.studies import study as records
-from nasspace.studies.recipe import Recipe
+from nasspace.studies import evaluate, schema, weights
+from nasspace.studies.recipe import Recipe, short
 from nasspace.studies.resolution import Deployment, deployment
+from nasspace.studies.rows import is_same_machine, machine_text
 from nasspace.studies.workers.address import reached
 
 if TYPE_CHECKING:
     from nasspace.accuracy.data import DataSet
 
 PACKAGES = ("nasspace", "torch", "optuna", "onnxruntime", "numpy", "scikit-learn")
-WHERE = ("workers", "ray", "gpus", "retries", "storage_path")  # a study begun here goes on there
+WHERE = ("workers", "ray", "gpus", "retries", "trial_timeout", "storage_path")  # a study begun here goes on there
+DIFFERENCES = 4  # that an error names
 Evaluator = Callable[[Architecture], Mapping[str, float]]
 
 
@@ -73,7 +74,7 @@ class Task:
 
         asked, space, data = self.recipe, self.space, self.data
         return {
-            "nasspace_study": records.VERSION,
+            "nasspace_study": schema.VERSION,
             "name": name,
             "identity": uuid.uuid4().hex[:8],
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -180,6 +181,15 @@ def _without_name(part: Any) -> Any:
     return {key: value for key, value in part.items() if key != "name"} if isinstance(part, dict) else part
 
 
+def _difference(was: Any, now: Any) -> str:
+    """Where two settings differ, in words."""
+    if not (isinstance(was, dict) and isinstance(now, dict)):
+        return f"{short(was)}, now {short(now)}"
+    keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+    shown = [f"{key} {short(was.get(key))}, now {short(now.get(key))}" for key in keys[:DIFFERENCES]]
+    return "; ".join(shown)
+
+
 def absolute(text: str) -> str:
     """The path in `imagefolder:DIR` or `parquet:FILE` made absolute, so that any working folder resumes."""
     kind, colon, path = text.partition(":")
@@ -188,16 +198,21 @@ def absolute(text: str) -> str:
     return text
 
 
-def refuse_other(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """A study goes on only with what it was begun with: space, task, data, recipe, machine."""
-    remedy = "choose another --study name, or the settings that it was begun with"
+def refuse_other(
+    folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], measured_on: Mapping[str, Any] | None = None
+) -> None:
+    """A study goes on only with what it was started with: space, task, data, recipe.
+
+    So does the machine, if the study has latencies: `measured_on` is the one that took them.
+    """
+    remedy = "choose another --study name, or the settings that it was started with"
     if old["space"]["document"] != new["space"]["document"]:
         was = old["space"]["name"]
         raise InputError(f"{folder}: this study searches another space ('{was}'); {remedy}")
     for part in ("task", "data", "limits", "evaluator"):
         was, now = _without_name(old[part]), _without_name(new[part])
         if was != now:
-            raise InputError(f"{folder}: this study has another {part} ({was}, now {now}); {remedy}")
+            raise InputError(f"{folder}: this study has another {part}: {_difference(was, now)}; {remedy}")
     if new["storage"] and old["storage"] != new["storage"]:
         raise InputError(f"{folder}: this study's storage is {old['storage'] or 'its own study.db'}; {remedy}")
     free = {"trials", "time_budget", "name", "description", "data", "data_dir", "limits", *WHERE}
@@ -207,7 +222,10 @@ def refuse_other(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
         if isinstance(was, dict) and isinstance(default, dict):  # settings that an older study did not know
             was = {**default, **was}
         if was != now:
-            raise InputError(f"{folder}: this study was begun with {key} {was!r}, not {now!r}; {remedy}")
+            raise InputError(f"{folder}: this study was started with another {key}: {_difference(was, now)}; {remedy}")
     here = new["recipe"]["latency_device"] == "local" and new["recipe"]["ray"] is None
-    if not new["evaluator"] and here and old["machine"] != new["machine"]:
-        raise InputError(f"{folder}: this study's latencies are of another machine; search anew under another name")
+    if not new["evaluator"] and here and measured_on and not is_same_machine(measured_on, new["machine"]):
+        raise InputError(
+            f"{folder}: this study's latencies were measured on another machine ({machine_text(measured_on)}); "
+            "search again under another --study name"
+        )

@@ -86,14 +86,14 @@ def test_failures_in_a_row_end_the_search(driver):
 
 def test_latencies_of_two_machines_are_not_mixed(driver):
     def measured(candidate, processor):
-        interval = {"high_ms": 1.1, "machine": {"processor": processor, "cores": 2}}
+        interval = {"median_ms": 1.0, "low_ms": 0.9, "high_ms": 1.1, "machine": {"processor": processor, "cores": 2}}
         return Outcome(Scorer()(candidate.architecture).values, details={"latency_interval": interval})
 
     for _ in range(2):
         candidate = driver.ask()
         driver.tell(candidate, measured(candidate, "one"))
     candidate = driver.ask()
-    with pytest.raises(InputError, match=r"another machine \(processor other cores 2\)"):
+    with pytest.raises(InputError, match=r"another machine \(processor other, cores 2\)"):
         driver.tell(candidate, measured(candidate, "other"))
     assert driver.study.evaluated == 2
     assert driver.study.latency_machine() == {"processor": "one", "cores": 2}

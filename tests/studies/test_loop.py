@@ -237,6 +237,50 @@ def test_a_study_killed_before_its_database_was_made_begins(space):
     assert found(space).evaluated == 8
 
 
+def test_a_link_to_nothing_is_named(space):
+    Path("reports").symlink_to("nowhere")
+    with pytest.raises(InputError, match="reports: cannot be written"):
+        found(space, study=None)
+    with pytest.raises(InputError, match="cannot be written"):
+        found(space, study="s")
+
+
+def test_a_search_that_cannot_start_leaves_no_folder(space, monkeypatch):
+    monkeypatch.setattr(records, "create", lambda *_: (_ for _ in ()).throw(InputError("the disk is full")))
+    for name in (None, "s"):
+        with pytest.raises(InputError, match="full"):
+            found(space, study=name)
+        assert list(Path("reports").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a\0b", "st\udce9", "a\x1b[31m", "x" * 300])
+def test_a_name_that_cannot_be_a_folder_is_refused(space, name):
+    with pytest.raises(InputError, match="name"):
+        found(space, study=name)
+    assert not Path("reports").exists()
+
+
+def test_braces_in_a_name_are_letters(space):
+    assert found(space, trials=2, study="a{0}").evaluated == 2
+    assert records.load("a{0}").evaluated == 2
+
+
+def test_of_two_processes_that_start_one_name_the_first_one_stands(space):
+    """The settings are those of the study whose trials are in the database, whoever comes second."""
+    code = SCRIPT.format(tests=str(Path(__file__).parent)).replace("trials=14", "trials=2, seed=int(sys.argv[3])")
+    for race in range(2):
+        name = f"race{race}"
+        command = [sys.executable, "-W", "ignore", "-c", code, name, "random"]
+        racing = [subprocess.Popen([*command, str(seed)], stderr=subprocess.PIPE, text=True) for seed in (1, 2)]
+        said = [process.communicate()[1] for process in racing]
+        status = [process.returncode for process in racing]
+        assert 0 in status, said
+        won = status.index(0) + 1
+        assert records.load(name).settings["recipe"]["seed"] == won
+        if 1 in status:
+            assert "another process is searching" in said[status.index(1)] or "seed" in said[status.index(1)]
+
+
 def test_a_record_that_was_lost_is_not_begun_anew(space):
     study = found(space)
     for path in study.folder.glob("study.db*"):
@@ -285,3 +329,16 @@ def test_two_processes_do_not_search_one_study(space):
     study = found(space)
     with places.alone(study.folder), pytest.raises(InputError, match="another process"):
         found(space, trials=9)
+
+
+def test_choices_that_the_space_does_not_have_are_refused(space):
+    import sqlite3
+
+    study = found(space)
+    connection = sqlite3.connect(study.folder / "study.db")
+    with connection:
+        text = '{"name": "CategoricalDistribution", "attributes": {"choices": [91, 92, 93]}}'
+        connection.execute("UPDATE trial_params SET distribution_json = ? WHERE rowid = 1", (text,))
+    connection.close()
+    with pytest.raises(InputError, match=r"trial 0 chose stages\.\S+ among \(91, 92, 93\), which the space"):
+        found(space, trials=10)

@@ -85,5 +85,5 @@ def test_a_study_from_before_a_setting_existed_goes_on(tmp_path):
     old = {**new, "recipe": {**new["recipe"], "training": training}}
     task.refuse_other(tmp_path, old, new)
     mixed = {**new, "recipe": {**new["recipe"], "training": {**training, "mixup": 0.2}}}
-    with pytest.raises(InputError, match="begun with training"):
+    with pytest.raises(InputError, match=r"started with another training: mixup 0\.0, now 0\.2;"):
         task.refuse_other(tmp_path, old, mixed)

@@ -53,7 +53,8 @@ def connected(recipe: Recipe, size: int = 0) -> Iterator[None]:
     `size` is that of what is sent to the workers, in bytes. Raises `InputError` for an address that cannot be used.
     """
     needed = {} if recipe.ray is None else reached(recipe.ray)
-    with environment_with({**QUIET, **needed}), _joined(recipe, size), _terminated_as_interrupted():
+    before = signal.getsignal(signal.SIGTERM)
+    with environment_with({**QUIET, **needed}), _joined(recipe, size), _terminated_as_interrupted(before):
         yield
 
 
@@ -96,8 +97,11 @@ def environment_with(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM, as batch systems send it, ends a search as Ctrl-C does; Ray would print a stack trace."""
+def _terminated_as_interrupted(before: Any) -> Iterator[None]:
+    """SIGTERM, as batch systems send it, ends a search as Ctrl-C does; Ray would print a stack trace.
+
+    `before` is what handled it before Ray did, such as the command line.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -105,7 +109,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, before if callable(before) else interrupt)
     try:
         yield
     finally:

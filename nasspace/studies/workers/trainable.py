@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import faulthandler
 import functools
+import os
 import time
 import traceback
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from nasspace.architecture import Architecture
@@ -86,6 +91,26 @@ def travelling(error: Exception) -> Exception:
     return error
 
 
+@contextlib.contextmanager
+def stopped_after(seconds: float | None, path: str | None) -> Iterator[None]:
+    """End this process if the body takes longer: what it is in may be a loop in C that nothing else interrupts.
+
+    The places that its threads are at are written to `path`, if its folder is on this node.
+    """
+    if seconds is None:
+        yield
+        return
+    here = path is not None and Path(path).parent.is_dir()
+    with open(path if here else os.devnull, "w") as file:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=file)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    if here:
+        Path(path).unlink()
+
+
 @functools.cache
 def evaluation() -> type:
     """The class of Tune's trials, made when first asked for, since Ray is imported late."""
@@ -110,7 +135,8 @@ def evaluation() -> type:
                 return self._gathered()
             architecture = Architecture.from_json(self._asked["architecture"])
             try:
-                outcome: Outcome | Exception = scored(self._scorer, architecture)
+                with stopped_after(self._asked.get("timeout"), self._asked.get("trace")):
+                    outcome: Outcome | Exception = scored(self._scorer, architecture)
             except ray.exceptions.RayError:
                 raise
             except Exception as error:

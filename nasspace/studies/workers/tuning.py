@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from nasspace.latency import remote
 from nasspace.studies import evaluate
 from nasspace.studies.driver import Candidate, Driver
 from nasspace.studies.recipe import Recipe
+from nasspace.studies.rows import is_same_machine, machine_text
 from nasspace.studies.workers import cluster, trainable
 from nasspace.studies.workers.parts import Sent
 
@@ -25,9 +27,12 @@ STATION = 120.0  # seconds in which a node that measures must be free
 class Asking:
     """What Tune asks for trials: as many at once as there are workers, from the driver."""
 
-    def __init__(self, driver: Driver, box: Any, workers: int) -> None:
+    def __init__(self, driver: Driver, box: Any, workers: int, folder: Path) -> None:
         self.driver = driver
         self.box = box
+        self._folder = folder  # for the tracebacks of trials that are stopped
+        self._timeout = driver.task.recipe.trial_timeout
+        self._since: dict[int, float] = {}
         self._begin = iter(range(workers))
         self._workers = workers
         self._next: Candidate | None = None
@@ -55,7 +60,26 @@ class Asking:
             self.error = error
             return finished
         self._asked[trial_id] = candidate
-        return {"number": candidate.number, "architecture": candidate.architecture.to_json()}
+        self._since[candidate.number] = time.monotonic()
+        asked = {"number": candidate.number, "architecture": candidate.architecture.to_json()}
+        if self._timeout is not None:
+            asked |= {"timeout": self._timeout, "trace": str(self._trace(candidate))}
+        return asked
+
+    def _trace(self, candidate: Candidate) -> Path:
+        return self._folder / f"trial-{candidate.number}.txt"
+
+    def _timed_out(self, candidate: Candidate) -> evaluate.Outcome | None:
+        """The failure of a trial that was stopped at the timeout; None where its worker was lost for another reason."""
+        if self._timeout is None:
+            return None
+        try:
+            trace = self._trace(candidate).read_text(errors="backslashreplace")
+        except OSError:  # on another node
+            trace = ""
+        if not trace and time.monotonic() - self._since[candidate.number] < self._timeout:
+            return None
+        return evaluate.Outcome({}, failure=f"it took more than {self._timeout:g} s (--trial-timeout)", traceback=trace)
 
     def _room(self) -> bool:
         """Whether to ask; beside several workers one ahead, so that none waits for a proposal to be computed."""
@@ -73,14 +97,15 @@ class Asking:
             if isinstance(outcome, Exception):
                 raise outcome
             if outcome is None:
+                outcome = self._timed_out(candidate)
+            if outcome is None:
                 self._losses[candidate.number] += 1
                 if self._losses[candidate.number] <= self.driver.task.recipe.retries:
                     self._lost.append(candidate)
-                    self.driver.report(
-                        "note", text=f"trial {candidate.number} was lost with its worker; it begins again"
-                    )
+                    self.driver.report("note", text=f"trial {candidate.number}: its process died; it is started again")
                     return
-                outcome = evaluate.Outcome({}, failure=f"lost with its worker {self._losses[candidate.number]} times")
+                times = self._losses[candidate.number]
+                outcome = evaluate.Outcome({}, failure=f"its process died {times} times (such as by a signal)")
             self.driver.tell(candidate, outcome)
         except BaseException as error:
             self.error = error
@@ -132,12 +157,12 @@ def _tuned(driver: Driver, sent: Sent, recipe: Recipe) -> Asking:
     workers = min(recipe.workers, room)
     if workers < recipe.workers:
         driver.report("note", text=f"{workers} of {recipe.workers} workers find place on the cluster as it is")
-    asking = Asking(driver, box, workers)
     parameters = {"sent": [reference], "box": box, "station": station}
     evaluation = tune.with_parameters(trainable.evaluation(), **parameters)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost trial is no error here
     pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(workers)}  # all of them begin at once
     with tempfile.TemporaryDirectory(prefix="nasspace-") as folder, cluster.environment_with(pending):
+        asking = Asking(driver, box, workers, Path(folder).resolve())
         tune.Tuner(
             tune.with_resources(evaluation, resources),
             tune_config=tune.TuneConfig(search_alg=_searcher(asking), num_samples=-1, reuse_actors=True),
@@ -172,16 +197,13 @@ def _station(driver: Driver, sent: Any, recipe: Recipe, nodes: cluster.Nodes) ->
     asked = station.machine.remote()
     machine = cluster.awaited(asked, STATION, "to begin", lambda text: note(text=text))
     expected = driver.study.latency_machine()
-    if expected is not None and machine != expected:
+    if expected is not None and not is_same_machine(machine, expected):
         raise InputError(
-            f"{driver.study.folder}: the node that carries '{cluster.LATENCY}' is another machine ({_told(machine)}) "
-            f"than the study's latencies were taken on ({_told(expected)}); search anew under another --study name"
+            f"{driver.study.folder}: the node that carries '{cluster.LATENCY}' is another machine "
+            f"({machine_text(machine)}) than the study's latencies were measured on ({machine_text(expected)}); search "
+            "again under another --study name"
         )
     return station
-
-
-def _told(machine: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in machine.items())
 
 
 def _resources(recipe: Recipe, nodes: cluster.Nodes) -> tuple[Any, int]:

@@ -63,11 +63,14 @@ class Searches:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.processes: list[subprocess.Popen] = []
 
     def start(self, code: str) -> subprocess.Popen:
         command = [sys.executable, "-W", "ignore", "-c", SCRIPT + code]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, cwd=self.folder, env=environment, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, cwd=self.folder, env=environment, stderr=subprocess.PIPE, text=True)
+        self.processes.append(process)
+        return process
 
     def run(self, code: str, timeout: float = 120) -> subprocess.CompletedProcess:
         process = self.start(code)
@@ -79,7 +82,7 @@ class Searches:
         path = self.folder / "log.txt"
         return [line.split() for line in path.read_text().splitlines()] if path.is_file() else []
 
-    def wait_for(self, count: int, timeout: float = 60) -> None:
+    def wait_for(self, count: int, timeout: float = 300) -> None:
         """Until so many evaluations have begun."""
         end = time.monotonic() + timeout
         while len(self.log()) < count:
@@ -88,8 +91,14 @@ class Searches:
 
 
 @pytest.fixture
-def searches(tmp_path) -> Searches:
-    return Searches(tmp_path)
+def searches(tmp_path) -> Iterator[Searches]:
+    made = Searches(tmp_path)
+    yield made
+    for process in made.processes:  # of a test that failed
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        process.stderr.close()
 
 
 @pytest.fixture

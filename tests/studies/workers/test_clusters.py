@@ -191,3 +191,47 @@ def test_something_else_that_answers_is_no_cluster(monkeypatch):
         pytest.raises(InputError, match="no Ray cluster can be used"),
     ):
         address.reached(f"127.0.0.1:{server.getsockname()[1]}")
+
+
+def failures_of(folder, name):
+    os.chdir(folder)
+    study = records.load(name)
+    found = [study.failure(trial.number) for trial in study.frozen("FAIL")]
+    return study, [failure for failure in found if failure]
+
+
+def test_a_trial_that_never_returns_is_stopped(searches, monkeypatch):
+    monkeypatch.chdir(searches.folder)
+    hanging = (
+        "def hanging(architecture):\n"
+        "    while architecture.digest[0] in '01234':\n"
+        "        pass\n"
+        "    return evaluated(architecture)\n"
+    )
+    asked = "study='s', trials=6, trial_timeout='8s', evaluator=hanging"
+    done = searches.run(f"{hanging}search({asked})", timeout=300)
+    assert done.returncode == 0, done.stderr
+    study, failed = failures_of(searches.folder, "s")
+    assert study.evaluated == 6
+    assert failed, "the seed gives some of them"
+    assert {failure["failure"] for failure in failed} == {"failed: it took more than 8 s (--trial-timeout)"}
+    assert "hanging" in failed[0]["traceback"]
+
+
+def test_a_block_that_kills_its_process_is_tried_a_few_times(searches, monkeypatch):
+    monkeypatch.chdir(searches.folder)
+    killing = (
+        "def killing(architecture):\n"
+        "    if architecture.digest[0] in '01234':\n"
+        "        (FOLDER / f'{architecture.digest}.{os.getpid()}').touch()\n"
+        "        os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "    return evaluated(architecture)\n"
+    )
+    done = searches.run(f"{killing}search(study='s', trials=6, workers=2, retries=1, evaluator=killing)", timeout=300)
+    assert done.returncode == 0, done.stderr
+    study, failed = failures_of(searches.folder, "s")
+    assert study.evaluated == 6
+    assert failed, "the seed gives some of them"
+    for failure in failed:
+        assert failure["failure"] == "failed: its process died 2 times (such as by a signal)"
+        assert len(list(searches.folder.glob(f"{failure['digest']}.*"))) == 2

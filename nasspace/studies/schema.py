@@ -1,0 +1,264 @@
+"""What a study's files hold: the schema of study.yaml, and of the attributes in its database. Checked when read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from nasspace.documents import Document, dotted
+from nasspace.errors import InputError
+from nasspace.studies import recipe
+from nasspace.studies.recipe import short
+from nasspace.studies.storage import REMEDY
+
+if TYPE_CHECKING:
+    import optuna
+
+VERSION = 1
+LAST_RUNG = "last_rung:"  # study attribute, with a trial's number: its training at the deployment resolution
+DEPLOYED = "deployed:"  # study attribute, with a trial's number: its last rung and the judged file, or why it failed
+LATENCIES = "latencies"  # study attribute: latencies by one normalizer, that of the last rung's start
+AGAIN = "latency_again"  # study attribute: the front as measured again from the exported files
+PREDICTOR = "latency_predictor"  # study attribute: how well latency is predicted from the other networks measured
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Part(BaseModel):
+    """Values do not change their kind; unknown keys stay, since a later nasspace may have written them."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+
+class SpacePart(_Part):
+    name: str
+    description: str = ""
+    size: str = ""
+    document: dict[str, Any]
+
+
+class TaskPart(_Part):
+    classes: Count
+    channels: Count
+    resolution: Count | None = None
+
+
+class Preprocessing(_Part):
+    """Its values are checked with the network that it feeds (`outputs/preprocessing`)."""
+
+    input: Annotated[list[Count], Field(min_length=3, max_length=3)]
+    classes: list[str] = []
+
+
+class DataPart(_Part):
+    name: str
+    classes: list[str]
+    train: Count
+    validation: Count
+    mean: list[Number]
+    std: list[Number]
+    fingerprint: str
+    preprocessing: Preprocessing | None = None
+
+
+class StudyPart(_Part):
+    """study.yaml; `recipe` is checked as a recipe's file is. Fields with a default came after the first version."""
+
+    nasspace_study: int
+    name: str
+    identity: str = ""
+    created: str = ""
+    space: SpacePart
+    task: TaskPart
+    resolution_why: str | None = None
+    data: DataPart | None = None
+    accuracy_is_of: str = "held-out training images"
+    recipe: dict[str, Any]
+    limits: dict[str, Amount]
+    evaluator: str | None = None
+    storage: str | None = None
+    machine: dict[str, str | int | float | None] = {}
+    versions: dict[str, str] = {}
+
+
+def study_settings(document: Document) -> dict[str, Any]:
+    """The content of study.yaml, with defaults for what an older nasspace did not write.
+
+    An `InputError` names the line and the field of the first thing that is wrong, and the remedy.
+    """
+    value = document.value
+    version = value.get("nasspace_study") if isinstance(value, dict) else None
+    if version != VERSION or isinstance(version, bool):
+        raise document.error(
+            (),
+            f"a study of version {short(version)}, this nasspace reads version {VERSION}; {REMEDY}",
+        )
+    try:
+        StudyPart.model_validate(value)
+    except ValidationError as error:
+        keys, said = _first(error)
+        raise document.error(keys, f"{said}; the file is damaged: {REMEDY}") from None
+    if unknown := sorted(set(value["limits"]) - set(recipe.LIMITS)):
+        raise document.error(("limits",), f"{short(unknown[0])} is not a limit; the file is damaged: {REMEDY}")
+    try:
+        asked = recipe.read(_at(document, "recipe"))
+    except InputError as error:
+        raise InputError(f"{error}; the file is damaged: {REMEDY}") from None
+    filled = {name: field.default for name, field in StudyPart.model_fields.items() if not field.is_required()}
+    return {**filled, **value, "recipe": asked.as_written()}
+
+
+def _at(document: Document, key: str) -> Document:
+    """One part of a document, with the lines of its own parts."""
+    lines = {keys[1:]: line for keys, line in document.lines.items() if keys[:1] == (key,)}
+    return Document(document.value[key], document.source, lines)
+
+
+def _first(error: ValidationError) -> tuple[tuple[str | int, ...], str]:
+    """The place of the first fault, and the fault in words."""
+    first = error.errors(include_url=False)[0]
+    keys = tuple(key for key in first["loc"] if isinstance(key, str | int))
+    if first["type"] == "missing":
+        return keys[:-1], f"{short(keys[-1])} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    return keys, f"{short(first['input'])} is not allowed: {message[0].lower()}{message[1:]}"
+
+
+def _architecture(text: str) -> str:
+    """The text of an architecture, as far as tables read it; whoever builds the network checks the rest."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON") from None
+    size = value.get("input") if isinstance(value, dict) else None
+    sized = isinstance(size, list) and len(size) == 3 and all(type(part) is int and part > 0 for part in size)
+    if not sized or "nasspace" not in value or not isinstance(value.get("layers"), list):
+        raise ValueError("not an architecture")
+    for layer in value["layers"]:
+        if not isinstance(layer, dict) or not isinstance(layer.get("block"), str):
+            raise ValueError("not an architecture: a layer has no block")
+    return text
+
+
+class Interval(_Part):
+    """A latency in milliseconds."""
+
+    median_ms: Amount
+    low_ms: Amount
+    high_ms: Amount
+    contended: bool
+    machine: dict[str, str | int | float | None] = {}
+
+
+class Settled(_Part):
+    """A trial's latency in milliseconds by the study's normalizer."""
+
+    median_ms: Amount
+    low_ms: Amount
+    high_ms: Amount
+
+
+class Training(_Part):
+    seconds: Number | None = None
+    losses: list[float] = []
+
+
+class TrialPart(_Part):
+    """The attributes of a trial that was evaluated or rejected."""
+
+    digest: str
+    architecture: Annotated[str, AfterValidator(_architecture)]
+    values: dict[str, Number]
+    reason: str = ""
+    seconds: Number | None = None
+    latency_interval: Interval | None = None
+    layers_ms: list[Number] | None = None
+    training: Training | None = None
+
+
+class LastRung(_Part):
+    resolution: Count
+    epochs: Count
+    seconds: Number
+    accuracy: Fraction
+    preprocessing: Preprocessing
+
+
+class Deployed(_Part):
+    resolution: Count
+    epochs: Count | None = None
+    seconds: Number | None = None
+    accuracy: Fraction
+    accuracy_int8: Fraction | None = None
+
+
+class Undeployable(_Part):
+    failed: str
+
+
+class Predictor(_Part):
+    networks: int
+    median_error: Number
+    error_90: Number
+    tau: Number | None
+    sentence: str | None = None
+
+
+def check_trials(trials: Iterable[optuna.trial.FrozenTrial], objectives: Iterable[str], place: str) -> None:
+    """Refuse a record that tables and samplers cannot read; `place` is the database's."""
+    for i, trial in enumerate(trials):
+        if trial.number != i:
+            raise _damaged(place, f"the trial after {i - 1} has the number {trial.number}")
+        if trial.state.name not in ("COMPLETE", "PRUNED"):
+            continue
+        try:
+            TrialPart.model_validate(trial.user_attrs)
+        except ValidationError as error:
+            raise _damaged(place, _said(error, f"trial {i}")) from None
+        known = trial.user_attrs["values"]
+        missing = [name for name in objectives if name not in known] if trial.state.name == "COMPLETE" else []
+        if missing:
+            raise _damaged(place, f"trial {i} has no {missing[0]}")
+        accuracy = known.get("accuracy", 0.0)
+        if not 0 <= accuracy <= 1:
+            raise _damaged(place, f"trial {i}: the accuracy {short(accuracy)} is not a fraction")
+
+
+def check_attributes(attributes: Mapping[str, Any], trials: int, place: str) -> None:
+    """Refuse attributes of a study that the last rung, the tables and the report cannot read."""
+    for key, value in attributes.items():
+        kind = _kind_of(key, value)
+        if kind is None:
+            continue
+        try:
+            if key.startswith((LAST_RUNG, DEPLOYED)) and int(key.partition(":")[2]) >= trials:
+                raise _damaged(place, f"'{short(key)}' is of no trial")
+            TypeAdapter(kind).validate_python(value)
+        except ValidationError as error:
+            raise _damaged(place, _said(error, key)) from None
+        except ValueError:
+            raise _damaged(place, f"{short(key)} is of no trial") from None
+
+
+def _kind_of(key: str, value: Any) -> Any:
+    """What an attribute of a study must be; None for those that are not read, or were taken back."""
+    if key.startswith(LAST_RUNG):
+        return LastRung
+    if key.startswith(DEPLOYED):
+        return None if value is None else Undeployable if isinstance(value, dict) and "failed" in value else Deployed
+    return {AGAIN: dict[str, Interval], LATENCIES: dict[str, Settled], PREDICTOR: Predictor}.get(key)
+
+
+def _said(error: ValidationError, name: str) -> str:
+    keys, said = _first(error)
+    return f"{name}: {dotted(keys)}: {said}" if keys else f"{name}: {said}"
+
+
+def _damaged(place: str, said: str) -> InputError:
+    return InputError(f"{place}: {said}; the database is damaged: {REMEDY}")

@@ -1,0 +1,107 @@
+"""Tables of spaces, networks and fronts: what is recorded is so, needs no PyTorch, and is readable in any width."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nasspace import cli
+from nasspace.cli import listing
+
+RECORDED = Path(__file__).parents[1] / "recorded" / "study"
+OWN = """
+name: own
+input: [3, 16, 16]
+stages: [{depth: [1, 2], out: [8, 16], stride: 2, each: {block: [conv, shuffle_v2: {kernel: [3, 5]}]}}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("spaces").mkdir()
+    Path("spaces/own.yaml").write_text(OWN)
+
+
+@pytest.fixture
+def study():
+    place = Path("reports/real")
+    place.mkdir(parents=True)
+    shutil.copy(RECORDED / "study.yaml", place)
+    connection = sqlite3.connect(place / "study.db")
+    connection.executescript((RECORDED / "study.sql").read_text())
+    connection.close()
+
+
+@pytest.mark.slow
+def test_what_is_recorded_of_shipped_spaces_and_networks_is_so():
+    assert json.loads(listing.RECORDED.read_text()) == listing.computed_all(), "python -m nasspace.cli.listing"
+
+
+def test_choices_among_blocks_have_their_names(capsys):
+    assert cli.run(["spaces", "mixed"]) == 0
+    assert "shuffle_v2, shuffle_v1, inverted_residual, sandglass, fire" in capsys.readouterr().out
+    assert cli.run(["spaces", "own", "--json"]) == 0
+    choices = json.loads(capsys.readouterr().out)["choices"]
+    assert choices["stages.0.1.block"] == ["conv", "shuffle_v2"]
+    assert choices["stages.0.1.shuffle_v2.kernel"] == [3, 5]
+
+
+def test_a_space_of_ones_own_is_remembered_by_its_text(capsys):
+    first = listing.space("own")
+    kept = listing._cache(listing._key(OWN, 10, None))
+    assert json.loads(kept.read_text()) == first
+    kept.write_text("{}")
+    assert listing.space("own") == first, "a damaged file is computed again"
+    Path("spaces/own.yaml").write_text(OWN.replace("[8, 16]", "[8, 16, 24]"))
+    assert listing.space("own")["size"] > first["size"]
+    assert listing.space("own", classes=3)["params"] < listing.space("own")["params"]
+
+
+@pytest.mark.slow
+def test_tables_need_no_pytorch(study):
+    assert cli.run(["spaces"]) == 0  # own.yaml is computed here
+    code = (
+        "import sys; from nasspace import cli\n"
+        "for arguments in sys.argv[1:]:\n"
+        "    assert cli.run(arguments.split()) == 0, arguments\n"
+        "    assert not {'torch', 'ray'} & set(sys.modules), arguments\n"
+    )
+    verbs = ["spaces", "spaces mixed", "spaces own", "zoo", "front real", "front real --json", "report real"]
+    done = subprocess.run([sys.executable, "-c", code, *verbs], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_no_number_or_digest_is_cut_in_a_narrow_terminal(study, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert cli.run(["front", "real"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= width
+    words = out.split()
+    assert "0.2256" in words
+    assert "0.014" in words
+    assert ("2be9f137b56d" in words) == (width >= 120)
+    assert ("Not shown" in " ".join(words)) == (width < 130)
+    assert cli.run(["zoo"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= width
+    names = {line.split()[0] for line in out.splitlines() if line.strip()}
+    if width >= 60:
+        assert {network["name"] for network in listing.zoo()} <= names
+
+
+def test_a_pipe_is_as_wide_as_it_needs_or_as_columns_says(study, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert cli.run(["front", "real"]) == 0
+    wide = capsys.readouterr().out
+    assert "2be9f137b56d" in wide
+    monkeypatch.setenv("COLUMNS", "60")
+    assert cli.run(["front", "real"]) == 0
+    assert capsys.readouterr().out != wide

@@ -1,0 +1,301 @@
+"""Studies that were damaged, replaced or made elsewhere: what is recorded is read, or refused in one message."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nasspace import cli
+from nasspace.errors import InputError
+from nasspace.studies import study as records
+
+RECORDED = Path(__file__).parents[1] / "recorded" / "study"  # of the version before the schema
+LONGEST = 1500  # characters of a message
+VALUES = [
+    *(None, True, False, -1, 0, 7, 1.5, 10**30, float("inf"), float("nan"), "", "x", "1e3", "[red]x", "a" * 3000),
+    *([], [1], {}, {"a": 1}, [[]]),
+]
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A finished search on digits: its record, without its exports."""
+    monkeypatch.chdir(tmp_path)
+    return restored(tmp_path)
+
+
+def restored(folder):
+    place = folder / "reports" / "real"
+    place.mkdir(parents=True)
+    shutil.copy(RECORDED / "study.yaml", place)
+    connection = sqlite3.connect(place / "study.db")
+    connection.executescript((RECORDED / "study.sql").read_text())
+    connection.close()
+    (place / "trials.csv").write_text("id,digest\n0,a\n")
+    return place
+
+
+def is_one_message(capsys, verb, *arguments):
+    """Whether a verb succeeds or says one thing; returned is its exit status."""
+    status = cli.run([verb, *arguments])
+    err = capsys.readouterr().err
+    assert status in (0, 2), f"{verb}: {status}: {err}"
+    assert "Traceback" not in err
+    if status == 2:
+        assert len(err) < LONGEST
+        assert err.startswith("nas: ")
+    return status
+
+
+def places(value, at=()):
+    """The keys of every part of a document."""
+    yield at
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield from places(part, (*at, key))
+
+
+def changed(document, at, rng):
+    """The document with one part removed, renamed, doubled, or of another kind."""
+    parent = document
+    for key in at[:-1]:
+        parent = parent[key]
+    how = rng.choice(["remove", "rename", "replace", "replace", "replace"])
+    if how == "remove":
+        del parent[at[-1]]
+    elif how == "rename" and isinstance(parent, dict):
+        parent[f"{at[-1]}_"] = parent.pop(at[-1])
+    else:
+        parent[at[-1]] = rng.choice(VALUES)
+    return document
+
+
+def changed_text(text, rng):
+    """The text of a file with some letters or a line lost, moved or wrong."""
+    i, j = sorted(rng.randrange(len(text)) for _ in range(2))
+    lines = text.splitlines(keepends=True)
+    line = rng.randrange(len(lines))
+    return rng.choice(
+        [
+            text[:i],
+            text[:i] + text[j:],
+            text[:i] + rng.choice("\0\x1b:-[]{}'\"&*!%\t\n#é") + text[i:],
+            "".join([*lines[:line], *lines[line + 1 :]]),
+            "".join([*lines[:line], lines[line], *lines[line:]]),
+            "".join([*lines[:line], " " + lines[line], *lines[line + 1 :]]),
+        ]
+    )
+
+
+def test_a_study_of_the_version_before_opens(study):
+    found = records.load("real")
+    assert found.front_numbers() == [0]
+    assert found.document()["front"][0]["accuracy"] == pytest.approx(0.2256, abs=1e-4)
+
+
+def test_mutated_settings_open_or_are_one_message(study, capsys):
+    path, rng = study / "study.yaml", random.Random(11)
+    text = path.read_text()
+    at = [keys for keys in places(yaml.safe_load(text)) if keys]
+    refused = 0
+    for case in range(300):
+        if case % 4:
+            document = changed(yaml.safe_load(text), rng.choice(at), rng)
+            path.write_text(yaml.safe_dump(document, sort_keys=False))
+        else:
+            path.write_text(changed_text(text, rng))
+        mutated = path.read_text()
+        verb = rng.choice(["front", "front", "front", "show"])
+        try:
+            refused += is_one_message(capsys, verb, "real:0" if verb == "show" else "real") == 2
+        except BaseException:
+            Path("failed.yaml").write_text(mutated)
+            raise
+    assert 60 < refused < 300
+
+
+COLUMNS = [
+    ("trial_user_attributes", "value_json", "key"),
+    ("study_user_attributes", "value_json", "key"),
+    ("trial_values", "value", None),
+    ("trial_params", "distribution_json", None),
+    ("trial_params", "param_value", None),
+    ("trials", "state", None),
+    ("trials", "number", None),
+    ("trials", "datetime_complete", None),
+    ("studies", "study_name", None),
+    ("study_directions", "direction", None),
+    ("version_info", "schema_version", None),
+    ("alembic_version", "version_num", None),
+]
+TABLES = ["trials", "studies", "trial_user_attributes", "study_user_attributes", "trial_values", "study_directions"]
+
+
+def tamper(path, rng):
+    """Change a database: a value within a document, a cell, a row, a table, bytes of the file."""
+    how = rng.choice(["document", "document", "document", "cell", "cell", "row", "table", "bytes", "cut"])
+    if how in ("bytes", "cut"):
+        data = bytearray(path.read_bytes())
+        if how == "cut":
+            del data[rng.randrange(len(data)) :]
+        for _ in range(20 if how == "bytes" else 0):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        path.write_bytes(data)
+        return f"{how} of the file"
+    connection = sqlite3.connect(path)
+    with connection:
+        if how == "table":
+            table = rng.choice(TABLES)
+            connection.execute(rng.choice([f"DROP TABLE {table}", f"DELETE FROM {table}"]))
+            said = f"table {table}"
+        else:
+            table, column, _ = rng.choice(COLUMNS[:2] if how == "document" else COLUMNS)
+            rows = connection.execute(f"SELECT rowid, {column} FROM {table}").fetchall()
+            row, value = rng.choice(rows)
+            said = f"{how} of {table}.{column}, row {row}: {str(value)[:40]}"
+            if how == "row":
+                connection.execute(f"DELETE FROM {table} WHERE rowid = ?", (row,))
+            else:
+                new = rng.choice([None, "", "x", -1, 10**6, "null", "[]", "{}", '"x"', "1e999", "NaN", "{", b"\xff"])
+                if how == "document":
+                    document = {"": json.loads(value)}
+                    at = rng.choice([keys for keys in places(document) if keys])
+                    new = json.dumps(changed(document, at, rng).get(""))
+                    said += f" at {at}"
+                try:
+                    connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (new, row))
+                except sqlite3.IntegrityError:
+                    said = "nothing"
+    connection.close()
+    return said
+
+
+def test_tampered_databases_open_or_are_one_message(study, tmp_path, capsys):
+    rng = random.Random(5)
+    database = (study / "study.db").read_bytes()
+    refused = 0
+    for case in range(120):
+        for part in study.glob("study.db*"):
+            part.unlink()
+        (study / "study.db").write_bytes(database)
+        said = tamper(study / "study.db", rng)
+        verbs = [("front", "real"), ("show", "real:0")]
+        if case % 12 == 0:
+            verbs += [("report", "real"), ("export", "real:0", "--format", "torch", "--out", f"out-{case}")]
+        for verb in verbs:
+            try:
+                refused += is_one_message(capsys, *verb) == 2
+            except BaseException:
+                print(case, said)
+                raise
+    assert refused > 60
+
+
+def content_of(path):
+    """What a database holds (opening one may change its header), or the bytes of another file."""
+    if not path.read_bytes().startswith(b"SQLite"):
+        return path.read_bytes()
+    connection = sqlite3.connect(path)
+    content = list(connection.iterdump())
+    connection.close()
+    return content
+
+
+@pytest.mark.parametrize("content", ["empty", "text", "another database", "another study"])
+def test_a_foreign_record_is_never_taken_for_a_new_study(study, capsys, content):
+    path, table = study / "study.db", (study / "trials.csv").read_text()
+    if content == "another study":
+        connection = sqlite3.connect(path)
+        with connection:
+            connection.execute("UPDATE studies SET study_name = 'other'")
+        connection.close()
+    else:
+        path.write_bytes(b"" if content == "empty" else b"notes\n" * 900)
+    if content == "another database":
+        path.unlink()
+        connection = sqlite3.connect(path)
+        with connection:
+            connection.execute("CREATE TABLE notes (text TEXT)")
+        connection.close()
+    before = content_of(path)
+    verbs = [("front", "real"), ("report", "real"), ("resume", "real"), ("show", "real:0"), ("export", "real:0")]
+    for verb in verbs:
+        assert is_one_message(capsys, *verb) == 2
+    assert content_of(path) == before
+    assert (study / "trials.csv").read_text() == table
+
+
+def test_a_record_without_its_settings_is_not_searched_again(study, capsys):
+    (study / "study.yaml").unlink()
+    arguments = ["--space", "shuffle", "--study", "real", "--trials", "1"]
+    assert is_one_message(capsys, "search", *arguments) == 2
+    assert not (study / "study.yaml").exists()
+
+
+def test_an_error_names_the_line_and_the_remedy(study):
+    path = study / "study.yaml"
+    path.write_text(path.read_text().replace("classes: 10", "classes: ten"))
+    with pytest.raises(InputError, match=r"study\.yaml:\d+: task\.classes: 'ten' is not allowed.*restore the file"):
+        records.load("real")
+
+
+def bound_by_rights():
+    """A command's beginning that makes it heed the rights of files, also where root runs the tests."""
+    if not hasattr(os, "getuid"):
+        pytest.skip("rights as on Unix")
+    if os.getuid():
+        return []
+    if not shutil.which("setpriv"):
+        pytest.skip("root heeds no rights, and there is no setpriv")
+    dropped = "-dac_override,-dac_read_search,-fowner"
+    return ["setpriv", f"--bounding-set={dropped}", f"--inh-caps={dropped}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_finished_study_is_read_from_a_disk_that_cannot_be_written(study, tmp_path, killed):
+    """`killed`: a process left its log there, which holds the last of what it wrote."""
+    begin = bound_by_rights()
+    if killed:
+        log_left_behind(study / "study.db")
+    for folder in (tmp_path / "elsewhere", tmp_path / "temporary"):
+        folder.mkdir()
+    for path in (study, *study.iterdir()):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    verbs = ["front real", "show real:0", "front real --csv", "export real:0 --format torch --out elsewhere/0"]
+    verbs += ["resume real"]
+    code = "import sys; from nasspace import cli; sys.exit(max(cli.run(a.split()) for a in sys.argv[1:]))"
+    command = [*begin, sys.executable, "-c", code, *verbs]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    finally:
+        study.chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    assert "2be9f137b56d" in done.stdout
+    left = [path.name for path in (tmp_path / "temporary").iterdir() if (path / "study.db").exists()]
+    assert left == [], "the copy is removed"
+
+
+def log_left_behind(database):
+    """Finish the study in the write-ahead log alone, as a process that was then killed."""
+    connection = sqlite3.connect(database)
+    connection.execute("PRAGMA journal_mode=WAL")
+    with connection:
+        connection.execute("DELETE FROM study_user_attributes WHERE key = 'finished'")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with connection:
+        connection.execute("INSERT INTO study_user_attributes VALUES (99, 1, 'finished', 'true')")
+    kept = {name: Path(name).read_bytes() for name in (str(database), f"{database}-wal")}
+    connection.close()
+    for name, content in kept.items():
+        Path(name).write_bytes(content)
