@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from nasspace.errors import InputError
 GRAY_MODES = {"1", "L", "LA", "La"}
 BACKGROUND = (255, 255, 255)  # what transparent images are put on
 CHUNK = 32  # images that a thread takes at once
+FREQUENT = 0.1  # of the images
 DIMMEST = 64  # of 255; colors of sixteen bits that all lie below use fourteen bits at most
 
 
@@ -56,9 +58,13 @@ def headers(images: Sequence[Encoded]) -> list[Header]:
 
 
 def native_side(found: Sequence[Header]) -> int:
-    """The most frequent shorter side in pixels, the larger one of equals."""
+    """The most frequent shorter side in pixels, the larger one of equals; the median where sizes are all different.
+
+    A size is frequent that a tenth of the images have: a few odd ones among photographs of any size say nothing.
+    """
     counts = Counter(header.shorter for header in found if not header.broken)
-    return max(counts, key=lambda side: (counts[side], side))
+    side = max(counts, key=lambda side: (counts[side], side))
+    return side if FREQUENT * counts.total() <= counts[side] else statistics.median_high(counts.elements())
 
 
 def value_range(images: Sequence[Encoded]) -> tuple[float, float] | None:

@@ -11,6 +11,7 @@ import typer
 
 from nasspace.cli import printing
 from nasspace.cli.spaces import Json
+from nasspace.errors import InputError
 
 if TYPE_CHECKING:
     from nasspace.architecture import Architecture
@@ -21,7 +22,9 @@ Arch = Annotated[
 Exportable = Annotated[
     str, typer.Argument(metavar="ARCH", help="Published network, architecture JSON, STUDY:ID, or STUDY:front.")
 ]
-Resolution = Annotated[int | None, typer.Option(help="Square input resolution; the architecture's own if not given.")]
+Resolution = Annotated[
+    int | None, typer.Option(help="Square input resolution; the architecture's own if not given.", min=1)
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -163,10 +166,13 @@ def export(
     from nasspace.engine import subjects
     from nasspace.outputs import preprocessing
     from nasspace.outputs.deliver import export_front, export_trial
+    from nasspace.outputs.export import earlier
     from nasspace.outputs.export import export as write
 
     formats = tuple(part.strip() for part in format.split(",") if part.strip())
     size = int(batch) if batch.isascii() and batch.isdecimal() else batch
+    if not formats:
+        raise InputError("--format: names no format; give some of source, onnx, torch")
     if name := subjects.study_front(arch):
         folder = out or Path("exports") / Path(name).name
         front = export_front(name, folder, formats=formats, resolution=resolution, seed=seed, batch_size=size)
@@ -176,10 +182,13 @@ def export(
         exported = export_trial(*trial, folder, formats=formats, resolution=resolution, seed=seed, batch_size=size)
     else:
         architecture, weights = _load(arch, resolution)
-        folder = out or Path("exports") / (architecture.name or architecture.digest)
+        folder = out or Path("exports") / (
+            Path(arch).resolve().name if weights else architecture.name or architecture.digest
+        )
         given = {"weights": weights, "formats": formats, "seed": seed, "batch_size": size}
         if (Path(arch) / preprocessing.NAME).is_file():
             given["preprocessing"] = preprocessing.carried(Path(arch), architecture)
+            given |= earlier(Path(arch), architecture)
         exported = write(architecture, folder, **given)
     return _checked(exported, json)
 
@@ -210,7 +219,6 @@ def verify(
 
 def _exports_of(name: Path) -> list[Path]:
     """The exports of a study, by their numbers; none where the name means no study."""
-    from nasspace.errors import InputError
     from nasspace.studies.places import folder_of
 
     folder = folder_of(str(name))

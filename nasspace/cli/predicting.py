@@ -56,6 +56,8 @@ def _home(folder: Path) -> Path:
             raise InputError(f"{folder}: there is no such folder")
     except OSError as error:  # a name too long, a folder that may not be read
         raise InputError(f"{folder}: cannot be read ({error.strerror or error})") from None
+    if (folder / "study.yaml").is_file():
+        raise InputError(f"{folder}: this is a study; name one of its exports, {folder / 'exports' / 'ID'}")
     raise InputError(f"{folder}: holds no {NETWORK}; export the network with --format onnx")
 
 

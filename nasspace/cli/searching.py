@@ -85,7 +85,7 @@ def search(
         "data": data,
         "data_dir": data_dir,
         "skip_broken": skip_broken or None,
-        "objectives": [part.strip() for part in objectives.split(",")] if objectives else None,
+        "objectives": [part.strip() for part in objectives.split(",")] if objectives is not None else None,
         "trials": trials,
         "time_budget": _amount("--time-budget", time_budget, "time"),
         "sampler": sampler,
@@ -194,6 +194,8 @@ def front(
     """Print the Pareto front of a study."""
     from nasspace.studies.study import load
 
+    if json and csv:
+        raise InputError("--json and --csv exclude each other; give one")
     found = load(study)
     if csv:
         sys.stdout.write(found.front().drop(columns="architecture").to_csv(index=False))

@@ -40,6 +40,7 @@ SMALLEST = 32  # pixels: smaller images are enlarged to this, where the architec
 RECORD, CONFUSION = TRAINED
 VERSION = 1
 HOME = Path("trainings")
+SETTLED = 50  # steps until the running statistics of batch norm say something of the network
 MOST_SHOWN = 20  # classes of a confusion matrix in the README
 MOST_NAMED = 3  # images left out
 PACKAGES = ("nasspace", "torch", "numpy", "pillow")
@@ -619,12 +620,13 @@ class _Progress:
         settings, data = run.resolved.settings, run.data
         usual = settings.norm_momentum is None and not settings.average  # else the current network is not the result
         self.cheap = run.report is not _silent and usual and 3 * len(data.validation) <= len(data.train)
+        self.steps = max(1, len(data.train) // settings.batch_size)  # of an epoch
 
     def __call__(self, epoch: int, epochs: int, loss: float) -> None:
         self.done += 1
         left = (time.monotonic() - self.start) / self.done * (epochs - epoch)
         text = f"epoch {epoch} of {epochs}: loss {loss:.4f}"
-        if self.cheap:
+        if self.cheap and epoch * self.steps >= SETTLED:
             run, data = self.run, self.run.data
             found = training.evaluate(
                 run.model, data.validation, data, data.resolution, device=run.options.device

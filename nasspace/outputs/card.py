@@ -72,6 +72,11 @@ def title(architecture: Architecture, card: Mapping[str, Any]) -> str:
     return _text(card.get("title") or architecture.name or f"Network {architecture.digest}")
 
 
+def trained_at(resolution: int) -> str:
+    """What is said of weights that are exported at another resolution."""
+    return f"the weights were trained at {resolution}x{resolution}"
+
+
 def never_trained(seed: int) -> str:
     """The warning of a network without weights of its own."""
     return f"It was never trained: its weights are the initial ones of seed {seed}, and its scores mean nothing."

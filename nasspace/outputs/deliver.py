@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from nasspace import files
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.documents import Document
@@ -16,8 +17,9 @@ from nasspace.errors import InputError, VerificationError
 from nasspace.latency import afresh, remote, runtimes
 from nasspace.latency.cache import machine
 from nasspace.outputs import running
+from nasspace.outputs.card import trained_at
 from nasspace.outputs.checks import INT8
-from nasspace.outputs.export import FORMATS, Exported, add_int8, export
+from nasspace.outputs.export import FORMATS, RECORD, Exported, add_int8, export
 from nasspace.outputs.preprocessing import at_another_size
 from nasspace.outputs.study_report import write_report
 from nasspace.outputs.weights import read_safetensors
@@ -60,9 +62,9 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
                 failed = _export_and_measure(study, report)
             finally:
                 running.discard()
-        records.write_tables(study)
         write_report(study)
         study.record.set_user_attr(records.FINISHED, not failed and not study.promoted())
+        records.write_tables(study)  # the document says whether it is finished
     if failed:
         said = "; ".join(f"trial {number}: {error}" for number, error in failed.items())
         raise VerificationError(f"{said} (`nas resume {study.name}` tries again)")
@@ -288,6 +290,11 @@ def export_trial(
     settings = record.settings
     described = settings["data"] or {}
     weights, preprocessing = record.weights(number), described.get("preprocessing")
+    if weights is None and row["search_accuracy"] is not None and row["search_accuracy"] == row["search_accuracy"]:
+        raise InputError(
+            f"{record.folder}: the trained weights of trial {number} are not kept; `nas train {record.name}:{number}` "
+            "trains it and exports it"
+        )
     own = architecture.input == record.architecture(number).input
     trained = record.last_rung(number) or {}
     if trained:
@@ -297,7 +304,7 @@ def export_trial(
     card = {"study": record.name, **{key: described.get(key) for key in ("classes", "mean", "std")}}
     if weights and not own:
         at = trained.get("resolution") or min(record.fidelity(number)["resolution"], *record.architecture(number).input)
-        card["resolution_why"] = f"named for this export; the weights were trained at {at}x{at}"
+        card["resolution_why"] = f"named for this export; {trained_at(at)}"
     if weights and own:
         card |= {"accuracy_is_of": settings["accuracy_is_of"]}
         card |= {"search_accuracy": row["search_accuracy"], "search_fidelity": record.fidelity(number)}
@@ -356,7 +363,8 @@ def _measure_again(study: Study, numbers: list[int], data: _Data, report: Report
         return
     if MEASURED.get(recipe["runtime"]) == INT8:
         for number in wanted:
-            _quantise(study, number, data, report)
+            if INT8 not in files.load_json(_exported(study, number) / RECORD).value["files"]:
+                _quantise(study, number, data, report)
     report("finishing", text=f"measuring the {len(wanted)} exported networks again, in a fresh process")
     folders = [_exported(study, number) for number in wanted]
     for number, result in zip(wanted, _afresh(folders, recipe, elsewhere), strict=True):

@@ -132,6 +132,25 @@ def export(
     return Exported(folder, _listed(record), checks, accuracy)
 
 
+def earlier(folder: Path, architecture: Architecture) -> dict[str, Any]:
+    """Of an earlier export, what `export` takes to write the same weights once more, also at another resolution.
+
+    That is the `origin` of the weights, and the `card`, without what holds at the earlier resolution alone.
+    """
+    if not (folder / RECORD).is_file():
+        return {}
+    record = _read_record(folder / RECORD)
+    size = architectures.load(folder / "architecture.json").input[1]
+    data = record["data"] and {"resolution": size, **record["data"]}
+    if not record["trained"]:
+        return {"weights": None, "seed": record["seed"], "card": record["card"]}
+    if size == architecture.input[1]:
+        return {"origin": data, "card": record["card"]}
+    card = {key: value for key, value in record["card"].items() if key in ("title", "classes", "mean", "std")}
+    at = (data or {}).get("resolution", size)
+    return {"origin": data, "card": {**card, "resolution_why": f"named for this export; {cards.trained_at(at)}"}}
+
+
 def add_int8(folder: str | os.PathLike, data: DataSet | None = None) -> Exported:
     """Record model.int8.onnx, which was written into a finished export: its digest and, with `data`, its accuracy."""
     folder = Path(folder)
@@ -349,6 +368,8 @@ def _listed(record: Mapping[str, Any]) -> list[str]:
 
 def _read_record(path: Path) -> dict[str, Any]:
     """The content of export.json, as far as the checks rely on it."""
+    if not path.is_file():
+        raise InputError(f"{path.parent}: this is no export folder ({RECORD} is missing); name one of `nas export`")
     document = files.load_json(path)
     record = document.value
     if not isinstance(record, dict) or record.get("nasspace_export") != VERSION:

@@ -38,13 +38,16 @@ class Duration:
         """Seconds of the last rung with the exports, between few and many members."""
         return sum(self.delivery) / 2
 
+    @property
+    def last_rung(self) -> str:
+        """The last rung and its time in words."""
+        return f"{_span(*self.delivery)} to train the front in the end and to export it"
+
     def __str__(self) -> str:
         if not self.bounded:
-            trial, last = _span(*self.search), _span(*self.delivery)
-            return f"a trial is likely to take {trial}, and {last} to train the front in the end and to export it"
+            return f"a trial is likely to take {_span(*self.search)}, and {self.last_rung}"
         low, high = (a + b for a, b in zip(self.search, self.delivery, strict=True))
-        last = _span(*self.delivery)
-        return f"likely to take {_span(low, high)} in all, {last} of it to train the front in the end and to export it"
+        return f"likely to take {_span(low, high)} in all: {self.last_rung}"
 
 
 def estimate(task: Task) -> Duration | None:

@@ -116,7 +116,8 @@ def _deployed(
     steps += [(rung, gentle) for rung in rungs(fidelity, data.resolution)]
     total, done, seconds = sum(rung.epochs for rung, _ in steps), 0, 0.0
     with turns.Training() as turn:
-        for i, (rung, settings) in enumerate(steps):
+        first = 0 if start is None else 1  # each step has its own seed, whether the first one is repeated or not
+        for i, (rung, settings) in enumerate(steps, first):
 
             def passed(epoch: int, _: int, loss: float, before: int = done) -> None:
                 turn.make_way()

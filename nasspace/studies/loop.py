@@ -141,9 +141,10 @@ def _opened(folder: Path, task: Task, storage: str | None) -> Study:
         current = records.load(folder)
     refuse_other(folder, current.settings, settings, current.latency_machine())
     asked, before = settings["recipe"], current.settings["recipe"]
+    other_end = any(before.get(key) != asked[key] for key in ("trials", "time_budget"))
     if any(asked[key] != before.get(key) for key in WHERE):  # where it goes on is this process's own matter
         current.settings = {**current.settings, "recipe": {**before, **{key: asked[key] for key in WHERE}}}
-    if before["trials"] != asked["trials"]:
+    if other_end:
         with places.alone(current.folder, wait=current.is_shared):
             records.extend(current, {**current.settings, "recipe": settings["recipe"]})
     return current
@@ -201,6 +202,8 @@ def _run(study: Study, task: Task, fresh_latency: bool, report: Report) -> Study
         likely = duration.estimate(task) if study.deadline or not study.evaluated else None
         if likely:
             report("note", text=str(likely))
+        if likely and study.deadline and likely.delivery[0] > task.recipe.time_budget / 2:
+            report("note", text=f"the time budget is short for {likely.last_rung}: it may be exceeded")
         if task.scorer is None:
             task.scorer = evaluate.Trained(
                 task.recipe,
@@ -214,7 +217,13 @@ def _run(study: Study, task: Task, fresh_latency: bool, report: Report) -> Study
                 tuning.run(driver, fresh_latency)
             else:
                 _one_by_one(driver)
-        study.search_ended()
+        if study.evaluated:
+            study.search_ended()
+        elif study.deadline is not None and not study.rejected:
+            raise InputError(
+                f"{study.folder}: the time budget of {task.recipe.time_budget:.0f} s ended before a network was "
+                "evaluated; give a longer --time-budget"
+            )
         with places.alone(study.folder, wait=True) if others else contextlib.nullcontext():
             records.write_tables(study)
         if not study.front_numbers():

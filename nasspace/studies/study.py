@@ -323,7 +323,11 @@ class Study:
 
     def weights(self, number: int) -> Path | None:
         """Where the trained weights of a trial are kept: those of its deployment resolution, else the search's."""
-        return self.deployed_weights.path(number) or self.kept_weights.path(number)
+        exported = self.folder / "exports" / str(number) / "weights.safetensors"
+        deployed = self.deployed_weights.path(number)
+        if deployed is None and number in self.deployed() and exported.is_file():
+            return exported
+        return deployed or self.kept_weights.path(number)
 
     @property
     def kept_weights(self) -> Weights:

@@ -193,7 +193,7 @@ def _difference(was: Any, now: Any) -> str:
 def absolute(text: str) -> str:
     """The path in `imagefolder:DIR` or `parquet:FILE` made absolute, so that any working folder resumes."""
     kind, colon, path = text.partition(":")
-    if colon and kind in ("imagefolder", "parquet"):
+    if colon and path and kind in ("imagefolder", "parquet"):
         return f"{kind}:{Path(path).expanduser().absolute()}"
     return text
 

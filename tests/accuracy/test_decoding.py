@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,8 @@ def test_channels_and_size_are_the_data_sets(tmp_path):
     assert [header.gray for header in found] == [True, True, False]
     assert native_side(found) == 9
     assert native_side(found[1:]) == 40  # the larger one of equals
+    sizes = [replace(found[0], shorter=side) for side in (12, 12, *range(150, 229))]
+    assert native_side(sizes) == 188  # two odd ones among 81 say nothing
     assert native_side(headers([saved(photograph(300, 400), tmp_path / "large.png")])) == 300
 
 

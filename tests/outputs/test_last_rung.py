@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 import nasspace
 from nasspace.accuracy.settings import Fidelity
 from nasspace.cli import run
-from nasspace.errors import NothingFound, VerificationError
+from nasspace.errors import InputError, NothingFound, VerificationError
 from nasspace.outputs import deliver
 from nasspace.outputs.weights import read_safetensors
 from nasspace.space import Space
@@ -282,8 +282,8 @@ def test_what_was_deleted_is_made_again_and_held_to_what_was_found(delivered):
     assert shipped("s") == before
     (export / "README.md").unlink()
     state = read_safetensors(kept)
-    last = list(state)[-1]
-    save_file({**state, last: state[last].roll(1, 0) + 3}, kept)
+    last = next(name for name, value in state.items() if value.ndim == 2)  # of the linear layer
+    save_file({**state, last: state[last].roll(1, 0).contiguous()}, kept)
     with pytest.raises(VerificationError, match=r"accuracy of weights\.safetensors in the training pipeline"):
         deliver.deliver(study)
 
@@ -303,6 +303,38 @@ def test_the_last_rung_ends_with_the_time_budget_and_is_resumed(study, folder, m
     os.chdir(folder)
     resumed = deliver.deliver(loop.resume("s"))
     assert (resumed.evaluated, resumed.document()["finished"]) == (4, True), "no trial more"
+
+
+def test_a_budget_that_ends_before_the_first_network_says_so_and_a_longer_one_searches(folder):
+    with pytest.raises(InputError, match=r"time budget of 0 s ended before a network.*longer --time-budget"):
+        searched(time_budget="0.001s")
+    assert searched(time_budget="1h", trials=1).evaluated == 1
+
+
+@pytest.mark.slow
+def test_weights_that_are_gone_are_those_of_the_export_or_named(delivered, folder):
+    study = delivered
+    (number,) = study.front_numbers()
+    shutil.rmtree(study.folder / "weights")
+    deliver.export_trial(study, number, folder / "again")
+    export = study.folder / "exports" / str(number)
+    assert (folder / "again/weights.pt").read_bytes() == (export / "weights.pt").read_bytes()
+    assert json.loads((study.folder / "front.json").read_text())["finished"]
+    shutil.rmtree(export)
+    with pytest.raises(InputError, match=f"weights of trial {number} are not kept; `nas train s:{number}`"):
+        deliver.export_trial(study, number, folder / "untrained")
+
+
+@pytest.mark.slow
+def test_an_export_is_exported_at_another_size_with_its_origin(delivered, folder, capsys):
+    (number,) = delivered.front_numbers()
+    place = delivered.folder / "exports" / str(number)
+    assert run(["export", str(place), "--resolution", "16"]) == 0
+    larger = folder / "exports" / str(number)
+    assert "the weights were trained at 8x8" in (larger / "README.md").read_text()
+    assert run(["verify", str(larger), "--data", "digits", "--no-code"]) == 0
+    assert run(["export", str(place), "--format", ""]) == 2
+    assert "names no format" in capsys.readouterr().err
 
 
 @pytest.mark.slow
