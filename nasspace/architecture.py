@@ -167,7 +167,8 @@ class Architecture:
 
     def with_input(self, channels: int | None = None, resolution: int | None = None) -> Architecture:
         """The same layers at another number of input channels or another square resolution."""
-        size = (channels or self.input[0], resolution or self.input[1], resolution or self.input[2])
+        height, width = self.input[1:] if resolution is None else (resolution, resolution)
+        size = (channels or self.input[0], height, width)
         if size == self.input:
             return self
         if size[0] == self.input[0]:

@@ -22,9 +22,7 @@ Arch = Annotated[
 Exportable = Annotated[
     str, typer.Argument(metavar="ARCH", help="Published network, architecture JSON, STUDY:ID, or STUDY:front.")
 ]
-Resolution = Annotated[
-    int | None, typer.Option(help="Square input resolution; the architecture's own if not given.", min=1)
-]
+Resolution = Annotated[int | None, typer.Option(help="Square input resolution; the architecture's own if not given.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -83,8 +81,10 @@ def _failure_of(arch: str) -> dict[str, Any] | None:
 
 
 def _show_failure(failure: dict[str, Any]) -> None:
-    print(f"trial {failure['id']} of study {failure['study']} (digest {failure['digest']}) {failure['failure']}")
-    print(failure["traceback"] or "no traceback was kept: its process died, or its loss was not a number")
+    trial = f"trial {failure['id']} of study {failure['study']} (digest {failure['digest']})"
+    print(printing.shown(f"{trial} {failure['failure']}"))
+    kept = failure["traceback"] or "no traceback was kept: its process died, or its loss was not a number"
+    print(*map(printing.shown, kept.splitlines()), sep="\n")
 
 
 NOTICEABLE = 0.03  # difference of a machine's speed from its usual one
@@ -212,22 +212,35 @@ def verify(
 
     how = {"data": data, "data_dir": data_dir, "code": not no_code}
     if exports := _exports_of(folder):
-        _checked(_joined(exports[0].parent, [check(each, **how) for each in exports]), json)
+        _checked(_joined(exports[0].parent, [_verified(each, how) for each in exports]), json)
     else:
         _checked(check(folder, **how), json)
+
+
+def _verified(folder: Path, how: dict[str, Any]) -> Any:
+    """An export of a study, checked; one that is missing or damaged is a failed check, and the others are checked."""
+    from nasspace.outputs.checks import Check
+    from nasspace.outputs.export import Exported
+    from nasspace.outputs.export import verify as check
+
+    try:
+        return check(folder, **how)
+    except InputError as error:
+        return Exported(folder, [], [Check("is a whole export", False, str(error), "")])
 
 
 def _exports_of(name: Path) -> list[Path]:
     """The exports of a study, by their numbers; none where the name means no study."""
     from nasspace.studies.places import folder_of
+    from nasspace.studies.study import load
 
     folder = folder_of(str(name))
     if (name / "export.json").is_file() or not (folder / "study.yaml").is_file():
         return []
-    found = [path for path in (folder / "exports").glob("*") if path.name.isdecimal()]
+    found = {int(path.name) for path in (folder / "exports").glob("*") if path.name.isdecimal()}
     if not found:
         raise InputError(f"{folder}: this study has no exports; `nas resume {folder.name}` makes them")
-    return sorted(found, key=lambda path: int(path.name))
+    return [folder / "exports" / str(number) for number in sorted(found | set(load(str(folder)).front_numbers()))]
 
 
 def _joined(folder: Path, exports: Sequence[Any]) -> Any:

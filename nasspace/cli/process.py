@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -81,9 +82,11 @@ def signals() -> Iterator[None]:
         return
     met = 0
 
-    def stop(*_: object) -> None:
+    def stop(number: int, *_: object) -> None:
         nonlocal met
         met += 1
+        if met > 1 and number == getattr(signal, "SIGHUP", None):  # a terminal that is closed sends it twice
+            return
         if met > 1:
             with contextlib.suppress(OSError):
                 os.write(2, (SHOW_CURSOR if os.isatty(2) else b"") + AT_ONCE)
@@ -107,7 +110,8 @@ def keep_traceback(error: BaseException) -> str | None:
     with contextlib.suppress(OSError):
         handle, path = tempfile.mkstemp(prefix="nasspace-error-", suffix=".txt")
         with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"nas {' '.join(sys.argv[1:])}\n\n")
+            masked = (re.sub(r"(?<=://)[^@/\s]*@", "***@", argument) for argument in sys.argv[1:])  # passwords
+            file.write(f"nas {' '.join(masked)}\n\n")
             file.writelines(traceback.format_exception(error))
         return path
     return None

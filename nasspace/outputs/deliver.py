@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -80,7 +81,6 @@ def _export_and_measure(study: Study, report: Report) -> dict[int, VerificationE
     """
     data = _Data(study, report)
     failed: dict[int, VerificationError] = {}
-    study.settle_latencies()
     _forget_lost(study)
     while True:
         in_time = _train_front(study, data, failed, report)
@@ -91,7 +91,7 @@ def _export_and_measure(study: Study, report: Report) -> dict[int, VerificationE
             with _noting(failed, number):
                 _judged_export(study, number, data, report)
         exported = [number for number in numbers if number not in failed]
-        _measure_again(study, exported, data, report)
+        _measure_again(study, exported, data, failed, report)
         if study.front_numbers() == numbers and (not in_time or not set(study.promoted()) - failed.keys()):
             break
     _drop_other_exports(study, numbers)
@@ -104,7 +104,7 @@ def _train_front(study: Study, data: _Data, failed: dict[int, VerificationError]
     while promoted := [number for number in study.promoted() if number not in failed]:
         promoted.sort(key=lambda number: (-(study.searched_accuracy(number) or 0.0), number))
         for i, number in enumerate(promoted):
-            if study.is_out_of_time and study.deployed():
+            if study.is_out_of_time and study.deployed().keys() & set(study.front_numbers()):
                 left = len(promoted) - i
                 report("note", text=f"the time budget is used up: {left} more to train, by `nas resume {study.name}`")
                 return False
@@ -227,13 +227,18 @@ def _is_whole(folder: Path) -> bool:
     return (folder / "README.md").is_file()
 
 
+def _is_temporary(path: Path) -> bool:
+    """Whether a hidden file has a name that only nasspace gives: a name of its own, and eight letters."""
+    return re.fullmatch(r"\.(\d+|[\w-]+\.(pt|safetensors|yaml|csv|json|html))\.\w{8}", path.name) is not None
+
+
 def _drop_leftovers(study: Study) -> None:
     """Remove what a killed delivery was writing: temporary files and folders are hidden until they are whole."""
     places_of = [study.folder / "exports", study.folder / "checkpoints", study.deployed_weights.folder]
     if not study.is_shared:  # there others may be searching, and writing, at this moment
         places_of += [study.folder, study.kept_weights.folder]
     for place in places_of:
-        for path in place.glob(".*.*"):  # the study's lock has no suffix
+        for path in filter(_is_temporary, place.glob(".*.*")):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -348,7 +353,9 @@ def export_front(study: str, folder: Path, **how: Any) -> list[Exported]:
     return [export_trial(record, number, folder / str(number), **how) for number in numbers]
 
 
-def _measure_again(study: Study, numbers: list[int], data: _Data, report: Report) -> None:
+def _measure_again(
+    study: Study, numbers: list[int], data: _Data, failed: dict[int, VerificationError], report: Report
+) -> None:
     """Measure the front's exports in a fresh process, in the runtime and on the machine that the search measured on."""
     recipe, again = study.settings["recipe"], study.again()
     wanted = [number for number in numbers if str(number) not in again]
@@ -364,7 +371,9 @@ def _measure_again(study: Study, numbers: list[int], data: _Data, report: Report
     if MEASURED.get(recipe["runtime"]) == INT8:
         for number in wanted:
             if INT8 not in files.load_json(_exported(study, number) / RECORD).value["files"]:
-                _quantise(study, number, data, report)
+                with _noting(failed, number):
+                    _quantise(study, number, data, report)
+        wanted = [number for number in wanted if number not in failed]
     report("finishing", text=f"measuring the {len(wanted)} exported networks again, in a fresh process")
     folders = [_exported(study, number) for number in wanted]
     for number, result in zip(wanted, _afresh(folders, recipe, elsewhere), strict=True):
@@ -401,8 +410,6 @@ def _quantise(study: Study, number: int, data: _Data, report: Report) -> Mapping
     if not (folder / INT8).is_file():
         to_int8(folder / "model.onnx", folder / INT8, images_for(architecture, held))
     found = add_int8(folder, held)
-    if failed := [check for check in found.checks if check.ok is False]:
-        raise VerificationError(f"{folder / INT8}: {failed[0].name} ({failed[0].value}, limit {failed[0].limit})")
     if INT8 in (accuracy := found.accuracy):  # a network that was never trained has none
         compared = f"accuracy {accuracy[INT8]:.4f}, in float32 {accuracy['model.onnx']:.4f}"
         report("note", text=f"trial {number} in int8: {compared}")

@@ -152,13 +152,19 @@ def earlier(folder: Path, architecture: Architecture) -> dict[str, Any]:
 
 
 def add_int8(folder: str | os.PathLike, data: DataSet | None = None) -> Exported:
-    """Record model.int8.onnx, which was written into a finished export: its digest and, with `data`, its accuracy."""
+    """Record model.int8.onnx, which was written into a finished export: its digest and, with `data`, its accuracy.
+
+    One that does not hold is removed, with a `VerificationError`.
+    """
     folder = Path(folder)
     record = _read_record(folder / RECORD)
     architecture = architectures.load(folder / "architecture.json")
     record["files"][INT8] = checking.digest(folder / INT8)
     record["files"] = dict(sorted(record["files"].items()))
     new, accuracy = checking.judge_int8(folder, architecture, record, data)
+    if failed := [check for check in new if check.ok is False]:
+        (folder / INT8).unlink()  # nothing is recorded of it
+        raise VerificationError(f"{folder / INT8}: {failed[0].name} ({failed[0].value}, limit {failed[0].limit})")
     record["accuracy"] |= accuracy
     names = {check.name for check in new}
     checks = [*(Check(**{"why": "", **one}) for one in record["checks"] if one["name"] not in names), *new]

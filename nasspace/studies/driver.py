@@ -50,6 +50,7 @@ class Driver:
         self.under_way: dict[int, Candidate] = {}
         self.presence = Presence(study)
         self._reserved = 0.0
+        self.out_of_time = False
         self._stopped = False
         if task.recipe.time_budget and study.searched:  # a process that was killed after the search's own end
             self._stopped = True
@@ -178,6 +179,7 @@ class Driver:
             kept = (
                 f" but for {self._reserved:.0f} s, reserved for the last rung and the exports" if self._reserved else ""
             )
+            self.out_of_time = True
             self._stop(f"the time budget is used up{kept}; {self.study.evaluated} evaluated")
             return True
         under_way = len(self.under_way) + len(self.presence.others())

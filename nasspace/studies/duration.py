@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nasspace.architecture import Architecture
-from nasspace.studies import failures, last_rung
+from nasspace.studies import failures, last_rung, turns
 from nasspace.studies.evaluate import measures
-from nasspace.studies.recipe import UNBOUNDED, Recipe
+from nasspace.studies.recipe import Recipe
 
 if TYPE_CHECKING:
     from nasspace.studies.task import Task
@@ -51,24 +51,28 @@ class Duration:
 
 
 def estimate(task: Task) -> Duration | None:
-    """The duration of a whole search on this machine; None where a function evaluates, or where others train."""
+    """The duration of a whole search on this machine; None where a function evaluates.
+
+    Where others train, the last rung still runs here; the search's own part is then of one worker like this machine.
+    """
     recipe, data = task.recipe, task.data
-    if data is None or recipe.distributed or "accuracy" not in recipe.objectives:
+    if data is None or "accuracy" not in recipe.objectives:
         return None
     rng = random.Random(0)
     timed = []
     start = time.perf_counter()
-    for _ in range(NETWORKS):
-        network = task.space.sample(rng)
-        with contextlib.suppress(failures.CandidateFailed), failures.of_candidates():  # one that cannot be trained
-            timed.append(_timed(network, recipe, len(data.train.labels)))
-        if time.perf_counter() - start > LONGEST:
-            break
+    with turns.Training():
+        for _ in range(NETWORKS):
+            network = task.space.sample(rng)
+            with contextlib.suppress(failures.CandidateFailed), failures.of_candidates():  # one that cannot be trained
+                timed.append(_timed(network, recipe, len(data.train.labels)))
+            if time.perf_counter() - start > LONGEST:
+                break
     if not timed:
         return None
     trial, member = (sum(part) / len(timed) for part in zip(*timed, strict=True))
     trial += MEASURED if measures(recipe) else 0.0
-    bounded = recipe.trials < UNBOUNDED
+    bounded = recipe.is_bounded
     search = trial * recipe.trials if bounded else trial
     few, many = MEMBERS
     delivery = few * (member + EXPORTED), many * (1.4 * member + EXPORTED)

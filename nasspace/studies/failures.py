@@ -49,6 +49,13 @@ def is_of_candidate(error: BaseException) -> bool:
     return innermost.partition(".")[0] != OURS and not isinstance(error, MISTAKES)
 
 
+def is_of_machine(error: BaseException) -> bool:
+    """Whether memory or the device ran out under a training: the same training may pass at another time."""
+    said = str(error).lower()
+    words = ("out of memory", "allocate memory", "cuda error", "cuda driver")
+    return isinstance(error, MemoryError) or any(word in said for word in words)
+
+
 def text_of(error: BaseException) -> str:
     """The traceback of an error as it is kept with its trial."""
     return "".join(traceback.format_exception(error))[-MOST:]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.accuracy.settings import Fidelity, TrainingSettings
 from nasspace.architecture import Architecture
+from nasspace.errors import NasspaceError
 from nasspace.studies import turns
-from nasspace.studies.failures import CandidateFailed, of_candidates
+from nasspace.studies.failures import CandidateFailed, is_of_machine, of_candidates
 from nasspace.studies.measure import seed_of
 from nasspace.studies.recipe import Recipe
 
@@ -78,7 +79,7 @@ def deployed(
 
     `data` is held at that resolution. Without `start` the search's own training is repeated first. `checkpoints` is a
     folder: a training that was killed continues from there and ends in the same weights. Raises `Diverged`, also
-    where a block raises at this resolution.
+    where a block raises at this resolution; `NasspaceError` where memory or the device ran out.
     """
     try:
         with of_candidates():
@@ -86,6 +87,10 @@ def deployed(
     except Diverged:
         raise
     except CandidateFailed as error:
+        if is_of_machine(error):  # not recorded: it may pass at another time
+            raise NasspaceError(
+                f"a training of the front stopped: {error}; free memory or device, then resume"
+            ) from error
         raise Diverged(f"the training failed: {error}", error.traceback) from error
 
 

@@ -56,6 +56,7 @@ def search(
     A study of the same name goes on if all that it was asked is the same. Raises `InputError` for what is wrong in
     the input and `NothingFound` if no network is inside the limits.
     """
+    started = time.monotonic()
     asked = _recipe(recipe).with_changes(
         {
             **changes,
@@ -75,7 +76,7 @@ def search(
     task = Task.of_function(asked, space, evaluator, known) if evaluator else Task.of_data(asked, space)
     with _new_or_old_folder(study, task) as folder:
         current = _opened(folder, task, storage)
-    return _run(current, task, fresh_latency, on_event or _silent)
+    return _run(current, task, fresh_latency, on_event or _silent, started)
 
 
 def resume(name: str | Path, *, on_event: Report | None = None, **where: Any) -> Study:
@@ -83,6 +84,7 @@ def resume(name: str | Path, *, on_event: Report | None = None, **where: Any) ->
 
     `where` says where it goes on (`workers`, `ray`, `gpus`, `storage_path`), if not where it was begun.
     """
+    started = time.monotonic()
     current = records.load(name)
     if current.record.user_attrs.get(records.FINISHED):
         return current
@@ -98,7 +100,7 @@ def resume(name: str | Path, *, on_event: Report | None = None, **where: Any) ->
     check_where(asked)
     task = Task.of_data(asked, Space(document))
     refuse_other(current.folder, settings, task.settings(current.folder.name, None), current.latency_machine())
-    return _run(current, task, False, on_event or _silent)
+    return _run(current, task, False, on_event or _silent, started)
 
 
 def _recipe(given: Recipe | str | Path) -> Recipe:
@@ -189,18 +191,20 @@ def _sampler(task: Task) -> Any:
     return optuna_sampler(name, task.recipe.seed)
 
 
-def _run(study: Study, task: Task, fresh_latency: bool, report: Report) -> Study:
+def _run(study: Study, task: Task, fresh_latency: bool, report: Report, started: float) -> Study:
+    """`started` is when the command began, in seconds of time.monotonic(): the time budget is of all of it."""
     study.record.sampler = _sampler(task)
     others = study.is_shared  # may be in the folder, too
-    study.deadline = time.monotonic() + task.recipe.time_budget if task.recipe.time_budget else None
+    study.deadline = started + task.recipe.time_budget if task.recipe.time_budget else None
     with contextlib.nullcontext() if others else places.alone(study.folder), errors_of_storage(study.folder):
         _refuse_other_choices(study, task)
         study.data = task.data
         report("start", study=study, task=task)
         for note in task.notes:
             report("note", text=note)
-        likely = duration.estimate(task) if study.deadline or not study.evaluated else None
-        if likely:
+        wanted = not study.searched and (study.deadline or not study.evaluated)
+        likely = duration.estimate(task) if wanted else None
+        if likely and not task.recipe.distributed:
             report("note", text=str(likely))
         if likely and study.deadline and likely.delivery[0] > task.recipe.time_budget / 2:
             report("note", text=f"the time budget is short for {likely.last_rung}: it may be exceeded")
@@ -219,7 +223,7 @@ def _run(study: Study, task: Task, fresh_latency: bool, report: Report) -> Study
                 _one_by_one(driver)
         if study.evaluated:
             study.search_ended()
-        elif study.deadline is not None and not study.rejected:
+        elif driver.out_of_time and not study.rejected:
             raise InputError(
                 f"{study.folder}: the time budget of {task.recipe.time_budget:.0f} s ended before a network was "
                 "evaluated; give a longer --time-budget"
@@ -256,6 +260,11 @@ def nothing_found(study: Study) -> NothingFound:
         return NothingFound(
             f"no network is left: {len(failed)} failed at the deployment resolution, the first one, {study.name}:"
             f"{number}: {why}; lower the recipe's training.learning_rate"
+        )
+    if study.over_limit(best) <= 0 and (again := study.again().get(str(best.number))):
+        return NothingFound(
+            f"no network stayed within the limits ({_limits(study)}): the nearest, {study.name}:{best.number}, took "
+            f"{again['median_ms']:.4g} ms when its exported file was measured again; search on with more --trials"
         )
     values = best.user_attrs["values"]
     figures = [f"{name} {evaluate.shown(name, values[name])}" for name in study.limits if name in values]

@@ -119,6 +119,11 @@ class Recipe(Strict):
         return self
 
     @property
+    def is_bounded(self) -> bool:
+        """Whether a number of trials ends the search, rather than time alone."""
+        return self.time_budget is None or self.trials < UNBOUNDED
+
+    @property
     def distributed(self) -> bool:
         """Whether Ray runs the candidates: several at a time, elsewhere, or in a process that can be stopped."""
         return self.ray is not None or self.workers > 1 or self.trial_timeout is not None

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 VERSION = 1
 LAST_RUNG = "last_rung:"  # study attribute, with a trial's number: its training at the deployment resolution
 DEPLOYED = "deployed:"  # study attribute, with a trial's number: its last rung and the judged file, or why it failed
-LATENCIES = "latencies"  # study attribute: latencies by one normalizer, that of the last rung's start
 AGAIN = "latency_again"  # study attribute: the front as measured again from the exported files
 PREDICTOR = "latency_predictor"  # study attribute: how well latency is predicted from the other networks measured
 
@@ -156,14 +155,6 @@ class Interval(_Part):
     machine: dict[str, str | int | float | None] = {}
 
 
-class Settled(_Part):
-    """A trial's latency in milliseconds by the study's normalizer."""
-
-    median_ms: Amount
-    low_ms: Amount
-    high_ms: Amount
-
-
 class Training(_Part):
     seconds: Number | None = None
     losses: list[float] = []
@@ -252,7 +243,7 @@ def _kind_of(key: str, value: Any) -> Any:
         return LastRung
     if key.startswith(DEPLOYED):
         return None if value is None else Undeployable if isinstance(value, dict) and "failed" in value else Deployed
-    return {AGAIN: dict[str, Interval], LATENCIES: dict[str, Settled], PREDICTOR: Predictor}.get(key)
+    return {AGAIN: dict[str, Interval], PREDICTOR: Predictor}.get(key)
 
 
 def _said(error: ValidationError, name: str) -> str:

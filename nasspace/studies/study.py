@@ -20,7 +20,7 @@ from nasspace.errors import InputError
 from nasspace.studies import pareto, storage
 from nasspace.studies.places import folder_of, known_studies
 from nasspace.studies.rows import COLUMNS, MAXIMISED, TRIAL_COLUMNS, machine_of, plain, ranges, row, ties
-from nasspace.studies.schema import AGAIN, DEPLOYED, LAST_RUNG, LATENCIES, PREDICTOR, check_attributes, check_trials
+from nasspace.studies.schema import AGAIN, DEPLOYED, LAST_RUNG, PREDICTOR, check_attributes, check_trials
 from nasspace.studies.schema import study_settings as checked_settings
 from nasspace.studies.storage import errors_of_storage
 from nasspace.studies.weights import Weights
@@ -199,9 +199,9 @@ class Study:
     def front_numbers(self) -> list[int]:
         """The numbers of the front's trials: of those trained at the deployment resolution, once there are any."""
         inside, deployed = self._inside(), self.deployed()
-        reported = [trial for trial in inside if trial.number in deployed] if self.has_last_rung else []
-        if not reported:
+        if not self.has_last_rung or not (deployed or self.undeployable()):
             return self._front_of(inside, {})
+        reported = [trial for trial in inside if trial.number in deployed]
         return self._front_of(reported, {number: found["accuracy"] for number, found in deployed.items()})
 
     def promoted(self) -> list[int]:
@@ -259,24 +259,8 @@ class Study:
         return max(over, default=0.0)
 
     def latency(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-        """A trial's latency as `Latency.to_json` gives it, settled if it is; empty where none was measured."""
-        told = trial.user_attrs.get("latency_interval") or {}
-        return {**told, **self.record.user_attrs.get(LATENCIES, {}).get(str(trial.number), {})} if told else {}
-
-    def settle_latencies(self) -> None:
-        """Record every trial's latency by one normalizer, of all that was measured in this study.
-
-        A search learns how its machine's speed wanders while it goes on, so that its first latencies were told with
-        less knowledge than its last ones. What decides the front is settled once, before the last rung.
-        """
-        from nasspace.studies.measure import by_one_normalizer
-
-        told = {str(t.number): self.latency(t) for t in self.frozen("COMPLETE", "PRUNED") if self.latency(t)}
-        if told and told.keys() - self.record.user_attrs.get(LATENCIES, {}).keys():
-            documents = [trial.user_attrs["latency_interval"] for trial in self.frozen() if str(trial.number) in told]
-            settled = zip(told, by_one_normalizer(documents), strict=True)
-            kept = ("median_ms", "low_ms", "high_ms")
-            self.record.set_user_attr(LATENCIES, {number: {key: one[key] for key in kept} for number, one in settled})
+        """A trial's latency as `Latency.to_json` gives it; empty where none was measured."""
+        return trial.user_attrs.get("latency_interval") or {}
 
     def _stays(self, number: int, again: Mapping[str, Any]) -> bool:
         limit = self.limits.get("latency")
@@ -323,10 +307,10 @@ class Study:
 
     def weights(self, number: int) -> Path | None:
         """Where the trained weights of a trial are kept: those of its deployment resolution, else the search's."""
-        exported = self.folder / "exports" / str(number) / "weights.safetensors"
         deployed = self.deployed_weights.path(number)
-        if deployed is None and number in self.deployed() and exported.is_file():
-            return exported
+        if deployed is None and number in self.deployed():  # the search's are not those whose accuracy is shown
+            exported = self.folder / "exports" / str(number) / "weights.safetensors"
+            return exported if exported.is_file() else None
         return deployed or self.kept_weights.path(number)
 
     @property

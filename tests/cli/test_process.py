@@ -40,7 +40,12 @@ def searching(recipe):
 
 def begun():
     """A search in the middle of its first training."""
-    process = subprocess.Popen(searching("long.yaml"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipe = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+
+    def heard() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup pytest` would hand on that it is ignored
+
+    process = subprocess.Popen(searching("long.yaml"), preexec_fn=heard, **pipe)
     for line in process.stderr:
         if line.startswith("trial 0"):
             break

@@ -65,6 +65,9 @@ class Stored:
     def deployed(self):
         return self.found
 
+    def undeployable(self):
+        return {}
+
     def _inside(self):
         class Trial:
             def __init__(self, number, values):
