@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 
 collect_ignore_glob = ["benchmarks/*"]  # programs for people to run, some beside the originals' own packages
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other make small networks ten times slower
+
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # of `pytest -n`: searches of two processes take turns by files
+    os.environ["TMPDIR"] = tempfile.mkdtemp(prefix=f"nasspace-{worker}-")
+    tempfile.tempdir = None  # read the environment again
 
 
 @pytest.fixture(autouse=True)
