@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each othe
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # of `pytest -n`: searches of two processes take turns by files
     os.environ["TMPDIR"] = tempfile.mkdtemp(prefix=f"nasspace-{worker}-")
+    os.chmod(os.environ["TMPDIR"], 0o711)  # a server of another user has a folder below
     tempfile.tempdir = None  # read the environment again
 
 

@@ -106,7 +106,7 @@ class Display:
     @property
     def _bounded(self) -> bool:
         """Whether a number of trials ends the search, rather than time alone."""
-        return self.study is None or self.study.deadline is None or self.trials < UNBOUNDED
+        return self.trials < UNBOUNDED or self.study is None or self.study.deadline is None
 
     def _count(self) -> str:
         return f"{self.done}/{self.trials}" if self._bounded else str(self.done)

@@ -44,7 +44,8 @@ def test_what_is_recorded_of_shipped_spaces_and_networks_is_so():
     assert json.loads(listing.RECORDED.read_text()) == listing.computed_all(), "python -m nasspace.cli.listing"
 
 
-def test_choices_among_blocks_have_their_names(capsys):
+def test_choices_among_blocks_have_their_names(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "180")
     assert cli.run(["spaces", "mixed"]) == 0
     assert "shuffle_v2, shuffle_v1, inverted_residual, sandglass, fire" in capsys.readouterr().out
     assert cli.run(["spaces", "own", "--json"]) == 0

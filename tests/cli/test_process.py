@@ -43,7 +43,8 @@ def begun():
     pipe = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
 
     def heard() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup pytest` would hand on that it is ignored
+        for each in (signal.SIGINT, signal.SIGHUP):  # `nohup pytest &` would hand on that they are ignored
+            signal.signal(each, signal.SIG_DFL)
 
     process = subprocess.Popen(searching("long.yaml"), preexec_fn=heard, **pipe)
     for line in process.stderr:

@@ -369,8 +369,8 @@ def test_a_front_is_exported_and_a_study_verified_by_its_name(delivered, folder,
     document = json.loads(capsys.readouterr().out)
     assert any(check["name"].endswith("accuracy of model.onnx as recorded") for check in document["checks"])
     (delivered.folder / "exports" / str(number) / "predict.py").write_text("")
-    assert run(["verify", "reports/s", "--no-code"]) == 1
-    assert f"{number}: predict.py unchanged" in capsys.readouterr().out
+    assert run(["verify", "reports/s", "--no-code", "--json"]) == 1
+    assert f'"{number}: predict.py unchanged"' in capsys.readouterr().out
     shutil.rmtree(delivered.folder / "exports")
     assert run(["verify", "s"]) == 2
     assert "has no exports" in capsys.readouterr().err
