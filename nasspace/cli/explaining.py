@@ -29,7 +29,7 @@ def explain(
     resolution: Resolution = None,
     seconds: Annotated[float, typer.Option(help="Time to measure, and to profile, at most about.", min=0.01)] = 1.0,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Measure the parts of predictions anew; else earlier figures are taken.")
+        bool, typer.Option("--fresh", help="Measure the parts of predictions again; else earlier figures are taken.")
     ] = False,
     json: Json = False,
 ) -> None:

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from nasspace.cli import printing
-from nasspace.studies.recipe import UNBOUNDED
 
 SHOWN = 12  # members of the front in the live table
 
@@ -37,7 +36,7 @@ class Display:
 
     def __init__(self) -> None:
         self.study: Any = None
-        self.trials = 0
+        self.trials: int | None = 0  # None where time alone ends the search
         self.began = time.monotonic()
         self.evaluated_before = 0
         self.now = "reading the data"
@@ -61,7 +60,7 @@ class Display:
             printing.say(self.now)
 
     def _start(self, study: Any, task: Any) -> None:
-        self.study, self.trials = study, task.recipe.trials
+        self.study, self.trials = study, task.recipe.trials if task.recipe.is_bounded else None
         self.done, self.rejected = study.evaluated, study.rejected
         self.evaluated_before = self.done
         self.began = time.monotonic()
@@ -69,7 +68,7 @@ class Display:
         if skipped:
             printing.say(f"left out, unreadable or in no class: {', '.join(map(str, skipped))}")
         limits = ", ".join(f"{name} <= {_limit(name, limit)}" for name, limit in study.limits.items()) or "no limits"
-        until = f"{self.trials} trials" if self._bounded else f"{task.recipe.time_budget:.0f} s"
+        until = f"{self.trials} trials" if self.trials else f"{task.recipe.time_budget:g} s"
         self.last = f"{study.name}: {task.space.name} on {task.recipe.data}, {limits}, {until}"
         if task.deployed:
             sizes = " or ".join(f"{size}x{size}" for size in task.deployed.sizes)
@@ -103,19 +102,14 @@ class Display:
     def _finishing(self, text: str) -> None:
         self.now = self.last = text
 
-    @property
-    def _bounded(self) -> bool:
-        """Whether a number of trials ends the search, rather than time alone."""
-        return self.trials < UNBOUNDED or self.study is None or self.study.deadline is None
-
     def _count(self) -> str:
-        return f"{self.done}/{self.trials}" if self._bounded else str(self.done)
+        return f"{self.done}/{self.trials}" if self.trials else str(self.done)
 
     def _time_left(self) -> str:
         done = self.done - self.evaluated_before
-        if self._bounded and not done:
+        if self.trials and not done:
             return ""
-        if self._bounded:
+        if self.trials:
             seconds = (time.monotonic() - self.began) / done * max(0, self.trials - self.done)
         else:
             seconds = max(0.0, self.study.deadline - time.monotonic())
@@ -130,8 +124,7 @@ class Display:
         if self.study is None:
             return Text(printing.shown(self.now))
         head = f"{self.study.name}  {self._count()} evaluated, {self.rejected} rejected{self._time_left()}"
-        total = self.trials if self._bounded else None
-        bar = ProgressBar(total=total, completed=self.done, width=60, pulse=not self._bounded)
+        bar = ProgressBar(total=self.trials, completed=self.done, width=60, pulse=self.trials is None)
         several = len(self._under_way) > 1  # workers tell of no passes
         now = f"trials {', '.join(map(str, self._under_way))} under way" if several else self.now
         return Group(

@@ -75,7 +75,7 @@ def search(
     storage_path: StoragePath = None,
     device: Annotated[str | None, typer.Option(help="Where to train: cpu, cuda or mps.")] = None,
     latency_device: Annotated[str | None, typer.Option(help=printing.LATENCY_DEVICE)] = None,
-    fresh_latency: Annotated[bool, typer.Option("--fresh-latency", help="Measure anew what is in the cache.")] = False,
+    fresh_latency: Annotated[bool, typer.Option("--fresh-latency", help="Measure again what is in the cache.")] = False,
     json: Json = False,
 ) -> None:
     """Search a space for the Pareto front of accuracy, measured latency and FLOPs, inside the targets."""
@@ -159,29 +159,29 @@ def _searched(start: Any, json: bool) -> None:
     from nasspace.cli.progress import display
     from nasspace.outputs.deliver import deliver
 
-    begun: list[Study] = []
+    opened: list[Study] = []
     try:
         with display() as shown:
 
             def on_event(kind: str, **event: Any) -> None:
                 if kind == "start":
-                    begun.append(event["study"])
+                    opened.append(event["study"])
                 shown(kind, **event)
 
             found = start(on_event)
-            begun.append(found)
+            opened.append(found)
             if found.is_writable or not found.is_finished:
                 deliver(found, on_event)
     except KeyboardInterrupt:
-        raise _interrupted(begun) from None
+        raise _interrupted(opened) from None
     _print_front(found, json)
 
 
-def _interrupted(begun: list[Study]) -> Interrupted:
+def _interrupted(opened: list[Study]) -> Interrupted:
     """What is kept, and how to go on."""
-    if not begun:
+    if not opened:
         return Interrupted("interrupted before the search started; run the same command again")
-    place = begun[0].folder
+    place = opened[0].folder
     name = place.name if place.parent == Path("reports") else place
     return Interrupted(f"interrupted; what is finished is kept, `nas resume {name}` goes on")
 

@@ -26,7 +26,7 @@ from nasspace.engine.subjects import Subject
 from nasspace.errors import InputError, NasspaceError
 from nasspace.latency.cache import machine
 from nasspace.network import Network, build
-from nasspace.outputs.export import TRAINED, check_folder, export
+from nasspace.outputs.export import LARGEST_SEED, TRAINED, check_folder, export
 from nasspace.outputs.weights import load_into, read_safetensors, read_state
 from nasspace.studies import study as records
 from nasspace.studies import turns
@@ -212,8 +212,8 @@ def train(
 def _check_whole(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name}: {value!r} is not a whole number of {least} or more")
-    if value > origins.LARGEST_SEED:
-        raise InputError(f"{name}: {value} is too large; give a number of at most {origins.LARGEST_SEED}")
+    if value > LARGEST_SEED:
+        raise InputError(f"{name}: {value} is too large; give a number of at most {LARGEST_SEED}")
 
 
 def _silent(text: str) -> None:

@@ -11,7 +11,7 @@ from nasspace import architecture as architectures
 from nasspace import files
 from nasspace.accuracy.data import DataSet
 from nasspace.errors import InputError
-from nasspace.outputs.export import RECORD, VERSION
+from nasspace.outputs.export import RECORD, VERSION, check_origin
 from nasspace.studies import study as records
 from nasspace.studies.study import Study
 from nasspace.studies.task import absolute
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS = "weights.safetensors"
-LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,7 @@ class Origin:
 
 def of_study(study: Study) -> Origin | None:
     """The data of a search; None of one without images."""
-    data, recipe = study.settings["data"], study.settings["recipe"]
-    if not data:
-        return None
-    split = recipe.get("seed", 0), recipe.get("held_out", 0.2)
-    return Origin(study.folder, recipe["data"], *split, data["fingerprint"], study.settings["task"]["resolution"])
+    return Origin(study.folder, **study.origin) if study.origin else None
 
 
 def of_export(folder: Path) -> Origin | None:
@@ -71,17 +66,10 @@ def of_export(folder: Path) -> Origin | None:
     if not isinstance(record, dict) or record.get("nasspace_export") != VERSION:
         raise document.error((), f"not the record of an export of version {VERSION}; export it again")
     data = record.get("data")
+    check_origin(document, data)
     if data is None:
         return None
-    kinds = {"name": str, "seed": int, "held_out": float, "fingerprint": str}
-    for key, kind in kinds.items():
-        found = data.get(key) if isinstance(data, dict) else None
-        if not isinstance(found, kind) or isinstance(found, bool):
-            raise document.error(("data", key), f"missing or not of the type {kind.__name__}; export it again")
-    if not 0 <= data["seed"] <= LARGEST_SEED or not 0 < data["held_out"] < 1:
-        raise document.error(("data",), "no seed of 0 or more with a held_out between 0 and 1; export it again")
-    resolution = data.get("resolution", architectures.load(folder / "architecture.json").input[1])
-    return Origin(folder, *(data[key] for key in kinds), resolution)
+    return Origin(folder, **{"resolution": architectures.load(folder / "architecture.json").input[1], **data})
 
 
 def of_weights(weights: Mapping[str, Tensor] | Any | None) -> Origin | None:

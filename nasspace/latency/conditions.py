@@ -30,7 +30,7 @@ class Conditions:
     """What was measured, how, and where; measurements of equal conditions are one entry of the cache.
 
     `digest` names the network, or another thing that was measured (see `digest_of`); `input` is (C, H, W); `versions`
-    are those of the libraries behind the runtime, `machine` is what `machine()` gives on the device.
+    are those of the libraries that the runtime uses, `machine` is what `machine()` gives on the device.
     """
 
     digest: str

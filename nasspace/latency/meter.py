@@ -14,7 +14,7 @@ import gc
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -112,17 +112,6 @@ class Latency:
         if self.reference_usual_ms is None:
             return None
         return self.reference_usual_ms / statistics.median(self.reference_ms)
-
-
-def together(latencies: Sequence[Latency], by: Sequence[Latency] | None = None) -> list[Latency]:
-    """Latencies of one machine by one normalizer, from the reference's readings of `by`, or of these.
-
-    For the latencies of a study, which were taken while more and more was known of the machine. Disturbed ones count
-    where there are no others.
-    """
-    beside = [one for one in (latencies if by is None else by) if one.reading]
-    readings = {one.reading for one in beside if not one.contended} or {one.reading for one in beside}
-    return [one.normalized(History(tuple(sorted(readings)))) for one in latencies]
 
 
 _COUNTS = ("threads", "batch_size", "rounds")

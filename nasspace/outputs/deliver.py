@@ -301,19 +301,21 @@ def export_trial(
             "trains it and exports it"
         )
     own = architecture.input == record.architecture(number).input
-    trained = record.last_rung(number) or {}
+    deployed = number in record.deployed() or record.deployed_weights.path(number) is not None
+    trained = record.last_rung(number) or {} if deployed else {}
     if trained:
         preprocessing = {**trained["preprocessing"], "classes": described["classes"]}
     if preprocessing is not None:
         preprocessing = at_another_size(preprocessing, architecture)
     card = {"study": record.name, **{key: described.get(key) for key in ("classes", "mean", "std")}}
-    if weights and not own:
-        at = trained.get("resolution") or min(record.fidelity(number)["resolution"], *record.architecture(number).input)
-        card["resolution_why"] = f"named for this export; {trained_at(at)}"
     if weights and own:
         card |= {"accuracy_is_of": settings["accuracy_is_of"]}
         card |= {"search_accuracy": row["search_accuracy"], "search_fidelity": record.fidelity(number)}
         card |= {"resolution_why": settings.get("resolution_why")}
+    if weights and record.has_last_rung:
+        at = record.architecture(number).input[1] if deployed else record.fidelity(number)["resolution"]
+        if at != architecture.input[1]:
+            card["resolution_why"] = trained_at(at)
     if own:
         card |= {name: row[name] for name in ("latency_ms", "latency_low_ms", "latency_high_ms")}
         card |= {name: settings["recipe"][name] for name in ("runtime", "threads", "batch_size")}
@@ -330,18 +332,8 @@ def export_trial(
         batch_size=batch_size,
         preprocessing=preprocessing,
         data=data,
-        origin=_origin(settings) if weights else None,
+        origin=record.origin if weights else None,
     )
-
-
-def _origin(settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The data that a study searched with, as an export records them; None of a study without images."""
-    data, recipe = settings["data"], settings["recipe"]
-    if not data:
-        return None
-    split = {"seed": recipe.get("seed", 0), "held_out": recipe.get("held_out", 0.2)}
-    at = {"fingerprint": data["fingerprint"], "resolution": settings["task"]["resolution"]}
-    return {"name": recipe["data"], **split, **at}
 
 
 def export_front(study: str, folder: Path, **how: Any) -> list[Exported]:

@@ -16,6 +16,7 @@ import nasspace
 from nasspace import architecture as architectures
 from nasspace import files
 from nasspace.architecture import Architecture
+from nasspace.documents import Document
 from nasspace.errors import InputError, VerificationError, nearest
 from nasspace.network import Network, build
 from nasspace.outputs import card as cards
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 FORMATS = ("source", "onnx", "torch")
 VERSION = 2
 RECORD = "export.json"
+ORIGIN = {"name": str, "seed": int, "held_out": float, "fingerprint": str, "resolution": int}  # of `data` in it
+LARGEST_SEED = 2**63 - 1
 HELD = (  # to the byte: nobody edits these
     *("weights.safetensors", "weights.pt", "model.onnx", INT8),
     *("model.py", specifications.PROGRAM, specifications.NAME),
@@ -148,7 +151,7 @@ def earlier(folder: Path, architecture: Architecture) -> dict[str, Any]:
         return {"origin": data, "card": record["card"]}
     card = {key: value for key, value in record["card"].items() if key in ("title", "classes", "mean", "std")}
     at = (data or {}).get("resolution", size)
-    return {"origin": data, "card": {**card, "resolution_why": f"named for this export; {cards.trained_at(at)}"}}
+    return {"origin": data, "card": {**card, "resolution_why": cards.trained_at(at)}}
 
 
 def add_int8(folder: str | os.PathLike, data: DataSet | None = None) -> Exported:
@@ -391,15 +394,21 @@ def _read_record(path: Path) -> dict[str, Any]:
     if unknown or missing or held:
         raise document.error(("files",), "not the files of an export; export it again")
     figures = [value for value in record["accuracy"].values() if isinstance(value, bool | str | list | dict | None)]
-    if figures or not _is_origin(record["data"]):
-        raise document.error(("data",), "'accuracy' or 'data' is of another kind; export it again")
+    if figures:
+        raise document.error(("accuracy",), "not a number for each file; export it again")
+    check_origin(document, record["data"])
     return record
 
 
-def _is_origin(data: dict[str, Any] | None) -> bool:
+def check_origin(document: Document, data: Any) -> None:
+    """Refuse what is not the origin of an export's data, as export.json has it; None is one that is not known."""
     if data is None:
-        return True
-    kinds = {"name": str, "seed": int, "held_out": float, "fingerprint": str}
-    return all(isinstance(data.get(key), kind) for key, kind in kinds.items()) and isinstance(
-        data.get("resolution", 1), int
-    )
+        return
+    for key, kind in ORIGIN.items():
+        found = data.get(key, 1 if key == "resolution" else None) if isinstance(data, dict) else None
+        if not isinstance(found, kind) or isinstance(found, bool):
+            raise document.error(("data", key), f"missing or not of the type {kind.__name__}; export it again")
+    if not 0 <= data["seed"] <= LARGEST_SEED or not 0 < data["held_out"] < 1:
+        raise document.error(("data",), "no seed of 0 or more with a held_out between 0 and 1; export it again")
+    if unknown := data.keys() - ORIGIN.keys():
+        raise document.error(("data", min(unknown)), "not a key of an export's data; export it again")

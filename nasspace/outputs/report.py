@@ -51,8 +51,8 @@ def _head(study: Mapping[str, Any], trials: pandas.DataFrame, front: pandas.Data
     yield f"<h1>{page.escape(str(study['name']))}</h1>"
     searched = f"A search of the space {space.get('name', '')}"
     on = f" on {data['name']}" if data.get("name") else ""
-    begun = str(study.get("created") or "").replace("T", " ").replace("+00:00", " UTC")
-    when = f", begun {begun}" if begun else ""
+    started = str(study.get("created") or "").replace("T", " ").replace("+00:00", " UTC")
+    when = f", started {started}" if started else ""
     yield page.paragraph(f"{searched}{on}{when}", "soft")
     states = trials["state"].value_counts()
     yield page.tiles(

@@ -85,8 +85,8 @@ class Driver:
         self.under_way[candidate.number] = candidate
         return candidate
 
-    def begun(self, candidate: Candidate) -> None:
-        """Its evaluation begins."""
+    def started(self, candidate: Candidate) -> None:
+        """Report that its evaluation starts."""
         self.report("trial", number=candidate.number, architecture=candidate.architecture)
 
     @property
@@ -176,11 +176,9 @@ class Driver:
         """Whether nothing more is to be asked at present."""
         deadline = self.study.deadline
         if deadline is not None and time.monotonic() > deadline - self._reserved:
-            kept = (
-                f" but for {self._reserved:.0f} s, reserved for the last rung and the exports" if self._reserved else ""
-            )
+            kept = f" ({self._reserved:.0f} s are kept for the last rung and the exports)" if self._reserved else ""
             self.out_of_time = True
-            self._stop(f"the time budget is used up{kept}; {self.study.evaluated} evaluated")
+            self._stop(f"the time for the search is used up{kept}; {self.study.evaluated} evaluated")
             return True
         under_way = len(self.under_way) + len(self.presence.others())
         if self.study.evaluated + under_way >= self.task.recipe.trials:
@@ -191,9 +189,10 @@ class Driver:
         return False
 
     def _stop(self, why: str) -> None:
-        """End the search before its trials are used up, and record why."""
+        """End the search before its trials are used up, and record why, unless time alone was to end it."""
         self._stopped = True
-        self.study.ends_early(why)
+        if self.task.recipe.is_bounded or not self.out_of_time:
+            self.study.ends_early(why)
         self.report("note", text=f"the search ends: {why}")
 
     def _keep_front_weights(self) -> None:

@@ -87,7 +87,7 @@ def deployed(
     except Diverged:
         raise
     except CandidateFailed as error:
-        if is_of_machine(error):  # not recorded: it may pass at another time
+        if is_of_machine(error.__cause__ or error):  # not recorded: it may pass at another time
             raise NasspaceError(
                 f"a training of the front stopped: {error}; free memory or device, then resume"
             ) from error

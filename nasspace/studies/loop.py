@@ -82,7 +82,7 @@ def search(
 def resume(name: str | Path, *, on_event: Report | None = None, **where: Any) -> Study:
     """Go on with a stopped study, from its own study.yaml; a finished one is given back as it is.
 
-    `where` says where it goes on (`workers`, `ray`, `gpus`, `storage_path`), if not where it was begun.
+    `where` says where it goes on (`workers`, `ray`, `gpus`, `storage_path`), if not where it was started.
     """
     started = time.monotonic()
     current = records.load(name)
@@ -225,7 +225,7 @@ def _run(study: Study, task: Task, fresh_latency: bool, report: Report, started:
             study.search_ended()
         elif driver.out_of_time and not study.rejected:
             raise InputError(
-                f"{study.folder}: the time budget of {task.recipe.time_budget:.0f} s ended before a network was "
+                f"{study.folder}: the time budget of {task.recipe.time_budget:g} s ended before a network was "
                 "evaluated; give a longer --time-budget"
             )
         with places.alone(study.folder, wait=True) if others else contextlib.nullcontext():
@@ -241,7 +241,7 @@ def _one_by_one(driver: Driver) -> None:
     while True:
         candidate = driver.ask()
         if candidate is not None:
-            driver.begun(candidate)
+            driver.started(candidate)
             driver.tell(candidate, scored(driver.task.scorer, candidate.architecture))
         elif driver.finished:
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import platform
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from nasspace.studies import turns
 from nasspace.studies.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy
 
@@ -86,30 +85,6 @@ class Measurer:
         except (LookupError, ValueError, RuntimeError, InputError) as error:  # the sampler does without
             log.warning("the profile of %s cannot be read: %s", architecture.digest, error)
             return None
-
-
-def by_one_normalizer(
-    documents: Sequence[Mapping[str, Any]], by: Sequence[Mapping[str, Any]] | None = None
-) -> list[Mapping[str, Any]]:
-    """Recorded latencies of a study, as `Latency.to_json` gave them, with medians and intervals by one normalizer.
-
-    It is of the documents `by`, else of all. What is no whole measurement (a study may have been changed by hand) comes
-    back as it is.
-    """
-    from nasspace.latency import meter
-
-    read = [_read(document) for document in documents]
-    given = None if by is None else [one for one in map(_read, by) if one]
-    normalized = iter(meter.together([one for one in read if one], given))
-    return [next(normalized).to_json() if one else document for one, document in zip(read, documents, strict=True)]
-
-
-def _read(document: Mapping[str, Any]) -> Latency | None:
-    from nasspace.latency.meter import Latency
-
-    with contextlib.suppress(InputError):
-        return Latency.from_json(document)
-    return None
 
 
 def images_for(

@@ -138,6 +138,19 @@ class Study:
         return front.drop(columns=["state", "reason"]).reset_index(drop=True)
 
     @property
+    def origin(self) -> dict[str, Any] | None:
+        """The data that it searches with, as an export records them; None of a study without images.
+
+        Name, seed, held_out, and the fingerprint at `resolution`.
+        """
+        data, recipe = self.settings.get("data"), self.settings["recipe"]
+        if not data:
+            return None
+        split = {"seed": recipe.get("seed", 0), "held_out": recipe.get("held_out", 0.2)}
+        at = {"fingerprint": data["fingerprint"], "resolution": self.settings["task"]["resolution"]}
+        return {"name": recipe["data"], **split, **at}
+
+    @property
     def has_last_rung(self) -> bool:
         """Whether what a search found is trained at the deployment resolution before it is reported."""
         return bool(self.settings.get("data")) and "accuracy" in self.objectives
@@ -433,9 +446,9 @@ def _make_own(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _joined(folder: Path, settings: dict[str, Any], sampler: Any) -> Study:
-    """The study of this name in a shared storage: made, or the one that is there, with the settings it was begun with.
+    """The study of this name in a shared storage: made, or the one that is there with its settings.
 
-    Of several processes that begin at once one makes it, and the others wait for its settings.
+    Of several processes that start at once one makes it, and the others wait for its settings.
     """
     import optuna
 
@@ -445,8 +458,8 @@ def _joined(folder: Path, settings: dict[str, Any], sampler: Any) -> Study:
         study = _connect(folder, settings, sampler)
         end = time.monotonic() + JOINING
         while time.monotonic() < end:
-            if begun := study.record.user_attrs.get(ASKED):
-                return Study(folder, {**begun, "storage": settings["storage"]}, study.record)
+            if earlier := study.record.user_attrs.get(ASKED):
+                return Study(folder, {**earlier, "storage": settings["storage"]}, study.record)
             time.sleep(0.2)
         if study.frozen() or [way.name.lower() for way in study.record.directions] != _directions(settings):
             raise  # of other software

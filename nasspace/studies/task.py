@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nasspace.accuracy.data import DataSet
 
 PACKAGES = ("nasspace", "torch", "optuna", "onnxruntime", "numpy", "scikit-learn")
-WHERE = ("workers", "ray", "gpus", "retries", "trial_timeout", "storage_path")  # a study begun here goes on there
+WHERE = ("workers", "ray", "gpus", "retries", "trial_timeout", "storage_path")  # a study started here goes on there
 DIFFERENCES = 4  # that an error names
 Evaluator = Callable[[Architecture], Mapping[str, float]]
 

@@ -46,7 +46,7 @@ class Weights:
             except Exception as error:  # every kind of storage has its own
                 if attempt == ATTEMPTS - 1:
                     raise InputError(
-                        f"--storage-path {url}: it cannot be written ({error}); mend it, then resume"
+                        f"--storage-path {url}: it cannot be written ({error}); fix that, then resume"
                     ) from error
                 time.sleep(PAUSE)
         return None

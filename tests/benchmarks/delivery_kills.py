@@ -28,7 +28,7 @@ HELD = ("weights.safetensors", "model.onnx", "preprocessing.json")
 LATE = ("training at", "exporting and checking")
 
 
-def begun(name: str, options: list[str]) -> subprocess.Popen[str]:
+def started(name: str, options: list[str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-W", "ignore", "-m", "nasspace.cli", "search", "--space", "shuffle", "--data", "digits"]
     command += ["--objectives", "accuracy,flops", "--study", name, *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -36,7 +36,7 @@ def begun(name: str, options: list[str]) -> subprocess.Popen[str]:
 
 def killed(name: str, options: list[str], late: bool, rng: random.Random) -> str:
     """Kill a search at a random moment; the last line that it printed, or '' where it had ended before."""
-    process = begun(name, options)
+    process = started(name, options)
     lines: list[str] = []
 
     def read() -> None:
@@ -76,12 +76,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         start = time.monotonic()
-        begun("undisturbed", options).communicate()
+        started("undisturbed", options).communicate()
         print(f"undisturbed: {time.monotonic() - start:.0f} s, {len(shipped('undisturbed')[0])} members", flush=True)
         kinds = [False] * (given.kills - given.late) + [True] * given.late
         for i, late in enumerate(kinds):
             print(f"kill {i + 1}: {killed('killed', options, late, rng) or 'it had ended before'}", flush=True)
-        said = begun("killed", options).communicate()[0]
+        said = started("killed", options).communicate()[0]
         left = [str(path) for path in Path("reports/killed").rglob(".*") if path.name != ".lock"]
         left += [str(path) for path in Path("reports/killed/checkpoints").glob("*")]
         same = shipped("killed") == shipped("undisturbed")

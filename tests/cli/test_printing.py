@@ -72,7 +72,7 @@ def test_an_error_escapes_what_it_names(capsys):
     assert r"'a\x1b[2J\udce9' is not a space" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "..", "a\0b", "caf\udce9", "x" * 300, "a\x1b[2J"], ids=ascii)
+@pytest.mark.parametrize("name", ["../../x", "/x", "..", "a\0b", "caf\udce9", "x" * 300, "a\x1b[2J"], ids=ascii)
 def test_a_name_that_leads_elsewhere_is_refused_before_anything_is_written(capsys, tmp_path, name):
     work = tmp_path / "deep" / "deeper"
     work.mkdir(parents=True)

@@ -38,7 +38,7 @@ def searching(recipe):
     return [*NAS, "search", "--space", "small.yaml", "--recipe", recipe, "--resolution", "8", "--study", "s"]
 
 
-def begun():
+def started():
     """A search in the middle of its first training."""
     pipe = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
 
@@ -57,7 +57,7 @@ def begun():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_an_interrupted_search_says_how_to_go_on(name):
-    process = begun()
+    process = started()
     process.send_signal(getattr(signal, name))
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
@@ -69,7 +69,7 @@ def test_an_interrupted_search_says_how_to_go_on(name):
 
 @pytest.mark.slow
 def test_the_second_signal_ends_at_once():
-    process = begun()
+    process = started()
     os.kill(process.pid, signal.SIGSTOP)  # so that both arrive together
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)

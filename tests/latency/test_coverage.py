@@ -13,9 +13,8 @@ from nasspace.architecture import Architecture
 from nasspace.latency import meter, reference, runtimes
 from nasspace.latency.cache import LatencyCache
 from nasspace.latency.estimate import PAUSE, History, Speed, Spread, against, half_interval, sittings
-from nasspace.latency.meter import measure, measure_latency, together
+from nasspace.latency.meter import measure, measure_latency
 from nasspace.latency.runtimes import Clocks
-from nasspace.studies.measure import by_one_normalizer
 
 DAY = 86_400.0
 REFERENCE_MS = 2.4
@@ -264,22 +263,3 @@ def test_students_quantile():
     for degrees, quantile in ((3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042), (1e9, 1.96)):
         assert half_interval(Spread(1.0, degrees)) == pytest.approx(quantile, rel=0.01)
     assert half_interval(Spread(0.0, 3)) == 0
-
-
-def test_the_latencies_of_a_study_have_one_normalizer(simulate):
-    """They were told while more and more was known of the machine; read together they are comparable."""
-    machine, find = simulate(3, **RESTLESS)
-    told = []
-    for _ in range(4):
-        machine.begin_sitting()
-        told += [find(name, fresh=True) for name in NETWORKS]
-    assert len({one.reference_usual_ms for one in told}) > 4
-    read = together(told)
-    assert len({one.reference_usual_ms for one in read}) == 1
-    assert [one.median_ms / one.reference_usual_ms for one in read] == pytest.approx([one.ratio for one in told])
-    assert together(read) == read, "reading changes nothing"
-    assert together([]) == []
-    assert together(told[:2], read) == read[:2], "those that came before have it, too"
-    changed = {**told[0].to_json(), "samples_ms": "a lot"}
-    documents = by_one_normalizer([*(one.to_json() for one in told), changed, {}])
-    assert documents == [*(one.to_json() for one in read), changed, {}]

@@ -121,7 +121,7 @@ def test_the_rungs_double_the_size():
     assert [(rung.resolution, rung.epochs) for rung in rungs(Fidelity(16, 1), 16)] == [(16, 2)]
 
 
-def begun(study):
+def started(study):
     script = SCRIPT.format(space=SPACE)
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", script, study],
@@ -144,11 +144,11 @@ def shipped(study):
 @pytest.mark.slow
 def test_killed_in_the_last_rung_and_the_export_it_ships_the_same_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rest = begun("undisturbed").communicate()[0]
+    rest = started("undisturbed").communicate()[0]
     assert "training at 16x16" in rest
     rng, seen = random.Random(7), set()
     for word in ("training at", "exporting", "training at"):
-        process = begun("killed")
+        process = started("killed")
         for line in process.stdout:
             if line.startswith("finishing") and word in line:
                 seen.add(word)
@@ -157,7 +157,7 @@ def test_killed_in_the_last_rung_and_the_export_it_ships_the_same_files(tmp_path
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
     assert seen == {"training at", "exporting"}
-    process = begun("killed")
+    process = started("killed")
     rest = process.communicate()[0]
     assert process.returncode == 0, rest
     assert shipped("killed") == shipped("undisturbed")
@@ -309,7 +309,7 @@ def test_the_last_rung_ends_with_the_time_budget_and_is_resumed(study, folder, m
 
 
 def test_a_budget_that_ends_before_the_first_network_says_so_and_a_longer_one_searches(folder):
-    with pytest.raises(InputError, match=r"time budget of 0 s ended before a network.*longer --time-budget"):
+    with pytest.raises(InputError, match=r"time budget of 0.001 s ended before a network.*longer --time-budget"):
         searched(time_budget="0.001s")
     assert searched(time_budget="1h", trials=1).evaluated == 1
 
@@ -326,6 +326,17 @@ def test_weights_that_are_gone_are_those_of_the_export_or_named(delivered, folde
     shutil.rmtree(export)
     with pytest.raises(InputError, match=f"weights of trial {number} are not kept; `nas train s:{number}`"):
         deliver.export_trial(study, number, folder / "untrained")
+
+
+@pytest.mark.slow
+def test_weights_of_the_search_alone_say_at_which_size_they_were_trained(folder):
+    study = searched(trials=1, resolution=16)
+    deliver.export_trial(study, 0, folder / "own")
+    deliver.export_trial(study, 0, folder / "larger", resolution=32)
+    for name in ("own", "larger"):
+        text = (folder / name / "README.md").read_text()
+        assert "the weights were trained at 8x8" in text
+        assert "| Accuracy |" not in text, "no file at this size was judged"
 
 
 @pytest.mark.slow

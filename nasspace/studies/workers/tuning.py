@@ -55,7 +55,7 @@ class Asking:
             if len(self._asked) >= self._workers:
                 return None
             candidate, self._next = self._next, None
-            self.driver.begun(candidate)
+            self.driver.started(candidate)
         except BaseException as error:
             self.error = error
             return finished
