@@ -62,7 +62,8 @@ def test_a_network_is_measured_there_and_remembered_here(runtime, board):
         found = there.measure_latency(network(), runtime, seconds=0.05)
         again = there.measure_latency(network(), runtime, seconds=0.05)
         fresh = there.measure_latency(network(), runtime, seconds=0.05, fresh=True)
-    assert again == found != fresh
+    assert found.contended or again == found, "only a disturbed measurement is repeated"
+    assert fresh != found
     assert 0 < found.low_ms <= found.median_ms <= found.high_ms
     assert len(found.samples_ms) == len(found.reference_ms) == found.rounds >= 8
     assert (found.runtime, found.input) == (runtime, SHAPE)
@@ -117,7 +118,8 @@ def test_a_lost_connection_is_told_and_what_was_measured_stays(board, monkeypatc
     with pytest.raises(InputError, match=r"lost while it was measuring.*nas resume"):
         there.measure_latency(network(16), seconds=0.05)
     monkeypatch.setattr(Connection, "_send", send)
-    assert there.measure_latency(network(8)) == first  # by a new connection, from the cache
+    again = there.measure_latency(network(8))  # over a new connection
+    assert first.contended or again == first, "from the cache, except where other work disturbed the first"
     assert there.measure_latency(network(16), seconds=0.05).rounds >= 8
     there.close()
 
