@@ -316,3 +316,24 @@ def test_paths_that_cannot_be_are_no_files(tmp_path):
     assert files.kind_of(tmp_path) == "folder"
     with pytest.raises(InputError, match=r"~nobody-here/x: this home folder is not known"):
         files.expanded("~nobody-here/x")
+
+
+def test_a_checkout_that_pip_did_not_install_searches(tmp_path, monkeypatch):
+    """On a vendor's machine the package may only be on PYTHONPATH, and torch may have no metadata."""
+    import importlib.metadata
+
+    import nasspace
+
+    found = importlib.metadata.version
+
+    def version(name):
+        if name in ("nasspace", "torch"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.chdir(tmp_path)
+    study = nasspace.search("fire", evaluator=lambda arch: {"accuracy": 0.5}, objectives=["accuracy", "flops"], trials=2)
+    assert len(study.front()) >= 1
+    written = files.load_yaml(tmp_path / "reports" / study.name / "study.yaml").value["versions"]
+    assert written["nasspace"] == written["torch"] == "unknown" != written["numpy"]

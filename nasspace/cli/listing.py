@@ -10,11 +10,11 @@ import contextlib
 import functools
 import hashlib
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasspace import files
+from nasspace.documents import installed_versions
 from nasspace.errors import InputError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _key(text: str, classes: int, resolution: int | None) -> str:
 def _cache(key: str) -> Path:
     from nasspace.latency.cache import LatencyCache
 
-    return LatencyCache().path.parent / "spaces" / f"{version('nasspace')}-{key}.json"
+    return LatencyCache().path.parent / "spaces" / f"{installed_versions(['nasspace'])['nasspace']}-{key}.json"
 
 
 def _remembered(key: str) -> dict[str, Any] | None:

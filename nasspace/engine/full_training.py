@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from nasspace.accuracy.data import DataSet, load_data, prepared
 from nasspace.accuracy.settings import Fidelity, TrainingSettings
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
+from nasspace.documents import installed_versions
 from nasspace.engine import origins, subjects
 from nasspace.engine.origins import Origin
 from nasspace.engine.settings import ResolvedSettings, resolve_settings
@@ -573,7 +573,7 @@ class _Run:
             },
             "identity": self.identity,
             "machine": machine(),
-            "versions": {package: version(package) for package in PACKAGES},
+            "versions": installed_versions(PACKAGES),
         }
 
     def _read(self, record: Mapping[str, Any]) -> FullTraining:

@@ -6,11 +6,11 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasspace.architecture import Architecture
+from nasspace.documents import installed_versions
 from nasspace.errors import InputError, nearest
 from nasspace.space import Space
 from nasspace.studies import evaluate, schema, weights
@@ -102,7 +102,7 @@ class Task:
             "evaluator": None if data else getattr(self.scorer.function, "__qualname__", "function"),
             "storage": storage,
             "machine": machine(),
-            "versions": {package: version(package) for package in PACKAGES},
+            "versions": installed_versions(PACKAGES),
         }  # fmt: skip
 
     @property
