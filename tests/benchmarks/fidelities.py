@@ -3,7 +3,7 @@
     python tests/benchmarks/fidelities.py train --cifar10-12k DIR --clothing10 DIR --fashion-10k installed
         [--device cpu] [--processes 2] [--only SET/BUDGET]
     python tests/benchmarks/fidelities.py pack SET PLACE FILE.npz     for a machine that has nothing else
-    python tests/benchmarks/fidelities.py list
+    python tests/benchmarks/fidelities.py list | report
 
 `train` runs every training of `PLAN` that the table `reports/benchmarks/fidelities/trainings.csv` does not hold yet and
 appends a row for each, so that it goes on after any stop. cifar10-12k is a folder with train.parquet and test.parquet,
@@ -430,6 +430,83 @@ def run(places: dict[str, str], device: str, processes: int, only: str, seconds:
     print(f"{finished} trainings in {time.perf_counter() - start:.0f} s", flush=True)
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """How a budget ranks the networks of a set: Kendall's tau with the truth, and its 95 % interval over networks."""
+
+    name: str
+    tau: float
+    low: float
+    high: float
+    seconds: float
+    lost: float  # accuracy that is given up by taking its best network
+
+    @property
+    def text(self) -> str:
+        tau = f"{self.tau:.2f} ({self.low:.2f} to {self.high:.2f})"
+        return f"| {self.name} | {self.seconds:.0f} | {tau} | {self.lost:.1f} |"
+
+
+def rankings(name: str, table: list[dict], draws: int = 1000) -> tuple[str, list[Ranking]]:
+    """A sentence about the truth of a set, and a ranking for each budget, seed and criterion.
+
+    The truth of a network is the mean accuracy of its long trainings over validation and test images. A long training
+    is ranked by the mean of the other seeds.
+    """
+    mine = [row for row in table if row["set"] == name]
+    long = {int(row["seed"]) for row in mine if row["budget"] == PLAN[name].long.name}
+    held = {(row["budget"], int(row["seed"]), int(row["network"])): row for row in mine}
+    known = [n for n in range(PLAN[name].networks) if all((PLAN[name].long.name, s, n) in held for s in long)]
+
+    def truth(seeds: set[int]) -> numpy.ndarray:
+        each = [[accuracy(held[PLAN[name].long.name, seed, n], name) for seed in sorted(seeds)] for n in known]
+        return numpy.array(each).mean(1)
+
+    every = truth(long)
+    flops = numpy.array([float(held[PLAN[name].long.name, min(long), n]["flops"]) for n in known])
+    found = [ranking("FLOPs", flops, every, 0.0, draws)]
+    for budget_name, seed in sorted({(row["budget"], int(row["seed"])) for row in mine}):
+        if not all((budget_name, seed, n) in held for n in known):
+            continue
+        mine_rows = [held[budget_name, seed, n] for n in known]
+        against = every
+        if budget_name == PLAN[name].long.name:
+            if not (others := long - {seed}):
+                continue
+            against = truth(others)
+        seconds = float(numpy.mean([float(row["seconds"]) for row in mine_rows]))
+        for criterion, sign in (("validation_accuracy", 1), ("validation_log_loss", -1)):
+            values = sign * numpy.array([float(row[criterion]) for row in mine_rows])
+            label = f"{budget_name}, seed {seed}, {criterion.removeprefix('validation_').replace('_', ' ')}"
+            found.append(ranking(label, values, against, seconds, draws))
+    spread = 100 * every.std(ddof=1)
+    about = f"{name}: {len(known)} networks, truth of {len(long)} seed(s): {100 * every.mean():.1f} % +- {spread:.1f}"
+    if len(long) > 1:
+        each = numpy.array([truth({seed}) for seed in sorted(long)])
+        about += f"; seeds differ by {100 * math.sqrt(each.var(0, ddof=1).mean()):.1f} (standard deviation)"
+    return about, found
+
+
+def accuracy(row: dict, name: str) -> float:
+    """Over validation and test images together."""
+    validation, test = {"cifar10-12k": (2000, 2000), "fashion-10k": (2000, 10000), "clothing10": (341, 372)}[name]
+    total = validation * float(row["validation_accuracy"]) + test * float(row["test_accuracy"])
+    return total / (validation + test)
+
+
+def ranking(name: str, values: numpy.ndarray, truth: numpy.ndarray, seconds: float, draws: int) -> Ranking:
+    from scipy.stats import kendalltau
+
+    rng = numpy.random.default_rng(0)
+    taus = []
+    for _ in range(draws):
+        chosen = rng.integers(len(truth), size=len(truth))
+        taus.append(kendalltau(values[chosen], truth[chosen]).statistic)
+    low, high = numpy.nanquantile(taus, [0.025, 0.975])
+    lost = 100 * (truth.max() - truth[values.argmax()])
+    return Ranking(name, float(kendalltau(values, truth).statistic), low, high, seconds, lost)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -443,6 +520,7 @@ def main() -> None:
     train.add_argument("--seconds", type=float, default=math.inf, help="start no training after so long")
     train.add_argument("--table", type=Path, default=FOLDER / "trainings.csv")
     verbs.add_parser("list")
+    verbs.add_parser("report")
     packing = verbs.add_parser("pack")
     packing.add_argument("name", choices=PLAN)
     packing.add_argument("place")
@@ -450,6 +528,13 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.verb == "list":
         print(json.dumps({name: [one.name for one, _ in task.budgets] for name, task in PLAN.items()}, indent=1))
+        return
+    if asked.verb == "report":
+        table = rows(FOLDER / "trainings.csv")
+        for name in PLAN:
+            about, found = rankings(name, table)
+            print(f"\n{about}\n\n| budget | seconds | tau (95 % interval) | lost (points) |\n| -- | -- | -- | -- |")
+            print(*(one.text for one in found), sep="\n")
         return
     if asked.verb == "pack":
         pack(asked.name, {asked.name: None if asked.place == "installed" else asked.place}, asked.file)
