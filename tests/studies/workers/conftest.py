@@ -84,9 +84,16 @@ class Searches:
 
     def wait_for(self, count: int, timeout: float = 300) -> None:
         """Until so many evaluations have begun."""
+        self.wait_until(lambda log: len(log) >= count, f"{count} evaluations begun", timeout)
+
+    def wait_until(self, holds: Callable[[list[list[str]]], bool], what: str, timeout: float = 300) -> None:
+        """Until something holds of the log; fails at once if the search that was started last has ended."""
         end = time.monotonic() + timeout
-        while len(self.log()) < count:
-            assert time.monotonic() < end, f"{len(self.log())} evaluations begun, not {count}"
+        while not holds(self.log()):
+            process = self.processes[-1]
+            if process.poll() is not None and not holds(self.log()):
+                pytest.fail(f"the search ended before {what}: {process.stderr.read()}")
+            assert time.monotonic() < end, f"not within {timeout} s: {what}; {len(self.log())} evaluations begun"
             time.sleep(0.05)
 
 
