@@ -16,7 +16,7 @@ from typing import Any
 from nasspace.errors import InputError, Interrupted, NasspaceError
 from nasspace.studies import evaluate
 from nasspace.studies.recipe import Recipe
-from nasspace.studies.workers.address import explained, reached
+from nasspace.studies.workers.address import close_token, explained, reached
 from nasspace.studies.workers.leftovers import RAY, private
 from nasspace.studies.workers.watch import Lost, Watch
 
@@ -113,6 +113,7 @@ def _joined(recipe: Recipe, size: int, folder: Path) -> Iterator[str]:
     try:
         with _on_loopback() if recipe.ray is None else contextlib.nullcontext():
             ray.init(**settings)
+        close_token()
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         if recipe.ray is None:
             raise NasspaceError(f"Ray does not start on this machine: {_line(error)}") from None
@@ -254,13 +255,12 @@ def on_this_node() -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 
 
-def awaited(reference: Any, seconds: float, doing: str, note: Callable[[str], None]) -> Any:
+def awaited(reference: Any, seconds: float, doing: str, note: Callable[[str], None], watch: Watch) -> Any:
     """What a node that measures returns; an `InputError` if it is another search's, or lost, for so long."""
     import ray
 
     for waited in (min(QUICK, seconds), max(0.0, seconds - QUICK)):
-        done, _ = ray.wait([reference], timeout=waited)
-        if done:
+        if watch.is_ready(reference, waited):
             return ray.get(reference)
         note(f"waiting for a node with the resource '{LATENCY}' ({doing}): another search uses it, or it is lost")
     raise InputError(

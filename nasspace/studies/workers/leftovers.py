@@ -88,8 +88,9 @@ def _remove(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink()
-        (folder / LOCK).unlink(missing_ok=True)
-        folder.rmdir()
+        if {path.name for path in folder.iterdir()} <= {LOCK}:
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def _end_processes(folder: Path) -> None:

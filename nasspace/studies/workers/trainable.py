@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import copy
 import faulthandler
-import functools
 import os
 import traceback
 from collections import defaultdict
@@ -32,9 +31,20 @@ class Box:
     """
 
     def __init__(self) -> None:
+        self._sent: list[Any] = []
         self._outcomes: dict[int, Outcome | Exception] = {}
         self._given: defaultdict[int, asyncio.Queue[dict[str, Any] | None]] = defaultdict(asyncio.Queue)
         self._ended = False
+
+    async def keep(self, sent: Sent) -> list[Any]:
+        """Store what the workers are sent; the reference to it, in a list, as Ray replaces a bare one by its value."""
+        import ray
+
+        self._sent = [ray.put(sent)]
+        return self._sent
+
+    async def sent(self) -> list[Any]:
+        return self._sent
 
     async def give(self, worker: int, asked: dict[str, Any]) -> None:
         self._given[worker].put_nowait(asked)
@@ -124,18 +134,21 @@ def stopped_after(seconds: float | None, path: str | None) -> Iterator[None]:
         Path(path).unlink()
 
 
-@functools.cache
-def evaluation() -> type:
-    """The class of Tune's trials, each of which is a worker; made when first asked for, since Ray is imported late."""
+def evaluation(box: Any, station: Any) -> type:
+    """The class of Tune's trials, each of which is a worker; made when asked for, since Ray is imported late.
+
+    The actors are not `tune.with_parameters`, which would make objects of them that this process owns. Ray ends the
+    process that owns an object in a store whose node is stopped, with a line of its log and exit status 1.
+    """
     import ray
     from ray import tune
 
     class Evaluation(tune.Trainable):
         """A worker: evaluates candidates in one process, one a step; what it imported and loaded serves them all."""
 
-        def setup(self, config: dict[str, Any], sent: list, box: Any, station: Any) -> None:
-            self._box = box  # `sent` is a list with one reference, so that Tune does not store what it refers to again
-            self._scorer = ray.get(sent[0]).scorer(None if station is None else AtStation(station))
+        def setup(self, config: dict[str, Any]) -> None:
+            (reference,) = ray.get(box.sent.remote())
+            self._scorer = ray.get(reference).scorer(None if station is None else AtStation(station))
             self._worker = config["worker"]
             self._has_begun = False
 
@@ -144,10 +157,10 @@ def evaluation() -> type:
             if not self._has_begun:
                 self._has_begun = True
                 return {"number": NOTHING}
-            asked = ray.get(self._box.next.remote(self._worker))
+            asked = ray.get(box.next.remote(self._worker))
             if asked is None:
                 return {"number": NOTHING, "done": True}
-            ray.get(self._box.put.remote(asked["number"], self._outcome(asked)))
+            ray.get(box.put.remote(asked["number"], self._outcome(asked)))
             return {"number": asked["number"]}
 
         def _outcome(self, asked: dict[str, Any]) -> Outcome | Exception:

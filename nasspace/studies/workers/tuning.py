@@ -20,7 +20,7 @@ from nasspace.studies.recipe import Recipe
 from nasspace.studies.rows import is_same_machine, machine_text
 from nasspace.studies.workers import cluster, trainable
 from nasspace.studies.workers.parts import Sent
-from nasspace.studies.workers.watch import Lost
+from nasspace.studies.workers.watch import Lost, Watch
 
 STATION = 120.0  # seconds in which a node that measures must be free
 STILLBORN = 5  # workers in a row that may end before they have begun
@@ -201,15 +201,14 @@ def _tuned(driver: Driver, sent: Sent, recipe: Recipe, connection: cluster.Conne
     cluster.by_value(sent.blocks)
     nodes = cluster.nodes()
     cluster.check(nodes, recipe)
-    reference = ray.put(sent)
     box = ray.remote(trainable.Box).options(num_cpus=0, **cluster.on_this_node()).remote()
-    station = _station(driver, reference, recipe, nodes)
+    (reference,) = connection.watch.got(box.keep.remote(sent))  # owned by the box: see `trainable.evaluation`
+    station = _station(driver, reference, recipe, nodes, connection.watch)
     resources, room = _resources(recipe, nodes)
     workers = min(recipe.workers, room)
     if workers < recipe.workers:
         driver.report("note", text=f"{workers} of {recipe.workers} workers find place on the cluster as it is")
-    parameters = {"sent": [reference], "box": box, "station": station}
-    evaluation = tune.with_parameters(trainable.evaluation(), **parameters)
+    evaluation = trainable.evaluation(box, station)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost trial is no error here
     pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(workers)}  # all of them begin at once
     with cluster.environment_with(pending):
@@ -229,7 +228,7 @@ def _tuned(driver: Driver, sent: Sent, recipe: Recipe, connection: cluster.Conne
     return asking
 
 
-def _station(driver: Driver, sent: Any, recipe: Recipe, nodes: cluster.Nodes) -> Any:
+def _station(driver: Driver, sent: Any, recipe: Recipe, nodes: cluster.Nodes, watch: Watch) -> Any:
     """Where latencies are taken: None, by the workers themselves in turn, or an actor that does one at a time.
 
     On nodes that carry the resource `latency`; a device behind SSH is asked from the driver's node.
@@ -246,7 +245,7 @@ def _station(driver: Driver, sent: Any, recipe: Recipe, nodes: cluster.Nodes) ->
     station = ray.remote(trainable.Station).options(**options).remote(sent)
     note = functools.partial(driver.report, "note")
     asked = station.machine.remote()
-    machine = cluster.awaited(asked, STATION, "to begin", lambda text: note(text=text))
+    machine = cluster.awaited(asked, STATION, "to begin", lambda text: note(text=text), watch)
     expected = driver.study.latency_machine()
     if expected is not None and not is_same_machine(machine, expected):
         raise InputError(

@@ -15,6 +15,7 @@ from nasspace.errors import Interrupted
 
 PATIENCE = 20.0  # seconds without an answer after which a cluster is lost; Ray ends the process after 60
 PAUSE = 0.5  # seconds between two looks
+SLICE = 1.0  # seconds that the main thread waits between two looks at what this one has found
 SHOW_CURSOR = "\x1b[?25h"
 BLOCKED = 25.0  # seconds after that in which the main thread must have noticed; Ray's own calls may not come back
 
@@ -61,12 +62,22 @@ class Watch:
         """`ray.get` that does not wait for a cluster that is gone."""
         import ray
 
+        while not self.is_ready(reference, SLICE):
+            pass
+        return ray.get(reference)
+
+    def is_ready(self, reference: Any, seconds: float) -> bool:
+        """Wait so long for a result; raise `Lost` if the cluster goes."""
+        import ray
+
+        end = time.monotonic() + seconds
         while True:
             self.check()
-            try:
-                return ray.get(reference, timeout=1.0)
-            except ray.exceptions.GetTimeoutError:
-                continue
+            left = end - time.monotonic()
+            if ray.wait([reference], timeout=max(0.0, min(SLICE, left)))[0]:
+                return True
+            if left <= SLICE:
+                return False
 
     def _look(self) -> None:
         while not self._done.wait(PAUSE):

@@ -66,7 +66,8 @@ def listening(pids: set[int]) -> dict[str, str]:
 
 
 @linux
-def test_ray_on_one_machine_is_nobody_elses(searches, temporary):
+def test_ray_on_one_machine_is_nobody_elses(searches, temporary, monkeypatch):
+    monkeypatch.setenv("HOME", str(temporary))
     process = searches.start("search(study='s', workers=2, trials=1000)")
     searches.wait_for(4)
     found = listening(family(process.pid))
@@ -76,8 +77,9 @@ def test_ray_on_one_machine_is_nobody_elses(searches, temporary):
     (folder,) = temporary.glob(f"{leftovers.PREFIX}*/{leftovers.LOCK}")
     assert folder.parent.stat().st_mode & 0o777 == 0o700
     assert list(folder.parent.glob(f"{leftovers.RAY}/session_*/sockets/raylet"))
+    assert (temporary / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    process.communicate(timeout=500)
     assert not list(temporary.glob(f"{leftovers.PREFIX}*/{leftovers.LOCK}"))
 
 
@@ -92,7 +94,7 @@ def test_a_worker_that_is_killed_is_replaced_while_the_others_work(searches, tem
     begun = len(searches.log())
     searches.wait_until(lambda log: len({pid for _, pid, _ in log[begun:]}) == 2, "two are at work again")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    process.communicate(timeout=500)
 
 
 @linux
@@ -163,8 +165,8 @@ def mine(ray: str = ""):
 
 
 @pytest.mark.parametrize("gently", [True, False])
-def test_a_cluster_that_is_stopped_costs_nothing_that_is_finished(searches, clusters, gently):
-    cluster = clusters({"num_cpus": 1})
+def test_a_cluster_that_is_stopped_costs_nothing_that_is_finished(searches, own_cluster, gently):
+    cluster = own_cluster
     process = searches.start(f"{LOST}sys.exit(run(['mine', '--ray', '{cluster.address}']))")
     searches.wait_for(4)
     if gently:  # as `ray stop`, which would stop all clusters of this machine
@@ -173,7 +175,7 @@ def test_a_cluster_that_is_stopped_costs_nothing_that_is_finished(searches, clus
         for processes in cluster.head_node.all_processes.values():
             for each in processes:
                 each.process.kill()
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=500)
     assert process.returncode == 130, said
     assert (
         f"nas: the Ray cluster ({cluster.address}) was stopped or cannot be reached; what is finished is kept" in said
