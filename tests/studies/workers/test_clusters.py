@@ -120,13 +120,11 @@ def test_latency_is_taken_on_the_node_that_measures(searches, two_nodes, monkeyp
         assert kept == {f"{number}.safetensors" for number in numbers}
 
 
-def test_what_cannot_be_is_told_in_one_sentence(searches, one_node, monkeypatch):
-    monkeypatch.setenv("RAY_TMPDIR", str(searches.folder))  # other clusters of this machine are not looked up
+def test_what_cannot_be_is_told_in_one_sentence(searches, one_node):
     expected = {
         "ray='127.0.0.1:1'": "127.0.0.1:1: nothing answers there",
         "ray='ray://127.0.0.1:10001'": "on a node of its cluster",
         "ray='somewhere'": "not an address; write HOST:PORT",
-        "ray='auto'": "no cluster runs on this machine",
         "workers=2, storage_path='/proc/nowhere'": "/proc/nowhere: it cannot be written",
         "workers=2, storage_path='nothing://bucket'": "nothing://bucket: it cannot be written",
         f"ray='{one_node.address}'": "other versions",
@@ -139,6 +137,11 @@ def test_what_cannot_be_is_told_in_one_sentence(searches, one_node, monkeypatch)
     for i, (asked, says) in enumerate(expected.items()):
         assert says in told[str(i)], asked
     assert "2.59.0" in told[str(len(expected) - 1)]
+
+
+def test_a_machine_without_a_cluster_is_told():
+    said = str(address.explained("auto", "Could not find any running Ray instance."))
+    assert said == "--ray auto: no cluster runs on this machine; start one with `ray start --head`"
 
 
 def test_what_the_evaluator_raises_is_raised_here(searches):

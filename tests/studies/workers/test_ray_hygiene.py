@@ -166,8 +166,8 @@ def mine(ray: str = ""):
 
 @pytest.mark.parametrize("gently", [True, False])
 def test_a_cluster_that_is_stopped_costs_nothing_that_is_finished(searches, own_cluster, gently):
-    cluster = own_cluster
-    process = searches.start(f"{LOST}sys.exit(run(['mine', '--ray', '{cluster.address}']))")
+    cluster, address = own_cluster, own_cluster.address
+    process = searches.start(f"{LOST}sys.exit(run(['mine', '--ray', '{address}']))")
     searches.wait_for(4)
     if gently:  # as `ray stop`, which would stop all clusters of this machine
         cluster.remove_node(cluster.head_node)
@@ -177,9 +177,7 @@ def test_a_cluster_that_is_stopped_costs_nothing_that_is_finished(searches, own_
                 each.process.kill()
     _, said = process.communicate(timeout=500)
     assert process.returncode == 130, said
-    assert (
-        f"nas: the Ray cluster ({cluster.address}) was stopped or cannot be reached; what is finished is kept" in said
-    )
+    assert f"nas: the Ray cluster ({address}) was stopped or cannot be reached; what is finished is kept" in said
     assert "`nas resume s`" in said
     assert "GCS" not in said
     assert "Traceback" not in said
