@@ -37,7 +37,7 @@ class VerificationError(NasspaceError):
 
 
 class Interrupted(NasspaceError):
-    """The person stopped the work; the message says what is kept and how to continue."""
+    """The work was stopped by a person, or its cluster was; the message says what is kept and how to continue."""
 
     exit_status = 130
 

@@ -36,7 +36,8 @@ studies studies.recipe studies.storage studies.schema studies.resolution studies
 studies.failures studies.last_rung studies.evaluate studies.surrogate studies.belief
 studies.gain studies.samplers studies.places studies.rows studies.weights studies.study studies.sharing
 studies.candidates studies.workers studies.workers.address studies.task studies.duration studies.driver
-studies.workers.parts studies.workers.cluster studies.workers.again studies.workers.trainable studies.workers.tuning
+studies.workers.parts studies.workers.leftovers studies.workers.watch studies.workers.cluster studies.workers.again
+studies.workers.trainable studies.workers.tuning
 studies.loop
 outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.preprocessing
 outputs.source outputs.weights outputs.card outputs.judging outputs.running outputs.checks outputs.export
@@ -48,7 +49,7 @@ cli.training cli cli.__main__
 GRAPHS = {f"latency.guidelines.{name}" for name in ("graph", "surgery", "profile")}
 HOMES = {
     "optuna": {"studies.storage", "studies.study", "studies.samplers"},
-    "ray": {f"studies.workers.{name}" for name in ("cluster", "again", "trainable", "tuning")},
+    "ray": {f"studies.workers.{name}" for name in ("cluster", "again", "trainable", "tuning", "watch")},
     "plotly": {"outputs.plots"},
     "onnx": {"latency.convert", "latency.calibration", *GRAPHS},
     "onnxruntime": {

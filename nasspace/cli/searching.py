@@ -179,11 +179,11 @@ def _searched(start: Any, json: bool) -> None:
 
 def _interrupted(opened: list[Study]) -> Interrupted:
     """What is kept, and how to go on."""
+    from nasspace.studies import places
+
     if not opened:
         return Interrupted("interrupted before the search started; run the same command again")
-    place = opened[0].folder
-    name = place.name if place.parent == Path("reports") else place
-    return Interrupted(f"interrupted; what is finished is kept, `nas resume {name}` goes on")
+    return Interrupted(f"interrupted; what is finished is kept, `nas resume {places.shown(opened[0].folder)}` goes on")
 
 
 def front(

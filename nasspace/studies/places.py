@@ -27,6 +27,11 @@ def folder_of(name: str | Path) -> Path:
         raise InputError(f"{text[:60]}...: cannot be a study's name ({error.strerror}); choose another name") from None
 
 
+def shown(folder: Path) -> str:
+    """A study's name where `folder_of` finds the folder by it, else the folder."""
+    return folder.name if folder.parent == Path("reports") else str(folder)
+
+
 def known_studies(parent: Path) -> str:
     """The studies beside a missing one, as the end of its error."""
     names = sorted(path.parent.name for path in parent.glob("*/study.yaml"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -79,7 +81,19 @@ def _tried(address: str, environment: Mapping[str, str]) -> str:
 
 def _has_token() -> bool:
     given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return bool(given) or (Path.home() / ".ray" / "auth_token").is_file()
+    return bool(given) or _token().is_file()
+
+
+def _token() -> Path:
+    return Path.home() / ".ray" / "auth_token"
+
+
+def close_token() -> None:
+    """Make Ray's token readable for its owner only: Ray writes it as the umask has it, which is mostly for everyone."""
+    with contextlib.suppress(OSError, RuntimeError):
+        found = _token().lstat()
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and found.st_mode & 0o077:
+            _token().chmod(0o600)
 
 
 def explained(address: str, said: str) -> InputError:

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 def measure_files(paths: Sequence[Path], recipe: Recipe, **asked: Any) -> list[Latency]:
     """Latencies of exported ONNX files, in a fresh process on a node that carries the resource `latency`."""
     contents = [path.read_bytes() for path in paths]
-    with cluster.connected(recipe):
+    with cluster.connected(recipe) as connection:
         import ray
 
         there = ray.remote(_measured).options(num_cpus=0, resources={cluster.LATENCY: 1})
         waited, note = len(paths) * WAIT, lambda text: log.warning(text)
-        return cluster.awaited(there.remote(contents, asked), waited, "measuring the front again", note)
+        return cluster.awaited(
+            there.remote(contents, asked), waited, "measuring the front again", note, connection.watch
+        )
 
 
 def _measured(contents: Sequence[bytes], asked: dict[str, Any]) -> list[Latency]:

@@ -1,4 +1,4 @@
-"""To a cluster and from it: started here, or reached at an address; who measures there; what can be wrong with it."""
+"""Start a Ray cluster on this machine or connect to one; which of its nodes measure; what can be wrong with it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nasspace.errors import InputError, NasspaceError
+from nasspace.errors import InputError, Interrupted, NasspaceError
 from nasspace.studies import evaluate
 from nasspace.studies.recipe import Recipe
-from nasspace.studies.workers.address import explained, reached
+from nasspace.studies.workers.address import close_token, explained, reached
+from nasspace.studies.workers.leftovers import RAY, private
+from nasspace.studies.workers.watch import Lost, Watch
 
+LOOPBACK = "127.0.0.1"
 STORE = 256 * 2**20  # bytes of the object store of a cluster started here, beside the data set
 QUIET = {  # Tune keeps tables of its own and watches the keyboard; the study is the record here, and `nas` watches
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -46,42 +49,97 @@ class Nodes:
     hosts: frozenset[str]
 
 
+@dataclass(frozen=True)
+class Connection:
+    """A cluster in use: a private folder on the driver's machine, and what notices that the cluster is gone."""
+
+    folder: Path
+    watch: Watch
+
+
 @contextlib.contextmanager
-def connected(recipe: Recipe, size: int = 0) -> Iterator[None]:
+def connected(recipe: Recipe, size: int = 0, go_on: str = "nas resume") -> Iterator[Connection]:
     """Ray, for the time of a search: one that is running in this process, at the recipe's address, or started here.
 
-    `size` is that of what is sent to the workers, in bytes. Raises `InputError` for an address that cannot be used.
+    `size` is that of what is sent to the workers, in bytes; `go_on` the command that goes on if the cluster is lost.
+    Raises `InputError` for an address that cannot be used, `Interrupted` if the cluster is lost.
     """
     needed = {} if recipe.ray is None else reached(recipe.ray)
     before = signal.getsignal(signal.SIGTERM)
-    with environment_with({**QUIET, **needed}), _joined(recipe, size), _terminated_as_interrupted(before):
-        yield
+    with private() as folder, environment_with({**QUIET, **needed}), _joined(recipe, size, folder) as address:
+        watch = Watch(address, lost_message(recipe, go_on))
+        with _terminated_as_interrupted(before), watch.running(), _losses_explained(watch):
+            yield Connection(folder, watch)
+
+
+def lost_message(recipe: Recipe, go_on: str) -> str:
+    """What is kept when a cluster is gone, and how to go on."""
+    if recipe.ray is None:
+        return f"Ray was stopped on this machine; what is finished is kept, `{go_on}` goes on"
+    again = f"start it again, then `{go_on}` goes on there, `{go_on} --ray none` without it"
+    return f"the Ray cluster ({recipe.ray}) was stopped or cannot be reached; what is finished is kept: {again}"
 
 
 @contextlib.contextmanager
-def _joined(recipe: Recipe, size: int) -> Iterator[None]:
+def _losses_explained(watch: Watch) -> Iterator[None]:
+    """What Ray raises when the cluster goes, as one message; what a task raised is its own error."""
+    import ray
+
+    try:
+        yield
+    except Lost as lost:
+        raise Interrupted(watch.message) from lost
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise Interrupted(watch.message) from error
+
+
+@contextlib.contextmanager
+def _joined(recipe: Recipe, size: int, folder: Path) -> Iterator[str]:
+    """Connect; yields the address of the cluster's control store."""
     import ray
 
     if ray.is_initialized():
-        yield
+        yield ray.get_runtime_context().gcs_address
         return
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if recipe.ray is None:
         settings |= {"address": "local", "num_cpus": recipe.workers, "include_dashboard": False}
-        settings |= {"object_store_memory": STORE + 2 * size}
+        settings |= {"object_store_memory": STORE + 2 * size, "_temp_dir": str(folder / RAY)}
+        settings |= {"_node_ip_address": LOOPBACK}
     else:
         settings |= {"address": recipe.ray, "runtime_env": environment()}
     try:
-        ray.init(**settings)
+        with _on_loopback() if recipe.ray is None else contextlib.nullcontext():
+            ray.init(**settings)
+        close_token()
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         if recipe.ray is None:
             raise NasspaceError(f"Ray does not start on this machine: {_line(error)}") from None
         raise explained(recipe.ray, str(error)) from None
     try:
         with contextlib.redirect_stdout(_WithoutRay(sys.stdout)):
-            yield
+            yield ray.get_runtime_context().gcs_address
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let Ray start on the loopback interface, as it does on macOS and Windows.
+
+    On Linux it replaces 127.0.0.1 by the machine's own address, and then listens on all interfaces. The constant holds
+    for the start only: this process may connect to a cluster of several machines later.
+    """
+    from ray._private import ray_constants
+
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextlib.contextmanager
@@ -197,13 +255,12 @@ def on_this_node() -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 
 
-def awaited(reference: Any, seconds: float, doing: str, note: Callable[[str], None]) -> Any:
+def awaited(reference: Any, seconds: float, doing: str, note: Callable[[str], None], watch: Watch) -> Any:
     """What a node that measures returns; an `InputError` if it is another search's, or lost, for so long."""
     import ray
 
     for waited in (min(QUICK, seconds), max(0.0, seconds - QUICK)):
-        done, _ = ray.wait([reference], timeout=waited)
-        if done:
+        if watch.is_ready(reference, waited):
             return ray.get(reference)
         note(f"waiting for a node with the resource '{LATENCY}' ({doing}): another search uses it, or it is lost")
     raise InputError(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 import faulthandler
-import functools
 import os
-import time
 import traceback
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,27 +21,50 @@ from nasspace.studies.measure import Measured, Measurer
 from nasspace.studies.workers.parts import Sent
 
 MEASURED = 1800.0  # seconds for a latency, with all that wait for the same node
-GATHERING = 30.0  # seconds in which the workers of a search must have begun to be waited for
+NOTHING = -1  # the number in a result that stands for no trial
 
 
 class Box:
-    """Outcomes on their way to the driver, by trial number: they are too large for Tune's tables of results."""
+    """Candidates on their way to the workers, by worker, and outcomes on their way back, by trial number.
+
+    Outcomes are too large for Tune's tables of results. The methods are coroutines, so that every worker can wait here.
+    """
 
     def __init__(self) -> None:
+        self._sent: list[Any] = []
         self._outcomes: dict[int, Outcome | Exception] = {}
-        self._ready: set[int] = set()
+        self._given: defaultdict[int, asyncio.Queue[dict[str, Any] | None]] = defaultdict(asyncio.Queue)
+        self._ended = False
 
-    def put(self, number: int, outcome: Outcome | Exception) -> None:
+    async def keep(self, sent: Sent) -> list[Any]:
+        """Store what the workers are sent; the reference to it, in a list, as Ray replaces a bare one by its value."""
+        import ray
+
+        self._sent = [ray.put(sent)]
+        return self._sent
+
+    async def sent(self) -> list[Any]:
+        return self._sent
+
+    async def give(self, worker: int, asked: dict[str, Any]) -> None:
+        self._given[worker].put_nowait(asked)
+
+    async def next(self, worker: int) -> dict[str, Any] | None:
+        """Wait for the candidate of a worker; None if there will be none."""
+        return None if self._ended else await self._given[worker].get()
+
+    async def end(self) -> None:
+        """Release the workers that wait."""
+        self._ended = True
+        for waiting in self._given.values():
+            waiting.put_nowait(None)
+
+    async def put(self, number: int, outcome: Outcome | Exception) -> None:
         self._outcomes[number] = outcome
 
-    def take(self, number: int) -> Outcome | Exception | None:
-        """The outcome, which is then forgotten."""
+    async def take(self, number: int) -> Outcome | Exception | None:
+        """Pop and return the outcome of a trial."""
         return self._outcomes.pop(number, None)
-
-    def ready(self, worker: int) -> int:
-        """Tell that a worker has begun; returned is how many have."""
-        self._ready.add(worker)
-        return len(self._ready)
 
 
 class Station:
@@ -111,46 +134,44 @@ def stopped_after(seconds: float | None, path: str | None) -> Iterator[None]:
         Path(path).unlink()
 
 
-@functools.cache
-def evaluation() -> type:
-    """The class of Tune's trials, made when first asked for, since Ray is imported late."""
+def evaluation(box: Any, station: Any) -> type:
+    """The class of Tune's trials, each of which is a worker; made when asked for, since Ray is imported late.
+
+    The actors are not `tune.with_parameters`, which would make objects of them that this process owns. Ray ends the
+    process that owns an object in a store whose node is stopped, with a line of its log and exit status 1.
+    """
     import ray
     from ray import tune
 
     class Evaluation(tune.Trainable):
-        """One candidate after another in one process: what it imported and loaded serves them all."""
+        """A worker: evaluates candidates in one process, one a step; what it imported and loaded serves them all."""
 
-        def setup(self, config: dict[str, Any], sent: list, box: Any, station: Any) -> None:
-            self._box = box  # `sent` is a list with one reference, so that Tune does not store what it refers to again
-            self._scorer = ray.get(sent[0]).scorer(None if station is None else AtStation(station))
-            self._asked = config
-
-        def reset_config(self, config: dict[str, Any]) -> bool:
-            self._asked = config
-            return True
+        def setup(self, config: dict[str, Any]) -> None:
+            (reference,) = ray.get(box.sent.remote())
+            self._scorer = ray.get(reference).scorer(None if station is None else AtStation(station))
+            self._worker = config["worker"]
+            self._has_begun = False
 
         def step(self) -> dict[str, Any]:
-            """Evaluate; what the evaluator raises travels as the outcome, and only a lost process is tried again."""
-            if "workers" in self._asked:
-                return self._gathered()
-            architecture = Architecture.from_json(self._asked["architecture"])
+            """Report that the worker has begun, then evaluate what it is given until there is nothing more."""
+            if not self._has_begun:
+                self._has_begun = True
+                return {"number": NOTHING}
+            asked = ray.get(box.next.remote(self._worker))
+            if asked is None:
+                return {"number": NOTHING, "done": True}
+            ray.get(box.put.remote(asked["number"], self._outcome(asked)))
+            return {"number": asked["number"]}
+
+        def _outcome(self, asked: dict[str, Any]) -> Outcome | Exception:
+            """What the evaluator raises is an outcome, too: only a lost process is tried again."""
+            architecture = Architecture.from_json(asked["architecture"])
             try:
-                with stopped_after(self._asked.get("timeout"), self._asked.get("trace")):
-                    outcome: Outcome | Exception = scored(self._scorer, architecture)
+                with stopped_after(asked.get("timeout"), asked.get("trace")):
+                    return scored(self._scorer, architecture)
             except ray.exceptions.RayError:
                 raise
             except Exception as error:
-                outcome = travelling(error)
-            ray.get(self._box.put.remote(self._asked["number"], outcome))
-            return {"number": self._asked["number"], "done": True}
-
-        def _gathered(self) -> dict[str, Any]:
-            """Wait until all workers have begun: Tune gives up one that is beginning when another becomes free."""
-            end = time.monotonic() + GATHERING
-            while ray.get(self._box.ready.remote(self._asked["number"])) < self._asked["workers"]:
-                if time.monotonic() > end:
-                    break
-                time.sleep(0.05)
-            return {"number": self._asked["number"], "done": True}
+                return travelling(error)
 
     return Evaluation

@@ -4,67 +4,132 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nasspace.errors import InputError
+from nasspace.errors import InputError, NasspaceError
 from nasspace.latency import remote
-from nasspace.studies import evaluate
+from nasspace.studies import evaluate, places
 from nasspace.studies.driver import Candidate, Driver
 from nasspace.studies.recipe import Recipe
 from nasspace.studies.rows import is_same_machine, machine_text
 from nasspace.studies.workers import cluster, trainable
 from nasspace.studies.workers.parts import Sent
+from nasspace.studies.workers.watch import Lost, Watch
 
 STATION = 120.0  # seconds in which a node that measures must be free
+STILLBORN = 5  # workers in a row that may end before they have begun
 
 
 class Asking:
-    """What Tune asks for trials: as many at once as there are workers, from the driver."""
+    """Gives the driver's candidates to the workers, and their outcomes to the driver.
 
-    def __init__(self, driver: Driver, box: Any, workers: int, folder: Path) -> None:
+    A trial of Tune is a worker for as long as it lives, not a candidate: when one becomes free while another starts,
+    Tune with `reuse_actors` gives the free one the other's trial and stops the one that starts, so that a worker that
+    was lost is not replaced while the others have work.
+    """
+
+    def __init__(self, driver: Driver, box: Any, workers: int, connection: cluster.Connection) -> None:
         self.driver = driver
         self.box = box
-        self._folder = folder  # for the tracebacks of trials that are stopped
+        self._folder = connection.folder  # for the tracebacks of trials that are stopped
+        self._watch = connection.watch
         self._timeout = driver.task.recipe.trial_timeout
         self._since: dict[int, float] = {}
-        self._begin = iter(range(workers))
-        self._workers = workers
-        self._next: Candidate | None = None
+        self._size = workers
+        self._numbers = itertools.count()
+        self._workers: dict[str, int] = {}  # by Tune's trial, those that begin and those that have begun
+        self._idle: list[str] = []
+        self._busy: dict[str, Candidate] = {}
+        self._stillborn = 0  # workers in a row that ended before they had begun
+        self._ahead: Candidate | None = None
         self._lost: list[Candidate] = []
         self._losses: Counter[int] = Counter()
         self.error: BaseException | None = None
-        self._asked: dict[str, Candidate] = {}
 
     def suggest(self, trial_id: str, finished: str) -> Any:
-        """The next trial; None for none at present, `finished` when there will be none."""
-        if self.error:
+        """The next worker; None if there are enough, `finished` when the search is over. Asked ten times a second."""
+        if not self.over:
+            with self._errors_kept():
+                self._give()
+        if self.over:
             return finished
-        for worker in self._begin:
-            return {"number": worker, "workers": self._workers}
+        if len(self._workers) >= self._size or not self._watch.answers():
+            return None  # Ray does not come back from a request for a worker if the cluster is gone
+        self._workers[trial_id] = next(self._numbers)
+        return {"worker": self._workers[trial_id]}
+
+    def stepped(self, trial_id: str) -> None:
+        """A worker has begun, or has evaluated its candidate."""
+        if self.error:
+            return
+        with self._errors_kept():
+            self._stillborn = 0
+            candidate = self._busy.pop(trial_id, None)
+            if candidate is not None:
+                self._tell(candidate)
+            self._idle.append(trial_id)
+            self._give()
+
+    def ended(self, trial_id: str) -> None:
+        """A worker has ended, most likely with its process: `suggest` replaces it, its candidate is started again."""
+        if self.error:
+            return
+        with self._errors_kept():
+            self._workers.pop(trial_id, None)
+            candidate = self._busy.pop(trial_id, None)
+            if candidate is not None:
+                self._tell(candidate)
+            elif trial_id in self._idle:
+                self._idle.remove(trial_id)
+            elif not self.over:
+                self._stillborn += 1
+                if self._stillborn > STILLBORN:
+                    raise NasspaceError(
+                        f"{self._stillborn} workers in a row ended before they had begun; is there memory for "
+                        f"{self._size} (1 GB each)? Give fewer --workers; what is finished is kept"
+                    )
+
+    @contextlib.contextmanager
+    def _errors_kept(self) -> Iterator[None]:
+        """Keep what is raised for after Tune's end; Tune would swallow some of it, and print the rest."""
+        import ray
+
         try:
-            if self._next is None:
-                self._next = self._lost.pop() if self._lost else self.driver.ask() if self._room() else None
-            if self._next is None:
-                return finished if self.driver.finished else None
-            if len(self._asked) >= self._workers:
-                return None
-            candidate, self._next = self._next, None
-            self.driver.started(candidate)
+            yield
+        except ray.exceptions.RayError as error:  # of our own actor: Tune's end would wait for others of the cluster's
+            raise Lost(str(error)) from error
+        except Lost:
+            raise
         except BaseException as error:
             self.error = error
-            return finished
-        self._asked[trial_id] = candidate
-        self._since[candidate.number] = time.monotonic()
-        asked = {"number": candidate.number, "architecture": candidate.architecture.to_json()}
-        if self._timeout is not None:
-            asked |= {"timeout": self._timeout, "trace": str(self._trace(candidate))}
-        return asked
+        if self.over:
+            self.box.end.remote()
+
+    def _give(self) -> None:
+        """A candidate for every idle worker; with several workers one ahead, so that none waits for a proposal."""
+        while self._idle and (candidate := self._next()) is not None:
+            trial_id = self._idle.pop(0)
+            self.driver.started(candidate)
+            self._busy[trial_id] = candidate
+            self._since[candidate.number] = time.monotonic()
+            asked = {"number": candidate.number, "architecture": candidate.architecture.to_json()}
+            if self._timeout is not None:
+                asked |= {"timeout": self._timeout, "trace": str(self._trace(candidate))}
+            self.box.give.remote(self._workers[trial_id], asked)
+        if self._size > 1 and len(self._busy) >= self._size and self._ahead is None:
+            self._ahead = self.driver.ask()
+
+    def _next(self) -> Candidate | None:
+        if self._lost:
+            return self._lost.pop()
+        candidate, self._ahead = self._ahead or self.driver.ask(), None
+        return candidate
 
     def _trace(self, candidate: Candidate) -> Path:
         return self._folder / f"trial-{candidate.number}.txt"
@@ -81,39 +146,36 @@ class Asking:
             return None
         return evaluate.Outcome({}, failure=f"it took more than {self._timeout:g} s (--trial-timeout)", traceback=trace)
 
-    def _room(self) -> bool:
-        """Whether to ask; beside several workers one ahead, so that none waits for a proposal to be computed."""
-        return len(self._asked) < self._workers + (self._workers > 1)
+    def _tell(self, candidate: Candidate) -> None:
+        """Record the outcome of a trial; one that was lost with its process is started again, a few times."""
+        outcome = self._watch.got(self.box.take.remote(candidate.number))
+        if isinstance(outcome, Exception):
+            raise outcome
+        if outcome is None:
+            outcome = self._timed_out(candidate)
+        if outcome is None:
+            self._losses[candidate.number] += 1
+            times = self._losses[candidate.number]
+            if times <= self.driver.task.recipe.retries:
+                self._lost.append(candidate)
+                self.driver.report("note", text=f"trial {candidate.number}: its process died; it is started again")
+                return
+            outcome = evaluate.Outcome({}, failure=f"its process died {times} times (such as by a signal)")
+        self.driver.tell(candidate, outcome)
 
-    def complete(self, trial_id: str) -> None:
-        """A trial has ended: evaluated, or lost with its process; then it is begun again, but not for ever."""
-        import ray
-
-        candidate = self._asked.pop(trial_id, None)
-        if candidate is None or self.error:
-            return
-        try:
-            outcome = ray.get(self.box.take.remote(candidate.number))
-            if isinstance(outcome, Exception):
-                raise outcome
-            if outcome is None:
-                outcome = self._timed_out(candidate)
-            if outcome is None:
-                self._losses[candidate.number] += 1
-                if self._losses[candidate.number] <= self.driver.task.recipe.retries:
-                    self._lost.append(candidate)
-                    self.driver.report("note", text=f"trial {candidate.number}: its process died; it is started again")
-                    return
-                times = self._losses[candidate.number]
-                outcome = evaluate.Outcome({}, failure=f"its process died {times} times (such as by a signal)")
-            self.driver.tell(candidate, outcome)
-        except BaseException as error:
-            self.error = error
+    def check(self) -> None:
+        """Raise `Lost` if the cluster is gone."""
+        self._watch.check()
 
     @property
     def over(self) -> bool:
         """Whether Tune has nothing more to do."""
-        return self.error is not None or self.driver.finished
+        if self.error is None:
+            try:
+                return self.driver.finished
+            except BaseException as error:
+                self.error = error
+        return True
 
 
 def run(driver: Driver, fresh_latency: bool) -> None:
@@ -123,25 +185,14 @@ def run(driver: Driver, fresh_latency: bool) -> None:
     recipe = driver.task.recipe
     sent = Sent.of(driver.task, fresh_latency)
     size = sum(array.nbytes for pair in sent.arrays.values() for array in pair)
-    with cluster.connected(recipe, size), _lost_clusters():
-        asking = _tuned(driver, sent, recipe)
+    go_on = f"nas resume {places.shown(driver.study.folder)}"
+    with cluster.connected(recipe, size, go_on) as connection:
+        asking = _tuned(driver, sent, recipe, connection)
         if asking.error:
             raise asking.error
 
 
-@contextlib.contextmanager
-def _lost_clusters() -> Iterator[None]:
-    """What Ray raises when the cluster goes, as one message."""
-    import ray
-
-    try:
-        yield
-    except ray.exceptions.RayError as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the Ray cluster was lost ({said}); start it again, then `nas resume` goes on") from error
-
-
-def _tuned(driver: Driver, sent: Sent, recipe: Recipe) -> Asking:
+def _tuned(driver: Driver, sent: Sent, recipe: Recipe, connection: cluster.Connection) -> Asking:
     import ray
     from ray import tune
 
@@ -150,27 +201,26 @@ def _tuned(driver: Driver, sent: Sent, recipe: Recipe) -> Asking:
     cluster.by_value(sent.blocks)
     nodes = cluster.nodes()
     cluster.check(nodes, recipe)
-    reference = ray.put(sent)
     box = ray.remote(trainable.Box).options(num_cpus=0, **cluster.on_this_node()).remote()
-    station = _station(driver, reference, recipe, nodes)
+    (reference,) = connection.watch.got(box.keep.remote(sent))  # owned by the box: see `trainable.evaluation`
+    station = _station(driver, reference, recipe, nodes, connection.watch)
     resources, room = _resources(recipe, nodes)
     workers = min(recipe.workers, room)
     if workers < recipe.workers:
         driver.report("note", text=f"{workers} of {recipe.workers} workers find place on the cluster as it is")
-    parameters = {"sent": [reference], "box": box, "station": station}
-    evaluation = tune.with_parameters(trainable.evaluation(), **parameters)
+    evaluation = trainable.evaluation(box, station)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost trial is no error here
     pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(workers)}  # all of them begin at once
-    with tempfile.TemporaryDirectory(prefix="nasspace-") as folder, cluster.environment_with(pending):
-        asking = Asking(driver, box, workers, Path(folder).resolve())
+    with cluster.environment_with(pending):
+        asking = Asking(driver, box, workers, connection)
         tune.Tuner(
             tune.with_resources(evaluation, resources),
-            tune_config=tune.TuneConfig(search_alg=_searcher(asking), num_samples=-1, reuse_actors=True),
+            tune_config=tune.TuneConfig(search_alg=_searcher(asking), num_samples=-1, reuse_actors=False),
             run_config=tune.RunConfig(
                 name="search",
-                storage_path=str(Path(folder).resolve()),
+                storage_path=str(connection.folder / "tune"),
                 stop=_stopper(asking),
-                failure_config=tune.FailureConfig(max_failures=0),  # `Asking` begins them again: Tune not always would
+                failure_config=tune.FailureConfig(max_failures=0),  # `Asking` replaces them
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
@@ -178,7 +228,7 @@ def _tuned(driver: Driver, sent: Sent, recipe: Recipe) -> Asking:
     return asking
 
 
-def _station(driver: Driver, sent: Any, recipe: Recipe, nodes: cluster.Nodes) -> Any:
+def _station(driver: Driver, sent: Any, recipe: Recipe, nodes: cluster.Nodes, watch: Watch) -> Any:
     """Where latencies are taken: None, by the workers themselves in turn, or an actor that does one at a time.
 
     On nodes that carry the resource `latency`; a device behind SSH is asked from the driver's node.
@@ -195,7 +245,7 @@ def _station(driver: Driver, sent: Any, recipe: Recipe, nodes: cluster.Nodes) ->
     station = ray.remote(trainable.Station).options(**options).remote(sent)
     note = functools.partial(driver.report, "note")
     asked = station.machine.remote()
-    machine = cluster.awaited(asked, STATION, "to begin", lambda text: note(text=text))
+    machine = cluster.awaited(asked, STATION, "to begin", lambda text: note(text=text), watch)
     expected = driver.study.latency_machine()
     if expected is not None and not is_same_machine(machine, expected):
         raise InputError(
@@ -233,8 +283,11 @@ def _searcher(asking: Asking) -> Any:
         def suggest(self, trial_id: str) -> Any:
             return asking.suggest(trial_id, Searcher.FINISHED)
 
+        def on_trial_result(self, trial_id: str, result: Any) -> None:
+            asking.stepped(trial_id)
+
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            asking.complete(trial_id)
+            asking.ended(trial_id)
 
         def save_to_dir(self, *_: Any, **__: Any) -> None:
             pass
@@ -257,6 +310,7 @@ def _stopper(asking: Asking) -> Any:
             return False
 
         def stop_all(self) -> bool:
+            asking.check()
             return asking.over
 
         def __deepcopy__(self, _: Any) -> Over:

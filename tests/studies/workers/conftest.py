@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +47,8 @@ def evaluated(architecture):
     node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "here"
     with open(FOLDER / "log.txt", "a") as log:
         log.write(f"{architecture.digest} {os.getpid()} {node}\\n")
+    while (FOLDER / "hold").exists():
+        time.sleep(0.05)
     time.sleep(SLEEP)
     return scored(architecture)
 
@@ -72,7 +76,7 @@ class Searches:
         self.processes.append(process)
         return process
 
-    def run(self, code: str, timeout: float = 120) -> subprocess.CompletedProcess:
+    def run(self, code: str, timeout: float = 500) -> subprocess.CompletedProcess:
         process = self.start(code)
         _, said = process.communicate(timeout=timeout)
         return subprocess.CompletedProcess(process.args, process.returncode, "", said)
@@ -82,11 +86,18 @@ class Searches:
         path = self.folder / "log.txt"
         return [line.split() for line in path.read_text().splitlines()] if path.is_file() else []
 
-    def wait_for(self, count: int, timeout: float = 300) -> None:
+    def wait_for(self, count: int, timeout: float = 500) -> None:
         """Until so many evaluations have begun."""
+        self.wait_until(lambda log: len(log) >= count, f"{count} evaluations begun", timeout)
+
+    def wait_until(self, holds: Callable[[list[list[str]]], bool], what: str, timeout: float = 500) -> None:
+        """Until something holds of the log; fails at once if the search that was started last has ended."""
         end = time.monotonic() + timeout
-        while len(self.log()) < count:
-            assert time.monotonic() < end, f"{len(self.log())} evaluations begun, not {count}"
+        while not holds(self.log()):
+            process = self.processes[-1]
+            if process.poll() is not None and not holds(self.log()):
+                pytest.fail(f"the search ended before {what}: {process.stderr.read()}")
+            assert time.monotonic() < end, f"not within {timeout} s: {what}; {len(self.log())} evaluations begun"
             time.sleep(0.05)
 
 
@@ -101,21 +112,40 @@ def searches(tmp_path) -> Iterator[Searches]:
         process.stderr.close()
 
 
-@pytest.fixture
-def clusters() -> Iterator[Callable]:
-    """Starts clusters: `clusters({"num_cpus": 1}, ...)`, a node each; all end with the test."""
+@contextlib.contextmanager
+def started(*nodes: dict) -> Iterator[Any]:
+    """A cluster with these nodes, ended at the end."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    made = []
-
-    def make(*nodes: dict):
-        cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **nodes[0]})
-        made.append(cluster)
+    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **nodes[0]})
+    try:
         for node in nodes[1:]:
             cluster.add_node(**node)
-        return cluster
-
-    yield make
-    for cluster in made:
+        yield cluster
+    finally:
         cluster.shutdown()
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[Any]:
+    """A cluster of one core that a test may stop."""
+    with started({"num_cpus": 1}) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def one_node() -> Iterator[Any]:
+    """A node that says it has four cores and a GPU: how Ray shares them out is what is looked at."""
+    with started({"num_cpus": 4, "num_gpus": 1}) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def two_nodes(tmp_path_factory) -> Iterator[Any]:
+    """A node that trains and one that measures, which has a cache of its own, `cluster.cache`."""
+    cache = tmp_path_factory.mktemp("measuring")
+    measuring = {"num_cpus": 1, "resources": {"latency": 1}, "env_vars": {"NASSPACE_CACHE": str(cache)}}
+    with started({"num_cpus": 1}, measuring) as cluster:
+        cluster.cache = cache
+        yield cluster

@@ -1,0 +1,121 @@
+"""Private temporary folders of searches on Ray, and the removal of those whose search was killed.
+
+A folder holds a file that its process keeps locked for as long as it lives. The lock is the operating system's and goes
+with the process however it ends, so that a folder whose lock is free is a dead one's, also if the process id was used
+again since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PREFIX = "nasspace-"
+LOCK = "process"  # the file that is locked; holds the process id, for people
+RAY = "r"  # folder of Ray's sessions, which Ray opens for all users
+LONGEST = 19  # characters of a parent folder: Ray's sockets lie 84 deeper, and a socket's path may have 103
+ENDING = 5.0  # seconds in which a process that was killed is gone
+
+
+@contextlib.contextmanager
+def private() -> Iterator[Path]:
+    """A temporary folder that only this user can enter, removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent())).resolve()
+    descriptor = _locked(folder)
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def parent() -> Path:
+    """Where the folders lie: RAY_TMPDIR or the temporary folder; /tmp where Ray's sockets would get too long a path."""
+    given = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    return given if len(os.fspath(given)) <= LONGEST or not Path("/tmp").is_dir() else Path("/tmp")
+
+
+def clear() -> None:
+    """Remove the folders of killed searches of this user, and the Ray processes that such a search left."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    for folder in parent().glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # in use, another's, or being removed by another process
+            found = folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                continue
+            descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _end_processes(folder)
+                _remove(folder)
+            finally:
+                os.close(descriptor)
+
+
+def _locked(folder: Path) -> int | None:
+    """Lock the folder for this process; the file gets its name when it is locked, so that nobody finds it free."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    descriptor = os.open(folder / f"{LOCK}.new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    with contextlib.suppress(OSError):  # a disk without locks: the folder is then never taken for a dead one's
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(folder / f"{LOCK}.new", folder / LOCK)
+    return descriptor
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, its lock last, so that a removal that is interrupted is taken up later."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.name == LOCK:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+        if {path.name for path in folder.iterdir()} <= {LOCK}:
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def _end_processes(folder: Path) -> None:
+    """Kill the processes of this user that were started with a path in the folder, and wait until they are gone.
+
+    Ray ends them itself when the search's process is killed, unless what it starts for that was killed, too.
+    """
+    found = _processes(folder)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + ENDING
+    while time.monotonic() < end and set(found) & set(_processes(folder)):
+        time.sleep(0.05)
+
+
+def _processes(folder: Path) -> list[int]:
+    """Processes of this user with a path in the folder among their arguments (on Linux only)."""
+    if not sys.platform.startswith("linux"):
+        return []
+    within, found = os.fsencode(folder) + b"/", []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # ended meanwhile
+            if entry.name.isdecimal() and entry.stat().st_uid == os.getuid() and int(entry.name) != os.getpid():
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+                if any(argument.startswith(within) or b"=" + within in argument for argument in arguments):
+                    found.append(int(entry.name))
+    return found
