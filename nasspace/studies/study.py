@@ -122,8 +122,10 @@ class Study:
 
         Accuracy is that of the shipped files. Before any member was trained at its deployment resolution the front is
         that of the search, with `search_accuracy` alone. A member that was over its latency limit when measured again
-        from its exported file is not in it.
+        from its exported file is not in it. `print` shows the columns that fit; `architecture` (JSON) is never shown.
         """
+        from nasspace.studies.frames import Front
+
         trials, again = self.trials(), self.again()
         order = [COLUMNS[name] for name in self.objectives]
         front = trials[trials["id"].isin(self.front_numbers())]
@@ -135,7 +137,7 @@ class Study:
             front[column] = [again.get(str(i), {}).get(f"{part}_ms") for i in front["id"]]
         front["latency_ties"] = ties(front)
         front["architecture"] = [self._named(int(i)) for i in front["id"]]
-        return front.drop(columns=["state", "reason"]).reset_index(drop=True)
+        return Front(front.drop(columns=["state", "reason"]).reset_index(drop=True))
 
     @property
     def origin(self) -> dict[str, Any] | None:
