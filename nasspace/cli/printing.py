@@ -29,8 +29,8 @@ def print_json(document: Any) -> None:
 
 
 def say(text: str) -> None:
-    """A message, on standard error."""
-    print(shown(text), file=sys.stderr)
+    """A message, on standard error; in a terminal its lines break between words."""
+    _print_wrapped(text, sys.stderr, console(stderr=True).width if sys.stderr.isatty() else None)
 
 
 def shown(text: object) -> str:
@@ -119,11 +119,14 @@ def print_table(*args: Any, **kwargs: Any) -> None:
 
 def print_text(text: str) -> None:
     """Text on standard output; lines longer than the terminal, or than COLUMNS says, break between words."""
-    width = console().width if _is_width_given(sys.stdout) else None
+    _print_wrapped(text, sys.stdout, console().width if _is_width_given(sys.stdout) else None)
+
+
+def _print_wrapped(text: str, stream: Any, width: int | None) -> None:
     for line in shown(text).split("\n"):
         indent = line[: len(line) - len(line.lstrip())]
         wrap = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": indent}
-        print(textwrap.fill(line, width, **wrap) if width and line else line)
+        print(textwrap.fill(line, width, **wrap) if width and line else line, file=stream)
 
 
 def console(*, stderr: bool = False) -> Any:

@@ -41,7 +41,7 @@ def _all(json: bool) -> None:
     columns = ("space", "networks", "input", "description")
     cells = [(s["name"], _short(s["size"]), "x".join(map(str, s["input"])), s["description"]) for s in found]
     rows = [dict(zip(columns, row, strict=True)) for row in cells]
-    return printing.print_fitting(columns, rows, ("input", "networks"), folding="description")
+    return printing.print_fitting(columns, rows, ("input", "networks", "description"), folding="description")
 
 
 def _one(name: str, classes: int, resolution: int | None, json: bool) -> None:
