@@ -114,7 +114,7 @@ class Task:
         if self.deployed is None:
             return "the evaluator given"
         sizes = " or ".join(f"{size}x{size}" for size in self.deployed.sizes)
-        return f"the exported file on held-out training images at {sizes}"
+        return f"the exported file on {self.data.validated_on} at {sizes}"
 
 
 def data_of(asked: Recipe, resolution: int | Callable[[int], int]) -> DataSet:
