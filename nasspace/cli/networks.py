@@ -43,7 +43,7 @@ def _load(text: str, resolution: int | None) -> tuple[Architecture, Path | None]
 def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
     """Show a network layer by layer: shapes, options, parameters, FLOPs, memory access; totals; what was published.
 
-    Of a trial that failed: why, and the traceback.
+    Of a trial that failed, in the search or at the deployment resolution: why, and the traceback.
     """
     from nasspace.counting import cost
     from nasspace.zoo import published_of

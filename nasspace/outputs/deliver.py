@@ -191,7 +191,8 @@ def _deploy(study: Study, number: int, data: _Data, which: str, report: Report) 
         except last_rung.Diverged as error:
             study.record.set_user_attr(f"{records.DEPLOYED}{number}", {"resolution": side, **error.to_json()})
             last_rung.forget_checkpoints(checkpoints, architecture)
-            report("note", text=f"trial {number} leaves the front: {error}")
+            remedy = f" (`nas show {study.name}:{number}` has its traceback)" if error.traceback else ""
+            report("note", text=f"trial {number} leaves the front: {error}{remedy}")
             return
         about = {"resolution": side, "epochs": trained.epochs, "seconds": round(trained.seconds, 3)}
         about |= {"accuracy": trained.accuracy, "preprocessing": _without_classes(held.preprocessing)}

@@ -312,13 +312,23 @@ class Study:
         raise InputError(f"study '{self.name}' has no trial {number}; it has {ranges(known)}")
 
     def failure(self, number: int) -> dict[str, Any] | None:
-        """Why a trial's block or training failed: `failure`, `traceback`, `digest`, `architecture`; None for others."""
-        for trial in self.frozen("FAIL"):
-            said = trial.user_attrs
-            if trial.number == number and str(said.get("reason", "")).startswith("failed"):
-                kept = {key: str(said.get(key) or "") for key in ("digest", "traceback", "architecture")}
-                return {"study": self.name, "id": number, "failure": str(said["reason"]), **kept}
-        return None
+        """Why a trial failed, in the search or later at its deployment resolution; None for others.
+
+        `failure`, `traceback`, `digest`, `architecture`.
+        """
+        trial = next((trial for trial in self.frozen() if trial.number == number), None)
+        if trial is None:
+            return None
+        about = trial.user_attrs
+        if trial.state.name == "FAIL" and str(about.get("reason", "")).startswith("failed"):
+            why, traceback = str(about["reason"]), about.get("traceback")
+        elif "failed" in (later := self._numbered(DEPLOYED).get(number, {})):
+            size = f" {later['resolution']}x{later['resolution']}" if later.get("resolution") else ""
+            why, traceback = f"failed at the deployment resolution{size}: {later['failed']}", later.get("traceback")
+        else:
+            return None
+        kept = {"digest": about.get("digest"), "traceback": traceback, "architecture": about.get("architecture")}
+        return {"study": self.name, "id": number, "failure": why, **{key: str(kept[key] or "") for key in kept}}
 
     def weights(self, number: int) -> Path | None:
         """Where the trained weights of a trial are kept: those of its deployment resolution, else the search's."""
