@@ -165,6 +165,9 @@ def export(
     resolution: Resolution = None,
     batch: Annotated[str, typer.Option(help="Images in a batch of the ONNX file: a number, or dynamic.")] = "dynamic",
     seed: Annotated[int, typer.Option(help="Seed of the weights of a network that was never trained.")] = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over another network's export in the folder exports/NAME.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Export a network to ship without nasspace: architecture, model.py, weights, ONNX; checked as it is written."""
@@ -178,19 +181,20 @@ def export(
     size = int(batch) if batch.isascii() and batch.isdecimal() else batch
     if not formats:
         raise InputError("--format: names no format; give some of source, onnx, torch")
+    how: dict[str, Any] = {"formats": formats, "seed": seed, "batch_size": size, "replace": force or out is not None}
     if name := subjects.study_front(arch):
         folder = out or Path("exports") / Path(name).name
-        front = export_front(name, folder, formats=formats, resolution=resolution, seed=seed, batch_size=size)
+        front = export_front(name, folder, resolution=resolution, **how)
         return _checked(_joined(folder, front), json)
     if trial := printing.study_trial(arch):
         folder = out or Path("exports") / f"{Path(trial[0]).name}-{trial[1]}"
-        exported = export_trial(*trial, folder, formats=formats, resolution=resolution, seed=seed, batch_size=size)
+        exported = export_trial(*trial, folder, resolution=resolution, **how)
     else:
         architecture, weights = _load(arch, resolution)
         folder = out or Path("exports") / (
             Path(arch).resolve().name if weights else architecture.name or architecture.digest
         )
-        given = {"weights": weights, "formats": formats, "seed": seed, "batch_size": size}
+        given = {"weights": weights, **how}
         if (Path(arch) / preprocessing.NAME).is_file():
             given["preprocessing"] = preprocessing.carried(Path(arch), architecture)
             given |= earlier(Path(arch), architecture)

@@ -282,10 +282,12 @@ def export_trial(
     seed: int = 0,
     batch_size: int | Literal["dynamic"] | None = None,
     data: DataSet | None = None,
+    replace: bool = True,
 ) -> Exported:
     """Export one trial of a study with its trained weights, if they are kept, and its figures on the card.
 
     With `data`, the study's own at the network's resolution, every file is judged on the validation images.
+    `replace` is as in `export`.
     """
     record = records.load(study) if isinstance(study, str) else study
     architecture = record.architecture(number)
@@ -334,6 +336,7 @@ def export_trial(
         preprocessing=preprocessing,
         data=data,
         origin=record.origin if weights else None,
+        replace=replace,
     )
 
 
