@@ -509,6 +509,20 @@ def _check(study: Study) -> None:
         )
     check_trials(trials, study.objectives, place)
     check_attributes(attributes, len(trials), place)
+    _check_resolution(study)
+
+
+def _check_resolution(study: Study) -> None:
+    """Refuse a study.yaml whose deployment resolution is not that of the networks in the database."""
+    given, asked = study.settings["task"]["resolution"], study.settings["recipe"]["resolution"]
+    chosen = asked is None and isinstance(study.settings["space"]["document"].get("resolution"), list)
+    trials = study.frozen("COMPLETE", "PRUNED")
+    sizes = [json.loads(trial.user_attrs["architecture"])["input"][1] for trial in (trials if chosen else trials[:1])]
+    if given is not None and sizes and (max(sizes) > given or not (chosen or given in sizes)):
+        raise InputError(
+            f"{study.folder / 'study.yaml'}: task.resolution is {given}, but networks of the database take images of "
+            f"{max(sizes)}x{max(sizes)}; the file was changed: write {max(sizes)} there again, or {storage.REMEDY}"
+        )
 
 
 def _connect(folder: Path, settings: Mapping[str, Any], sampler: Any, new: bool = False) -> Study:
