@@ -34,7 +34,7 @@ def train(
     ] = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images; 25 if not given.", min=1)] = None,
     resolution: Annotated[
-        int | None, typer.Option(help="Deployment resolution; the study's, or that of network and images.", min=1)
+        int | None, typer.Option(help="Deployment resolution; the study's, or that of network and images.")
     ] = None,
     settings: Annotated[
         str, typer.Option(help="own, a published training such as shufflenet, or a YAML file of settings.")

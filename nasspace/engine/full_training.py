@@ -30,6 +30,7 @@ from nasspace.outputs.export import LARGEST_SEED, TRAINED, check_folder, export
 from nasspace.outputs.weights import load_into, read_safetensors, read_state
 from nasspace.studies import study as records
 from nasspace.studies import turns
+from nasspace.studies.recipe import LEAST_RESOLUTION
 from nasspace.studies.task import absolute, check_device
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def train(
     """
     _check_whole("seed", seed, 0)
     for name, value, least in (
-        *(("epochs", epochs, 1), ("resolution", resolution, 1)),
+        *(("epochs", epochs, 1), ("resolution", resolution, LEAST_RESOLUTION)),
         *(("threads", threads, 1), ("batch_size", batch_size, 2)),
     ):
         if value is not None:

@@ -95,6 +95,7 @@ BAD = {
     "no such network": (["show", "mobilnet_v2_1.0"], "mobilenet_v2_1.0"),
     "no such export": (["verify", "nowhere"], "nowhere"),
     "no export to predict with": (["predict", "nowhere", "a.png"], "nowhere"),
+    "one pixel": (["train", "resnet18_cifar", "--resolution", "1"], "resolution: 1 is not a whole number of 8 or more"),
     "no batch": (["export", "mobilenet_v1_0.25", "--batch", "many"], "'many'"),
 }
 
