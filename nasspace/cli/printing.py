@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from nasspace.architecture import Architecture
 
 RUNTIMES = "What runs the network: onnxruntime, onnxruntime-int8, eager, torchscript, compile, ncnn."
@@ -195,13 +193,17 @@ SPARED = (
 )
 
 
-def front_table(front: DataFrame, accuracy_is_of: str, title: str = "", width: int | None = None) -> Any:
+def front_table(
+    front: Sequence[Mapping[str, Any]], accuracy_is_of: str, title: str = "", width: int | None = None
+) -> Any:
     """The Pareto front as a table, without the columns that `width` (the terminal's) has no room for."""
-    again = "latency_again_ms" in front and front["latency_again_ms"].notna().any()
-    searched = "search_accuracy" in front and front["search_accuracy"].notna().any()
-    ties = "latency_ties" in front and front["latency_ties"].astype(bool).any()
-    accuracy = front["accuracy"].notna().any() or searched  # else it is no objective
-    rows = [_front_row(row) for _, row in front.iterrows()]
+
+    def has(column: str) -> bool:
+        return any(row.get(column) not in (None, "") and row[column] == row[column] for row in front)
+
+    again, searched, ties = has("latency_again_ms"), has("search_accuracy"), has("latency_ties")
+    accuracy = has("accuracy") or searched  # else it is no objective
+    rows = [_front_row(row) for row in front]
     absent = {"accuracy": accuracy, "in the search": searched, "measured again": again, "ties with": ties}
     columns = [column for column in FRONT_COLUMNS if absent.get(column, True)]
     width = width or console().width
@@ -221,7 +223,7 @@ FRONT_COLUMNS = (
 )
 
 
-def _front_row(row: Any) -> dict[str, str]:
+def _front_row(row: Mapping[str, Any]) -> dict[str, str]:
     """The cells of a member by column; `latency ms` is the latency without its interval."""
     counts = {"FLOPs": row["flops"], "params": row["params"], "memory access": row["memory_access"]}
     again = [row.get(f"latency_again{part}_ms") for part in ("_low", "", "_high")]

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import pandas
 import pytest
 
 from nasspace import cli
@@ -175,9 +174,9 @@ def test_a_pipe_without_columns_breaks_no_lines_of_text(capsys, monkeypatch):
 def test_a_front_without_accuracy_has_no_such_column():
     member = {"id": 3, "digest": "2be9f137b56d", "accuracy": None, "latency_ms": 0.2, "flops": 5e6, "params": 1e5}
     member |= {"latency_low_ms": 0.1, "latency_high_ms": 0.3, "memory_access": 1e5}
-    table = printing.front_table(pandas.DataFrame([member]), "the exported file", width=200)
+    table = printing.front_table([member], "the exported file", width=200)
     assert [column.header for column in table.columns][:2] == ["id", "latency ms (95 %)"]
     assert "Accuracy" not in table.caption
-    table = printing.front_table(pandas.DataFrame([{**member, "accuracy": 0.9}]), "the exported file", width=200)
+    table = printing.front_table([{**member, "accuracy": 0.9}], "the exported file", width=200)
     assert table.columns[1].header == "accuracy"
     assert "Accuracy is of the exported file" in table.caption
