@@ -543,7 +543,7 @@ def _check(study: Study) -> None:
 
 def _check_resolution(study: Study) -> None:
     """Refuse a study.yaml whose deployment resolution is not that of the networks in the database."""
-    given, asked = study.settings["task"]["resolution"], study.settings["recipe"]["resolution"]
+    given, asked = study.settings["task"].get("resolution"), study.settings["recipe"]["resolution"]
     chosen = asked is None and isinstance(study.settings["space"]["document"].get("resolution"), list)
     trials = study.frozen("COMPLETE", "PRUNED")
     sizes = [json.loads(trial.user_attrs["architecture"])["input"][1] for trial in (trials if chosen else trials[:1])]
