@@ -34,7 +34,7 @@ accuracy.tables accuracy.data accuracy.published accuracy.augmentation accuracy.
 accuracy.optimisers accuracy.metrics accuracy.checkpoints accuracy.depthwise accuracy.training
 studies studies.recipe studies.storage studies.schema studies.resolution studies.pareto studies.turns studies.measure
 studies.failures studies.last_rung studies.evaluate studies.surrogate studies.belief
-studies.gain studies.samplers studies.places studies.rows studies.weights studies.study studies.sharing
+studies.gain studies.samplers studies.places studies.rows studies.frames studies.weights studies.study studies.sharing
 studies.candidates studies.workers studies.workers.address studies.task studies.duration studies.driver
 studies.workers.parts studies.workers.leftovers studies.workers.watch studies.workers.cluster studies.workers.again
 studies.workers.trainable studies.workers.tuning

@@ -51,8 +51,9 @@ def load_data(
     classes, labels = _encode_labels(found)
     held = _pixels(found, labels, resolution, skip_broken)
     splits = held.splits
-    _check_classes(found.place, classes, splits["train"].labels, split_off="validation" not in splits)
-    if "validation" not in splits:
+    own = "validation" in splits
+    _check_classes(found.place, classes, splits["train"].labels, split_off=not own)
+    if not own:
         taken, kept = stratified(splits["train"].labels, held_out, torch.Generator().manual_seed(seed))
         splits = {**splits, "validation": splits["train"].at(taken), "train": splits["train"].at(kept)}
     splits["train"] = splits["train"].without_originals()
@@ -69,6 +70,7 @@ def load_data(
         preprocessing=held.preprocessing,
         seed=seed,
         held_out=held_out,
+        own_validation=own,
     )
 
 

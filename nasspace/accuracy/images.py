@@ -71,6 +71,7 @@ class DataSet:
     preprocessing: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     held_out: float = 0.2
+    own_validation: bool = False  # the data came with a validation split
 
     def __post_init__(self) -> None:
         found = (self.mean, self.std) if self.mean else moments(self.train.pixels)
@@ -85,6 +86,11 @@ class DataSet:
         }
         for name, value in settled.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def validated_on(self) -> str:
+        """What the validation split is made of, as it is named next to an accuracy."""
+        return "validation images" if self.own_validation else "held-out training images"
 
     @property
     def origin(self) -> dict[str, Any]:

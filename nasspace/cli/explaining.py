@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,23 +51,28 @@ def explain(
     return None
 
 
+COLUMNS = ("layer", "ms", "share", "FLOPs", "memory access", "FLOPs/element")
+SPARED = ("FLOPs/element", "memory access", "FLOPs", "ms")  # in a narrow terminal, the first one first
+
+
 def _show(found: Explanation, name: str) -> None:
+    shown: Callable[[int], str] = printing.count if printing.is_narrow() else "{:,}".format
     rows = []
     for row in found.time:
         label = f"    {row.block}" if row.layer is None else f"{row.layer:>3} {row.block}"
-        numbers = [f"{row.flops:,}", f"{row.memory_access:,}", "-" if row.intensity is None else f"{row.intensity:.1f}"]
-        rows.append(
-            (label, f"{row.ms:.4f}", f"{100 * row.share:.1f} %", *(numbers if row.layer is not None else "---"))
-        )
+        cells = [label, f"{row.ms:.4f}", f"{100 * row.share:.1f} %", "-", "-", "-"]
+        if row.layer is not None:
+            per_element = "-" if row.intensity is None else f"{row.intensity:.1f}"
+            cells[3:] = [shown(row.flops), shown(row.memory_access), per_element]
+        rows.append(dict(zip(COLUMNS, cells, strict=True)))
     interval = printing.latency(found.low_ms, found.latency_ms, found.high_ms)
     title = f"{name}: {interval} ms in ONNX Runtime, {found.threads} thread(s), batch {found.batch_size}"
     caption = f"Median of {found.runs} profiled runs; the rest is the time between operators. {printing.FLOPS_ARE}"
-    columns = ["layer", "ms", "share", "FLOPs", "memory access", "FLOPs an element"]
-    printing.print_table(columns, rows, title=title, caption=caption)
+    printing.print_fitting(COLUMNS, rows, SPARED, title=title, caption=caption)
     for finding in found.findings:
-        print(_sentence(finding, found.latency_ms))
+        printing.print_text(_sentence(finding, found.latency_ms))
     if not found.findings:
-        print("G1 to G4: no change of this network is predicted to save 3 % of its time.")
+        printing.print_text("G1 to G4: no change of this network is predicted to save 3 % of its time.")
 
 
 def _sentence(finding: Finding, latency_ms: float) -> str:

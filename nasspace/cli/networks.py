@@ -43,7 +43,7 @@ def _load(text: str, resolution: int | None) -> tuple[Architecture, Path | None]
 def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
     """Show a network layer by layer: shapes, options, parameters, FLOPs, memory access; totals; what was published.
 
-    Of a trial that failed: why, and the traceback.
+    Of a trial that failed, in the search or at the deployment resolution: why, and the traceback.
     """
     from nasspace.counting import cost
     from nasspace.zoo import published_of
@@ -68,7 +68,7 @@ def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
     for row in published_of(architecture):
         figures = {" % top-1 accuracy": row.top1, "M parameters": row.params_m, "M FLOPs": row.madds_m}
         parts = [f"{value:g}{unit}" for unit, value in figures.items() if value]
-        print(f"published: {', '.join([*parts, row.latency] if row.latency else parts)} ({row.source})")
+        printing.print_text(f"published: {', '.join([*parts, row.latency] if row.latency else parts)} ({row.source})")
     return None
 
 
@@ -89,24 +89,25 @@ def _show_failure(failure: dict[str, Any]) -> None:
 
 NOTICEABLE = 0.03  # difference of a machine's speed from its usual one
 COUNTED = {"params": "params", "flops": "FLOPs", "memory_access": "memory access"}
+LAYER_COLUMNS = ("layer", "options", "stride", "in", "out", *COUNTED.values())
+SPARED = ("in", "memory access", "stride", "options", "out")  # in a narrow terminal, the first one first
 
 
 def _show_table(architecture: Architecture, layers: list[dict[str, Any]], totals: dict[str, int]) -> None:
-    """A row a layer; in a narrow terminal without the shape that goes in and memory access, and with rounded counts."""
-    narrow = printing.is_narrow()
-    shown: Callable[[int], str] = printing.count if narrow else "{:,}".format
-    given, counts = ([], ["params", "flops"]) if narrow else (["in"], list(COUNTED))
+    """A row a layer; in a narrow terminal with rounded counts and without the columns that do not fit."""
+    shown: Callable[[int], str] = printing.count if printing.is_narrow() else "{:,}".format
     rows = []
     for i, layer in enumerate(layers):
-        options = ", ".join(f"{key} {value}" for key, value in layer["options"].items())
-        shapes = ["x".join(map(str, layer[f"{key}_shape"])) for key in (*given, "out")]
-        numbers = [shown(layer[name]) for name in counts]
-        rows.append((f"{i:>3} {layer['block']}", options, layer["stride"], *shapes, *numbers))
-    rows.append(("    total", "", "", *([""] * (len(given) + 1)), *(shown(totals[name]) for name in counts)))
+        row = {"layer": f"{i:>3} {layer['block']}", "stride": str(layer["stride"])}
+        row["options"] = ", ".join(f"{key} {value}" for key, value in layer["options"].items())
+        row |= {key: "x".join(map(str, layer[f"{key}_shape"])) for key in ("in", "out")}
+        rows.append(row | {label: shown(layer[name]) for name, label in COUNTED.items()})
+    rows.append(dict.fromkeys(rows[0], "") | {"layer": "    total"})
+    rows[-1] |= {label: shown(totals[name]) for name, label in COUNTED.items()}
     size = "x".join(map(str, architecture.input))
     title = f"{architecture.name or 'network'} (digest {architecture.digest}), input {size}"
-    columns = ["layer", "options", "stride", *given, "out", *(COUNTED[name] for name in counts)]
-    printing.print_table(columns, rows, title=title, caption=printing.FLOPS_ARE, folding="options")
+    caption = printing.FLOPS_ARE
+    printing.print_fitting(LAYER_COLUMNS, rows, SPARED, title=title, caption=caption, folding="options")
 
 
 def latency(
@@ -140,12 +141,16 @@ def latency(
     if json:
         return printing.print_json(measured.to_json())
     interval = printing.latency(measured.low_ms, measured.median_ms, measured.high_ms)
-    print(f"{interval} ms: the median at the machine's usual speed, from {measured.rounds} rounds, and its interval")
+    printing.print_text(
+        f"{interval} ms: the median at the machine's usual speed, from {measured.rounds} rounds, and its interval"
+    )
     machine = ", ".join(f"{key} {value}" for key, value in measured.machine.items())
     size = "x".join(map(str, measured.input))
-    print(f"{runtime} on {measured.device}, {threads} thread(s), batch {batch_size}, input {size}; {machine}")
+    printing.print_text(
+        f"{runtime} on {measured.device}, {threads} thread(s), batch {batch_size}, input {size}; {machine}"
+    )
     if measured.speed and abs(measured.speed - 1) > NOTICEABLE:
-        print(f"the machine ran at {100 * measured.speed:.0f} % of its usual speed, which is taken out")
+        printing.print_text(f"the machine ran at {100 * measured.speed:.0f} % of its usual speed, which is taken out")
     if measured.contended:
         printing.say(
             "nas: another process was competing for the processor all the while; measure again when it is quiet"
@@ -160,6 +165,9 @@ def export(
     resolution: Resolution = None,
     batch: Annotated[str, typer.Option(help="Images in a batch of the ONNX file: a number, or dynamic.")] = "dynamic",
     seed: Annotated[int, typer.Option(help="Seed of the weights of a network that was never trained.")] = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over another network's export in the folder exports/NAME.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Export a network to ship without nasspace: architecture, model.py, weights, ONNX; checked as it is written."""
@@ -173,19 +181,20 @@ def export(
     size = int(batch) if batch.isascii() and batch.isdecimal() else batch
     if not formats:
         raise InputError("--format: names no format; give some of source, onnx, torch")
+    how: dict[str, Any] = {"formats": formats, "seed": seed, "batch_size": size, "replace": force or out is not None}
     if name := subjects.study_front(arch):
         folder = out or Path("exports") / Path(name).name
-        front = export_front(name, folder, formats=formats, resolution=resolution, seed=seed, batch_size=size)
+        front = export_front(name, folder, resolution=resolution, **how)
         return _checked(_joined(folder, front), json)
     if trial := printing.study_trial(arch):
         folder = out or Path("exports") / f"{Path(trial[0]).name}-{trial[1]}"
-        exported = export_trial(*trial, folder, formats=formats, resolution=resolution, seed=seed, batch_size=size)
+        exported = export_trial(*trial, folder, resolution=resolution, **how)
     else:
         architecture, weights = _load(arch, resolution)
         folder = out or Path("exports") / (
             Path(arch).resolve().name if weights else architecture.name or architecture.digest
         )
-        given = {"weights": weights, "formats": formats, "seed": seed, "batch_size": size}
+        given = {"weights": weights, **how}
         if (Path(arch) / preprocessing.NAME).is_file():
             given["preprocessing"] = preprocessing.carried(Path(arch), architecture)
             given |= earlier(Path(arch), architecture)
@@ -259,15 +268,23 @@ def _checked(exported: Any, json: bool) -> None:
     if json:
         printing.print_json(exported.to_dict())
     else:
-        print(f"{printing.shown(exported.folder)}: {', '.join(exported.files)}")
-        rows = [_row(check) for check in exported.checks]
-        printing.print_table(["check", "", "value", "limit"], rows)
+        printing.print_text(f"{exported.folder}: {', '.join(exported.files)}")
+        printing.print_fitting(CHECKED, [_row(check) for check in exported.checks], ("limit",), folding=None)
         print(exported.summary)
     if not exported.ok:
         raise typer.Exit(1)
 
 
-def _row(check: Any) -> tuple[Any, ...]:
+CHECKED = ("check", "", "value", "limit")
+
+
+def _row(check: Any) -> dict[str, str]:
     if check.ok is None:
-        return check.name, "not run", check.why, ""
-    return check.name, "ok" if check.ok else "FAILED", check.value, check.limit
+        cells = check.name, "not run", check.why, ""
+    else:
+        cells = check.name, "ok" if check.ok else "FAILED", _figure(check.value), _figure(check.limit)
+    return dict(zip(CHECKED, cells, strict=True))
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

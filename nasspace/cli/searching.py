@@ -207,7 +207,7 @@ def _print_front(study: Study, json: bool) -> None:
     if json:
         return printing.print_json(study.document())
     title = f"{study.name}: {study.evaluated} evaluated, {study.rejected} rejected"
-    printing.console().print(printing.front_table(study.front(), study.settings["accuracy_is_of"], title))
+    printing.console().print(printing.front_table(study.front_rows(), study.settings["accuracy_is_of"], title))
     document = study.document()
     if document["resolution_why"]:
         printing.say(f"deployment resolution {document['resolution']}: {document['resolution_why']}")

@@ -38,8 +38,10 @@ def _all(json: bool) -> None:
     found = listing.spaces()
     if json:
         return printing.print_json([{key: s[key] for key in ("name", "size", "input", "description")} for s in found])
-    rows = [(s["name"], _short(s["size"]), "x".join(map(str, s["input"])), s["description"]) for s in found]
-    return printing.print_table(["space", "networks", "input", "description"], rows, folding="description")
+    columns = ("space", "networks", "input", "description")
+    cells = [(s["name"], _short(s["size"]), "x".join(map(str, s["input"])), s["description"]) for s in found]
+    rows = [dict(zip(columns, row, strict=True)) for row in cells]
+    return printing.print_fitting(columns, rows, ("input", "networks", "description"), folding="description")
 
 
 def _one(name: str, classes: int, resolution: int | None, json: bool) -> None:
@@ -55,8 +57,8 @@ def _one(name: str, classes: int, resolution: int | None, json: bool) -> None:
     print(f"{space['size']:,} sequences of choices ({_short(space['size'])})")
     for label, key in (("FLOPs", "flops"), ("parameters", "params"), ("memory access", "memory_access")):
         low, high = space[key]
-        print(f"{label}: {printing.count(low)} to {printing.count(high)} ({low:,} to {high:,}; {kind})")
-    print(printing.FLOPS_ARE)
+        printing.print_text(f"{label}: {printing.count(low)} to {printing.count(high)} ({low:,} to {high:,}; {kind})")
+    printing.print_text(printing.FLOPS_ARE)
     return None
 
 
@@ -74,9 +76,8 @@ def zoo(json: Json = False) -> None:
         return printing.print_json(found)
     shown = printing.count if printing.is_narrow() else "{:,}".format
     rows = [_zoo_row(network, shown) for network in found]
-    columns, _ = printing.fitting(ZOO_COLUMNS, rows, printing.console().width, SPARED)
-    cells = ([row[column] for column in columns] for row in rows)
-    return printing.print_table(columns, cells, caption=printing.FLOPS_ARE + PUBLISHED_ARE, folding="source")
+    caption = printing.FLOPS_ARE + PUBLISHED_ARE
+    return printing.print_fitting(ZOO_COLUMNS, rows, SPARED, caption=caption, folding="source")
 
 
 ZOO_COLUMNS = ("network", "input", "params", "FLOPs", "top-1 %", "params M", "FLOPs M", "source")

@@ -34,7 +34,7 @@ def train(
     ] = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images; 25 if not given.", min=1)] = None,
     resolution: Annotated[
-        int | None, typer.Option(help="Deployment resolution; the study's, or that of network and images.", min=1)
+        int | None, typer.Option(help="Deployment resolution; the study's, or that of network and images.")
     ] = None,
     settings: Annotated[
         str, typer.Option(help="own, a published training such as shufflenet, or a YAML file of settings.")
@@ -85,12 +85,16 @@ def train(
     return None
 
 
+COLUMNS = ("folder", "validation accuracy", "test accuracy (95 %)", "balanced accuracy", "macro F1", "seconds")
+SPARED = ("seconds", "macro F1", "balanced accuracy")  # in a narrow terminal, the first one first
+
+
 def _print(trained: Any) -> None:
     rows = []
     for one in trained:
         test = one.test
         interval = f"{test.accuracy:.4f} ({test.low:.4f}-{test.high:.4f})" if test else "-"
         others = [f"{test.balanced_accuracy:.4f}", f"{test.macro_f1:.4f}"] if test else ["-", "-"]
-        rows.append((one.folder, f"{one.validation.accuracy:.4f}", interval, *others, f"{one.seconds:.0f}"))
-    columns = ("folder", "validation accuracy", "test accuracy (95 %)", "balanced accuracy", "macro F1", "seconds")
-    printing.print_table(columns, rows)
+        cells = (str(one.folder), f"{one.validation.accuracy:.4f}", interval, *others, f"{one.seconds:.0f}")
+        rows.append(dict(zip(COLUMNS, cells, strict=True)))
+    printing.print_fitting(COLUMNS, rows, SPARED)

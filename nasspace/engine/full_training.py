@@ -30,6 +30,7 @@ from nasspace.outputs.export import LARGEST_SEED, TRAINED, check_folder, export
 from nasspace.outputs.weights import load_into, read_safetensors, read_state
 from nasspace.studies import study as records
 from nasspace.studies import turns
+from nasspace.studies.recipe import LEAST_RESOLUTION
 from nasspace.studies.task import absolute, check_device
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Validation:
-    """Accuracy on the held-out training images, a fraction."""
+    """Accuracy on the validation images (the data's own, else held-out training images), a fraction."""
 
     accuracy: float
 
@@ -168,7 +169,7 @@ def train(
     """
     _check_whole("seed", seed, 0)
     for name, value, least in (
-        *(("epochs", epochs, 1), ("resolution", resolution, 1)),
+        *(("epochs", epochs, 1), ("resolution", resolution, LEAST_RESOLUTION)),
         *(("threads", threads, 1), ("batch_size", batch_size, 2)),
     ):
         if value is not None:
@@ -282,14 +283,16 @@ def _loaded(
             recipe = subject.study.settings["recipe"] if subject.study else {}
             how["data_dir"] = options.data_dir or recipe.get("data_dir")
             how["skip_broken"] = options.skip_broken or recipe.get("skip_broken", False)
-            if not subject.study:
-                report(f"data of {usual.place}: {usual}")
     try:
-        return load_data(name, resolution=chosen, **how)
+        data = load_data(name, resolution=chosen, **how)
     except InputError as error:
         if asked is not None or usual is None:
             raise
         raise InputError(f"{error} (the data of {usual.place}; --data names others)") from None
+    if usual and not subject.study and name == usual.name:
+        named = f"{usual.name}, with its own validation split" if data.own_validation else str(usual)
+        report(f"data of {usual.place}: {named}")
+    return data
 
 
 def _check_digits_are_meant(subject: Subject, options: Options) -> None:
@@ -526,7 +529,7 @@ class _Run:
             "mean": [value / 255 for value in self.data.mean],
             "std": [value / 255 for value in self.data.std],
             "accuracy": result["validation"]["accuracy"],
-            "accuracy_is_of": f"held-out training images at {side}x{side}",
+            "accuracy_is_of": f"{self.data.validated_on} at {side}x{side}",
             "data": self.data.name,
             "study": study and study.name,
             "space": study and study.settings["space"]["name"],
@@ -539,7 +542,9 @@ class _Run:
         files.write_text(self.folder / CONFUSION, confusion)
         record = self._record(found, result)
         readme = (self.folder / "README.md").read_text(encoding="utf-8")
-        files.write_text(self.folder / "README.md", f"{readme}\n{_section(record, result['confusion'])}")
+        files.write_text(
+            self.folder / "README.md", f"{readme}\n{_section(record, result['confusion'], self.data.validated_on)}"
+        )
         files.write_json(self.folder / RECORD, record)
         shutil.rmtree(self.work, ignore_errors=True)
         return self._read(record)
@@ -643,8 +648,8 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _section(record: Mapping[str, Any], confusion: list[list[int]]) -> str:
-    """What the README says of the training."""
+def _section(record: Mapping[str, Any], confusion: list[list[int]], validated_on: str) -> str:
+    """What the README says of the training; `validated_on` names the validation images."""
     data, test = record["data"], record["test"]
     images = ", ".join(f"{data[name]:,} {name}" for name in ("train", "validation", "test") if data[name])
     rows = [
@@ -654,7 +659,7 @@ def _section(record: Mapping[str, Any], confusion: list[list[int]]) -> str:
             f"{record['epochs']} epochs with the settings `{_cell(record['settings'])}`, seed {record['seed']}",
         ),
         ("Time", f"{_duration(record['seconds'])} on {record['device']}"),
-        ("Validation accuracy", f"{record['validation']['accuracy']:.2%} of held-out training images"),
+        ("Validation accuracy", f"{record['validation']['accuracy']:.2%} of {validated_on}"),
     ]
     if test:
         interval = f"{test['low']:.2%} to {test['high']:.2%}"

@@ -17,7 +17,7 @@ KEYS = (  # what a card may tell, beside what follows from the network itself
     "mean",  # of each channel, of pixels scaled to 0..1
     "std",
     "accuracy",  # a fraction
-    "accuracy_is_of",  # 'held-out training images at 32x32'
+    "accuracy_is_of",  # 'held-out training images at 32x32', 'validation images at 32x32'
     "search_accuracy",  # what the search chose by
     "search_fidelity",  # what that was had with: words, or {"resolution", "epochs", "share"}
     "resolution_why",  # why the network takes images of this size

@@ -191,7 +191,8 @@ def _deploy(study: Study, number: int, data: _Data, which: str, report: Report) 
         except last_rung.Diverged as error:
             study.record.set_user_attr(f"{records.DEPLOYED}{number}", {"resolution": side, **error.to_json()})
             last_rung.forget_checkpoints(checkpoints, architecture)
-            report("note", text=f"trial {number} leaves the front: {error}")
+            remedy = f" (`nas show {study.name}:{number}` has its traceback)" if error.traceback else ""
+            report("note", text=f"trial {number} leaves the front: {error}{remedy}")
             return
         about = {"resolution": side, "epochs": trained.epochs, "seconds": round(trained.seconds, 3)}
         about |= {"accuracy": trained.accuracy, "preprocessing": _without_classes(held.preprocessing)}
@@ -281,10 +282,12 @@ def export_trial(
     seed: int = 0,
     batch_size: int | Literal["dynamic"] | None = None,
     data: DataSet | None = None,
+    replace: bool = True,
 ) -> Exported:
     """Export one trial of a study with its trained weights, if they are kept, and its figures on the card.
 
     With `data`, the study's own at the network's resolution, every file is judged on the validation images.
+    `replace` is as in `export`.
     """
     record = records.load(study) if isinstance(study, str) else study
     architecture = record.architecture(number)
@@ -333,6 +336,7 @@ def export_trial(
         preprocessing=preprocessing,
         data=data,
         origin=record.origin if weights else None,
+        replace=replace,
     )
 
 

@@ -89,6 +89,7 @@ def export(
     preprocessing: Mapping[str, Any] | None = None,
     data: DataSet | None = None,
     origin: Mapping[str, Any] | None = None,
+    replace: bool = True,
 ) -> Exported:
     """Write a network to `folder` at its own input shape, checked before it is moved into place.
 
@@ -99,7 +100,8 @@ def export(
     `preprocessing`, completed by a default. With `data`, held at the network's resolution, every file is judged on the
     validation images from their originals, and must decide as the training pipeline does; the card's `accuracy` must
     be the pipeline's. `origin` names the data where they are not given: `DataSet.origin`, and the `resolution` that its
-    fingerprint is of. A folder is filled if it is empty or holds an earlier export. Errors: `InputError` for what
+    fingerprint is of. A folder is filled if it is empty or holds an earlier export; without `replace` that must be one
+    of the same network with the same weights, and nothing else may be in the folder. Errors: `InputError` for what
     cannot be exported or written, `VerificationError` where a check fails; then the folder is as it was.
     """
     formats, batch_size = _checked_formats(formats), _checked_batch(batch_size)
@@ -113,6 +115,8 @@ def export(
     network = _network(architecture, weights, seed)
     folder = Path(folder)
     check_folder(folder)
+    if not replace:
+        _refuse_others(folder, architecture)
     record = {
         "nasspace_export": VERSION,
         "nasspace": nasspace.__version__,
@@ -131,6 +135,8 @@ def export(
         record |= {"accuracy": accuracy, "checks": [check.to_dict() for check in checks]}
         files.write_text(new / "README.md", cards.readme(architecture, record, spec, checks))
         files.write_json(new / RECORD, record)
+        if not replace:
+            _refuse_others(folder, architecture, record["files"][checking.PIPELINE])
         _move(new, folder)
     return Exported(folder, _listed(record), checks, accuracy)
 
@@ -279,6 +285,24 @@ def check_folder(folder: Path) -> None:
             raise InputError(f"{folder}: holds other files and no earlier export; choose another --out folder")
     except OSError as error:
         raise files.cannot_write(folder, error) from None
+
+
+def _refuse_others(folder: Path, architecture: Architecture, weights: str | None = None) -> None:
+    """Refuse a folder with files of others, or the export of another network; of other weights, given their digest."""
+    if not folder.is_dir():
+        return
+    names = {path.name for path in folder.iterdir() if not path.name.startswith((".", "__pycache__"))}
+    found = ""
+    if foreign := sorted(names.difference(WRITTEN, TRAINED)):
+        found = f"holds files that are not of an export ({', '.join(foreign[:3])}{', ...' if foreign[3:] else ''})"
+    elif kept := sorted(names.intersection(TRAINED)):
+        found = f"holds the result of a full training ({kept[-1]})"
+    elif names and (digest := architectures.load(folder / "architecture.json").digest) != architecture.digest:
+        found = f"holds the export of another network (digest {digest}, not {architecture.digest})"
+    elif weights and (folder / checking.PIPELINE).is_file() and checking.digest(folder / checking.PIPELINE) != weights:
+        found = "holds an export of this network with other weights"
+    if found:
+        raise InputError(f"{folder}: {found}; --out names another folder, --force writes over the export")
 
 
 def _network(architecture: Architecture, weights: Any, seed: int) -> Network:

@@ -123,7 +123,9 @@ def _front(study: Mapping[str, Any], front: pandas.DataFrame) -> str:
         return page.section("Front", page.paragraph("No network was found within the limits."))
     again = "latency_again_ms" in front and front["latency_again_ms"].notna().any()
     searched = "search_accuracy" in front and front["search_accuracy"].notna().any()
-    columns = [("trial", "number"), ("accuracy", "number"), *([("in the search", "number")] if searched else [])]
+    accuracy = _has_accuracy(front)
+    columns = [("trial", "number"), *([("accuracy", "number")] if accuracy else [])]
+    columns += [("in the search", "number")] if searched else []
     columns += [("latency, ms", "number")]
     columns += [("measured again, ms", "number")] if again else []
     ties = "latency_ties" in front and front["latency_ties"].astype(bool).any()
@@ -133,7 +135,7 @@ def _front(study: Mapping[str, Any], front: pandas.DataFrame) -> str:
     rows = [
         [
             row["id"],
-            _shown("accuracy", row),
+            *([_shown("accuracy", row)] if accuracy else []),
             *([_searched(row)] if searched else []),
             _latency(row, "latency"),
             *([_latency(row, "latency_again")] if again else []),
@@ -149,6 +151,11 @@ def _front(study: Mapping[str, Any], front: pandas.DataFrame) -> str:
     said += " It was measured again from the exported file, in a fresh process." if again else ""
     said += " Latencies whose intervals overlap are ties." if ties else ""
     return page.section("Front", page.table(columns, rows), page.paragraph(f"{said} {text}", "soft"))
+
+
+def _has_accuracy(frame: pandas.DataFrame) -> bool:
+    """Whether any network of a frame has an accuracy: none has where it is no objective."""
+    return any(name in frame and frame[name].notna().any() for name in ("accuracy", "search_accuracy"))
 
 
 def _shown(name: str, row: Mapping[str, Any]) -> str:
@@ -250,9 +257,11 @@ def _exact(size: Any) -> str | None:
 
 
 def _notes(study: Mapping[str, Any], trials: pandas.DataFrame) -> Iterator[str]:
+    accuracy = _has_accuracy(trials)
     if study.get("data"):
-        yield f"Accuracy is of {_accuracy_is_of(study)}; no test images were used."
-        if study.get("fidelity"):
+        if accuracy:
+            yield f"Accuracy is of {_accuracy_is_of(study)}; no test images were used."
+        if accuracy and study.get("fidelity"):
             budget = page.words(study["fidelity"])
             yield (
                 f"Accuracy 'in the search' was found with a training budget of its own ({budget}). It chose the "
@@ -263,7 +272,7 @@ def _notes(study: Mapping[str, Any], trials: pandas.DataFrame) -> Iterator[str]:
     if study.get("budget_use"):
         text = str(study["budget_use"])
         yield f"{text[0].upper()}{text[1:]}."
-    if not study.get("data"):
+    if accuracy and not study.get("data"):
         yield "Accuracy is what the evaluator of this search gave."
     yield FLOPS
     yield MEMORY
@@ -274,24 +283,33 @@ def _notes(study: Mapping[str, Any], trials: pandas.DataFrame) -> Iterator[str]:
             "above; it holds for that machine and these versions. 'busy': other work was competing for the processor."
         )
     if study.get("latency_predictor"):
-        from nasspace.latency.predictor import sentence
+        yield f"The search's own prediction: {_prediction(study['latency_predictor'])}."
+    yield "A candidate that breaks a limit is stopped there" + (
+        ": it was never trained and has no accuracy." if accuracy else "."
+    )
 
-        yield f"The search's own prediction: {sentence(study['latency_predictor'])}."
-    yield "A candidate that breaks a limit is stopped there: it was never trained and has no accuracy."
+
+def _prediction(judged: Mapping[str, Any]) -> str:
+    """How well latency was predicted: the sentence that the study recorded, else (older studies) a new one."""
+    if judged.get("sentence"):
+        return str(judged["sentence"])
+    from nasspace.latency.predictor import sentence  # and with it PyTorch
+
+    return sentence(judged)
 
 
 def _trials(trials: pandas.DataFrame) -> str:
     """Every candidate, closed until asked for."""
-    columns = [("trial", "number"), ("state", ""), ("accuracy", "number"), ("in the search", "number"),
-               ("latency, ms", "number"),
+    accuracy = _has_accuracy(trials)
+    columns = [("trial", "number"), ("state", ""),
+               *([("accuracy", "number"), ("in the search", "number")] if accuracy else []), ("latency, ms", "number"),
                ("FLOPs", "number"), ("parameters", "number"), ("memory access", "number"), ("seconds", "number"),
                ("digest", "code"), ("why rejected", "text")]  # fmt: skip
     rows = (
         [
             row["id"],
             row["state"],
-            _shown("accuracy", row),
-            _searched(row),
+            *([_shown("accuracy", row), _searched(row)] if accuracy else []),
             _latency(row, "latency"),
             *(_shown(name, row) for name in ("flops", "params", "memory_access")),
             "" if math.isnan(_number(row.get("seconds"))) else f"{row['seconds']:.1f}",

@@ -50,6 +50,7 @@ class Candidates:
         self.seed = seed
         self.gain = ExpectedGain(space, study.objectives, study.limits, known, seed)
         self.exhausted = False  # no new network was found when last asked
+        self._labels = space.plan.labels()
         self._architectures: dict[int, Architecture] = {}
 
     def next(
@@ -73,6 +74,8 @@ class Candidates:
                 architecture = self._suggested(trial)
                 trial.set_user_attr("digest", architecture.digest)
                 trial.set_user_attr("architecture", architecture.to_json())
+                if named := {name: self._labels[name][i] for name, i in trial.params.items() if name in self._labels}:
+                    trial.set_user_attr("blocks", named)  # for people: the parameter is the block's index
                 enough = most is not None and self._ahead(trial) >= most
                 reason = "enough are under way in other processes" if enough else self._excluded(trial, architecture)
                 if not reason:

@@ -24,6 +24,7 @@ UNITS = {
 }
 EXAMPLES = {"latency": "20ms", "count": "150M", "time": "30m"}
 SHOWN, MESSAGE = 60, 400  # characters of a wrong value, and of a message that holds one
+LEAST_RESOLUTION = 8  # pixels a side of images that networks are searched and trained for
 UNBOUNDED = 1_000_000  # trials: as many as the time allows
 
 
@@ -88,7 +89,7 @@ class Recipe(Strict):
     data_dir: str | None = None
     held_out: float = Field(0.2, gt=0, lt=1)
     skip_broken: bool = False
-    resolution: int | None = Field(None, ge=8, le=8192)
+    resolution: int | None = Field(None, ge=LEAST_RESOLUTION, le=8192)
     runtime: str = "onnxruntime"
     threads: int = Field(1, ge=1, le=1024)
     batch_size: int = Field(1, ge=1, le=4096)

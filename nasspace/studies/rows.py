@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import optuna
-    from pandas import DataFrame
 
 RESERVED = 0.05  # share of a machine's memory by which its size may vary
 MAXIMISED = {"accuracy"}
@@ -23,6 +22,12 @@ TRIAL_COLUMNS = [
     "id", "digest", "state", *COLUMNS.values(), "search_accuracy", "resolution", "latency_low_ms", "latency_high_ms",
     "latency_contended", "seconds", "reason",
 ]  # fmt: skip
+
+AGAIN_COLUMNS = ["latency_again_ms", "latency_again_low_ms", "latency_again_high_ms"]
+FRONT_COLUMNS = [
+    *(name for name in TRIAL_COLUMNS if name not in ("state", "reason")),
+    *(*AGAIN_COLUMNS, "latency_ties", "architecture"),
+]
 
 
 def row(
@@ -83,20 +88,34 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the front as JSON has it: whole counts, nothing where there is no number."""
     plain = {}
     for key, value in row.items():
-        missing = value is None or value != value
+        missing = not is_there(value)
         whole = key in ("id", "flops", "params", "memory_access", "resolution") and not missing and value == int(value)
         plain[key] = None if missing else int(value) if whole else value
     return {**plain, "architecture": json.loads(row["architecture"])}
 
 
-def ties(front: DataFrame) -> list[str]:
+def ties(front: Sequence[Mapping[str, Any]]) -> list[str]:
     """Of each member those whose intervals of latency overlap with its own: which of them is faster is not known."""
-    ends = (front[f"latency_{end}_ms"].astype(float) for end in ("low", "high"))  # not a number where none was measured
-    rows = list(zip(front["id"], *ends, strict=True))
-    return [
-        ", ".join(str(other) for other, its_low, its_high in rows if other != i and its_low <= high and low <= its_high)
-        for i, low, high in rows
+    measured = [is_there(one["latency_low_ms"]) and is_there(one["latency_high_ms"]) for one in front]
+    rows = [
+        (one["id"], one["latency_low_ms"], one["latency_high_ms"])
+        for one, timed in zip(front, measured, strict=True)
+        if timed
     ]
+
+    def tied(one: Mapping[str, Any]) -> str:
+        low, high = one["latency_low_ms"], one["latency_high_ms"]
+        others = (
+            other for other, its_low, its_high in rows if other != one["id"] and its_low <= high and low <= its_high
+        )
+        return ", ".join(map(str, others))
+
+    return [tied(one) if timed else "" for one, timed in zip(front, measured, strict=True)]
+
+
+def is_there(value: Any) -> bool:
+    """Whether a cell holds something: not None, and not NaN."""
+    return value is not None and value == value
 
 
 def ranges(numbers: list[int]) -> str:

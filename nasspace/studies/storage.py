@@ -28,6 +28,8 @@ GRACE = 60  # seconds without one, after which a trial's process is taken for de
 CONNECT = 10  # seconds for a first answer
 ATTEMPTS = 5  # at the tables, where several processes make them at once
 REMEDY = "restore the file from a copy, or search again under another --study name"
+KEPT = "its exports and tables are not affected"
+MAGIC, HEADER = b"SQLite format 3\0", 100  # bytes that a SQLite file begins with
 TABLES = {  # of Optuna, in every database of a study
     *("studies", "study_directions", "study_user_attributes", "trials", "trial_values", "trial_params"),
     *("trial_user_attributes", "trial_system_attributes", "version_info", "alembic_version"),
@@ -109,6 +111,8 @@ def _refuse_foreign(path: Path, place: Path) -> None:
     """An empty file, and one that holds something else, must not be taken for a new study."""
     if path.stat().st_size == 0:
         raise InputError(f"{place}: the file is empty: the study's record is lost; {REMEDY}")
+    if lost := _cut_off(path):
+        raise InputError(f"{place}: {lost}; {REMEDY}; {KEPT}")
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -118,6 +122,28 @@ def _refuse_foreign(path: Path, place: Path) -> None:
         raise InputError(f"{place}: not the database of a study ({error}); {REMEDY}") from None
     if missing := sorted(TABLES - tables):
         raise InputError(f"{place}: not the database of a study (no table '{missing[0]}'); {REMEDY}")
+
+
+def _cut_off(path: Path) -> str:
+    """What is missing of a SQLite file that is shorter than its header says, in words; else empty.
+
+    SQLite reads what is missing of the last page as zeros, and a study would lose trials silently. A log or
+    journal next to the file may hold the pages that the file lacks.
+    """
+    try:
+        with path.open("rb") as file:
+            header, size = file.read(HEADER), path.stat().st_size
+        logs = [path.with_name(f"{path.name}-{kind}") for kind in ("wal", "journal")]
+        if any(log.exists() and log.stat().st_size for log in logs) or not header.startswith(MAGIC[: len(header)]):
+            return ""
+    except OSError:  # SQLite says why it cannot be read
+        return ""
+    if len(header) < HEADER:
+        return f"the file is cut off after {size} bytes, in its header"
+    counted = header[24:28] == header[92:96]  # else an older SQLite wrote last, and the count of pages is not of now
+    page = int.from_bytes(header[16:18], "big")
+    whole = (65536 if page == 1 else page) * int.from_bytes(header[28:32], "big")
+    return f"the file is cut off: {size:,} of {whole:,} bytes are there" if counted and size < whole else ""
 
 
 @contextlib.contextmanager

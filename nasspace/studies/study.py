@@ -19,7 +19,19 @@ from nasspace import files
 from nasspace.errors import InputError
 from nasspace.studies import pareto, storage
 from nasspace.studies.places import folder_of, known_studies
-from nasspace.studies.rows import COLUMNS, MAXIMISED, TRIAL_COLUMNS, machine_of, plain, ranges, row, ties
+from nasspace.studies.rows import (
+    AGAIN_COLUMNS,
+    COLUMNS,
+    FRONT_COLUMNS,
+    MAXIMISED,
+    TRIAL_COLUMNS,
+    is_there,
+    machine_of,
+    plain,
+    ranges,
+    row,
+    ties,
+)
 from nasspace.studies.schema import AGAIN, DEPLOYED, LAST_RUNG, PREDICTOR, check_attributes, check_trials
 from nasspace.studies.schema import study_settings as checked_settings
 from nasspace.studies.storage import errors_of_storage
@@ -36,6 +48,7 @@ SEARCHED = "searched"  # study attribute: the search has ended, so what remains 
 FINISHED = "finished"  # study attribute: the search came to its own end
 ENDED = "ended"  # study attribute: why the search ended before its trials were used up
 ASKED = "nasspace_settings"  # study attribute in a shared storage: study.yaml, for whoever joins from elsewhere
+AGAIN_KEYS = ("median_ms", "low_ms", "high_ms")  # of a latency measured again
 JOINING = 10.0  # seconds that a process waits for the settings of a study that another one is making
 
 
@@ -106,36 +119,53 @@ class Study:
         """How many were stopped at a limit after a measurement."""
         return len(self.frozen("PRUNED"))
 
+    def trial_rows(self) -> list[dict[str, Any]]:
+        """Every evaluated and rejected candidate, in the order of the search; `trials` without pandas."""
+        deployed, last_rung = self.deployed(), self.has_last_rung
+        return [
+            row(trial, self.latency(trial), deployed.get(trial.number), last_rung)
+            for trial in self.frozen("COMPLETE", "PRUNED")
+        ]
+
     def trials(self) -> pandas.DataFrame:
         """Every evaluated and rejected candidate, a row each, in the order of the search."""
         import pandas
 
-        deployed, last_rung = self.deployed(), self.has_last_rung
-        rows = [
-            row(trial, self.latency(trial), deployed.get(trial.number), last_rung)
-            for trial in self.frozen("COMPLETE", "PRUNED")
-        ]
-        return pandas.DataFrame(rows, columns=TRIAL_COLUMNS)
+        return pandas.DataFrame(self.trial_rows(), columns=TRIAL_COLUMNS)
+
+    def front_rows(self) -> list[dict[str, Any]]:
+        """The members of the front, best accuracy first; `front` without pandas, which takes a while to import."""
+        members, again = set(self.front_numbers()), self.again()
+        rows = [one for one in self.trial_rows() if one["id"] in members]
+        searched = self.has_last_rung and not any(is_there(one["accuracy"]) for one in rows)
+        order = {
+            name: "search_accuracy" if searched and name == "accuracy" else COLUMNS[name] for name in self.objectives
+        }
+
+        def rank(one: Mapping[str, Any]) -> list[tuple[bool, float]]:
+            figures = [(name, one[column]) for name, column in order.items()]
+            return [(False, _signed(name, value)) if is_there(value) else (True, 0.0) for name, value in figures]
+
+        rows.sort(key=rank)
+        tied = ties(rows)
+        for one, others in zip(rows, tied, strict=True):
+            found = again.get(str(one["id"]), {})
+            one |= {column: found.get(key) for column, key in zip(AGAIN_COLUMNS, AGAIN_KEYS, strict=True)}
+            one |= {"latency_ties": others, "architecture": self._named(one["id"])}
+            del one["state"], one["reason"]
+        return rows
 
     def front(self) -> pandas.DataFrame:
         """The Pareto front of the evaluated candidates inside the limits, best accuracy first.
 
         Accuracy is that of the shipped files. Before any member was trained at its deployment resolution the front is
         that of the search, with `search_accuracy` alone. A member that was over its latency limit when measured again
-        from its exported file is not in it.
+        from its exported file is not in it. `print` shows the columns that fit; `architecture` (JSON) is never shown.
         """
-        trials, again = self.trials(), self.again()
-        order = [COLUMNS[name] for name in self.objectives]
-        front = trials[trials["id"].isin(self.front_numbers())]
-        if self.has_last_rung and not front["accuracy"].notna().any():
-            order = ["search_accuracy" if name == "accuracy" else name for name in order]
-        front = front.sort_values(order, ascending=[n not in MAXIMISED for n in self.objectives])
-        for part in ("median", "low", "high"):
-            column = "latency_again_ms" if part == "median" else f"latency_again_{part}_ms"
-            front[column] = [again.get(str(i), {}).get(f"{part}_ms") for i in front["id"]]
-        front["latency_ties"] = ties(front)
-        front["architecture"] = [self._named(int(i)) for i in front["id"]]
-        return front.drop(columns=["state", "reason"]).reset_index(drop=True)
+        from nasspace.studies.frames import Front
+
+        frame, kinds = Front(self.front_rows(), columns=FRONT_COLUMNS), self.trials().dtypes
+        return Front(frame.astype({name: kind for name, kind in kinds.items() if name in frame}))
 
     @property
     def origin(self) -> dict[str, Any] | None:
@@ -310,13 +340,23 @@ class Study:
         raise InputError(f"study '{self.name}' has no trial {number}; it has {ranges(known)}")
 
     def failure(self, number: int) -> dict[str, Any] | None:
-        """Why a trial's block or training failed: `failure`, `traceback`, `digest`, `architecture`; None for others."""
-        for trial in self.frozen("FAIL"):
-            said = trial.user_attrs
-            if trial.number == number and str(said.get("reason", "")).startswith("failed"):
-                kept = {key: str(said.get(key) or "") for key in ("digest", "traceback", "architecture")}
-                return {"study": self.name, "id": number, "failure": str(said["reason"]), **kept}
-        return None
+        """Why a trial failed, in the search or later at its deployment resolution; None for others.
+
+        `failure`, `traceback`, `digest`, `architecture`.
+        """
+        trial = next((trial for trial in self.frozen() if trial.number == number), None)
+        if trial is None:
+            return None
+        about = trial.user_attrs
+        if trial.state.name == "FAIL" and str(about.get("reason", "")).startswith("failed"):
+            why, traceback = str(about["reason"]), about.get("traceback")
+        elif "failed" in (later := self._numbered(DEPLOYED).get(number, {})):
+            size = f" {later['resolution']}x{later['resolution']}" if later.get("resolution") else ""
+            why, traceback = f"failed at the deployment resolution{size}: {later['failed']}", later.get("traceback")
+        else:
+            return None
+        kept = {"digest": about.get("digest"), "traceback": traceback, "architecture": about.get("architecture")}
+        return {"study": self.name, "id": number, "failure": why, **{key: str(kept[key] or "") for key in kept}}
 
     def weights(self, number: int) -> Path | None:
         """Where the trained weights of a trial are kept: those of its deployment resolution, else the search's."""
@@ -356,13 +396,14 @@ class Study:
 
     def budget_use(self) -> str:
         """Why a front ends far below its latency target, in a sentence; empty where it does not."""
-        limit, front = self.limits.get("latency"), self.front()
-        trials = self.trials()
-        latencies = trials.loc[trials["state"] == "evaluated", "latency_ms"].dropna()
-        latencies = latencies[latencies <= (limit or 0.0)]  # a function may evaluate what is over it
-        if limit is None or front.empty or latencies.empty or not front["latency_ms"].max() < limit / 2:
+        limit = self.limits.get("latency")
+        front = [one["latency_ms"] for one in self.front_rows() if is_there(one["latency_ms"])]
+        evaluated = [one["latency_ms"] for one in self.trial_rows() if one["state"] == "evaluated"]
+        # a function may evaluate what is over the limit
+        latencies = [value for value in evaluated if is_there(value) and value <= (limit or 0.0)]
+        if limit is None or not front or not latencies or not max(front) < limit / 2:
             return ""
-        slowest, tried = front["latency_ms"].max(), latencies.max()
+        slowest, tried = max(front), max(latencies)
         return (
             f"the slowest network of the front takes {slowest:.3g} ms of {limit:.4g} ms: nothing slower was found to "
             f"be better among {len(latencies)} networks tried, the slowest of which takes {tried:.3g} ms"
@@ -370,7 +411,7 @@ class Study:
 
     def document(self) -> dict[str, Any]:
         """The JSON document of `search`, `resume` and `front`."""
-        front = [self._member(plain(member)) for member in self.front().to_dict(orient="records")]
+        front = [self._member(plain(member)) for member in self.front_rows()]
         return {
             "study": self.name,
             "space": self.settings["space"]["name"],
@@ -497,6 +538,20 @@ def _check(study: Study) -> None:
         )
     check_trials(trials, study.objectives, place)
     check_attributes(attributes, len(trials), place)
+    _check_resolution(study)
+
+
+def _check_resolution(study: Study) -> None:
+    """Refuse a study.yaml whose deployment resolution is not that of the networks in the database."""
+    given, asked = study.settings["task"].get("resolution"), study.settings["recipe"]["resolution"]
+    chosen = asked is None and isinstance(study.settings["space"]["document"].get("resolution"), list)
+    trials = study.frozen("COMPLETE", "PRUNED")
+    sizes = [json.loads(trial.user_attrs["architecture"])["input"][1] for trial in (trials if chosen else trials[:1])]
+    if given is not None and sizes and (max(sizes) > given or not (chosen or given in sizes)):
+        raise InputError(
+            f"{study.folder / 'study.yaml'}: task.resolution is {given}, but networks of the database take images of "
+            f"{max(sizes)}x{max(sizes)}; the file was changed: write {max(sizes)} there again, or {storage.REMEDY}"
+        )
 
 
 def _connect(folder: Path, settings: Mapping[str, Any], sampler: Any, new: bool = False) -> Study:

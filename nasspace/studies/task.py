@@ -114,7 +114,7 @@ class Task:
         if self.deployed is None:
             return "the evaluator given"
         sizes = " or ".join(f"{size}x{size}" for size in self.deployed.sizes)
-        return f"the exported file on held-out training images at {sizes}"
+        return f"the exported file on {self.data.validated_on} at {sizes}"
 
 
 def data_of(asked: Recipe, resolution: int | Callable[[int], int]) -> DataSet:
@@ -181,6 +181,48 @@ def _without_name(part: Any) -> Any:
     return {key: value for key, value in part.items() if key != "name"} if isinstance(part, dict) else part
 
 
+SPLITS_DATA = ("seed", "held_out", "skip_broken")  # settings that the splits depend on
+
+
+def _other_data(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """How the data or the evaluator of two studies differ, as the end of a sentence; empty where they do not."""
+    was, now = old["data"], new["data"]
+    if old["evaluator"] != new["evaluator"] or bool(was) != bool(now):
+        ways = [
+            f"with the evaluator {one['evaluator']}" if one["evaluator"] else f"on {_data_text(one['data'] or {})}"
+            for one in (old, new)
+        ]
+        return f"was searched {ways[0]}, now it is {ways[1]}"
+    if _without_name(was) == _without_name(now):
+        return ""
+    if was.get("classes") != now.get("classes") or was["name"] != now["name"]:
+        ways = [_data_text(was), _data_text(now)]
+        if ways[0].partition(" (")[2] == ways[1].partition(" (")[2]:
+            ways = [f"{way}, fingerprint {part.get('fingerprint')}" for way, part in zip(ways, (was, now), strict=True)]
+        only = [f"'{name}'" for name in was.get("classes", ()) if name not in now.get("classes", ())]
+        lacking = f"; its classes {', '.join(only[:DIFFERENCES])} are not there" if only else ""
+        return f"was searched on {ways[0]}, now it is on {ways[1]}{lacking}"
+    if (sizes := [part["task"].get("resolution") for part in (old, new)])[0] != sizes[1]:
+        return f"was searched for the deployment resolution {sizes[0]}, now it is {sizes[1]}"
+    for key in SPLITS_DATA:
+        if (was_set := old["recipe"].get(key)) != (now_set := new["recipe"].get(key)):
+            return f"was started with {key} {was_set}, now it is {now_set}"
+    counts = [part["train"] + part["validation"] for part in (was, now)]
+    more = f", {counts[0]:,} and now {counts[1]:,} of them" if counts[0] != counts[1] else ""
+    prints = f"fingerprint {was.get('fingerprint')}, now {now.get('fingerprint')}"
+    return f"was searched on other images of {was['name']} ({prints}{more})"
+
+
+def _data_text(data: Mapping[str, Any]) -> str:
+    classes = data.get("classes", ())
+    counts = f"{data.get('train', 0):,} training and {data.get('validation', 0):,} validation images"
+    return f"{data.get('name', 'no images')} ({len(classes)} classes, {counts})"
+
+
+def _limits_text(limits: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {evaluate.shown(name, limit)}" for name, limit in limits.items()) or "none"
+
+
 def _difference(was: Any, now: Any) -> str:
     """Where two settings differ, in words."""
     if not (isinstance(was, dict) and isinstance(now, dict)):
@@ -209,10 +251,13 @@ def refuse_other(
     if old["space"]["document"] != new["space"]["document"]:
         was = old["space"]["name"]
         raise InputError(f"{folder}: this study searches another space ('{was}'); {remedy}")
-    for part in ("task", "data", "limits", "evaluator"):
-        was, now = _without_name(old[part]), _without_name(new[part])
-        if was != now:
-            raise InputError(f"{folder}: this study has another {part}: {_difference(was, now)}; {remedy}")
+    if difference := _other_data(old, new):
+        raise InputError(f"{folder}: this study {difference}; {remedy}")
+    if old["task"] != new["task"]:
+        raise InputError(f"{folder}: this study has another task: {_difference(old['task'], new['task'])}; {remedy}")
+    if old["limits"] != new["limits"]:
+        was, now = _limits_text(old["limits"]), _limits_text(new["limits"])
+        raise InputError(f"{folder}: this study was searched with the limits {was}, now they are {now}; {remedy}")
     if new["storage"] and old["storage"] != new["storage"]:
         raise InputError(f"{folder}: this study's storage is {old['storage'] or 'its own study.db'}; {remedy}")
     free = {"trials", "time_budget", "name", "description", "data", "data_dir", "limits", *WHERE}

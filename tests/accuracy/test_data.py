@@ -12,6 +12,9 @@ from PIL import Image
 from nasspace.accuracy.data import DataSet, Images, load_data, prepared, stratified
 from nasspace.accuracy.predict import preprocess
 from nasspace.errors import InputError
+from nasspace.space import Space
+from nasspace.studies.recipe import Recipe
+from nasspace.studies.task import Task
 
 CUT_AT_32 = {"resize": {"shorter_side": 32}, "crop": [32, 32]}
 
@@ -119,6 +122,12 @@ def test_a_function_of_the_native_side_chooses_the_resolution(tmp_path):
     asked = []
     data = load_data(spec.removesuffix("/train"), resolution=lambda native: asked.append(native) or 16)
     assert (asked, data.native, data.resolution) == ([240], 240, 16)
+    assert data.own_validation
+    assert data.validated_on == prepared(data, 8).validated_on == "validation images"
+    assert load_data("digits").validated_on == "held-out training images"
+    asked_for = Recipe(data=data.name, resolution=16, objectives=("accuracy", "flops"))
+    said = Task.of_data(asked_for, Space.load("shuffle")).settings("s", None)["accuracy_is_of"]
+    assert said == "the exported file on validation images at 16x16"
     assert (load_data("digits", resolution=lambda native: 2 * native).resolution, load_data("digits").native) == (16, 8)
     plain = load_data(spec.removesuffix("/train"))
     assert (plain.native, plain.resolution) == (240, 224)

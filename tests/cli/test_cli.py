@@ -95,6 +95,7 @@ BAD = {
     "no such network": (["show", "mobilnet_v2_1.0"], "mobilenet_v2_1.0"),
     "no such export": (["verify", "nowhere"], "nowhere"),
     "no export to predict with": (["predict", "nowhere", "a.png"], "nowhere"),
+    "one pixel": (["train", "resnet18_cifar", "--resolution", "1"], "resolution: 1 is not a whole number of 8 or more"),
     "no batch": (["export", "mobilenet_v1_0.25", "--batch", "many"], "'many'"),
 }
 
@@ -175,3 +176,39 @@ def test_a_search_on_real_digits_from_the_command_line(capsys):
     status, _, err = nas(capsys, "search", "--space", "mobile", "--study", "d")
     assert status == 2
     assert "another space" in err
+
+
+def test_the_default_folder_of_an_export_is_not_written_over_by_another_network(capsys):
+    text = (
+        '{"nasspace": 1, "name": "mine", "input": [3, 16, 16], "classes": 10, "layers": '
+        '[{"block": "conv", "out": 8}, {"block": "global_pool"}, {"block": "linear", "out": 10}]}'
+    )
+    Path("a.json").write_text(text)
+    export = ["export", "a.json", "--format", "torch", "--json"]
+    folder = Path("exports/mine")
+    assert nas(capsys, *export)[0] == nas(capsys, *export)[0] == 0
+    (folder / "__pycache__").mkdir()
+    assert nas(capsys, *export)[0] == 0
+    weights = (folder / "weights.safetensors").read_bytes()
+
+    def refused(why, *flags):
+        status, out, err = nas(capsys, *export, *flags)
+        assert (status, out, len(err.splitlines())) == (2, "", 1)
+        assert f"exports/mine: {why}" in err
+        assert "--out names another folder, --force writes over" in err
+        assert (folder / "weights.safetensors").read_bytes() == weights
+
+    refused("holds an export of this network with other weights", "--seed", "1")
+    Path("a.json").write_text(text.replace('"out": 8', '"out": 12'))
+    refused("holds the export of another network (digest ")
+    Path("a.json").write_text(text)
+    (folder / "notes.txt").write_text("mine")
+    refused("holds files that are not of an export (notes.txt)")
+    (folder / "notes.txt").unlink()
+    (folder / "training.json").write_text("{}")
+    refused("holds the result of a full training (training.json)")
+    assert nas(capsys, *export, "--seed", "1", "--force")[0] == 0
+    assert (folder / "weights.safetensors").read_bytes() != weights
+    assert not (folder / "training.json").exists()
+    assert nas(capsys, *export, "--out", str(folder))[0] == 0, "a folder that is named is meant"
+    assert (folder / "weights.safetensors").read_bytes() == weights

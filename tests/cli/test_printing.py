@@ -10,8 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from nasspace import cli
-from nasspace.cli import printing
+from nasspace.cli import explaining, networks, printing
 from nasspace.cli.progress import Display
+from nasspace.latency.guidelines.explanation import Explanation, LayerTime
+from nasspace.outputs.checks import Check
+from nasspace.outputs.export import Exported
 
 SPACE = """\
 name: small
@@ -99,3 +102,81 @@ def test_the_live_display_shows_texts_as_they_are():
     text = console.export_text()
     assert r"[b] a\x1b[2J" in text
     assert r"run[v2]\x9b" in text
+
+
+def words(text):
+    return [word for word in text.split() if set(word) != {"─"}]
+
+
+EXPORTED = Exported(
+    Path("exports/front"),
+    [f"{number}/weights.safetensors" for number in range(9)],
+    [
+        Check("1: preprocessing.json unchanged", True, "a5fe4c17541c3db1", "a5fe4c17541c3db1"),
+        Check("1: model.onnx equals PyTorch", True, 1.8459612277615735e-06, 0.0005),
+        Check(
+            "1: accuracy of weights.pt", None, None, None, "no data given; `nas verify FOLDER --data SPEC` judges it"
+        ),
+    ],
+)
+TIMES = [(layer, "inverted_residual", 123.4567, 0.123, 1_234_567_890, 123_456_789, 10.0) for layer in range(3)]
+EXPLAINED = Explanation(12.3, 11.2, 13.4, False, 15, tuple(LayerTime(*time) for time in TIMES), ())
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+@pytest.mark.parametrize(
+    ("show", "whole"),
+    [
+        (lambda: networks._checked(EXPORTED, False), {"a5fe4c17541c3db1", "preprocessing.json", "1.846e-06"}),
+        (lambda: explaining._show(EXPLAINED, "net (digest 2be9f137b56d)"), {"inverted_residual", "123.4567", "1.235G"}),
+    ],
+    ids=["verify", "explain"],
+)
+def test_no_word_number_or_digest_is_broken(capsys, monkeypatch, show, whole, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    show()
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= width
+    assert whole <= set(words(out))
+    monkeypatch.setenv("COLUMNS", "118")  # narrow as well: counts are rounded
+    show()
+    about = {"Not", "shown", "in", f"{width}", "columns:", "(--json", "has", "all)."}
+    fewer = {word.rstrip(",") for word in words(out)} - about
+    assert fewer <= {word.rstrip(",") for word in words(capsys.readouterr().out)}
+
+
+@pytest.mark.parametrize("width", [30, 45, 60, 80, 120])
+def test_columns_are_left_out_and_named_before_a_word_is_broken(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    columns = ("name", "first number", "a long description", "digest")
+    row = dict(
+        zip(columns, ("weights.pt", "123,456,789", "some words, none of them long", "0123456789ab"), strict=True)
+    )
+    printing.print_fitting(columns, [row] * 2, ("digest", "first number"), folding="a long description")
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= width
+    table, _, _ = out.partition("Not shown")
+    assert set(words(table)) <= set(" ".join([*columns, *row.values()]).split())
+    assert ("0123456789ab" in out) == ("digest" not in out.partition("Not shown")[2])
+    assert "weights.pt" in words(out)
+
+
+def test_a_pipe_without_columns_breaks_no_lines_of_text(capsys, monkeypatch):
+    text = " ".join(["word"] * 100)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    printing.print_text(text)
+    assert capsys.readouterr().out == text + "\n"
+    monkeypatch.setenv("COLUMNS", "60")
+    printing.print_text(text)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 60
+
+
+def test_a_front_without_accuracy_has_no_such_column():
+    member = {"id": 3, "digest": "2be9f137b56d", "accuracy": None, "latency_ms": 0.2, "flops": 5e6, "params": 1e5}
+    member |= {"latency_low_ms": 0.1, "latency_high_ms": 0.3, "memory_access": 1e5}
+    table = printing.front_table([member], "the exported file", width=200)
+    assert [column.header for column in table.columns][:2] == ["id", "latency ms (95 %)"]
+    assert "Accuracy" not in table.caption
+    table = printing.front_table([{**member, "accuracy": 0.9}], "the exported file", width=200)
+    assert table.columns[1].header == "accuracy"
+    assert "Accuracy is of the exported file" in table.caption

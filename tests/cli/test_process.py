@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,3 +123,19 @@ def test_an_error_of_our_own_keeps_its_traceback_in_a_file(monkeypatch, capsys):
     path = Path(re.search(r"its traceback is in (\S+),", err)[1])
     assert "in broken" in path.read_text()
     path.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [45, 80])
+def test_a_terminal_breaks_no_word(width):
+    if shutil.which("script") is None:
+        pytest.skip("needs a terminal (util-linux script)")
+    command = f"stty cols {width}; {' '.join(NAS)} spaces; {' '.join(NAS)} show nothing_of_this_name"
+    wide = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+    done = subprocess.run(
+        ["script", "-qec", command, os.devnull], capture_output=True, text=True, env=wide, check=False
+    )
+    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", done.stdout).replace("\r", "")
+    assert max(map(len, plain.splitlines())) <= width
+    assert "nothing_of_this_name" in plain
+    assert {"sandglass", "squeeze-and-excitation."} <= set(plain.split())

@@ -188,10 +188,26 @@ def test_the_readme_says_what_was_found(data, quick, tmp_path):
     found = nasspace.train(tiny(), data=data, epochs=1, settings="alexnet", out=tmp_path / "t")
     text = (tmp_path / "t" / "README.md").read_text()
     assert text.startswith("# A network")
+    assert f"{found.validation.accuracy:.2%} of held-out training images" in text
     assert f"| Test accuracy | {found.test.accuracy:.2%} (95 % interval {found.test.low:.2%} to " in text
     assert "| Not applied | of the published training: ten crops in the end, pixels without division" in text
     assert "### Confusion matrix of the test images" in text
     assert found.not_applied.startswith("ten crops")
+
+
+def test_a_validation_split_of_the_users_own_is_called_so(data, monkeypatch, tmp_path):
+    cards = []
+
+    def write(architecture, folder, *, card, **_):
+        cards.append(card)
+        folder.mkdir()
+        (folder / "README.md").write_text("")
+
+    monkeypatch.setattr(full_training, "export", write)
+    own = dataclasses.replace(data, own_validation=True)
+    found = nasspace.train(tiny(), data=own, epochs=1, out=tmp_path / "t")
+    assert cards[0]["accuracy_is_of"] == "validation images at 16x16"
+    assert f"{found.validation.accuracy:.2%} of validation images" in (tmp_path / "t" / "README.md").read_text()
 
 
 def test_many_classes_are_shown_by_their_confusions():
@@ -382,7 +398,9 @@ def test_a_published_network_takes_the_data_s_form(quick, tmp_path):
         ({"settings": "x" * 300}, "--settings x*: cannot be read"),
         ({"seed": 2**64}, "seed: .* is too large"),
         ({"seed": -1}, "seed: -1 is not a whole number of 0 or more"),
-        ({"resolution": 0}, "resolution: 0 is not a whole number of 1 or more"),
+        ({"resolution": 0}, "resolution: 0 is not a whole number of 8 or more"),
+        ({"resolution": 1}, "resolution: 1 is not a whole number of 8 or more"),
+        ({"resolution": 7}, "resolution: 7 is not a whole number of 8 or more"),
         ({"batch_size": 1}, "batch_size: 1 is not a whole number of 2 or more"),
         ({"threads": True}, "threads: True is not a whole number of 1 or more"),
         ({"epochs": 0}, "epochs: 0 is not a whole number of 1 or more"),
@@ -457,7 +475,7 @@ def test_an_export_brings_its_data_and_split(how, shipped, quick, tmp_path):
     arch, given = (str(shipped), {}) if how == "folder" else (tiny(), {"weights": start[how]})
     lines = []
     found = nasspace.train(arch, **given, epochs=1, out=tmp_path / "t", report=lines.append)
-    assert lines[0] == f"data of {shipped}: digits, split with held_out 0.3 and seed 3"
+    assert f"data of {shipped}: digits, split with held_out 0.3 and seed 3" in lines
     assert split_line(lines) == ""
     assert fingerprint(found) == load_data("digits", resolution=16, seed=3, held_out=0.3).fingerprint
     recorded = json.loads((found.folder / "training.json").read_text())["data"]
@@ -548,7 +566,7 @@ def test_weights_of_a_study_bring_its_split(study, quick, tmp_path):
     lines = []
     how = {"epochs": 1, "out": tmp_path / "t", "report": lines.append}
     found = nasspace.train(study.architecture(number), weights=study.weights(number), **how)
-    assert lines[0] == f"data of {study.folder}: digits, split with held_out 0.2 and seed 5"
+    assert f"data of {study.folder}: digits, split with held_out 0.2 and seed 5" in lines
     size = study.settings["task"]["resolution"]
     assert fingerprint(found) == load_data("digits", resolution=size, seed=5).fingerprint
     other = dataclasses.replace(load_data("digits", resolution=size), name="mine")

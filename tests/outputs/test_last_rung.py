@@ -238,6 +238,33 @@ def test_a_member_whose_training_diverges_leaves_the_front(study, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_member_whose_training_raises_keeps_its_traceback(study, monkeypatch, capsys):
+    first, *_ = study.promoted()
+    trained, notes = last_rung._deployed, []
+
+    def raising(architecture, *arguments):
+        if architecture.digest == study.architecture(first).digest:
+            raise RuntimeError("a test says so")
+        return trained(architecture, *arguments)
+
+    monkeypatch.setattr(last_rung, "_deployed", raising)
+    deliver.deliver(study, lambda kind, text="", **_: notes.append(text))
+    said = "the training failed: RuntimeError: a test says so"
+    assert f"trial {first} leaves the front: {said} (`nas show s:{first}` has its traceback)" in notes
+    assert run(["show", f"s:{first}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"failed at the deployment resolution 8x8: {said}" in lines[0]
+    assert any("in raising" in line for line in lines)
+    assert lines[-1] == "RuntimeError: a test says so"
+    assert run(["show", f"s:{first}", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["id"], document["digest"]) == (first, study.architecture(first).digest)
+    other = study.front_numbers()[0]
+    assert run(["show", f"s:{other}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["layers"]
+
+
+@pytest.mark.slow
 def test_where_every_training_diverges_it_says_so(study, monkeypatch):
     monkeypatch.setattr(last_rung, "RATE", 1e20)
     with pytest.raises(NothingFound, match=r"failed at the deployment resolution.*diverged.*learning_rate"):

@@ -173,3 +173,17 @@ def test_little_is_enough(frames):
 def test_numbers_in_words():
     assert [significant(v) for v in (0.0012345, 9.999, 1234567.0)] == ["0.00123", "10.0", "1,234,567"]
     assert words({"a_b": [1, 2.5, None], "c": None, "d": {"e": True}}) == "a b 1, 2.5, None, d e yes"
+
+
+def test_a_search_without_accuracy_shows_none(frames):
+    trials, front = (frame.assign(accuracy=None) for frame in frames)
+    page = Text(report_html(study(objectives=["latency", "flops"]), trials, front))
+    assert "ccuracy" not in page.text
+    assert "ccuracy is of" in Text(report_html(study(), *frames)).text
+
+
+def test_the_sentence_on_the_predictor_is_the_recorded_one(frames):
+    judged = {"networks": 4, "median_error": 0.1, "error_90": 0.2, "tau": 1.0}
+    assert "half within 10.0 %" in Text(report_html(study(latency_predictor=judged), *frames)).text
+    recorded = study(latency_predictor={**judged, "sentence": "as recorded"})
+    assert "prediction: as recorded." in Text(report_html(recorded, *frames)).text

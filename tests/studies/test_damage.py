@@ -234,11 +234,38 @@ def test_a_foreign_record_is_never_taken_for_a_new_study(study, capsys, content)
     assert (study / "trials.csv").read_text() == table
 
 
+@pytest.mark.parametrize("left", [1, 50, 4096, 50_000, -500])
+def test_a_record_that_is_cut_off_is_called_so(study, capsys, left):
+    path = study / "study.db"
+    data = path.read_bytes()
+    path.write_bytes(data[:left])
+    for verb in (("front", "real"), ("resume", "real"), ("export", "real:0")):
+        assert cli.run([*verb]) == 2
+        said = capsys.readouterr().err
+        assert "study.db: the file is cut off" in said
+        assert (f"{len(data[:left]):,} of {len(data):,} bytes are there" in said) == (left not in (1, 50))
+        assert "; restore the file from a copy, or search again under another --study name; its exports" in said
+    assert path.read_bytes() == data[:left]
+
+
 def test_a_record_without_its_settings_is_not_searched_again(study, capsys):
     (study / "study.yaml").unlink()
     arguments = ["--space", "shuffle", "--study", "real", "--trials", "1"]
     assert is_one_message(capsys, "search", *arguments) == 2
     assert not (study / "study.yaml").exists()
+
+
+@pytest.mark.parametrize("resolution", [8, 32])
+def test_a_resolution_that_was_edited_is_not_believed(study, capsys, resolution):
+    path = study / "study.yaml"
+    settings = yaml.safe_load(path.read_text())
+    assert settings["task"]["resolution"] == 16
+    settings["task"]["resolution"] = settings["recipe"]["resolution"] = resolution
+    path.write_text(yaml.safe_dump(settings))
+    for verb in ("front", "resume", "report"):
+        assert is_one_message(capsys, verb, "real") == 2
+    with pytest.raises(InputError, match=rf"task\.resolution is {resolution}, .* take images of 16x16; .*write 16"):
+        records.load("real")
 
 
 def test_an_error_names_the_line_and_the_remedy(study):

@@ -76,6 +76,17 @@ def test_a_search_evaluates_each_network_once_and_gives_the_front(space, sampler
 
 
 @pytest.mark.parametrize("sampler", ["gain", "tpe"])
+def test_trials_have_the_names_of_their_blocks(space, sampler):
+    study = found(space, sampler=sampler, trials=3)
+    for trial in study.frozen("COMPLETE"):
+        blocks = [layer.block for layer in study.architecture(trial.number).layers]
+        named = trial.user_attrs["blocks"]
+        assert named == {name: blocks[1 + i] for i, name in enumerate(named)}
+        assert named.keys() == {name for name in trial.params if name.endswith(".block")}
+        assert all(trial.params[name] in (0, 1) for name in named)
+
+
+@pytest.mark.parametrize("sampler", ["gain", "tpe"])
 def test_the_same_seed_gives_the_same_study(space, sampler):
     first = digests(found(space, sampler=sampler, study="a", seed=3))
     assert digests(found(space, sampler=sampler, study="b", seed=3)) == first

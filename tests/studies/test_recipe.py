@@ -87,3 +87,55 @@ def test_a_study_from_before_a_setting_existed_goes_on(tmp_path):
     mixed = {**new, "recipe": {**new["recipe"], "training": {**training, "mixup": 0.2}}}
     with pytest.raises(InputError, match=r"started with another training: mixup 0\.0, now 0\.2;"):
         task.refuse_other(tmp_path, old, mixed)
+    limited = {**new, "limits": {"latency": 20.0}}
+    with pytest.raises(InputError, match=r"searched with the limits none, now they are latency 20 ms;"):
+        task.refuse_other(tmp_path, old, limited)
+
+
+DIGITS = {"name": "digits", "classes": list("0123456789"), "train": 1438, "validation": 359, "fingerprint": "a1"}
+PHOTOS = {"name": "imagefolder:/p", "classes": ["cat", "dog"], "train": 1200, "validation": 300, "fingerprint": "b2"}
+
+
+def settings(data=DIGITS, resolution=16, evaluator=None, **changes):
+    asked = recipe.Recipe(**changes).as_written()
+    parts = {"space": {"document": {}}, "limits": {}, "storage": None, "machine": {}, "recipe": asked}
+    size = {"classes": len(data["classes"]) if data else 10, "channels": 1, "resolution": resolution}
+    return {**parts, "task": size, "data": data, "evaluator": evaluator}
+
+
+@pytest.mark.parametrize(
+    ("new", "message"),
+    [
+        (
+            settings(PHOTOS),
+            "was searched on digits (10 classes, 1,438 training and 359 validation images), now it is on "
+            "imagefolder:/p (2 classes, 1,200 training and 300 validation images); "
+            "its classes '0', '1', '2', '3' are not there;",
+        ),
+        (
+            settings({**DIGITS, "name": "parquet:/d", "fingerprint": "c3"}),
+            "now it is on parquet:/d (10 classes, 1,438 training and 359 validation images), fingerprint c3;",
+        ),
+        (
+            settings({**DIGITS, "train": 1439, "fingerprint": "c3"}),
+            "was searched on other images of digits (fingerprint a1, now c3, 1,797 and now 1,798 of them);",
+        ),
+        (
+            settings({**DIGITS, "fingerprint": "c3"}, 32),
+            "was searched for the deployment resolution 16, now it is 32;",
+        ),
+        (settings({**DIGITS, "fingerprint": "c3"}, seed=3), "was started with seed 0, now it is 3;"),
+        (settings({**DIGITS, "fingerprint": "c3"}, held_out=0.3), "was started with held_out 0.2, now it is 0.3;"),
+        (settings(None, evaluator="f"), "validation images), now it is with the evaluator f;"),
+        (settings(limits={"flops": 1e6}), ""),
+    ],
+)
+def test_other_data_than_the_studys_are_named_in_a_sentence(tmp_path, new, message):
+    if not message:
+        return task.refuse_other(tmp_path, settings(), new)
+    with pytest.raises(InputError) as caught:
+        task.refuse_other(tmp_path, settings(), new)
+    assert f"{message} choose another --study name" in str(caught.value)
+    assert "{" not in str(caught.value)
+    task.refuse_other(tmp_path, settings(), settings({**DIGITS, "name": "parquet:/moved"}))
+    return None

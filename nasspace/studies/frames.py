@@ -1,0 +1,56 @@
+"""The data frame of a front: a pandas DataFrame that prints without its long columns."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import pandas
+
+COUNTS = ("flops", "params", "memory_access")
+LEADING = ("id", "accuracy", "latency_ms", *COUNTS, "digest", "search_accuracy", "latency_ties")
+HIDDEN = ("architecture",)  # JSON of several kilobytes
+
+
+class Front(pandas.DataFrame):
+    """A DataFrame that prints as many columns as fit side by side; what pandas makes of it is a plain one.
+
+    >>> print(Front({"id": [3], "accuracy": [0.93], "latency_ms": [float("nan")], "architecture": ["{...}"]}))
+       id  accuracy
+    0   3      0.93
+    <BLANKLINE>
+    [1 row x 4 columns; not shown: architecture]
+    """
+
+    @property
+    def _constructor(self) -> Any:
+        return pandas.DataFrame
+
+    def __repr__(self) -> str:
+        if self.empty:
+            return super().__repr__()
+        columns, width = list(self._filled()), _width()
+        frame = pandas.DataFrame(self)
+        frame = frame.astype({name: "Int64" for name in COUNTS if name in frame and _is_whole(frame[name])})
+        left_out = [name for name in HIDDEN if name in frame]
+        while len(columns) > 1 and frame[columns].to_string().index("\n") > width:
+            left_out.insert(0, columns.pop())
+        size = f"{len(frame)} row{'s' if len(frame) != 1 else ''} x {frame.shape[1]} columns"
+        about = f"[{size}; not shown: {', '.join(left_out)}]" if left_out else f"[{size}]"
+        return f"{frame[columns].to_string()}\n\n{textwrap.fill(about, width)}"
+
+    def _filled(self) -> Iterator[str]:
+        """The columns that hold something, the leading ones first."""
+        rest = [name for name in self if name not in (*LEADING, *HIDDEN)]
+        return (name for name in (*LEADING, *rest) if name in self and self[name].notna().any())
+
+
+def _is_whole(column: pandas.Series) -> bool:
+    return bool((column.dropna() % 1 == 0).all())
+
+
+def _width() -> int:
+    """Columns of the terminal, or those that pandas fills."""
+    return shutil.get_terminal_size((pandas.get_option("display.width") or 80, 24)).columns
