@@ -130,7 +130,10 @@ def _default_path() -> Path:
     if not folder:
         import platformdirs
 
-        folder = platformdirs.user_cache_dir("nasspace")
+        try:
+            folder = platformdirs.user_cache_dir("nasspace")
+        except RuntimeError:  # a user without a home
+            folder = os.path.join(os.devnull, "no-home")  # where nothing can be made: ignored, with a warning
     return Path(folder) / "latency.db"
 
 

@@ -134,3 +134,17 @@ def test_machine_says_what_it_is():
     assert json.loads(json.dumps(found)) == found
     if Path("/proc/cpuinfo").exists():
         assert found["processor"]
+
+
+def test_a_user_without_a_home_has_no_cache_but_a_warning(monkeypatch, caplog):
+    import platformdirs
+
+    def refused(*_):
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("NASSPACE_CACHE")
+    monkeypatch.setattr(platformdirs, "user_cache_dir", refused)
+    cache = LatencyCache()
+    cache.put(KEY, DOCUMENT)
+    assert cache.get(KEY) is None
+    assert "cannot be used and is ignored" in caplog.text
