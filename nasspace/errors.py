@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable
 
 MOST_NAMED = 20
+MESSAGE = 400  # characters of a message that holds a value from outside
+PLACE = 200  # characters of a place, whose keys come from outside
+LONGEST = 1200  # characters of any message on the command line
 
 
 class NasspaceError(Exception):
@@ -56,3 +59,12 @@ def nearest(name: object, known: Iterable[str]) -> str:
         return f"; did you mean '{near[0]}'?"
     shown = ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
     return f"; known: {shown}" if names else ""
+
+
+def cut(text: str, most: int = MESSAGE) -> str:
+    """A text that holds a value from outside, which may be long, without its middle.
+
+    >>> cut("a" * 30, 10)
+    'aaaaa ... aaaaa'
+    """
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-(most // 2) :]}"

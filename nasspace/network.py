@@ -42,7 +42,9 @@ def build(architecture: Architecture, *, seed: int = 0, initialisation: str | No
             network.append(module)
             channels = layer.out or channels
         own = [block for block in network if type(block).__module__.startswith("nasspace.blocks.")]
-        initialise([part for block in own for part in block.modules()])
+        parts = [part for block in own for part in block.modules()]
+        initialise(parts)
+        schemes.activate_squeeze(parts)
     return network
 
 
