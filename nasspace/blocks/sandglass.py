@@ -16,8 +16,8 @@ class Sandglass(nn.Module):
 
     hidden = input width // reduction, but at least a sixth of the output width rounded up to a multiple of 16
     (the official code). `identity` is the identity tensor multiplier: the share of the channels that the
-    shortcut is added to, where the shape stays; 0 for no shortcut. `first_depthwise` and `last_depthwise` leave one out, as the
-    official code does at the start of stages; the last one stays where it carries the stride.
+    shortcut is added to, where the shape stays; 0 for no shortcut. `first_depthwise` and `last_depthwise` leave
+    one out, as the official code does at the start of stages; the last one stays where it carries the stride.
     """
 
     def __init__(
