@@ -8,13 +8,19 @@ from collections.abc import Iterable
 MOST_NAMED = 20
 MESSAGE = 400  # characters of a message that holds a value from outside
 PLACE = 200  # characters of a place, whose keys come from outside
-LONGEST = 1200  # characters of any message on the command line
+LONGEST = 1200  # characters of any message
 
 
 class NasspaceError(Exception):
-    """An error of nasspace's own; the message is written for the person at the keyboard."""
+    """An error of nasspace's own; the message is written for the person at the keyboard.
+
+    A message may hold values and names from outside, of any length: of a long one, the middle is left out.
+    """
 
     exit_status = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(cut(message, LONGEST))
 
 
 class InputError(NasspaceError):

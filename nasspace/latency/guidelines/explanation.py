@@ -115,7 +115,8 @@ def explain(
 
     Predictions are made of measurements of the layers or operators that change, before and after, which are kept in the
     cache; `fresh` measures them again. Every network is compared with PyTorch before it is measured, as in
-    `measure_latency`. Raises `InputError` for a number of threads or images that cannot be, and for outputs that are not PyTorch's.
+    `measure_latency`. Raises `InputError` for a number of threads or images that cannot be, and for outputs that are
+    not PyTorch's.
     """
     check_counts(threads=threads, batch_size=batch_size)
     cache = LatencyCache() if cache is None else cache
