@@ -264,6 +264,8 @@ def mutated_database(path: Path, rng: random.Random, others: list[Any]) -> str:
 
 def _changed_table(connection: sqlite3.Connection, how: str, rng: random.Random, others: list[Any]) -> str:
     tables = [name.decode() for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    if not tables:
+        return "nothing is left"
     table = rng.choice(tables)
     if how == "table":
         statement = rng.choice(["DROP TABLE {}", "DELETE FROM {}", "ALTER TABLE {} RENAME TO other"])
