@@ -89,7 +89,7 @@ def cost(architecture: Architecture) -> Cost:
         try:
             counted = layer_cost(layer, shape)
         except InputError as error:
-            raise InputError(f"layers[{i}] ({layer.block}): {error}") from None
+            raise InputError(f"layers[{i}] ({layer.block}): {error}") from error
         layers.append(counted)
         shape = counted.out_shape
         flops += counted.flops
@@ -154,7 +154,7 @@ def _on_cpu(layer: Layer, channels: int, in_shape: tuple[int, ...]) -> tuple[nn.
                 out = module(torch.zeros(1, *in_shape))
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"does not run on an input of {_times(in_shape)}: {reason}") from None
+            raise InputError(f"does not run on an input of {_times(in_shape)}: {reason}") from error
     if not isinstance(out, Tensor):
         raise InputError(f"gives a {type(out).__name__}, not a tensor")
     return module, recorder, out

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from nasspace.errors import InputError
+from nasspace.errors import PLACE, InputError, cut
 
 MAX_NODES = 100_000  # an alias bomb expands to more
 Keys = tuple[str | int, ...]
@@ -36,11 +36,11 @@ class Document:
             at = at[:-1]
         line = self.lines.get(at)
         source = self.source + (f":{line}" if line else "")
-        return ": ".join(part for part in (source, dotted(keys)) if part)
+        return ": ".join(part for part in (source, cut(dotted(keys), PLACE)) if part)
 
     def error(self, keys: Keys, message: str) -> InputError:
-        """An `InputError` that begins with the place of `keys`."""
-        place = self.place(keys)
+        """An `InputError` that begins with the place of `keys`; of a long message, the middle is left out."""
+        place, message = self.place(keys), cut(message)
         return InputError(f"{place}: {message}" if place else message)
 
 
@@ -85,7 +85,7 @@ def parse_yaml(text: str, source: str = "") -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{min(mark.line + 1, len(text.splitlines()))}" if mark else ""  # the end is no line of its own
-        raise InputError(f"{source}{line}: not valid YAML: {error.problem or error.context}") from None
+        raise InputError(f"{source}{line}: not valid YAML: {cut(str(error.problem or error.context))}") from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
         raise InputError(f"{source}:{line}: not a text file (a control character)") from None
@@ -131,7 +131,7 @@ def _mapping(loader, node: yaml.MappingNode, keys: Keys, lines: dict[Keys, int],
         if key is None:
             raise InputError(f"{source}:{line}: a key must be a plain word")
         if key in result:
-            raise InputError(f"{source}:{line}: the key '{key}' stands here a second time")
+            raise InputError(f"{source}:{line}: the key '{_cut(key)}' stands here a second time")
         result[key] = _value(loader, part, (*keys, key), lines, source)
         if isinstance(part, yaml.ScalarNode) or part.flow_style:
             lines[(*keys, key)] = part.start_mark.line + 1
@@ -145,6 +145,7 @@ def _cut(text: str) -> str:
 
 
 def _short(tag: str) -> str:
+    tag = cut(tag, PLACE)
     return "!!" + tag.removeprefix("tag:yaml.org,2002:") if tag.startswith("tag:yaml.org,2002:") else tag
 
 
@@ -179,7 +180,7 @@ def _json_lines(text: str, source: str) -> dict[Keys, int]:
         elif naming:
             path[-1], naming = json.loads(token), False
             if tuple(path) in lines:
-                raise InputError(f"{source}:{line}: the key '{path[-1]}' stands here a second time")
+                raise InputError(f"{source}:{line}: the key '{_cut(path[-1])}' stands here a second time")
             lines[tuple(path)] = line
         elif token in ("NaN", "Infinity", "-Infinity"):
             raise InputError(f"{source}:{line}: {token} is not a JSON number")

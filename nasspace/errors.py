@@ -6,12 +6,21 @@ import difflib
 from collections.abc import Iterable
 
 MOST_NAMED = 20
+MESSAGE = 400  # characters of a message that holds a value from outside
+PLACE = 200  # characters of a place, whose keys come from outside
+LONGEST = 1200  # characters of any message
 
 
 class NasspaceError(Exception):
-    """An error of nasspace's own; the message is written for the person at the keyboard."""
+    """An error of nasspace's own; the message is written for the person at the keyboard.
+
+    A message may hold values and names from outside, of any length: of a long one, the middle is left out.
+    """
 
     exit_status = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(cut(message, LONGEST))
 
 
 class InputError(NasspaceError):
@@ -56,3 +65,12 @@ def nearest(name: object, known: Iterable[str]) -> str:
         return f"; did you mean '{near[0]}'?"
     shown = ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
     return f"; known: {shown}" if names else ""
+
+
+def cut(text: str, most: int = MESSAGE) -> str:
+    """A text that holds a value from outside, which may be long, without its middle.
+
+    >>> cut("a" * 30, 10)
+    'aaaaa ... aaaaa'
+    """
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-(most // 2) :]}"

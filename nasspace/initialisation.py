@@ -11,8 +11,10 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import nn
 
+from nasspace.blocks.layers import SqueezeExcite
 from nasspace.errors import InputError, nearest
 
 Scheme = Callable[[Sequence[nn.Module]], None]
@@ -21,6 +23,7 @@ CONVOLUTIONS = (nn.Conv2d,)
 DENSE = (nn.Linear,)
 WEIGHTED = (nn.Conv2d, nn.Linear)
 DEFAULT = "kaiming"
+NARROW = 16  # units of squeeze-and-excitation: fewer may all start at zero, where ReLU has no gradient
 
 
 def kaiming(parts: Sequence[nn.Module]) -> None:
@@ -173,6 +176,21 @@ def family(name: str) -> str | None:
 def is_depthwise(part: nn.Module) -> bool:
     """Whether it is a convolution of each channel by itself."""
     return isinstance(part, nn.Conv2d) and part.groups == part.in_channels > 1
+
+
+def activate_squeeze(parts: Sequence[nn.Module]) -> None:
+    """Give the strongest unit of each narrow squeeze-and-excitation a positive sum of weights.
+
+    The unit reads means of activations, which are hardly ever negative. Where every unit has a negative sum, ReLU gives
+    zero for every image, and no gradient: with three units that is one network in eight. Only a sign changes.
+    """
+    for part in parts:
+        if isinstance(part, SqueezeExcite) and part.reduce.out_channels < NARROW:
+            with torch.no_grad():
+                sums = part.reduce.weight.sum(dim=(1, 2, 3))
+                strongest = int(sums.abs().argmax())
+                if sums[strongest] < 0:
+                    part.reduce.weight[strongest].neg_()
 
 
 def _plain(part: nn.Module) -> None:

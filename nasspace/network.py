@@ -42,16 +42,20 @@ def build(architecture: Architecture, *, seed: int = 0, initialisation: str | No
             network.append(module)
             channels = layer.out or channels
         own = [block for block in network if type(block).__module__.startswith("nasspace.blocks.")]
-        initialise([part for block in own for part in block.modules()])
+        parts = [part for block in own for part in block.modules()]
+        initialise(parts)
+        schemes.activate_squeeze(parts)
     return network
 
 
 def make_block(layer: Layer, in_channels: int, position: int | None = None) -> nn.Module:
-    """One block of `in_channels`; what its constructor refuses is an `InputError` that names the layer."""
+    """One block of `in_channels`; what its constructor or its `settle` refuses is an `InputError` naming the layer."""
     block = blocks.get(layer.block)
     try:
+        if layer.out is not None and not block.flattens:  # an architecture is made without an error of its `settle`
+            blocks.settle(layer.block, in_channels, layer.out, layer.stride, layer.options)
         return block.cls(in_channels, layer.out or in_channels, layer.stride, **layer.options)
-    except Exception as error:  # a constructor of a user's own may raise anything
+    except Exception as error:  # what a user wrote may raise anything
         where = layer.block if position is None else f"layers[{position}] ({layer.block})"
         reason = str(error) or type(error).__name__
         raise InputError(

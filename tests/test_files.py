@@ -333,7 +333,9 @@ def test_a_checkout_that_pip_did_not_install_searches(tmp_path, monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.chdir(tmp_path)
-    study = nasspace.search("fire", evaluator=lambda arch: {"accuracy": 0.5}, objectives=["accuracy", "flops"], trials=2)
+    study = nasspace.search(
+        "fire", evaluator=lambda arch: {"accuracy": 0.5}, objectives=["accuracy", "flops"], trials=2
+    )
     assert len(study.front()) >= 1
     written = files.load_yaml(tmp_path / "reports" / study.name / "study.yaml").value["versions"]
     assert written["nasspace"] == written["torch"] == "unknown" != written["numpy"]

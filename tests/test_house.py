@@ -32,7 +32,8 @@ latency.guidelines.explanation latency.guidelines latency.layerwise
 accuracy accuracy.predict accuracy.settings accuracy.decoding accuracy.sources accuracy.folders accuracy.images
 accuracy.tables accuracy.data accuracy.published accuracy.augmentation accuracy.policies accuracy.schedules
 accuracy.optimisers accuracy.metrics accuracy.checkpoints accuracy.depthwise accuracy.training
-studies studies.recipe studies.storage studies.schema studies.resolution studies.pareto studies.turns studies.measure
+studies studies.recipe studies.storage studies.schema studies.resolution studies.pareto
+studies.timeouts studies.turns studies.measure
 studies.failures studies.last_rung studies.evaluate studies.surrogate studies.belief
 studies.gain studies.samplers studies.places studies.rows studies.frames studies.weights studies.study studies.sharing
 studies.candidates studies.workers studies.workers.address studies.task studies.duration studies.driver

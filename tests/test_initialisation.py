@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from nasspace import Architecture, Space, build, initialisation, zoo
+from nasspace.blocks.layers import SqueezeExcite
 from nasspace.errors import InputError
 from nasspace.network import make_block
 
@@ -182,7 +183,9 @@ def kaiming(module: nn.Module) -> None:
 
 @pytest.mark.parametrize("space", ["mixed", "mobile", "shuffle"])
 def test_a_searched_network_s_draws_are_in_the_order_of_its_layers(space):
-    """First those of all constructors, then those of the default scheme: a seed gives the weights that it ever gave."""
+    """First those of all constructors, then those of the default scheme: a seed gives the weights that it ever gave.
+
+    But for a sign in narrow squeeze-and-excitations."""
     architecture = Space.load(space, resolution=32).sample(random.Random(2))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(9)
@@ -191,10 +194,32 @@ def test_a_searched_network_s_draws_are_in_the_order_of_its_layers(space):
             blocks.append(make_block(layer, channels))
             channels = layer.out
         expected = nn.Sequential(*blocks).apply(kaiming)
+        initialisation.activate_squeeze(list(expected.modules()))
     network = build(architecture.with_name("mobilenet_v2_1.0-4"), seed=9)
     pairs = zip(expected.parameters(), network.parameters(), strict=True)
     assert all(torch.equal(one, other) or one.ndim == 1 for one, other in pairs)
     check_rest(network)
+
+
+@pytest.mark.slow
+def test_no_squeeze_and_excitation_starts_dead():
+    """Over 200 random networks, of which 14 had one whose units were zero for every image, and so had no gradient."""
+    space, rng = Space.load("mnasnet", resolution=32), random.Random(0)
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    met = dead = 0
+
+    def count(_, __, out: torch.Tensor) -> None:
+        nonlocal met, dead
+        met, dead = met + 1, dead + (not bool((out > 0).any()))
+
+    for seed in range(200):
+        network = build(space.sample(rng), seed=seed)
+        for part in parts(network, SqueezeExcite):
+            part.relu.register_forward_hook(count)
+        with torch.no_grad():
+            network(images)
+    assert met > 1000
+    assert dead == 0
 
 
 def test_an_unknown_scheme_is_refused_with_the_nearest():

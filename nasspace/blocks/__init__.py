@@ -10,15 +10,16 @@ searched and exported like the others. A block may add a static method
 `settle(in_channels, out_channels, stride, options)` that returns the options it really uses at these widths
 (a `groups` made divisible, a shortcut that cannot exist): two spellings of one network then count as one.
 None there means that another key of the result stands for the option (a ratio: the width that it comes to).
+What it raises is an error of the network that has the block, when that is built: in a search, a failed trial.
 """
 
 from __future__ import annotations
 
 from nasspace.blocks import fire, heads, mobile, plain, residual, sandglass, shuffle, xception
-from nasspace.blocks.registry import REQUIRED, Block, get, known, register, settle, validated
+from nasspace.blocks.registry import REQUIRED, Block, get, known, register, settle, settled_if_possible, validated
 
 for _module in (plain, mobile, sandglass, shuffle, fire, xception, residual, heads):
     for _name, _class in _module.BLOCKS.items():
         register(_name, _class)
 
-__all__ = ["REQUIRED", "Block", "get", "known", "register", "settle", "validated"]
+__all__ = ["REQUIRED", "Block", "get", "known", "register", "settle", "settled_if_possible", "validated"]

@@ -16,7 +16,8 @@ class Fire(nn.Module):
 
     `expand_3x3` is the share of 3x3 filters (pct3x3), the 1x1 part comes first. `bypass` adds the input:
     `simple` where the width stays, `complex` also through a 1x1 convolution where it changes. All convolutions
-    have a bias and no norm, as in the paper, unless `norm: bn`. The paper strides by max pooling between
+    have a bias and no norm, as in the paper, unless `norm: bn`; then none has a bias, also not the bypass, whose bias
+    the batch norm of the next layer would cancel. The paper strides by max pooling between
     modules: so a stride puts a 3x3 max pooling in front.
     """
 
@@ -41,7 +42,7 @@ class Fire(nn.Module):
         self.bypass = {
             "none": lambda: None,
             "simple": nn.Identity,
-            "complex": lambda: nn.Conv2d(in_channels, out_channels, 1),
+            "complex": lambda: nn.Conv2d(in_channels, out_channels, 1, bias=norm == "none"),
         }[bypass]()
 
     @staticmethod

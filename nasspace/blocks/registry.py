@@ -174,3 +174,16 @@ def settle(name: str, in_channels: int, out_channels: int, stride: int, options:
     if hasattr(block.cls, "settle"):
         full |= block.cls.settle(in_channels, out_channels, stride, full)
     return full
+
+
+def settled_if_possible(
+    name: str, in_channels: int, out_channels: int, stride: int, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """As `settle`; where a user's own `settle` raises, the options as given.
+
+    So an architecture can be described, named and recorded whose block does not run; whoever builds it gets the error.
+    """
+    try:
+        return settle(name, in_channels, out_channels, stride, options)
+    except Exception:
+        return {**get(name).defaults, **options}

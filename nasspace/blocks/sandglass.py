@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nasspace.blocks.layers import conv_bn, depthwise_bn, make_divisible, share_of
-from nasspace.blocks.options import Kernel, Ratio, Reduction
+from nasspace.blocks.options import Kernel, Reduction, Share
 
 
 class Sandglass(nn.Module):
@@ -16,8 +16,8 @@ class Sandglass(nn.Module):
 
     hidden = input width // reduction, but at least a sixth of the output width rounded up to a multiple of 16
     (the official code). `identity` is the identity tensor multiplier: the share of the channels that the
-    shortcut is added to, where the shape stays. `first_depthwise` and `last_depthwise` leave one out, as the
-    official code does at the start of stages; the last one stays where it carries the stride.
+    shortcut is added to, where the shape stays; 0 for no shortcut. `first_depthwise` and `last_depthwise` leave
+    one out, as the official code does at the start of stages; the last one stays where it carries the stride.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Sandglass(nn.Module):
         *,
         kernel: Kernel = 3,
         reduction: Reduction = 6,
-        identity: Ratio = 1.0,
+        identity: Share = 1.0,
         first_depthwise: bool = True,
         last_depthwise: bool = True,
     ):

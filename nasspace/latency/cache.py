@@ -111,12 +111,29 @@ class LatencyCache:
                 yield connection
 
     def _set_aside(self, error: Exception) -> None:
+        """Move a damaged file away, under a lock, if it still is damaged: another process may have replaced it."""
+        import filelock
+
         broken = self.path.with_name(f"{self.path.name}.broken")
-        _warn(f"the latency cache {self.path} is damaged ({error}); it is now {broken.name}, and a new one begins")
-        with contextlib.suppress(OSError):
-            os.replace(self.path, broken)
-            for suffix in ("-wal", "-shm"):
+        with (
+            contextlib.suppress(OSError, NotImplementedError),  # no lock to be had: the next one that meets it tries
+            filelock.FileLock(self.path.with_name(f"{self.path.name}.lock"), timeout=_WAIT_SECONDS),
+        ):
+            if not self._is_damaged():
+                return
+            _warn(f"the latency cache {self.path} is damaged ({error}); it is now {broken.name}, and a new one begins")
+            for suffix in ("-wal", "-shm"):  # first, or a new file would take them for its own
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+            os.replace(self.path, broken)
+
+    def _is_damaged(self) -> bool:
+        try:
+            with contextlib.closing(sqlite3.connect(self.path, timeout=_WAIT_SECONDS)) as connection:
+                return connection.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",)
+        except sqlite3.OperationalError:  # locked by one that uses it
+            return False
+        except sqlite3.DatabaseError:
+            return True
 
 
 @functools.cache

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 HOPELESS = 12  # rejected with none inside the limits: the search ends
 EXHAUSTED = 60  # rejected in a row after some were inside: the search ends with what it has
 FAILURES = 5  # candidates in a row whose training fails
+ATTEMPTS = "attempts"  # attribute of a trial: how often its evaluation began in a process that did not end it in order
 KEPT_LAYERS = 4  # fronts, each without the ones before it, whose weights are kept
 Report = Callable[..., None]
 
@@ -71,19 +73,44 @@ class Driver:
         """The next candidate; None if there is none at present: for good if `finished`."""
         if self._stopped or self._enough():
             return None
-        found = self._candidates.next(self.under_way, self.presence.begin, self._most)
+        found = self._next()
         if found is None:
             idle = not self.under_way and not self.presence.others() and not self.study.frozen("WAITING")
             if self._candidates.exhausted and idle:
                 self._stop(f"no new network within the limits is left; {self.study.evaluated} evaluated")
             return None
         self.study.ends_early("")
-        candidate = Candidate(*found, time.monotonic())
+        candidate = found
         if self.study.record.user_attrs.get(records.FINISHED):
             self.study.record.set_user_attr(records.FINISHED, False)
             self.study.record.set_user_attr(records.SEARCHED, False)
         self.under_way[candidate.number] = candidate
         return candidate
+
+    def _next(self) -> Candidate | None:
+        """The sampler's next candidate; one whose evaluation killed its process too often is a failed trial."""
+        while found := self._candidates.next(self.under_way, self.presence.begin, self._most):
+            candidate = Candidate(*found, time.monotonic())
+            died = _attempts(candidate)
+            if died <= self.task.recipe.retries:
+                return candidate
+            failure = f"its process died {died} times while it was evaluated (such as by a signal)"
+            self._failed(candidate, evaluate.Outcome({}, failure=failure))
+        return None
+
+    @contextlib.contextmanager
+    def attempting(self, candidate: Candidate) -> Iterator[None]:
+        """An evaluation in this process: it is counted if the process dies in it, but not if it ends in order.
+
+        So `nas resume` does not try for ever what kills the process, while Ctrl-C takes nothing from a candidate.
+        """
+        before = _attempts(candidate)
+        candidate.trial.set_user_attr(ATTEMPTS, before + 1)
+        try:
+            yield
+        finally:
+            with storage.unless_finished():
+                candidate.trial.set_user_attr(ATTEMPTS, before)
 
     def started(self, candidate: Candidate) -> None:
         """Report that its evaluation starts."""
@@ -209,6 +236,12 @@ class Driver:
                 break
             in_a_row += 1
         return in_a_row if in_a_row >= (EXHAUSTED if inside else HOPELESS) else 0
+
+
+def _attempts(candidate: Candidate) -> int:
+    """How often the evaluation of a trial has killed its process."""
+    said = candidate.trial.user_attrs.get(ATTEMPTS)
+    return said if isinstance(said, int) else 0
 
 
 def scored(scorer: Any, architecture: Architecture) -> evaluate.Outcome:

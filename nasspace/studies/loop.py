@@ -243,7 +243,9 @@ def _one_by_one(driver: Driver) -> None:
         candidate = driver.ask()
         if candidate is not None:
             driver.started(candidate)
-            driver.tell(candidate, scored(driver.task.scorer, candidate.architecture))
+            with driver.attempting(candidate):
+                outcome = scored(driver.task.scorer, candidate.architecture)
+            driver.tell(candidate, outcome)
         elif driver.finished:
             return
         else:

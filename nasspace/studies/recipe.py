@@ -23,7 +23,7 @@ UNITS = {
     "time": {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0},  # to seconds
 }
 EXAMPLES = {"latency": "20ms", "count": "150M", "time": "30m"}
-SHOWN, MESSAGE = 60, 400  # characters of a wrong value, and of a message that holds one
+SHOWN = 60  # characters of a wrong value
 LEAST_RESOLUTION = 8  # pixels a side of images that networks are searched and trained for
 UNBOUNDED = 1_000_000  # trials: as many as the time allows
 
@@ -188,10 +188,10 @@ def read_value(value: Any, document: Document) -> Recipe:
             said = short(first["input"])
             if not message.startswith(said.removesuffix("...")) and not isinstance(first["input"], dict):
                 message = f"{said} is not allowed: {message[0].lower()}{message[1:]}"
-        raise document.error(keys, cut(message)) from None
+        raise document.error(keys, message) from None
     except InputError as error:  # of a fidelity or training settings, which name their key first
         place, _, message = str(error).partition(": ")
-        raise document.error(tuple(place.split(".")), cut(message)) from None
+        raise document.error(tuple(place.split(".")), message) from None
     return recipe
 
 
@@ -202,11 +202,6 @@ def short(value: Any) -> str:
     except ValueError:  # a number of more digits than Python writes
         return "a number of thousands of digits"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-def cut(message: str) -> str:
-    """A message that holds a value from outside, which may be long, without its middle."""
-    return message if len(message) <= MESSAGE else f"{message[: MESSAGE // 2]} ... {message[-MESSAGE // 2 :]}"
 
 
 def _settings(keys: tuple[str | int, ...]) -> Mapping[str, Any]:

@@ -34,6 +34,7 @@ TABLES = {  # of Optuna, in every database of a study
     *("studies", "study_directions", "study_user_attributes", "trials", "trial_values", "trial_params"),
     *("trial_user_attributes", "trial_system_attributes", "version_info", "alembic_version"),
 }
+KEPT = ("attempts",)  # attributes of a trial whose process died that go on with what it asked (see `driver`)
 BEHIND_THE_CACHE = ("_create_new_trial", "_get_trials", "_set_trial_param", "record_heartbeat", "_get_stale_trial_ids")
 log = logging.getLogger(__name__)
 _thread = threading.local()
@@ -259,7 +260,8 @@ def ask_again(study: Any, trial: Any) -> None:
     asked = trial.params if "digest" in trial.user_attrs else trial.system_attrs.get("fixed_params")
     waiting = [other for other in study.get_trials(deepcopy=False) if other.state.name == "WAITING"]
     if asked and all(other.system_attrs.get("fixed_params") != asked for other in waiting):
-        study.enqueue_trial(dict(asked))
+        kept = {key: trial.user_attrs[key] for key in KEPT if key in trial.user_attrs}
+        study.enqueue_trial(dict(asked), user_attrs=kept)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 The locks are the operating system's, on two files in a folder of the user's alone, and go with a process however it
 ends. Trainings share the machine and make way between passes over the data; a measurement waits for them, and has it
-alone. Who has a turn notes it next to the locks, so that who waits can say for whom.
+alone. Who has a turn notes it next to the locks, so that who waits can say for whom. Waiting pauses a trial's limit
+(`timeouts`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nasspace.errors import InputError
+from nasspace.studies import timeouts
 
 FOLDER = "NASSPACE_TURNS"  # environment variable: where the locks lie, if not in the temporary folder
 LONG = 5.0  # seconds of waiting that are reported
@@ -68,7 +70,7 @@ def _held(name: str, purpose: str, *, alone: bool) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, how | fcntl.LOCK_NB)
         except BlockingIOError:
-            with _reporting(folder, name, purpose):
+            with timeouts.paused(), _reporting(folder, name, purpose):
                 fcntl.flock(descriptor, how)
         with _noted(folder, name, purpose):
             yield

@@ -114,18 +114,27 @@ def _mobilenet_v3(classes: int, size: str, width: float, rule: str | None) -> La
 
 def _mobilenext(classes: int, width: float, identity: Fraction = WHOLE) -> Layers:
     """Zhou et al. 2020 by the official code: the first block of a stage lacks its first depthwise convolution, and
-    both where it has no stride; the stages of a single block are whole. `identity` is the identity tensor multiplier.
-    Widths are multiples of 8, at 0.1 of 4.
+    both where it has no stride; the stages of a single block are whole, without a shortcut. `identity` is the identity
+    tensor multiplier. Widths are multiples of 8, at 0.1 of 4.
+
+    At widths near 0.1 a stage may be as wide as the one before. The official code then takes its first block for one
+    of the others: whole, with a shortcut, and without the stride.
     """
     divisor = 4 if width == 0.1 else 8
     stages = [(2, 96, 1, 2), (6, 144, 1, 1), (6, 192, 3, 2), (6, 288, 3, 2), (6, 384, 4, 1), (6, 576, 4, 2)]
-    layers = [conv(make_divisible(32 * width, divisor), 3, 2, activation="relu6")]
+    channels = make_divisible(32 * width, divisor)
+    layers = [conv(channels, 3, 2, activation="relu6")]
+    added = {} if identity == WHOLE else {"identity": float(identity)}
     for reduction, out, count, stride in [*stages, (6, 960, 3, 1)]:
-        block = {"block": "sandglass", "out": make_divisible(out * width, divisor), "reduction": reduction}
+        before, channels = channels, make_divisible(out * width, divisor)
+        block = {"block": "sandglass", "out": channels, "reduction": reduction}
         first = {**block, "stride": stride}
-        if count > 1:
+        if count == 1 and before == channels:
+            first |= {"identity": 0.0}
+        elif count > 1 and before == channels:
+            first = {**block, **added}
+        elif count > 1:
             first |= {"first_depthwise": False, "last_depthwise": stride > 1}
-        added = {} if identity == WHOLE else {"identity": float(identity)}
         layers += [first, *[{**block, **added}] * (count - 1)]
     last = {"block": "sandglass", "out": make_divisible(1280 * max(1.0, width), divisor), "reduction": 6}
     return [*layers, last, *head(classes, 0.2)]

@@ -224,6 +224,16 @@ def test_fire_has_its_1x1_part_first_and_adds_its_bypass():
     assert block("fire", 12, 16, bypass="simple").bypass is None
 
 
+@pytest.mark.parametrize("bypass", ["none", "simple", "complex"])
+def test_fire_has_biases_or_batch_norms(bypass):
+    """A bias in front of a batch norm is a parameter that does nothing, also in the bypass: the next layer's norm."""
+    for norm, biased in (("none", True), ("bn", False)):
+        module = block("fire", 12, 16, bypass=bypass, norm=norm)
+        convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
+        assert len(convolutions) == 3 + (bypass == "complex")
+        assert {part.bias is not None for part in convolutions} == {biased}
+
+
 @pytest.mark.parametrize("side", [1, 5, 6, 7, 13])
 def test_averaging_to_a_size_is_pytorchs(side):
     image = torch.rand(2, 3, side, side + 2)

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -67,14 +66,12 @@ def test_help_is_quick_and_imports_nothing_heavy():
     code = (
         "import sys, nasspace.cli; status = nasspace.cli.run(['--help']);"
         "heavy = {'torch', 'optuna', 'ray', 'pandas', 'numpy', 'plotly', 'onnx'} & set(sys.modules);"
-        "assert not heavy, heavy; sys.exit(status)"
+        "assert not heavy, heavy; import time; print(time.process_time(), file=sys.stderr); sys.exit(status)"
     )
-    began = time.monotonic()
-    bare = subprocess.run([sys.executable, "-c", "pass"], check=True)
-    python = time.monotonic() - began
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert bare.returncode == done.returncode == 0, done.stderr
-    assert python < 60  # the time itself is in tests/benchmarks: this machine may be busy
+    assert done.returncode == 0, done.stderr
+    assert "search" in done.stdout
+    assert float(done.stderr.splitlines()[-1]) < 2  # seconds of the processor: this machine may be busy
 
 
 BAD = {

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,36 @@ def test_a_broken_file_is_set_aside_with_one_warning(content, tmp_path, caplog):
     assert (tmp_path / "latency.db.broken").read_bytes() == content
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "damaged" in caplog.text
+
+
+def test_of_several_that_find_it_damaged_at_once_one_sets_it_aside(tmp_path, monkeypatch):
+    """All have met the damage before the first one moves the file; what each then puts stays."""
+    path, met = tmp_path / "latency.db", threading.Barrier(4)
+    path.write_bytes(b"this is not a database, but it is long enough" * 30)
+    set_aside = LatencyCache._set_aside
+
+    def together(cache, error):
+        met.wait(60)
+        set_aside(cache, error)
+
+    monkeypatch.setattr(LatencyCache, "_set_aside", together)
+    keys = [replace(KEY, digest=str(i)) for i in range(4)]
+    threads = [threading.Thread(target=LatencyCache(path).put, args=(key, DOCUMENT)) for key in keys]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [LatencyCache(path).get(key) for key in keys] == [DOCUMENT] * 4
+    assert (tmp_path / "latency.db.broken").read_bytes().startswith(b"this is not")
+
+
+def test_a_sound_file_is_not_set_aside(tmp_path, caplog):
+    cache = LatencyCache(tmp_path / "latency.db")
+    cache.put(KEY, DOCUMENT)
+    cache._set_aside(sqlite3.DatabaseError("met a moment ago, in the file that was here"))
+    assert cache.get(KEY) == DOCUMENT
+    assert not (tmp_path / "latency.db.broken").exists()
+    assert not caplog.records
 
 
 def test_a_damaged_page_does_not_stop_anything(tmp_path):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from nasspace.studies import evaluate, failures
 from nasspace.studies import study as records
 from nasspace.studies.driver import scored
 from nasspace.studies.evaluate import Outcome
+from nasspace.studies.samplers import SAMPLERS
 
 SPACE = """
 name: little
@@ -49,6 +53,17 @@ class Late(Brittle):
         return self.layer(x)
 
 
+class Unsettled(Brittle):
+    """A block whose width arithmetic fails at a width of 12."""
+
+    @staticmethod
+    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
+        return {"share": 1 // (out_channels - 12)}
+
+    def forward(self, x):
+        return self.layer(x)
+
+
 @pytest.fixture
 def own(own_blocks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -75,6 +90,36 @@ def test_a_block_that_does_not_run_at_one_width_is_left(own, sampler, limit):
     assert study.evaluated == 8
     layers = [layer for number in study.trials()["id"] for layer in study.architecture(number).layers]
     assert 12 not in [layer.out for layer in layers if layer.block == "brittle"]
+
+
+@pytest.mark.parametrize("sampler", ["gain", "random", "evolution"])
+def test_a_block_whose_width_arithmetic_fails_is_that_trials_failure(own, capsys, sampler):
+    if sampler not in SAMPLERS:
+        pytest.skip("not in this version")
+    study = search(own(Unsettled), sampler=sampler, trials=12)
+    assert study.evaluated == 12
+    layers = [layer for number in study.trials()["id"] for layer in study.architecture(number).layers]
+    assert 12 not in [layer.out for layer in layers if layer.block == "unsettled"]
+    failed = [trial for trial in study.frozen("FAIL") if trial.user_attrs["reason"].startswith("failed")]
+    if sampler == "random":
+        assert failed, "the seed gives some of this width"
+        capsys.readouterr()
+        assert cli.run(["show", f"s:{failed[0].number}"]) == 0
+        out = capsys.readouterr().out
+        assert "ZeroDivisionError" in out
+        assert "in settle" in out
+
+
+def test_an_architecture_whose_width_arithmetic_fails_is_one_message(own, capsys, tmp_path):
+    own(Unsettled)
+    layers = [{"block": "conv", "out": 8}, {"block": "unsettled", "out": 12}, {"block": "linear", "out": 2}]
+    path = tmp_path / "net.json"
+    path.write_text(json.dumps({"nasspace": 1, "input": [1, 8, 8], "classes": 2, "layers": layers}))
+    assert cli.run(["show", str(path)]) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert "unsettled" in err
+    assert "8 channels in, 12 out" in err
 
 
 def test_a_block_that_fails_in_training_is_that_trials_failure(own, capsys):
@@ -210,3 +255,50 @@ def test_an_outcome_of_a_scorer_is_kept():
             return Outcome({"accuracy": 1.0})
 
     assert scored(Scorer(), None).values == {"accuracy": 1.0}
+
+
+KILLING = """
+import os, signal, sys
+import nasspace
+
+def evaluated(architecture):
+    if architecture.layers[0].out == 12:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return {"accuracy": 0.5}
+
+space = nasspace.Space.from_text(sys.argv[1], "little.yaml")
+nasspace.search(space, evaluator=evaluated, trials=9, retries=1, study="s", objectives=["accuracy", "flops"])
+"""
+
+
+@pytest.mark.slow
+def test_a_candidate_that_kills_its_process_is_left_after_some_attempts(tmp_path, monkeypatch):
+    """Each time the same command goes on with the study; with one retry a candidate may kill it twice."""
+    monkeypatch.chdir(tmp_path)
+    text = "{name: little, input: [1, 8, 8], stages: [{depth: 1, out: [8, 12], block: conv}]}"
+    command = [sys.executable, "-W", "ignore", "-c", KILLING, text]
+    ended = [subprocess.run(command, capture_output=True, check=False).returncode for _ in range(3)]
+    assert ended == [-signal.SIGSEGV, -signal.SIGSEGV, 0]
+    study = records.load("s")
+    assert study.evaluated == 1
+    (failed,) = [trial for trial in study.frozen("FAIL") if trial.user_attrs["reason"].startswith("failed")]
+    assert (
+        failed.user_attrs["reason"] == "failed: its process died 2 times while it was evaluated (such as by a signal)"
+    )
+
+
+def test_an_interrupted_evaluation_is_no_attempt(own):
+    """Ctrl-C, an error of our own: the process ends in order, and the candidate has killed nothing."""
+    space = own(Late)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate.Trained, "_trained", interrupted)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                search(space, sampler="random", retries=0)
+    study = search(space, sampler="random", retries=0, trials=1)
+    assert study.evaluated == 1
+    assert not [trial for trial in study.frozen("FAIL") if "died" in trial.user_attrs["reason"]]
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt

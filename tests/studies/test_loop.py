@@ -112,14 +112,12 @@ def test_no_network_within_the_limits_names_the_nearest(space, sampler):
     def rejected(architecture):
         return {"latency": scored(architecture)["latency"], "flops": flops(architecture)}
 
-    began = time.monotonic()
     with pytest.raises(NothingFound, match=r"the nearest is s:\d+ \(digest [0-9a-f]{12}\) with latency") as caught:
         found(space, evaluator=rejected, latency_target_ms=0.001, sampler=sampler)
     assert caught.value.exit_status == 3
     study = records.load("s")
     assert study.evaluated == 0
     assert study.rejected < 30
-    assert time.monotonic() - began < 60
 
 
 def test_flops_out_of_reach_name_the_cheapest(space):

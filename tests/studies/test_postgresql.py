@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import sqlalchemy
 
 import nasspace
 from nasspace import cost
@@ -105,7 +106,6 @@ def test_a_server_that_stays_away_is_said_once_and_the_study_goes_on(server, dat
 
 def test_what_cannot_be_opened_is_named_with_the_remedy(server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    began = time.monotonic()
     guarded = f"postgresql://guarded:wrong@127.0.0.1:{server.port}/postgres"
     for url, said in {
         "postgresql://postgres@127.0.0.1:1/nas": "Connection refused); start it",
@@ -123,7 +123,6 @@ def test_what_cannot_be_opened_is_named_with_the_remedy(server, tmp_path, monkey
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(InputError, match=r"pip install 'nasspace\[postgresql\]'"):
         search(server.url("postgres"))
-    assert time.monotonic() - began < 10
 
 
 def test_a_password_is_used_and_never_shown(server, database, tmp_path, monkeypatch):
@@ -142,8 +141,9 @@ def test_silence_is_measured_by_the_server(database, tmp_path, monkeypatch):
     trial = storage.ask(study.record)
     storage.sign_of_life(study.record, trial._trial_id)
     assert storage.silent(study.record) == set()
-    study.record._storage._backend.grace_period = 0.5
-    time.sleep(1)
+    backend = study.record._storage._backend
+    with backend.engine.begin() as connection:  # as if it had been given an hour ago
+        connection.execute(sqlalchemy.text("UPDATE trial_heartbeats SET heartbeat = heartbeat - INTERVAL '1 hour'"))
     assert storage.silent(study.record) == {trial._trial_id}
     storage.sign_of_life(study.record, trial._trial_id)
     assert storage.silent(study.record) == set()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -141,6 +143,15 @@ def running(study, process=None, **attributes):
     return trial
 
 
+class Clock:
+    """The time of `sharing`, as the test moves it; every look is made."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(sharing, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(sharing, "LOOK", 0.0)
+
+
 def states(study):
     return [trial.state.name for trial in study.frozen()[3:]]
 
@@ -183,14 +194,13 @@ def test_one_elsewhere_that_gives_no_sign_of_life_is_given_up_after_a_second_loo
     trial = running(one, {**identity("a"), "host": "elsewhere"}, digest="d")
     storage.sign_of_life(one.record, trial._trial_id)
     silent = set()
-    monkeypatch.setattr(sharing, "LOOK", 0.0)
-    monkeypatch.setattr(sharing, "DOUBT", 0.2)
+    clock = Clock(monkeypatch)
     monkeypatch.setattr(storage, "silent", lambda study: silent)
     presence = Presence(other)
     for told in ({trial._trial_id}, set(), {trial._trial_id}):
         silent = told
         assert len(presence.others()) == 1, "the database may have been gone: its sign is on the way"
-        time.sleep(0.3)
+        clock.now += 1.5 * sharing.DOUBT
     assert presence.others() == []
     assert states(one) == ["FAIL", "WAITING"]
     with storage.unless_finished():
@@ -203,11 +213,10 @@ def test_a_trial_of_a_process_that_died_before_it_said_who_it_was(two, space, mo
     (one, _), (other, _) = two
     queue(one, new(space, one))
     storage.ask(one.record)
-    monkeypatch.setattr(sharing, "LOOK", 0.0)
-    monkeypatch.setattr(sharing, "GRACE", 0.2)
+    clock = Clock(monkeypatch)
     presence = Presence(other)
     assert len(presence.others()) == 1
-    time.sleep(0.3)
+    clock.now += 1.5 * sharing.GRACE
     assert presence.others() == []
     assert states(one) == ["FAIL", "WAITING"]
 
@@ -215,8 +224,13 @@ def test_a_trial_of_a_process_that_died_before_it_said_who_it_was(two, space, mo
 def test_signs_of_life_are_given_and_what_is_finished_is_forgotten(two, monkeypatch):
     (one, _), (other, _) = two
     monkeypatch.setattr(sharing, "BEAT", 0.05)
-    told = []
-    monkeypatch.setattr(storage, "sign_of_life", lambda record, trial_id: told.append(trial_id))
+    told, given = [], threading.Semaphore(0)
+
+    def sign_of_life(_, trial_id):
+        told.append(trial_id)
+        given.release()
+
+    monkeypatch.setattr(storage, "sign_of_life", sign_of_life)
     with Presence(one) as presence:
         trial, refused = (storage.ask(one.record) for _ in range(2))
         presence.begin(trial)
@@ -224,9 +238,11 @@ def test_signs_of_life_are_given_and_what_is_finished_is_forgotten(two, monkeypa
         one.told(refused, "FAIL")
         assert presence.others() == []
         told.clear()
-        time.sleep(0.3)
-        assert len(told) > 1
-        assert set(told) == {trial._trial_id}
+        while given.acquire(blocking=False):
+            pass
+        for _ in range(3):
+            assert given.acquire(timeout=60)
+        assert set(told[1:]) == {trial._trial_id}, "the first may have been on its way"
         assert len(Presence(other).others()) == 1
     assert states(one) == ["FAIL", "FAIL"], "interrupted: handed back at once"
 

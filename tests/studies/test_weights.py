@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 
 import pytest
 import torch
@@ -44,6 +44,8 @@ def test_a_place_that_takes_nothing_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="cannot be written"):
         weights.check("nothing://bucket")
     monkeypatch.setattr(weights, "ANSWER", 0.05)
-    monkeypatch.setattr(weights, "_put", lambda *_: time.sleep(0.5))
+    answered = threading.Event()
+    monkeypatch.setattr(weights, "_put", lambda *_: answered.wait(60))
     with pytest.raises(InputError, match="no answer within"):
         weights.check("s3://bucket")
+    answered.set()

@@ -181,6 +181,26 @@ def test_identity_multiplier():
         zoo.load("mobilenext_1.0", identiy=0.5)
 
 
+OFFICIAL = {  # the official code's rule by hand: channels in, out, stride, depthwise convolutions, shortcut
+    "mobilenext_0.12": [(8, 16, 2, 2, 0), (16, 16, 1, 2, 0), (16, 24, 2, 1, 0), (24, 24, 1, 2, 24), (24, 24, 1, 2, 24)],
+    "mobilenext_0.05": [(8, 8, 2, 2, 0), (8, 8, 1, 2, 0), (8, 16, 2, 1, 0), (16, 16, 1, 2, 16), (16, 16, 1, 2, 16)]
+    + [(16, 16, 1, 2, 16)] * 3,  # the fourth stage has no stride
+    "mobilenext_0.13": [(8, 16, 2, 2, 0), (16, 24, 1, 2, 0), (24, 24, 1, 2, 24), (24, 24, 1, 2, 24)],
+    "mobilenext_1.0": [(32, 96, 2, 2, 0), (96, 144, 1, 2, 0), (144, 192, 2, 1, 0), (192, 192, 1, 2, 192)],
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), OFFICIAL.items(), ids=OFFICIAL)
+def test_stages_as_wide_as_the_one_before_are_the_official_code_s(name, expected):
+    found, channels = [], 3
+    for layer, block in zip((architecture := zoo.load(name)).layers, build(architecture), strict=True):
+        if layer.block == "sandglass":
+            kernels = [part.kernel_size[0] for part in block.modules() if isinstance(part, nn.Conv2d)]
+            found.append((channels, layer.out, layer.stride, kernels.count(3), block.added))
+        channels = layer.out
+    assert found[: len(expected)] == expected
+
+
 def test_scales_are_numbers():
     assert zoo.load("shufflenet_v2_1") == zoo.load("shufflenet_v2_1.0")
     assert zoo.load("shufflenet_v1_g8_.5".replace("_.", "_0.")) == zoo.load("shufflenet_v1_g8_0.50")

@@ -16,7 +16,6 @@ from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.latency import meter, runtimes
 from nasspace.latency.cache import LatencyCache, machine
-from nasspace.latency.convert import to_onnx
 from nasspace.latency.guidelines import elementwise, fragments, profile, widths
 from nasspace.latency.guidelines.graph import Graph
 from nasspace.latency.guidelines.subject import Subject, Violation
@@ -29,6 +28,7 @@ from nasspace.latency.guidelines.whatifs import (
     promises,
     saving,
     side_by_side,
+    written,
 )
 from nasspace.latency.meter import Latency, check_counts
 from nasspace.latency.reference import reference_for, remember
@@ -114,7 +114,9 @@ def explain(
     """Profile a network in ONNX Runtime, and predict what each guideline would save; `measure` also measures it.
 
     Predictions are made of measurements of the layers or operators that change, before and after, which are kept in the
-    cache; `fresh` measures them anew. Raises `InputError` for a number of threads or images that cannot be.
+    cache; `fresh` measures them again. Every network is compared with PyTorch before it is measured, as in
+    `measure_latency`. Raises `InputError` for a number of threads or images that cannot be, and for outputs that are
+    not PyTorch's.
     """
     check_counts(threads=threads, batch_size=batch_size)
     cache = LatencyCache() if cache is None else cache
@@ -122,7 +124,7 @@ def explain(
     counted = cost(architecture)
     with tempfile.TemporaryDirectory(prefix="nasspace-") as name:
         folder = Path(name)
-        path = to_onnx(build(architecture), architecture.input, folder / "network.onnx", batch_size=batch_size)
+        path = written(build(architecture), architecture.input, folder / "network.onnx", batch_size)
         latency = _latency(path, seconds, how)
         now = statistics.median(latency.samples_ms)  # as fast as the machine is while the profile is taken
         taken = profile.take(path, len(counted.layers), now, threads=threads, seconds=seconds)

@@ -2,7 +2,8 @@
 
 Three kinds of parts. `Layers`: layers in other options or widths, from the same input to the same output. `Surgery`: a
 layer without some of its operations. `Pattern`: operators on their own, where the change would alter the shapes around
-them. The first two can be made in the whole network, too.
+them. The first two can be made in the whole network, too. Before a file is measured, its outputs in ONNX Runtime are
+compared with PyTorch's, those of a surgery with ONNX Runtime's own without optimizations.
 """
 
 from __future__ import annotations
@@ -52,6 +53,20 @@ class Saved:
     plus_minus: float = 0.0
 
 
+def written(network: nn.Module, shape: Shape, path: Path, batch_size: int) -> Path:
+    """An ONNX file of a network, whose outputs in ONNX Runtime are PyTorch's; others are an `InputError`."""
+    to_onnx(network, shape, path, batch_size=batch_size)
+    runtimes.check_outputs(runtimes.get("onnxruntime")(1, batch_size).load(path), network)
+    return path
+
+
+def operated(path: Path, changed: Path, kind: str, layers: set[int] | range, batch_size: int) -> Path:
+    """A file changed as a graph: no PyTorch network is like it, so that ONNX Runtime's optimizations are checked."""
+    operate(Graph(path), changed, kind, layers)
+    runtimes.check_optimized(changed, batch_size)
+    return changed
+
+
 @dataclass(frozen=True)
 class Context:
     """The layers before and behind a part, unchanged, and the shape (C, H, W) that enters the first of all."""
@@ -63,7 +78,7 @@ class Context:
     def write(self, layers: Iterable[Mapping[str, Any]], path: Path, batch_size: int) -> Path:
         """An ONNX file of these layers in their context."""
         network = build(Architecture.of([*self.lead, *layers, *self.tail], input=self.in_shape))
-        return to_onnx(network, self.in_shape, path, batch_size=batch_size)
+        return written(network, self.in_shape, path, batch_size)
 
     def values(self) -> list[Any]:
         return [list(map(dict, self.lead)), list(map(dict, self.tail)), self.in_shape]
@@ -106,7 +121,7 @@ class Surgery:
         before = self.context.write(self.layers, folder / "before.onnx", batch_size)
         first = len(self.context.lead)
         changed = range(first, first + len(self.layers))
-        return before, operate(Graph(before), folder / "after.onnx", self.kind, changed)
+        return before, operated(before, folder / "after.onnx", self.kind, changed, batch_size)
 
     def saved(self, before_ms: float, after_ms: float) -> float:
         return before_ms - after_ms
@@ -184,7 +199,7 @@ class Pattern:
         times = ON_END if self.before.returns and self.after.returns else 1
         for operators, path in zip((self.before, self.after), paths, strict=True):
             shape = (operators.convolutions[0][0], *self.map_size)
-            to_onnx(operators.module(times), shape, path, batch_size=batch_size)
+            written(operators.module(times), shape, path, batch_size)
         return paths
 
     def saved(self, before_ms: float, after_ms: float) -> float:
@@ -277,14 +292,14 @@ def changed_network(
     """The whole network, whose ONNX file is `path`, with the changes that can be made in it; None where none can."""
     kinds = [part.kind for part in parts if isinstance(part, Surgery)]
     if kinds:
-        return operate(Graph(path), folder / "changed.onnx", kinds[0], set(layers))
+        return operated(path, folder / "changed.onnx", kinds[0], set(layers), batch_size)
     dictionaries = layers_of(architecture)
     for part in (runs := [part for part in parts if isinstance(part, Layers)]):
         dictionaries[part.start : part.start + len(part.before)] = map(dict, part.after)
     if not runs:
         return None
     changed = build(Architecture.of(dictionaries, input=architecture.input))
-    return to_onnx(changed, architecture.input, folder / "changed.onnx", batch_size=batch_size)
+    return written(changed, architecture.input, folder / "changed.onnx", batch_size)
 
 
 def layers_of(architecture: Architecture) -> list[dict[str, Any]]:

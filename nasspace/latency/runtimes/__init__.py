@@ -14,7 +14,7 @@ from nasspace.documents import installed_versions
 from nasspace.errors import InputError, nearest
 from nasspace.latency.runtimes.common import Calibrated, Shape, batch_of, check_outputs, network_of
 from nasspace.latency.runtimes.handheld import Ncnn
-from nasspace.latency.runtimes.ort import OnnxRuntime, OnnxRuntimeInt8
+from nasspace.latency.runtimes.ort import OnnxRuntime, OnnxRuntimeInt8, check_optimized
 from nasspace.latency.runtimes.pytorch import Compiled, Eager, TorchScript, device_label
 from nasspace.latency.runtimes.timing import (
     CLOCKS,
@@ -44,6 +44,7 @@ __all__ = [
     "Shape",
     "TorchScript",
     "batch_of",
+    "check_optimized",
     "check_outputs",
     "device_label",
     "get",

@@ -96,7 +96,27 @@ class OnnxRuntimeInt8(OnnxRuntime):
         return to_int8(plain, path, images)
 
 
-def _session(path: Path, threads: int) -> Any:
+def check_optimized(path: Path, batch_size: int) -> None:
+    """Compare a file's outputs with those that it has without ONNX Runtime's optimizations; others are an `InputError`.
+
+    For a file that no PyTorch network was written to, such as one that was changed as a graph.
+    """
+    from nasspace.latency.convert import relative_difference
+
+    network = OnnxRuntime(1, batch_size).load(path)
+    batch = batch_of(network.batch_size, network.input)
+    plain = _session(path, 1, optimized=False).run(None, {network._input_name: batch})[0]
+    if not np.isfinite(plain).all():
+        return
+    difference = relative_difference(plain, network.outputs(batch))
+    if not difference <= OnnxRuntime.tolerance:
+        raise InputError(
+            f"ONNX Runtime gives other outputs with its optimizations than without (largest difference: "
+            f"{100 * difference:.2g} % of the largest output), so that another network would be measured"
+        )
+
+
+def _session(path: Path, threads: int, *, optimized: bool = True) -> Any:
     import onnxruntime
 
     if not path.is_file():
@@ -106,6 +126,8 @@ def _session(path: Path, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
-import faulthandler
-import os
 import traceback
 from collections import defaultdict
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from nasspace.architecture import Architecture
@@ -18,6 +13,7 @@ from nasspace.errors import InputError
 from nasspace.studies.driver import scored
 from nasspace.studies.evaluate import Outcome
 from nasspace.studies.measure import Measured, Measurer
+from nasspace.studies.timeouts import stopped_after
 from nasspace.studies.workers.parts import Sent
 
 MEASURED = 1800.0  # seconds for a latency, with all that wait for the same node
@@ -112,26 +108,6 @@ def travelling(error: Exception) -> Exception:
         error = RuntimeError(f"{type(error).__name__}: {error}")
     error.add_note(f"In a worker:\n{where}")
     return error
-
-
-@contextlib.contextmanager
-def stopped_after(seconds: float | None, path: str | None) -> Iterator[None]:
-    """End this process if the body takes longer: what it is in may be a loop in C that nothing else interrupts.
-
-    The places that its threads are at are written to `path`, if its folder is on this node.
-    """
-    if seconds is None:
-        yield
-        return
-    here = path is not None and Path(path).parent.is_dir()
-    with open(path if here else os.devnull, "w") as file:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=file)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-    if here:
-        Path(path).unlink()
 
 
 def evaluation(box: Any, station: Any) -> type:

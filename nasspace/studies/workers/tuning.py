@@ -140,9 +140,11 @@ class Asking:
             return None
         try:
             trace = self._trace(candidate).read_text(errors="backslashreplace")
+            stopped = bool(trace)
         except OSError:  # on another node
             trace = ""
-        if not trace and time.monotonic() - self._since[candidate.number] < self._timeout:
+            stopped = time.monotonic() - self._since[candidate.number] >= self._timeout
+        if not stopped:
             return None
         return evaluate.Outcome({}, failure=f"it took more than {self._timeout:g} s (--trial-timeout)", traceback=trace)
 

@@ -10,14 +10,14 @@ import pytest
 from torch import nn
 
 from nasspace import Architecture, InputError, blocks, build, cost
-from nasspace.latency import reference
+from nasspace.latency import reference, runtimes
 from nasspace.latency.cache import LatencyCache
 from nasspace.latency.convert import to_onnx
 from nasspace.latency.guidelines import LayerTime, elementwise, explain, explanation, fragments, whatifs, widths
 from nasspace.latency.guidelines.graph import Graph
 from nasspace.latency.guidelines.profile import Profile, Timed, take
 from nasspace.latency.guidelines.subject import Subject, above, near
-from nasspace.latency.guidelines.whatifs import Circumstances, Layers, Operators, Pattern, Saved, Surgery
+from nasspace.latency.guidelines.whatifs import Circumstances, Context, Layers, Operators, Pattern, Saved, Surgery
 
 
 def pointwise(out, **options):
@@ -241,6 +241,23 @@ def test_measured_parts_are_kept_in_the_cache(tmp_path, monkeypatch):
     first = whatifs.saving([part], tmp_path, how)
     monkeypatch.setattr(whatifs, "side_by_side", None)
     assert whatifs.saving([part], tmp_path, how) == first
+
+
+def test_a_part_whose_outputs_are_not_pytorchs_is_not_measured(tmp_path, monkeypatch):
+    """Both sides of every kind of part: a runtime that computes something else is refused before the clock runs."""
+    monkeypatch.setattr(whatifs, "side_by_side", lambda *_: pytest.fail("it was measured"))
+    outputs = runtimes.OnnxRuntime.outputs
+    monkeypatch.setattr(runtimes.OnnxRuntime, "outputs", lambda self, batch: 1.01 * outputs(self, batch))
+    layer = {"block": "conv", "out": 8, "se": 0.25}
+    context = Context((), (), (8, 6, 6))
+    operators = Operators(((8, 8, 1, 1),)), Operators(((8, 4, 1, 1),))
+    for part in (Pattern(*operators, (4, 4), 1.0), Layers(0, (layer,), ({**layer, "kernel": 3},), context)):
+        with pytest.raises(InputError, match="outputs are not PyTorch's"):
+            whatifs.saving([part], tmp_path, Circumstances(seconds=0.01))
+    path = tmp_path / "changed.onnx"
+    to_onnx(Operators(((8, 8, 3, 1),)).module(), (8, 6, 6), path)
+    with pytest.raises(InputError, match="with its optimizations than without"):
+        runtimes.check_optimized(path, 1)
 
 
 @pytest.mark.parametrize(
