@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -190,18 +188,3 @@ def _json_lines(text: str, source: str) -> dict[Keys, int]:
                 path.append(0 if token == "[" else "")
                 naming = token == "{"
     return lines
-
-
-def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """The installed version of each package, without importing it; "unknown" for one that was not installed by pip.
-
-    A checkout on PYTHONPATH and a vendor's build of torch need not have metadata.
-    """
-    return {package: _version(package) for package in packages}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

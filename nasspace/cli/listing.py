@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasspace import files
-from nasspace.documents import installed_versions
 from nasspace.errors import InputError
 
 if TYPE_CHECKING:
@@ -104,8 +103,9 @@ def _key(text: str, classes: int, resolution: int | None) -> str:
 
 def _cache(key: str) -> Path:
     from nasspace.latency.cache import LatencyCache
+    from nasspace.latency.runtimes import library_versions
 
-    return LatencyCache().path.parent / "spaces" / f"{installed_versions(['nasspace'])['nasspace']}-{key}.json"
+    return LatencyCache().path.parent / "spaces" / f"{library_versions([])['nasspace']}-{key}.json"
 
 
 def _remembered(key: str) -> dict[str, Any] | None:

@@ -18,13 +18,13 @@ from nasspace.accuracy.data import DataSet, load_data, prepared
 from nasspace.accuracy.settings import Fidelity, TrainingSettings
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
-from nasspace.documents import installed_versions
 from nasspace.engine import origins, subjects
 from nasspace.engine.origins import Origin
 from nasspace.engine.settings import ResolvedSettings, resolve_settings
 from nasspace.engine.subjects import Subject
 from nasspace.errors import InputError, NasspaceError
 from nasspace.latency.cache import machine
+from nasspace.latency.runtimes import library_versions
 from nasspace.network import Network, build
 from nasspace.outputs.export import LARGEST_SEED, TRAINED, check_folder, export
 from nasspace.outputs.weights import load_into, read_safetensors, read_state
@@ -578,7 +578,7 @@ class _Run:
             },
             "identity": self.identity,
             "machine": machine(),
-            "versions": installed_versions(PACKAGES),
+            "versions": library_versions(PACKAGES),
         }
 
     def _read(self, record: Mapping[str, Any]) -> FullTraining:

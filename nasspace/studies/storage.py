@@ -28,13 +28,13 @@ GRACE = 60  # seconds without one, after which a trial's process is taken for de
 CONNECT = 10  # seconds for a first answer
 ATTEMPTS = 5  # at the tables, where several processes make them at once
 REMEDY = "restore the file from a copy, or search again under another --study name"
-KEPT = "its exports and tables are not affected"
+UNAFFECTED = "its exports and tables are not affected"
 MAGIC, HEADER = b"SQLite format 3\0", 100  # bytes that a SQLite file begins with
 TABLES = {  # of Optuna, in every database of a study
     *("studies", "study_directions", "study_user_attributes", "trials", "trial_values", "trial_params"),
     *("trial_user_attributes", "trial_system_attributes", "version_info", "alembic_version"),
 }
-KEPT = ("attempts",)  # attributes of a trial whose process died that go on with what it asked (see `driver`)
+CARRIED = ("attempts",)  # attributes of a trial whose process died that go on with what it asked (see `driver`)
 BEHIND_THE_CACHE = ("_create_new_trial", "_get_trials", "_set_trial_param", "record_heartbeat", "_get_stale_trial_ids")
 log = logging.getLogger(__name__)
 _thread = threading.local()
@@ -113,7 +113,7 @@ def _refuse_foreign(path: Path, place: Path) -> None:
     if path.stat().st_size == 0:
         raise InputError(f"{place}: the file is empty: the study's record is lost; {REMEDY}")
     if lost := _cut_off(path):
-        raise InputError(f"{place}: {lost}; {REMEDY}; {KEPT}")
+        raise InputError(f"{place}: {lost}; {REMEDY}; {UNAFFECTED}")
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -260,7 +260,7 @@ def ask_again(study: Any, trial: Any) -> None:
     asked = trial.params if "digest" in trial.user_attrs else trial.system_attrs.get("fixed_params")
     waiting = [other for other in study.get_trials(deepcopy=False) if other.state.name == "WAITING"]
     if asked and all(other.system_attrs.get("fixed_params") != asked for other in waiting):
-        kept = {key: trial.user_attrs[key] for key in KEPT if key in trial.user_attrs}
+        kept = {key: trial.user_attrs[key] for key in CARRIED if key in trial.user_attrs}
         study.enqueue_trial(dict(asked), user_attrs=kept)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasspace.architecture import Architecture
-from nasspace.documents import installed_versions
 from nasspace.errors import InputError, nearest
+from nasspace.latency.runtimes import library_versions
 from nasspace.space import Space
 from nasspace.studies import evaluate, schema, weights
 from nasspace.studies.recipe import Recipe, short
@@ -102,7 +102,7 @@ class Task:
             "evaluator": None if data else getattr(self.scorer.function, "__qualname__", "function"),
             "storage": storage,
             "machine": machine(),
-            "versions": installed_versions(PACKAGES),
+            "versions": library_versions(PACKAGES),
         }  # fmt: skip
 
     @property

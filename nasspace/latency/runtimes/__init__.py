@@ -7,10 +7,10 @@ PyTorch's. One that is added to `RUNTIMES` is measured, searched with and tested
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Iterable
 from typing import Any
 
-from nasspace.documents import installed_versions
 from nasspace.errors import InputError, nearest
 from nasspace.latency.runtimes.common import Calibrated, Shape, batch_of, check_outputs, network_of
 from nasspace.latency.runtimes.handheld import Ncnn
@@ -70,5 +70,15 @@ def versions(runtime: str) -> dict[str, str]:
 
 
 def library_versions(libraries: Iterable[str]) -> dict[str, str]:
-    """The installed version of each, and of nasspace."""
-    return installed_versions((*libraries, "nasspace"))
+    """The installed version of each, and of nasspace; "unknown" for one that was not installed by pip.
+
+    A checkout on PYTHONPATH and a vendor's build of torch need not have metadata.
+    """
+    return {library: _version(library) for library in (*libraries, "nasspace")}
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
