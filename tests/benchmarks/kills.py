@@ -5,7 +5,7 @@
 `nas search --space shuffle --data digits` with a short recipe runs in three ways: in one process (accuracy and FLOPs,
 which one seed repeats), on Ray with two workers and measured latency, and with its record in a PostgreSQL database
 (`--postgresql URL` of an empty database; left out without one). Each way runs once undisturbed, which takes T seconds.
-Then a search of another name is killed (SIGKILL) again and again, each time after a random time of up to T, and started
+Then a search of another name is killed (SIGKILL) over and over, each time after a random time of up to T/2, and started
 again with `nas resume`: the moments fall into asking, measuring, training, the last rung, exports and the writing of
 tables. On Ray one kill in three hits a worker process. When a search has ended by itself, the next one starts, until
 all kills are used up; the last one runs to its end.
@@ -46,6 +46,7 @@ objectives: [accuracy, {second}]
 fidelity: {{resolution: 16, epochs: 2, share: 0.5}}
 """
 HELD = ("weights.safetensors", "model.onnx", "preprocessing.json")
+SHARE = 0.5  # of the time of an undisturbed search: the longest that a process may live before it is killed
 GRACE_SECONDS = 60.0  # in which processes of a killed search must have ended
 PHASES = (  # the first that fits the last line printed before a kill
     ("table, report, end", r"report|evaluated|front"),
@@ -204,6 +205,7 @@ class Way:
 def campaign(way: Way, kills: int, rng: random.Random) -> str:
     """All kills of a way; its row of the table."""
     way.run("undisturbed")
+    way.run("warm")  # with the cache of latencies filled and the disk read
     whole, same = way.seconds, []
     print(f"{way.name}: undisturbed in {whole:.0f} s", flush=True)
     while sum(way.kills.values()) < kills:
@@ -211,7 +213,7 @@ def campaign(way: Way, kills: int, rng: random.Random) -> str:
         way.searches += 1
         ended = False
         while sum(way.kills.values()) < kills and not ended:
-            ended = not way.kill(study, rng, whole)
+            ended = not way.kill(study, rng, SHARE * whole)
             way.check(study)
         if not ended:
             way.run(study)
