@@ -43,12 +43,14 @@ def _load(text: str, resolution: int | None) -> tuple[Architecture, Path | None]
 def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
     """Show a network layer by layer: shapes, options, parameters, FLOPs, memory access; totals; what was published.
 
-    Of a trial that failed, in the search or at the deployment resolution: why, and the traceback.
+    Of a trial that failed in the search: why, and the traceback; of one that failed later, at the deployment
+    resolution, these after the layers.
     """
     from nasspace.counting import cost
     from nasspace.zoo import published_of
 
-    if failure := _failure_of(arch):
+    failure = _failure_of(arch)
+    if failure and failure["state"] == "FAIL":
         return printing.print_json(failure) if json else _show_failure(failure)
     architecture, _ = _load(arch, resolution)
     counted = cost(architecture)
@@ -63,8 +65,12 @@ def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
     if json:
         name, size = architecture.name, list(architecture.input)
         document = {"name": name, "digest": architecture.digest, "input": size, **totals, "layers": layers}
-        return printing.print_json({**document, "published": [vars(row) for row in published_of(architecture)]})
+        document["published"] = [vars(row) for row in published_of(architecture)]
+        kept = {key: failure[key] for key in ("failure", "traceback")} if failure else {}
+        return printing.print_json({**document, **kept})
     _show_table(architecture, layers, totals)
+    if failure:
+        _show_failure(failure)
     for row in published_of(architecture):
         figures = {" % top-1 accuracy": row.top1, "M parameters": row.params_m, "M FLOPs": row.madds_m}
         parts = [f"{value:g}{unit}" for unit, value in figures.items() if value]

@@ -372,12 +372,12 @@ def _measure_again(
         wanted = [number for number in wanted if number not in failed]
     report("finishing", text=f"measuring the {len(wanted)} exported networks again, in a fresh process")
     folders = [_exported(study, number) for number in wanted]
-    for number, result in zip(wanted, _afresh(folders, recipe, elsewhere), strict=True):
+    for number, result in zip(wanted, _afresh(study, folders, recipe, elsewhere), strict=True):
         again = {**again, str(number): replace(result, runtime=recipe["runtime"]).to_json()}
         study.record.set_user_attr(records.AGAIN, again)
 
 
-def _afresh(folders: list[Path], recipe: Mapping[str, Any], elsewhere: bool) -> Iterator[Latency]:
+def _afresh(study: Study, folders: list[Path], recipe: Mapping[str, Any], elsewhere: bool) -> Iterator[Latency]:
     """Latencies of exported folders, as they come; `elsewhere` is on the node of a cluster that measures."""
     runtime, asked = recipe["runtime"], {"threads": recipe["threads"], "batch_size": recipe["batch_size"]}
     paths = [folder / MEASURED.get(runtime, "") for folder in folders]
@@ -386,7 +386,8 @@ def _afresh(folders: list[Path], recipe: Mapping[str, Any], elsewhere: bool) -> 
         with remote.Remote(device) as there:
             yield from there.measure_files(paths, **asked, runtime=runtime)
     elif elsewhere:
-        yield from measured_again.measure_files(paths, recipes.read(Document(recipe, "study.yaml")), **asked)
+        read, go_on = recipes.read(Document(recipe, "study.yaml")), f"nas resume {places.shown(study.folder)}"
+        yield from measured_again.measure_files(paths, read, go_on, **asked)
     else:
         with turns.measuring():
             if runtime in MEASURED:

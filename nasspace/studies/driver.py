@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasspace.architecture import Architecture
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 HOPELESS = 12  # rejected with none inside the limits: the search ends
 EXHAUSTED = 60  # rejected in a row after some were inside: the search ends with what it has
 FAILURES = 5  # candidates in a row whose training fails
-ATTEMPTS = "attempts"  # attribute of a trial: how often its evaluation began in a process that did not end it in order
+CRASH = "Fatal Python error"  # how faulthandler begins a trace
 KEPT_LAYERS = 4  # fronts, each without the ones before it, whose weights are kept
 Report = Callable[..., None]
 
@@ -73,14 +76,13 @@ class Driver:
         """The next candidate; None if there is none at present: for good if `finished`."""
         if self._stopped or self._enough():
             return None
-        found = self._next()
-        if found is None:
+        candidate = self._next()
+        if candidate is None:
             idle = not self.under_way and not self.presence.others() and not self.study.frozen("WAITING")
             if self._candidates.exhausted and idle:
                 self._stop(f"no new network within the limits is left; {self.study.evaluated} evaluated")
             return None
         self.study.ends_early("")
-        candidate = found
         if self.study.record.user_attrs.get(records.FINISHED):
             self.study.record.set_user_attr(records.FINISHED, False)
             self.study.record.set_user_attr(records.SEARCHED, False)
@@ -88,29 +90,41 @@ class Driver:
         return candidate
 
     def _next(self) -> Candidate | None:
-        """The sampler's next candidate; one whose evaluation killed its process too often is a failed trial."""
+        """The sampler's next candidate; one that crashed its process too often is a failed trial."""
         while found := self._candidates.next(self.under_way, self.presence.begin, self._most):
             candidate = Candidate(*found, time.monotonic())
-            died = _attempts(candidate)
-            if died <= self.task.recipe.retries:
+            trace = self._trace(candidate)
+            crashes = trace.read_text(errors="backslashreplace") if trace.is_file() else ""
+            times = crashes.count(CRASH)
+            if times <= self.task.recipe.retries:
                 return candidate
-            failure = f"its process died {died} times while it was evaluated (such as by a signal)"
-            self._failed(candidate, evaluate.Outcome({}, failure=failure))
+            failure = f"it crashed its process {times} times (such as by a segmentation fault)"
+            self._failed(candidate, evaluate.Outcome({}, failure=failure, traceback=crashes))
+            trace.unlink(missing_ok=True)
         return None
 
     @contextlib.contextmanager
     def attempting(self, candidate: Candidate) -> Iterator[None]:
-        """An evaluation in this process: it is counted if the process dies in it, but not if it ends in order.
+        """An evaluation in this process; a crash in it leaves a trace, so that `nas resume` does not try it for ever.
 
-        So `nas resume` does not try for ever what kills the process, while Ctrl-C takes nothing from a candidate.
+        A process that was killed or interrupted leaves none: that was not the candidate's fault.
         """
-        before = _attempts(candidate)
-        candidate.trial.set_user_attr(ATTEMPTS, before + 1)
-        try:
-            yield
-        finally:
-            with storage.unless_finished():
-                candidate.trial.set_user_attr(ATTEMPTS, before)
+        trace, enabled = self._trace(candidate), faulthandler.is_enabled()
+        with contextlib.suppress(OSError):  # a crash is then not counted
+            trace.parent.mkdir(exist_ok=True)
+        with open(trace if trace.parent.is_dir() else os.devnull, "a") as file:
+            faulthandler.enable(file)
+            try:
+                yield
+            finally:
+                faulthandler.disable()
+                if enabled:
+                    with contextlib.suppress(ValueError, OSError, AttributeError):  # stderr need not be a file
+                        faulthandler.enable()
+                trace.unlink(missing_ok=True)
+
+    def _trace(self, candidate: Candidate) -> Path:
+        return self.study.folder / "checkpoints" / f"{candidate.architecture.digest}-crash.txt"
 
     def started(self, candidate: Candidate) -> None:
         """Report that its evaluation starts."""
@@ -236,12 +250,6 @@ class Driver:
                 break
             in_a_row += 1
         return in_a_row if in_a_row >= (EXHAUSTED if inside else HOPELESS) else 0
-
-
-def _attempts(candidate: Candidate) -> int:
-    """How often the evaluation of a trial has killed its process."""
-    said = candidate.trial.user_attrs.get(ATTEMPTS)
-    return said if isinstance(said, int) else 0
 
 
 def scored(scorer: Any, architecture: Architecture) -> evaluate.Outcome:

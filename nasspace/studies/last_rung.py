@@ -109,6 +109,8 @@ def _deployed(
     seed, fidelity = seed_of(recipe.seed, architecture), fidelity_of(recipe, architecture)
     model = build(architecture, seed=seed)
     steps: list[tuple[Fidelity, TrainingSettings]] = []
+    if start is not None and _shapes(start) != _shapes(model.state_dict()):
+        start = None  # a study of an earlier version, whose block had other weights
     if start is None:
         steps.append((fidelity, recipe.training))
     else:
@@ -145,6 +147,10 @@ def _deployed(
                 raise Diverged(f"the training diverged: the loss of {at} is not a number")
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     return Deployed(state, trained.accuracy, total, seconds)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def forget_checkpoints(folder: Path, architecture: Architecture) -> None:

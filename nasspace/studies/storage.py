@@ -34,7 +34,6 @@ TABLES = {  # of Optuna, in every database of a study
     *("studies", "study_directions", "study_user_attributes", "trials", "trial_values", "trial_params"),
     *("trial_user_attributes", "trial_system_attributes", "version_info", "alembic_version"),
 }
-CARRIED = ("attempts",)  # attributes of a trial whose process died that go on with what it asked (see `driver`)
 BEHIND_THE_CACHE = ("_create_new_trial", "_get_trials", "_set_trial_param", "record_heartbeat", "_get_stale_trial_ids")
 log = logging.getLogger(__name__)
 _thread = threading.local()
@@ -109,42 +108,58 @@ def recorded(path: Path) -> int:
 
 
 def _refuse_foreign(path: Path, place: Path) -> None:
-    """An empty file, and one that holds something else, must not be taken for a new study."""
-    if path.stat().st_size == 0:
+    """An empty file, and one that holds something else, must not be taken for a new study.
+
+    The file is read by SQLite only, as long as SQLite takes it. A process that opens and closes a database by other
+    means loses the locks of all its connections to it (POSIX), and the next process that closes the database then
+    removes a log that is still in use: the record was malformed for the one and lacked trials for the other.
+    """
+    size = path.stat().st_size
+    if size == 0:
         raise InputError(f"{place}: the file is empty: the study's record is lost; {REMEDY}")
-    if lost := _cut_off(path):
-        raise InputError(f"{place}: {lost}; {REMEDY}; {UNAFFECTED}")
+    if size < HEADER:  # SQLite may take it for an empty database
+        raise InputError(f"{place}: the file is cut off after {size} bytes, in its header; {REMEDY}; {UNAFFECTED}")
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            pages, page = (connection.execute(f"PRAGMA page_{name}").fetchone()[0] for name in ("count", "size"))
+            lost = _cut_off(path, pages * page)
     except sqlite3.OperationalError as error:  # locked for long, out of memory
         raise InputError(f"{place}: cannot be read ({error}); try again, or {REMEDY}") from None
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        if lost := _cut_off(path, _whole(path)):
+            raise InputError(f"{place}: {lost}; {REMEDY}; {UNAFFECTED}") from None
         raise InputError(f"{place}: not the database of a study ({error}); {REMEDY}") from None
+    if lost:
+        raise InputError(f"{place}: {lost}; {REMEDY}; {UNAFFECTED}")
     if missing := sorted(TABLES - tables):
         raise InputError(f"{place}: not the database of a study (no table '{missing[0]}'); {REMEDY}")
 
 
-def _cut_off(path: Path) -> str:
-    """What is missing of a SQLite file that is shorter than its header says, in words; else empty.
+def _cut_off(path: Path, whole: int) -> str:
+    """What is missing of a SQLite file that has fewer bytes than the `whole`, in words; else empty.
 
     SQLite reads what is missing of the last page as zeros, and a study would lose trials silently. A log or
     journal next to the file may hold the pages that the file lacks.
     """
-    try:
-        with path.open("rb") as file:
-            header, size = file.read(HEADER), path.stat().st_size
-        logs = [path.with_name(f"{path.name}-{kind}") for kind in ("wal", "journal")]
-        if any(log.exists() and log.stat().st_size for log in logs) or not header.startswith(MAGIC[: len(header)]):
-            return ""
-    except OSError:  # SQLite says why it cannot be read
+    logs = [path.with_name(f"{path.name}-{kind}") for kind in ("wal", "journal")]
+    if any(log.exists() and log.stat().st_size for log in logs):
         return ""
-    if len(header) < HEADER:
-        return f"the file is cut off after {size} bytes, in its header"
-    counted = header[24:28] == header[92:96]  # else an older SQLite wrote last, and the count of pages is not of now
+    size = path.stat().st_size
+    return f"the file is cut off: {size:,} of {whole:,} bytes are there" if size < whole else ""
+
+
+def _whole(path: Path) -> int:
+    """The bytes that a file which SQLite refuses should have by its header; 0 where it does not say."""
+    try:
+        header = path.read_bytes()[:HEADER]
+    except OSError:  # SQLite says why it cannot be read
+        return 0
+    if not header.startswith(MAGIC):
+        return 0
     page = int.from_bytes(header[16:18], "big")
-    whole = (65536 if page == 1 else page) * int.from_bytes(header[28:32], "big")
-    return f"the file is cut off: {size:,} of {whole:,} bytes are there" if counted and size < whole else ""
+    counted = header[24:28] == header[92:96]  # else an older SQLite wrote last, and the count of pages is not of now
+    return (65536 if page == 1 else page) * int.from_bytes(header[28:32], "big") if counted else 0
 
 
 @contextlib.contextmanager
@@ -260,8 +275,7 @@ def ask_again(study: Any, trial: Any) -> None:
     asked = trial.params if "digest" in trial.user_attrs else trial.system_attrs.get("fixed_params")
     waiting = [other for other in study.get_trials(deepcopy=False) if other.state.name == "WAITING"]
     if asked and all(other.system_attrs.get("fixed_params") != asked for other in waiting):
-        kept = {key: trial.user_attrs[key] for key in CARRIED if key in trial.user_attrs}
-        study.enqueue_trial(dict(asked), user_attrs=kept)
+        study.enqueue_trial(dict(asked))
 
 
 @contextlib.contextmanager

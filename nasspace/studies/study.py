@@ -342,7 +342,7 @@ class Study:
     def failure(self, number: int) -> dict[str, Any] | None:
         """Why a trial failed, in the search or later at its deployment resolution; None for others.
 
-        `failure`, `traceback`, `digest`, `architecture`.
+        `failure`, `traceback`, `digest`, `architecture`, and `state`: FAIL, or COMPLETE for a later failure.
         """
         trial = next((trial for trial in self.frozen() if trial.number == number), None)
         if trial is None:
@@ -356,7 +356,8 @@ class Study:
         else:
             return None
         kept = {"digest": about.get("digest"), "traceback": traceback, "architecture": about.get("architecture")}
-        return {"study": self.name, "id": number, "failure": why, **{key: str(kept[key] or "") for key in kept}}
+        texts = {key: str(kept[key] or "") for key in kept}
+        return {"study": self.name, "id": number, "state": trial.state.name, "failure": why, **texts}
 
     def weights(self, number: int) -> Path | None:
         """Where the trained weights of a trial are kept: those of its deployment resolution, else the search's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -232,6 +233,19 @@ def test_a_foreign_record_is_never_taken_for_a_new_study(study, capsys, content)
         assert is_one_message(capsys, *verb) == 2
     assert content_of(path) == before
     assert (study / "trials.csv").read_text() == table
+
+
+def test_a_look_at_a_record_leaves_the_locks_of_others_of_this_process(study):
+    """A process that opens and closes the file by other means loses them; another one then removes a log in use."""
+    path = study / "study.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("SELECT COUNT(*) FROM trials").fetchall()
+        assert records.load(study).evaluated
+        other = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('PRAGMA user_version = 7'); c.close()"
+        subprocess.run([sys.executable, "-c", other, str(path)], check=True)
+        assert path.with_name("study.db-wal").exists(), "it is in use"
+        assert connection.execute("PRAGMA user_version").fetchall() == [(7,)]
 
 
 @pytest.mark.parametrize("left", [1, 50, 4096, 50_000, -500])

@@ -279,9 +279,23 @@ def test_a_candidate_that_kills_its_process_is_left_after_some_attempts(tmp_path
     study = records.load("s")
     assert study.evaluated == 1
     (failed,) = [trial for trial in study.frozen("FAIL") if trial.user_attrs["reason"].startswith("failed")]
-    assert (
-        failed.user_attrs["reason"] == "failed: its process died 2 times while it was evaluated (such as by a signal)"
-    )
+    assert failed.user_attrs["reason"] == "failed: it crashed its process 2 times (such as by a segmentation fault)"
+    assert "in evaluated" in failed.user_attrs["traceback"]
+    assert not list((study.folder / "checkpoints").glob("*"))
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_from_outside_is_not_the_candidates_fault(tmp_path, monkeypatch):
+    """By a batch system, for lack of memory, at a power cut: the candidate is tried again, however often."""
+    monkeypatch.chdir(tmp_path)
+    text = "{name: little, input: [1, 8, 8], stages: [{depth: 1, out: [8, 12], block: conv}]}"
+    killing = KILLING.replace("SIGSEGV", "SIGKILL").replace("layers[0].out == 12", "layers[0].out == 12 and DIE")
+    ended = []
+    for die in (True, True, True, True, False):
+        command = [sys.executable, "-W", "ignore", "-c", f"DIE = {die}\n{killing}", text]
+        ended.append(subprocess.run(command, capture_output=True, check=False).returncode)
+    assert ended == [-signal.SIGKILL] * 4 + [0]
+    assert records.load("s").evaluated == 2
 
 
 def test_an_interrupted_evaluation_is_no_attempt(own):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import operator
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
+from nasspace.errors import InputError
 from nasspace.latency import meter, runtimes
 from nasspace.latency.cache import LatencyCache, machine
 from nasspace.latency.guidelines import elementwise, fragments, profile, widths
@@ -38,6 +41,7 @@ GUIDELINES = (widths.unequal, widths.grouped, fragments.fragmented, elementwise.
 NOTICEABLE = 0.02  # of the network's time: operators that take less are not looked at
 PARTS = 0.3  # of the time for the whole network: the time to measure each side of a part
 MIN_SAVING = 0.03  # of the network's time: what a change must save to be spoken of
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,10 @@ def explain(
         subject = Subject(architecture, Graph(path), taken)
         found = _predicted(subject, folder, how)
         longer = replace(how, seconds=max(how.seconds, seconds))
-        findings = [_measured(one, violation, path, subject, longer) if measure else one for violation, one in found]
+        findings = []
+        for violation, finding in found:
+            with _left_out(violation):
+                findings.append(_measured(finding, violation, path, subject, longer) if measure else finding)
     times = _times(counted.layers, taken)
     return Explanation(
         latency.median_ms,
@@ -172,14 +179,25 @@ def _predicted(subject: Subject, folder: Path, how: Circumstances) -> list[tuple
     for violation in chain.from_iterable(guideline(subject) for guideline in GUIDELINES):
         if subject.profile.share(max(violation.time_ms, violation.at_most_ms)) < NOTICEABLE:
             continue
-        if not violation.parts or promises(violation.parts, folder, how) < MIN_SAVING / 2 * subject.profile.total_ms:
-            continue
-        saved = saving(violation.parts, folder, how)
-        key = violation.guideline, violation.kind
-        better = key not in found or saved.ms > found[key][1].saving_ms
-        if better and is_noticeable(saved, subject.profile.total_ms):
-            found[key] = violation, _finding(violation, saved, subject)
+        with _left_out(violation):
+            least = MIN_SAVING / 2 * subject.profile.total_ms
+            if not violation.parts or promises(violation.parts, folder, how) < least:
+                continue
+            saved = saving(violation.parts, folder, how)
+            key = violation.guideline, violation.kind
+            better = key not in found or saved.ms > found[key][1].saving_ms
+            if better and is_noticeable(saved, subject.profile.total_ms):
+                found[key] = violation, _finding(violation, saved, subject)
     return sorted(found.values(), key=lambda pair: -pair[1].saving_ms)
+
+
+@contextlib.contextmanager
+def _left_out(violation: Violation) -> Iterator[None]:
+    """Leave out a change that the runtime computes differently from PyTorch; the network itself was compared before."""
+    try:
+        yield
+    except InputError as error:
+        log.warning("the change '%s' cannot be measured and is left out: %s", violation.change, error)
 
 
 def is_noticeable(saved: Saved, total_ms: float) -> bool:

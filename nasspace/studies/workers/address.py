@@ -10,7 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from nasspace.errors import InputError
@@ -88,12 +88,21 @@ def _token() -> Path:
     return Path.home() / ".ray" / "auth_token"
 
 
-def close_token() -> None:
-    """Make Ray's token readable for its owner only: Ray writes it as the umask has it, which is mostly for everyone."""
+@contextlib.contextmanager
+def closed_token() -> Iterator[None]:
+    """Keep Ray's token readable for its owner only: Ray writes it as the umask has it, which is mostly for everyone.
+
+    Its folder is made for the owner only, where there is none yet.
+    """
     with contextlib.suppress(OSError, RuntimeError):
-        found = _token().lstat()
-        if stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and found.st_mode & 0o077:
-            _token().chmod(0o600)
+        _token().parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, RuntimeError):
+            found = _token().lstat()
+            if stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and found.st_mode & 0o077:
+                _token().chmod(0o600)
 
 
 def explained(address: str, said: str) -> InputError:

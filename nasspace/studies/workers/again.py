@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from nasspace.latency.meter import Latency
 
 
-def measure_files(paths: Sequence[Path], recipe: Recipe, **asked: Any) -> list[Latency]:
+def measure_files(paths: Sequence[Path], recipe: Recipe, go_on: str, **asked: Any) -> list[Latency]:
     """Latencies of exported ONNX files, in a fresh process on a node that carries the resource `latency`."""
     contents = [path.read_bytes() for path in paths]
-    with cluster.connected(recipe) as connection:
+    with cluster.connected(recipe, go_on=go_on) as connection:
         import ray
 
         there = ray.remote(_measured).options(num_cpus=0, resources={cluster.LATENCY: 1})

@@ -16,7 +16,7 @@ from typing import Any
 from nasspace.errors import InputError, Interrupted, NasspaceError
 from nasspace.studies import evaluate
 from nasspace.studies.recipe import Recipe
-from nasspace.studies.workers.address import close_token, explained, reached
+from nasspace.studies.workers.address import closed_token, explained, reached
 from nasspace.studies.workers.leftovers import RAY, private
 from nasspace.studies.workers.watch import Lost, Watch
 
@@ -67,7 +67,7 @@ def connected(recipe: Recipe, size: int = 0, go_on: str = "nas resume") -> Itera
     needed = {} if recipe.ray is None else reached(recipe.ray)
     before = signal.getsignal(signal.SIGTERM)
     with private() as folder, environment_with({**QUIET, **needed}), _joined(recipe, size, folder) as address:
-        watch = Watch(address, lost_message(recipe, go_on))
+        watch = Watch(address, lost_message(recipe, go_on), go_on)
         with _terminated_as_interrupted(before), watch.running(), _losses_explained(watch):
             yield Connection(folder, watch)
 
@@ -92,7 +92,9 @@ def _losses_explained(watch: Watch) -> Iterator[None]:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:
-        raise Interrupted(watch.message) from error
+        if watch.lost or not watch.answers():
+            raise Interrupted(watch.message) from error
+        raise NasspaceError(f"Ray: {_line(error)}; what is finished is kept, `{watch.go_on}` goes on") from error
 
 
 @contextlib.contextmanager
@@ -111,9 +113,8 @@ def _joined(recipe: Recipe, size: int, folder: Path) -> Iterator[str]:
     else:
         settings |= {"address": recipe.ray, "runtime_env": environment()}
     try:
-        with _on_loopback() if recipe.ray is None else contextlib.nullcontext():
+        with _on_loopback() if recipe.ray is None else contextlib.nullcontext(), closed_token():
             ray.init(**settings)
-        close_token()
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         if recipe.ray is None:
             raise NasspaceError(f"Ray does not start on this machine: {_line(error)}") from None

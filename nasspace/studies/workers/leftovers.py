@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import signal
 import stat
@@ -18,8 +19,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from nasspace.errors import InputError
+
 PREFIX = "nasspace-"
-LOCK = "process"  # the file that is locked; holds the process id, for people
+LOCK = "process"  # the file that is locked; holds the process id, for people, and the machine's name
 RAY = "r"  # folder of Ray's sessions, which Ray opens for all users
 LONGEST = 19  # characters of a parent folder: Ray's sockets lie 84 deeper, and a socket's path may have 103
 ENDING = 5.0  # seconds in which a process that was killed is gone
@@ -28,7 +31,12 @@ ENDING = 5.0  # seconds in which a process that was killed is gone
 @contextlib.contextmanager
 def private() -> Iterator[Path]:
     """A temporary folder that only this user can enter, removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent())).resolve()
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent()))
+    except OSError as error:
+        raise InputError(
+            f"{parent()}: holds no temporary folder ({error.strerror}); set RAY_TMPDIR or TMPDIR"
+        ) from None
     descriptor = _locked(folder)
     try:
         yield folder
@@ -40,8 +48,8 @@ def private() -> Iterator[Path]:
 
 def parent() -> Path:
     """Where the folders lie: RAY_TMPDIR or the temporary folder; /tmp where Ray's sockets would get too long a path."""
-    given = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
-    return given if len(os.fspath(given)) <= LONGEST or not Path("/tmp").is_dir() else Path("/tmp")
+    given = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()).resolve()
+    return given if len(os.fspath(given)) <= LONGEST or not Path("/tmp").is_dir() else Path("/tmp").resolve()
 
 
 def clear() -> None:
@@ -58,6 +66,8 @@ def clear() -> None:
             descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.read(descriptor, 300).split()[1:] != [platform.node().encode()]:
+                    continue  # of another machine on a shared disk, whose locks may not be seen here
                 _end_processes(folder)
                 _remove(folder)
             finally:
@@ -71,7 +81,7 @@ def _locked(folder: Path) -> int | None:
     except ImportError:
         return None
     descriptor = os.open(folder / f"{LOCK}.new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
+    os.write(descriptor, f"{os.getpid()} {platform.node()}\n".encode())
     with contextlib.suppress(OSError):  # a disk without locks: the folder is then never taken for a dead one's
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.rename(folder / f"{LOCK}.new", folder / LOCK)
@@ -94,7 +104,7 @@ def _remove(folder: Path) -> None:
 
 
 def _end_processes(folder: Path) -> None:
-    """Kill the processes of this user that were started with a path in the folder, and wait until they are gone.
+    """Kill the processes of Ray that were started with a path in the folder, and wait until they are gone.
 
     Ray ends them itself when the search's process is killed, unless what it starts for that was killed, too.
     """
@@ -108,7 +118,7 @@ def _end_processes(folder: Path) -> None:
 
 
 def _processes(folder: Path) -> list[int]:
-    """Processes of this user with a path in the folder among their arguments (on Linux only)."""
+    """Processes of Ray, of this user, with a path in the folder among their arguments (on Linux only)."""
     if not sys.platform.startswith("linux"):
         return []
     within, found = os.fsencode(folder) + b"/", []
@@ -116,6 +126,7 @@ def _processes(folder: Path) -> list[int]:
         with contextlib.suppress(OSError):  # ended meanwhile
             if entry.name.isdecimal() and entry.stat().st_uid == os.getuid() and int(entry.name) != os.getpid():
                 arguments = (entry / "cmdline").read_bytes().split(b"\0")
-                if any(argument.startswith(within) or b"=" + within in argument for argument in arguments):
+                of_ray = any(b"/ray/" in argument for argument in arguments[:3])  # the program, or what Python runs
+                if of_ray and any(argument.startswith(within) or b"=" + within in argument for argument in arguments):
                     found.append(int(entry.name))
     return found

@@ -13,11 +13,12 @@ from nasspace.errors import InputError
 from nasspace.studies.driver import scored
 from nasspace.studies.evaluate import Outcome
 from nasspace.studies.measure import Measured, Measurer
-from nasspace.studies.timeouts import stopped_after
+from nasspace.studies.timeouts import paused, stopped_after
 from nasspace.studies.workers.parts import Sent
 
 MEASURED = 1800.0  # seconds for a latency, with all that wait for the same node
 NOTHING = -1  # the number in a result that stands for no trial
+UNPREPARED = -2  # the number of the outcome that says why a worker could not prepare itself
 
 
 class Box:
@@ -89,7 +90,8 @@ class AtStation:
         import ray
 
         try:
-            return ray.get(self._station.measure.remote(architecture.to_json()), timeout=MEASURED)
+            with paused():  # waiting for the node is not the trial's own time
+                return ray.get(self._station.measure.remote(architecture.to_json()), timeout=MEASURED)
         except ray.exceptions.RayTaskError as error:  # is a RayError, too, which would count as a lost process
             raise error.cause from None
         except ray.exceptions.GetTimeoutError:
@@ -124,9 +126,15 @@ def evaluation(box: Any, station: Any) -> type:
 
         def setup(self, config: dict[str, Any]) -> None:
             (reference,) = ray.get(box.sent.remote())
-            self._scorer = ray.get(reference).scorer(None if station is None else AtStation(station))
             self._worker = config["worker"]
             self._has_begun = False
+            try:
+                self._scorer = ray.get(reference).scorer(None if station is None else AtStation(station))
+            except ray.exceptions.RayError:
+                raise
+            except Exception as error:
+                ray.get(box.put.remote(UNPREPARED, travelling(error)))
+                raise
 
         def step(self) -> dict[str, Any]:
             """Report that the worker has begun, then evaluate what it is given until there is nothing more."""

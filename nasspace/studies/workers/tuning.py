@@ -89,6 +89,9 @@ class Asking:
                 self._idle.remove(trial_id)
             elif not self.over:
                 self._stillborn += 1
+                why = self._watch.got(self.box.take.remote(trainable.UNPREPARED))
+                if isinstance(why, Exception):
+                    raise why
                 if self._stillborn > STILLBORN:
                     raise NasspaceError(
                         f"{self._stillborn} workers in a row ended before they had begun; is there memory for "

@@ -27,10 +27,11 @@ class Lost(BaseException):
 class Watch:
     """Looks at the address of a cluster's control store (GCS) in a thread of its own, twice a second."""
 
-    def __init__(self, address: str, message: str) -> None:
+    def __init__(self, address: str, message: str, go_on: str = "nas resume") -> None:
         host, _, port = address.rpartition(":")
         self._address = host.strip("[]"), int(port)
         self.message = message
+        self.go_on = go_on  # the command that goes on
         self._answered = time.monotonic()
         self._done = threading.Event()
         self.lost = False

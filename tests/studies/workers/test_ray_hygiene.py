@@ -104,7 +104,7 @@ def test_what_a_killed_driver_leaves_is_removed_by_the_next_run(searches, tempor
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     (lock,) = temporary.glob(f"{leftovers.PREFIX}*/{leftovers.LOCK}")
-    assert lock.read_text().strip() == str(process.pid)
+    assert lock.read_text().split()[0] == str(process.pid)
     done = searches.run("search(study='t', trials=1)")  # without Ray
     assert done.returncode == 0, done.stderr
     assert not lock.parent.exists()
@@ -125,7 +125,11 @@ def test_only_what_is_ours_and_dead_is_removed(temporary):
     other.mkdir()
     link = temporary / "nasspace-link"
     link.symlink_to(other)
-    left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", f"--dir={inside}"])
+    program = temporary / "ray" / "program.py"
+    program.parent.mkdir()
+    program.write_text("import time\ntime.sleep(600)\n")
+    left = subprocess.Popen([sys.executable, str(program), f"--dir={inside}"])
+    reading = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", f"{inside}/log"])
     try:
         with leftovers.private() as ours:
             leftovers.clear()
@@ -136,12 +140,13 @@ def test_only_what_is_ours_and_dead_is_removed(temporary):
             leftovers.clear()
             assert not folder.exists()
             assert left.wait(timeout=60) == -signal.SIGKILL
+            assert reading.poll() is None, "it is not of Ray"
             assert ours.is_dir()
             assert other.is_dir()
             assert link.is_symlink()
         assert not ours.exists()
     finally:
-        for each in (process, left):
+        for each in (process, left, reading):
             each.kill()
             each.wait()
         process.stdin.close()
