@@ -74,3 +74,8 @@ def cut(text: str, most: int = MESSAGE) -> str:
     'aaaaa ... aaaaa'
     """
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-(most // 2) :]}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, without its type; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

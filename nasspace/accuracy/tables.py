@@ -12,7 +12,7 @@ from typing import Any
 
 from nasspace.accuracy.decoding import Encoded
 from nasspace.accuracy.sources import SPLITS, Found, Part, splits_among
-from nasspace.errors import InputError
+from nasspace.errors import InputError, first_line
 from nasspace.files import kind_of
 
 IMAGE_COLUMNS = ("img", "image")
@@ -236,7 +236,7 @@ def _load(name: str, configuration: str) -> Any:
             return datasets.load_dataset(name, configuration or None)
     except Exception as error:  # of the many libraries below; each would end in a traceback
         if reached:
-            raise InputError(f"{name}: cannot be loaded ({str(error).splitlines()[0]})") from None
+            raise InputError(f"{name}: cannot be loaded ({first_line(error)})") from None
         raise InputError(f"'{name}': the Hugging Face hub cannot be reached ({reason}), nor is it cached") from None
 
 
@@ -251,7 +251,7 @@ def _ask_hub(name: str) -> tuple[bool | None, str]:
     try:
         HfApi().dataset_info(name, timeout=HUB_TIMEOUT)
     except (HFValidationError, RepositoryNotFoundError) as error:
-        return False, str(error).splitlines()[0]
+        return False, first_line(error)
     except Exception as error:  # whichever library of HTTP the hub's client uses has exceptions of its own
         return None, type(error).__name__
     return True, ""

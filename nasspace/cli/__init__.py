@@ -9,7 +9,7 @@ import traceback
 import typer
 
 from nasspace.cli import explaining, networks, predicting, printing, process, searching, spaces, training
-from nasspace.errors import LONGEST, NasspaceError, cut
+from nasspace.errors import LONGEST, NasspaceError, cut, first_line
 
 app = typer.Typer(
     name="nas",
@@ -66,7 +66,7 @@ def _environment(error: Exception) -> int | None:
         where = f"{error.filename}: " if error.filename else ""
         return _said(f"{where}{error.strerror}; make room or choose another folder", BAD_INPUT)
     if type(error).__module__.partition(".")[0] in ("sqlalchemy", "optuna"):
-        reason = str(getattr(error.__cause__ or error, "orig", None) or error).splitlines()[0]
+        reason = first_line(getattr(error.__cause__ or error, "orig", None) or error)
         return _said(f"the study's database cannot be used ({reason}); make room or access, then go on", BAD_INPUT)
     return None
 

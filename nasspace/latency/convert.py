@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nasspace import files
-from nasspace.errors import InputError
+from nasspace.errors import InputError, first_line
 
 OPSET = 17
 _EXPORTER_WARNINGS = (  # of the fast exporter, chosen knowingly: 0.3 s a network where the newer one takes 15 s
@@ -72,7 +72,7 @@ def _exported(model: nn.Module, shape: tuple[int, ...], dynamic_batch: bool) -> 
                 do_constant_folding=True,
             )
     except (torch.onnx.OnnxExporterError, torch.onnx.errors.OnnxExporterError) as error:
-        first = str(error).strip().splitlines()[0]
+        first = first_line(error)
         raise InputError(f"the network cannot be written as ONNX: {first}; measure it with --runtime eager") from error
     return buffer.getvalue()
 

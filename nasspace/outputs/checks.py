@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nasspace import counting
 from nasspace.accuracy import predict
 from nasspace.architecture import Architecture
-from nasspace.errors import InputError
+from nasspace.errors import InputError, first_line
 from nasspace.network import build
 from nasspace.outputs import judging, preprocessing, running
 from nasspace.outputs.judging import Pipeline
@@ -172,7 +172,7 @@ class _Folder:
         try:
             return largest_difference(self.network, path, self.architecture.input)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise InputError(f"{path}: ONNX Runtime cannot run it ({str(error).splitlines()[0][:200]})") from None
+            raise InputError(f"{path}: ONNX Runtime cannot run it ({first_line(error)[:200]})") from None
 
     def _source(self) -> Iterator[Check]:
         """What model.py says, read and not run."""

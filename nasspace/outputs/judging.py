@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nasspace.accuracy import predict
 from nasspace.accuracy.training import normalised
-from nasspace.errors import InputError
+from nasspace.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from nasspace.accuracy.images import DataSet
@@ -108,7 +108,7 @@ def described(path: Path) -> tuple[list[Any], dict[str, str]]:
         session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
         return list(session.get_inputs()[0].shape[1:]), dict(session.get_modelmeta().custom_metadata_map)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        raise InputError(f"{path}: ONNX Runtime cannot run it ({str(error).splitlines()[0][:200]})") from None
+        raise InputError(f"{path}: ONNX Runtime cannot run it ({first_line(error)[:200]})") from None
 
 
 def by_onnx(path: Path, pixels: Tensor, spec: Mapping[str, Any]) -> Tensor:

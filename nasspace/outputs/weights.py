@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nasspace.errors import InputError
+from nasspace.errors import InputError, first_line
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -51,7 +51,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # what a damaged file makes of torch.load has no common base
-        raise InputError(f"{path}: not a sound file of weights ({str(error).splitlines()[0][:100]})") from None
+        raise InputError(f"{path}: not a sound file of weights ({first_line(error)[:100]})") from None
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise InputError(f"{path}: holds no state dictionary (tensors by name)")
     return found

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nasspace import files
-from nasspace.errors import InputError
+from nasspace.errors import InputError, first_line
 
 ANSWER = 20.0  # seconds in which a storage must have taken the sample
 SAMPLE = 65_536  # bytes
@@ -96,7 +96,7 @@ def check(place: str) -> None:
     if thread.is_alive():
         raise InputError(f"--storage-path {place}: no answer within {ANSWER:.0f} s; check the address and the network")
     if said:
-        reason = (str(said[0]).strip() or type(said[0]).__name__).splitlines()[0]
+        reason = first_line(said[0])
         remedy = "install its driver" if isinstance(said[0], ImportError) else "choose a path that can be written"
         raise InputError(f"--storage-path {place}: it cannot be written ({reason}); {remedy}")
 

@@ -286,7 +286,11 @@ def _changed_table(connection: sqlite3.Connection, how: str, rng: random.Random,
     ]
     if how == "document" and texts:
         table, column, row, value = rng.choice(texts)
-        document, said = mutated({"": json.loads(value)}, rng, others)
+        try:
+            read = json.loads(value)
+        except (TypeError, ValueError, RecursionError):  # changed before
+            read = value
+        document, said = mutated({"": read}, rng, others)
         new: Any = as_json(document.get("") if isinstance(document, dict) else document)
         connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (new, row))
         return f"{table}.{column}, row {row}: {said}"

@@ -383,3 +383,19 @@ def test_model_py_predicts_decoded_images(exported, photos):
         assert found == name
         assert probability > 0.5
     assert names["CLASSES"] == tuple(COLORS)
+
+
+def test_the_first_line_of_an_error_that_says_nothing_is_its_type():
+    from nasspace.errors import first_line
+
+    assert first_line(EOFError()) == "EOFError"
+    assert first_line(ValueError("  one\ntwo")) == "one"
+
+
+def test_an_empty_file_of_weights_is_one_message(tmp_path):
+    from nasspace.outputs.weights import read_state
+
+    path = tmp_path / "weights.pt"
+    path.touch()
+    with pytest.raises(InputError, match=r"weights\.pt: not a sound file of weights \(EOFError\)"):
+        read_state(path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nasspace.errors import InputError
+from nasspace.errors import InputError, first_line
 from nasspace.latency.runtimes.common import Calibrated, batch_of, check_outputs, network_of, only_on_cpu
 
 if TYPE_CHECKING:
@@ -132,5 +132,5 @@ def _session(path: Path, threads: int, *, optimized: bool = True) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{path}: ONNX Runtime cannot load it: {reason}") from error

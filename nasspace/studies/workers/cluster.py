@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nasspace.errors import InputError, Interrupted, NasspaceError
+from nasspace.errors import InputError, Interrupted, NasspaceError, first_line
 from nasspace.studies import evaluate
 from nasspace.studies.recipe import Recipe
 from nasspace.studies.workers.address import closed_token, explained, reached
@@ -94,7 +94,7 @@ def _losses_explained(watch: Watch) -> Iterator[None]:
     except ray.exceptions.RayError as error:
         if watch.lost or not watch.answers():
             raise Interrupted(watch.message) from error
-        raise NasspaceError(f"Ray: {_line(error)}; what is finished is kept, `{watch.go_on}` goes on") from error
+        raise NasspaceError(f"Ray: {first_line(error)}; what is finished is kept, `{watch.go_on}` goes on") from error
 
 
 @contextlib.contextmanager
@@ -117,7 +117,7 @@ def _joined(recipe: Recipe, size: int, folder: Path) -> Iterator[str]:
             ray.init(**settings)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         if recipe.ray is None:
-            raise NasspaceError(f"Ray does not start on this machine: {_line(error)}") from None
+            raise NasspaceError(f"Ray does not start on this machine: {first_line(error)}") from None
         raise explained(recipe.ray, str(error)) from None
     try:
         with contextlib.redirect_stdout(_WithoutRay(sys.stdout)):
@@ -198,10 +198,6 @@ class _WithoutRay:
 def environment() -> dict[str, Any]:
     """What the nodes of a cluster get: this code. Where its caches lie is each node's own matter."""
     return {"py_modules": [str(Path(__file__).resolve().parents[2])]}
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def nodes() -> Nodes:
