@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "nasspace"
 # A module imports only modules that stand before it here (a package's name stands for its __init__.py).
 ORDER = """
-nasspace errors documents files
+nasspace errors documents files temporary
 blocks.options blocks.layers blocks.plain blocks.mobile blocks.sandglass blocks.shuffle blocks.fire blocks.xception
 blocks.residual blocks.heads
 blocks.registry blocks
@@ -37,7 +37,7 @@ studies.timeouts studies.turns studies.measure
 studies.failures studies.last_rung studies.evaluate studies.surrogate studies.belief
 studies.gain studies.samplers studies.places studies.rows studies.frames studies.weights studies.study studies.sharing
 studies.candidates studies.workers studies.workers.address studies.task studies.duration studies.driver
-studies.workers.parts studies.workers.leftovers studies.workers.watch studies.workers.cluster studies.workers.again
+studies.workers.parts studies.workers.watch studies.workers.cluster studies.workers.again
 studies.workers.trainable studies.workers.tuning
 studies.loop
 outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.preprocessing

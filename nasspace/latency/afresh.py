@@ -6,11 +6,11 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 
+from nasspace import temporary
 from nasspace.errors import InputError, NasspaceError
 from nasspace.latency import reference, runtimes
 from nasspace.latency.cache import LatencyCache
@@ -78,7 +78,7 @@ def measure_files_afresh(
     cache: LatencyCache | None = None,
 ) -> list[Latency]:
     """As `measure_files`, in one fresh Python process and beside the reference network, whose history `cache` has."""
-    with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
+    with temporary.private() as folder:
         order = {"paths": [os.path.abspath(path) for path in paths], "threads": threads, "batch_size": batch_size}
         return _remembered({**order, "seconds": seconds, "beside": str(reference.write(Path(folder)))}, cache)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nasspace import files
+from nasspace import files, temporary
 from nasspace.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,10 +38,10 @@ def to_int8(source: str | PathLike, path: str | PathLike, images: np.ndarray) ->
     of eight bits in sixteen, and saturate. Errors: `InputError` for images that do not fit the network's input.
     """
     path = Path(path)
-    with tempfile.TemporaryDirectory(prefix="nasspace-") as folder, files.replacing(path) as temporary:
+    with temporary.private() as folder, files.replacing(path) as target:
         prepared = Path(folder) / "prepared.onnx"
         try:
-            _quantise(Path(source), prepared, temporary, images)
+            _quantise(Path(source), prepared, target, images)
         except InputError:
             raise
         except Exception as error:  # of ONNX, ONNX Runtime and its quantiser, which share no base class

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasspace import temporary
 from nasspace.latency.cache import LatencyCache, is_measured
 from nasspace.latency.conditions import Conditions, digest_of
 
@@ -68,7 +68,7 @@ def _profiled(architecture: Architecture, model: nn.Module, latency: Latency) ->
     from nasspace.latency.guidelines import profile
 
     count = len(architecture.layers)
-    with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
+    with temporary.private() as folder:
         path = to_onnx(model, latency.input, Path(folder) / "network.onnx", batch_size=latency.batch_size)
         taken = profile.take(path, count, latency.median_ms, threads=latency.threads, seconds=SECONDS)
     return [round(taken.of_layer(i), 5) for i in range(count)]

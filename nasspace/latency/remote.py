@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import io
 import statistics
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasspace import temporary
 from nasspace.errors import InputError
 from nasspace.latency import meter, reference, runtimes
 from nasspace.latency.cache import LatencyCache
@@ -98,7 +98,7 @@ class Remote:
             from nasspace.network import build
 
             model = build(architecture)
-        with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
+        with temporary.private() as folder:
             here = runtimes.get(runtime)(threads, batch_size)
             path = here.write(model, architecture.input, Path(folder) / "network.onnx")
             runtimes.check_outputs(here.load(path), model)
@@ -186,9 +186,14 @@ def measure_latency(
 def _code() -> bytes:
     """The zip that is pushed: the modules that measure, as they are here, and the reference network."""
     package = Path(__file__).parents[1]
-    modules = [package / "__init__.py", package / "errors.py", *sorted((package / "latency").rglob("*.py"))]
+    modules = [
+        package / "__init__.py",
+        package / "errors.py",
+        package / "temporary.py",
+        *sorted((package / "latency").rglob("*.py")),
+    ]
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive, tempfile.TemporaryDirectory() as folder:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive, temporary.private() as folder:
         for path in modules:
             archive.write(path, path.relative_to(package.parent))
         archive.write(reference.write(Path(folder)), "reference.onnx")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from nasspace import temporary
 from nasspace.errors import InputError
 
 TIMEOUT = 3600  # seconds; a guard, not a budget
@@ -75,7 +75,7 @@ def run(path: Path, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     `InputError` where the tensors cannot be written for it.
     """
     process = _waiting.pop() if _waiting and _waiting[-1].poll() is None else _started()
-    with tempfile.TemporaryDirectory(prefix="nasspace-") as name:
+    with temporary.private() as name:
         source, target = Path(name) / "given.pt", Path(name) / "found.pt"
         try:
             torch.save(dict(given), source)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nasspace import files
+from nasspace import files, temporary
 from nasspace.architecture import Architecture
 from nasspace.documents import Document
 from nasspace.errors import InputError, NothingFound
@@ -22,7 +22,7 @@ from nasspace.studies.recipe import Recipe
 from nasspace.studies.storage import REMEDY, errors_of_storage
 from nasspace.studies.study import Study
 from nasspace.studies.task import WHERE, Evaluator, Task, check_names, check_where, refuse_other
-from nasspace.studies.workers import leftovers, tuning
+from nasspace.studies.workers import tuning
 
 PAUSE = 0.5  # seconds between two looks at what other processes do
 
@@ -195,7 +195,7 @@ def _run(study: Study, task: Task, fresh_latency: bool, report: Report, started:
     """`started` is when the command began, in seconds of time.monotonic(): the time budget is of all of it."""
     study.record.sampler = _sampler(task)
     others = study.is_shared  # may be in the folder, too
-    leftovers.clear()
+    temporary.clear()
     study.deadline = started + task.recipe.time_budget if task.recipe.time_budget else None
     with contextlib.nullcontext() if others else places.alone(study.folder), errors_of_storage(study.folder):
         _refuse_other_choices(study, task)

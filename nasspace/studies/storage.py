@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import sqlite3
-import tempfile
 import threading
 import time
 import warnings
@@ -18,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nasspace import files
+from nasspace import files, temporary
 from nasspace.errors import InputError, NasspaceError
 
 PATIENCE = 300.0  # seconds that a shared database may be gone
@@ -44,8 +43,8 @@ def make(path: Path, name: str, directions: list[str], objectives: list[str]) ->
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # nasspace shows its own progress
-    with files.replacing(path) as temporary:
-        database = optuna.storages.RDBStorage(_url(temporary))
+    with files.replacing(path) as target:
+        database = optuna.storages.RDBStorage(_url(target))
         record = optuna.create_study(study_name=name, storage=database, directions=directions)
         name_objectives(record, objectives)
         database.remove_session()
@@ -60,21 +59,18 @@ def own(path: Path) -> Any:
     import optuna
     import sqlalchemy
 
-    place, copied = path, None
+    place, copied = path, contextlib.ExitStack()
     if not all(os.access(part, os.W_OK) for part in (path, path.parent)):  # SQLite writes beside what it reads
-        copied = Path(tempfile.mkdtemp(prefix="nasspace-"))
-        path = _copy(path, copied)
+        path = _copy(path, copied.enter_context(temporary.private()))
     try:
         _refuse_foreign(path, place)
         with errors_of_reading(str(place)):
             storage = optuna.storages.RDBStorage(_url(path), skip_table_creation=True)
     except BaseException:
-        if copied:
-            shutil.rmtree(copied, ignore_errors=True)
+        copied.close()
         raise
     storage.engine.dispose()
-    if copied:
-        weakref.finalize(storage, shutil.rmtree, copied, ignore_errors=True)
+    weakref.finalize(storage, copied.close)
 
     @sqlalchemy.event.listens_for(storage.engine, "connect")
     def _log_ahead(connection: Any, _: Any) -> None:

@@ -7,13 +7,13 @@ import logging
 import math
 import operator
 import statistics
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from nasspace import temporary
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.errors import InputError
@@ -126,7 +126,7 @@ def explain(
     cache = LatencyCache() if cache is None else cache
     how = Circumstances(threads, batch_size, cache, fresh, PARTS * seconds)
     counted = cost(architecture)
-    with tempfile.TemporaryDirectory(prefix="nasspace-") as name:
+    with temporary.private() as name:
         folder = Path(name)
         path = written(build(architecture), architecture.input, folder / "network.onnx", batch_size)
         latency = _latency(path, seconds, how)

@@ -6,7 +6,6 @@ import functools
 import itertools
 import json
 import statistics
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from nasspace import temporary
 from nasspace.latency.convert import OPSET
 from nasspace.latency.guidelines.graph import ARITHMETIC, Graph, layer_of
 from nasspace.latency.runtimes import batch_of
@@ -67,7 +67,7 @@ def take(path: str | PathLike, layers: int, latency_ms: float, *, threads: int =
     The median of each operator over the runs, less what the profiler itself takes; where the sum is then still above
     `latency_ms`, the latency without the profiler, every operator is made shorter by the same part.
     """
-    with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
+    with temporary.private() as folder:
         numbered = Path(folder) / "numbered.onnx"
         placed = _placed(_optimised(Path(path), numbered, threads), layers)
         events = _events(numbered, threads, seconds, optimise=False)
@@ -194,7 +194,7 @@ def _profilers_own() -> float:
     shape = helper.make_tensor("shape", TensorProto.INT64, [4], [1, 1, 2, 2])
     graph = helper.make_graph(nodes, "idle", ends[:1], ends[1:], [shape])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
-    with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
+    with temporary.private() as folder:
         path = Path(folder) / "idle.onnx"
         onnx.save(model, str(path))
         durations = _durations(_events(path, 1, 0.05, optimise=False))

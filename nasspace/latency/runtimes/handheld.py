@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nasspace import temporary
 from nasspace.errors import InputError
 from nasspace.latency.runtimes.common import batch_of, network_of, only_on_cpu, require
 
@@ -38,7 +38,7 @@ class Ncnn:
         from nasspace.latency.convert import to_ncnn, to_onnx
 
         model, self.input = network_of(source, self.name), tuple(input_shape)
-        with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
+        with temporary.private() as folder:
             path = to_onnx(model, self.input, Path(folder) / "network.onnx")
             self._net = _net(*to_ncnn(path, self.input), self.threads)
         self._images = _mats(batch_of(self.batch_size, self.input))

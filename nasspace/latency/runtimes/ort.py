@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nasspace import temporary
 from nasspace.errors import InputError, first_line
 from nasspace.latency.runtimes.common import Calibrated, batch_of, check_outputs, network_of, only_on_cpu
 
@@ -40,7 +40,7 @@ class OnnxRuntime:
         """
         if isinstance(source, str | PathLike):
             return self._load(Path(source))
-        with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
+        with temporary.private() as folder:
             return self._load(self.write(source, input_shape, Path(folder) / "network.onnx"))
 
     def write(self, source: Source, input_shape: Shape | None, path: Path) -> Path:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasspace import temporary
 from nasspace.latency import afresh
 from nasspace.studies import turns
 from nasspace.studies.recipe import Recipe
@@ -34,7 +34,7 @@ def measure_files(paths: Sequence[Path], recipe: Recipe, go_on: str, **asked: An
 
 
 def _measured(contents: Sequence[bytes], asked: dict[str, Any]) -> list[Latency]:
-    with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
+    with temporary.private() as folder:
         paths = [Path(folder) / f"{i}.onnx" for i in range(len(contents))]
         for path, content in zip(paths, contents, strict=True):
             path.write_bytes(content)

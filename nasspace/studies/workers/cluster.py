@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nasspace import temporary
 from nasspace.errors import InputError, Interrupted, NasspaceError, first_line
 from nasspace.studies import evaluate
 from nasspace.studies.recipe import Recipe
 from nasspace.studies.workers.address import closed_token, explained, reached
-from nasspace.studies.workers.leftovers import RAY, private
 from nasspace.studies.workers.watch import Lost, Watch
 
 LOOPBACK = "127.0.0.1"
@@ -66,7 +66,11 @@ def connected(recipe: Recipe, size: int = 0, go_on: str = "nas resume") -> Itera
     """
     needed = {} if recipe.ray is None else reached(recipe.ray)
     before = signal.getsignal(signal.SIGTERM)
-    with private() as folder, environment_with({**QUIET, **needed}), _joined(recipe, size, folder) as address:
+    with (
+        temporary.private(temporary.for_ray()) as folder,
+        environment_with({**QUIET, **needed}),
+        _joined(recipe, size, folder) as address,
+    ):
         watch = Watch(address, lost_message(recipe, go_on), go_on)
         with _terminated_as_interrupted(before), watch.running(), _losses_explained(watch):
             yield Connection(folder, watch)
@@ -108,7 +112,7 @@ def _joined(recipe: Recipe, size: int, folder: Path) -> Iterator[str]:
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if recipe.ray is None:
         settings |= {"address": "local", "num_cpus": recipe.workers, "include_dashboard": False}
-        settings |= {"object_store_memory": STORE + 2 * size, "_temp_dir": str(folder / RAY)}
+        settings |= {"object_store_memory": STORE + 2 * size, "_temp_dir": str(folder / temporary.RAY)}
         settings |= {"_node_ip_address": LOOPBACK}
     else:
         settings |= {"address": recipe.ray, "runtime_env": environment()}

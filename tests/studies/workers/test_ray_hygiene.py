@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from nasspace import temporary as leftovers
 from nasspace.studies import study as records
-from nasspace.studies.workers import leftovers
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning")]  # Ray's own
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -131,7 +131,7 @@ def test_only_what_is_ours_and_dead_is_removed(temporary):
     left = subprocess.Popen([sys.executable, str(program), f"--dir={inside}"])
     reading = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", f"{inside}/log"])
     try:
-        with leftovers.private() as ours:
+        with leftovers.private(leftovers.for_ray()) as ours:
             leftovers.clear()
             assert folder.is_dir(), "its process lives"
             assert left.poll() is None

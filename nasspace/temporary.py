@@ -1,4 +1,4 @@
-"""Private temporary folders of searches on Ray, and the removal of those whose search was killed.
+"""Private temporary folders, which go with their process, and the removal of those whose process was killed.
 
 A folder holds a file that its process keeps locked for as long as it lives. The lock is the operating system's and goes
 with the process however it ends, so that a folder whose lock is free is a dead one's, also if the process id was used
@@ -29,14 +29,14 @@ ENDING = 5.0  # seconds in which a process that was killed is gone
 
 
 @contextlib.contextmanager
-def private() -> Iterator[Path]:
-    """A temporary folder that only this user can enter, removed at the end."""
+def private(parent: Path | None = None) -> Iterator[Path]:
+    """A folder in `parent`, else in the temporary folder, that only this user can enter; removed at the end."""
+    parent = parent or Path(tempfile.gettempdir()).resolve()
     try:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent()))
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     except OSError as error:
-        raise InputError(
-            f"{parent()}: holds no temporary folder ({error.strerror}); set RAY_TMPDIR or TMPDIR"
-        ) from None
+        remedy = "set TMPDIR (for Ray RAY_TMPDIR) to a folder that can be written"
+        raise InputError(f"{parent}: no temporary folder can be made there ({error.strerror}); {remedy}") from None
     descriptor = _locked(folder)
     try:
         yield folder
@@ -46,19 +46,20 @@ def private() -> Iterator[Path]:
             os.close(descriptor)
 
 
-def parent() -> Path:
-    """Where the folders lie: RAY_TMPDIR or the temporary folder; /tmp where Ray's sockets would get too long a path."""
+def for_ray() -> Path:
+    """Where those of Ray lie: RAY_TMPDIR, else the temporary folder; /tmp where paths of sockets would be too long."""
     given = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()).resolve()
     return given if len(os.fspath(given)) <= LONGEST or not Path("/tmp").is_dir() else Path("/tmp").resolve()
 
 
 def clear() -> None:
-    """Remove the folders of killed searches of this user, and the Ray processes that such a search left."""
+    """Remove the folders of killed processes of this user, and the Ray processes that such a one left."""
     try:
         import fcntl
     except ImportError:  # Windows
         return
-    for folder in parent().glob(f"{PREFIX}*"):
+    parents = {for_ray(), Path(tempfile.gettempdir()).resolve()}
+    for folder in (folder for parent in parents for folder in parent.glob(f"{PREFIX}*")):
         with contextlib.suppress(OSError):  # in use, another's, or being removed by another process
             found = folder.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
