@@ -114,8 +114,8 @@ def test_what_a_killed_driver_leaves_is_removed_by_the_next_run(searches, tempor
 
 @linux
 def test_only_what_is_ours_and_dead_is_removed(temporary):
-    held = "import sys, time\nfrom nasspace.studies.workers import leftovers\n"
-    held += "with leftovers.private() as folder:\n    print(folder, flush=True)\n    sys.stdin.read()\n"
+    held = "import sys, time\nfrom nasspace import temporary\n"
+    held += "with temporary.private() as folder:\n    print(folder, flush=True)\n    sys.stdin.read()\n"
     command = [sys.executable, "-c", held]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     folder = Path(process.stdout.readline().strip())
