@@ -1,4 +1,4 @@
-"""Searches killed at random moments over their whole length: is anything lost, done twice, different or left behind?
+"""Searches killed at random moments over their whole length: is anything lost, repeated, different or not cleaned up?
 
     python tests/benchmarks/kills.py [--kills 50] [--seed 0] [--postgresql URL] [--out reports/benchmarks/kills.md]
 
@@ -181,7 +181,7 @@ class Way:
         return found
 
     def look(self, study: str) -> None:
-        """What a finished search left behind."""
+        """Record what a finished search did not clean up."""
         until = time.monotonic() + GRACE_SECONDS
         while (alive := self.processes()) and time.monotonic() < until:
             time.sleep(0.5)

@@ -127,7 +127,7 @@ def evaluation(box: Any, station: Any) -> type:
         def setup(self, config: dict[str, Any]) -> None:
             (reference,) = ray.get(box.sent.remote())
             self._worker = config["worker"]
-            self._has_begun = False
+            self._has_started = False
             try:
                 self._scorer = ray.get(reference).scorer(None if station is None else AtStation(station))
             except ray.exceptions.RayError:
@@ -137,9 +137,9 @@ def evaluation(box: Any, station: Any) -> type:
                 raise
 
         def step(self) -> dict[str, Any]:
-            """Report that the worker has begun, then evaluate what it is given until there is nothing more."""
-            if not self._has_begun:
-                self._has_begun = True
+            """Report that the worker has started, then evaluate what it is given until there is nothing more."""
+            if not self._has_started:
+                self._has_started = True
                 return {"number": NOTHING}
             asked = ray.get(box.next.remote(self._worker))
             if asked is None:

@@ -23,7 +23,7 @@ from nasspace.studies.workers.parts import Sent
 from nasspace.studies.workers.watch import Lost, Watch
 
 STATION = 120.0  # seconds in which a node that measures must be free
-STILLBORN = 5  # workers in a row that may end before they have begun
+STILLBORN = 5  # workers in a row that may end before they have started
 
 
 class Asking:
@@ -43,10 +43,10 @@ class Asking:
         self._since: dict[int, float] = {}
         self._size = workers
         self._numbers = itertools.count()
-        self._workers: dict[str, int] = {}  # by Tune's trial, those that begin and those that have begun
+        self._workers: dict[str, int] = {}  # by Tune's trial, those that are starting and those that have started
         self._idle: list[str] = []
         self._busy: dict[str, Candidate] = {}
-        self._stillborn = 0  # workers in a row that ended before they had begun
+        self._stillborn = 0  # workers in a row that ended before they had started
         self._ahead: Candidate | None = None
         self._lost: list[Candidate] = []
         self._losses: Counter[int] = Counter()
@@ -65,7 +65,7 @@ class Asking:
         return {"worker": self._workers[trial_id]}
 
     def stepped(self, trial_id: str) -> None:
-        """A worker has begun, or has evaluated its candidate."""
+        """A worker has started, or has evaluated its candidate."""
         if self.error:
             return
         with self._errors_kept():
@@ -94,7 +94,7 @@ class Asking:
                     raise why
                 if self._stillborn > STILLBORN:
                     raise NasspaceError(
-                        f"{self._stillborn} workers in a row ended before they had begun; is there memory for "
+                        f"{self._stillborn} workers in a row ended before they had started; is there memory for "
                         f"{self._size} (1 GB each)? Give fewer --workers; what is finished is kept"
                     )
 
