@@ -12,13 +12,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Architecture": "nasspace.architecture",
-    "Space": "nasspace.space",
+    "Space": "nasspace.space.space",
     "build": "nasspace.network",
     "cost": "nasspace.counting",
     "measure_latency": "nasspace.latency.remote",
-    "search": "nasspace.engine.loop",
+    "search": "nasspace.engine.search_entry",
     "train": "nasspace.engine.full_training",
-    "deliver": "nasspace.outputs.deliver",
+    "deliver": "nasspace.engine.delivery",
     "blocks": None,
     "zoo": None,
     "NasspaceError": "nasspace.errors",

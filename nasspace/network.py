@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nasspace import blocks
-from nasspace import initialisation as schemes
+from nasspace import initialization as schemes
 from nasspace.architecture import Architecture, Layer
 from nasspace.errors import InputError
 
@@ -25,7 +25,7 @@ class Network(nn.Sequential):
 def build(architecture: Architecture, *, seed: int = 0, initialisation: str | None = None) -> Network:
     """The network of an architecture, initialised from `seed`: (batch, C, H, W) to (batch, classes).
 
-    The library's own blocks start as the scheme `initialisation` says (`nasspace.initialisation.names()`); without
+    The library's own blocks start as the scheme `initialisation` says (`nasspace.initialization.names()`); without
     one a published network, known by its name, starts as in its paper, and any other by Kaiming's normal. A user's
     own block keeps the initialisation of its constructor. The global random state is left as it was. An unknown
     scheme is an `InputError` with the nearest.

@@ -7,7 +7,6 @@ import tempfile
 
 import pytest
 
-collect_ignore_glob = ["benchmarks/*"]  # programs for people to run, some beside the originals' own packages
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other make small networks ten times slower
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # of `pytest -n`: searches of two processes take turns by files
@@ -16,7 +15,7 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # of `pytest -n`: searches 
     tempfile.tempdir = None  # read the environment again
 
 
-SLOWEST = ("test_clusters", "test_last_rung", "test_ray_hygiene", "test_full_training", "test_postgresql", "test_loop")
+SLOWEST = ("test_clusters", "test_delivery", "test_ray_hygiene", "test_full_training", "test_postgresql", "test_loop")
 
 
 def pytest_collection_modifyitems(items):

@@ -12,7 +12,7 @@ from nasspace.cli.networks import Arch, Resolution
 from nasspace.cli.spaces import Json
 
 if TYPE_CHECKING:
-    from nasspace.latency.guidelines import Explanation, Finding
+    from nasspace.guidelines import Explanation, Finding
 
 
 def add_to(app: typer.Typer) -> None:
@@ -35,7 +35,7 @@ def explain(
     json: Json = False,
 ) -> None:
     """Say where a network's time goes, layer by layer, and what ShuffleNet V2's guidelines would save in it."""
-    from nasspace.latency import guidelines
+    from nasspace import guidelines
 
     architecture, _ = printing.architecture_of(arch)
     architecture = architecture if resolution is None else architecture.with_resolution(resolution)

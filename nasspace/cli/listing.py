@@ -17,7 +17,7 @@ from nasspace import files
 from nasspace.errors import InputError
 
 if TYPE_CHECKING:
-    from nasspace.space import Space
+    from nasspace.space.space import Space
 
 RECORDED = Path(__file__).with_name("listed.json")
 CLASSES = 10
@@ -37,7 +37,7 @@ def space(name: str, classes: int = CLASSES, resolution: int | None = None) -> d
         return recorded[key]
     if (remembered := _remembered(key)) is not None:
         return remembered
-    from nasspace.space import Space
+    from nasspace.space.space import Space
 
     found = Space.load(path, classes=classes, resolution=resolution)
     document = computed(found)
@@ -49,7 +49,7 @@ def space(name: str, classes: int = CLASSES, resolution: int | None = None) -> d
 
 def computed(space: Space) -> dict[str, Any]:
     """The document of a space."""
-    from nasspace.ranges import reachable
+    from nasspace.space.bounds import reachable
 
     span, labels = reachable(space), space.plan.labels()
     choices = {name: list(labels.get(name, options)) for name, options in space.options.items()}
@@ -85,7 +85,7 @@ def computed_zoo() -> list[dict[str, Any]]:
 
 def computed_all() -> dict[str, Any]:
     """The content of listed.json."""
-    from nasspace.space import Space
+    from nasspace.space.space import Space
 
     shipped = sorted(files.folders("spaces")[-1].glob("*.yaml"))
     keyed = {_key(files.read_text(path), CLASSES, None): computed(Space.load(path)) for path in shipped}

@@ -178,10 +178,10 @@ def export(
 ) -> None:
     """Export a network to ship without nasspace: architecture, model.py, weights, ONNX; checked as it is written."""
     from nasspace.engine import subjects
-    from nasspace.outputs import preprocessing
-    from nasspace.outputs.deliver import export_front, export_trial
-    from nasspace.outputs.export import earlier
-    from nasspace.outputs.export import export as write
+    from nasspace.engine.delivery import export_front, export_trial
+    from nasspace.exporting import preprocessing
+    from nasspace.exporting.export import earlier
+    from nasspace.exporting.export import export as write
 
     formats = tuple(part.strip() for part in format.split(",") if part.strip())
     size = int(batch) if batch.isascii() and batch.isdecimal() else batch
@@ -223,7 +223,7 @@ def verify(
     This runs code from the folder: model.py, with the rights of your account, unless it was changed since the export.
     The record of what was exported lies in the same folder, so use --no-code for a folder that you do not trust.
     """
-    from nasspace.outputs.export import verify as check
+    from nasspace.exporting.export import verify as check
 
     how = {"data": data, "data_dir": data_dir, "code": not no_code}
     if exports := _exports_of(folder):
@@ -234,9 +234,9 @@ def verify(
 
 def _verified(folder: Path, how: dict[str, Any]) -> Any:
     """An export of a study, checked; one that is missing or damaged is a failed check, and the others are checked."""
-    from nasspace.outputs.checks import Check
-    from nasspace.outputs.export import Exported
-    from nasspace.outputs.export import verify as check
+    from nasspace.exporting.checks import Check
+    from nasspace.exporting.export import Exported
+    from nasspace.exporting.export import verify as check
 
     try:
         return check(folder, **how)
@@ -246,7 +246,7 @@ def _verified(folder: Path, how: dict[str, Any]) -> Any:
 
 def _exports_of(name: Path) -> list[Path]:
     """The exports of a study, by their numbers; none where the name means no study."""
-    from nasspace.studies.places import folder_of
+    from nasspace.studies.paths import folder_of
     from nasspace.studies.study import load
 
     folder = folder_of(str(name))
@@ -260,7 +260,7 @@ def _exports_of(name: Path) -> list[Path]:
 
 def _joined(folder: Path, exports: Sequence[Any]) -> Any:
     """Several exports as one; each check and file with the name of its folder."""
-    from nasspace.outputs.export import Exported
+    from nasspace.exporting.export import Exported
 
     named = [(one.folder.name, one) for one in exports]
     files = [f"{name}/{file}" for name, one in named for file in one.files]

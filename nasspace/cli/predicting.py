@@ -30,7 +30,7 @@ def predict(
     json: Json = False,
 ) -> None:
     """Classify images with an export or a training: its preprocessing.json and model.onnx; none of its code is run."""
-    from nasspace.accuracy.predict import classify
+    from nasspace.data.predict import classify
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd files

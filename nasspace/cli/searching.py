@@ -106,7 +106,7 @@ def search(
     asked = load(recipe).with_changes(changes)
 
     def start(on_event: Any) -> Study:
-        from nasspace.studies.loop import search as begin
+        from nasspace.engine.loop import search as begin
 
         return begin(space, recipe=asked, study=study, storage=storage, fresh_latency=fresh_latency, on_event=on_event)
 
@@ -147,7 +147,7 @@ def resume(
     """Go on with a stopped study, here or elsewhere; a finished one prints its front."""
 
     def start(on_event: Any) -> Study:
-        from nasspace.studies.loop import resume as go_on
+        from nasspace.engine.loop import resume as go_on
 
         return go_on(study, on_event=on_event, **_where(workers, ray, gpus, trial_timeout, storage_path))
 
@@ -157,7 +157,7 @@ def resume(
 def _searched(start: Any, json: bool) -> None:
     """Run a search under the live display, deliver its front, print it."""
     from nasspace.cli.progress import display
-    from nasspace.outputs.deliver import deliver
+    from nasspace.engine.delivery import deliver
 
     opened: list[Study] = []
     try:
@@ -179,11 +179,11 @@ def _searched(start: Any, json: bool) -> None:
 
 def _interrupted(opened: list[Study]) -> Interrupted:
     """What is kept, and how to go on."""
-    from nasspace.studies import places
+    from nasspace.studies import paths
 
     if not opened:
         return Interrupted("interrupted before the search started; run the same command again")
-    return Interrupted(f"interrupted; what is finished is kept, `nas resume {places.shown(opened[0].folder)}` goes on")
+    return Interrupted(f"interrupted; what is finished is kept, `nas resume {paths.shown(opened[0].folder)}` goes on")
 
 
 def front(
@@ -236,7 +236,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Write a study's tables and report.html again."""
-    from nasspace.outputs.study_report import write_report
+    from nasspace.reporting.study_report import write_report
     from nasspace.studies.study import load, write_tables
 
     found = load(study)

@@ -13,25 +13,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasspace import files
-from nasspace.accuracy import checkpoints, metrics, training
-from nasspace.accuracy.data import DataSet, load_data, prepared
-from nasspace.accuracy.settings import Fidelity, TrainingSettings
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
-from nasspace.engine import origins, subjects
+from nasspace.data.loading import DataSet, load_data, prepared
+from nasspace.engine import machine_lock, origins, subjects
 from nasspace.engine.origins import Origin
+from nasspace.engine.problem import absolute, check_device
 from nasspace.engine.settings import ResolvedSettings, resolve_settings
 from nasspace.engine.subjects import Subject
 from nasspace.errors import InputError, NasspaceError
+from nasspace.exporting.export import LARGEST_SEED, TRAINED, check_folder, export
+from nasspace.exporting.weights import load_into, read_safetensors, read_state
 from nasspace.latency.cache import machine
 from nasspace.latency.runtimes import library_versions
 from nasspace.network import Network, build
-from nasspace.outputs.export import LARGEST_SEED, TRAINED, check_folder, export
-from nasspace.outputs.weights import load_into, read_safetensors, read_state
 from nasspace.studies import study as records
-from nasspace.studies import turns
 from nasspace.studies.recipe import LEAST_RESOLUTION
-from nasspace.studies.task import absolute, check_device
+from nasspace.training import checkpoints, metrics, trainer
+from nasspace.training.settings import Fidelity, TrainingSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -157,7 +156,7 @@ def train(
     data. `data` is a data set's name as in `load_data`, by default that of the study or export which the architecture
     or the weights come from, else digits; with `skip_broken` images that cannot be read are left out. `resolution` is
     by default that of the study's member or the export, else the smaller of the network's input and the images' size.
-    `settings` are the package's own unless a published training is named (`nasspace.accuracy.published`), a YAML file,
+    `settings` are the package's own unless a published training is named (`nasspace.training.published`), a YAML file,
     or `TrainingSettings`. The start is `weights` (a state dictionary or a file), else the weights that a study or
     export kept, unless `from_scratch`, else initial ones of `seed`.
 
@@ -475,11 +474,11 @@ class _Run:
         if (self.work / "checkpoint.pt").is_file():
             self.report(f"continues from {self.work / 'checkpoint.pt'}")
 
-    def _fit(self) -> training.Trained:
+    def _fit(self) -> trainer.Trained:
         options, data = self.options, self.data
-        with turns.Training() as turn:
+        with machine_lock.Training() as turn:
             progress = _Progress(self, turn)
-            return training.train(
+            return trainer.train(
                 self.model,
                 data,
                 self.fidelity,
@@ -490,7 +489,7 @@ class _Run:
                 checkpoint=self.work / "checkpoint.pt",
             )
 
-    def _judged(self, found: training.Trained) -> dict[str, Any]:
+    def _judged(self, found: trainer.Trained) -> dict[str, Any]:
         """Scores of the trained network, kept before the export so that the test split is not evaluated again."""
         path = self.work / "result.json"
         if path.is_file():
@@ -503,8 +502,8 @@ class _Run:
                 return kept
         split = "validation" if self.data.test is None else "test"
         images = self.data.test or self.data.validation
-        with training.threads(self.resolved.settings.threads):
-            predicted = training.predictions(
+        with trainer.threads(self.resolved.settings.threads):
+            predicted = trainer.predictions(
                 self.model,
                 images,
                 self.data,
@@ -536,7 +535,7 @@ class _Run:
             "id": self.subject.number,
         }
 
-    def _written(self, found: training.Trained, result: Mapping[str, Any]) -> FullTraining:
+    def _written(self, found: trainer.Trained, result: Mapping[str, Any]) -> FullTraining:
         """Complete the exported folder; `training.json` comes last and marks a finished training."""
         confusion = metrics.confusion_csv(result["confusion"], self.data.classes)
         files.write_text(self.folder / CONFUSION, confusion)
@@ -549,7 +548,7 @@ class _Run:
         shutil.rmtree(self.work, ignore_errors=True)
         return self._read(record)
 
-    def _record(self, found: training.Trained, result: Mapping[str, Any]) -> dict[str, Any]:
+    def _record(self, found: trainer.Trained, result: Mapping[str, Any]) -> dict[str, Any]:
         data, options = self.data, self.options
         splits = {"train": data.train, "validation": data.validation, "test": data.test}
         return {
@@ -617,7 +616,7 @@ def _is(value: Any, kind: Any) -> bool:
 class _Progress:
     """A line an epoch: loss, validation accuracy where it costs little, time left; lets measurements go first."""
 
-    def __init__(self, run: _Run, turn: turns.Training):
+    def __init__(self, run: _Run, turn: machine_lock.Training):
         self.run = run
         self.turn = turn
         self.start = time.monotonic()
@@ -633,7 +632,7 @@ class _Progress:
         text = f"epoch {epoch} of {epochs}: loss {loss:.4f}"
         if self.cheap and epoch * self.steps >= SETTLED:
             run, data = self.run, self.run.data
-            found = training.evaluate(
+            found = trainer.evaluate(
                 run.model, data.validation, data, data.resolution, device=run.options.device
             )  # fmt: skip
             text += f", validation {found:.2%}"

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace import architecture as architectures
 from nasspace import files
-from nasspace.accuracy.data import DataSet
+from nasspace.data.loading import DataSet
+from nasspace.engine.problem import absolute
 from nasspace.errors import InputError
-from nasspace.outputs.export import RECORD, VERSION, check_origin
+from nasspace.exporting.export import RECORD, VERSION, check_origin
 from nasspace.studies import study as records
 from nasspace.studies.study import Study
-from nasspace.studies.task import absolute
 
 if TYPE_CHECKING:
     from torch import Tensor

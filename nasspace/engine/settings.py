@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nasspace import files
-from nasspace.accuracy import published
-from nasspace.accuracy.settings import TrainingSettings
 from nasspace.errors import InputError, nearest
+from nasspace.training import published
+from nasspace.training.settings import TrainingSettings
 
 OWN = "own"
 NOTHING = "nothing that is known of"  # the table's words where all is applied

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nasspace.architecture import Architecture
-    from nasspace.latency.meter import Latency
+    from nasspace.latency.benchmark import Latency
 
 RUNTIME = "onnxruntime"  # the one that tells
 SECONDS = 0.2
@@ -64,8 +64,8 @@ def _are_times(values: Any, count: int) -> bool:
 
 
 def _profiled(architecture: Architecture, model: nn.Module, latency: Latency) -> list[float]:
+    from nasspace.latency import profile
     from nasspace.latency.convert import to_onnx
-    from nasspace.latency.guidelines import profile
 
     count = len(architecture.layers)
     with temporary.private() as folder:

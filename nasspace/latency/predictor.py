@@ -19,7 +19,7 @@ import numpy as np
 
 from nasspace.architecture import Architecture
 from nasspace.counting import Operation
-from nasspace.latency.workload import SIZES, Bag, by_layer, counts_of
+from nasspace.latency.operation_features import SIZES, Bag, by_layer, counts_of
 
 LEAST_MS = 1e-4  # of an operation, so that something can differ from it
 PRIOR_MS = (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nasspace.latency import runtimes
 from nasspace.latency.cache import LatencyCache
 from nasspace.latency.conditions import Conditions
-from nasspace.latency.estimate import NOTHING_KNOWN, History, sittings
+from nasspace.latency.statistics import NOTHING_KNOWN, History, sittings
 
 if TYPE_CHECKING:
     from nasspace.architecture import Architecture

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace import temporary
 from nasspace.errors import InputError
-from nasspace.latency import meter, reference, runtimes
+from nasspace.latency import benchmark, reference, runtimes
+from nasspace.latency.benchmark import SECONDS, Latency, check_counts
 from nasspace.latency.cache import LatencyCache
 from nasspace.latency.conditions import Conditions, digest_of
 from nasspace.latency.connection import Address, Connection
-from nasspace.latency.meter import SECONDS, Latency, check_counts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,7 +84,7 @@ class Remote:
         fresh: bool = False,
         cache: LatencyCache | None = None,
     ) -> Latency:
-        """As `meter.measure_latency`, on the device; remembered by its description, versions and address."""
+        """As `benchmark.measure_latency`, on the device; remembered by its description, versions and address."""
         check(str(self.address), runtime)
         check_counts(threads=threads, batch_size=batch_size)
         cache = LatencyCache() if cache is None else cache
@@ -92,7 +92,7 @@ class Remote:
         asked = {"threads": threads, "batch_size": batch_size}
         key = self._conditions(digest, runtime, **asked, input=architecture.input) if digest else None
         beside = self._beside(threads)
-        if key and not fresh and (known := meter.recalled(key, cache)):
+        if key and not fresh and (known := benchmark.recalled(key, cache)):
             return known.normalized(reference.history(beside, runtime, cache))
         if model is None:
             from nasspace.network import build
@@ -103,7 +103,7 @@ class Remote:
             path = here.write(model, architecture.input, Path(folder) / "network.onnx")
             runtimes.check_outputs(here.load(path), model)
             (found,) = self._measured([path], runtime, threads, batch_size, seconds, cache)
-        return meter.kept(found, key, beside, runtime, cache)
+        return benchmark.kept(found, key, beside, runtime, cache)
 
     def measure_files(
         self,
@@ -165,7 +165,7 @@ def measure_latency(
     device: str = "cpu",
     **asked: Any,
 ) -> Latency:
-    """`meter.measure_latency` on `device` of this machine, or `Remote.measure_latency` on the one at an address.
+    """`benchmark.measure_latency` on `device` of this machine, or `Remote.measure_latency` on the one at an address.
 
     `latency_device` is `local` or `ssh://[user@]host[:port][/path/of/python]`; `asked`: `model`, `seconds`, `fresh`,
     `cache`. Raises `InputError` for what cannot be measured so.
@@ -173,7 +173,7 @@ def measure_latency(
     check(latency_device, runtime)
     asked |= {"runtime": runtime, "threads": threads, "batch_size": batch_size}
     if latency_device == LOCAL:
-        return meter.measure_latency(architecture, resolution=resolution, device=device, **asked)
+        return benchmark.measure_latency(architecture, resolution=resolution, device=device, **asked)
     if resolution is not None:
         check_counts(resolution=resolution)
         architecture = architecture.with_resolution(resolution)

@@ -53,7 +53,7 @@ def _trouble() -> str:
 
 def _answer(request: dict[str, Any], requests: BinaryIO, beside: Path) -> dict[str, Any]:
     from nasspace.errors import InputError
-    from nasspace.latency.afresh import measure_files
+    from nasspace.latency.subprocess_benchmark import measure_files
 
     with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
         paths = [Path(folder) / f"{i}.onnx" for i in range(len(request["sizes"]))]

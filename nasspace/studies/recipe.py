@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from nasspace import files
-from nasspace.accuracy.settings import Fidelity, TrainingSettings
 from nasspace.documents import Document
 from nasspace.errors import InputError, nearest
+from nasspace.training.settings import Fidelity, TrainingSettings
 
 OBJECTIVES = ("accuracy", "latency", "flops", "params", "memory_access")
 LIMITS = ("latency", "flops", "params")

@@ -243,7 +243,7 @@ def shown(url: str) -> str:
 def ask(study: Any) -> Any:
     """The next trial of an Optuna study."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)  # `sharing` gives the signs of life
+        warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)  # `heartbeat` gives the signs of life
         return study.ask()
 
 

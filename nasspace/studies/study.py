@@ -17,9 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace import files
 from nasspace.errors import InputError
-from nasspace.studies import pareto, storage
-from nasspace.studies.places import folder_of, known_studies
-from nasspace.studies.rows import (
+from nasspace.samplers import pareto
+from nasspace.studies import storage
+from nasspace.studies.paths import folder_of, known_studies
+from nasspace.studies.schema import AGAIN, DEPLOYED, LAST_RUNG, PREDICTOR, check_attributes, check_trials
+from nasspace.studies.schema import study_settings as checked_settings
+from nasspace.studies.storage import errors_of_storage
+from nasspace.studies.trial_table import (
     AGAIN_COLUMNS,
     COLUMNS,
     FRONT_COLUMNS,
@@ -32,17 +36,14 @@ from nasspace.studies.rows import (
     row,
     ties,
 )
-from nasspace.studies.schema import AGAIN, DEPLOYED, LAST_RUNG, PREDICTOR, check_attributes, check_trials
-from nasspace.studies.schema import study_settings as checked_settings
-from nasspace.studies.storage import errors_of_storage
-from nasspace.studies.weights import Weights
+from nasspace.studies.weight_store import Weights
 
 if TYPE_CHECKING:
     import optuna
     import pandas
 
-    from nasspace.accuracy.data import DataSet
     from nasspace.architecture import Architecture
+    from nasspace.data.loading import DataSet
 
 SEARCHED = "searched"  # study attribute: the search has ended, so what remains is the last rung and the exports
 FINISHED = "finished"  # study attribute: the search came to its own end
@@ -83,7 +84,7 @@ class Study:
         return self.settings.get("storage") is not None
 
     def unfinished(self, mine: Container[int] = ()) -> optuna.Trial | None:
-        """A trial that a killed process left behind (but see `sharing`); `mine` are under way here."""
+        """A trial that a killed process left behind (but see `heartbeat`); `mine` are under way here."""
         import optuna
 
         running = () if self.is_shared else self.frozen("RUNNING")
@@ -460,7 +461,7 @@ def _signed(name: str, value: float) -> float:
 def create(folder: Path, settings: dict[str, Any], sampler: Any) -> Study:
     """A new study in `folder`; `settings` become its study.yaml, or those of the study that a shared storage has.
 
-    The caller holds the folder's lock (`places.alone`).
+    The caller holds the folder's lock (`paths.alone`).
     """
     if set("?%#") & set(str(folder.resolve())):
         raise InputError(f"{folder}: a study's path cannot hold ?, % or #; choose another name or folder")

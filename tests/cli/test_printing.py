@@ -12,9 +12,9 @@ import pytest
 from nasspace import cli
 from nasspace.cli import explaining, networks, printing
 from nasspace.cli.progress import Display
-from nasspace.latency.guidelines.explanation import Explanation, LayerTime
-from nasspace.outputs.checks import Check
-from nasspace.outputs.export import Exported
+from nasspace.exporting.checks import Check
+from nasspace.exporting.export import Exported
+from nasspace.guidelines.explanation import Explanation, LayerTime
 
 SPACE = """\
 name: small

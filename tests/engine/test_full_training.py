@@ -20,17 +20,17 @@ from safetensors.torch import load_file
 
 import nasspace
 from nasspace import cli, zoo
-from nasspace.accuracy import training
-from nasspace.accuracy.data import DataSet, load_data
-from nasspace.accuracy.settings import TrainingSettings
-from nasspace.accuracy.training import Fidelity
 from nasspace.architecture import Architecture
+from nasspace.data.loading import DataSet, load_data
 from nasspace.engine import full_training, subjects
 from nasspace.engine.settings import resolve_settings
 from nasspace.errors import InputError, NasspaceError
+from nasspace.exporting.export import export, verify
 from nasspace.network import build
-from nasspace.outputs.export import export, verify
-from nasspace.space import Space
+from nasspace.space.space import Space
+from nasspace.training import trainer
+from nasspace.training.settings import TrainingSettings
+from nasspace.training.trainer import Fidelity
 
 NETWORK = "mobilenet_v1_0.25"
 LAYERS = [
@@ -46,8 +46,8 @@ sys.path.insert(0, {tests!r})
 from test_full_training import asked
 import nasspace
 from nasspace import files
-from nasspace.accuracy import checkpoints, training
 from nasspace.engine import full_training
+from nasspace.training import checkpoints, trainer
 
 out, log, place, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 checkpoints.INTERVAL = 0.0
@@ -68,13 +68,13 @@ def dying(function, before=False):
         return result
     return wrapped
 
-predict = training.predictions
+predict = trainer.predictions
 def predictions(model, images, *args, **kwargs):
     if images is data.test:
         with open(log, "a") as stream:
             stream.write("test\\n")
     return predict(model, images, *args, **kwargs)
-training.predictions = predictions
+trainer.predictions = predictions
 
 if place == "a step":
     checkpoints.Checkpoints.save = dying(checkpoints.Checkpoints.save)
@@ -161,11 +161,11 @@ def test_it_trains_as_the_plain_function_does(data, quick, tmp_path):
     lines = []
     found = nasspace.train(tiny(), data=data, epochs=2, seed=4, out=tmp_path / "t", report=lines.append)
     model = build(tiny(), seed=4)
-    expected = training.train(model, data, Fidelity(16, 2), seed=4)
+    expected = trainer.train(model, data, Fidelity(16, 2), seed=4)
     record = json.loads((tmp_path / "t" / "training.json").read_text())
     assert record["losses"] == list(expected.losses)
     assert found.validation.accuracy == expected.accuracy == record["validation"]["accuracy"]
-    assert found.test.accuracy == training.evaluate(model, data.test, data, 16)
+    assert found.test.accuracy == trainer.evaluate(model, data.test, data, 16)
     assert found.test.low < found.test.accuracy < found.test.high
     assert [line.split(":")[0] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
     assert lines[0].endswith("left")
@@ -310,7 +310,7 @@ def test_what_another_process_has_finished_in_the_meantime_is_read(data, quick, 
 
 def test_a_place_that_cannot_be_written_is_named_before_the_training(data, quick, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("it was trained"))
+    monkeypatch.setattr(trainer, "train", lambda *_, **__: pytest.fail("it was trained"))
     for out in ("file", "file/below", f"{'x' * 300}"):
         with pytest.raises(InputError, match=f"{Path(out).name}.*choose another"):
             nasspace.train(tiny(), data=data, epochs=1, out=tmp_path / out)
@@ -352,7 +352,7 @@ def test_weights_are_the_start(data, quick, tmp_path):
     given = build(tiny(), seed=9).state_dict()
     nasspace.train(tiny(), data=data, epochs=1, weights=given, out=tmp_path / "t")
     model = build(tiny(), seed=9)
-    expected = training.train(model, data, Fidelity(16, 1))
+    expected = trainer.train(model, data, Fidelity(16, 1))
     assert json.loads((tmp_path / "t" / "training.json").read_text())["losses"] == list(expected.losses)
 
 

@@ -18,10 +18,10 @@ import nasspace
 from nasspace import Space, blocks, build, zoo
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError
-from nasspace.latency import layerwise, meter, runtimes
+from nasspace.latency import benchmark, layerwise, runtimes
+from nasspace.latency.benchmark import measure_latency
 from nasspace.latency.cache import LatencyCache
 from nasspace.latency.conditions import KEYS, Conditions, digest_of
-from nasspace.latency.meter import measure_latency
 
 SHAPE = (3, 16, 16)
 HEAD = [{"block": "global_pool"}, {"block": "linear", "out": 4}]
@@ -163,16 +163,16 @@ def test_a_registered_block_of_ones_own_is_told_by_its_architecture(own_blocks):
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
     """`measure_latency` with a cache of its own, and the networks that it really measured."""
-    cache, seen, real = LatencyCache(tmp_path / "latency.db"), [], meter.measure
+    cache, seen, real = LatencyCache(tmp_path / "latency.db"), [], benchmark.measure
 
     def measure(networks, **asked):
         seen.append(networks["network"])
         found = real(networks, reference=asked["reference"], seconds=0.01)
         return {"network": found["network"]}
 
-    monkeypatch.setattr(meter, "measure", measure)
+    monkeypatch.setattr(benchmark, "measure", measure)
     monkeypatch.setattr(
-        meter, "recalled", lambda key, cache: cache.get(key) and meter.Latency.from_json(cache.get(key))
+        benchmark, "recalled", lambda key, cache: cache.get(key) and benchmark.Latency.from_json(cache.get(key))
     )
     return lambda model=None: measure_latency(architecture(), model=model, cache=cache, runtime="eager"), seen
 
@@ -214,7 +214,7 @@ def test_calibrated_networks_are_told_by_their_network(monkeypatch, tmp_path):
     def measured(*_, **__):
         raise AssertionError("what is in the cache is measured again")
 
-    monkeypatch.setattr(meter, "measure", measured)
+    monkeypatch.setattr(benchmark, "measure", measured)
     images = np.zeros((4, *SHAPE), np.float32)
     key = Conditions.here(one.digest, "onnxruntime-int8", input=SHAPE)
     document = real_document()

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from nasspace.architecture import Architecture
-from nasspace.latency import meter, reference, runtimes
+from nasspace.latency import benchmark, reference, runtimes
+from nasspace.latency.benchmark import measure, measure_latency
 from nasspace.latency.cache import LatencyCache
-from nasspace.latency.estimate import PAUSE, History, Speed, Spread, against, half_interval, sittings
-from nasspace.latency.meter import measure, measure_latency
 from nasspace.latency.runtimes import Clocks
+from nasspace.latency.statistics import PAUSE, History, Speed, Spread, against, half_interval, sittings
 
 DAY = 86_400.0
 REFERENCE_MS = 2.4
@@ -93,7 +93,7 @@ def simulate(monkeypatch, tmp_path):
         clocks = Clocks(clock, clock, lambda: 0.0, lambda: 0.0)
         monkeypatch.setattr("time.time", clock)
         monkeypatch.setattr("gc.collect", lambda: 0)  # takes longer than all the rest
-        monkeypatch.setattr(meter, "measure", partial(measure, clocks=clocks))
+        monkeypatch.setattr(benchmark, "measure", partial(measure, clocks=clocks))
         monkeypatch.setattr(reference, "network", lambda *_: Simulated(machine, "reference", REFERENCE_MS))
 
         def find(name: str, **asked):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from nasspace import Space, build, cost
+from nasspace.engine.latency_evaluator import Measurer
 from nasspace.latency import layerwise
+from nasspace.latency.benchmark import measure_latency
 from nasspace.latency.cache import LatencyCache
-from nasspace.latency.meter import measure_latency
-from nasspace.studies import belief
-from nasspace.studies.belief import Belief, Seen
-from nasspace.studies.measure import Measurer
-from nasspace.studies.surrogate import Features
+from nasspace.samplers import acquisition
+from nasspace.samplers.acquisition import Belief, Seen
+from nasspace.samplers.features import Features
 
 SPACE = """
 input: [3, 32, 32]
@@ -70,10 +70,10 @@ def features(space, networks) -> Features:
 
 
 def test_a_search_predicts_from_layers_where_most_were_measured(features, networks):
-    assert isinstance(belief._prediction(features, "latency", seen(networks, 12)), belief._FromLayers)
-    assert isinstance(belief._prediction(features, "latency", seen(networks, 1)), belief._Predicted)
-    assert isinstance(belief._prediction(features, "latency", []), belief._Predicted)
-    mean, deviation = belief._prediction(features, "latency", seen(networks[:8], 8))(networks[8:], None)
+    assert isinstance(acquisition._prediction(features, "latency", seen(networks, 12)), acquisition._FromLayers)
+    assert isinstance(acquisition._prediction(features, "latency", seen(networks, 1)), acquisition._Predicted)
+    assert isinstance(acquisition._prediction(features, "latency", []), acquisition._Predicted)
+    mean, deviation = acquisition._prediction(features, "latency", seen(networks[:8], 8))(networks[8:], None)
     truth = np.log([trial.values["latency"] for trial in seen(networks[8:], 0)])
     assert np.abs(mean - truth).max() < 0.3
     assert (deviation > 0).all()
@@ -82,8 +82,8 @@ def test_a_search_predicts_from_layers_where_most_were_measured(features, networ
 def test_the_upper_end_of_the_interval_decides_about_a_limit(features, networks):
     trials = seen(networks, 12, margin=1.05)
     slowest = max(trial.values["latency"] for trial in trials)
-    assert belief._within({"latency": 10.0, "flops": 5.0}, trials) == {"latency": 10 / 1.05, "flops": 5.0}
-    assert belief._within({"latency": 10.0}, []) == {"latency": 10.0}
+    assert acquisition._within({"latency": 10.0, "flops": 5.0}, trials) == {"latency": 10 / 1.05, "flops": 5.0}
+    assert acquisition._within({"latency": 10.0}, []) == {"latency": 10.0}
     assert Belief(features, ["accuracy", "latency"], {"latency": 1.06 * slowest}, trials).front
     strict = Belief(features, ["accuracy", "latency"], {"latency": 1.04 * slowest}, trials)
     slow = next(trial.architecture for trial in trials if trial.values["latency"] == slowest)

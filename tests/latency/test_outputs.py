@@ -12,9 +12,9 @@ from torch import nn
 from nasspace import blocks, zoo
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError
-from nasspace.latency import afresh, convert, meter, remote, runtimes
+from nasspace.latency import benchmark, convert, remote, runtimes, subprocess_benchmark
+from nasspace.latency.benchmark import measure_latency
 from nasspace.latency.cache import LatencyCache
-from nasspace.latency.meter import measure_latency
 from nasspace.network import build
 
 SHAPE = (3, 15, 15)
@@ -73,7 +73,7 @@ def test_alexnet_is_alexnet_at_any_resolution(resolution, tmp_path):
 def test_a_runtime_that_computes_something_else_is_not_measured(runtime, tmp_path, monkeypatch):
     """The network is the case that ONNX gets wrong."""
     cache = LatencyCache(tmp_path / "latency.db")
-    monkeypatch.setattr(meter, "measure", lambda *_, **__: pytest.fail("it must not be measured"))
+    monkeypatch.setattr(benchmark, "measure", lambda *_, **__: pytest.fail("it must not be measured"))
     with pytest.raises(
         InputError, match=r"--runtime onnxruntime: its outputs are not PyTorch's .*--runtime eager"
     ) as one:
@@ -92,7 +92,7 @@ def test_outputs_are_compared_once_for_a_measurement_and_not_for_what_is_remembe
     compared, real = [], runtimes.check_outputs
     monkeypatch.setattr(runtimes, "check_outputs", lambda *told: compared.append(told) or real(*told))
     monkeypatch.setattr(runtimes.timing, "CONTENDED", 1e9)
-    monkeypatch.setattr(meter, "STOLEN", 1e9)
+    monkeypatch.setattr(benchmark, "STOLEN", 1e9)
     for _ in range(3):
         measure_latency(architecture(), seconds=0.02, cache=LatencyCache(tmp_path / "latency.db"))
     assert len(compared) == 1
@@ -157,7 +157,7 @@ def test_exported_folders_are_compared_too(tmp_path, monkeypatch):
     one = architecture()
     (tmp_path / "architecture.json").write_text(one.to_json())
     save_file(build(one).state_dict(), tmp_path / "weights.safetensors")
-    assert afresh.measure_folders([tmp_path], "eager", seconds=0.02)[0].rounds >= 12
+    assert subprocess_benchmark.measure_folders([tmp_path], "eager", seconds=0.02)[0].rounds >= 12
     monkeypatch.setattr(runtimes.Eager, "outputs", lambda self, batch: np.zeros((1, 4), np.float32))
     with pytest.raises(InputError, match=r"--runtime eager: its outputs are not PyTorch's .*--runtime onnxruntime"):
-        afresh.measure_folders([tmp_path], "eager", seconds=0.02)
+        subprocess_benchmark.measure_folders([tmp_path], "eager", seconds=0.02)

@@ -15,7 +15,7 @@ from torch import nn
 from nasspace import zoo
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError
-from nasspace.latency import calibration, convert, runtimes
+from nasspace.latency import convert, quantization, runtimes
 from nasspace.latency.runtimes import RUNTIMES, Calibrated, pytorch
 from nasspace.network import build
 
@@ -96,7 +96,7 @@ def test_runtime_loads_and_runs_a_network_and_leaves_it_alone(name):
 def test_outputs_are_pytorchs(name, family):
     layers = [*LAYERS[family], {"block": "global_pool"}, {"block": "linear", "out": 7}]
     model = with_statistics(build(Architecture.of(layers, input=SHAPE))).eval()
-    images = calibration.digits(SHAPE, 4)
+    images = quantization.digits(SHAPE, 4)
     found = RUNTIMES[name](1, 4).load(model, SHAPE).outputs(images)
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).numpy()
@@ -110,7 +110,7 @@ def test_outputs_are_pytorchs(name, family):
 def test_a_published_network_gives_pytorchs_outputs(name):
     architecture = zoo.load("shufflenet_v2_0.5", resolution=64, classes=10)
     model = with_statistics(build(architecture)).eval()
-    images = calibration.digits(architecture.input, 1)
+    images = quantization.digits(architecture.input, 1)
     found = RUNTIMES[name]().load(model, architecture.input).outputs(images)
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).numpy()
@@ -201,7 +201,7 @@ def test_onnx_file_gives_its_own_shape_and_batch(tmp_path):
 
 
 def test_int8_takes_its_ranges_from_the_images_given():
-    model, images = small().eval(), calibration.digits(SHAPE, 8)
+    model, images = small().eval(), quantization.digits(SHAPE, 8)
     narrow = RUNTIMES["onnxruntime-int8"](1, 8).load(Calibrated(model, images / 4), SHAPE).outputs(images)
     wide = RUNTIMES["onnxruntime-int8"](1, 8).load(Calibrated(model, images), SHAPE).outputs(images)
     with torch.no_grad():
@@ -228,8 +228,8 @@ def test_the_time_threads_wait_for_a_core_grows():
 
 @pytest.mark.parametrize("name", [needs(name, slow=tuple(RUNTIMES)) for name in RUNTIMES if name != "compile"])
 def test_a_trained_network_classifies_as_in_pytorch(name):
-    from nasspace.accuracy.data import load_data
-    from nasspace.accuracy.training import Fidelity, TrainingSettings, normalised, train
+    from nasspace.data.loading import load_data
+    from nasspace.training.trainer import Fidelity, TrainingSettings, normalised, train
 
     data = load_data("digits", resolution=16)
     layers = [{"block": "conv", "out": 16, "stride": 2}, *LAYERS["inverted"], *LAYERS["shuffle_v2"]]

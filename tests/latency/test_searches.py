@@ -10,14 +10,14 @@ import pytest
 import nasspace
 from nasspace import cli
 from nasspace.documents import Document
+from nasspace.engine.delivery import deliver
+from nasspace.engine.loop import resume
 from nasspace.errors import InputError
+from nasspace.exporting.checks import INT8
 from nasspace.latency.connection import Connection
 from nasspace.latency.runtimes import RUNTIMES
-from nasspace.outputs.checks import INT8
-from nasspace.outputs.deliver import deliver
-from nasspace.space import Space
+from nasspace.space.space import Space
 from nasspace.studies import study as records
-from nasspace.studies.loop import resume
 
 SPACE = {
     "name": "few",

@@ -15,11 +15,11 @@ import pytest
 
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError
-from nasspace.latency import layerwise, meter
+from nasspace.guidelines import counterfactuals
+from nasspace.latency import benchmark, layerwise
+from nasspace.latency.benchmark import Latency, measure_latency
 from nasspace.latency.cache import LatencyCache
 from nasspace.latency.conditions import Conditions, machine
-from nasspace.latency.guidelines import whatifs
-from nasspace.latency.meter import Latency, measure_latency
 from nasspace.latency.reference import conditions, history
 from nasspace.network import build
 
@@ -80,10 +80,10 @@ def cache(tmp_path, monkeypatch) -> LatencyCache:
     def measure(*_, **__):
         raise MeasuredAgain
 
-    monkeypatch.setattr(meter, "measure", measure)
-    monkeypatch.setattr(meter, "reference_for", lambda *_: None)
-    monkeypatch.setattr(meter.runtimes.OnnxRuntime, "load", lambda *_: meter)
-    monkeypatch.setattr(meter.runtimes, "check_outputs", lambda *_: None)
+    monkeypatch.setattr(benchmark, "measure", measure)
+    monkeypatch.setattr(benchmark, "reference_for", lambda *_: None)
+    monkeypatch.setattr(benchmark.runtimes.OnnxRuntime, "load", lambda *_: benchmark)
+    monkeypatch.setattr(benchmark.runtimes, "check_outputs", lambda *_: None)
     return LatencyCache(tmp_path / "latency.db")
 
 
@@ -198,8 +198,8 @@ def test_mutated_times_of_layers_are_measured_again(cache, monkeypatch):
 
 def test_mutated_sides_of_a_prediction_are_not_believed():
     good = [{"ms": 1.0, "scatter": 0.0}, {"ms": 0.5, "scatter": 0.1}]
-    assert whatifs._are_sides(good)
+    assert counterfactuals._are_sides(good)
     for value in HOSTILE:
-        assert not whatifs._are_sides(value)
-        assert not whatifs._are_sides([good[0], value])
-        assert not whatifs._are_sides([good[0], {"ms": value, "scatter": 0.0}]) or value in (1e-400, 2**63)
+        assert not counterfactuals._are_sides(value)
+        assert not counterfactuals._are_sides([good[0], value])
+        assert not counterfactuals._are_sides([good[0], {"ms": value, "scatter": 0.0}]) or value in (1e-400, 2**63)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nasspace import files
+from nasspace.engine import problem
 from nasspace.errors import InputError
-from nasspace.studies import recipe, task
+from nasspace.studies import recipe
 
 
 @pytest.mark.parametrize("name", sorted(files.names("search")))
@@ -83,13 +84,13 @@ def test_a_study_from_before_a_setting_existed_goes_on(tmp_path):
     new["recipe"] = recipe.Recipe().as_written()
     training = {key: value for key, value in new["recipe"]["training"].items() if key != "mixup"}
     old = {**new, "recipe": {**new["recipe"], "training": training}}
-    task.refuse_other(tmp_path, old, new)
+    problem.refuse_other(tmp_path, old, new)
     mixed = {**new, "recipe": {**new["recipe"], "training": {**training, "mixup": 0.2}}}
     with pytest.raises(InputError, match=r"started with another training: mixup 0\.0, now 0\.2;"):
-        task.refuse_other(tmp_path, old, mixed)
+        problem.refuse_other(tmp_path, old, mixed)
     limited = {**new, "limits": {"latency": 20.0}}
     with pytest.raises(InputError, match=r"searched with the limits none, now they are latency 20 ms;"):
-        task.refuse_other(tmp_path, old, limited)
+        problem.refuse_other(tmp_path, old, limited)
 
 
 DIGITS = {"name": "digits", "classes": list("0123456789"), "train": 1438, "validation": 359, "fingerprint": "a1"}
@@ -132,10 +133,10 @@ def settings(data=DIGITS, resolution=16, evaluator=None, **changes):
 )
 def test_other_data_than_the_studys_are_named_in_a_sentence(tmp_path, new, message):
     if not message:
-        return task.refuse_other(tmp_path, settings(), new)
+        return problem.refuse_other(tmp_path, settings(), new)
     with pytest.raises(InputError) as caught:
-        task.refuse_other(tmp_path, settings(), new)
+        problem.refuse_other(tmp_path, settings(), new)
     assert f"{message} choose another --study name" in str(caught.value)
     assert "{" not in str(caught.value)
-    task.refuse_other(tmp_path, settings(), settings({**DIGITS, "name": "parquet:/moved"}))
+    problem.refuse_other(tmp_path, settings(), settings({**DIGITS, "name": "parquet:/moved"}))
     return None

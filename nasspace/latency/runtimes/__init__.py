@@ -13,7 +13,7 @@ from typing import Any
 
 from nasspace.errors import InputError, nearest
 from nasspace.latency.runtimes.common import Calibrated, Shape, batch_of, check_outputs, network_of
-from nasspace.latency.runtimes.handheld import Ncnn
+from nasspace.latency.runtimes.ncnn import Ncnn
 from nasspace.latency.runtimes.ort import OnnxRuntime, OnnxRuntimeInt8, check_optimized
 from nasspace.latency.runtimes.pytorch import Compiled, Eager, TorchScript, device_label
 from nasspace.latency.runtimes.timing import (

@@ -77,7 +77,7 @@ class OnnxRuntime:
 class OnnxRuntimeInt8(OnnxRuntime):
     """ONNX Runtime with the network quantised: weights in int8 a channel, activations in uint8, ranges of real images.
 
-    The images are those of a `Calibrated` source, else handwritten digits (see `calibration`).
+    The images are those of a `Calibrated` source, else handwritten digits (see `quantization`).
     A file is taken to be quantised already.
     """
 
@@ -88,7 +88,7 @@ class OnnxRuntimeInt8(OnnxRuntime):
 
     def write(self, source: Source, input_shape: Shape | None, path: Path) -> Path:
         """Write a network as a quantised file."""
-        from nasspace.latency.calibration import digits, to_int8
+        from nasspace.latency.quantization import digits, to_int8
 
         plain = super().write(source, input_shape, path.with_name("float.onnx"))
         check_outputs(OnnxRuntime(self.threads, self.batch_size).load(plain), source)

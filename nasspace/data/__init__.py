@@ -1,0 +1,1 @@
+"""Data sets found, checked, decoded, and held or streamed."""

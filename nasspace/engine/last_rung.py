@@ -1,0 +1,165 @@
+"""The last rung: a network that a search chose at a low fidelity, trained at the resolution it is deployed at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasspace.architecture import Architecture
+from nasspace.engine import machine_lock
+from nasspace.engine.latency_evaluator import seed_of
+from nasspace.errors import NasspaceError
+from nasspace.failures import CandidateFailed, is_of_machine, of_candidates
+from nasspace.studies.recipe import Recipe
+from nasspace.training.settings import Fidelity, TrainingSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nasspace.data.loading import DataSet
+
+SHARE = 0.5  # of the fidelity's epochs that are trained at the deployment resolution ...
+STEP_SHARE = 0.25  # ... and at each resolution between, which doubles
+RATE = 0.5  # of the learning rate: the weights have been trained already
+OnEpoch = Callable[[int, int, float], None]
+
+
+class Diverged(CandidateFailed):
+    """The loss of a training is no longer a number, or the training raised."""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """Weights of a network at its deployment resolution; epochs trained there and in between, in how many seconds.
+
+    `accuracy` is a fraction, on the validation images at that resolution.
+    """
+
+    state: Mapping[str, Tensor]
+    accuracy: float
+    epochs: int
+    seconds: float
+
+
+def rungs(fidelity: Fidelity, resolution: int) -> list[Fidelity]:
+    """The trainings that lead from a search's fidelity to the deployment resolution, and there a little further.
+
+    >>> rungs(Fidelity(32, 8), 128)
+    [Fidelity(resolution=64, epochs=2, share=1.0), Fidelity(resolution=128, epochs=4, share=1.0)]
+    >>> rungs(Fidelity(32, 8), 32)
+    [Fidelity(resolution=32, epochs=4, share=1.0)]
+    """
+    between = []
+    size = 2 * fidelity.resolution
+    while size < resolution:
+        between.append(Fidelity(size, max(1, math.ceil(STEP_SHARE * fidelity.epochs))))
+        size *= 2
+    return [*between, Fidelity(resolution, max(2, math.ceil(SHARE * fidelity.epochs)))]
+
+
+def fidelity_of(recipe: Recipe, architecture: Architecture) -> Fidelity:
+    """What a search trains this network with: never above the network's own resolution."""
+    return replace(recipe.fidelity, resolution=min(recipe.fidelity.resolution, *architecture.input[1:]))
+
+
+def deployed(
+    architecture: Architecture,
+    recipe: Recipe,
+    data: DataSet,
+    start: Mapping[str, Tensor] | None,
+    *,
+    checkpoints: Path,
+    device: str = "cpu",
+    on_epoch: OnEpoch = lambda *_: None,
+) -> Deployed:
+    """Train a network from the search's weights to its deployment resolution, in steps.
+
+    `data` is held at that resolution. Without `start` the search's own training is repeated first. `checkpoints` is a
+    folder: a training that was killed continues from there and ends in the same weights. Raises `Diverged`, also
+    where a block raises at this resolution; `NasspaceError` where memory or the device ran out.
+    """
+    try:
+        with of_candidates():
+            return _deployed(architecture, recipe, data, start, checkpoints, device, on_epoch)
+    except Diverged:
+        raise
+    except CandidateFailed as error:
+        if is_of_machine(error.__cause__ or error):  # not recorded: it may pass at another time
+            raise NasspaceError(
+                f"a training of the front stopped: {error}; free memory or device, then resume"
+            ) from error
+        raise Diverged(f"the training failed: {error}", error.traceback) from error
+
+
+def _deployed(
+    architecture: Architecture,
+    recipe: Recipe,
+    data: DataSet,
+    start: Mapping[str, Tensor] | None,
+    checkpoints: Path,
+    device: str,
+    on_epoch: OnEpoch,
+) -> Deployed:
+    from nasspace.network import build
+    from nasspace.training.trainer import train
+
+    seed, fidelity = seed_of(recipe.seed, architecture), fidelity_of(recipe, architecture)
+    model = build(architecture, seed=seed)
+    steps: list[tuple[Fidelity, TrainingSettings]] = []
+    if start is not None and _shapes(start) != _shapes(model.state_dict()):
+        start = None  # a study of an earlier version, whose block had other weights
+    if start is None:
+        steps.append((fidelity, recipe.training))
+    else:
+        model.load_state_dict(dict(start))
+    gentle = replace(
+        recipe.training,
+        learning_rate=RATE * recipe.training.learning_rate,
+        last_rate=RATE * recipe.training.last_rate,
+    )
+    steps += [(rung, gentle) for rung in rungs(fidelity, data.resolution)]
+    total, done, seconds = sum(rung.epochs for rung, _ in steps), 0, 0.0
+    with machine_lock.Training() as turn:
+        first = 0 if start is None else 1  # each step has its own seed, whether the first one is repeated or not
+        for i, (rung, settings) in enumerate(steps, first):
+
+            def passed(epoch: int, _: int, loss: float, before: int = done) -> None:
+                turn.make_way()
+                on_epoch(before + epoch, total, loss)
+
+            trained = train(
+                model,
+                data,
+                rung,
+                settings,
+                seed=seed + i,
+                device=device,
+                on_epoch=passed,
+                checkpoint=checkpoints / f"{architecture.digest}-{i}.pt",
+            )
+            done, seconds = done + rung.epochs, seconds + trained.seconds
+            if trained.diverged:
+                epoch = done - rung.epochs + len(trained.losses)
+                at = f"epoch {epoch} of {total} at {rung.resolution}x{rung.resolution}"
+                raise Diverged(f"the training diverged: the loss of {at} is not a number")
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    return Deployed(state, trained.accuracy, total, seconds)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def forget_checkpoints(folder: Path, architecture: Architecture) -> None:
+    """Remove what a finished training left behind."""
+    for path in folder.glob(f"{architecture.digest}-*.pt"):
+        path.unlink(missing_ok=True)
+
+
+def summary(recipe: Recipe, architecture: Architecture) -> dict[str, Any]:
+    """`fidelity` of the documents: what the search's accuracy was found with."""
+    fidelity = fidelity_of(recipe, architecture)
+    return {"resolution": fidelity.resolution, "epochs": fidelity.epochs, "share": fidelity.share}

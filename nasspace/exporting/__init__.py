@@ -1,0 +1,1 @@
+"""A folder to ship, and its verification."""

@@ -1,0 +1,438 @@
+"""A folder to ship: the network as readable PyTorch code, as ONNX, its weights, a card; and its verification."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import nasspace
+from nasspace import architecture as architectures
+from nasspace import files
+from nasspace.architecture import Architecture
+from nasspace.documents import Document
+from nasspace.errors import InputError, VerificationError, nearest
+from nasspace.exporting import checks as checking
+from nasspace.exporting import model_card as cards
+from nasspace.exporting import preprocessing as specifications
+from nasspace.exporting.checks import INT8, Check
+from nasspace.exporting.model_source import model_source
+from nasspace.exporting.weights import as_safetensors, as_torch, load_into, read_safetensors
+from nasspace.network import Network, build
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nasspace.data.images import DataSet
+
+FORMATS = ("source", "onnx", "torch")
+VERSION = 2
+RECORD = "export.json"
+ORIGIN = {"name": str, "seed": int, "held_out": float, "fingerprint": str, "resolution": int}  # of `data` in it
+LARGEST_SEED = 2**63 - 1
+HELD = (  # to the byte: nobody edits these
+    *("weights.safetensors", "weights.pt", "model.onnx", INT8),
+    *("model.py", specifications.PROGRAM, specifications.NAME),
+)
+WRITTEN = ("architecture.json", *HELD, RECORD, "README.md")
+TRAINED = ("training.json", "confusion.csv")  # what a full training adds to its export
+DYNAMIC = "dynamic"  # a batch of any size
+LARGEST_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export folder: its files, what was checked, and the accuracy of each file on the validation images."""
+
+    folder: Path
+    files: list[str]
+    checks: list[Check]
+    accuracy: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no check failed; those that did not run do not count."""
+        return not any(check.ok is False for check in self.checks)
+
+    @property
+    def summary(self) -> str:
+        """How many checks hold, failed and did not run.
+
+        >>> Exported(Path("x"), [], [Check("a", True, 1, 1), Check("b", None, None, None, "no data")]).summary
+        '1 check ok, 0 failed, 1 not run'
+        """
+        counts = [sum(check.ok is ok for check in self.checks) for ok in (True, False, None)]
+        return f"{counts[0]} check{'s' if counts[0] != 1 else ''} ok, {counts[1]} failed, {counts[2]} not run"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document of `export` and `verify`."""
+        checks = [check.to_dict() for check in self.checks]
+        return {"folder": str(self.folder), "files": self.files, "checks": checks, "accuracy": self.accuracy}
+
+
+def export(
+    architecture: Architecture,
+    folder: str | os.PathLike,
+    *,
+    weights: Mapping[str, Tensor] | str | os.PathLike | None = None,
+    formats: Iterable[str] = FORMATS,
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+    batch_size: int | Literal["dynamic"] | None = None,
+    card: Mapping[str, Any] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    data: DataSet | None = None,
+    origin: Mapping[str, Any] | None = None,
+    replace: bool = True,
+) -> Exported:
+    """Write a network to `folder` at its own input shape, checked before it is moved into place.
+
+    `weights` is a state dictionary or the path of a .safetensors file; without them the network is initialized from
+    `seed`, and the card and the first check say that it was never trained. `formats`: `source` (model.py and the
+    weights it loads), `torch` (weights.pt), `onnx` (with a batch of any size unless `batch_size` fixes it).
+    `classes` names the outputs; `card` may tell what `model_card.KEYS` lists. preprocessing.json is that of `data`,
+    else `preprocessing`, completed by a default. With `data`, held at the network's resolution, each file is judged on the
+    validation images from their originals, and must decide as the training pipeline does; the card's `accuracy` must
+    be the pipeline's. `origin` names the data where they are not given: `DataSet.origin`, and the `resolution` that its
+    fingerprint is of. A folder is filled if it is empty or holds an earlier export; without `replace` that must be one
+    of the same network with the same weights, and nothing else may be in the folder. Errors: `InputError` for what
+    cannot be exported or written, `VerificationError` where a check fails; then the folder is as it was.
+    """
+    formats, batch_size = _checked_formats(formats), _checked_batch(batch_size)
+    named = {} if classes is None else {"classes": list(classes)}
+    about = cards.checked({**(card or {}), **named}, architecture)
+    if data is not None:
+        _check_data(data, architecture, classes)
+    spec = specifications.settled(architecture, {**about, **named}, preprocessing, data)
+    if data is not None or "classes" in (preprocessing or {}):
+        about = cards.checked({**about, "classes": spec["classes"]}, architecture)
+    network = _network(architecture, weights, seed)
+    folder = Path(folder)
+    check_folder(folder)
+    if not replace:
+        _refuse_others(folder, architecture)
+    record = {
+        "nasspace_export": VERSION,
+        "nasspace": nasspace.__version__,
+        "digest": architecture.digest,
+        "trained": weights is not None,
+        "seed": seed,
+        "batch_size": batch_size,
+        "formats": list(formats),
+        "data": origin if data is None else data.origin,
+        "card": about,
+    }
+    with _beside(folder) as new:
+        record["files"] = _write(new, architecture, network, spec, record)
+        record["preprocessing"] = record["files"][specifications.NAME]
+        checks, accuracy = _checked(new, architecture, record, data)
+        record |= {"accuracy": accuracy, "checks": [check.to_dict() for check in checks]}
+        files.write_text(new / "README.md", cards.readme(architecture, record, spec, checks))
+        files.write_json(new / RECORD, record)
+        if not replace:
+            _refuse_others(folder, architecture, record["files"][checking.PIPELINE])
+        _move(new, folder)
+    return Exported(folder, _listed(record), checks, accuracy)
+
+
+def earlier(folder: Path, architecture: Architecture) -> dict[str, Any]:
+    """Of an earlier export, what `export` takes to write the same weights once more, also at another resolution.
+
+    That is the `origin` of the weights, and the `card`, without what holds at the earlier resolution alone.
+    """
+    if not (folder / RECORD).is_file():
+        return {}
+    record = _read_record(folder / RECORD)
+    size = architectures.load(folder / "architecture.json").input[1]
+    data = record["data"] and {"resolution": size, **record["data"]}
+    if not record["trained"]:
+        return {"weights": None, "seed": record["seed"], "card": record["card"]}
+    if size == architecture.input[1]:
+        return {"origin": data, "card": record["card"]}
+    card = {key: value for key, value in record["card"].items() if key in ("title", "classes", "mean", "std")}
+    at = (data or {}).get("resolution", size)
+    return {"origin": data, "card": {**card, "resolution_why": cards.trained_at(at)}}
+
+
+def add_int8(folder: str | os.PathLike, data: DataSet | None = None) -> Exported:
+    """Record model.int8.onnx, which was written into a finished export: its digest and, with `data`, its accuracy.
+
+    One that does not hold is removed, with a `VerificationError`.
+    """
+    folder = Path(folder)
+    record = _read_record(folder / RECORD)
+    architecture = architectures.load(folder / "architecture.json")
+    record["files"][INT8] = checking.digest(folder / INT8)
+    record["files"] = dict(sorted(record["files"].items()))
+    new, accuracy = checking.judge_int8(folder, architecture, record, data)
+    if failed := [check for check in new if check.ok is False]:
+        (folder / INT8).unlink()  # nothing is recorded of it
+        raise VerificationError(f"{folder / INT8}: {failed[0].name} ({failed[0].value}, limit {failed[0].limit})")
+    record["accuracy"] |= accuracy
+    names = {check.name for check in new}
+    checks = [*(Check(**{"why": "", **one}) for one in record["checks"] if one["name"] not in names), *new]
+    record["checks"] = [check.to_dict() for check in checks]
+    spec = specifications.read(folder)
+    files.write_text(folder / "README.md", cards.readme(architecture, record, spec, checks))
+    files.write_json(folder / RECORD, record)
+    return Exported(folder, _listed(record), checks, record["accuracy"])
+
+
+def verify(
+    folder: str | os.PathLike,
+    *,
+    data: DataSet | str | None = None,
+    data_dir: str | os.PathLike | None = None,
+    code: bool = True,
+) -> Exported:
+    """Check an export folder again: its files against each other, and against what was written.
+
+    This runs its model.py, unless that was changed or `code` is False. With `data` (a data set, or a name as in
+    `load_data`) the accuracy of each file is taken again on the same validation images: it must be the recorded one
+    and that of the training pipeline. Data of another fingerprint are an `InputError`, and so is a missing or damaged
+    file, which it names; a file that says something else than the others is a failed check of the result.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder")
+    record = _read_record(folder / RECORD)
+    for name in _listed(record):
+        if not (folder / name).is_file() and name != "README.md":
+            raise InputError(f"{folder / name}: this file of the export is missing; export it again")
+    architecture = architectures.load(folder / "architecture.json")
+    found, expected = architecture.digest, record["digest"]
+    same = Check("architecture.json unchanged", found == expected, found, expected)
+    if not same.ok:  # no weights fit another network, so that nothing else can be asked
+        return Exported(folder, _listed(record), [same], record["accuracy"])
+    data = _data_again(data, data_dir, record, architecture)
+    checks, accuracy = checking.run(folder, architecture, record, data=data, code=code)
+    return Exported(folder, _listed(record), [checks[0], same, *checks[1:]], {**record["accuracy"], **accuracy})
+
+
+def _check_data(data: DataSet, architecture: Architecture, classes: Sequence[str] | None = None) -> None:
+    """Refuse images of another size, and other classes, than the network's."""
+    found, wanted = [data.channels, data.resolution, data.resolution], list(architecture.input)
+    if found != wanted:
+        shown = (" x ".join(map(str, shape)) for shape in (found, wanted))
+        raise InputError("data {}: images of {} where the network takes {}".format(data.name, *shown))
+    if len(data.classes) != architecture.classes:
+        raise InputError(f"data {data.name}: {len(data.classes)} classes where the network has {architecture.classes}")
+    if classes is not None and list(classes) != list(data.classes):
+        raise InputError(f"classes: they are not those of the data {data.name}; leave them out")
+
+
+def _data_again(
+    data: DataSet | str | None, data_dir: Any, record: Mapping[str, Any], architecture: Architecture
+) -> DataSet | None:
+    """The data set of the export at the network's resolution; of another fingerprint it is refused."""
+    origin = record["data"] or {}
+    if isinstance(data, str):
+        from nasspace.data.loading import load_data
+
+        split = {key: origin[key] for key in ("seed", "held_out") if key in origin}
+        data = load_data(data, resolution=architecture.input[1], data_dir=data_dir, skip_broken=True, **split)
+    if data is None:
+        return None
+    _check_data(data, architecture)
+    trained = _as_trained(data, data_dir, origin)
+    if origin and trained.fingerprint != origin["fingerprint"]:
+        raise InputError(
+            f"--data {data.name}: these are not the images of the export ({origin['name']}, fingerprint "
+            f"{origin['fingerprint']}; found {trained.fingerprint}); name the data that the network was trained on"
+        )
+    return data if trained is data else dataclasses.replace(data, mean=trained.mean, std=trained.std)
+
+
+def _as_trained(data: DataSet, data_dir: Any, origin: Mapping[str, Any]) -> DataSet:
+    """The data set at the resolution that the weights were trained at, whose mean and deviation the network expects."""
+    at = origin.get("resolution", data.resolution)
+    if at == data.resolution:
+        return data
+    from nasspace.data.loading import load_data
+
+    split = {"seed": data.seed, "held_out": data.held_out}
+    return load_data(data.name, resolution=at, data_dir=data_dir, skip_broken=True, **split)
+
+
+def _checked_batch(batch_size: int | str | None) -> int | str:
+    if batch_size in (None, DYNAMIC):
+        return DYNAMIC
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= LARGEST_BATCH:
+        raise InputError(f"batch {batch_size!r} is neither '{DYNAMIC}' nor a whole number from 1 to {LARGEST_BATCH}")
+    return batch_size
+
+
+def _checked_formats(formats: Iterable[str]) -> tuple[str, ...]:
+    formats = tuple(dict.fromkeys(formats))
+    for name in formats:
+        if name not in FORMATS:
+            raise InputError(f"'{name}' is not a format of export{nearest(name, FORMATS)}")
+    return formats
+
+
+def check_folder(folder: Path) -> None:
+    """A folder may be new, empty, or an earlier export; others' files are never touched."""
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: is a file; choose another --out folder")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / "architecture.json").is_file():
+            raise InputError(f"{folder}: holds other files and no earlier export; choose another --out folder")
+    except OSError as error:
+        raise files.cannot_write(folder, error) from None
+
+
+def _refuse_others(folder: Path, architecture: Architecture, weights: str | None = None) -> None:
+    """Refuse a folder with files of others, or the export of another network; of other weights, given their digest."""
+    if not folder.is_dir():
+        return
+    names = {path.name for path in folder.iterdir() if not path.name.startswith((".", "__pycache__"))}
+    found = ""
+    if foreign := sorted(names.difference(WRITTEN, TRAINED)):
+        found = f"holds files that are not of an export ({', '.join(foreign[:3])}{', ...' if foreign[3:] else ''})"
+    elif kept := sorted(names.intersection(TRAINED)):
+        found = f"holds the result of a full training ({kept[-1]})"
+    elif names and (digest := architectures.load(folder / "architecture.json").digest) != architecture.digest:
+        found = f"holds the export of another network (digest {digest}, not {architecture.digest})"
+    elif weights and (folder / checking.PIPELINE).is_file() and checking.digest(folder / checking.PIPELINE) != weights:
+        found = "holds an export of this network with other weights"
+    if found:
+        raise InputError(f"{folder}: {found}; --out names another folder, --force writes over the export")
+
+
+def _network(architecture: Architecture, weights: Any, seed: int) -> Network:
+    network = build(architecture, seed=seed)
+    if isinstance(weights, str | os.PathLike):
+        load_into(network, read_safetensors(Path(weights)), str(weights))
+    elif weights is not None:
+        load_into(network, weights, "weights")
+    return network.eval()
+
+
+def _write(
+    new: Path, architecture: Architecture, network: Network, spec: Mapping[str, Any], record: Mapping[str, Any]
+) -> dict[str, str | None]:
+    """Write the files of the formats; their names, with the digests of those that are held to the byte."""
+    formats, about, state = record["formats"], record["card"], network.state_dict()
+    note = "" if record["trained"] else cards.never_trained(record["seed"])
+    files.write_text(new / "architecture.json", architecture.to_json())
+    specifications.write(new, spec, program="onnx" in formats)
+    if "source" in formats:
+        text = model_source(architecture, title=cards.title(architecture, about), note=note, preprocessing=spec)
+        files.write_text(new / "model.py", text)
+    metadata = {"architecture": architecture.digest, "trained": str(record["trained"])}
+    _write_bytes(new / "weights.safetensors", as_safetensors(state, **metadata))
+    if "source" in formats or "torch" in formats:
+        _write_bytes(new / "weights.pt", as_torch(state))
+    if "onnx" in formats:
+        from nasspace.latency.convert import to_onnx
+
+        batch = record["batch_size"]
+        size = {"dynamic_batch": True} if batch == DYNAMIC else {"batch_size": batch}
+        about_file = specifications.metadata(spec, architecture.digest)
+        to_onnx(network, architecture.input, new / "model.onnx", **size, metadata=about_file)
+    names = sorted(path.name for path in new.iterdir())
+    return {name: checking.digest(new / name) if name in HELD else None for name in names}
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _checked(
+    new: Path, architecture: Architecture, record: Mapping[str, Any], data: DataSet | None
+) -> tuple[list[Check], dict[str, float]]:
+    """The checks of the files just written, and their accuracy; a `VerificationError` names the checks that fail."""
+    try:
+        checks, accuracy = checking.run(new, architecture, record, data=data)
+    except InputError as error:
+        raise VerificationError(f"the export does not hold and was not kept: {error}") from error
+    failed = [f"{check.name} ({check.value}, limit {check.limit})" for check in checks if check.ok is False]
+    if failed:
+        raise VerificationError(f"the export does not hold and was not kept: {'; '.join(failed)}")
+    return checks, accuracy
+
+
+@contextlib.contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, gone at the end."""
+    place = folder.resolve()
+    new = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    try:
+        new.mkdir(parents=True)
+    except OSError as error:
+        raise files.cannot_write(folder, error) from None
+    try:
+        yield new
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _move(new: Path, folder: Path) -> None:
+    """Move the whole folder into place, or file by file over an earlier export; what that had more is removed.
+
+    README.md goes first and comes last: a folder that has it is whole. The record of a training goes with the network
+    that was trained.
+    """
+    try:
+        if not folder.exists():
+            new.rename(folder)
+            return
+        for name in ("README.md", RECORD, *TRAINED):
+            (folder / name).unlink(missing_ok=True)
+        for name in WRITTEN:
+            if (new / name).exists():
+                (new / name).replace(folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise files.cannot_write(folder, error) from None
+
+
+def _listed(record: Mapping[str, Any]) -> list[str]:
+    return sorted({*record["files"], "README.md", RECORD})
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """The content of export.json, as far as the checks rely on it."""
+    if not path.is_file():
+        raise InputError(f"{path.parent}: this is no export folder ({RECORD} is missing); name one of `nas export`")
+    document = files.load_json(path)
+    record = document.value
+    if not isinstance(record, dict) or record.get("nasspace_export") != VERSION:
+        raise document.error((), f"not the record of an export of version {VERSION}; export it again")
+    kinds = {"digest": str, "trained": bool, "seed": int, "batch_size": int | str, "files": dict, "card": dict}
+    kinds |= {"data": dict | None, "accuracy": dict, "checks": list}
+    for key, kind in kinds.items():
+        if key not in record or not isinstance(record[key], kind):
+            raise document.error((key,), f"'{key}' is missing or of another kind; export it again")
+    unknown = [name for name in record["files"] if name not in WRITTEN]
+    missing = [name for name in (checking.PIPELINE, specifications.NAME) if name not in record["files"]]
+    held = [name for name, digest in record["files"].items() if name in HELD and not isinstance(digest, str)]
+    if unknown or missing or held:
+        raise document.error(("files",), "not the files of an export; export it again")
+    figures = [value for value in record["accuracy"].values() if isinstance(value, bool | str | list | dict | None)]
+    if figures:
+        raise document.error(("accuracy",), "not a number for each file; export it again")
+    check_origin(document, record["data"])
+    return record
+
+
+def check_origin(document: Document, data: Any) -> None:
+    """Refuse what is not the origin of an export's data, as export.json has it; None is one that is not known."""
+    if data is None:
+        return
+    for key, kind in ORIGIN.items():
+        found = data.get(key, 1 if key == "resolution" else None) if isinstance(data, dict) else None
+        if not isinstance(found, kind) or isinstance(found, bool):
+            raise document.error(("data", key), f"missing or not of the type {kind.__name__}; export it again")
+    if not 0 <= data["seed"] <= LARGEST_SEED or not 0 < data["held_out"] < 1:
+        raise document.error(("data",), "no seed of 0 or more with a held_out between 0 and 1; export it again")
+    if unknown := data.keys() - ORIGIN.keys():
+        raise document.error(("data", min(unknown)), "not a key of an export's data; export it again")

@@ -1,0 +1,249 @@
+"""The README of an export folder: what the network is, what it costs, and how to load each file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from nasspace import counting
+from nasspace.architecture import Architecture
+from nasspace.errors import InputError, nearest
+from nasspace.exporting.preprocessing import in_words
+from nasspace.formatting import significant
+
+KEYS = (  # what a card may tell, beside what follows from the network itself
+    "title",
+    "classes",  # their names
+    "mean",  # of each channel, of pixels scaled to 0..1
+    "std",
+    "accuracy",  # a fraction
+    "accuracy_is_of",  # 'held-out training images at 32x32', 'validation images at 32x32'
+    "search_accuracy",  # what the search chose by
+    "search_fidelity",  # what that was had with: words, or {"resolution", "epochs", "share"}
+    "resolution_why",  # why the network takes images of this size
+    "latency_ms",
+    "latency_low_ms",
+    "latency_high_ms",
+    "runtime",
+    "threads",
+    "batch_size",
+    "machine",  # words, or a dictionary of them
+    "study",
+    "space",
+    "data",
+    "id",
+)
+FILES = {
+    "architecture.json": "the network, layer by layer",
+    "model.py": "the network as PyTorch code; imports torch and the standard library only",
+    "weights.pt": "state dictionary, for `torch.load(..., weights_only=True)`",
+    "weights.safetensors": "the same weights as safetensors",
+    "model.onnx": "the network with its weights as ONNX, batch norm folded in; metadata: preprocessing, classes",
+    "model.int8.onnx": "the same, quantized: weights in int8, activations in uint8",
+    "preprocessing.json": "what an image goes through before the network, and the names of the classes",
+    "predict.py": "classifies image files; needs onnxruntime, numpy and Pillow",
+    "export.json": "what is said here, for programs; with it `nas verify` checks the folder",
+}
+
+
+def checked(card: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
+    """The card as a plain dictionary without what is None or NaN; what does not fit the network is refused."""
+    card = {key: value for key, value in card.items() if value is not None and value == value}
+    for key in card:
+        if key not in KEYS:
+            raise InputError(f"card: '{key}' is not something a card tells{nearest(key, KEYS)}")
+    for key in ("mean", "std"):
+        if key in card:
+            card[key] = [float(value) for value in card[key]]
+            if len(card[key]) != architecture.input[0]:
+                raise InputError(f"card: {key} has {len(card[key])} values for {architecture.input[0]} channels")
+    for key in ("accuracy", "search_accuracy"):
+        if not 0 <= card.get(key, 0) <= 1:
+            raise InputError(f"card: {key} {card[key]} is not a fraction, such as 0.93")
+    if "classes" in card:
+        card["classes"] = [_text(name) for name in card["classes"]]
+        if len(card["classes"]) != architecture.classes:
+            raise InputError(f"classes: {len(card['classes'])} names for {architecture.classes} classes")
+    return card
+
+
+def title(architecture: Architecture, card: Mapping[str, Any]) -> str:
+    """The network's name for people."""
+    return _text(card.get("title") or architecture.name or f"Network {architecture.digest}")
+
+
+def trained_at(resolution: int) -> str:
+    """What is said of weights that are exported at another resolution."""
+    return f"the weights were trained at {resolution}x{resolution}"
+
+
+def never_trained(seed: int) -> str:
+    """The warning of a network without weights of its own."""
+    return f"It was never trained: its weights are the initial ones of seed {seed}, and its scores mean nothing."
+
+
+def readme(
+    architecture: Architecture, record: Mapping[str, Any], spec: Mapping[str, Any], checks: Sequence[Any]
+) -> str:
+    """The card as Markdown; `record` is the content of export.json, `spec` of preprocessing.json."""
+    card = record["card"]
+    size = " x ".join(map(str, architecture.input))
+    parts = [f"# {_plain(title(architecture, card))}"]
+    what = f"A convolutional network for images of {size} (channels, height, width)"
+    parts.append(f"{what} and {architecture.classes} classes{_origin(card)}.")
+    if not record["trained"]:
+        parts.append(f"**{never_trained(record['seed'])}**")
+    parts.append(_table(("", ""), _facts(architecture, card)))
+    if record["accuracy"]:
+        parts.append("## Accuracy\n\n" + _accuracies(record, checks))
+    if "classes" in card:
+        rows = [(str(i), _plain(name)) for i, name in enumerate(card["classes"])]
+        parts.append("## Classes\n\n" + _table(("output", "class"), rows))
+    parts.append("## Preprocessing\n\n" + _plain(in_words(spec)))
+    parts.append("## Use\n\n" + "\n\n".join(_loading(architecture, record)))
+    files = [(f"`{name}`", FILES[name]) for name in FILES if name in record["files"]]
+    parts.append("## Files\n\n" + _table(("file", "what it is"), files))
+    parts.append("## Checked at export\n\n" + _table(("check", "", "found", "limit"), map(_checked_row, checks)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _checked_row(check: Any) -> tuple[str, str, str, str]:
+    if check.ok is None:
+        return _plain(check.name), "not run", _plain(check.why), ""
+    return _plain(check.name), "ok" if check.ok else "FAILED", _figure(check.value), _figure(check.limit)
+
+
+def _accuracies(record: Mapping[str, Any], checks: Sequence[Any]) -> str:
+    """The accuracy of each file, with the number of images on which it decides otherwise than the pipeline."""
+    differing = {check.name: check.value for check in checks}
+    rows = []
+    for name, value in record["accuracy"].items():
+        others = differing.get(f"decisions of {name} that differ")
+        rows.append((f"`{name}`", f"{value:.2%}", "" if others is None else str(others)))
+    told = f"On the validation images of {_plain(record['data']['name'])}, " if record["data"] else ""
+    how = "each file through preprocessing.json, `weights.safetensors` in the training pipeline:"
+    return f"{told}{how}\n\n" + _table(("file", "accuracy", "decides otherwise than the pipeline"), rows)
+
+
+def _origin(card: Mapping[str, Any]) -> str:
+    words = {"study": "study", "id": "candidate", "space": "space", "data": "data"}
+    known = [f"{word} {_plain(card[key])}" for key, word in words.items() if key in card]
+    return f", found by nasspace ({', '.join(known)})" if known else ""
+
+
+def _facts(architecture: Architecture, card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    cost = counting.cost(architecture)
+    shape = ", ".join(map(str, architecture.input))
+    yield "Input", f"float32, (batch, {shape}){_normalisation(card)}"
+    if "resolution_why" in card:
+        yield "Resolution", _plain(card["resolution_why"])
+    yield "Output", f"scores before softmax, (batch, {architecture.classes})"
+    yield "Parameters", f"{cost.params:,}"
+    yield "FLOPs", f"{cost.flops:,} multiply-adds of convolutions and linear layers for one image"
+    yield "Memory access", f"{cost.memory_access:,} elements read and written (ShuffleNet V2's MAC)"
+    if "accuracy" in card:
+        yield "Accuracy", f"{card['accuracy']:.2%} of {_plain(card.get('accuracy_is_of', 'images that were not said'))}"
+    if "search_accuracy" in card:
+        yield "Accuracy in the search", f"{card['search_accuracy']:.2%}{_fidelity(card.get('search_fidelity'))}"
+    if "latency_ms" in card:
+        yield "Latency", _latency(architecture, card)
+    yield "Digest", f"`{architecture.digest}`"
+
+
+def _fidelity(fidelity: Any) -> str:
+    if isinstance(fidelity, Mapping):
+        fidelity = ", ".join(f"{key} {value}" for key, value in fidelity.items())
+    return f" ({_plain(fidelity)})" if fidelity else ""
+
+
+def _normalisation(card: Mapping[str, Any]) -> str:
+    if "mean" not in card or "std" not in card:
+        return ""
+    mean, std = (", ".join(f"{value:.6g}" for value in card[key]) for key in ("mean", "std"))
+    return f"; pixels scaled to 0..1, then a channel's mean ({mean}) subtracted and divided by its deviation ({std})"
+
+
+def _latency(architecture: Architecture, card: Mapping[str, Any]) -> str:
+    text = f"{significant(card['latency_ms'])} ms"
+    if "latency_low_ms" in card and "latency_high_ms" in card:
+        low, high = significant(card["latency_low_ms"]), significant(card["latency_high_ms"])
+        text += f" (confidence interval {low} to {high} ms)"
+    threads = card.get("threads")
+    machine = card.get("machine")
+    if isinstance(machine, Mapping):
+        machine = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in machine.items() if value is not None)
+    height, width = architecture.input[1:]
+    circumstances = [
+        card.get("runtime"),
+        f"{threads} thread{'s' if threads != 1 else ''}" if threads else None,
+        f"batch {card.get('batch_size', 1)} at {height}x{width}",
+        machine,
+    ]
+    return text + "; " + ", ".join(_plain(part) for part in circumstances if part)
+
+
+def _loading(architecture: Architecture, record: Mapping[str, Any]) -> Iterator[str]:
+    batch = record["batch_size"]
+    shape = ", ".join(map(str, (1 if batch == "dynamic" else batch, *architecture.input)))
+    if "predict.py" in record["files"]:
+        yield """Classify image files (needs onnxruntime, numpy and Pillow; `nas predict . photo.jpg` does the same):
+
+```sh
+python predict.py photo.jpg
+```"""
+    if "model.py" in record["files"]:
+        yield f"""With PyTorch alone (`predict(images)` gives class and probability of decoded images, uint8):
+
+```python
+import torch
+from model import load, predict
+
+network = load()
+scores = network(torch.zeros({shape}))
+predictions = predict(torch.zeros({", ".join(map(str, architecture.input))}, dtype=torch.uint8))
+```"""
+    if "model.onnx" in record["files"]:
+        yield f"""With ONNX Runtime (the batch is {"of any size" if batch == "dynamic" else f"of {batch}"}):
+
+```python
+import numpy
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx")
+(scores,) = session.run(None, {{"input": numpy.zeros(({shape}), numpy.float32)}})
+```"""
+    yield """With nasspace:
+
+```python
+from pathlib import Path
+
+import nasspace
+from safetensors.torch import load_file
+
+network = nasspace.build(nasspace.Architecture.from_json(Path("architecture.json").read_text()))
+network.load_state_dict(load_file("weights.safetensors"))
+network.eval()
+```
+
+`nas verify .` checks all files again, with `--data SPEC` also their accuracy."""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]] | Iterator[Sequence[str]]) -> str:
+    lines = [head, ["--"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _plain(value)
+
+
+def _plain(value: Any) -> str:
+    """Words of others as words: one line, nothing that Markdown or HTML would read."""
+    return "".join("\\" + c if c in "\\`*_[]<>#" else c for c in _text(value))
+
+
+def _text(value: Any) -> str:
+    """One line that UTF-8 can hold; names of files may have bytes that are no letters."""
+    return " ".join(str(value).split()).encode("utf-8", "replace").decode()

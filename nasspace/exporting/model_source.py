@@ -1,0 +1,174 @@
+"""The text of `model.py`: one network as a file that needs PyTorch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nasspace import blocks, counting
+from nasspace.architecture import Architecture, Layer
+from nasspace.data import predict
+from nasspace.exporting.preprocessing import constants as constants_of
+from nasspace.exporting.source_bundler import gather
+from nasspace.network import Network
+
+CONSTANTS = tuple(key.upper() for key in predict.KEYS)  # of preprocessing.json: INPUT, COLOR, RESIZE, MEAN, CLASSES ...
+RESERVED = {name: name for name in ("Model", "load", "preprocess", "predict", *CONSTANTS)} | {
+    "torch": torch,
+    "Path": Path,
+}
+HEAD = (
+    '    """The layers in order; behind each, the shape of its output for one image."""\n',
+    "    def __init__(self):",
+    "        super().__init__(",
+)
+LOAD = '''def load(weights: str | Path | None = None) -> Model:
+    """The network with its weights (those of `weights.pt` beside this file unless given), ready to predict."""
+    model = Model()
+    path = Path(__file__).with_name("weights.pt") if weights is None else weights
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return model.eval()'''
+PREPROCESS = '''def preprocess(images: torch.Tensor) -> torch.Tensor:
+    """The network's input, float32 [N, C, H, W], of decoded images, uint8 [N, C, H, W] or [C, H, W] of any size.
+
+    They are upright and have COLOR's channels. `predict.py` decodes files, too, and resizes by Pillow.
+    """
+    images = images if images.dim() == 4 else images[None]
+    height, width = images.shape[-2:]
+    size = tuple(RESIZE.get("size", ()))
+    if not size:
+        side, shorter = RESIZE["shorter_side"], min(height, width)
+        size = (round(height * side / shorter), round(width * side / shorter))
+    if size != (height, width):
+        mode = "bicubic" if INTERPOLATION == "bicubic" else "bilinear"
+        images = torch.nn.functional.interpolate(images.float(), size, mode=mode, antialias=True).round().clamp(0, 255)
+    if CROP:
+        top, left = (images.shape[-2] - CROP[0]) // 2, (images.shape[-1] - CROP[1]) // 2
+        images = images[..., top : top + CROP[0], left : left + CROP[1]]
+    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
+    return (images.float() / 255 - mean) / std'''
+PREDICT = '''def predict(images: torch.Tensor, network: torch.nn.Module | None = None) -> list[tuple[str, float]]:
+    """The class and its probability of each decoded image, uint8 [N, C, H, W] or [C, H, W]."""
+    network = load() if network is None else network
+    with torch.inference_mode():
+        probabilities = network(preprocess(images)).softmax(1)
+    values, best = probabilities.max(1)
+    return [(CLASSES[i], value) for i, value in zip(best.tolist(), values.tolist(), strict=True)]'''
+
+
+def model_source(
+    architecture: Architecture,
+    *,
+    title: str = "",
+    note: str = "",
+    preprocessing: Mapping[str, Any] | None = None,
+) -> str:
+    """A program with `Model`, whose state dictionary is that of `nasspace.build`'s network, and `load()`.
+
+    It imports PyTorch and the standard library only. `note` is a sentence for its first docstring. The values of
+    `preprocessing`, the content of preprocessing.json, become constants, used by `preprocess()` and `predict()`. A
+    block whose source cannot be had is an `InputError` that names it.
+    """
+    gathered = gather(dict.fromkeys(layer.block for layer in architecture.layers), Network, RESERVED)
+    imports = sorted({*gathered.imports, "import torch", "from pathlib import Path"}, key=_import_order)
+    constants = constants_of(preprocessing) if preprocessing else {}
+    parts = [
+        _docstring(architecture, title, note),
+        "from __future__ import annotations\n\n" + "\n".join(_merged(imports)),
+        "\n".join(f"{name} = {_value(value)}" for name, value in constants.items()),
+        *gathered.definitions,
+        _model(architecture, gathered.names),
+        LOAD,
+        *((PREPROCESS, PREDICT) if preprocessing else ()),
+    ]
+    return _joined(part for part in parts if part)
+
+
+def _docstring(architecture: Architecture, title: str, note: str) -> str:
+    size = ", ".join(map(str, architecture.input))
+    name = title or architecture.name or f"Network {architecture.digest}"
+    text = f"""{name}: images of shape (batch, {size}) to scores of shape (batch, {architecture.classes}).
+
+`load()` gives the network with its weights.\n{note}""".rstrip()
+    quoted = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    return f'"""{quoted}\n"""'
+
+
+def _import_order(line: str) -> tuple[bool, bool, str]:
+    """The standard library first, then PyTorch; `import x` before `from x import y`."""
+    module = line.split()[1]
+    return module.partition(".")[0] == "torch", line.startswith("from"), module
+
+
+def _merged(lines: list[str]) -> Iterator[str]:
+    """One line for each module that names are imported from, and an empty line before PyTorch."""
+    names: dict[str, list[str]] = {}
+    for line in lines:
+        start, _, name = line.partition(" import ")
+        names.setdefault(start if name else line, []).append(name)
+    before = ""
+    for start, found in names.items():
+        top = start.split()[1].partition(".")[0]
+        if top == "torch" != before:
+            yield ""
+        before = top
+        yield f"{start} import {', '.join(sorted(found))}" if found[0] else start
+
+
+def _value(value: Any) -> str:
+    """A value of JSON as Python, lists as tuples."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_literal(key)}: {_value(each)}" for key, each in value.items()) + "}"
+    return _tuple(value) if isinstance(value, list | tuple) else _literal(value)
+
+
+def _tuple(values: Sequence[Any]) -> str:
+    """The values as a tuple, a line each if they are many."""
+    shown = [_literal(value) for value in values]
+    if len(", ".join(shown)) < 90:
+        return f"({', '.join(shown)}{',' if len(shown) == 1 else ''})"
+    return "(\n" + "".join(f"    {value},\n" for value in shown) + ")"
+
+
+def _model(architecture: Architecture, names: Mapping[str, str]) -> str:
+    """The class `Model`: one constructor line a layer, with the shape that comes out of it."""
+    channels = architecture.input[0]
+    calls, shapes = [], []
+    for layer, counted in zip(architecture.layers, counting.cost(architecture).layers, strict=True):
+        if getattr(blocks.get(layer.block).cls, "flattens", False):
+            channels = counted.in_shape[0] * counted.in_shape[1] * counted.in_shape[2]
+        calls.append(f"            {_call(names[layer.block], layer, channels)},")
+        shapes.append(" x ".join(map(str, counted.out_shape)))
+        channels = layer.out or channels
+    width = max(map(len, calls))
+    lines = [f"{call:<{width}}  # {shape}" for call, shape in zip(calls, shapes, strict=True)]
+    return "\n".join([f"class Model({names['']}):", *HEAD, *lines, "        )"])
+
+
+def _call(name: str, layer: Layer, channels: int) -> str:
+    stride = [str(layer.stride)] if layer.stride != 1 else []
+    options = [f"{key}={_literal(value)}" for key, value in layer.options.items()]
+    return f"{name}({', '.join([str(channels), str(layer.out or channels), *stride, *options])})"
+
+
+def _literal(value: Any) -> str:
+    """As Python writes it, words in double quotes where that needs no escapes."""
+    text = repr(value)
+    return text if not isinstance(value, str) or "'" in value or '"' in value else f'"{text[1:-1]}"'
+
+
+def _joined(parts: Iterator[str]) -> str:
+    """Two empty lines around functions and classes, one between the rest; constants stand together."""
+    text = ""
+    block_before = False
+    for part in parts:
+        block = part.lstrip("@#").startswith(("class ", "def ", "async "))
+        first = not text
+        if not first:
+            text += "\n\n\n" if block or block_before else "\n\n"
+        text += part
+        block_before = block
+    return text + "\n"

@@ -1,0 +1,164 @@
+"""The source of blocks and of all that they need, each thing once, after what it needs itself.
+
+A block's class is followed to the functions, constants and classes that its code names, and these to theirs. What comes
+from PyTorch or the standard library is imported, the rest is copied. The text stays as its author wrote it, with three
+changes: static methods `settle`, which only nasspace calls, are left out; annotations that bound an option become the
+plain type; and where two modules use one name for different things, one of them is renamed.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from nasspace import blocks
+from nasspace.errors import InputError
+from nasspace.exporting.module_source import Edit, ModuleText, allowed, bound, local_name
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Import lines, definitions in order, and the name of each class in the file by the key it was asked under."""
+
+    imports: list[str]
+    definitions: list[str]
+    names: dict[str, str]
+
+
+def gather(block_names: Iterable[str], base: type, reserved: Mapping[str, object]) -> Gathered:
+    """The source of the blocks of these names and of the class `base`; nothing else takes a `reserved` name.
+
+    `reserved` says what each such name stands for. `names` has a key for each block, and "" for `base`.
+    `InputError`, which names the block, where its source cannot be had, or needs more than PyTorch and the standard
+    library.
+    """
+    gatherer = _Gatherer(reserved)
+    names = {}
+    for name in block_names:
+        try:
+            names[name] = gatherer.class_named(blocks.get(name).cls)
+        except InputError as error:
+            raise InputError(
+                f"block '{name}' cannot be written into model.py: {error}; "
+                "leave out the format 'source' (--format onnx,torch)"
+            ) from None
+    names[""] = gatherer.class_named(base)
+    return Gathered(sorted(gatherer.imports), gatherer.definitions, names)
+
+
+class _Gatherer:
+    """Follows names from module to module; a definition is known by its module and the name it has there."""
+
+    def __init__(self, reserved: Mapping[str, object]) -> None:
+        self.imports: set[str] = set()
+        self.definitions: list[str] = []
+        self._names: dict[tuple[str, str], str] = {}  # module and name there: name in the file
+        self._taken: dict[str, object] = dict(reserved)  # name in the file: what has it
+        self._modules: dict[str, ModuleText] = {}
+
+    def class_named(self, cls: type) -> str:
+        """The name of a class in the file, with all that it needs added."""
+        module = self._module(cls.__module__)
+        if module.value(cls.__qualname__) is not cls:
+            raise InputError(f"{cls.__qualname__} is not a class at the top level of {module.name}")
+        return self._need(module, cls.__qualname__)
+
+    def _module(self, name: str) -> ModuleText:
+        if name not in sys.modules:
+            raise InputError(f"the module {name} is not loaded")
+        if name not in self._modules:
+            self._modules[name] = ModuleText(sys.modules[name])
+        return self._modules[name]
+
+    def _need(self, module: ModuleText, name: str) -> str:
+        """The name that `name` of `module` has in the file; what is new is added, after what it needs."""
+        if (module.name, name) not in self._names:
+            statement = module.statement(name)
+            if isinstance(statement, ast.Import | ast.ImportFrom):
+                return self._imported(module, statement, name)
+            for other in bound(statement):
+                self._names[module.name, other] = self._free(module, other)
+            self.definitions.append(self._text(module, statement))
+        return self._names[module.name, name]
+
+    def _imported(self, module: ModuleText, statement: ast.Import | ast.ImportFrom, name: str) -> str:
+        """Import what PyTorch and the standard library have; follow what is nasspace's or of the same package."""
+        alias = next(alias for alias in statement.names if local_name(alias) == name)
+        home = alias.name if isinstance(statement, ast.Import) else module.imported_from(statement)[0]
+        if allowed(home):
+            return self._library(module, statement, home, alias)
+        if home.partition(".")[0] not in ("nasspace", module.name.partition(".")[0]):
+            raise InputError(
+                f"{module.place(statement)} imports {home}, which is neither PyTorch nor the standard library"
+            )
+        if isinstance(statement, ast.Import) or f"{home}.{alias.name}" in sys.modules:
+            raise InputError(f"{module.place(statement)} imports a whole module; import from it the names it uses")
+        return self._need(self._module(home), alias.name)
+
+    def _library(self, module: ModuleText, statement: ast.stmt, home: str, alias: ast.alias) -> str:
+        name = local_name(alias)
+        value = module.value(name)
+        if self._taken.setdefault(name, value) is not value:
+            raise InputError(f"{module.place(statement)} imports '{name}', a name that means something else here")
+        source = f"from {home} import" if isinstance(statement, ast.ImportFrom) else "import"
+        self.imports.add(f"{source} {alias.name}" + (f" as {alias.asname}" if alias.asname else ""))
+        return name
+
+    def _free(self, module: ModuleText, name: str) -> str:
+        """`name`, or with its module's name behind it where something else has it already."""
+        home = module.name.rpartition(".")[2].strip("_")
+        candidates = [name, f"{name}_{home}", *(f"{name}_{home}_{i}" for i in range(2, 1000))]
+        free = next(each for each in candidates if each not in self._taken)
+        self._taken[free] = (module.name, name)
+        return free
+
+    def _text(self, module: ModuleText, statement: ast.stmt) -> str:
+        """A definition as written, but for the three changes; what it needs is added before it."""
+        left_out = list(module.settle_methods(statement))
+        edits = [*left_out, *self._annotations(module, statement)]
+        self._check_inner_imports(module, statement, left_out)
+        for name, start in module.uses(statement):
+            if not module.defines(name):
+                continue
+            final = self._need(module, name)
+            if final != name and start is None:
+                raise InputError(f"{module.place(statement)} uses '{name}' where it cannot be renamed to '{final}'")
+            if final != name:
+                edits.append((start, start + len(name.encode()), final))
+        return module.edited(statement, edits)
+
+    def _annotations(self, module: ModuleText, statement: ast.stmt) -> Iterable[Edit]:
+        """Plain types as plain types, PyTorch's as they are, all others taken away."""
+        for start, end, annotation in module.annotations(statement):
+            plain = module.plain_type(annotation)
+            names = [node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)]
+            if plain is not None:
+                yield module.start(annotation), end, plain
+            elif all(self._importable(module, name) for name in names):
+                for name in filter(module.defines, names):
+                    self._need(module, name)
+            else:
+                yield start, end, ""
+
+    @staticmethod
+    def _importable(module: ModuleText, name: str) -> bool:
+        """Whether an annotation's name is Python's own, or imported from a library that the file may use."""
+        if not module.defines(name):
+            return True
+        try:
+            statement = module.statement(name)
+        except InputError:
+            return False
+        return isinstance(statement, ast.Import | ast.ImportFrom) and all(map(allowed, module.imported_from(statement)))
+
+    @staticmethod
+    def _check_inner_imports(module: ModuleText, statement: ast.stmt, left_out: list[Edit]) -> None:
+        """An import inside a function stays as it is, so it must be one that the file may use."""
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                inside = any(low <= module.start(node) < high for low, high, _ in left_out)
+                foreign = [name for name in module.imported_from(node) if not allowed(name)]
+                if foreign and not inside:
+                    raise InputError(f"{module.place(node)} imports {foreign[0]} inside a function")

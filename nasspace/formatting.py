@@ -1,0 +1,17 @@
+"""Numbers as text for people."""
+
+from __future__ import annotations
+
+import math
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number with so many digits that count, never in powers of ten.
+
+    >>> significant(1.6), significant(12345.6), significant(0.01234, 2), significant(0)
+    ('1.60', '12,346', '0.012', '0')
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 9.999 is 10.0
+    return f"{value:,.{max(0, digits - 1 - exponent)}f}"

@@ -1,0 +1,223 @@
+"""Operations that can be left out of an exported network, or joined, without a change of any shape."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from nasspace.latency.graph import ARITHMETIC, Convolution, Graph, layer_of, write
+
+JOINS = ("Concat", "Add")
+
+
+@dataclass(frozen=True)
+class Removable:
+    """Element-wise work that can be left out: its kind, layer, the nodes that go, and who reads what instead."""
+
+    kind: str
+    layer: int
+    names: frozenset[str]
+    rewired: tuple[str, str]
+
+
+def removables(graph: Graph) -> list[Removable]:
+    """Activations, additions of a shortcut, channel shuffles and squeeze-and-excitation on feature maps."""
+    return [one for node in graph.nodes if (one := _removable(graph, node)) is not None]
+
+
+def _removable(graph: Graph, node: Any) -> Removable | None:
+    out = node.output[0]
+    layer = layer_of(node.name)
+    if layer is None:
+        return None
+    if node.op_type == "Transpose":
+        return _shuffle(graph, node, layer)
+    if not graph.is_map(out):
+        return None
+    if (root := graph.root(out)) != out:
+        last = all(graph.root(one.output[0]) != root for one in graph.consumers[out])
+        return Removable("activation", layer, _between(graph, out, root), (out, root)) if last else None
+    if node.op_type == "Mul":
+        return _excitation(graph, node, layer)
+    if node.op_type == "Add":
+        return _shortcut(graph, node, layer)
+    return None
+
+
+def _between(graph: Graph, out: str, root: str) -> frozenset[str]:
+    """The nodes on the way from `root` to `out`."""
+    names, open_ = set(), [out]
+    while open_:
+        tensor = open_.pop()
+        if tensor != root:
+            node = graph.producer[tensor]
+            names.add(node.name)
+            open_ += graph.data(node)
+    return frozenset(names)
+
+
+def _without(graph: Graph, kind: str, layer: int, node: Any, dropped: str, kept: str) -> Removable:
+    names = {node.name, *(dead.name for dead in graph.needed_only_by(dropped, node))}
+    return Removable(kind, layer, frozenset(names), (node.output[0], kept))
+
+
+def _excitation(graph: Graph, node: Any, layer: int) -> Removable | None:
+    """A map scaled by one value a channel: the gate goes, and all that computes it."""
+    maps = [name for name in graph.data(node) if graph.is_map(name)]
+    gates = [name for name in graph.data(node) if graph.shapes.get(name, ())[2:] == (1, 1)]
+    return _without(graph, "se", layer, node, gates[0], maps[0]) if len(maps) == len(gates) == 1 else None
+
+
+def _shortcut(graph: Graph, node: Any, layer: int) -> Removable | None:
+    """The sum of two maps, one of which takes no convolution of its own: that one goes."""
+    operands = graph.data(node)
+    if len(set(operands)) != 2 or len({graph.shapes.get(name) for name in operands}) != 1:
+        return None
+    for dropped, kept in (operands, operands[::-1]):
+        dead = graph.needed_only_by(dropped, node)
+        lives = any(one.op_type in ARITHMETIC for one in graph.needed_only_by(kept, node))
+        if lives and not any(one.op_type in ARITHMETIC for one in dead):
+            return _without(graph, "add", layer, node, dropped, kept)
+    return None
+
+
+def _shuffle(graph: Graph, node: Any, layer: int) -> Removable | None:
+    before, after = graph.producer.get(node.input[0]), graph.consumers[node.output[0]]
+    if before is None or len(after) != 1 or before.op_type != "Reshape" or after[0].op_type != "Reshape":
+        return None
+    source, out = before.input[0], after[0].output[0]
+    if not graph.is_map(out) or graph.shapes.get(source) != graph.shapes[out]:
+        return None
+    return Removable("shuffle", layer, frozenset({before.name, node.name, after[0].name}), (out, source))
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Convolutions of one layer that read one tensor and whose results are joined: fragments of one operation.
+
+    `joined` is the tensor that they end in, `join` how ("Concat", "Add"); `names` are the nodes up to there.
+    `whole` says that one convolution over all their output channels does the very same.
+    """
+
+    layer: int
+    convolutions: tuple[Convolution, ...]
+    join: str
+    joined: str
+    names: frozenset[str]
+    whole: bool = field(default=False)
+
+
+def parallels(graph: Graph) -> list[Parallel]:
+    """All of them; chains of convolutions side by side are not among them, nor are depthwise convolutions."""
+    sets: dict[tuple, list[Convolution]] = {}
+    ways: dict[str, frozenset[str]] = {}
+    for one in graph.convolutions():
+        if one.depthwise:
+            continue
+        joined, join, names = _joined(graph, one)
+        if joined:
+            sets.setdefault((one.layer, _undivided(graph, one.source), joined, join), []).append(one)
+            ways[one.name] = names
+    return [
+        Parallel(
+            layer,
+            tuple(found),
+            join,
+            joined,
+            frozenset().union(*(ways[one.name] for one in found)),
+            _same(graph, found, join),
+        )
+        for (layer, _, joined, join), found in sets.items()
+        if len(found) > 1
+    ]
+
+
+def _undivided(graph: Graph, tensor: str) -> str:
+    """The tensor that this one is a slice of, else itself."""
+    maker = graph.producer.get(tensor)
+    return maker.input[0] if maker is not None and maker.op_type in ("Slice", "Split") else tensor
+
+
+def _joined(graph: Graph, one: Convolution) -> tuple[str, str, frozenset[str]]:
+    """The tensor where a convolution's result has been joined with others', how, and the nodes on the way."""
+    tensor, join, names = one.out, "", {one.name}
+    while len(readers := graph.consumers[tensor]) == 1 and layer_of(readers[0].name) == one.layer:
+        node = readers[0]
+        if node.op_type in JOINS and join in ("", node.op_type) and len(graph.data(node)) > 1:
+            join = node.op_type
+        elif join or graph.root(node.output[0]) != graph.root(tensor):
+            break
+        names.add(node.name)
+        tensor = node.output[0]
+    return (tensor, join, frozenset(names)) if join else ("", "", frozenset())
+
+
+def _same(graph: Graph, found: list[Convolution], join: str) -> bool:
+    """Whether one convolution over all output channels does the same: equal but for their weights, concatenated."""
+    forms = {(one.source, one.kernel, one.stride, one.groups, one.map_size) for one in found}
+    chains = [_chain(graph, one) for one in found]
+    if join != "Concat" or len(forms) != 1 or found[0].groups != 1 or None in chains:
+        return False
+    kinds = {tuple(node.op_type for node in chain[:-1]) for chain in chains}
+    ends = [chain[-1] for chain in chains]
+    given = [(chain[-2].output[0] if len(chain) > 1 else one.out) for one, chain in zip(found, chains, strict=True)]
+    return len(kinds) == 1 and all(end is ends[0] for end in ends) and list(ends[0].input) == given
+
+
+def _chain(graph: Graph, one: Convolution) -> list[Any] | None:
+    """The nodes behind a convolution up to its Concat: nothing, or one activation, in between."""
+    chain, tensor = [], one.out
+    while len(chain) < 2 and len(readers := graph.consumers[tensor]) == 1:
+        chain.append(readers[0])
+        if readers[0].op_type == "Concat":
+            return chain
+        tensor = readers[0].output[0]
+    return None
+
+
+def _merged(graph: Graph, found: Parallel) -> tuple[dict[str, str], list[tuple[Any, dict[str, Any]]]]:
+    """The one convolution in place of several: who reads it, and its node with the weights of all."""
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    weights = {one.name: one for one in graph.model.graph.initializer}
+    nodes = [graph.producer[one.out] for one in found.convolutions]
+    new = onnx.NodeProto()
+    new.CopyFrom(nodes[0])
+    prefix = f"/{found.layer}/merged/{found.joined}"
+    arrays = {}
+    for i in range(1, len(nodes[0].input)):
+        parts = [numpy_helper.to_array(weights[graph.copies.get(n.input[i], n.input[i])]) for n in nodes]
+        new.input[i] = f"{prefix}/weight{i}"
+        arrays[new.input[i]] = np.concatenate(parts)
+    new.name, new.output[0] = f"{prefix}/Conv", f"{prefix}/Conv_output_0"
+    added, out = [(new, arrays)], new.output[0]
+    for node in _chain(graph, found.convolutions[0])[:-1]:
+        behind = onnx.NodeProto()
+        behind.CopyFrom(node)
+        behind.name, behind.input[0], behind.output[0] = f"{prefix}/{node.op_type}", out, f"{prefix}/out"
+        added, out = [*added, (behind, {})], behind.output[0]
+    concat = _chain(graph, found.convolutions[0])[-1]
+    return {concat.output[0]: out}, added
+
+
+def operate(graph: Graph, path: str | PathLike, kind: str, layers: Collection[int]) -> Path:
+    """Write the graph without the element-wise work of one kind in these layers; or, "parallel", with merged ones."""
+    if kind != "parallel":
+        wanted = [one for one in removables(graph) if one.kind == kind and one.layer in layers]
+        return write(graph, path, dict(one.rewired for one in wanted))
+    rewired, added = {}, []
+    for readers, nodes in _merges(graph, layers):
+        rewired |= readers
+        added += nodes
+    return write(graph, path, rewired, added)
+
+
+def _merges(graph: Graph, layers: Collection[int]) -> Iterator[tuple[dict[str, str], list[tuple[Any, dict[str, Any]]]]]:
+    for one in parallels(graph):
+        if one.whole and one.layer in layers:
+            yield _merged(graph, one)

@@ -1,0 +1,249 @@
+"""Where the time of a network goes: ONNX Runtime's profile, mapped back to our layers; shares that add up."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from nasspace import temporary
+from nasspace.latency.convert import OPSET
+from nasspace.latency.graph import ARITHMETIC, Graph, layer_of
+from nasspace.latency.runtimes import batch_of
+
+WARM_UP_RUNS = 5
+MIN_RUNS = 15
+LONGEST, FEWEST = 10, 3  # times the seconds asked for, after which so many runs are enough
+_END = "_kernel_time"
+BEHIND = "+"
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One operator as ONNX Runtime runs it: the node or tensor of ours that it works for, its type, layer, time."""
+
+    works_for: str
+    operator: str
+    layer: int
+    ms: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The time of every operator that is run, in order; with `rest_ms` they add up to `total_ms`, the latency.
+
+    The rest is what lies between the operators: starting each of them, and the call itself.
+    """
+
+    operators: tuple[Timed, ...]
+    rest_ms: float
+    total_ms: float
+    runs: int
+
+    def of_layer(self, layer: int) -> float:
+        """Milliseconds of one layer."""
+        return sum(one.ms for one in self.operators if one.layer == layer)
+
+    def share(self, ms: float) -> float:
+        return ms / self.total_ms
+
+    def scaled(self, factor: float) -> Profile:
+        """The same on a machine that takes `factor` times as long."""
+        operators = tuple(replace(one, ms=factor * one.ms) for one in self.operators)
+        return Profile(operators, factor * self.rest_ms, factor * self.total_ms, self.runs)
+
+
+def take(path: str | PathLike, layers: int, latency_ms: float, *, threads: int = 1, seconds: float = 0.5) -> Profile:
+    """Profile an ONNX file that was exported from a network of `layers` layers, for about `seconds`.
+
+    The median of each operator over the runs, less what the profiler itself takes; where the sum is then still above
+    `latency_ms`, the latency without the profiler, every operator is made shorter by the same part.
+    """
+    with temporary.private() as folder:
+        numbered = Path(folder) / "numbered.onnx"
+        placed = _placed(_optimised(Path(path), numbered, threads), layers)
+        events = _events(numbered, threads, seconds, optimise=False)
+    own = _profilers_own()
+    median = {name: statistics.median_grouped(values) / 1e3 for name, values in _durations(events).items()}
+    operators = [Timed(*placed[int(name)], max(0.0, ms - own)) for name, ms in median.items()]
+    return settled(operators, latency_ms, _runs(events))
+
+
+def _optimised(path: Path, numbered: Path, threads: int) -> list[Any]:
+    """The nodes that ONNX Runtime makes of a file; they are written to `numbered`, each under its number.
+
+    Parts of a function (HardSwish) have no name, so that the profile of the file itself could not be read.
+    """
+    import onnx
+
+    _session(path, threads, optimized_model_filepath=str(numbered))
+    model = onnx.load(str(numbered))
+    nodes = []
+    for i, node in enumerate(model.graph.node):
+        nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+        node.name = str(i)
+    onnx.save(model, str(numbered))
+    return nodes
+
+
+def settled(operators: Iterable[Timed], latency_ms: float, runs: int) -> Profile:
+    """Operators and the rest so that they add up to the latency."""
+    operators = tuple(operators)
+    total = sum(one.ms for one in operators)
+    scale = min(1.0, latency_ms / total) if total else 1.0
+    scaled = tuple(replace(one, ms=one.ms * scale) for one in operators)
+    return Profile(scaled, max(0.0, latency_ms - sum(one.ms for one in scaled)), latency_ms, runs)
+
+
+def _session(path: Path, threads: int, optimise: bool = True, **settings: Any) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    for name, value in settings.items():
+        setattr(options, name, value)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _events(path: Path, threads: int, seconds: float, optimise: bool = True) -> list[dict]:
+    """What ONNX Runtime records of the runs behind the warm-up."""
+    prefix = str(path.with_suffix(""))
+    session = _session(path, threads, optimise, enable_profiling=True, profile_file_prefix=prefix)
+    given = session.get_inputs()[0]
+    feed = {given.name: batch_of(given.shape[0], tuple(given.shape[1:]))}
+    began, spent, runs = time.perf_counter(), 0.0, 0
+    while spent < seconds or runs < WARM_UP_RUNS + (MIN_RUNS if spent < LONGEST * seconds else FEWEST):
+        session.run(None, feed)
+        runs, spent = runs + 1, time.perf_counter() - began
+    return _behind_warm_up(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
+
+
+def _behind_warm_up(events: list[dict]) -> list[dict]:
+    ends = [i for i, event in enumerate(events) if event.get("name") == "model_run"]
+    return events[ends[WARM_UP_RUNS - 1] + 1 :]
+
+
+def _runs(events: Iterable[Mapping[str, Any]]) -> int:
+    return sum(event.get("name") == "model_run" for event in events)
+
+
+def _durations(events: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Microseconds of every run of each node; the profile gives whole ones, rounded down."""
+    durations = defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_END):
+            durations[event["name"].removesuffix(_END)].append(event["dur"] + 0.5)
+    return durations
+
+
+def _placed(nodes: list[Any], layers: int) -> list[tuple[str, str, int]]:
+    """For every node of the graph that ONNX Runtime runs: what of ours it works for, its type, its layer.
+
+    Some have no name of ours. An operator that several of ours became (GELU, a part of HardSwish) follows the one it
+    reads from, told by a `BEHIND`. A change of the memory layout works for the node that reads it, and where nobody
+    does for the one it reads from. What the network itself does at its end belongs to the last layer.
+    """
+    named = [_original(node) for node in nodes]
+    made_by = {out: i for i, node in enumerate(nodes) for out in node.output}
+    read_by = {name: i for i, node in reversed(list(enumerate(nodes))) for name in node.input}
+    for i, node in enumerate(nodes):
+        if not named[i] and not _reorders(node):
+            source = made_by.get(node.input[0])
+            while source is not None and _reorders(nodes[source]):
+                source = made_by.get(nodes[source].input[0])
+            named[i] = "" if source is None else named[source].rstrip(BEHIND) + BEHIND
+    for i, node in reversed(list(enumerate(nodes))):
+        named[i] = named[i] or next((named[read_by[out]] for out in node.output if out in read_by), "")
+    for i, node in enumerate(nodes):
+        named[i] = named[i] or next((named[made_by[name]] for name in node.input if name in made_by), "")
+    homes = [layer_of(name) for name in named]
+    last = layers - 1
+    return [(name, n.op_type, last if h is None else h) for name, n, h in zip(named, nodes, homes, strict=True)]
+
+
+def _reorders(node: Any) -> bool:
+    return node.op_type.startswith("Reorder")
+
+
+def _original(node: Any) -> str:
+    """The node or tensor of the exported graph that a node of the optimised one is named by; empty if none is."""
+    names = () if _reorders(node) else (node.name, *node.output)
+    return next((name for name in names if name.startswith("/")), "").removesuffix("_nchwc")
+
+
+@functools.cache
+def _profilers_own() -> float:
+    """What the profiler adds to every operator, in milliseconds: the time of one that does nothing."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    names = ["input", *map(str, range(40)), "output"]
+    nodes = [helper.make_node("Reshape", [a, "shape"], [b], name=b) for a, b in itertools.pairwise(names)]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 2, 2]) for name in ("input", "output")]
+    shape = helper.make_tensor("shape", TensorProto.INT64, [4], [1, 1, 2, 2])
+    graph = helper.make_graph(nodes, "idle", ends[:1], ends[1:], [shape])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    with temporary.private() as folder:
+        path = Path(folder) / "idle.onnx"
+        onnx.save(model, str(path))
+        durations = _durations(_events(path, 1, 0.05, optimise=False))
+    return statistics.median(map(statistics.median_grouped, durations.values())) / 1e3
+
+
+def times_of(graph: Graph, profile: Profile) -> dict[str, tuple[float, frozenset[str]]]:
+    """For each node of the exported graph: the milliseconds of the operator that does its work, and what else it does.
+
+    ONNX Runtime joins operators (a convolution, the addition and the ReLU behind it) under the name of the last, so
+    that a node which does not appear is found in the first one behind it that does. With the time comes the set of
+    the joined nodes' names.
+    """
+    seen: dict[str, float] = defaultdict(float)
+    for one in profile.operators:
+        seen[_node_of(graph, one.works_for)] += one.ms
+    homes: dict[str, str] = {}
+    for node in reversed(graph.nodes):
+        behind = [homes.get(reader.name) for out in node.output for reader in graph.consumers[out]]
+        homes[node.name] = node.name if node.name in seen else next((name for name in behind if name), "")
+    members = defaultdict(set)
+    for name, home in homes.items():
+        members[home].add(name)
+    return {n: (seen[h] if h else 0.0, frozenset(members[h]) if h else frozenset()) for n, h in homes.items()}
+
+
+def _node_of(graph: Graph, works_for: str) -> str:
+    """The exported node that an operator works for: it is named by it, by its output, or by either and more."""
+    names = {node.name for node in graph.nodes}
+    name = works_for.rstrip(BEHIND)
+    while name and name not in names and name not in graph.producer:
+        name = name.rpartition("/")[0]
+    node = graph.producer.get(name)
+    if works_for.endswith(BEHIND):
+        outs = [name] if node is not None else [out for one in graph.nodes if one.name == name for out in one.output]
+        readers = [reader.name for out in outs for reader in graph.consumers[out]]
+        return readers[0] if readers else name
+    return name if node is None else node.name
+
+
+def own_ms(graph: Graph, times: Mapping[str, tuple[float, frozenset[str]]], names: Iterable[str]) -> float:
+    """Milliseconds of nodes, each operator once; nothing for a node that another, larger one does along with its own.
+
+    A ReLU that ONNX Runtime joins to its convolution takes no time that can be seen.
+    """
+    names, types = set(names), {node.name: node.op_type for node in graph.nodes}
+    found = {}
+    for name in names:
+        ms, joined = times[name]
+        larger = any(types[other] in ARITHMETIC for other in joined - names)
+        found[joined] = 0.0 if larger and types[name] not in ARITHMETIC else ms
+    return sum(found.values())

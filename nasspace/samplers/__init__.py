@@ -1,0 +1,1 @@
+"""What to try next: mathematics on plain values."""

@@ -1,0 +1,1 @@
+"""Search spaces: the grammar, what is chosen where, what is reachable."""

@@ -1,0 +1,79 @@
+"""Where a training stands, in one file: written whole or not at all, and read only by the same training."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nasspace import files
+from nasspace.data.images import DataSet
+from nasspace.errors import InputError
+from nasspace.training.settings import Fidelity, TrainingSettings
+
+VERSION = 1
+INTERVAL = 30.0  # seconds between two checkpoints within an epoch
+
+
+class Checkpoints:
+    """The checkpoint file of one training; `identity` says part by part which training it is."""
+
+    def __init__(self, path: Path, identity: Mapping[str, str]):
+        self.path = path
+        self.identity = dict(identity)
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace the file; `state` is of tensors, numbers, strings, lists and dictionaries."""
+        buffer = io.BytesIO()
+        torch.save({"nasspace_checkpoint": VERSION, "identity": self.identity, "state": dict(state)}, buffer)
+        with files.replacing(self.path) as temporary:
+            temporary.write_bytes(buffer.getvalue())
+
+    def load(self) -> dict[str, Any] | None:
+        """The state saved last, or None before the first; an `InputError` for another training's or a damaged file."""
+        if not self.path.is_file():
+            return None
+        remedy = "delete it to start from the beginning, or train into another folder"
+        try:
+            found = torch.load(self.path, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror or error}); {remedy}") from None
+        except Exception as error:  # what a damaged file makes of torch.load has no common base
+            raise InputError(f"{self.path}: not a sound checkpoint ({type(error).__name__}); {remedy}") from None
+        if not isinstance(found, dict) or found.get("nasspace_checkpoint") != VERSION:
+            raise InputError(f"{self.path}: not a checkpoint of this version of nasspace; {remedy}")
+        other = [part for part, value in self.identity.items() if found["identity"].get(part) != value]
+        if other:
+            raise InputError(f"{self.path}: the checkpoint of another training ({', '.join(other)} differ); {remedy}")
+        return found["state"]
+
+
+def identity(
+    model: nn.Module, data: DataSet, fidelity: Fidelity, settings: TrainingSettings, seed: int, device: str
+) -> dict[str, str]:
+    """What makes a training the one it is, a short text a part; `model` still has its initial weights."""
+    state = model.state_dict()
+    shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in state.items()]
+    content = hashlib.sha256()
+    for tensor in state.values():
+        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return {
+        "settings": _digest(sorted(asdict(settings).items())),
+        "epochs or resolution": _digest(sorted(asdict(fidelity).items())),
+        "seed": str(seed),
+        "device": device.partition(":")[0],
+        "data": data.fingerprint,
+        "network": _digest((repr(model), shapes)),
+        "initial weights": content.hexdigest()[:12],
+        "version of PyTorch": str(torch.__version__),
+    }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:12]

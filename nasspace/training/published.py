@@ -1,0 +1,106 @@
+"""How the published networks were trained, each under its name; the table itself is `published.yaml`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from nasspace import files, initialization
+from nasspace.errors import InputError, nearest
+from nasspace.training.settings import TrainingSettings
+
+TABLE = Path(__file__).with_suffix(".yaml")
+IMAGES = 1_281_167  # ImageNet's for training, by which iterations became epochs
+
+
+@dataclass(frozen=True)
+class PublishedTraining:
+    """The training of a published network.
+
+    `settings` are what can be applied here, `augmentation` is what the source did with its images and `not_applied`
+    what of it is not done here; dropout is the architecture's. `epochs` is None where no length is recorded.
+    `resolution` is in pixels, `initialisation` a scheme of `nasspace.initialization`. `source` says where the values
+    are from (paper, official code, secondary, recalled), `note` which of them are not, and what else was different.
+    """
+
+    name: str
+    settings: TrainingSettings
+    epochs: int | None
+    resolution: int
+    initialisation: str
+    source: str
+    augmentation: str
+    not_applied: str
+    note: str
+
+    @property
+    def batch_size(self) -> int:
+        """Images a step, over all devices where they go in step."""
+        return self.settings.batch_size
+
+    def scaled(self, batch_size: int, epochs: int | None = None) -> TrainingSettings:
+        """The settings for another batch size, and for another length where the published one is known.
+
+        The rates follow the batch size in proportion (Goyal et al. 2017: a rule for SGD; for RMSprop a custom). What
+        is counted in epochs (warm-up, falls, patience) follows `epochs`. Batch norm's statistics are re-estimated in
+        the end: those that run with the published momentum need the published number of steps.
+        """
+        settings = self.settings
+        factor = batch_size / settings.batch_size
+        stretched = _stretched(settings, epochs / self.epochs) if epochs and self.epochs else {}
+        return replace(
+            settings,
+            batch_size=batch_size,
+            learning_rate=settings.learning_rate * factor,
+            last_rate=settings.last_rate * factor,
+            norm_statistics="re-estimated",
+            **stretched,
+        )
+
+
+def _stretched(settings: TrainingSettings, factor: float) -> dict[str, Any]:
+    """What is counted in epochs, `factor` times as long."""
+    warm_up = settings.warm_up * (factor if settings.warm_up_in == "epochs" else 1)
+    return {
+        "warm_up": warm_up,
+        "every": settings.every * factor,
+        "milestones": tuple(epoch * factor for epoch in settings.milestones),
+        "patience": max(1, round(settings.patience * factor)),
+    }
+
+
+def names() -> list[str]:
+    """The published trainings, in the order of the table."""
+    return list(_table())
+
+
+def load(name: str) -> PublishedTraining:
+    """The published training of a name; an unknown one is an `InputError` with the nearest."""
+    if name not in _table():
+        raise InputError(f"'{name}' is not a published training{nearest(name, _table())}")
+    entry = dict(_table()[name])
+    training = entry.pop("training")
+    try:
+        return PublishedTraining(name=name, settings=TrainingSettings.from_mapping(training), **entry)
+    except InputError as error:
+        raise error.at(f"{TABLE.name}: {name}") from None
+
+
+def of(network: str) -> PublishedTraining:
+    """How the published network of this name was trained: as its family, and with `_cifar` as the CIFAR-100 networks.
+
+    A name of no published family is an `InputError`.
+    """
+    family = initialization.family(network)
+    if family is None:
+        raise InputError(f"'{network}' is not a published network; its training is one of {', '.join(names())}")
+    if network.endswith("_cifar"):
+        return load("cifar100")
+    return load(f"{family}_d-li14" if network.endswith("_d-li14") and f"{family}_d-li14" in _table() else family)
+
+
+@lru_cache(maxsize=1)
+def _table() -> dict[str, dict[str, Any]]:
+    return files.load_yaml(TABLE).value

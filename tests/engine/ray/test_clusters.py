@@ -1,0 +1,225 @@
+"""Searches on real clusters: the same as without, with workers, nodes and drivers lost in the middle."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from nasspace.engine.ray import address
+from nasspace.engine.ray.actors import travelling
+from nasspace.errors import InputError
+from nasspace.studies import study as records
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning")]  # Ray's own
+
+
+def digests(folder: Path, name: str) -> list[str]:
+    study = records.load(folder / "reports" / name)
+    return [trial.user_attrs["digest"] for trial in study.frozen("COMPLETE", "PRUNED")]
+
+
+def front(folder: Path, name: str) -> list[tuple]:
+    study = records.load(folder / "reports" / name)
+    return [(row.digest, row.accuracy, row.latency_ms, row.flops) for row in study.front().itertuples()]
+
+
+def test_one_worker_gives_the_study_that_is_had_without_ray(searches, one_node):
+    done = searches.run(
+        "search(study='here', sampler='gain')\n"
+        f"search(study='there', sampler='gain', ray='{one_node.address}')\n"
+        "search(study='two', workers=2)\n"
+    )
+    assert done.returncode == 0, done.stderr
+    assert digests(searches.folder, "there") == digests(searches.folder, "here")
+    assert front(searches.folder, "there") == front(searches.folder, "here")
+    two = digests(searches.folder, "two")
+    assert len(two) == len(set(two)) == 10
+
+
+def test_a_node_that_is_lost_takes_nothing_with_it(searches, two_nodes):
+    node = two_nodes.add_node(num_cpus=1)
+    hold = searches.folder / "hold"
+    hold.touch()
+    process = searches.start(f"search(study='s', ray='{two_nodes.address}', workers=2, trials=8)")
+    searches.wait_until(lambda log: len({node for _, _, node in log}) == 2, "both nodes are at work")
+    two_nodes.remove_node(node, allow_graceful=False)
+    hold.unlink()
+    _, said = process.communicate(timeout=500)
+    assert process.returncode == 0, said
+    finished = digests(searches.folder, "s")
+    assert len(finished) == len(set(finished)) == 8
+    begun = [digest for digest, _, _ in searches.log()]
+    assert len(begun) == 9, "what the node worked on was begun again"
+
+
+def test_a_driver_that_is_killed_is_taken_up(searches, one_node):
+    process = searches.start(f"search(study='s', ray='{one_node.address}', workers=2, trials=8)")
+    searches.wait_for(4)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = digests(searches.folder, "s")
+    done = searches.run("search(study='s', trials=8)")
+    assert done.returncode == 0, done.stderr
+    finished = digests(searches.folder, "s")
+    assert len(finished) == len(set(finished)) == 8
+    assert set(kept) <= set(finished)
+
+
+def test_an_interrupted_search_with_workers_goes_on(searches):
+    process = searches.start("search(study='s', workers=2, trials=8)")
+    searches.wait_for(3)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=500)
+    assert "KeyboardInterrupt" in said
+    assert process.returncode != 0
+    assert searches.run("search(study='s', trials=8)").returncode == 0
+    finished = digests(searches.folder, "s")
+    assert len(finished) == len(set(finished)) == 8
+
+
+def test_no_candidate_is_evaluated_on_a_node_that_measures(searches, two_nodes):
+    done = searches.run(f"search(study='s', ray='{two_nodes.address}', workers=2, trials=6)")
+    assert done.returncode == 0, done.stderr
+    assert {node for _, _, node in searches.log()} == {two_nodes.head_node.node_id}
+
+
+def test_a_gpu_is_shared_by_fraction(searches, one_node):
+    asked = f"search(study='s', ray='{one_node.address}', workers=4, gpus=0.5, trials=6)"
+    hold = searches.folder / "hold"
+    hold.touch()
+    process = searches.start(f"{asked}\nsearch(study='t', ray='{one_node.address}', workers=2, gpus=2)")
+    searches.wait_for(2)
+    hold.unlink()
+    _, said = process.communicate(timeout=500)
+    assert len({process for _, process, _ in searches.log()}) == 2, "two halves, though there are four cores"
+    assert len(digests(searches.folder, "s")) == 6
+    assert "no node of the Ray cluster has 1 CPU and 2 GPU" in said
+
+
+def test_latency_is_taken_on_the_node_that_measures(searches, two_nodes, monkeypatch):
+    """A real search with training."""
+    (searches.folder / "short.yaml").write_text("{trials: 2, fidelity: {resolution: 8, epochs: 1}, sampler: random}")
+    done = searches.run(
+        f"study = nasspace.search('shuffle', recipe='short.yaml', ray='{two_nodes.address}', resolution=32,"
+        " study='s', storage_path='kept')\n"
+        f"cached = nasspace.latency.cache.LatencyCache(Path('{two_nodes.cache}') / 'latency.db')\n"
+        "assert len(cached._do('SELECT * FROM latency_2', ())) >= 2\n"
+    )
+    assert done.returncode == 0, done.stderr
+    study = records.load(searches.folder / "reports" / "s")
+    for trial in study.frozen("COMPLETE"):
+        assert trial.user_attrs["latency_host"] == platform.node()
+        assert trial.user_attrs["latency_interval"]["machine"] == study.latency_machine()
+    for store, numbers in (("weights/deployed", study.deployed()), ("weights", range(2))):
+        kept = {path.name for path in (searches.folder / "kept").glob(f"s-*/{store}/*.safetensors")}
+        assert kept == {f"{number}.safetensors" for number in numbers}
+
+
+def test_what_cannot_be_is_told_in_one_sentence(searches, one_node):
+    expected = {
+        "ray='127.0.0.1:1'": "127.0.0.1:1: nothing answers there",
+        "ray='ray://127.0.0.1:10001'": "on a node of its cluster",
+        "ray='somewhere'": "not an address; write HOST:PORT",
+        "workers=2, storage_path='/proc/nowhere'": "/proc/nowhere: it cannot be written",
+        "workers=2, storage_path='nothing://bucket'": "nothing://bucket: it cannot be written",
+        f"ray='{one_node.address}'": "other versions",
+    }
+    lines = [f"import ray\nray.__version__ = '2.59.0'\nasked = {list(expected)}\n"]
+    lines.append("for i, text in enumerate(asked):\n    try:\n        eval(f'search(study=\"s{i}\", {text})')\n")
+    lines.append("    except nasspace.errors.InputError as error:\n        print('told', i, error, file=sys.stderr)\n")
+    done = searches.run("".join(lines))
+    told = {line.split(" ", 2)[1]: line for line in done.stderr.splitlines() if line.startswith("told ")}
+    for i, (asked, says) in enumerate(expected.items()):
+        assert says in told[str(i)], asked
+    assert "2.59.0" in told[str(len(expected) - 1)]
+
+
+def test_a_machine_without_a_cluster_is_told():
+    said = str(address.explained("auto", "Could not find any running Ray instance."))
+    assert said == "--ray auto: no cluster runs on this machine; start one with `ray start --head`"
+
+
+def test_what_the_evaluator_raises_is_raised_here(searches):
+    done = searches.run("search(study='s', workers=2, evaluator=lambda architecture: {'accuracy': 7.0})")
+    assert "InputError: the evaluator's 'accuracy' is 7.0" in done.stderr
+
+
+def test_an_error_that_cannot_travel_says_what_it_is():
+    class Odd(Exception):
+        def __init__(self, one, other):
+            super().__init__(f"{one} {other}")
+
+    found = travelling(Odd("out of", "luck"))
+    assert str(found) == "Odd: out of luck"
+    assert type(travelling(KeyError("x"))) is KeyError
+
+
+def test_something_else_that_answers_is_no_cluster(monkeypatch):
+    """A server that takes connections and says nothing."""
+    monkeypatch.setattr(address, "TRIED", 3.0)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        pytest.raises(InputError, match="no Ray cluster can be used"),
+    ):
+        address.reached(f"127.0.0.1:{server.getsockname()[1]}")
+
+
+def failures_of(folder, name):
+    os.chdir(folder)
+    study = records.load(name)
+    found = [study.failure(trial.number) for trial in study.frozen("FAIL")]
+    return study, [failure for failure in found if failure]
+
+
+def test_a_trial_that_never_returns_is_stopped(searches, monkeypatch):
+    monkeypatch.chdir(searches.folder)
+    hanging = (
+        "def hanging(architecture):\n"
+        "    if not (FOLDER / 'hung').exists():\n"
+        "        (FOLDER / 'hung').touch()\n"
+        "        while True:\n"
+        "            pass\n"
+        "    return evaluated(architecture)\n"
+    )
+    done = searches.run(f"{hanging}search(study='s', trials=2, trial_timeout='5s', evaluator=hanging)")
+    assert done.returncode == 0, done.stderr
+    study, failed = failures_of(searches.folder, "s")
+    assert study.evaluated == 2
+    assert [failure["failure"] for failure in failed] == ["failed: it took more than 5 s (--trial-timeout)"]
+    assert "hanging" in failed[0]["traceback"]
+
+
+def test_a_candidate_whose_process_dies_is_tried_a_few_times(searches, monkeypatch):
+    """One dies whenever it is tried, another once."""
+    monkeypatch.chdir(searches.folder)
+    killing = (
+        "def role(digest):\n"
+        "    for name in ('always', 'once'):\n"
+        "        try:\n"
+        "            return os.symlink(digest, FOLDER / name) or name\n"
+        "        except FileExistsError:\n"
+        "            if os.readlink(FOLDER / name) == digest:\n"
+        "                return name\n"
+        "def killing(architecture):\n"
+        "    found, before = role(architecture.digest), list(FOLDER.glob(f'{architecture.digest}.*'))\n"
+        "    if found == 'always' or (found == 'once' and not before):\n"
+        "        (FOLDER / f'{architecture.digest}.{os.getpid()}').touch()\n"
+        "        os.kill(os.getpid(), signal.SIGSEGV if found == 'always' else signal.SIGKILL)\n"
+        "    return evaluated(architecture)\n"
+    )
+    done = searches.run(f"{killing}search(study='s', trials=6, workers=2, retries=1, evaluator=killing)")
+    assert done.returncode == 0, done.stderr
+    study, failed = failures_of(searches.folder, "s")
+    always, once = (os.readlink(searches.folder / name) for name in ("always", "once"))
+    assert [failure["digest"] for failure in failed] == [always]
+    assert failed[0]["failure"] == "failed: its process died 2 times (such as by a signal)"
+    assert len(list(searches.folder.glob(f"{always}.*"))) == 2
+    assert len(list(searches.folder.glob(f"{once}.*"))) == 1
+    finished = digests(searches.folder, "s")
+    assert once in finished
+    assert len(finished) == len(set(finished)) == study.evaluated == 6

@@ -1,0 +1,68 @@
+"""What is said beforehand of a search's duration, and afterwards of how much of its latency target the front uses."""
+
+from __future__ import annotations
+
+import pytest
+
+from nasspace.engine import duration, loop
+from nasspace.engine.problem import Task
+from nasspace.space.space import Space
+from nasspace.studies.recipe import UNBOUNDED, Recipe
+
+SPACE = """
+name: few
+input: [3, 32, 32]
+stem: [{block: conv, out: 8, kernel: 3}]
+stages: [{depth: [1, 2, 3, 4], out: [8, 16], stride: 2, block: shuffle_v2}]
+head: [{block: conv, out: 32, kernel: 1}]
+"""
+
+
+@pytest.fixture(scope="module")
+def task():
+    return Task.of_data(Recipe(trials=10), Space.from_text(SPACE, "few.yaml"))
+
+
+def test_more_trials_take_longer_and_time_alone_is_said_a_trial(task):
+    found = duration.estimate(task)
+    assert found.search[0] > 0
+    assert found.delivery[0] < found.mean_delivery < found.delivery[1]
+    assert str(found).startswith("likely to take ")
+    task.recipe, before = task.recipe.model_copy(update={"trials": UNBOUNDED, "time_budget": 60.0}), task.recipe
+    try:
+        assert str(duration.estimate(task)).startswith("a trial is likely to take ")
+    finally:
+        task.recipe = before
+
+
+def test_a_network_that_cannot_be_trained_is_left_out(task, monkeypatch):
+    timed = duration._timed
+    calls = []
+
+    def failing(network, *arguments):
+        calls.append(network)
+        if len(calls) == 1:
+            raise RuntimeError("a block of one's own fails")
+        return timed(network, *arguments)
+
+    monkeypatch.setattr(duration, "_timed", failing)
+    assert duration.estimate(task)
+    monkeypatch.setattr(duration, "_timed", lambda *_: 1 / 0)
+    assert duration.estimate(task) is None
+
+
+def test_a_front_far_below_its_target_says_among_how_many(tmp_path, monkeypatch):
+    """Four networks: the quickest is the best; one is over the limit and counts for nothing."""
+    monkeypatch.chdir(tmp_path)
+
+    def scored(architecture):
+        depth = len(architecture.layers)
+        return {"accuracy": 1 - depth / 100, "latency": depth - 4.0, "flops": 1.0}  # 6 to 9 layers
+
+    space = Space.from_text(SPACE.replace("[8, 16]", "8"), "few.yaml")
+    study = loop.search(space, evaluator=scored, trials=4, latency_target_ms=4.5, sampler="random", study="s")
+    assert study.trials()["latency_ms"].max() == 5.0
+    assert study.budget_use() == (
+        "the slowest network of the front takes 2 ms of 4.5 ms: nothing slower was found to be better among 3 networks "
+        "tried, the slowest of which takes 4 ms"
+    )

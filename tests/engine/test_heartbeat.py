@@ -1,0 +1,288 @@
+"""Several processes on one study: claims at the same time, dead and silent processes; SQLite behind a URL."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+import nasspace
+from nasspace.engine import proposals
+from nasspace.engine.proposals import Candidates
+from nasspace.errors import InputError
+from nasspace.space.space import Space
+from nasspace.studies import heartbeat, paths, storage
+from nasspace.studies import study as records
+from nasspace.studies.heartbeat import Presence, identity, is_dead
+
+SPACE = (
+    "input: [3, 16, 16]\nstages: [{depth: [1, 2, 3], out: [8, 16, 24], each: {block: [conv: {kernel: [1, 3]}, fire]}}]"
+)
+URL = "sqlite:///shared.db"
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def space():
+    return Space.from_text(SPACE, "t.yaml")
+
+
+def scored(architecture):
+    return {"accuracy": int(architecture.digest[:4], 16) / 2**16, "latency": float(len(architecture.layers))}
+
+
+def search(space, place="here", **settings):
+    settings = {
+        "trials": 3,
+        "sampler": "random",
+        "evaluator": scored,
+        "objectives": ["accuracy", "latency"],
+        **settings,
+    }
+    return nasspace.search(space, study=f"{place}/s", storage=URL, **settings)
+
+
+@pytest.fixture
+def two(space):
+    """Two processes' views of one study, and the candidates of each."""
+    search(space, "one")
+    search(space, "two")
+    studies = [records.load(f"{place}/s") for place in ("one", "two")]
+    return [(study, Candidates(study, space, "random", {}, 0)) for study in studies]
+
+
+def queue(study, architecture, times=1):
+    for _ in range(times):
+        study.record.enqueue_trial(dict(architecture.choices))
+
+
+def new(space, study):
+    met = {trial.user_attrs["digest"] for trial in study.frozen("COMPLETE")}
+    return next(architecture for architecture in space.enumerate() if architecture.digest not in met)
+
+
+def kept(found):
+    return [pair for pair in found if pair is not None and pair[0] is not None]
+
+
+@pytest.mark.parametrize("first_is_done", [False, True])
+def test_of_two_claims_on_one_network_one_gives_way_even_if_the_earlier_one_comes_late(
+    two, space, monkeypatch, first_is_done
+):
+    monkeypatch.setattr(proposals, "SETTLING", 0.2)
+    (one, ours), (other, theirs) = two
+    network = new(space, one)
+    queue(one, network, 2)
+    found = []
+
+    def meanwhile(trial):
+        if not found:
+            found.append(theirs.next())
+            if first_is_done:
+                other.told(found[0][0], "COMPLETE", [0.5, 1.0])
+
+    found.append(ours.next(begin=meanwhile))
+    digests = [architecture.digest for _, architecture in found]
+    assert found[0][0].number > min(trial.number for trial in one.frozen("FAIL")), "the later one came first"
+    assert digests.count(network.digest) == 1
+    assert len(set(digests)) == 2
+
+
+def test_one_that_has_seen_that_it_gives_way_is_waited_for(two, space, monkeypatch):
+    (one, ours), (other, _) = two
+    network = new(space, one)
+    queue(one, network, 2)
+    seen = []
+
+    def claims_and_gives_way(trial):
+        if seen:
+            return
+        seen.append(storage.ask(other.record))
+        seen[0].set_user_attr("digest", network.digest)
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: other.told(seen[0], "FAIL"))
+    trial, architecture = ours.next(begin=claims_and_gives_way)
+    assert architecture.digest == network.digest
+    assert trial.number < seen[0].number
+
+
+@pytest.mark.parametrize("queued", [False, True])
+def test_of_two_that_ask_for_the_last_trial_one_gets_it(two, space, queued):
+    (one, ours), (_, theirs) = two
+    if queued:
+        queue(one, new(space, one))
+    found = []
+
+    def meanwhile(trial):
+        if not found:
+            found.append(theirs.next(most=4))
+
+    found.append(ours.next(begin=meanwhile, most=4))
+    assert len(kept(found)) == 1
+    assert not theirs.exhausted, "it may ask again"
+    trial = kept(found)[0][0]
+    one.told(trial, "COMPLETE", [0.5, 1.0])
+    assert ours.next(most=4) is None
+
+
+def running(study, process=None, **attributes):
+    """A trial that somebody is at work on."""
+    trial = storage.ask(study.record)
+    trial.suggest_categorical("x", [1, 2])
+    for key, value in {heartbeat.PROCESS: process, **attributes}.items():
+        if value is not None:
+            trial.set_user_attr(key, value)
+    return trial
+
+
+class Clock:
+    """The time of `heartbeat`, as the test moves it; every look is made."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(heartbeat, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(heartbeat, "LOOK", 0.0)
+
+
+def states(study):
+    return [trial.state.name for trial in study.frozen()[3:]]
+
+
+def test_what_a_dead_process_had_begun_is_asked_again_once(two):
+    (one, _), (other, _) = two
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    there = {**identity("a"), "pid": process.pid, "began": heartbeat._began(process.pid)}
+    trial = running(one, there, digest="d")
+    assert len(Presence(other).others()) == 1, "it lives"
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its end stays untold to anybody
+    assert is_dead(there)
+    process.wait()
+    assert is_dead(there)
+    frozen = one.frozen("RUNNING")[0]
+    assert [Presence(study).others() for study in (one, other)] == [[], []]
+    other.lost(frozen)  # two that find it at the same time
+    assert states(one) == ["FAIL", "WAITING"]
+    assert one.frozen("WAITING")[0].system_attrs["fixed_params"] == trial.params
+
+
+def test_the_dead_are_told_from_the_living():
+    me = identity("a")
+    assert is_dead(me), "no such search in this process"
+    heartbeat._searching.add("a")
+    assert not is_dead(me)
+    heartbeat._searching.discard("a")
+    assert is_dead({**me, "began": "1"}), "another process has its number now"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert is_dead({**me, "pid": ended.pid})
+    assert not is_dead({**me, "pid": ended.pid, "host": "elsewhere"})
+    assert not is_dead({**me, "pid": ended.pid, "space": "another container"})
+    assert not is_dead(None)
+
+
+def test_one_elsewhere_that_gives_no_sign_of_life_is_given_up_after_a_second_look(two, monkeypatch):
+    (one, _), (other, _) = two
+    trial = running(one, {**identity("a"), "host": "elsewhere"}, digest="d")
+    storage.sign_of_life(one.record, trial._trial_id)
+    silent = set()
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(storage, "silent", lambda study: silent)
+    presence = Presence(other)
+    for told in ({trial._trial_id}, set(), {trial._trial_id}):
+        silent = told
+        assert len(presence.others()) == 1, "the database may have been gone: its sign is on the way"
+        clock.now += 1.5 * heartbeat.DOUBT
+    assert presence.others() == []
+    assert states(one) == ["FAIL", "WAITING"]
+    with storage.unless_finished():
+        trial.set_user_attr("values", {})
+        raise AssertionError("its process comes too late")
+    assert not one.told(trial, "COMPLETE", [0.5, 1.0])
+
+
+def test_a_trial_of_a_process_that_died_before_it_said_who_it_was(two, space, monkeypatch):
+    (one, _), (other, _) = two
+    queue(one, new(space, one))
+    storage.ask(one.record)
+    clock = Clock(monkeypatch)
+    presence = Presence(other)
+    assert len(presence.others()) == 1
+    clock.now += 1.5 * heartbeat.GRACE
+    assert presence.others() == []
+    assert states(one) == ["FAIL", "WAITING"]
+
+
+def test_signs_of_life_are_given_and_what_is_finished_is_forgotten(two, monkeypatch):
+    (one, _), (other, _) = two
+    monkeypatch.setattr(heartbeat, "BEAT", 0.05)
+    told, given = [], threading.Semaphore(0)
+
+    def sign_of_life(_, trial_id):
+        told.append(trial_id)
+        given.release()
+
+    monkeypatch.setattr(storage, "sign_of_life", sign_of_life)
+    with Presence(one) as presence:
+        trial, refused = (storage.ask(one.record) for _ in range(2))
+        presence.begin(trial)
+        presence.begin(refused)
+        one.told(refused, "FAIL")
+        assert presence.others() == []
+        told.clear()
+        while given.acquire(blocking=False):
+            pass
+        for _ in range(3):
+            assert given.acquire(timeout=60)
+        assert set(told[1:]) == {trial._trial_id}, "the first may have been on its way"
+        assert len(Presence(other).others()) == 1
+    assert states(one) == ["FAIL", "FAIL"], "interrupted: handed back at once"
+
+
+def test_another_question_and_another_space_are_refused(space):
+    search(space)
+    with pytest.raises(InputError, match="seed"):
+        search(space, "there", seed=7)
+    with pytest.raises(InputError, match="another space"):
+        search(Space.from_text(SPACE.replace("24", "32"), "t.yaml"), "there")
+
+
+def test_a_study_whose_maker_was_killed_before_its_settings_came_is_begun(space, monkeypatch):
+    import optuna
+
+    monkeypatch.setattr(records, "JOINING", 0.3)
+    database = storage.shared(paths.storage_url(URL))
+    optuna.create_study(study_name="s", storage=database, directions=["maximize", "minimize"])
+    assert search(space).evaluated == 3
+
+
+def test_a_study_of_other_software_is_left_alone(space, monkeypatch):
+    import optuna
+
+    monkeypatch.setattr(records, "JOINING", 0.3)
+    study = optuna.create_study(study_name="s", storage=storage.shared(paths.storage_url(URL)))
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+    with pytest.raises(InputError, match="choose another --study"):
+        search(space)
+
+
+@pytest.mark.slow
+def test_processes_share_a_study_in_a_sqlite_file(searches):
+    url = f"sqlite:///{searches.folder / 'shared.db'}"
+    both = [searches.start(url, trials=16, place=place) for place in ("here", "there")]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    studies = [records.load(searches.folder / place / "reports" / "s") for place in ("here", "there")]
+    for study in studies:
+        found = [trial.user_attrs["digest"] for trial in study.frozen("COMPLETE")]
+        assert sorted(found) == sorted(searches.log())
+        assert len(set(found)) == 16
+    assert studies[0].front_numbers() == studies[1].front_numbers()

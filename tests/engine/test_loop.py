@@ -1,0 +1,362 @@
+"""The search as a whole, with evaluators that need no training."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from pandas.testing import assert_frame_equal
+
+import nasspace
+from nasspace import cost
+from nasspace.engine import loop
+from nasspace.engine.evaluator import Outcome
+from nasspace.errors import InputError, NothingFound
+from nasspace.samplers import pareto
+from nasspace.space.space import Space
+from nasspace.studies import paths
+from nasspace.studies import study as records
+
+SPACE = """
+name: little
+input: [3, 32, 32]
+stem: [{block: conv, out: 16}]
+stages:
+  - {depth: [1, 2, 3], out: [16, 32], stride: 2, each: {block: [shuffle_v2: {kernel: [3, 5]}, conv]}}
+  - {depth: [1, 2], out: [32, 64], stride: 2, each: {block: [sandglass, fire: {squeeze: [0.125, 0.5]}]}}
+"""
+
+
+def flops(architecture):
+    return cost(architecture).flops
+
+
+def scored(architecture):
+    """A table's stand-in: accuracy grows with depth and differs from network to network; latency is its own."""
+    noise = random.Random(architecture.digest)
+    counted = cost(architecture)
+    accuracy = 0.5 + 0.04 * len(architecture.layers) + 0.05 * noise.random()
+    return {"accuracy": accuracy, "latency": counted.memory_access / 1e5 + noise.random(), "flops": counted.flops}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def space():
+    return Space.from_text(SPACE, "little.yaml")
+
+
+def found(space, **settings):
+    settings = {"trials": 8, "evaluator": scored, "known": {"flops": flops}, "study": "s", **settings}
+    return nasspace.search(space, **settings)
+
+
+def digests(study):
+    return [trial.user_attrs["digest"] for trial in study.frozen("COMPLETE", "PRUNED")]
+
+
+@pytest.mark.parametrize("sampler", ["gain", "tpe", "nsga2", "random"])
+def test_a_search_evaluates_each_network_once_and_gives_the_front(space, sampler):
+    study = found(space, sampler=sampler)
+    assert study.evaluated == 8
+    assert len(set(digests(study))) == 8
+    trials, front = study.trials(), study.front()
+    best = pareto.front([[-r.accuracy, r.latency_ms, r.flops] for r in trials.itertuples()])
+    assert sorted(front["id"]) == sorted(trials["id"][best])
+    assert (paths.folder_of("s") / "front.csv").is_file()
+    assert study.document()["front"][0]["architecture"]["layers"]
+
+
+@pytest.mark.parametrize("sampler", ["gain", "tpe"])
+def test_trials_have_the_names_of_their_blocks(space, sampler):
+    study = found(space, sampler=sampler, trials=3)
+    for trial in study.frozen("COMPLETE"):
+        blocks = [layer.block for layer in study.architecture(trial.number).layers]
+        named = trial.user_attrs["blocks"]
+        assert named == {name: blocks[1 + i] for i, name in enumerate(named)}
+        assert named.keys() == {name for name in trial.params if name.endswith(".block")}
+        assert all(trial.params[name] in (0, 1) for name in named)
+
+
+@pytest.mark.parametrize("sampler", ["gain", "tpe"])
+def test_the_same_seed_gives_the_same_study(space, sampler):
+    first = digests(found(space, sampler=sampler, study="a", seed=3))
+    assert digests(found(space, sampler=sampler, study="b", seed=3)) == first
+    assert digests(found(space, sampler=sampler, study="c", seed=4)) != first
+
+
+def test_known_limits_are_never_evaluated_over(space):
+    study = found(space, flops_target=1e6)
+    assert study.evaluated == 8
+    assert study.trials()["flops"].max() <= 1e6
+
+
+def test_a_small_space_is_searched_to_its_end():
+    tiny = Space.from_text("input: [3, 8, 8]\nstages: [{out: [4, 8], block: [conv: {kernel: [1, 3]}, fire]}]", "t.yaml")
+    every = {architecture.digest for architecture in tiny.enumerate()}
+    study = found(tiny, trials=100)
+    assert set(digests(study)) == every
+    assert len(digests(study)) == len(every)
+
+
+@pytest.mark.parametrize("sampler", ["gain", "random"])
+def test_no_network_within_the_limits_names_the_nearest(space, sampler):
+    def rejected(architecture):
+        return {"latency": scored(architecture)["latency"], "flops": flops(architecture)}
+
+    with pytest.raises(NothingFound, match=r"the nearest is s:\d+ \(digest [0-9a-f]{12}\) with latency") as caught:
+        found(space, evaluator=rejected, latency_target_ms=0.001, sampler=sampler)
+    assert caught.value.exit_status == 3
+    study = records.load("s")
+    assert study.evaluated == 0
+    assert study.rejected < 30
+
+
+def test_flops_out_of_reach_name_the_cheapest(space):
+    with pytest.raises(NothingFound, match="flops"):
+        found(space, flops_target=1000)
+
+
+def test_a_study_goes_on_only_with_what_it_was_begun_with(space):
+    found(space)
+    longer = found(space, trials=11)
+    assert longer.evaluated == 11
+    with pytest.raises(InputError, match="another space"):
+        found(Space.load("shuffle"))
+    with pytest.raises(InputError, match="seed"):
+        found(space, seed=9)
+
+
+def test_an_evaluator_that_gives_no_number_is_named(space):
+    with pytest.raises(InputError, match="accuracy"):
+        found(space, evaluator=lambda architecture: {"accuracy": "high", "latency": 1, "flops": 1})
+    with pytest.raises(InputError, match="no 'latency'"):
+        found(space, study="t", evaluator=lambda architecture: {"accuracy": 0.5, "flops": 1})
+
+
+def test_a_study_of_another_version_is_refused(space):
+    study = found(space)
+    path = study.folder / "study.yaml"
+    path.write_text(path.read_text().replace("nasspace_study: 1", "nasspace_study: 7"))
+    with pytest.raises(InputError, match="version 7"):
+        records.load("s")
+
+
+SCRIPT = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from test_loop import SPACE, flops, scored
+import nasspace
+def slow(architecture):
+    time.sleep(0.03)
+    return scored(architecture)
+nasspace.search(nasspace.Space.from_text(SPACE, "little.yaml"), trials=14, evaluator=slow, known={{"flops": flops}},
+                study=sys.argv[1], sampler=sys.argv[2])
+"""
+
+
+def run_script(*arguments):
+    code = SCRIPT.format(tests=str(Path(__file__).parent))
+    return subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, *arguments])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["gain", "tpe"])
+def test_killed_at_any_moment_it_ends_in_the_same_study(space, sampler):
+    undisturbed = found(space, trials=14, study="undisturbed", sampler=sampler)
+    rng = random.Random(5)
+    kills = 0
+    while kills < 4:
+        process = run_script("killed", sampler)
+        while not (Path("reports/killed/study.db")).is_file() and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0.05, 1.0))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert run_script("killed", sampler).wait() == 0
+    killed = records.load("killed")
+    assert digests(killed) == digests(undisturbed)
+    fronts = [study.front().drop(columns="architecture") for study in (killed, undisturbed)]  # it holds the name
+    for one, other in (fronts, (killed.trials(), undisturbed.trials())):
+        assert_frame_equal(one.drop(columns="seconds"), other.drop(columns="seconds"))
+
+
+def test_a_time_budget_ends_a_search_and_can_be_raised(space):
+    """The evaluator moves the deadline: no clock decides."""
+    started = []
+
+    def scored_in_time(architecture):
+        study = started[-1]
+        if study.evaluated % 5 == 4:  # the fifth of this search
+            study.deadline = 0.0
+        return scored(architecture)
+
+    def searched():
+        told = {"on_event": lambda kind, **about: started.append(about["study"]) if kind == "start" else None}
+        return found(space, trials=500, evaluator=scored_in_time, time_budget="1h", sampler="random", **told)
+
+    assert searched().evaluated == 5
+    assert searched().evaluated == 10
+
+
+def test_a_study_and_its_folder_may_have_braces_in_their_names(space, tmp_path, monkeypatch):
+    (tmp_path / "of {0}").mkdir()
+    monkeypatch.chdir(tmp_path / "of {0}")
+    assert found(space, trials=2, study="a{x}").evaluated == 2
+    assert records.load("a{x}").evaluated == 2
+
+
+class Failing:
+    """An evaluator as the project's own, one of whose trainings fails."""
+
+    known: ClassVar = {"flops": flops}
+
+    def __init__(self, fails):
+        self.fails = fails
+
+    def __call__(self, architecture):
+        if architecture.digest in self.fails:
+            raise RuntimeError("out of memory")
+        return Outcome(scored(architecture))
+
+
+def test_a_failed_training_is_left_and_the_search_goes_on(space, monkeypatch):
+    first = digests(found(space, study="whole"))
+    monkeypatch.setattr(loop.Task, "of_function", classmethod(lambda cls, asked, space, *_: failing(cls, asked, space)))
+
+    def failing(cls, asked, space):
+        task = cls(asked, space, None, Failing({first[6]}))
+        task.scorer.function = scored
+        return task
+
+    study = found(space)
+    assert study.evaluated == 8
+    assert first[6] not in digests(study)
+    assert len(study.frozen("FAIL")) == 1
+
+
+def test_a_study_killed_before_its_database_was_made_begins(space):
+    found(space, study="whole")
+    folder = Path("reports/s")
+    folder.mkdir(parents=True)
+    (folder / "study.yaml").write_text(Path("reports/whole/study.yaml").read_text().replace("name: whole", "name: s"))
+    (folder / ".study.yaml.abc").write_text("half")
+    assert found(space).evaluated == 8
+
+
+def test_a_link_to_nothing_is_named(space):
+    Path("reports").symlink_to("nowhere")
+    with pytest.raises(InputError, match="reports: cannot be written"):
+        found(space, study=None)
+    with pytest.raises(InputError, match="cannot be written"):
+        found(space, study="s")
+
+
+def test_a_search_that_cannot_start_leaves_no_folder(space, monkeypatch):
+    monkeypatch.setattr(records, "create", lambda *_: (_ for _ in ()).throw(InputError("the disk is full")))
+    for name in (None, "s"):
+        with pytest.raises(InputError, match="full"):
+            found(space, study=name)
+        assert list(Path("reports").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a\0b", "st\udce9", "a\x1b[31m", "x" * 300])
+def test_a_name_that_cannot_be_a_folder_is_refused(space, name):
+    with pytest.raises(InputError, match="name"):
+        found(space, study=name)
+    assert not Path("reports").exists()
+
+
+def test_braces_in_a_name_are_letters(space):
+    assert found(space, trials=2, study="a{0}").evaluated == 2
+    assert records.load("a{0}").evaluated == 2
+
+
+def test_of_two_processes_that_start_one_name_the_first_one_stands(space):
+    """The settings are those of the study whose trials are in the database, whoever comes second."""
+    code = SCRIPT.format(tests=str(Path(__file__).parent)).replace("trials=14", "trials=2, seed=int(sys.argv[3])")
+    for race in range(2):
+        name = f"race{race}"
+        command = [sys.executable, "-W", "ignore", "-c", code, name, "random"]
+        racing = [subprocess.Popen([*command, str(seed)], stderr=subprocess.PIPE, text=True) for seed in (1, 2)]
+        said = [process.communicate()[1] for process in racing]
+        status = [process.returncode for process in racing]
+        assert 0 in status, said
+        won = status.index(0) + 1
+        assert records.load(name).settings["recipe"]["seed"] == won
+        if 1 in status:
+            assert "another process is searching" in said[status.index(1)] or "seed" in said[status.index(1)]
+
+
+def test_a_record_that_was_lost_is_not_begun_anew(space):
+    study = found(space)
+    for path in study.folder.glob("study.db*"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"study\.db is missing"):
+        records.load("s")
+
+
+def test_a_damaged_study_is_named(space):
+    study = found(space)
+    path = study.folder / "study.yaml"
+    path.write_text("nasspace_study: 1\nname: s\n")
+    with pytest.raises(InputError, match="damaged"):
+        records.load("s")
+
+
+def test_a_shared_storage_is_joined_from_elsewhere_with_the_same_question(space, tmp_path):
+    url = "sqlite:///shared.db"
+    study = found(space, storage=url)
+    assert study.evaluated == 8
+    with pytest.raises(InputError, match="seed"):
+        found(space, storage=url, study=tmp_path / "other" / "s", seed=5)
+    joined = found(space, storage=url, study=tmp_path / "elsewhere" / "s", trials=10)
+    assert joined.evaluated == 10
+    assert len(set(digests(joined))) == 10
+    assert digests(study) == digests(joined)
+    os.chdir(tmp_path.parent)
+    assert records.load(tmp_path / "reports" / "s").evaluated == 10, "a relative path is found from anywhere"
+
+
+def test_latency_against_flops_needs_no_accuracy(space):
+    def measured(architecture):
+        return {"latency": scored(architecture)["latency"]}
+
+    study = found(space, evaluator=measured, objectives=["latency", "flops"])
+    assert study.evaluated == 8
+    assert len(study.front())
+
+
+def test_an_accuracy_in_percent_is_refused(space):
+    with pytest.raises(InputError, match="fraction"):
+        found(space, evaluator=lambda architecture: {**scored(architecture), "accuracy": 93.0})
+
+
+def test_two_processes_do_not_search_one_study(space):
+    study = found(space)
+    with paths.alone(study.folder), pytest.raises(InputError, match="another process"):
+        found(space, trials=9)
+
+
+def test_choices_that_the_space_does_not_have_are_refused(space):
+    import sqlite3
+
+    study = found(space)
+    connection = sqlite3.connect(study.folder / "study.db")
+    with connection:
+        text = '{"name": "CategoricalDistribution", "attributes": {"choices": [91, 92, 93]}}'
+        connection.execute("UPDATE trial_params SET distribution_json = ? WHERE rowid = 1", (text,))
+    connection.close()
+    with pytest.raises(InputError, match=r"trial 0 chose stages\.\S+ among \(91, 92, 93\), which the space"):
+        found(space, trials=10)

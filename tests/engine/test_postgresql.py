@@ -1,0 +1,160 @@
+"""Several search processes on one study in a real PostgreSQL, some killed, and the server stopped and started."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+
+import pytest
+import sqlalchemy
+
+import nasspace
+from nasspace import cost
+from nasspace.errors import InputError
+from nasspace.space.space import Space
+from nasspace.studies import storage
+from nasspace.studies import study as records
+
+SPACE = (
+    "input: [3, 16, 16]\nstages: [{depth: [1, 2, 3], out: [8, 16, 24], each: {block: [conv: {kernel: [1, 3]}, fire]}}]"
+)
+
+
+def scored(architecture):
+    return {"accuracy": int(architecture.digest[:4], 16) / 2**16, "flops": cost(architecture).flops}
+
+
+def search(url, evaluator=scored, **settings):
+    settings = {"trials": 6, "sampler": "random", "objectives": ["accuracy", "flops"], "study": "s", **settings}
+    return nasspace.search(Space.from_text(SPACE, "t.yaml"), evaluator=evaluator, storage=url, **settings)
+
+
+def checked(folder, count=100):
+    """The study in a folder: each network once, nothing left running; its front and all trials that count."""
+    study = records.load(folder)
+    found = [trial.user_attrs["digest"] for trial in study.frozen("COMPLETE", "PRUNED")]
+    assert study.evaluated == count
+    assert len(set(found)) == len(found)
+    assert study.frozen("RUNNING", "WAITING") == []
+    processes = {trial.user_attrs["process"]["pid"] for trial in study.frozen("COMPLETE")}
+    return sorted(found), study.front_numbers(), processes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sampler", "places"), [("random", ["here", "here"]), ("gain", ["here", "there"])])
+def test_processes_share_a_study_and_evaluate_nothing_twice(database, searches, sampler, places):
+    count = 100 if sampler == "random" else 16
+    both = [searches.start(database, sampler, count, place) for place in places]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    seen = [checked(searches.folder / place / "reports" / "s", count) for place in places]
+    assert seen[0] == seen[1]
+    assert seen[0][0] == sorted(searches.log()), "nothing was evaluated in vain"
+    assert seen[0][2] == {process.pid for process in both}
+    tables = [(searches.folder / place / "reports/s/front.csv").read_text() for place in places]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+def test_a_killed_process_loses_nothing(database, searches):
+    killed, left = searches.start(database, trials=40), searches.start(database, trials=40)
+    searches.wait_for(12)
+    os.kill(killed.pid, signal.SIGKILL)  # it stays in the table of processes, since nobody waits for it yet
+    assert left.wait(timeout=120) == 0
+    digests, _, processes = checked(searches.folder / "here/reports/s", 40)
+    assert left.pid in processes
+    assert set(searches.log()) <= set(digests), "what the killed process had begun was evaluated by the other"
+    assert searches.start(database, trials=43).wait(timeout=60) == 0
+    checked(searches.folder / "here/reports/s", 43)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_gone_for_seconds_is_waited_for(server, database, searches):
+    both = [searches.start(database, trials=40), searches.start(database, trials=40)]
+    for count in (8, 24):
+        searches.wait_for(count)
+        server.stop()
+        time.sleep(2)
+        server.start()
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    digests, *_ = checked(searches.folder / "here/reports/s", 40)
+    assert set(searches.log()) <= set(digests)
+
+
+@pytest.mark.slow
+def test_a_server_that_stays_away_is_said_once_and_the_study_goes_on(server, database, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(storage, "PATIENCE", 1.0)
+    monkeypatch.setattr(storage, "PAUSE", 0.1)
+    calls = []
+
+    def scored_then_gone(architecture):
+        calls.append(architecture)
+        if len(calls) == 3:
+            server.stop()
+        return scored(architecture)
+
+    with pytest.raises(InputError, match=r"did not answer for 1 s \(.*\); once it does, `nas resume` goes on"):
+        search(database, scored_then_gone, trials=6)
+    assert len([record for record in caplog.records if "does not answer" in record.message]) == 1
+    server.start()
+    assert search(database, scored_then_gone, trials=6).evaluated == 6
+    checked("s", 6)
+
+
+def test_what_cannot_be_opened_is_named_with_the_remedy(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    guarded = f"postgresql://guarded:wrong@127.0.0.1:{server.port}/postgres"
+    for url, said in {
+        "postgresql://postgres@127.0.0.1:1/nas": "Connection refused); start it",
+        server.url("nowhere"): '"nowhere" does not exist); start it, or correct',
+        guarded: 'password authentication failed for user "guarded"',
+        "postgresql://host:port/nas": "not the URL of a database",
+        "mongodb://host/nas": "write postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
+        "mysql://user:secret@host/nas": "install its driver",
+    }.items():
+        with pytest.raises(InputError, match=re.escape(said)) as caught:
+            search(url)
+        assert "--storage " + url.partition("://")[0] in str(caught.value)
+        assert "wrong" not in str(caught.value)
+        assert "secret" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(InputError, match=r"pip install 'nasspace\[postgresql\]'"):
+        search(server.url("postgres"))
+
+
+def test_a_password_is_used_and_never_shown(server, database, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    server.run("GRANT pg_write_all_data, pg_read_all_data TO guarded")
+    search(database)
+    url = database.replace("postgres@", "guarded:right@")
+    other = search(url, study=tmp_path / "elsewhere" / "s", trials=8)
+    assert other.evaluated == 8
+    assert "right" not in str(other.record.user_attrs)
+
+
+def test_silence_is_measured_by_the_server(database, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = search(database)
+    trial = storage.ask(study.record)
+    storage.sign_of_life(study.record, trial._trial_id)
+    assert storage.silent(study.record) == set()
+    backend = study.record._storage._backend
+    with backend.engine.begin() as connection:  # as if it had been given an hour ago
+        connection.execute(sqlalchemy.text("UPDATE trial_heartbeats SET heartbeat = heartbeat - INTERVAL '1 hour'"))
+    assert storage.silent(study.record) == {trial._trial_id}
+    storage.sign_of_life(study.record, trial._trial_id)
+    assert storage.silent(study.record) == set()
+
+
+def test_another_question_is_refused(database, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    search(database)
+    for settings, said in (({"seed": 5}, "seed"), ({"objectives": ["accuracy", "params"]}, "objectives")):
+        with pytest.raises(InputError, match=said):
+            search(database, study=tmp_path / "other" / "s", **settings)
+    other = Space.from_text(SPACE.replace("24", "32"), "t.yaml")
+    with pytest.raises(InputError, match="another space"):
+        nasspace.search(other, evaluator=scored, storage=database, study=tmp_path / "third" / "s")

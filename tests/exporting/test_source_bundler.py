@@ -1,0 +1,264 @@
+"""The source of blocks: a user's own too, names that clash, and what cannot leave."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import random
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from nasspace import blocks, files
+from nasspace.architecture import Architecture
+from nasspace.blocks import registry
+from nasspace.errors import InputError
+from nasspace.exporting.export import export
+from nasspace.exporting.model_source import model_source
+from nasspace.exporting.module_source import ModuleText
+from nasspace.exporting.source_bundler import gather
+from nasspace.network import Network, build
+from nasspace.space.space import Space
+
+OWN = '''
+"""A user's blocks."""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from nasspace.blocks.layers import EPSILON as EPS
+from nasspace.blocks.layers import conv_bn as make
+from nasspace.blocks.mobile import InvertedResidual
+
+from .{helpers} import Gate, scaled
+
+Width = Annotated[int, Field(ge=1)]
+# How much the middle is wider.
+FACTOR, ROUND = 1.5, 4  # found by trying
+LATER = dict(one=1)
+
+
+def _hidden(channels: int) -> int:
+    """Another `_hidden` than the library's."""
+    return int(channels * FACTOR) // ROUND * ROUND or math.floor(ROUND)
+
+
+class Conv(nn.Module):
+    """Another `Conv` than the library's."""
+
+    def __init__(self, channels: Width, hidden: "int" = 3, kind: Literal["a", "b"] | None = None) -> None:
+        super().__init__()
+        Conv.made = True
+        self.first = make(channels, _hidden(channels), 1, eps=EPS)
+        self.second = nn.Conv2d(_hidden(channels), channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(F.relu(self.first(x)))
+
+
+class Own(InvertedResidual):
+    """conv -> gate, beside the library's inverted residual."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, kernel: Width = 3, note: str = "x"):
+        super().__init__(in_channels, out_channels, stride, kernel=kernel)
+        self.conv = Conv(out_channels)
+        self.gate = Gate(out_channels)
+        self.scales = [scaled(i) for i in range(2)]
+
+    @staticmethod
+    def settle(in_channels, out_channels, stride, options):
+        import pydantic
+
+        return {{"note": LATER}}
+
+    def forward(self, x: Tensor) -> Tensor:
+        _hidden = super().forward(x)  # a local name like a global one
+        return self.gate(self.conv(_hidden)) * sum(scale * 1.0 for scale in self.scales)
+'''
+HELPERS = """
+from torch import nn
+
+FACTOR = 0.5
+
+
+class Gate(nn.Sequential):
+    def __init__(self, channels):
+        super().__init__(nn.Conv2d(channels, channels, 1), nn.Sigmoid())
+
+
+def scaled(number):
+    return number * FACTOR + (scaled(number - 1) if number else 0)
+"""
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Write modules of a package of the user's and register one of its classes; undone afterwards."""
+    monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"own_{tmp_path.name.rstrip('0123456789')}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").touch()
+
+    def add(block: str, source: str, cls: str = "Own", helpers: str = ""):
+        (tmp_path / name / f"{block}_helpers.py").write_text(textwrap.dedent(helpers))
+        (tmp_path / name / f"{block}.py").write_text(textwrap.dedent(source))
+        module = importlib.import_module(f"{name}.{block}")
+        blocks.register(block, getattr(module, cls))
+        return module
+
+    yield add
+    for loaded in [key for key in sys.modules if key.partition(".")[0] == name]:
+        del sys.modules[loaded]
+
+
+def network_of(block: str, **options) -> Architecture:
+    """The user's block between library blocks whose helpers have the names of the user's."""
+    layers = [
+        {"block": "conv", "out": 8},
+        {"block": "sandglass", "out": 8},
+        {"block": block, "out": 8, **options},
+        {"block": "linear", "out": 3},
+    ]
+    return Architecture.of(layers, input=(1, 8, 8))
+
+
+def run(source: str) -> dict:
+    space = {"__name__": "model", "__file__": "model.py"}
+    exec(compile(source, "model.py", "exec"), space)
+    return space
+
+
+@pytest.mark.slow
+def test_a_block_of_ones_own_leaves(package, tmp_path):
+    package("gated", OWN.format(helpers="gated_helpers"), helpers=HELPERS)
+    result = export(network_of("gated", kernel=5), tmp_path / "net")
+    assert result.ok
+
+
+def test_names_that_clash_are_renamed_and_the_rest_stays_as_written(package):
+    package("gated_too", OWN.format(helpers="gated_too_helpers"), helpers=HELPERS)
+    source = model_source(network_of("gated_too"))
+    for part in (
+        "# How much the middle is wider.\n",
+        "# found by trying",
+        "class Conv_gated_too(",
+        "Conv_gated_too.made",
+    ):
+        assert part in source
+    for part in ("def _hidden(", "def _hidden_mobile(", "def _hidden_gated_too(", "_hidden = super().forward(x)"):
+        assert part in source
+    for part in ("settle", "pydantic", "Annotated", "Literal", "LATER", "nasspace", "EPS,", "make("):
+        assert part not in source
+    assert 'hidden: "int" = 3, kind: str | None = None' in source
+    assert source.count("import torch.nn.functional as F") == 1
+    assert source.count("def scaled(") == source.count("EPSILON = ") == 1
+
+
+def test_the_gathered_network_is_the_built_one(package):
+    package("gated_three", OWN.format(helpers="gated_three_helpers"), helpers=HELPERS)
+    network = build(network_of("gated_three")).eval()
+    model = run(model_source(network_of("gated_three")))["Model"]()
+    model.load_state_dict(network.state_dict())
+    images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(model.eval()(images), network(images))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(files.names("spaces")))
+def test_networks_of_every_space_are_gathered(name):
+    space = Space.load(name, classes=7, resolution=32)
+    for seed in range(3):
+        architecture = space.sample(random.Random(seed))
+        network = build(architecture, seed=seed).eval()
+        model = run(model_source(architecture))["Model"]()
+        model.load_state_dict(network.state_dict())
+        images = torch.rand(2, *architecture.input, generator=torch.Generator().manual_seed(seed))
+        with torch.inference_mode():
+            assert torch.equal(model.eval()(images), network(images))
+
+
+BLOCK = """
+import torch
+from torch import nn
+{imports}
+
+class Own(nn.Module):
+    def __init__(self, in_channels, out_channels, stride=1):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, stride)
+
+    def forward(self, x):
+        {body}
+        return self.conv(x)
+"""
+
+
+@pytest.mark.parametrize(
+    ("imports", "body", "message"),
+    [
+        ("import numpy as np", "np.zeros(1)", "line 4, imports numpy, which is neither"),
+        ("from numpy import zeros", "zeros(1)", "imports numpy, which is neither"),
+        ("", "import numpy", "imports numpy inside a function"),
+        ("from nasspace.blocks import layers", "layers.conv_bn", "imports a whole module"),
+        ("import nasspace.errors", "nasspace.errors", "imports a whole module"),
+        ("try:\n    SIZE = 1\nexcept OSError:\n    SIZE = 2", "SIZE", "'SIZE' of .* is bound by no plain statement"),
+        ("SIZE = 1\nSIZE = 2", "SIZE", "'SIZE' of .* is bound more than once"),
+    ],
+)
+def test_what_cannot_leave_is_refused_by_name_but_goes_as_onnx(package, tmp_path, request, imports, body, message):
+    name = f"foreign_{request.node.callspec.indices['imports']}"
+    package(name, BLOCK.format(imports=imports, body=body))
+    with pytest.raises(InputError, match=f"block '{name}' cannot be written into model.py: .*{message}.*--format onnx"):
+        export(network_of(name), tmp_path / "net")
+    assert not (tmp_path / "net").exists()
+    if body == "np.zeros(1)":
+        result = export(network_of(name), tmp_path / "net", formats=["onnx", "torch"])
+        assert result.ok
+        assert "model.py" not in result.files
+
+
+def test_a_class_without_a_file_is_refused(monkeypatch):
+    monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
+    space: dict = {"__name__": "typed_in"}
+    exec(BLOCK.format(imports="", body=""), space)
+    blocks.register("typed", space["Own"])
+    with pytest.raises(InputError, match="block 'typed' cannot be written"):
+        gather(["typed"], Network, {})
+
+    class Inner(torch.nn.Module):
+        def __init__(self, in_channels, out_channels, stride=1):
+            super().__init__()
+
+    blocks.register("inner", Inner)
+    with pytest.raises(InputError, match="not a class at the top level"):
+        gather(["inner"], Network, {})
+
+
+@pytest.mark.parametrize("name", blocks.known())
+def test_every_block_is_gathered_alone(name):
+    """The names it leaves open are Python's own, PyTorch's or the standard library's."""
+    gathered = gather([name], Network, {})
+    source = "from __future__ import annotations\n" + "\n".join([*gathered.imports, *gathered.definitions])
+    space = run(source)
+    assert issubclass(space[gathered.names[name]], torch.nn.Module)
+    tree = ast.parse(source)
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    local = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    local |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    assert used - local - set(space) - set(space["__builtins__"]) == set()
+    assert not {"settle", "nasspace"} & set(ast.dump(tree).replace("'", " ").split())
+
+
+def test_text_is_cut_at_its_places():
+    text = ModuleText(sys.modules["nasspace.blocks.layers"])
+    assert text.edited(text.statement("EPSILON"), []).startswith("EPSILON = 1e-5")
+    assert dict(text.uses(text.statement("activated"))).keys() == {"activated", "ACTIVATIONS"}

@@ -1,0 +1,43 @@
+"""The reachable range of a space against brute force over every network."""
+
+from __future__ import annotations
+
+import pytest
+
+from nasspace import Space, cost
+from nasspace.space import bounds
+
+SPACES = {
+    "choices once for the stage and anew for each layer": """
+input: [3, 64, 64]
+width: [0.5, 1.0]
+stem: [{block: conv, out: 16, kernel: [3, 5], stride: 2}]
+stages:
+  - {depth: [1, 2], out: [16, 32], stride: 2, each: {block: [shuffle_v2: {kernel: [3, 5]}, fire]}}
+  - {out: [24, 8], block: [conv, inverted_residual: {expansion: [1, 4]}]}
+""",
+    "resolutions, a small one without the stem's strides": """
+input: [1, 32, 32]
+resolution: [32, 64, 96]
+stem: [{block: conv, out: 8, stride: 2}]
+stages: [{depth: [1, 3], block: sandglass, reduction: [2, 6], out: [8, 16]}]
+head: [{block: conv, out: [16, 32], kernel: 1}]
+""",
+}
+
+
+@pytest.mark.parametrize("text", SPACES.values(), ids=SPACES.keys())
+def test_exact(text):
+    space = Space.from_text(text, "t.yaml")
+    costs = [cost(architecture) for architecture in space.enumerate()]
+    found = bounds.reachable(space)
+    assert found.exact
+    for name in bounds.COUNTS:
+        counts = [getattr(counted, name) for counted in costs]
+        assert getattr(found, name) == (min(counts), max(counts))
+
+
+def test_a_space_too_large_for_it_says_that_a_sample_was_taken(monkeypatch):
+    monkeypatch.setattr(bounds, "MOST", 5)
+    space = Space.from_text(next(iter(SPACES.values())), "t.yaml")
+    assert not bounds.reachable(space).exact
