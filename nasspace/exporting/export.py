@@ -97,9 +97,10 @@ def export(
     `seed`, and the card and the first check say that it was never trained. `formats`: `source` (model.py and the
     weights it loads), `torch` (weights.pt), `onnx` (with a batch of any size unless `batch_size` fixes it).
     `classes` names the outputs; `card` may tell what `model_card.KEYS` lists. preprocessing.json is that of `data`,
-    else `preprocessing`, completed by a default. With `data`, held at the network's resolution, each file is judged on the
-    validation images from their originals, and must decide as the training pipeline does; the card's `accuracy` must
-    be the pipeline's. `origin` names the data where they are not given: `DataSet.origin`, and the `resolution` that its
+    else `preprocessing`, completed by a default. With `data`, held at the network's resolution, each file is
+    judged on the validation images from their originals, and must decide as the training pipeline does; the card's
+    `accuracy` must be the pipeline's. `origin` names the data where they are not given: `DataSet.origin`, and the
+    `resolution` that its
     fingerprint is of. A folder is filled if it is empty or holds an earlier export; without `replace` that must be one
     of the same network with the same weights, and nothing else may be in the folder. Errors: `InputError` for what
     cannot be exported or written, `VerificationError` where a check fails; then the folder is as it was.
