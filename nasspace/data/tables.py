@@ -34,8 +34,7 @@ def parquet(path: Path) -> Found:
 
 def hub(name: str) -> Found:
     """A data set of the Hugging Face hub, `NAME` or `NAME:CONFIGURATION`, through `datasets` and its cache."""
-    import datasets
-
+    datasets = _datasets()
     loaded = _load(*name.partition(":")[::2])
     splits = {split: loaded[alias] for split, aliases in SPLITS.items() for alias in aliases if alias in loaded}
     if "train" not in splits:
@@ -222,10 +221,20 @@ def _class_names(metadata: dict[bytes, bytes], file: Path) -> tuple[str, ...] | 
         raise InputError(f"{file}: its 'huggingface' description of the columns cannot be read") from None
 
 
+def _datasets() -> Any:
+    """The library `datasets`, which only the extra `hub` installs."""
+    try:
+        import datasets
+    except ImportError:
+        raise InputError(
+            "a data set of the Hugging Face hub needs the library datasets; run: pip install 'nasspace[hub]'"
+        ) from None
+    return datasets
+
+
 def _load(name: str, configuration: str) -> Any:
     """The data set's splits; from the local cache where the hub cannot be reached, else one `InputError`."""
-    import datasets
-
+    datasets = _datasets()
     reached, reason = _ask_hub(name)
     if reached is False:
         raise InputError(f"'{name}' is not on the Hugging Face hub ({reason})")

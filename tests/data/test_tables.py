@@ -299,6 +299,20 @@ def test_without_network_a_hub_name_is_one_clear_message(offline, tmp_path, monk
         load_data(spec)
 
 
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("someone/insects", r"pip install 'nasspace\[hub\]'; built in: digits"),
+        ("digts", r"pip install 'nasspace\[hub\]'.*did you mean 'digits'"),
+        ("cifar10", r"pip install 'nasspace\[hub\]'.*--data-dir"),
+    ],
+)
+def test_without_datasets_the_extra_is_named(monkeypatch, spec, message):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=message):
+        load_data(spec)
+
+
 def test_a_hub_set_is_read_through_datasets(monkeypatch):
     import datasets
 
