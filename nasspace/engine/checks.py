@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nasspace.engine.evaluator import describe
 from nasspace.engine.ray.address import connection_environment
 from nasspace.errors import InputError, nearest
 from nasspace.studies import weight_store
+from nasspace.studies.objectives import OBJECTIVES
 from nasspace.studies.recipe import Recipe, short
 from nasspace.studies.trial_table import is_same_machine, machine_text
 
@@ -139,7 +139,7 @@ def _data_text(data: Mapping[str, Any]) -> str:
 
 
 def _limits_text(limits: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {describe(name, limit)}" for name, limit in limits.items()) or "none"
+    return ", ".join(f"{name} {OBJECTIVES[name].describe(limit)}" for name, limit in limits.items()) or "none"
 
 
 def _difference(before: Any, now: Any) -> str:

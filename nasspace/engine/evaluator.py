@@ -14,17 +14,15 @@ from nasspace.counting import cost
 from nasspace.engine import machine_lock
 from nasspace.engine.latency_evaluator import Measured, Measurer, seed_of
 from nasspace.errors import InputError
-from nasspace.studies.recipe import OBJECTIVES, Recipe, short
+from nasspace.studies.objectives import COUNTED, OBJECTIVES
+from nasspace.studies.recipe import Recipe, short
 
 if TYPE_CHECKING:
     from nasspace.data.loading import DataSet
 
 COUNTS: dict[str, Callable[[Architecture], float]] = {
-    "flops": lambda architecture: cost(architecture).flops,
-    "params": lambda architecture: cost(architecture).params,
-    "memory_access": lambda architecture: cost(architecture).memory_access,
+    name: lambda architecture, name=name: getattr(cost(architecture), name) for name in COUNTED
 }
-UNIT = {"latency": "ms", "flops": "million multiply-adds", "params": "million parameters"}
 
 
 @dataclass(frozen=True)
@@ -61,13 +59,9 @@ def violated_limit(values: Mapping[str, float], limits: Mapping[str, float]) -> 
     """Describe the first limit that the values exceed; empty if there is none."""
     for name, limit in limits.items():
         if name in values and values[name] > limit:
-            return f"{name} {describe(name, values[name])} is over the limit of {describe(name, limit)}"
+            describe = OBJECTIVES[name].describe
+            return f"{name} {describe(values[name])} is over the limit of {describe(limit)}"
     return ""
-
-
-def describe(name: str, value: float) -> str:
-    """A value of an objective with its unit, for messages."""
-    return f"{value:.4g} ms" if name == "latency" else f"{value / 1e6:.4g} {UNIT[name]}"
 
 
 def needs_latency(recipe: Recipe) -> bool:

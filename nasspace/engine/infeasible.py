@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nasspace.architecture import Architecture
-from nasspace.engine.evaluator import describe
 from nasspace.errors import NothingFound
 from nasspace.space.space import Space
+from nasspace.studies.objectives import OBJECTIVES
 from nasspace.studies.study import Study
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def empty_front(study: Study) -> NothingFound:
             f"{again['median_ms']:.4g} ms when its exported file was measured again; search on with more --trials"
         )
     values = nearest.user_attrs["values"]
-    figures = [f"{name} {describe(name, values[name])}" for name in study.limits if name in values]
+    figures = [f"{name} {OBJECTIVES[name].describe(values[name])}" for name in study.limits if name in values]
     if interval := study.latency(nearest):
         figures.append(f"the latency's interval reaching {interval['high_ms']:.4g} ms")
     return NothingFound(
@@ -55,7 +55,7 @@ def unreachable_limits(study: Study, problem: Problem) -> NothingFound:
         if value > study.limits[name]:
             return NothingFound(
                 f"no network within the limits ({limits}) was found; the nearest of '{problem.space.name}' is "
-                f"{architecture.digest} with {name} {describe(name, value)}"
+                f"{architecture.digest} with {name} {OBJECTIVES[name].describe(value)}"
             )
     return NothingFound(f"no network within the limits ({limits}) was found; nothing was measured")
 
@@ -73,4 +73,4 @@ def cheapest(space: Space, count: Callable[[Architecture], float], seed: int) ->
 
 
 def _limits(study: Study) -> str:
-    return ", ".join(f"{name} {describe(name, limit)}" for name, limit in study.limits.items()) or "none"
+    return ", ".join(f"{name} {OBJECTIVES[name].describe(limit)}" for name, limit in study.limits.items()) or "none"

@@ -1,4 +1,4 @@
-"""The search: ask, evaluate, tell, until enough is evaluated; then the last rung and the exports. And its resumption."""
+"""The search: ask, evaluate, tell, until enough is evaluated; then the last rung and the exports."""
 
 from __future__ import annotations
 

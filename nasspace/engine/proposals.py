@@ -112,7 +112,7 @@ class Proposals:
         return storage.ask(self.study.record)
 
     def _uses_gain(self) -> bool:
-        """Whether `gain` proposes: as the study's sampler, or because the study's sampler finds nothing new or feasible."""
+        """Whether `gain` proposes: it is the study's sampler, or that one finds nothing new or feasible."""
         if self.sampler == "gain":
             return True
         trials = self.study.frozen()

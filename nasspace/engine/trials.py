@@ -35,7 +35,7 @@ Report = Callable[..., None]
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture to be evaluated as a trial, and the time in seconds of `time.monotonic()` when it was asked for."""
+    """An architecture to be evaluated as a trial; `asked_at` is in seconds of `time.monotonic()`."""
 
     trial: optuna.Trial
     architecture: Architecture

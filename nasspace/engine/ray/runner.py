@@ -122,7 +122,7 @@ class Dispatcher:
             self.mailbox.close.remote()
 
     def _dispatch(self) -> None:
-        """Send a candidate to every idle worker; with several workers prefetch one, so that none waits for a proposal."""
+        """Send a candidate to every idle worker; with several, prefetch one, so that none waits for a proposal."""
         while self._idle and (candidate := self._next_candidate()) is not None:
             trial_id = self._idle.pop(0)
             self.manager.report_start(candidate)
@@ -203,9 +203,7 @@ def run(manager: TrialManager, fresh_latency: bool) -> None:
             raise dispatcher.error
 
 
-def _run_tuner(
-    manager: TrialManager, payload: Payload, recipe: Recipe, connection: cluster.Connection
-) -> Dispatcher:
+def _run_tuner(manager: TrialManager, payload: Payload, recipe: Recipe, connection: cluster.Connection) -> Dispatcher:
     """Start the actors and run Tune to its end."""
     import ray
     from ray import tune
