@@ -49,11 +49,11 @@ def build(architecture: Architecture, *, seed: int = 0, initialisation: str | No
 
 
 def make_block(layer: Layer, in_channels: int, position: int | None = None) -> nn.Module:
-    """One block of `in_channels`; what its constructor or its `settle` refuses is an `InputError` naming the layer."""
+    """One block of `in_channels`; what its constructor or its `resolve` refuses is an `InputError` naming the layer."""
     block = blocks.get(layer.block)
     try:
-        if layer.out is not None and not block.flattens:  # an architecture is made without an error of its `settle`
-            blocks.settle(layer.block, in_channels, layer.out, layer.stride, layer.options)
+        if layer.out is not None and not block.flattens:  # `Architecture.of` ignores errors of `resolve`
+            blocks.resolve(layer.block, in_channels, layer.out, layer.stride, layer.options)
         return block.cls(in_channels, layer.out or in_channels, layer.stride, **layer.options)
     except Exception as error:  # what a user wrote may raise anything
         where = layer.block if position is None else f"layers[{position}] ({layer.block})"
