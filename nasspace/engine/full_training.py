@@ -12,18 +12,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasspace import files
+from nasspace import files, zoo
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.data.loading import DataSet, load_data, prepared
 from nasspace.engine import machine_lock, origins, subjects
+from nasspace.engine.checks import check_device
 from nasspace.engine.origins import Origin
-from nasspace.engine.problem import absolute, check_device
+from nasspace.engine.problem import with_absolute_path
 from nasspace.engine.settings import ResolvedSettings, resolve_settings
 from nasspace.engine.subjects import Subject
 from nasspace.errors import InputError, NasspaceError
 from nasspace.exporting.export import LARGEST_SEED, TRAINED, check_folder, export
 from nasspace.exporting.weights import load_into, read_safetensors, read_state
+from nasspace.initialization import DEFAULT
 from nasspace.latency.cache import machine
 from nasspace.latency.runtimes import library_versions
 from nasspace.network import Network, build
@@ -274,7 +276,10 @@ def _loaded(
     asked = options.data
     if asked is None and usual is None:
         _check_digits_are_meant(subject, options)
-    name, how = absolute(str(asked or "digits")), {"data_dir": options.data_dir, "skip_broken": options.skip_broken}
+    name, how = (
+        with_absolute_path(str(asked or "digits")),
+        {"data_dir": options.data_dir, "skip_broken": options.skip_broken},
+    )
     if usual:
         how |= {"seed": usual.seed, "held_out": usual.held_out}
         if asked is None or usual.is_called(name):
@@ -325,8 +330,6 @@ def _resolution(subject: Subject, exported: Origin | None, asked: int | None, re
 
 def _fitted(subject: Subject, data: DataSet, resolution: int) -> Architecture:
     """The architecture at the resolution; a published one with the data's classes and channels."""
-    from nasspace import zoo
-
     architecture, classes = subject.architecture, len(data.classes)
     if subject.is_published:
         loaded = zoo.load(architecture.name, resolution=resolution, classes=classes)
@@ -349,7 +352,9 @@ def _fitted(subject: Subject, data: DataSet, resolution: int) -> Architecture:
 
 def _started(architecture: Architecture, subject: Subject, options: Options, report: Report) -> Network:
     """The network with the weights that it starts from."""
-    model = build(architecture, seed=options.seed)
+    # A published network that was named starts as in its paper.
+    scheme = zoo.initialization_of(architecture.name) if subject.is_published else DEFAULT
+    model = build(architecture, seed=options.seed, initialization=scheme)
     given = options.weights
     if given is None and not options.from_scratch:
         given = subject.weights

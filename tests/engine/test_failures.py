@@ -15,8 +15,7 @@ from torch import nn
 import nasspace
 from nasspace import cli, cost, failures
 from nasspace.blocks import registry
-from nasspace.engine.evaluator import Outcome, Trained
-from nasspace.engine.trials import scored
+from nasspace.engine.evaluator import Outcome, TrainingEvaluator, evaluate
 from nasspace.errors import InputError
 from nasspace.space.space import Space
 from nasspace.studies import study as records
@@ -51,11 +50,11 @@ class Late(Brittle):
         return self.layer(x)
 
 
-class Unsettled(Brittle):
+class Unresolved(Brittle):
     """A block whose width arithmetic fails at a width of 12."""
 
     @staticmethod
-    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
+    def resolve(in_channels: int, out_channels: int, stride: int, **options) -> dict:
         return {"share": 1 // (out_channels - 12)}
 
     def forward(self, x):
@@ -77,9 +76,7 @@ def own(own_blocks, tmp_path, monkeypatch):
 def search(space, **settings):
     fidelity = {"resolution": 8, "epochs": 1, "share": 0.1}
     settings = {"trials": 6, "objectives": ["accuracy", "flops"], "resolution": 16, "study": "s", **settings}
-    from nasspace.engine.loop import search
-
-    return search(space, data="digits", fidelity=fidelity, **settings)
+    return nasspace.search(space, data="digits", fidelity=fidelity, deliver=False, **settings)
 
 
 @pytest.mark.parametrize(("sampler", "limit"), [("gain", None), ("tpe", 1e9)])
@@ -92,10 +89,10 @@ def test_a_block_that_does_not_run_at_one_width_is_left(own, sampler, limit):
 
 @pytest.mark.parametrize("sampler", ["gain", "random"])
 def test_a_block_whose_width_arithmetic_fails_is_that_trials_failure(own, capsys, sampler):
-    study = search(own(Unsettled), sampler=sampler, trials=12)
+    study = search(own(Unresolved), sampler=sampler, trials=12)
     assert study.evaluated == 12
     layers = [layer for number in study.trials()["id"] for layer in study.architecture(number).layers]
-    assert 12 not in [layer.out for layer in layers if layer.block == "unsettled"]
+    assert 12 not in [layer.out for layer in layers if layer.block == "unresolved"]
     failed = [trial for trial in study.frozen("FAIL") if trial.user_attrs["reason"].startswith("failed")]
     if sampler == "random":
         assert failed, "the seed gives some of this width"
@@ -103,18 +100,18 @@ def test_a_block_whose_width_arithmetic_fails_is_that_trials_failure(own, capsys
         assert cli.run(["show", f"s:{failed[0].number}"]) == 0
         out = capsys.readouterr().out
         assert "ZeroDivisionError" in out
-        assert "in settle" in out
+        assert "in resolve" in out
 
 
 def test_an_architecture_whose_width_arithmetic_fails_is_one_message(own, capsys, tmp_path):
-    own(Unsettled)
-    layers = [{"block": "conv", "out": 8}, {"block": "unsettled", "out": 12}, {"block": "linear", "out": 2}]
+    own(Unresolved)
+    layers = [{"block": "conv", "out": 8}, {"block": "unresolved", "out": 12}, {"block": "linear", "out": 2}]
     path = tmp_path / "net.json"
     path.write_text(json.dumps({"nasspace": 1, "input": [1, 8, 8], "classes": 2, "layers": layers}))
     assert cli.run(["show", str(path)]) == 2
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
-    assert "unsettled" in err
+    assert "unresolved" in err
     assert "8 channels in, 12 out" in err
 
 
@@ -145,7 +142,7 @@ def test_a_space_of_which_nothing_runs_says_so(own):
 def test_a_mistake_of_our_own_stops_the_search(own, monkeypatch):
     made: dict = {"__name__": "nasspace.engine.evaluator"}  # as if it were written there
     exec("def called(*_):\n    raise TypeError('unexpected keyword')", made)
-    monkeypatch.setattr(Trained, "_trained", made["called"])
+    monkeypatch.setattr(TrainingEvaluator, "_train", made["called"])
     with pytest.raises(TypeError, match="unexpected"):
         search(own(Brittle))
 
@@ -250,7 +247,7 @@ def test_an_outcome_of_a_scorer_is_kept():
         def __call__(self, architecture):
             return Outcome({"accuracy": 1.0})
 
-    assert scored(Scorer(), None).values == {"accuracy": 1.0}
+    assert evaluate(Scorer(), None).values == {"accuracy": 1.0}
 
 
 KILLING = """
@@ -301,7 +298,7 @@ def test_an_interrupted_evaluation_is_no_attempt(own):
     """Ctrl-C, an error of our own: the process ends in order, and the candidate has killed nothing."""
     space = own(Late)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trained, "_trained", interrupted)
+        patch.setattr(TrainingEvaluator, "_train", interrupted)
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 search(space, sampler="random", retries=0)
