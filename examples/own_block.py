@@ -1,6 +1,6 @@
 """Add a block: register a module, use it in a space, count it, and run a network of it.
 
-    python examples/own_block.py
+python examples/own_block.py
 """
 
 from __future__ import annotations

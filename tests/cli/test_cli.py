@@ -45,8 +45,9 @@ def test_readme_names_every_verb_and_no_other():
     assert named - {"VERB"} == set(verbs())
 
 
-def test_readme_space_and_python_example_run(capsys):
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("document", ["README.md", "docs/spaces.md"])
+def test_spaces_in_the_documents_are_valid(capsys, document):
+    text = (ROOT / document).read_text()
     Path("spaces").mkdir()
     Path("spaces/my-space.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.S)[1])
     status, out, _ = nas(capsys, "spaces", "my-space", "--json")
@@ -54,11 +55,22 @@ def test_readme_space_and_python_example_run(capsys):
     assert json.loads(out)["exact"] is True
 
 
+DOCUMENTS = ["README.md", "docs/python.md", "docs/spaces.md", "docs/zoo.md"]
+
+
 @pytest.mark.slow
-def test_readme_python_example_runs(monkeypatch):
-    text = (ROOT / "README.md").read_text()
-    code = re.search(r"```python\n(.*?)```", text, re.S)[1]
-    exec(compile(code, "README.md", "exec"), {})
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_python_in_the_documents_runs(document, own_blocks, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.S)
+    assert blocks
+    for code in blocks:
+        exec(compile(code, document, "exec"), {})
+
+
+def test_every_document_with_python_is_run():
+    with_python = {path for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")] if "```python" in path.read_text()}
+    assert with_python == {ROOT / document for document in DOCUMENTS}
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import random
+import sys
 from pathlib import Path
 
 import numpy as np

@@ -1,0 +1,64 @@
+"""Every program of benchmarks/ loads, documents how to run it, and runs at its smallest size where that takes seconds.
+
+fuzz.py is run by test_fuzz.py. Loaded or asked for their help only: searches that are killed or take minutes (delivery_kills,
+faults, fidelities train, kills, overhead, predictor, promises, replacement, search, targets, explain), what needs data
+with a test split (plain_training), the table NAS-Bench-201 (samplers), a study (shipped_files), and what needs
+torchvision, timm, pytorchcv, and official code (originals, originals_list, record_networks, record_values).
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+PROGRAMS = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
+LIBRARIES = {"originals_list"}  # imported by other programs
+WITH_FLAGS = {name for name, path in PROGRAMS.items() if "argparse" in path.read_text(encoding="utf-8")}
+SMALLEST = {  # program and arguments: a part of what it prints
+    "counting shuffle 5": "counts equal: True",
+    "dynamic_batch --rounds 2 --repeats 1 --resolution 32 mobilenet_v2_0.35": "| mobilenet_v2_0.35 |",
+    "fidelities list": "clothing10",
+    "guidelines --seconds 0.01 --sizes 1 --out .": "G1",
+    "latency_protocols --networks 2 --seconds 0.02 --repeats 1 --out .": "tau with the truth",
+    "shipped_files": "0 of 0 files",
+    "startup 1": "nas search",
+}
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    """Run in an empty folder; undo what a program adds to the path, the modules, and the blocks."""
+    from nasspace.blocks import registry
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+    monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
+    before = set(sys.modules)
+    yield
+    for name in {*PROGRAMS, "test_values"} - before:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_loads_and_documents_itself(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    if name in WITH_FLAGS:
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(PROGRAMS[name]), run_name="__main__")
+        assert not ended.value.code
+        assert "usage:" in capsys.readouterr().out
+    names = runpy.run_path(str(PROGRAMS[name]))
+    assert name in LIBRARIES or ("main" in names and f"python benchmarks/{name}.py" in names["__doc__"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", SMALLEST)
+def test_a_program_runs_at_its_smallest_size(command, monkeypatch, capsys):
+    name, *arguments = command.split()
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    runpy.run_path(str(PROGRAMS[name]), run_name="__main__")
+    assert SMALLEST[command] in capsys.readouterr().out
