@@ -65,7 +65,10 @@ def estimate(task: Task) -> Duration | None:
     with machine_lock.Training():
         for _ in range(NETWORKS):
             network = task.space.sample(rng)
-            with contextlib.suppress(failures.CandidateFailed), failures.of_candidates():  # one that cannot be trained
+            with (
+                contextlib.suppress(failures.CandidateFailed),
+                failures.as_candidate_failures(),
+            ):  # one that cannot be trained
                 timed.append(_timed(network, recipe, len(data.train.labels)))
             if time.perf_counter() - start > LONGEST:
                 break

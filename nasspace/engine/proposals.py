@@ -134,7 +134,7 @@ class Candidates:
         if (other := self._rival(trial, architecture.digest)) is not None:
             return f"the network of trial {other.number}"
         try:
-            with failures.of_candidates():
+            with failures.as_candidate_failures():
                 limited = {name: count(architecture) for name, count in self.known.items() if name in self.study.limits}
         except failures.CandidateFailed as error:  # one of its blocks does not run
             trial.set_user_attr("traceback", error.traceback)
@@ -167,7 +167,7 @@ def cheapest(space: Space, name: str, count: Callable[[Architecture], float], se
     rng = random.Random(seed)
     best = min((space.sample(rng) for _ in range(200)), key=count)
     for _ in range(100):
-        better = min(space.neighbours(best), key=count, default=best)
+        better = min(space.neighbors(best), key=count, default=best)
         if count(better) >= count(best):
             break
         best = better

@@ -259,7 +259,7 @@ def scored(scorer: Any, architecture: Architecture) -> evaluator.Outcome:
     try:
         return scorer(architecture)
     except Exception as error:
-        if isinstance(scorer, evaluator.FromFunction) or not failures.is_of_candidate(error):
+        if isinstance(scorer, evaluator.FromFunction) or not failures.is_candidate_fault(error):
             raise
-        failed = failures.failed(error)
+        failed = failures.candidate_failure(error)
         return evaluator.Outcome({}, failure=str(failed), traceback=failed.traceback)
