@@ -35,7 +35,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nasspace.errors import InputError, NasspaceError
-from nasspace.latency.cache import machine
+from nasspace.latency.conditions import machine
 from nasspace.studies import study as records
 
 RECIPE = """

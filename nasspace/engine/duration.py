@@ -42,16 +42,16 @@ class Duration:
     @property
     def last_rung(self) -> str:
         """The last rung and its time in words."""
-        return f"{_span(*self.delivery)} to train the front in the end and to export it"
+        return f"{_format_range(*self.delivery)} to train the front in the end and to export it"
 
     def __str__(self) -> str:
         if not self.bounded:
-            return f"a trial is likely to take {_span(*self.search)}, and {self.last_rung}"
+            return f"a trial is likely to take {_format_range(*self.search)}, and {self.last_rung}"
         low, high = (a + b for a, b in zip(self.search, self.delivery, strict=True))
-        return f"likely to take {_span(low, high)} in all: {self.last_rung}"
+        return f"likely to take {_format_range(low, high)} in all: {self.last_rung}"
 
 
-def estimate(task: Task) -> Duration | None:
+def estimate_duration(task: Task) -> Duration | None:
     """The duration of a whole search on this machine; None where a function evaluates.
 
     Where others train, the last rung still runs here; the search's own part is then of one worker like this machine.
@@ -62,11 +62,11 @@ def estimate(task: Task) -> Duration | None:
     rng = random.Random(0)
     timed = []
     start = time.perf_counter()
-    with machine_lock.Training():
+    with machine_lock.TrainingLock():
         for _ in range(NETWORKS):
             network = task.space.sample(rng)
             with contextlib.suppress(failures.CandidateFailed), failures.of_candidates():  # one that cannot be trained
-                timed.append(_timed(network, recipe, len(data.train.labels)))
+                timed.append(_time_network(network, recipe, len(data.train.labels)))
             if time.perf_counter() - start > LONGEST:
                 break
     if not timed:
@@ -80,15 +80,15 @@ def estimate(task: Task) -> Duration | None:
     return Duration((0.7 * search, 1.4 * search), delivery, bounded)
 
 
-def _timed(network: Architecture, recipe: Recipe, images: int) -> tuple[float, float]:
+def _time_network(network: Architecture, recipe: Recipe, images: int) -> tuple[float, float]:
     """Seconds to train a network in the search, and in the last rung."""
     fidelity = last_rung.fidelity_of(recipe, network)
-    trial = fidelity.epochs * fidelity.share * images * _seconds(network, fidelity.resolution, recipe)
+    trial = fidelity.epochs * fidelity.share * images * _seconds_per_image(network, fidelity.resolution, recipe)
     rungs = last_rung.rungs(fidelity, min(network.input[1:]))
-    return trial, sum(rung.epochs * images * _seconds(network, rung.resolution, recipe) for rung in rungs)
+    return trial, sum(rung.epochs * images * _seconds_per_image(network, rung.resolution, recipe) for rung in rungs)
 
 
-def _seconds(network: Architecture, resolution: int, recipe: Recipe) -> float:
+def _seconds_per_image(network: Architecture, resolution: int, recipe: Recipe) -> float:
     """Seconds that one image takes in training: forward, backward and the step."""
     import torch
     from torch.nn import functional
@@ -114,7 +114,7 @@ def _seconds(network: Architecture, resolution: int, recipe: Recipe) -> float:
     return min(taken) / BATCH
 
 
-def _span(low: float, high: float) -> str:
+def _format_range(low: float, high: float) -> str:
     if high < 90:
         return f"{low:.0f} to {high:.0f} s"
     if high < 5400:

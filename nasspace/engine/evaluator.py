@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.engine import machine_lock
-from nasspace.engine.latency_evaluator import Measured, Measurer, seed_of
+from nasspace.engine.latency_evaluator import LatencyEvaluator, MeasuredLatency, candidate_seed
 from nasspace.errors import InputError
 from nasspace.studies.recipe import OBJECTIVES, Recipe, short
 
@@ -67,13 +67,13 @@ class Trained:
         recipe: Recipe,
         data: DataSet,
         *,
-        measure: Callable[[Architecture], Measured] | None = None,
+        measure: Callable[[Architecture], MeasuredLatency] | None = None,
         on_epoch: Callable[[int, int, float], None] | None = None,
     ):
         self.recipe = recipe
         self.data = data
         self.limits = recipe.limits.given()
-        self.measure = measure or Measurer(recipe, data)
+        self.measure = measure or LatencyEvaluator(recipe, data)
         self.on_epoch = on_epoch or (lambda *_: None)
         self.known = COUNTS
         self._small: DataSet | None = None  # the data at the fidelity's resolution
@@ -106,12 +106,12 @@ class Trained:
         from nasspace.network import build
         from nasspace.training.trainer import train
 
-        seed = seed_of(self.recipe.seed, architecture)
+        seed = candidate_seed(self.recipe.seed, architecture)
         model = build(architecture, seed=seed)
-        with machine_lock.Training() as turn:
+        with machine_lock.TrainingLock() as turn:
 
             def passed(epoch: int, epochs: int, loss: float) -> None:
-                turn.make_way()
+                turn.yield_to_measurements()
                 self.on_epoch(epoch, epochs, loss)
 
             fidelity, training, device = (

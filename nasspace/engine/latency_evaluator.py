@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredLatency:
     """A latency, the name of the machine that took it, and milliseconds of each layer where the runtime tells."""
 
     latency: Latency
@@ -33,7 +33,7 @@ class Measured:
     layers_ms: Sequence[float] | None = None
 
 
-class Measurer:
+class LatencyEvaluator:
     """Measures candidates as a recipe says; the model is built with the seed of its training."""
 
     def __init__(
@@ -45,15 +45,15 @@ class Measurer:
         self.cache = cache
         self._remote: Any = None
 
-    def __call__(self, architecture: Architecture) -> Measured:
+    def __call__(self, architecture: Architecture) -> MeasuredLatency:
         from nasspace.latency import remote
         from nasspace.network import build
 
-        model = build(architecture, seed=seed_of(self.recipe.seed, architecture))
+        model = build(architecture, seed=candidate_seed(self.recipe.seed, architecture))
         latency = self._latency(architecture, model)
         local = self.recipe.latency_device == remote.LOCAL
         host = platform.node() if local else self.recipe.latency_device
-        return Measured(latency, host, self._layers(architecture, model, latency) if local else None)
+        return MeasuredLatency(latency, host, self._layers(architecture, model, latency) if local else None)
 
     def _latency(self, architecture: Architecture, model: Any) -> Latency:
         from nasspace.latency import benchmark, remote, runtimes
@@ -62,13 +62,15 @@ class Measurer:
         asked = {"runtime": recipe.runtime, "threads": recipe.threads, "batch_size": recipe.batch_size}
         asked |= {"fresh": self.fresh, "cache": self.cache}
         asked["model"] = (
-            runtimes.Calibrated(model, images_for(architecture, self.data)) if runtime.calibrated else model
+            runtimes.CalibratedModel(model, input_images(architecture, self.data))
+            if runtime.needs_calibration
+            else model
         )
         if recipe.latency_device == remote.LOCAL:
-            device = recipe.device if runtime.accelerated else "cpu"
-            return benchmark.measure_latency(architecture, device=device, alone=machine_lock.measuring, **asked)
+            device = recipe.device if runtime.uses_accelerator else "cpu"
+            return benchmark.measure_latency(architecture, device=device, alone=machine_lock.measurement_lock, **asked)
         if self._remote is None:  # one connection for all candidates; it ends with the measurer
-            self._remote = remote.Remote(recipe.latency_device)
+            self._remote = remote.RemoteDevice(recipe.latency_device)
         return self._remote.measure_latency(architecture, **asked)
 
     def _layers(self, architecture: Architecture, model: Any, latency: Latency) -> list[float] | None:
@@ -79,15 +81,15 @@ class Measurer:
         if self.recipe.runtime != layerwise.RUNTIME:
             return None
         cache = LatencyCache() if self.cache is None else self.cache
-        asked = {"fresh": self.fresh, "cache": cache, "alone": machine_lock.measuring}
+        asked = {"fresh": self.fresh, "cache": cache, "alone": machine_lock.measurement_lock}
         try:
-            return layerwise.layers_ms(architecture, model, latency, **asked)
+            return layerwise.measure_layers(architecture, model, latency, **asked)
         except (LookupError, ValueError, RuntimeError, InputError) as error:  # the sampler does without
             log.warning("the profile of %s cannot be read: %s", architecture.digest, error)
             return None
 
 
-def images_for(
+def input_images(
     architecture: Architecture, data: DataSet, *, split: str = "train", count: int | None = None
 ) -> numpy.ndarray:
     """Some images of a split, spread over it, as the network is fed; of training for the ranges of an int8 runtime."""
@@ -100,6 +102,6 @@ def images_for(
     return normalised(chosen, data).contiguous().numpy()
 
 
-def seed_of(seed: int, architecture: Architecture) -> int:
+def candidate_seed(seed: int, architecture: Architecture) -> int:
     """A candidate's own seed, whenever in the search it is tried: 32 bits from the study's seed and the digest."""
     return (int(architecture.digest, 16) ^ (seed * 0x9E3779B1)) & 0xFFFFFFFF

@@ -206,7 +206,7 @@ def _run(study: Study, task: Task, fresh_latency: bool, report: Report, started:
         for note in task.notes:
             report("note", text=note)
         wanted = not study.searched and (study.deadline or not study.evaluated)
-        likely = duration.estimate(task) if wanted else None
+        likely = duration.estimate_duration(task) if wanted else None
         if likely and not task.recipe.distributed:
             report("note", text=str(likely))
         if likely and study.deadline and likely.delivery[0] > task.recipe.time_budget / 2:
@@ -215,7 +215,7 @@ def _run(study: Study, task: Task, fresh_latency: bool, report: Report, started:
             task.scorer = Trained(
                 task.recipe,
                 task.data,
-                measure=latency_evaluator.Measurer(task.recipe, task.data, fresh=fresh_latency),
+                measure=latency_evaluator.LatencyEvaluator(task.recipe, task.data, fresh=fresh_latency),
                 on_epoch=lambda epoch, epochs, loss: report("epoch", epoch=epoch, epochs=epochs, loss=loss),
             )
         with Driver(study, task, report) as driver:

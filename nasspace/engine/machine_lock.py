@@ -22,63 +22,63 @@ from nasspace.engine import timeouts
 from nasspace.errors import InputError
 
 FOLDER = "NASSPACE_TURNS"  # environment variable: where the locks lie, if not in the temporary folder
-LONG = 5.0  # seconds of waiting that are reported
-AGAIN = 60.0  # seconds to the next report
+REPORT_AFTER = 5.0  # seconds of waiting that are reported
+REPORT_EVERY = 60.0  # seconds to the next report
 MEASURING, TRAINING = "measures latency", "trains"
 log = logging.getLogger(__name__)
 _numbers = itertools.count()
 
 
 @contextlib.contextmanager
-def measuring() -> Iterator[None]:
+def measurement_lock() -> Iterator[None]:
     """Alone on this machine: waits until no training runs, and holds new ones back while it waits."""
-    with _held("gate", MEASURING, alone=True), _held("machine", MEASURING, alone=True):
+    with _locked("gate", MEASURING, alone=True), _locked("machine", MEASURING, alone=True):
         yield
 
 
-class Training:
-    """Beside other trainings, never beside a measurement; `make_way` lets those that wait go first."""
+class TrainingLock:
+    """Beside other trainings, never beside a measurement; `yield_to_measurements` lets those that wait go first."""
 
     def __init__(self) -> None:
         self._turn = contextlib.ExitStack()
 
-    def __enter__(self) -> Training:
-        self.make_way()
+    def __enter__(self) -> TrainingLock:
+        self.yield_to_measurements()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._turn.close()
 
-    def make_way(self) -> None:
+    def yield_to_measurements(self) -> None:
         """Give the turn back and take it again, behind every measurement that waits."""
         self._turn.close()
-        with _held("gate", TRAINING, alone=False):
-            self._turn.enter_context(_held("machine", TRAINING, alone=False))
+        with _locked("gate", TRAINING, alone=False):
+            self._turn.enter_context(_locked("machine", TRAINING, alone=False))
 
 
 @contextlib.contextmanager
-def _held(name: str, purpose: str, *, alone: bool) -> Iterator[None]:
+def _locked(name: str, purpose: str, *, alone: bool) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:  # Windows: one process at a time is all that can be had
         yield
         return
-    folder = _folder()
-    descriptor = _opened(folder / f"{name}.lock")
+    folder = _lock_folder()
+    descriptor = _open_lock_file(folder / f"{name}.lock")
     how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
     try:
         try:
             fcntl.flock(descriptor, how | fcntl.LOCK_NB)
         except BlockingIOError:
-            with timeouts.paused(), _reporting(folder, name, purpose):
+            with timeouts.limits_paused(), _reports(folder, name, purpose):
                 fcntl.flock(descriptor, how)
-        with _noted(folder, name, purpose):
+        with _holder_note(folder, name, purpose):
             yield
     finally:
         os.close(descriptor)
 
 
-def _opened(path: Path) -> int:
+def _open_lock_file(path: Path) -> int:
     """A file of ours for locking; a link or another's file is an `InputError`."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -96,15 +96,15 @@ def _remedy(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _reporting(folder: Path, name: str, purpose: str) -> Iterator[None]:
+def _reports(folder: Path, name: str, purpose: str) -> Iterator[None]:
     """Say after a few seconds, and again every minute, for which processes this one waits."""
     done = threading.Event()
 
     def report() -> None:
-        pause = LONG
+        pause = REPORT_AFTER
         while not done.wait(pause):
-            log.warning(_waiting(folder, name, purpose))
-            pause = AGAIN
+            log.warning(_waiting_message(folder, name, purpose))
+            pause = REPORT_EVERY
 
     thread = threading.Thread(target=report, daemon=True)
     thread.start()
@@ -115,7 +115,7 @@ def _reporting(folder: Path, name: str, purpose: str) -> Iterator[None]:
         thread.join()
 
 
-def _waiting(folder: Path, name: str, purpose: str) -> str:
+def _waiting_message(folder: Path, name: str, purpose: str) -> str:
     """The report: who has the turn, and what to do about it."""
     has = _holders(folder, name)
     who = ", ".join(f"process {pid} ({what})" for pid, what in has) or "another nasspace process of yours"
@@ -124,7 +124,7 @@ def _waiting(folder: Path, name: str, purpose: str) -> str:
 
 
 @contextlib.contextmanager
-def _noted(folder: Path, name: str, purpose: str) -> Iterator[None]:
+def _holder_note(folder: Path, name: str, purpose: str) -> Iterator[None]:
     """A note of this process next to a lock while it has the turn; without space for it there is none."""
     _holders(folder, name)  # removes what killed processes left
     note = folder / f"{name}.{os.getpid()}.{next(_numbers)}"
@@ -160,7 +160,7 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _folder() -> Path:
+def _lock_folder() -> Path:
     """The folder of the locks, of this user alone; one that others own or may write to is an `InputError`."""
     given = os.environ.get(FOLDER)
     folder = Path(given or Path(tempfile.gettempdir()) / f"nasspace-{os.getuid()}")

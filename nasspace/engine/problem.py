@@ -71,7 +71,7 @@ class Task:
 
     def settings(self, name: str, storage: str | None) -> dict[str, Any]:
         """What study.yaml says: all that is needed to run the search again."""
-        from nasspace.latency.cache import machine
+        from nasspace.latency.conditions import machine
 
         asked, space, data = self.recipe, self.space, self.data
         return {
@@ -151,7 +151,7 @@ def check_names(asked: Recipe) -> None:
     if asked.ray is None:  # elsewhere the workers are where such devices are
         check_device(asked.device)
     check_where(asked)
-    remote.check(asked.latency_device, asked.runtime)
+    remote.check_device(asked.latency_device, asked.runtime)
     RUNTIMES[asked.runtime](asked.threads, asked.batch_size)  # what it needs is here, or this says so
 
 

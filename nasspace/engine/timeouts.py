@@ -34,7 +34,7 @@ _limits: list[_Limit] = []  # one at most: of the trial that this process evalua
 
 
 @contextlib.contextmanager
-def stopped_after(seconds: float | None, path: str | None) -> Iterator[None]:
+def time_limit(seconds: float | None, path: str | None) -> Iterator[None]:
     """End this process if the body works longer: what it is in may be a loop in C that nothing else interrupts.
 
     The places that its threads are at are written to `path`, if its folder is on this node. None is no limit.
@@ -57,7 +57,7 @@ def stopped_after(seconds: float | None, path: str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def paused() -> Iterator[None]:
+def limits_paused() -> Iterator[None]:
     """Do not count the body, in which the trial waits for others."""
     limits = tuple(_limits)
     for limit in limits:

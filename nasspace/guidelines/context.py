@@ -11,13 +11,13 @@ from typing import Any
 from nasspace import blocks
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
-from nasspace.guidelines.counterfactuals import Context, Part, Surgery, layers_of
+from nasspace.guidelines.counterfactuals import GraphEdit, Part, Surroundings, layer_dicts
 from nasspace.latency.graph import Convolution, Graph
-from nasspace.latency.profile import Profile, own_ms, times_of
+from nasspace.latency.profile import Profile, node_times, standalone_ms
 
-STRETCH = 4
-SEEN = 0.005  # of the network's time
-FLOPS_KEPT = 0.05  # "the same FLOPs" is within this of them, so that a width can be a multiple of 16, 8 or 4
+LONGEST_EDIT = 4
+MIN_SHARE = 0.005  # of the network's time
+FLOPS_TOLERANCE = 0.05  # "the same FLOPs" is within this of them, so that a width can be a multiple of 16, 8 or 4
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Violation:
 
 
 @dataclass(frozen=True)
-class Subject:
+class NetworkContext:
     """A network with all that was found out about it: its graph and its profile."""
 
     architecture: Architecture
@@ -47,11 +47,11 @@ class Subject:
 
     @cached_property
     def times(self) -> dict[str, tuple[float, frozenset[str]]]:
-        return times_of(self.graph, self.profile)
+        return node_times(self.graph, self.profile)
 
     @cached_property
     def layers(self) -> list[dict[str, Any]]:
-        return layers_of(self.architecture)
+        return layer_dicts(self.architecture)
 
     @cached_property
     def in_shapes(self) -> list[tuple[int, ...]]:
@@ -62,17 +62,17 @@ class Subject:
         return self.graph.convolutions()
 
     def ms(self, names: Iterable[str]) -> float:
-        return own_ms(self.graph, self.times, names)
+        return standalone_ms(self.graph, self.times, names)
 
-    def is_seen(self, one: Convolution) -> bool:
+    def is_measurable(self, one: Convolution) -> bool:
         """Whether a convolution takes enough time to be worth a measurement of its own."""
-        return self.profile.share(self.ms([one.name])) >= SEEN
+        return self.profile.share(self.ms([one.name])) >= MIN_SHARE
 
-    def worst_first(self, layers: Iterable[int]) -> tuple[int, ...]:
+    def slowest_first(self, layers: Iterable[int]) -> tuple[int, ...]:
         """Layers, the one that takes most time in front."""
         return tuple(sorted(set(layers), key=lambda layer: (-self.profile.of_layer(layer), layer)))
 
-    def around(self, start: int, stop: int) -> Context:
+    def surroundings(self, start: int, stop: int) -> Surroundings:
         """The layers on both sides of `start` to `stop`: next to them a part costs what it does in the network.
 
         In front of the first one stands a 1x1 convolution, where in the network there is one more layer: what is added
@@ -85,18 +85,19 @@ class Subject:
         tail = self.layers[stop : stop + 1]
         if not tail or self.architecture.layers[stop].out is None or blocks.get(tail[0]["block"]).flattens:
             tail = []
-        return Context(tuple(lead), tuple(tail), self.in_shapes[first])
+        return Surroundings(tuple(lead), tuple(tail), self.in_shapes[first])
 
-    def surgeries(self, kind: str, layers: Iterable[int]) -> list[Surgery]:
+    def graph_edits(self, kind: str, layers: Iterable[int]) -> list[GraphEdit]:
         """The parts of a change in these layers: up to `STRETCH` on end in one, for each acts on the next."""
         stretches: list[list[int]] = []
         for layer in sorted(layers):
-            if stretches and layer == stretches[-1][-1] + 1 and len(stretches[-1]) < STRETCH:
+            if stretches and layer == stretches[-1][-1] + 1 and len(stretches[-1]) < LONGEST_EDIT:
                 stretches[-1].append(layer)
             else:
                 stretches.append([layer])
         return [
-            Surgery(tuple(self.layers[i] for i in one), kind, self.around(one[0], one[-1] + 1)) for one in stretches
+            GraphEdit(tuple(self.layers[i] for i in one), kind, self.surroundings(one[0], one[-1] + 1))
+            for one in stretches
         ]
 
     def violation(
@@ -110,10 +111,10 @@ class Subject:
         parts: Iterable[Part],
     ) -> Violation:
         """What the operators `names` in `layers` do against a guideline."""
-        return Violation(guideline, kind, self.worst_first(layers), text, change, self.ms(names), tuple(parts))
+        return Violation(guideline, kind, self.slowest_first(layers), text, change, self.ms(names), tuple(parts))
 
 
-def near(width: float) -> int:
+def nearest_width(width: float) -> int:
     """A whole width of about the same FLOPs, which grow with its square: a multiple of 16, 8 or 4 where one is near.
 
     >>> near(63.7), near(52.0), near(17.6)
@@ -121,12 +122,12 @@ def near(width: float) -> int:
     """
     for divisor in (16, 8, 4):
         rounded = max(1, round(width / divisor)) * divisor
-        if abs(rounded**2 / width**2 - 1) <= FLOPS_KEPT:
+        if abs(rounded**2 / width**2 - 1) <= FLOPS_TOLERANCE:
             return rounded
     return max(1, round(width))
 
 
-def above(width: float) -> int:
+def next_multiple_of_16(width: float) -> int:
     """The next multiple of 16, at which vector units are full: more FLOPs, and often less time.
 
     >>> above(56), above(64)
@@ -135,8 +136,8 @@ def above(width: float) -> int:
     return 16 * math.ceil(width / 16)
 
 
-ROUNDINGS = {near: "the same FLOPs", above: "more FLOPs, of a width that is a multiple of 16"}
+ROUNDINGS = {nearest_width: "the same FLOPs", next_multiple_of_16: "more FLOPs, of a width that is a multiple of 16"}
 
 
-def times(sizes: Iterable[int]) -> str:
+def format_size(sizes: Iterable[int]) -> str:
     return "x".join(map(str, sizes))

@@ -18,28 +18,29 @@ from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.errors import InputError
 from nasspace.guidelines import elementwise, fragments, widths
-from nasspace.guidelines.context import Subject, Violation
+from nasspace.guidelines.context import NetworkContext, Violation
 from nasspace.guidelines.counterfactuals import (
-    Circumstances,
-    Pattern,
-    Saved,
-    changed_network,
-    difference,
-    promises,
-    saving,
-    side_by_side,
-    written,
+    MeasurementSettings,
+    OperatorReplacement,
+    Saving,
+    estimate_saving,
+    measure_saving,
+    measure_side_by_side,
+    saving_between,
+    write_changed_network,
+    write_checked,
 )
 from nasspace.latency import benchmark, profile, runtimes
 from nasspace.latency.benchmark import Latency, check_counts
-from nasspace.latency.cache import LatencyCache, machine
+from nasspace.latency.cache import LatencyCache
+from nasspace.latency.conditions import machine
 from nasspace.latency.graph import Graph
-from nasspace.latency.reference import reference_for, remember
+from nasspace.latency.reference import load_reference, record_rounds
 from nasspace.network import build
 
-GUIDELINES = (widths.unequal, widths.grouped, fragments.fragmented, elementwise.elementwise)
+GUIDELINES = (widths.find_unequal_widths, widths.find_grouped, fragments.find_fragments, elementwise.find_elementwise)
 NOTICEABLE = 0.02  # of the network's time: operators that take less are not looked at
-PARTS = 0.3  # of the time for the whole network: the time to measure each side of a part
+PART_SECONDS = 0.3  # of the time for the whole network: the time to measure each side of a part
 MIN_SAVING = 0.03  # of the network's time: what a change must save to be spoken of
 log = logging.getLogger(__name__)
 
@@ -124,21 +125,21 @@ def explain(
     """
     check_counts(threads=threads, batch_size=batch_size)
     cache = LatencyCache() if cache is None else cache
-    how = Circumstances(threads, batch_size, cache, fresh, PARTS * seconds)
+    how = MeasurementSettings(threads, batch_size, cache, fresh, PART_SECONDS * seconds)
     counted = cost(architecture)
     with temporary.private() as name:
         folder = Path(name)
-        path = written(build(architecture), architecture.input, folder / "network.onnx", batch_size)
+        path = write_checked(build(architecture), architecture.input, folder / "network.onnx", batch_size)
         latency = _latency(path, seconds, how)
         now = statistics.median(latency.samples_ms)  # as fast as the machine is while the profile is taken
-        taken = profile.take(path, len(counted.layers), now, threads=threads, seconds=seconds)
+        taken = profile.profile_onnx(path, len(counted.layers), now, threads=threads, seconds=seconds)
         taken = taken.scaled(latency.median_ms / now)
-        subject = Subject(architecture, Graph(path), taken)
-        found = _predicted(subject, folder, how)
+        subject = NetworkContext(architecture, Graph(path), taken)
+        found = _predict(subject, folder, how)
         longer = replace(how, seconds=max(how.seconds, seconds))
         findings = []
         for violation, finding in found:
-            with _left_out(violation):
+            with _skip_unmeasurable(violation):
                 findings.append(_measured(finding, violation, path, subject, longer) if measure else finding)
     times = _times(counted.layers, taken)
     return Explanation(
@@ -154,13 +155,13 @@ def explain(
     )
 
 
-def _latency(path: Path, seconds: float, how: Circumstances) -> Latency:
+def _latency(path: Path, seconds: float, how: MeasurementSettings) -> Latency:
     """The latency of an exported file as `nas latency` gives it: beside the reference network, at the usual speed."""
     network = runtimes.get("onnxruntime")(how.threads, how.batch_size).load(path)
-    reference = reference_for(how.threads, "cpu", how.cache)
+    reference = load_reference(how.threads, "cpu", how.cache)
     latency = benchmark.measure({"": network}, reference=reference, seconds=seconds)[""]
     if not latency.contended:
-        remember(latency.reference_ms, how.threads, "cpu", how.cache)
+        record_rounds(latency.reference_ms, how.threads, "cpu", how.cache)
     return latency
 
 
@@ -173,17 +174,17 @@ def _times(layers: Sequence[Any], taken: profile.Profile) -> tuple[LayerTime, ..
     return (*rows, LayerTime(None, "rest", taken.rest_ms, taken.share(taken.rest_ms)))
 
 
-def _predicted(subject: Subject, folder: Path, how: Circumstances) -> list[tuple[Violation, Finding]]:
+def _predict(subject: NetworkContext, folder: Path, how: MeasurementSettings) -> list[tuple[Violation, Finding]]:
     """What is worth speaking of, the largest saving first; of several changes of one thing the best."""
     found: dict[tuple[str, str], tuple[Violation, Finding]] = {}
     for violation in chain.from_iterable(guideline(subject) for guideline in GUIDELINES):
         if subject.profile.share(max(violation.time_ms, violation.at_most_ms)) < NOTICEABLE:
             continue
-        with _left_out(violation):
+        with _skip_unmeasurable(violation):
             least = MIN_SAVING / 2 * subject.profile.total_ms
-            if not violation.parts or promises(violation.parts, folder, how) < least:
+            if not violation.parts or estimate_saving(violation.parts, folder, how) < least:
                 continue
-            saved = saving(violation.parts, folder, how)
+            saved = measure_saving(violation.parts, folder, how)
             key = violation.guideline, violation.kind
             better = key not in found or saved.ms > found[key][1].saving_ms
             if better and is_noticeable(saved, subject.profile.total_ms):
@@ -192,7 +193,7 @@ def _predicted(subject: Subject, folder: Path, how: Circumstances) -> list[tuple
 
 
 @contextlib.contextmanager
-def _left_out(violation: Violation) -> Iterator[None]:
+def _skip_unmeasurable(violation: Violation) -> Iterator[None]:
     """Leave out a change that the runtime computes differently from PyTorch; the network itself was compared before."""
     try:
         yield
@@ -200,12 +201,12 @@ def _left_out(violation: Violation) -> Iterator[None]:
         log.warning("the change '%s' cannot be measured and is left out: %s", violation.change, error)
 
 
-def is_noticeable(saved: Saved, total_ms: float) -> bool:
+def is_noticeable(saved: Saving, total_ms: float) -> bool:
     """Whether a saving is a thirtieth of the network's time, and above the doubt of its measurement."""
     return saved.ms >= MIN_SAVING * total_ms and saved.ms > saved.plus_minus
 
 
-def _finding(violation: Violation, saved: Saved, subject: Subject) -> Finding:
+def _finding(violation: Violation, saved: Saving, subject: NetworkContext) -> Finding:
     return Finding(
         guideline=violation.guideline,
         kind=violation.kind,
@@ -219,15 +220,17 @@ def _finding(violation: Violation, saved: Saved, subject: Subject) -> Finding:
     )
 
 
-def _measured(finding: Finding, violation: Violation, path: Path, subject: Subject, how: Circumstances) -> Finding:
+def _measured(
+    finding: Finding, violation: Violation, path: Path, subject: NetworkContext, how: MeasurementSettings
+) -> Finding:
     """The finding with its saving measured: of the whole network, and of what can only be changed on its own."""
-    alone = [part for part in violation.parts if isinstance(part, Pattern)]
-    saved = saving(alone, path.parent, replace(how, fresh=True)) if alone else Saved(0.0)
-    changed = changed_network(
+    alone = [part for part in violation.parts if isinstance(part, OperatorReplacement)]
+    saved = measure_saving(alone, path.parent, replace(how, fresh=True)) if alone else Saving(0.0)
+    changed = write_changed_network(
         path, violation.parts, violation.layers, path.parent, subject.architecture, how.batch_size
     )
     if changed is not None:
-        whole = difference(side_by_side((path, changed), how), operator.sub)
-        saved = Saved(saved.ms + whole.ms, math.hypot(saved.plus_minus, whole.plus_minus))
+        whole = saving_between(measure_side_by_side((path, changed), how), operator.sub)
+        saved = Saving(saved.ms + whole.ms, math.hypot(saved.plus_minus, whole.plus_minus))
     where = "operators" if changed is None else "network and operators" if alone else "network"
     return replace(finding, measured_ms=saved.ms, measured_plus_minus_ms=saved.plus_minus, measured_on=where)

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.errors import InputError
 from nasspace.latency import runtimes
-from nasspace.latency.cache import LatencyCache, is_measured
-from nasspace.latency.conditions import Conditions, digest_of, machine
-from nasspace.latency.reference import Reference, conditions, history, reference_for, remember
+from nasspace.latency.cache import LatencyCache, is_measurement
+from nasspace.latency.conditions import Conditions, machine, network_digest
+from nasspace.latency.reference import Reference, load_reference, machine_history, record_rounds, reference_conditions
 from nasspace.latency.runtimes import CLOCKS, Clocks, Round
-from nasspace.latency.statistics import History, Speed, against, estimate, within
+from nasspace.latency.statistics import History, UsualSpeed, bootstrap_median, quartile_interval, reference_interval
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 SECONDS = 1.0  # of runs, for each network
 PRECISION = 0.02  # width of the interval within a sitting, over the median, at which measuring stops
 MIN_ROUNDS = 12
-LARGEST = 4096  # number of threads or images, and side
-BESIDE = 4  # rounds at most between two of the reference
-STOLEN = 0.05  # share of the time that a virtual machine's host may take before a sitting counts as contended
+LARGEST_COUNT = 4096  # number of threads or images, and side
+ROUNDS_PER_REFERENCE = 4  # rounds at most between two of the reference
+STEAL_LIMIT = 0.05  # share of the time that a virtual machine's host may take before a sitting counts as contended
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Latency:
     @classmethod
     def from_json(cls, document: Any) -> Latency:
         """The same measurement back; an `InputError` names what in the document is not of a measurement."""
-        _check(document)
+        _check_document(document)
         values = {name: document[name] for name in cls.__dataclass_fields__}
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
@@ -101,9 +101,9 @@ class Latency:
         """
         if not self.reference_ms:
             return self
-        speed = Speed.of(known if known.readings else known.with_readings([self.reading]))
+        speed = UsualSpeed.of(known if known.readings else known.with_readings([self.reading]))
         ratios = [a / b for a, b in zip(self.samples_ms, self.reference_ms, strict=True)]
-        median, low, high = against(ratios, speed)
+        median, low, high = reference_interval(ratios, speed)
         return replace(self, median_ms=median, low_ms=low, high_ms=high, reference_usual_ms=speed.usual_ms)
 
     @property
@@ -120,7 +120,7 @@ _LISTS = ("samples_ms", "reference_ms")
 _TABLES = ("machine", "versions")
 
 
-def _check(document: Any) -> None:
+def _check_document(document: Any) -> None:
     """Refuse what is no document of a measurement; a cache or a study may have been changed by hand."""
     if not isinstance(document, Mapping):
         raise InputError("a measurement is a table of values")
@@ -129,20 +129,20 @@ def _check(document: Any) -> None:
     rounds, given = document["rounds"], document["input"]
     fits = {name: isinstance(document[name], str) for name in ("runtime", "device")}
     fits |= {name: _is_count(document[name]) for name in _COUNTS}
-    fits |= {name: is_measured(document[name]) for name in _TIMES}
+    fits |= {name: is_measurement(document[name]) for name in _TIMES}
     fits |= {name: isinstance(document[name], list | tuple) for name in _LISTS}
     fits |= {name: isinstance(document[name], Mapping) and _is_flat(document[name]) for name in _TABLES}
     fits["input"] = isinstance(given, list | tuple) and len(given) == 3 and all(map(_is_count, given))
     fits["contended"] = isinstance(document["contended"], bool)
-    fits["measured_at"] = _is_moment(document["measured_at"])
+    fits["measured_at"] = _is_timestamp(document["measured_at"])
     _refuse(fits, document)
     for name in _LISTS:
-        fits[name] = all(map(is_measured, document[name]))
+        fits[name] = all(map(is_measurement, document[name]))
     beside = len(document["reference_ms"])
     fits["samples_ms"] &= len(document["samples_ms"]) == rounds
     fits["reference_ms"] &= beside in (0, rounds)
     usual = document["reference_usual_ms"]
-    fits["reference_usual_ms"] = is_measured(usual) if beside else usual is None
+    fits["reference_usual_ms"] = is_measurement(usual) if beside else usual is None
     fits["median_ms"] = document["low_ms"] <= document["median_ms"] <= document["high_ms"]
     _refuse(fits, document)
 
@@ -161,14 +161,14 @@ def _is_flat(table: Mapping[Any, Any]) -> bool:
     return all(isinstance(key, str) and isinstance(value, plain) for key, value in table.items())
 
 
-def _is_moment(value: Any) -> bool:
+def _is_timestamp(value: Any) -> bool:
     with contextlib.suppress(TypeError, ValueError, OverflowError, OSError):
         return datetime.fromisoformat(value).timestamp() > 0
     return False
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _PairedRound:
     """A round of a network and what the reference took beside it (1 where there is no reference)."""
 
     value_ms: float
@@ -176,31 +176,31 @@ class _Pair:
     contended: bool
 
     @classmethod
-    def of(cls, one: Round, beside: list[Round]) -> _Pair:
+    def of(cls, one: Round, beside: list[Round]) -> _PairedRound:
         """`beside` are the reference's rounds before and after; an undisturbed one is enough."""
         clean = [other.value_ms for other in beside if not other.contended]
         values = clean or [other.value_ms for other in beside] or [1.0]
         return cls(one.value_ms, statistics.mean(values), one.contended or bool(beside and not clean))
 
 
-def _counting(pairs: list[_Pair]) -> tuple[list[_Pair], bool]:
+def _usable(pairs: list[_PairedRound]) -> tuple[list[_PairedRound], bool]:
     """Those that count, and whether contention left too few: the undisturbed ones if they are enough."""
     clean = [pair for pair in pairs if not pair.contended]
     return (clean, False) if len(clean) >= MIN_ROUNDS else (pairs, True)
 
 
-def _finished(pairs: list[_Pair], spent: float, seconds: float, precision: float) -> bool:
+def _finished(pairs: list[_PairedRound], spent: float, seconds: float, precision: float) -> bool:
     """Narrow enough, or out of time; disturbed rounds are made up for until twice the time is up."""
     if len(pairs) < MIN_ROUNDS:
         return False
-    counting, contended = _counting(pairs)
+    counting, contended = _usable(pairs)
     if contended:
         return spent >= 2 * seconds and len(pairs) >= 2 * MIN_ROUNDS
     if spent >= seconds:
         return True
     if len(counting) % 4:  # the interval costs a few milliseconds itself
         return False
-    _, half = within([pair.value_ms / pair.reference_ms for pair in counting])
+    _, half = bootstrap_median([pair.value_ms / pair.reference_ms for pair in counting])
     return 2 * half < precision
 
 
@@ -223,29 +223,31 @@ def measure(
     if not seconds > 0:
         raise InputError(f"seconds: {seconds!r} is not a time above 0")
     order, shuffle = list(networks), random.Random(seed).shuffle
-    pairs: dict[str, list[_Pair]] = {name: [] for name in networks}
+    pairs: dict[str, list[_PairedRound]] = {name: [] for name in networks}
     spent = dict.fromkeys(networks, 0.0)
     every = [*networks.values(), *([reference.network] if reference else [])]
-    with _prepared(every):
+    with _measurement_setup(every):
         for network in every:
             runtimes.warm_up(network, clocks)
-        last = _beside(reference, clocks)
+        last = _reference_rounds(reference, clocks)
         began, stolen = clocks.wall(), clocks.stolen()
         while order:
             shuffle(order)
-            for first in range(0, len(order), BESIDE):
-                taken = [(name, _round(networks[name], clocks)) for name in order[first : first + BESIDE]]
-                last, before = _beside(reference, clocks), last
+            for first in range(0, len(order), ROUNDS_PER_REFERENCE):
+                taken = [
+                    (name, _timed_round(networks[name], clocks)) for name in order[first : first + ROUNDS_PER_REFERENCE]
+                ]
+                last, before = _reference_rounds(reference, clocks), last
                 for name, (one, took) in taken:
-                    pairs[name].append(_Pair.of(one, [*before, *last]))
+                    pairs[name].append(_PairedRound.of(one, [*before, *last]))
                     spent[name] += took
             order = [name for name in order if not _finished(pairs[name], spent[name], seconds, precision)]
-        robbed = clocks.stolen() - stolen > STOLEN * (clocks.wall() - began)
-    found = {name: _latency(network, pairs[name], reference, robbed) for name, network in networks.items()}
-    return _normalized(found, reference) if reference else found
+        robbed = clocks.stolen() - stolen > STEAL_LIMIT * (clocks.wall() - began)
+    found = {name: _summarize(network, pairs[name], reference, robbed) for name, network in networks.items()}
+    return _normalize(found, reference) if reference else found
 
 
-def _normalized(found: dict[str, Latency], reference: Reference) -> dict[str, Latency]:
+def _normalize(found: dict[str, Latency], reference: Reference) -> dict[str, Latency]:
     """All by one normalizer, from what was known and from this sitting."""
     undisturbed = [one for one in found.values() if not one.contended] or list(found.values())
     values = [value for one in undisturbed for value in one.reference_ms]
@@ -254,24 +256,24 @@ def _normalized(found: dict[str, Latency], reference: Reference) -> dict[str, La
     return {name: one.normalized(known) for name, one in found.items()}
 
 
-def _round(network: Any, clocks: Clocks) -> tuple[Round, float]:
+def _timed_round(network: Any, clocks: Clocks) -> tuple[Round, float]:
     """One round, and the seconds that it took."""
     began = clocks.wall()
-    return runtimes.take_round(network, clocks), clocks.wall() - began
+    return runtimes.time_round(network, clocks), clocks.wall() - began
 
 
-def _beside(reference: Reference | None, clocks: Clocks) -> list[Round]:
-    return [runtimes.take_round(reference.network, clocks)] if reference else []
+def _reference_rounds(reference: Reference | None, clocks: Clocks) -> list[Round]:
+    return [runtimes.time_round(reference.network, clocks)] if reference else []
 
 
 @contextlib.contextmanager
-def _prepared(networks: Iterable[Any]) -> Iterator[None]:
+def _measurement_setup(networks: Iterable[Any]) -> Iterator[None]:
     """Runtimes made ready, and no garbage collection in the middle of a run."""
     collecting = gc.isenabled()
     with contextlib.ExitStack() as stack:
         for network in networks:
-            if hasattr(network, "ready"):
-                stack.enter_context(network.ready())
+            if hasattr(network, "configured"):
+                stack.enter_context(network.configured())
         gc.collect()
         gc.disable()
         try:
@@ -281,11 +283,11 @@ def _prepared(networks: Iterable[Any]) -> Iterator[None]:
                 gc.enable()
 
 
-def _latency(network: Any, pairs: list[_Pair], reference: Reference | None, robbed: bool) -> Latency:
-    counting, contended = _counting(pairs)
+def _summarize(network: Any, pairs: list[_PairedRound], reference: Reference | None, robbed: bool) -> Latency:
+    counting, contended = _usable(pairs)
     values = [pair.value_ms for pair in counting]
     beside = [pair.reference_ms for pair in counting] if reference else []
-    median, low, high = estimate(values)
+    median, low, high = quartile_interval(values)
     return Latency(
         runtime=network.name,
         device=network.device,
@@ -340,26 +342,26 @@ def measure_latency(
     cache = LatencyCache() if cache is None else cache
     asked = {"device": device, "threads": threads, "batch_size": batch_size, "input": architecture.input}
     runtimes.get(runtime)  # says what is no runtime
-    digest = digest_of(architecture, runtimes.network_of(model, runtime) if model is not None else None)
-    key = Conditions.here(digest, runtime, **asked) if digest else None
-    beside = conditions(threads, device)
-    if key and not fresh and (known := recalled(key, cache)):
-        return known.normalized(history(beside, runtime, cache))
+    digest = network_digest(architecture, runtimes.module_of(model, runtime) if model is not None else None)
+    key = Conditions.on_this_machine(digest, runtime, **asked) if digest else None
+    beside = reference_conditions(threads, device)
+    if key and not fresh and (known := cached_latency(key, cache)):
+        return known.normalized(machine_history(beside, runtime, cache))
     if model is None:
         from nasspace.network import build
 
         model = build(architecture)
     network = runtimes.get(runtime)(threads, batch_size, device).load(model, architecture.input)
     runtimes.check_outputs(network, model)
-    reference = reference_for(threads, device, cache, runtime)
+    reference = load_reference(threads, device, cache, runtime)
     with alone():
         latency = measure({"network": network}, reference=reference, seconds=seconds)["network"]
     if not latency.contended:
-        remember(latency.reference_ms, threads, device, cache)
-    return kept(latency, key, beside, runtime, cache)
+        record_rounds(latency.reference_ms, threads, device, cache)
+    return store_latency(latency, key, beside, runtime, cache)
 
 
-def recalled(key: Conditions, cache: LatencyCache) -> Latency | None:
+def cached_latency(key: Conditions, cache: LatencyCache) -> Latency | None:
     """An earlier measurement in these conditions; one that was disturbed, or changed by hand, is better made again."""
     with contextlib.suppress(InputError):
         found = Latency.from_json(cache.get(key))
@@ -369,17 +371,19 @@ def recalled(key: Conditions, cache: LatencyCache) -> Latency | None:
     return None
 
 
-def kept(latency: Latency, key: Conditions | None, beside: Conditions, runtime: str, cache: LatencyCache) -> Latency:
+def store_latency(
+    latency: Latency, key: Conditions | None, beside: Conditions, runtime: str, cache: LatencyCache
+) -> Latency:
     """Keep a measurement, where `key` tells what was measured; it comes back by what is known of the machine now."""
     if key:
         cache.put(key, latency.to_json())
         if latency.ratio and not latency.contended:
             cache.add_ratio(beside, key, latency.ratio)
-    return latency.normalized(history(beside, runtime, cache))
+    return latency.normalized(machine_history(beside, runtime, cache))
 
 
 def check_counts(**counts: int) -> None:
     """Refuse what is not a whole number from 1 to 4096."""
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
-            raise InputError(f"{name}: {value!r} is not a whole number from 1 to {LARGEST}")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_COUNT:
+            raise InputError(f"{name}: {value!r} is not a whole number from 1 to {LARGEST_COUNT}")

@@ -14,9 +14,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from nasspace.latency.conditions import KEYS, Conditions, machine
+from nasspace.latency.conditions import KEYS, Conditions
 
-__all__ = ["LatencyCache", "machine"]
 _TABLES = (
     f"""CREATE TABLE IF NOT EXISTS latency_2 (
     {", ".join(f"{key} TEXT NOT NULL" for key in KEYS)}, document TEXT NOT NULL, PRIMARY KEY ({", ".join(KEYS)}))""",
@@ -27,8 +26,8 @@ _TABLES = (
     "CREATE INDEX IF NOT EXISTS ratio_by_key ON ratio_1 (key, at)",
 )
 _WAIT_SECONDS = 10.0
-KEPT = 2_000  # readings of the reference network, and ratios to it: the latest
-LARGEST = 1e12  # seconds or milliseconds: 30,000 years
+MAX_READINGS = 2_000  # readings of the reference network, and ratios to it: the latest
+LARGEST_MEASURED = 1e12  # seconds or milliseconds: 30,000 years
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +45,7 @@ class LatencyCache:
     def get(self, conditions: Conditions) -> dict[str, Any] | None:
         """The document kept under these conditions, or None; the caller checks what is in it."""
         where = " AND ".join(f"{name} = ?" for name in KEYS)
-        rows = self._do(f"SELECT document FROM latency_2 WHERE {where}", conditions.texts())
+        rows = self._do(f"SELECT document FROM latency_2 WHERE {where}", conditions.json_fields())
         with contextlib.suppress(ValueError, IndexError, TypeError, RecursionError):
             document = json.loads(rows[0][0])
             return document if isinstance(document, dict) else None
@@ -55,35 +54,39 @@ class LatencyCache:
     def put(self, conditions: Conditions, document: dict[str, Any]) -> None:
         """Keep `document` under these conditions, in place of an older one."""
         marks = ", ".join("?" * (len(KEYS) + 1))
-        self._do(f"INSERT OR REPLACE INTO latency_2 VALUES ({marks})", (*conditions.texts(), json.dumps(document)))
+        self._do(
+            f"INSERT OR REPLACE INTO latency_2 VALUES ({marks})", (*conditions.json_fields(), json.dumps(document))
+        )
 
     def readings(self, reference: Conditions) -> list[tuple[float, float]]:
         """Times, in seconds since 1970, and milliseconds of the reference network then; the latest `KEPT`."""
         statement = "SELECT at, milliseconds FROM reference_1 WHERE key = ? ORDER BY at DESC LIMIT ?"
-        return [row for row in self._do(statement, (reference.text(), KEPT)) if all(map(is_measured, row))]
+        return [
+            row for row in self._do(statement, (reference.json_text(), MAX_READINGS)) if all(map(is_measurement, row))
+        ]
 
     def add_reading(self, reference: Conditions, milliseconds: float) -> None:
         """Keep what the reference network takes now."""
-        self._add("reference_1", reference.text(), time.time(), milliseconds)
+        self._add("reference_1", reference.json_text(), time.time(), milliseconds)
 
     def ratios(self, reference: Conditions, runtime: str) -> dict[str, list[tuple[float, float]]]:
         """For each network in a runtime: when it was measured and its time over the reference's; the latest `KEPT`."""
         statement = "SELECT network, at, ratio FROM ratio_1 WHERE key = ? ORDER BY at DESC LIMIT ?"
         found: dict[str, list[tuple[float, float]]] = {}
-        for network, *timed in self._do(statement, (_with(runtime, reference), KEPT)):
-            if all(map(is_measured, timed)):
+        for network, *timed in self._do(statement, (_ratio_key(runtime, reference), MAX_READINGS)):
+            if all(map(is_measurement, timed)):
                 found.setdefault(network, []).append(tuple(timed))
         return found
 
     def add_ratio(self, reference: Conditions, measured: Conditions, ratio: float) -> None:
         """Keep what a network takes now over what the reference takes."""
-        self._add("ratio_1", _with(measured.runtime, reference), measured.text(), time.time(), ratio)
+        self._add("ratio_1", _ratio_key(measured.runtime, reference), measured.json_text(), time.time(), ratio)
 
     def _add(self, table: str, key: str, *values: Any) -> None:
         marks = ", ".join("?" * (len(values) + 1))
         self._do(f"INSERT INTO {table} VALUES ({marks})", (key, *values))
         old = f"SELECT at FROM {table} WHERE key = ? ORDER BY at DESC LIMIT 1 OFFSET ?"
-        self._do(f"DELETE FROM {table} WHERE key = ? AND at <= ({old})", (key, key, KEPT))
+        self._do(f"DELETE FROM {table} WHERE key = ? AND at <= ({old})", (key, key, MAX_READINGS))
 
     def _do(self, statement: str, values: tuple) -> list[tuple]:
         """One statement in a transaction of its own; tried again once where a broken file was set aside."""
@@ -92,7 +95,7 @@ class LatencyCache:
                 with self._open() as connection:
                     return connection.execute(statement, values).fetchall()
             except (sqlite3.OperationalError, OSError) as error:  # not writable, disk full, locked for too long
-                _warn(f"the latency cache {self.path} cannot be used and is ignored: {error}")
+                _warn_once(f"the latency cache {self.path} cannot be used and is ignored: {error}")
                 return []
             except sqlite3.DatabaseError as error:  # not a database, or a damaged one
                 self._set_aside(error)
@@ -121,7 +124,9 @@ class LatencyCache:
         ):
             if not self._is_damaged():
                 return
-            _warn(f"the latency cache {self.path} is damaged ({error}); it is now {broken.name}, and a new one begins")
+            _warn_once(
+                f"the latency cache {self.path} is damaged ({error}); it is now {broken.name}, and a new one begins"
+            )
             for suffix in ("-wal", "-shm"):  # first, or a new file would take them for its own
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
             os.replace(self.path, broken)
@@ -137,7 +142,7 @@ class LatencyCache:
 
 
 @functools.cache
-def _warn(message: str) -> None:
+def _warn_once(message: str) -> None:
     """The same trouble is told once, however many measurements meet it."""
     log.warning(message)
 
@@ -154,10 +159,10 @@ def _default_path() -> Path:
     return Path(folder) / "latency.db"
 
 
-def _with(runtime: str, reference: Conditions) -> str:
-    return json.dumps([runtime, reference.text()])
+def _ratio_key(runtime: str, reference: Conditions) -> str:
+    return json.dumps([runtime, reference.json_text()])
 
 
-def is_measured(value: Any) -> bool:
+def is_measurement(value: Any) -> bool:
     """Whether a value is a number above 0 that can have been measured: a database or a JSON text may hold anything."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LARGEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LARGEST_MEASURED

@@ -43,7 +43,7 @@ class Conditions:
     machine: Mapping[str, Any]
 
     @classmethod
-    def here(
+    def on_this_machine(
         cls,
         digest: str,
         runtime: str,
@@ -57,11 +57,11 @@ class Conditions:
         versions, label = runtimes.versions(runtime), runtimes.device_label(device)
         return cls(digest, runtime, label, threads, batch_size, tuple(input), versions, machine())
 
-    def texts(self) -> tuple[str, ...]:
+    def json_fields(self) -> tuple[str, ...]:
         """Each field as a JSON text, in the order of `KEYS`."""
         return tuple(json.dumps(getattr(self, key), sort_keys=True) for key in KEYS)
 
-    def text(self) -> str:
+    def json_text(self) -> str:
         """All fields as one JSON text."""
         return json.dumps({key: getattr(self, key) for key in KEYS}, sort_keys=True)
 
@@ -69,37 +69,37 @@ class Conditions:
 KEYS = tuple(field.name for field in fields(Conditions))
 
 
-def digest_of(architecture: Architecture, model: nn.Module | None = None) -> str | None:
+def network_digest(architecture: Architecture, model: nn.Module | None = None) -> str | None:
     """Name what is measured: the architecture's digest where `model` is its network, whatever the weights.
 
     Another network that is made of modules of PyTorch and nasspace is named by its modules, their settings and the
     shapes of their weights. None where that does not tell what runs: a class or function from elsewhere, a hook, a
     replaced `forward`.
     """
-    if model is None or _is_network_of(architecture, model):
+    if model is None or _is_built_from(architecture, model):
         return architecture.digest
-    structure = Structure.of(model)
+    structure = ModuleStructure.of(model)
     if not structure.is_known:
         return None
     return f"network {hashlib.sha256(structure.text.encode()).hexdigest()[:24]}"
 
 
-def _is_network_of(architecture: Architecture, model: nn.Module) -> bool:
+def _is_built_from(architecture: Architecture, model: nn.Module) -> bool:
     """Whether `model` is what `build` makes of the architecture; its blocks are compared one by one."""
     from nasspace.counting import cost
     from nasspace.network import Network
 
     layers = architecture.layers
-    if type(model) is not Network or len(model) != len(layers) or not Structure.of(model, deep=False).is_plain:
+    if type(model) is not Network or len(model) != len(layers) or not ModuleStructure.of(model, deep=False).is_plain:
         return False
     counted = cost(architecture).layers
     pairs = zip(model, layers, counted, strict=True)
-    found = ((Structure.of(block), _built(layer, count.in_shape)) for block, layer, count in pairs)
+    found = ((ModuleStructure.of(block), _built_structure(layer, count.in_shape)) for block, layer, count in pairs)
     return all(given.is_plain and given == built for given, built in found)
 
 
 @functools.lru_cache(maxsize=4096)
-def _built(layer: Layer, in_shape: tuple[int, ...]) -> Structure:
+def _built_structure(layer: Layer, in_shape: tuple[int, ...]) -> ModuleStructure:
     """The structure of a layer's block as it is built."""
     import torch
 
@@ -108,11 +108,11 @@ def _built(layer: Layer, in_shape: tuple[int, ...]) -> Structure:
 
     channels = math.prod(in_shape) if blocks.get(layer.block).flattens else in_shape[0]
     with torch.random.fork_rng(devices=[]):
-        return Structure.of(make_block(layer, channels))
+        return ModuleStructure.of(make_block(layer, channels))
 
 
 @dataclass(frozen=True)
-class Structure:
+class ModuleStructure:
     """A module without the values of its weights: `text` describes it and all below it.
 
     `is_plain`: nothing but settings changes what its classes do (no hook, no `forward` of an instance). `is_known`: and
@@ -124,7 +124,7 @@ class Structure:
     is_known: bool
 
     @classmethod
-    def of(cls, module: nn.Module, *, deep: bool = True) -> Structure:
+    def of(cls, module: nn.Module, *, deep: bool = True) -> ModuleStructure:
         """Describe a module; without `deep` not those below it."""
         kind = type(module)
         name = f"{kind.__module__}.{kind.__qualname__}"
@@ -132,7 +132,7 @@ class Structure:
         if name.startswith("torch.jit."):  # compiled: its code is none of its class
             return cls(f"{name} {id(module)}", False, False)
         own = {key: value for key, value in vars(module).items() if key not in _STATE and "_hooks" not in key}
-        settings, told = _described(own)
+        settings, told = _describe(own)
         weights = [*module._parameters.items(), *module._buffers.items()]
         shapes = {key: None if one is None else (tuple(one.shape), str(one.dtype)) for key, one in weights}
         parts = {key: None if part is None else cls.of(part) for key, part in module._modules.items()} if deep else {}
@@ -144,7 +144,7 @@ class Structure:
         return cls(text, plain, plain and known and all(part.is_known for part in found))
 
 
-def _described(value: Any) -> tuple[str, bool]:
+def _describe(value: Any) -> tuple[str, bool]:
     """A setting as text, and whether the text describes all of it."""
     import torch
 
@@ -153,10 +153,10 @@ def _described(value: Any) -> tuple[str, bool]:
     if isinstance(value, torch.Tensor):
         return repr((tuple(value.shape), str(value.dtype))), True
     if isinstance(value, list | tuple):
-        parts = [_described(part) for part in value]
+        parts = [_describe(part) for part in value]
         return repr([type(value).__name__, *(text for text, _ in parts)]), all(told for _, told in parts)
     if isinstance(value, Mapping):
-        parts = [(str(key), *_described(part)) for key, part in value.items()]
+        parts = [(str(key), *_describe(part)) for key, part in value.items()]
         return repr(sorted((key, text) for key, text, _ in parts)), all(told for *_, told in parts)
     return repr(type(value)), False
 

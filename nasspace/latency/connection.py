@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from nasspace.errors import InputError, NasspaceError
-from nasspace.latency.runner import MARK
+from nasspace.latency.remote_server import MARK
 
 SECONDS = 10  # until a device that does not answer counts as unreachable
 _OPTIONS = ("BatchMode=yes", f"ConnectTimeout={SECONDS}", "ServerAliveInterval=5", "ServerAliveCountMax=3")
@@ -24,7 +24,7 @@ _FORM = re.compile(
 )
 # What the far end runs: it takes the number of bytes, a zip of modules and the reference network, and serves. It goes
 # through standard input, since not every shell takes several lines as one argument.
-_BEGIN = b"""
+_BOOTSTRAP = b"""
 import sys
 if sys.version_info < (3, 11):
     sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0])
@@ -35,8 +35,8 @@ with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
     with open(path, "wb") as file:
         file.write(given.read(int(given.readline())))
     sys.path.insert(0, path)
-    from nasspace.latency import runner
-    runner.serve(given, zipfile.ZipFile(path).read("reference.onnx"))
+    from nasspace.latency import remote_server
+    remote_server.serve(given, zipfile.ZipFile(path).read("reference.onnx"))
 """
 
 
@@ -50,7 +50,7 @@ class Address:
     python: str
 
     @classmethod
-    def of(cls, text: str) -> Address:
+    def parse(cls, text: str) -> Address:
         """The parts of an address; an `InputError` for what is none."""
         match = _FORM.fullmatch(text)
         if not match:
@@ -70,7 +70,7 @@ class Address:
         """The ssh command that begins the far end; NASSPACE_SSH may hold another `ssh` with options of its own."""
         options = [part for option in _OPTIONS for part in ("-o", option)]
         port = ["-p", str(self.port)] if self.port else []
-        begin = f"exec {shlex.quote(self.python)} -c 'import sys; exec(sys.stdin.buffer.read({len(_BEGIN)}))'"
+        begin = f"exec {shlex.quote(self.python)} -c 'import sys; exec(sys.stdin.buffer.read({len(_BOOTSTRAP)}))'"
         return [*shlex.split(os.environ.get("NASSPACE_SSH", "ssh")), *options, *port, "-T", "--", self.target, begin]
 
 
@@ -87,8 +87,8 @@ class Connection:
         except OSError as error:
             self._errors.close()
             raise InputError(f"{address}: cannot run ssh ({error}); install openssh-client") from None
-        self.close = weakref.finalize(self, _end, self._process, self._errors)
-        self._send(_BEGIN, f"{len(code)}\n".encode(), code)
+        self.close = weakref.finalize(self, _terminate, self._process, self._errors)
+        self._send(_BOOTSTRAP, f"{len(code)}\n".encode(), code)
         self.hello = self._received("while it was reached")
 
     def ask(self, request: dict[str, Any], *contents: bytes) -> dict[str, Any]:
@@ -118,10 +118,10 @@ class Connection:
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace")
         self.close()
-        return explained(self.address, status, said, when)
+        return connection_error(self.address, status, said, when)
 
 
-def explained(address: Address, status: int, said: str, when: str) -> NasspaceError:
+def connection_error(address: Address, status: int, said: str, when: str) -> NasspaceError:
     """What an end of the far process means, and what to do about it."""
     last = (said.strip().splitlines() or [f"exit status {status}"])[-1].strip()
     place = f"-p {address.port} {address.target}" if address.port else address.target
@@ -148,7 +148,7 @@ def explained(address: Address, status: int, said: str, when: str) -> NasspaceEr
     )
 
 
-def _end(process: subprocess.Popen, errors: IO[bytes]) -> None:
+def _terminate(process: subprocess.Popen, errors: IO[bytes]) -> None:
     """Close standard input, on which the far end ends by itself; no longer than a moment is waited for it."""
     with contextlib.suppress(OSError):
         process.stdin.close()

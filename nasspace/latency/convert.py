@@ -48,15 +48,15 @@ def to_onnx(
     say and for a place that cannot be written.
     """
     path = Path(path)
-    data = _exported(shipped(model), (batch_size, *input_shape), dynamic_batch)
+    data = _export(inference_copy(model), (batch_size, *input_shape), dynamic_batch)
     if dynamic_batch or metadata:
-        data = _completed(data, metadata or {})
+        data = _with_metadata(data, metadata or {})
     with files.replacing(path) as temporary:
         temporary.write_bytes(data)
     return path
 
 
-def _exported(model: nn.Module, shape: tuple[int, ...], dynamic_batch: bool) -> bytes:
+def _export(model: nn.Module, shape: tuple[int, ...], dynamic_batch: bool) -> bytes:
     buffer = io.BytesIO()
     try:
         with _known_warnings(), torch.no_grad():
@@ -77,7 +77,7 @@ def _exported(model: nn.Module, shape: tuple[int, ...], dynamic_batch: bool) -> 
     return buffer.getvalue()
 
 
-def _completed(data: bytes, metadata: Mapping[str, str]) -> bytes:
+def _with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
     """The file with metadata, and with reshapes that say that they keep the batch.
 
     PyTorch writes a free batch as -1, "what is left". ONNX Runtime then takes it for a size of its own, and does not
@@ -150,12 +150,12 @@ def to_ncnn(path: Path, input_shape: tuple[int, int, int]) -> tuple[Path, Path]:
     return param, weights
 
 
-def shipped(model: nn.Module) -> nn.Module:
+def inference_copy(model: nn.Module) -> nn.Module:
     """A copy of a network as it would be shipped: on the CPU, in inference mode."""
     return copy.deepcopy(model).cpu().eval()
 
 
-def folded(model: nn.Module, input_shape: tuple[int, int, int] | None = None) -> nn.Module:
+def fold_batch_norm(model: nn.Module, input_shape: tuple[int, int, int] | None = None) -> nn.Module:
     """A copy in inference mode with every batch norm that directly follows a convolution folded into it.
 
     What follows what is found by tracing (torch.fx). A network that cannot be traced is traced child by child; a
@@ -163,12 +163,12 @@ def folded(model: nn.Module, input_shape: tuple[int, int, int] | None = None) ->
     `input_shape`, (C, H, W), the outputs are compared on seeded input, and where they differ by more than a
     thousandth of the largest the plain copy comes back, unfolded.
     """
-    plain = shipped(model)
+    plain = inference_copy(model)
     result = copy.deepcopy(plain)
     with torch.no_grad():
         _fold(result)
         if input_shape is not None:
-            image = _image((1, *input_shape), seed=0)
+            image = _random_images((1, *input_shape), seed=0)
             if not relative_difference(plain(image).numpy(), result(image).numpy()) < 1e-3:
                 return plain
     return result
@@ -224,17 +224,17 @@ def largest_difference(
     session = onnxruntime.InferenceSession(Path(path).read_bytes(), providers=["CPUExecutionProvider"])
     given = session.get_inputs()[0]
     fixed = given.shape[0] if isinstance(given.shape[0], int) else None
-    reference = shipped(model).float()
+    reference = inference_copy(model).float()
     worst = 0.0
     for i in range(batches):
-        image = _image((fixed or 2 * i + 1, *input_shape), seed + i)
+        image = _random_images((fixed or 2 * i + 1, *input_shape), seed + i)
         with torch.inference_mode():
             expected = reference(image).numpy()
         worst = max(worst, relative_difference(expected, session.run(None, {given.name: image.numpy()})[0]))
     return worst
 
 
-def _image(shape: tuple[int, ...], seed: int) -> Tensor:
+def _random_images(shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
 
 

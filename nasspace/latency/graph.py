@@ -50,7 +50,7 @@ class Convolution:
         return math.prod(self.map_size) * self.c_in * self.c_out * self.kernel**2 // self.groups
 
 
-def layer_of(name: str) -> int | None:
+def layer_index(name: str) -> int | None:
     """The layer that the name of a node or tensor begins with.
 
     >>> layer_of("/12/branch/branch.0/Conv"), layer_of("/Flatten"), layer_of("ReorderInput_token_3")
@@ -83,11 +83,11 @@ class Graph:
         self.shapes = _shapes(onnx.shape_inference.infer_shapes(self.model).graph)
         self.root = cache(self._root)
 
-    def data(self, node: Any) -> list[str]:
+    def data_inputs(self, node: Any) -> list[str]:
         """The inputs of a node that are not constants."""
         return [name for name in node.input if name and name not in self.constants]
 
-    def is_map(self, tensor: str) -> bool:
+    def is_feature_map(self, tensor: str) -> bool:
         """Whether a tensor is a feature map of more than one place."""
         shape = self.shapes.get(tensor, ())
         return len(shape) == 4 and math.prod(shape[2:]) > 1
@@ -97,21 +97,23 @@ class Graph:
         node = self.producer.get(tensor)
         if node is None or node.op_type not in ELEMENTWISE:
             return tensor
-        roots = {self.root(name) if self._same_layer(name, node) else name for name in self.data(node)}
+        roots = {self.root(name) if self._same_layer(name, node) else name for name in self.data_inputs(node)}
         root = roots.pop() if len(roots) == 1 else tensor
         return root if self.shapes.get(root) == self.shapes.get(tensor) else tensor
 
     def _same_layer(self, tensor: str, node: Any) -> bool:
         maker = self.producer.get(tensor)
-        return maker is not None and layer_of(maker.name) == layer_of(node.name)
+        return maker is not None and layer_index(maker.name) == layer_index(node.name)
 
     def convolutions(self) -> list[Convolution]:
         """Every convolution on a feature map of more than one place, in order."""
         return [
-            _convolution(self, node) for node in self.nodes if node.op_type == "Conv" and self.is_map(node.output[0])
+            _convolution(self, node)
+            for node in self.nodes
+            if node.op_type == "Conv" and self.is_feature_map(node.output[0])
         ]
 
-    def needed_only_by(self, tensor: str, reader: Any) -> list[Any]:
+    def nodes_only_for(self, tensor: str, reader: Any) -> list[Any]:
         """The nodes that nobody needs if `reader` no longer reads `tensor`."""
         dead: list[Any] = []
         open_ = [(tensor, reader)]
@@ -122,7 +124,7 @@ class Graph:
             if node is None or readers or name in self.outputs or node in dead:
                 continue
             dead.append(node)
-            open_ += [(source, node) for source in self.data(node)]
+            open_ += [(source, node) for source in self.data_inputs(node)]
         return dead
 
 
@@ -145,7 +147,7 @@ def _convolution(graph: Graph, node: Any) -> Convolution:
     weight, out = graph.shapes[graph.copies.get(node.input[1], node.input[1])], graph.shapes[node.output[0]]
     groups = attribute(node, "group", 1)
     return Convolution(
-        layer=layer_of(node.name) or 0,
+        layer=layer_index(node.name) or 0,
         name=node.name,
         source=node.input[0],
         out=node.output[0],
@@ -158,7 +160,7 @@ def _convolution(graph: Graph, node: Any) -> Convolution:
     )
 
 
-def write(
+def write_graph(
     graph: Graph, path: str | PathLike, rewired: Mapping[str, str], added: Iterable[tuple[Any, Mapping[str, Any]]] = ()
 ) -> Path:
     """Write the graph with every reader of a tensor of `rewired` reading the other one, and what is dead left out.
@@ -173,14 +175,14 @@ def write(
     added = list(added)
     nodes = [*model.graph.node, *(node for node, _ in added)]
     for node in nodes:
-        node.input[:] = [_followed(rewired, name) for name in node.input]
+        node.input[:] = [_resolve(rewired, name) for name in node.input]
     for _, weights in added:
         model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
-    nodes += [helper.make_node("Identity", [_followed(rewired, o)], [o]) for o in graph.outputs if o in rewired]
+    nodes += [helper.make_node("Identity", [_resolve(rewired, o)], [o]) for o in graph.outputs if o in rewired]
     makers = {out: node for node in nodes for out in node.output}
     makers |= {node.output[0]: node for node in nodes if node.op_type == "Identity" and node.output[0] in graph.outputs}
     del model.graph.node[:]
-    model.graph.node.extend(_living(makers, graph.outputs))
+    model.graph.node.extend(_reachable_nodes(makers, graph.outputs))
     del model.graph.value_info[:]
     used = {name for node in model.graph.node for name in node.input}
     weights = [one for one in model.graph.initializer if one.name in used]
@@ -190,13 +192,13 @@ def write(
     return Path(path)
 
 
-def _followed(rewired: Mapping[str, str], name: str) -> str:
+def _resolve(rewired: Mapping[str, str], name: str) -> str:
     while name in rewired:
         name = rewired[name]
     return name
 
 
-def _living(makers: Mapping[str, Any], outputs: Iterable[str]) -> list[Any]:
+def _reachable_nodes(makers: Mapping[str, Any], outputs: Iterable[str]) -> list[Any]:
     """The nodes that the outputs need, each behind those that it reads."""
     done: list[Any] = []
     seen: set[int] = set()

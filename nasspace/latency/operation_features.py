@@ -16,7 +16,7 @@ LANES = (8, 16)  # channels that vector units take at once; what they do not div
 SIZES = 7  # columns of an operation's description that are sizes; the others are lanes
 
 
-class Bag:
+class OperationCounts:
     """The distinct operations of some architectures, and how often each has each; the last stands for a run itself."""
 
     def __init__(self, architectures: Iterable[Architecture]):
@@ -38,15 +38,15 @@ class Bag:
         return row
 
     @cached_property
-    def described(self) -> tuple[np.ndarray, np.ndarray]:
+    def features(self) -> tuple[np.ndarray, np.ndarray]:
         """The kinds, (operations + 1,), and the logarithms of sizes and what is left over of lanes."""
         kinds = np.array([*(operation.kind for operation in self.operations), ""], dtype=object)
-        sizes = np.array([*map(sizes_of, self.operations), (0.0,) * (SIZES + 2 * len(LANES))])
+        sizes = np.array([*map(size_features, self.operations), (0.0,) * (SIZES + 2 * len(LANES))])
         return kinds, sizes
 
 
 @lru_cache(maxsize=20_000)
-def by_layer(architecture: Architecture) -> tuple[tuple[Operation, ...], ...]:
+def operations_by_layer(architecture: Architecture) -> tuple[tuple[Operation, ...], ...]:
     """The operations of each layer."""
     counted = zip(architecture.layers, cost(architecture).layers, strict=True)
     return tuple(operations(layer, part.in_shape) for layer, part in counted)
@@ -54,16 +54,16 @@ def by_layer(architecture: Architecture) -> tuple[tuple[Operation, ...], ...]:
 
 def operations_of(architecture: Architecture) -> Iterator[Operation]:
     """All operations of a network, in order."""
-    return itertools.chain.from_iterable(by_layer(architecture))
+    return itertools.chain.from_iterable(operations_by_layer(architecture))
 
 
-def counts_of(operation: Operation) -> tuple[float, ...]:
+def cost_features(operation: Operation) -> tuple[float, ...]:
     """Multiply-adds, elements accessed, elements of the output, and one."""
     return (operation.flops, operation.memory_access, math.prod(operation.out_shape), 1)
 
 
 @lru_cache(maxsize=100_000)
-def sizes_of(operation: Operation) -> tuple[float, ...]:
+def size_features(operation: Operation) -> tuple[float, ...]:
     """Logarithms of channels, sides, kernel, groups and work, and the share of channels that lanes leave over."""
     given, out = operation.in_shape or (1,), operation.out_shape or (1,)  # a user's block may have a scalar
     kernel = operation.weight_shape[-1] if len(operation.weight_shape) == 4 else 1

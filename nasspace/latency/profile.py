@@ -16,18 +16,18 @@ from typing import Any
 
 from nasspace import temporary
 from nasspace.latency.convert import OPSET
-from nasspace.latency.graph import ARITHMETIC, Graph, layer_of
-from nasspace.latency.runtimes import batch_of
+from nasspace.latency.graph import ARITHMETIC, Graph, layer_index
+from nasspace.latency.runtimes import random_batch
 
 WARM_UP_RUNS = 5
 MIN_RUNS = 15
 LONGEST, FEWEST = 10, 3  # times the seconds asked for, after which so many runs are enough
 _END = "_kernel_time"
-BEHIND = "+"
+FOLLOWS = "+"
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedOperator:
     """One operator as ONNX Runtime runs it: the node or tensor of ours that it works for, its type, layer, time."""
 
     works_for: str
@@ -43,7 +43,7 @@ class Profile:
     The rest is what lies between the operators: starting each of them, and the call itself.
     """
 
-    operators: tuple[Timed, ...]
+    operators: tuple[TimedOperator, ...]
     rest_ms: float
     total_ms: float
     runs: int
@@ -61,7 +61,9 @@ class Profile:
         return Profile(operators, factor * self.rest_ms, factor * self.total_ms, self.runs)
 
 
-def take(path: str | PathLike, layers: int, latency_ms: float, *, threads: int = 1, seconds: float = 0.5) -> Profile:
+def profile_onnx(
+    path: str | PathLike, layers: int, latency_ms: float, *, threads: int = 1, seconds: float = 0.5
+) -> Profile:
     """Profile an ONNX file that was exported from a network of `layers` layers, for about `seconds`.
 
     The median of each operator over the runs, less what the profiler itself takes; where the sum is then still above
@@ -69,15 +71,15 @@ def take(path: str | PathLike, layers: int, latency_ms: float, *, threads: int =
     """
     with temporary.private() as folder:
         numbered = Path(folder) / "numbered.onnx"
-        placed = _placed(_optimised(Path(path), numbered, threads), layers)
-        events = _events(numbered, threads, seconds, optimise=False)
-    own = _profilers_own()
+        placed = _assign_layers(_optimize(Path(path), numbered, threads), layers)
+        events = _profile_events(numbered, threads, seconds, optimise=False)
+    own = _profiler_overhead_ms()
     median = {name: statistics.median_grouped(values) / 1e3 for name, values in _durations(events).items()}
-    operators = [Timed(*placed[int(name)], max(0.0, ms - own)) for name, ms in median.items()]
-    return settled(operators, latency_ms, _runs(events))
+    operators = [TimedOperator(*placed[int(name)], max(0.0, ms - own)) for name, ms in median.items()]
+    return scale_to_latency(operators, latency_ms, _runs(events))
 
 
-def _optimised(path: Path, numbered: Path, threads: int) -> list[Any]:
+def _optimize(path: Path, numbered: Path, threads: int) -> list[Any]:
     """The nodes that ONNX Runtime makes of a file; they are written to `numbered`, each under its number.
 
     Parts of a function (HardSwish) have no name, so that the profile of the file itself could not be read.
@@ -94,7 +96,7 @@ def _optimised(path: Path, numbered: Path, threads: int) -> list[Any]:
     return nodes
 
 
-def settled(operators: Iterable[Timed], latency_ms: float, runs: int) -> Profile:
+def scale_to_latency(operators: Iterable[TimedOperator], latency_ms: float, runs: int) -> Profile:
     """Operators and the rest so that they add up to the latency."""
     operators = tuple(operators)
     total = sum(one.ms for one in operators)
@@ -116,20 +118,20 @@ def _session(path: Path, threads: int, optimise: bool = True, **settings: Any) -
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _events(path: Path, threads: int, seconds: float, optimise: bool = True) -> list[dict]:
+def _profile_events(path: Path, threads: int, seconds: float, optimise: bool = True) -> list[dict]:
     """What ONNX Runtime records of the runs behind the warm-up."""
     prefix = str(path.with_suffix(""))
     session = _session(path, threads, optimise, enable_profiling=True, profile_file_prefix=prefix)
     given = session.get_inputs()[0]
-    feed = {given.name: batch_of(given.shape[0], tuple(given.shape[1:]))}
+    feed = {given.name: random_batch(given.shape[0], tuple(given.shape[1:]))}
     began, spent, runs = time.perf_counter(), 0.0, 0
     while spent < seconds or runs < WARM_UP_RUNS + (MIN_RUNS if spent < LONGEST * seconds else FEWEST):
         session.run(None, feed)
         runs, spent = runs + 1, time.perf_counter() - began
-    return _behind_warm_up(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
+    return _after_warm_up(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
 
 
-def _behind_warm_up(events: list[dict]) -> list[dict]:
+def _after_warm_up(events: list[dict]) -> list[dict]:
     ends = [i for i, event in enumerate(events) if event.get("name") == "model_run"]
     return events[ends[WARM_UP_RUNS - 1] + 1 :]
 
@@ -147,14 +149,14 @@ def _durations(events: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
     return durations
 
 
-def _placed(nodes: list[Any], layers: int) -> list[tuple[str, str, int]]:
+def _assign_layers(nodes: list[Any], layers: int) -> list[tuple[str, str, int]]:
     """For every node of the graph that ONNX Runtime runs: what of ours it works for, its type, its layer.
 
     Some have no name of ours. An operator that several of ours became (GELU, a part of HardSwish) follows the one it
     reads from, told by a `BEHIND`. A change of the memory layout works for the node that reads it, and where nobody
     does for the one it reads from. What the network itself does at its end belongs to the last layer.
     """
-    named = [_original(node) for node in nodes]
+    named = [_original_name(node) for node in nodes]
     made_by = {out: i for i, node in enumerate(nodes) for out in node.output}
     read_by = {name: i for i, node in reversed(list(enumerate(nodes))) for name in node.input}
     for i, node in enumerate(nodes):
@@ -162,12 +164,12 @@ def _placed(nodes: list[Any], layers: int) -> list[tuple[str, str, int]]:
             source = made_by.get(node.input[0])
             while source is not None and _reorders(nodes[source]):
                 source = made_by.get(nodes[source].input[0])
-            named[i] = "" if source is None else named[source].rstrip(BEHIND) + BEHIND
+            named[i] = "" if source is None else named[source].rstrip(FOLLOWS) + FOLLOWS
     for i, node in reversed(list(enumerate(nodes))):
         named[i] = named[i] or next((named[read_by[out]] for out in node.output if out in read_by), "")
     for i, node in enumerate(nodes):
         named[i] = named[i] or next((named[made_by[name]] for name in node.input if name in made_by), "")
-    homes = [layer_of(name) for name in named]
+    homes = [layer_index(name) for name in named]
     last = layers - 1
     return [(name, n.op_type, last if h is None else h) for name, n, h in zip(named, nodes, homes, strict=True)]
 
@@ -176,14 +178,14 @@ def _reorders(node: Any) -> bool:
     return node.op_type.startswith("Reorder")
 
 
-def _original(node: Any) -> str:
+def _original_name(node: Any) -> str:
     """The node or tensor of the exported graph that a node of the optimised one is named by; empty if none is."""
     names = () if _reorders(node) else (node.name, *node.output)
     return next((name for name in names if name.startswith("/")), "").removesuffix("_nchwc")
 
 
 @functools.cache
-def _profilers_own() -> float:
+def _profiler_overhead_ms() -> float:
     """What the profiler adds to every operator, in milliseconds: the time of one that does nothing."""
     import onnx
     from onnx import TensorProto, helper
@@ -197,11 +199,11 @@ def _profilers_own() -> float:
     with temporary.private() as folder:
         path = Path(folder) / "idle.onnx"
         onnx.save(model, str(path))
-        durations = _durations(_events(path, 1, 0.05, optimise=False))
+        durations = _durations(_profile_events(path, 1, 0.05, optimise=False))
     return statistics.median(map(statistics.median_grouped, durations.values())) / 1e3
 
 
-def times_of(graph: Graph, profile: Profile) -> dict[str, tuple[float, frozenset[str]]]:
+def node_times(graph: Graph, profile: Profile) -> dict[str, tuple[float, frozenset[str]]]:
     """For each node of the exported graph: the milliseconds of the operator that does its work, and what else it does.
 
     ONNX Runtime joins operators (a convolution, the addition and the ReLU behind it) under the name of the last, so
@@ -224,18 +226,18 @@ def times_of(graph: Graph, profile: Profile) -> dict[str, tuple[float, frozenset
 def _node_of(graph: Graph, works_for: str) -> str:
     """The exported node that an operator works for: it is named by it, by its output, or by either and more."""
     names = {node.name for node in graph.nodes}
-    name = works_for.rstrip(BEHIND)
+    name = works_for.rstrip(FOLLOWS)
     while name and name not in names and name not in graph.producer:
         name = name.rpartition("/")[0]
     node = graph.producer.get(name)
-    if works_for.endswith(BEHIND):
+    if works_for.endswith(FOLLOWS):
         outs = [name] if node is not None else [out for one in graph.nodes if one.name == name for out in one.output]
         readers = [reader.name for out in outs for reader in graph.consumers[out]]
         return readers[0] if readers else name
     return name if node is None else node.name
 
 
-def own_ms(graph: Graph, times: Mapping[str, tuple[float, frozenset[str]]], names: Iterable[str]) -> float:
+def standalone_ms(graph: Graph, times: Mapping[str, tuple[float, frozenset[str]]], names: Iterable[str]) -> float:
     """Milliseconds of nodes, each operator once; nothing for a node that another, larger one does along with its own.
 
     A ReLU that ONNX Runtime joins to its convolution takes no time that can be seen.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 IMAGES = 32  # from which the ranges of activations are taken
 
 
-def digits(input_shape: tuple[int, int, int], count: int = IMAGES) -> np.ndarray:
+def digit_images(input_shape: tuple[int, int, int], count: int = IMAGES) -> np.ndarray:
     """Handwritten digits of scikit-learn, spread over the set: standardised, scaled to `input_shape`, (C, H, W)."""
     import torch
     from sklearn.datasets import load_digits
@@ -41,7 +41,7 @@ def to_int8(source: str | PathLike, path: str | PathLike, images: np.ndarray) ->
     with temporary.private() as folder, files.replacing(path) as target:
         prepared = Path(folder) / "prepared.onnx"
         try:
-            _quantise(Path(source), prepared, target, images)
+            _quantize(Path(source), prepared, target, images)
         except InputError:
             raise
         except Exception as error:  # of ONNX, ONNX Runtime and its quantiser, which share no base class
@@ -60,12 +60,12 @@ def _classes(path: Path, images: np.ndarray) -> np.ndarray:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    batches = _reader(path, images)
+    batches = _batch_reader(path, images)
     outputs = [session.run(None, feed)[0].argmax(1) for feed in iter(batches.get_next, None)]
     return np.concatenate(outputs)[: len(images)]
 
 
-def _quantise(source: Path, prepared: Path, path: Path, images: np.ndarray) -> None:
+def _quantize(source: Path, prepared: Path, path: Path, images: np.ndarray) -> None:
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -73,7 +73,7 @@ def _quantise(source: Path, prepared: Path, path: Path, images: np.ndarray) -> N
     quantization.quantize_static(
         str(prepared),
         str(path),
-        _reader(prepared, images),
+        _batch_reader(prepared, images),
         quant_format=quantization.QuantFormat.QDQ,
         per_channel=True,
         reduce_range=True,
@@ -83,7 +83,7 @@ def _quantise(source: Path, prepared: Path, path: Path, images: np.ndarray) -> N
     )
 
 
-def _reader(path: Path, images: np.ndarray) -> CalibrationDataReader:
+def _batch_reader(path: Path, images: np.ndarray) -> CalibrationDataReader:
     """The images as batches of the network's size, one after another; too few for one batch are repeated."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader

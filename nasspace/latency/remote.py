@@ -17,7 +17,7 @@ from nasspace.errors import InputError
 from nasspace.latency import benchmark, reference, runtimes
 from nasspace.latency.benchmark import SECONDS, Latency, check_counts
 from nasspace.latency.cache import LatencyCache
-from nasspace.latency.conditions import Conditions, digest_of
+from nasspace.latency.conditions import Conditions, network_digest
 from nasspace.latency.connection import Address, Connection
 
 if TYPE_CHECKING:
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from nasspace.architecture import Architecture
 
 LOCAL = "local"
-TOGETHER = 4  # files that are measured side by side; the reference network beside makes several such groups one
+GROUP_SIZE = 4  # files that are measured side by side; the reference network beside makes several such groups one
 
 
-def check(address: str, runtime: str) -> None:
+def check_device(address: str, runtime: str) -> None:
     """Refuse what is no device, and a runtime that does not run the files that are pushed; nothing is connected."""
     if address == LOCAL:
         return
-    Address.of(address)
+    Address.parse(address)
     if not issubclass(runtimes.get(runtime), runtimes.OnnxRuntime):
         raise InputError(f"runtime '{runtime}': {address} measures with onnxruntime or onnxruntime-int8")
 
 
-class Remote:
+class RemoteDevice:
     """A device at `ssh://[user@]host[:port][/path/of/python]`, connected when it is first asked; closed with `with`.
 
     Errors, each an `InputError`: no such device, an unknown or changed host key, no Python or ONNX Runtime there, a
@@ -46,13 +46,13 @@ class Remote:
     """
 
     def __init__(self, address: str) -> None:
-        self.address = Address.of(address)
+        self.address = Address.parse(address)
 
     @functools.cached_property
     def _connection(self) -> Connection:
-        return Connection(self.address, _code())
+        return Connection(self.address, _pushed_code())
 
-    def __enter__(self) -> Remote:
+    def __enter__(self) -> RemoteDevice:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,7 +65,7 @@ class Remote:
 
     @property
     def machine(self) -> dict[str, Any]:
-        """What the device is, as `cache.machine`."""
+        """What the device is, as `conditions.machine`."""
         return self._connection.hello["machine"]
 
     def versions(self, runtime: str) -> dict[str, str]:
@@ -79,21 +79,21 @@ class Remote:
         threads: int = 1,
         batch_size: int = 1,
         *,
-        model: nn.Module | runtimes.Calibrated | None = None,
+        model: nn.Module | runtimes.CalibratedModel | None = None,
         seconds: float = SECONDS,
         fresh: bool = False,
         cache: LatencyCache | None = None,
     ) -> Latency:
         """As `benchmark.measure_latency`, on the device; remembered by its description, versions and address."""
-        check(str(self.address), runtime)
+        check_device(str(self.address), runtime)
         check_counts(threads=threads, batch_size=batch_size)
         cache = LatencyCache() if cache is None else cache
-        digest = digest_of(architecture, None if model is None else runtimes.network_of(model, runtime))
+        digest = network_digest(architecture, None if model is None else runtimes.module_of(model, runtime))
         asked = {"threads": threads, "batch_size": batch_size}
         key = self._conditions(digest, runtime, **asked, input=architecture.input) if digest else None
         beside = self._beside(threads)
-        if key and not fresh and (known := benchmark.recalled(key, cache)):
-            return known.normalized(reference.history(beside, runtime, cache))
+        if key and not fresh and (known := benchmark.cached_latency(key, cache)):
+            return known.normalized(reference.machine_history(beside, runtime, cache))
         if model is None:
             from nasspace.network import build
 
@@ -103,7 +103,7 @@ class Remote:
             path = here.write(model, architecture.input, Path(folder) / "network.onnx")
             runtimes.check_outputs(here.load(path), model)
             (found,) = self._measured([path], runtime, threads, batch_size, seconds, cache)
-        return benchmark.kept(found, key, beside, runtime, cache)
+        return benchmark.store_latency(found, key, beside, runtime, cache)
 
     def measure_files(
         self,
@@ -117,8 +117,8 @@ class Remote:
     ) -> Iterator[Latency]:
         """Measure ONNX files on the device, four at a time side by side; each four comes when it is done."""
         cache = LatencyCache() if cache is None else cache
-        for first in range(0, len(paths), TOGETHER):
-            group = [Path(path) for path in paths[first : first + TOGETHER]]
+        for first in range(0, len(paths), GROUP_SIZE):
+            group = [Path(path) for path in paths[first : first + GROUP_SIZE]]
             yield from self._measured(group, runtime, threads, batch_size, seconds, cache)
 
     def _measured(
@@ -137,7 +137,7 @@ class Remote:
         undisturbed = [ms for one in found if not one.contended for ms in one.reference_ms]
         if undisturbed:
             cache.add_reading(beside, statistics.median(undisturbed))
-        known = reference.history(beside, runtime, cache)
+        known = reference.machine_history(beside, runtime, cache)
         return [latency.normalized(known) for latency in found]
 
     def _here(self, latency: Latency, runtime: str) -> Latency:
@@ -146,7 +146,7 @@ class Remote:
 
     def _beside(self, threads: int) -> Conditions:
         """Those of the reference network there."""
-        known = reference.architecture()
+        known = reference.reference_architecture()
         return self._conditions(known.digest, "onnxruntime", threads=threads, batch_size=1, input=known.input)
 
     def _conditions(self, digest: str, runtime: str, **asked: Any) -> Conditions:
@@ -170,7 +170,7 @@ def measure_latency(
     `latency_device` is `local` or `ssh://[user@]host[:port][/path/of/python]`; `asked`: `model`, `seconds`, `fresh`,
     `cache`. Raises `InputError` for what cannot be measured so.
     """
-    check(latency_device, runtime)
+    check_device(latency_device, runtime)
     asked |= {"runtime": runtime, "threads": threads, "batch_size": batch_size}
     if latency_device == LOCAL:
         return benchmark.measure_latency(architecture, resolution=resolution, device=device, **asked)
@@ -179,11 +179,11 @@ def measure_latency(
         architecture = architecture.with_resolution(resolution)
     if device != "cpu":
         raise InputError(f"device '{device}': {latency_device} measures on its cpu")
-    with Remote(latency_device) as there:
+    with RemoteDevice(latency_device) as there:
         return there.measure_latency(architecture, **asked)
 
 
-def _code() -> bytes:
+def _pushed_code() -> bytes:
     """The zip that is pushed: the modules that measure, as they are here, and the reference network."""
     package = Path(__file__).parents[1]
     modules = [
@@ -196,5 +196,5 @@ def _code() -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive, temporary.private() as folder:
         for path in modules:
             archive.write(path, path.relative_to(package.parent))
-        archive.write(reference.write(Path(folder)), "reference.onnx")
+        archive.write(reference.write_reference(Path(folder)), "reference.onnx")
     return buffer.getvalue()

@@ -65,11 +65,11 @@ def measure_folders(
         model.load_state_dict(load_file(folder / "weights.safetensors"))
         networks[str(i)] = runtimes.get(runtime)(threads, batch_size, device).load(model, described.input)
         runtimes.check_outputs(networks[str(i)], model)
-    compared = reference.Reference(reference.network(threads, device))
+    compared = reference.Reference(reference.reference_network(threads, device))
     return list(measure(networks, reference=compared, seconds=seconds).values())
 
 
-def measure_files_afresh(
+def measure_files_in_subprocess(
     paths: Iterable[str | PathLike],
     threads: int = 1,
     batch_size: int | None = None,
@@ -80,10 +80,12 @@ def measure_files_afresh(
     """As `measure_files`, in one fresh Python process and beside the reference network, whose history `cache` has."""
     with temporary.private() as folder:
         order = {"paths": [os.path.abspath(path) for path in paths], "threads": threads, "batch_size": batch_size}
-        return _remembered({**order, "seconds": seconds, "beside": str(reference.write(Path(folder)))}, cache)
+        return _run_and_record(
+            {**order, "seconds": seconds, "beside": str(reference.write_reference(Path(folder)))}, cache
+        )
 
 
-def measure_folders_afresh(
+def measure_folders_in_subprocess(
     folders: Iterable[str | PathLike],
     runtime: str,
     threads: int = 1,
@@ -95,20 +97,24 @@ def measure_folders_afresh(
 ) -> list[Latency]:
     """As `measure_folders`, in one fresh Python process, beside the reference network."""
     order = {"folders": [os.path.abspath(folder) for folder in folders], "runtime": runtime, "device": device}
-    return _remembered({**order, "threads": threads, "batch_size": batch_size, "seconds": seconds}, cache)
+    return _run_and_record({**order, "threads": threads, "batch_size": batch_size, "seconds": seconds}, cache)
 
 
-def _remembered(order: dict, cache: LatencyCache | None) -> list[Latency]:
+def _run_and_record(order: dict, cache: LatencyCache | None) -> list[Latency]:
     """What the fresh process finds, by all that is known of the machine; the reference's part of it is remembered."""
     cache = LatencyCache() if cache is None else cache
     threads, device = order["threads"], order.get("device", "cpu")
-    found = _asked(order)
-    reference.remember([ms for one in found if not one.contended for ms in one.reference_ms], threads, device, cache)
-    known = reference.history(reference.conditions(threads, device), order.get("runtime", "onnxruntime"), cache)
+    found = _run_subprocess(order)
+    reference.record_rounds(
+        [ms for one in found if not one.contended for ms in one.reference_ms], threads, device, cache
+    )
+    known = reference.machine_history(
+        reference.reference_conditions(threads, device), order.get("runtime", "onnxruntime"), cache
+    )
     return [latency.normalized(known) for latency in found]
 
 
-def _asked(order: dict) -> list[Latency]:
+def _run_subprocess(order: dict) -> list[Latency]:
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     ended = subprocess.run(

@@ -24,19 +24,19 @@ def task():
 
 
 def test_more_trials_take_longer_and_time_alone_is_said_a_trial(task):
-    found = duration.estimate(task)
+    found = duration.estimate_duration(task)
     assert found.search[0] > 0
     assert found.delivery[0] < found.mean_delivery < found.delivery[1]
     assert str(found).startswith("likely to take ")
     task.recipe, before = task.recipe.model_copy(update={"trials": UNBOUNDED, "time_budget": 60.0}), task.recipe
     try:
-        assert str(duration.estimate(task)).startswith("a trial is likely to take ")
+        assert str(duration.estimate_duration(task)).startswith("a trial is likely to take ")
     finally:
         task.recipe = before
 
 
 def test_a_network_that_cannot_be_trained_is_left_out(task, monkeypatch):
-    timed = duration._timed
+    timed = duration._time_network
     calls = []
 
     def failing(network, *arguments):
@@ -45,10 +45,10 @@ def test_a_network_that_cannot_be_trained_is_left_out(task, monkeypatch):
             raise RuntimeError("a block of one's own fails")
         return timed(network, *arguments)
 
-    monkeypatch.setattr(duration, "_timed", failing)
-    assert duration.estimate(task)
-    monkeypatch.setattr(duration, "_timed", lambda *_: 1 / 0)
-    assert duration.estimate(task) is None
+    monkeypatch.setattr(duration, "_time_network", failing)
+    assert duration.estimate_duration(task)
+    monkeypatch.setattr(duration, "_time_network", lambda *_: 1 / 0)
+    assert duration.estimate_duration(task) is None
 
 
 def test_a_front_far_below_its_target_says_among_how_many(tmp_path, monkeypatch):

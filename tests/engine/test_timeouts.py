@@ -13,8 +13,8 @@ from nasspace.engine import machine_lock, timeouts
 
 WORKING = """
 import sys, time
-from nasspace.engine.timeouts import stopped_after
-with stopped_after(0.5, sys.argv[1]):
+from nasspace.engine.timeouts import time_limit
+with time_limit(0.5, sys.argv[1]):
     while True:
         pass
 """
@@ -47,32 +47,32 @@ def clock(monkeypatch):
 
 def test_what_is_within_pauses_does_not_count(clock, tmp_path):
     path = tmp_path / "trace.txt"
-    with timeouts.stopped_after(10.0, str(path)):
+    with timeouts.time_limit(10.0, str(path)):
         clock.now += 4
-        with timeouts.paused():
+        with timeouts.limits_paused():
             clock.now += 1000
         clock.now += 5
-        with timeouts.paused():
+        with timeouts.limits_paused():
             clock.now += 1000
     assert clock.asked == [10.0, None, 6.0, None, 1.0, None]
     assert not path.exists()
 
 
 def test_a_limit_that_is_used_up_in_a_pause_still_ends_the_process(clock):
-    with timeouts.stopped_after(10.0, None):
+    with timeouts.time_limit(10.0, None):
         clock.now += 11  # it fires in a moment
-        with timeouts.paused():
+        with timeouts.limits_paused():
             pass
     assert clock.asked == [10.0, None, timeouts.SHORTEST, None]
 
 
 def test_without_a_limit_nothing_is_asked(clock):
-    with timeouts.stopped_after(None, None), timeouts.paused():
+    with timeouts.time_limit(None, None), timeouts.limits_paused():
         clock.now += 1000
     assert clock.asked == []
 
 
-@pytest.mark.parametrize("turn", [machine_lock.measuring, machine_lock.Training])
+@pytest.mark.parametrize("turn", [machine_lock.measurement_lock, machine_lock.TrainingLock])
 def test_waiting_for_a_turn_does_not_count(turn, clock, monkeypatch, tmp_path):
     """Where the lock is taken, the limit stands still until it is free; where it is free, nothing is paused."""
     fcntl = pytest.importorskip("fcntl")
@@ -89,7 +89,7 @@ def test_waiting_for_a_turn_does_not_count(turn, clock, monkeypatch, tmp_path):
         real(descriptor, how)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with timeouts.stopped_after(10.0, None), turn():
+    with timeouts.time_limit(10.0, None), turn():
         clock.now += 3
     assert clock.asked == [10.0, None, 10.0, None]
     assert Path(tmp_path / "machine.lock").is_file()

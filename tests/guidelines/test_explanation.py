@@ -11,13 +11,21 @@ from torch import nn
 
 from nasspace import Architecture, InputError, blocks, build, cost
 from nasspace.guidelines import LayerTime, counterfactuals, elementwise, explain, explanation, fragments, widths
-from nasspace.guidelines.context import Subject, above, near
-from nasspace.guidelines.counterfactuals import Circumstances, Context, Layers, Operators, Pattern, Saved, Surgery
+from nasspace.guidelines.context import NetworkContext, nearest_width, next_multiple_of_16
+from nasspace.guidelines.counterfactuals import (
+    GraphEdit,
+    LayerReplacement,
+    MeasurementSettings,
+    OperatorReplacement,
+    Operators,
+    Saving,
+    Surroundings,
+)
 from nasspace.latency import reference, runtimes
 from nasspace.latency.cache import LatencyCache
 from nasspace.latency.convert import to_onnx
 from nasspace.latency.graph import Graph
-from nasspace.latency.profile import Profile, Timed, take
+from nasspace.latency.profile import Profile, TimedOperator, profile_onnx
 
 
 def pointwise(out, **options):
@@ -33,7 +41,9 @@ def subject_of(tmp_path):
             [{"block": "conv", "out": 16}, *layers, {"block": "linear", "out": 3}], input=(3, 16, 16)
         )
         path = to_onnx(build(architecture), architecture.input, tmp_path / "network.onnx")
-        return Subject(architecture, Graph(path), take(path, len(architecture.layers), 0.01, seconds=0.01))
+        return NetworkContext(
+            architecture, Graph(path), profile_onnx(path, len(architecture.layers), 0.01, seconds=0.01)
+        )
 
     return make
 
@@ -57,8 +67,8 @@ def test_memory_access_is_least_at_equal_widths(size, c1, c2):
 
 def test_widths_keep_the_flops_or_fill_the_vector_units():
     for width in range(1, 500):
-        assert abs(near(width) ** 2 / width**2 - 1) <= 0.05
-        assert above(width) % 16 == 0 <= above(width) - width < 16
+        assert abs(nearest_width(width) ** 2 / width**2 - 1) <= 0.05
+        assert next_multiple_of_16(width) % 16 == 0 <= next_multiple_of_16(width) - width < 16
 
 
 def test_a_plain_network_has_no_violation(subject_of):
@@ -68,11 +78,11 @@ def test_a_plain_network_has_no_violation(subject_of):
 
 def test_g1_a_run_of_unequal_widths_gets_equal_ones_at_the_same_flops(subject_of):
     subject = subject_of(*[pointwise(out) for out in (128, 16, 128, 16, 128, 16)])
-    first, second, *_ = widths.unequal(subject)
+    first, second, *_ = widths.find_unequal_widths(subject)
     assert (first.guideline, set(first.layers)) == ("G1", {1, 2, 3, 4, 5, 6})
     assert "memory access" in first.text
     outs = [[layer["out"] for layer in violation.parts[0].after] for violation in (first, second)]
-    assert outs[0] == [near(51.4)] * 5 + [16]
+    assert outs[0] == [nearest_width(51.4)] * 5 + [16]
     assert outs[1] == [64] * 5 + [16]
     before, after = cost(subject.architecture).flops, cost(changed(subject, first.parts)).flops
     assert after == pytest.approx(before, rel=0.06)
@@ -82,7 +92,7 @@ def test_g1_the_layers_around_a_run_meet_its_width_too(subject_of):
     """At the same FLOPs of all; the layer between two runs goes with the first of them."""
     runs = [pointwise(out) for out in (64, 8, 64, 8)], [pointwise(out) for out in (80, 10, 80, 10)]
     subject = subject_of(pointwise(16), *runs[0], {"block": "conv", "out": 16}, *runs[1], pointwise(16), pointwise(16))
-    first = next(one for one in widths.unequal(subject) if "at their ends" in one.change)
+    first = next(one for one in widths.find_unequal_widths(subject) if "at their ends" in one.change)
     assert [(part.start, len(part.before)) for part in first.parts] == [(1, 6), (7, 5)]
     after = changed(subject, first.parts)
     widths_now = [layer.out for layer in after.layers]
@@ -105,7 +115,7 @@ def test_g1_the_layers_around_a_run_meet_its_width_too(subject_of):
 )
 def test_g2_a_run_keeps_its_ends_where_other_widths_would_change_more(front, behind, subject_of):
     subject = subject_of(front, *[pointwise(16, groups=4)] * 4, behind)
-    parts = [part for one in widths.grouped(subject) for part in one.parts if isinstance(part, Layers)]
+    parts = [part for one in widths.find_grouped(subject) for part in one.parts if isinstance(part, LayerReplacement)]
     assert {(part.start, len(part.before)) for part in parts} == {(2, 4)}
 
 
@@ -118,14 +128,14 @@ def test_g2_a_run_keeps_its_ends_where_a_block_of_ones_own_refuses_the_width(sub
 
     blocks.register("wide", Wide)
     subject = subject_of(pointwise(64), *[pointwise(64, groups=8)] * 4, {"block": "wide", "out": 16})
-    found = list(widths.grouped(subject))
+    found = list(widths.find_grouped(subject))
     assert [one.parts for one in found[:2]] == [one.parts for one in found[2:]]
 
 
 def test_g2_a_run_meets_the_layers_around_it_at_the_same_flops(subject_of):
     front = {"block": "bottleneck", "out": 64, "base_width": 16}
     subject = subject_of(front, *[pointwise(64, groups=4)] * 5, {"block": "depthwise_separable", "out": 16})
-    found = [one for one in widths.grouped(subject) if "at their ends" in one.change]
+    found = [one for one in widths.find_grouped(subject) if "at their ends" in one.change]
     assert [[(part.start, len(part.before)) for part in one.parts] for one in found] == [[(1, 7)], [(1, 7)]]
     after = changed(subject, found[0].parts)
     assert len({layer.out for layer in after.layers[1:7]}) == 1
@@ -133,8 +143,8 @@ def test_g2_a_run_meets_the_layers_around_it_at_the_same_flops(subject_of):
 
 
 def test_g1_a_unit_whose_widths_are_its_own_is_compared_as_operators(subject_of):
-    violation = next(widths.unequal(subject_of({"block": "inverted_residual", "out": 16, "expansion": 4})))
-    assert [type(part) for part in violation.parts] == [Pattern, Pattern]
+    violation = next(widths.find_unequal_widths(subject_of({"block": "inverted_residual", "out": 16, "expansion": 4})))
+    assert [type(part) for part in violation.parts] == [OperatorReplacement, OperatorReplacement]
     part = violation.parts[0]
     assert part.before.convolutions == ((16, 64, 1, 1), (64, 16, 1, 1))
     assert part.after.convolutions == ((32, 32, 1, 1), (32, 32, 1, 1))
@@ -144,7 +154,7 @@ def test_g1_a_unit_whose_widths_are_its_own_is_compared_as_operators(subject_of)
 
 def test_g2_a_run_in_groups_gets_one_group_at_the_same_flops(subject_of):
     subject = subject_of(pointwise(64), *[pointwise(64, groups=4)] * 6)
-    violation = next(widths.grouped(subject))
+    violation = next(widths.find_grouped(subject))
     assert set(violation.layers) == {2, 3, 4, 5, 6, 7}
     after = changed(subject, violation.parts)
     assert all("groups" not in layer.options for layer in after.layers)
@@ -161,8 +171,8 @@ def test_g2_a_run_in_groups_gets_one_group_at_the_same_flops(subject_of):
 )
 def test_g2_a_unit_in_groups_gets_a_narrower_middle_at_the_same_flops(unit, subject_of):
     subject = subject_of(unit)
-    (part,) = next(widths.grouped(subject)).parts
-    assert isinstance(part, Layers)
+    (part,) = next(widths.find_grouped(subject)).parts
+    assert isinstance(part, LayerReplacement)
     assert part.after[0]["groups"] == 1
     after = cost(changed(subject, [part])).layers[1]
     assert after.out_shape == cost(subject.architecture).layers[1].out_shape
@@ -170,7 +180,7 @@ def test_g2_a_unit_in_groups_gets_a_narrower_middle_at_the_same_flops(unit, subj
 
 
 def test_g3_a_fire_module_is_two_fragments(subject_of):
-    (violation,) = fragments.fragmented(subject_of({"block": "fire", "out": 32}))
+    (violation,) = fragments.find_fragments(subject_of({"block": "fire", "out": 32}))
     (part,) = violation.parts
     assert (violation.guideline, violation.kind) == ("G3", "parallel")
     assert part.before == Operators(((4, 16, 1, 1), (4, 16, 3, 1)), "Concat", activated=True)
@@ -179,19 +189,19 @@ def test_g3_a_fire_module_is_two_fragments(subject_of):
 
 def test_g4_a_kind_of_element_wise_work_is_one_violation(subject_of):
     layer = {"block": "conv", "out": 16, "se": 0.25, "activation": "elu"}
-    found = {one.kind: one for one in elementwise.elementwise(subject_of(layer, layer))}
+    found = {one.kind: one for one in elementwise.find_elementwise(subject_of(layer, layer))}
     assert {kind: set(one.layers) for kind, one in found.items()} == {"se": {1, 2}, "activation": {1, 2}}
-    assert all(isinstance(part, Surgery) for one in found.values() for part in one.parts)
+    assert all(isinstance(part, GraphEdit) for one in found.values() for part in one.parts)
     assert all(one.time_ms > 0 for one in found.values())
 
 
 def test_a_part_is_entered_through_a_convolution_where_the_network_goes_on_in_front(subject_of, tmp_path):
     """Else the shortcut of the layer in front would add the input of the file, which is laid out otherwise."""
     subject = subject_of(*[pointwise(16, skip=True)] * 3)
-    leads = [subject.around(start, start + 1).lead for start in range(4)]
+    leads = [subject.surroundings(start, start + 1).lead for start in range(4)]
     assert [len(lead) for lead in leads] == [0, 1, 2, 2]
     assert leads[3] == (pointwise(16), subject.layers[2])
-    (part,) = subject.surgeries("add", [3])
+    (part,) = subject.graph_edits("add", [3])
     kinds = [[node.op_type for node in Graph(path).nodes] for path in part.write(tmp_path, 1)]
     assert [one.count("Conv") for one in kinds] == [3, 3]
     assert [one.count("Add") for one in kinds] == [2, 1]
@@ -202,12 +212,12 @@ def test_parts_are_measured_once_and_add_up(monkeypatch, tmp_path):
     sides = [{"ms": 3.0, "scatter": 0.3}, {"ms": 1.0, "scatter": 0.4}]
     monkeypatch.setattr(counterfactuals, "_measured", lambda part, folder, how: calls.append(part) or sides)
     operators = Operators(((8, 8, 1, 1),))
-    parts = [Pattern(operators, operators, (4, 4), ms) for ms in (3.0, 6.0)]
-    saved = counterfactuals.saving(parts, tmp_path, Circumstances())
+    parts = [OperatorReplacement(operators, operators, (4, 4), ms) for ms in (3.0, 6.0)]
+    saved = counterfactuals.measure_saving(parts, tmp_path, MeasurementSettings())
     assert len(calls) == 1, "equal operators on equal maps are one measurement"
     assert saved.ms == pytest.approx(6.0)
     assert saved.plus_minus > 0
-    assert counterfactuals.promises(parts, tmp_path, Circumstances()) >= 6.0
+    assert counterfactuals.estimate_saving(parts, tmp_path, MeasurementSettings()) >= 6.0
 
 
 @pytest.mark.parametrize(
@@ -221,7 +231,7 @@ def test_parts_are_measured_once_and_add_up(monkeypatch, tmp_path):
 )
 def test_operators_are_measured_on_end_where_they_can_follow_themselves(before, after, convolutions, tmp_path):
     """So that what ONNX Runtime reorders at the ends of a file does not count for them."""
-    graphs = [Graph(path) for path in Pattern(before, after, (4, 4), 1.0).write(tmp_path, 1)]
+    graphs = [Graph(path) for path in OperatorReplacement(before, after, (4, 4), 1.0).write(tmp_path, 1)]
     assert tuple(len(graph.convolutions()) for graph in graphs) == convolutions
     relus = [sum(node.op_type == "Relu" for node in graph.nodes) for graph in graphs]
     assert relus == [convolutions[0] if before.activated else 0, 0]
@@ -229,7 +239,7 @@ def test_operators_are_measured_on_end_where_they_can_follow_themselves(before, 
 
 def test_g3_operators_are_activated_as_in_the_network(subject_of):
     """ONNX Runtime joins an addition to a convolution only where nothing stands between them."""
-    (violation,) = fragments.fragmented(subject_of({"block": "fire", "out": 32}))
+    (violation,) = fragments.find_fragments(subject_of({"block": "fire", "out": 32}))
     (part,) = violation.parts
     assert part.before.activated
     assert part.after.activated
@@ -237,23 +247,26 @@ def test_g3_operators_are_activated_as_in_the_network(subject_of):
 
 def test_measured_parts_are_kept_in_the_cache(tmp_path, monkeypatch):
     operators = Operators(((8, 8, 1, 1),)), Operators(((8, 4, 1, 1),))
-    part, how = Pattern(*operators, (4, 4), 1.0), Circumstances(seconds=0.01)
-    first = counterfactuals.saving([part], tmp_path, how)
-    monkeypatch.setattr(counterfactuals, "side_by_side", None)
-    assert counterfactuals.saving([part], tmp_path, how) == first
+    part, how = OperatorReplacement(*operators, (4, 4), 1.0), MeasurementSettings(seconds=0.01)
+    first = counterfactuals.measure_saving([part], tmp_path, how)
+    monkeypatch.setattr(counterfactuals, "measure_side_by_side", None)
+    assert counterfactuals.measure_saving([part], tmp_path, how) == first
 
 
 def test_a_part_whose_outputs_are_not_pytorchs_is_not_measured(tmp_path, monkeypatch):
     """Both sides of every kind of part: a runtime that computes something else is refused before the clock runs."""
-    monkeypatch.setattr(counterfactuals, "side_by_side", lambda *_: pytest.fail("it was measured"))
+    monkeypatch.setattr(counterfactuals, "measure_side_by_side", lambda *_: pytest.fail("it was measured"))
     outputs = runtimes.OnnxRuntime.outputs
     monkeypatch.setattr(runtimes.OnnxRuntime, "outputs", lambda self, batch: 1.01 * outputs(self, batch))
     layer = {"block": "conv", "out": 8, "se": 0.25}
-    context = Context((), (), (8, 6, 6))
+    context = Surroundings((), (), (8, 6, 6))
     operators = Operators(((8, 8, 1, 1),)), Operators(((8, 4, 1, 1),))
-    for part in (Pattern(*operators, (4, 4), 1.0), Layers(0, (layer,), ({**layer, "kernel": 3},), context)):
+    for part in (
+        OperatorReplacement(*operators, (4, 4), 1.0),
+        LayerReplacement(0, (layer,), ({**layer, "kernel": 3},), context),
+    ):
         with pytest.raises(InputError, match="outputs are not PyTorch's"):
-            counterfactuals.saving([part], tmp_path, Circumstances(seconds=0.01))
+            counterfactuals.measure_saving([part], tmp_path, MeasurementSettings(seconds=0.01))
     path = tmp_path / "changed.onnx"
     to_onnx(Operators(((8, 8, 3, 1),)).module(), (8, 6, 6), path)
     with pytest.raises(InputError, match="with its optimizations than without"):
@@ -264,11 +277,11 @@ def test_a_part_whose_outputs_are_not_pytorchs_is_not_measured(tmp_path, monkeyp
     ("saved", "expected"), [((4.0, 1.0), True), ((2.0, 0.1), False), ((4.0, 5.0), False), ((-4.0, 0.1), False)]
 )
 def test_a_saving_must_be_noticeable_and_above_its_doubt(saved, expected):
-    assert explanation.is_noticeable(Saved(*saved), 100.0) is expected
+    assert explanation.is_noticeable(Saving(*saved), 100.0) is expected
 
 
 def test_time_has_a_row_a_layer_and_one_for_the_rest():
-    taken = Profile((Timed("/0/Conv", "Conv", 0, 3.0),), 1.0, 4.0, 20)
+    taken = Profile((TimedOperator("/0/Conv", "Conv", 0, 3.0),), 1.0, 4.0, 20)
     layer = SimpleNamespace(block="conv", flops=600, memory_access=200)
     assert explanation._times([layer], taken) == (
         LayerTime(0, "conv", 3.0, 0.75, 600, 200, 3.0),
@@ -282,7 +295,7 @@ def test_the_latency_is_that_of_nas_latency_at_the_usual_speed(tmp_path):
     cache = LatencyCache(tmp_path / "latency.db")
     found = explain(architecture, seconds=0.02, cache=cache)
     assert sum(row.ms for row in found.time) == pytest.approx(found.latency_ms)
-    assert found.contended or cache.readings(reference.conditions(1, "cpu"))
+    assert found.contended or cache.readings(reference.reference_conditions(1, "cpu"))
     with pytest.raises(InputError, match="threads: 0"):
         explain(architecture, threads=0)
 

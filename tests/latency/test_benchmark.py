@@ -23,8 +23,8 @@ from nasspace.latency import benchmark, conditions, convert, runtimes, subproces
 from nasspace.latency.benchmark import Latency, measure, measure_latency
 from nasspace.latency.cache import LatencyCache
 from nasspace.latency.reference import Reference
-from nasspace.latency.runtimes import Clocks, take_round, warm_up
-from nasspace.latency.statistics import History, estimate, within
+from nasspace.latency.runtimes import Clocks, time_round, warm_up
+from nasspace.latency.statistics import History, bootstrap_median, quartile_interval
 
 SHAPE = (3, 16, 16)
 LAYERS = [{"block": "conv", "out": 8, "stride": 2}, {"block": "global_pool"}, {"block": "linear", "out": 4}]
@@ -62,7 +62,7 @@ class FakeNetwork:
 
 def test_the_median_run_is_the_rounds_value():
     fake, taken = FakeTime(), iter([5, 9, 4, 5, 5] * 10)
-    found = take_round(fake.network(lambda: next(taken)), fake.clocks)
+    found = time_round(fake.network(lambda: next(taken)), fake.clocks)
     assert found.value_ms == pytest.approx(5)
     assert not found.contended
 
@@ -71,29 +71,29 @@ def test_the_median_run_is_the_rounds_value():
 def test_a_round_lasts_about_20_ms_and_at_least_two_runs(milliseconds, runs):
     fake = FakeTime()
     network = fake.network(milliseconds)
-    take_round(network, fake.clocks)
+    time_round(network, fake.clocks)
     assert network.runs in (runs, runs + 1)
 
 
 @pytest.mark.parametrize(("share", "contended"), [(1.0, False), (0.9, False), (0.85, True), (0.5, True)])
 def test_alarm_when_the_thread_had_less_than_the_wall_time(share, contended):
     fake = FakeTime()
-    found = take_round(fake.network(4, share), fake.clocks)
+    found = time_round(fake.network(4, share), fake.clocks)
     assert found.contended == contended
     assert found.value_ms == pytest.approx(4 * share if contended else 4)
 
 
 def test_several_threads_alarm_when_they_wait_for_a_core():
     fake, taken = FakeTime(), iter([9, 4, 6] * 10)
-    found = take_round(fake.network(lambda: next(taken), 0.5, threads=2), fake.clocks)
+    found = time_round(fake.network(lambda: next(taken), 0.5, threads=2), fake.clocks)
     assert found.contended
     assert found.value_ms == pytest.approx(4)  # the run least disturbed
-    assert not take_round(fake.network(4, 0.95, threads=2), fake.clocks).contended
+    assert not time_round(fake.network(4, 0.95, threads=2), fake.clocks).contended
 
 
 def test_waiting_for_another_device_is_no_contention():
     fake = FakeTime()
-    assert not take_round(fake.network(4, 0.01, device="cuda"), fake.clocks).contended
+    assert not time_round(fake.network(4, 0.01, device="cuda"), fake.clocks).contended
 
 
 def test_warm_up_goes_on_while_runs_get_faster_and_ends():
@@ -124,7 +124,7 @@ def test_a_busy_neighbour_on_the_same_core_raises_the_alarm():
     try:
         os.sched_setaffinity(0, {core})
         neighbour.stdout.readline()
-        rounds = [take_round(Busy()) for _ in range(20)]
+        rounds = [time_round(Busy()) for _ in range(20)]
     finally:
         os.sched_setaffinity(0, allowed)
         neighbour.kill()
@@ -159,7 +159,7 @@ def test_a_real_network_that_computes_for_a_known_time():
 def test_interval_holds_the_median_as_often_as_it_says():
     generator, holds = np.random.default_rng(0), 0
     for i in range(200):
-        middle, low, high = estimate(generator.normal(10, 0.1, 40), seed=i, resamples=300)
+        middle, low, high = quartile_interval(generator.normal(10, 0.1, 40), seed=i, resamples=300)
         assert low <= middle <= high
         holds += low <= 10 <= high
     assert holds / 200 >= 0.95
@@ -169,21 +169,21 @@ def test_disturbances_only_slow():
     generator = np.random.default_rng(0)
     for share in (0.0, 0.2, 0.4, 0.6):
         values = generator.normal(10, 0.1, 48) + (generator.random(48) < share) * generator.exponential(3, 48)
-        middle, low, high = estimate(values)
+        middle, low, high = quartile_interval(values)
         assert abs(middle - 10) < 0.15
         assert low < 10 < high
 
 
 def test_interval_widens_where_neighbours_are_alike():
     def width(values):
-        _, low, high = estimate(values, resamples=200)
+        _, low, high = quartile_interval(values, resamples=200)
         return high - low
 
     steps = np.random.default_rng(0).normal(10, 1, (50, 48))
     alone, alike = (statistics.mean(map(width, each)) for each in (steps, np.repeat(steps[:, ::4], 4, axis=1)))
     assert 1.2 < alike / alone < 2.5
-    assert estimate([3.0] * 8) == (3.0, 3.0, 3.0)
-    assert estimate([2.0]) == (2.0, 2.0, 2.0)
+    assert quartile_interval([3.0] * 8) == (3.0, 3.0, 3.0)
+    assert quartile_interval([2.0]) == (2.0, 2.0, 2.0)
 
 
 def test_speed_of_the_machine_cancels():
@@ -229,7 +229,7 @@ def test_a_disturbed_reference_makes_the_rounds_beside_it_disturbed():
 def test_interval_within_a_sitting_holds_the_median(rounds):
     generator, holds = np.random.default_rng(rounds), 0
     for i in range(300):
-        middle, half = within(np.exp(generator.normal(0, 0.03, rounds)), seed=i)
+        middle, half = bootstrap_median(np.exp(generator.normal(0, 0.03, rounds)), seed=i)
         holds += abs(np.log(middle)) <= half
     assert holds / 300 >= 0.83
 
@@ -238,9 +238,9 @@ def test_what_was_contended_is_neither_remembered_nor_trusted(tmp_path, monkeypa
     cache, architecture = LatencyCache(tmp_path / "latency.db"), Architecture.of(LAYERS, input=SHAPE)
     fake, share = FakeTime(), [0.5]
     reference = Reference(fake.network(2, lambda: share[0]))
-    monkeypatch.setattr(benchmark, "reference_for", lambda *_: reference)
+    monkeypatch.setattr(benchmark, "load_reference", lambda *_: reference)
     kept = []
-    monkeypatch.setattr(benchmark, "remember", lambda *told: kept.append(told))
+    monkeypatch.setattr(benchmark, "record_rounds", lambda *told: kept.append(told))
     monkeypatch.setattr(runtimes.OnnxRuntime, "load", lambda *_: fake.network(5, lambda: share[0]))
     real = measure
     monkeypatch.setattr(benchmark, "measure", lambda networks, **options: real(networks, **options, clocks=fake.clocks))
@@ -414,7 +414,7 @@ def exported(tmp_path_factory):
 
 def test_files_are_measured_in_a_fresh_process(exported):
     here = subprocess_benchmark.measure_file(exported, seconds=0.05)
-    both = subprocess_benchmark.measure_files_afresh([exported, str(exported)], seconds=0.05)
+    both = subprocess_benchmark.measure_files_in_subprocess([exported, str(exported)], seconds=0.05)
     assert len(both) == 2
     for found in both:
         assert (found.input, found.batch_size, found.threads) == (SHAPE, 1, 1)
@@ -433,12 +433,12 @@ def test_a_bad_file_is_told_from_the_fresh_process_too(exported, tmp_path):
     (tmp_path / "broken.onnx").write_text("not a network")
     for name, reason in (("missing.onnx", "no such file"), ("broken.onnx", "cannot load")):
         with pytest.raises(InputError, match=f"{name}: .*{reason}"):
-            subprocess_benchmark.measure_files_afresh([exported, tmp_path / name], seconds=0.05)
+            subprocess_benchmark.measure_files_in_subprocess([exported, tmp_path / name], seconds=0.05)
     with pytest.raises(InputError, match="threads"):
-        subprocess_benchmark.measure_files_afresh([exported], threads=0)
+        subprocess_benchmark.measure_files_in_subprocess([exported], threads=0)
 
 
 def test_a_fresh_process_that_dies_is_told(exported, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false" if os.path.exists("/bin/false") else "false")
     with pytest.raises(NasspaceError, match="exit status 1"):
-        subprocess_benchmark.measure_files_afresh([exported])
+        subprocess_benchmark.measure_files_in_subprocess([exported])

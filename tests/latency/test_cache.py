@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from nasspace.latency.cache import LatencyCache, machine
-from nasspace.latency.conditions import KEYS, Conditions
+from nasspace.latency.cache import LatencyCache
+from nasspace.latency.conditions import KEYS, Conditions, machine
 
 KEY = Conditions(
     digest="0123456789ab",

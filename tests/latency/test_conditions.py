@@ -21,7 +21,7 @@ from nasspace.errors import InputError
 from nasspace.latency import benchmark, layerwise, runtimes
 from nasspace.latency.benchmark import measure_latency
 from nasspace.latency.cache import LatencyCache
-from nasspace.latency.conditions import KEYS, Conditions, digest_of
+from nasspace.latency.conditions import KEYS, Conditions, network_digest
 
 SHAPE = (3, 16, 16)
 HEAD = [{"block": "global_pool"}, {"block": "linear", "out": 4}]
@@ -32,12 +32,12 @@ def architecture(width: int = 8) -> Architecture:
 
 
 def test_conditions_are_one_frozen_value():
-    found = Conditions.here("0123", "onnxruntime", threads=2, input=SHAPE)
-    assert len(found.texts()) == len(KEYS) == 8
+    found = Conditions.on_this_machine("0123", "onnxruntime", threads=2, input=SHAPE)
+    assert len(found.json_fields()) == len(KEYS) == 8
     with pytest.raises(FrozenInstanceError):
         found.threads = 1
     with pytest.raises(InputError, match="not a runtime"):
-        Conditions.here("0123", "onnxruntme")
+        Conditions.on_this_machine("0123", "onnxruntme")
 
 
 def test_the_cache_is_asked_with_conditions_only():
@@ -58,14 +58,14 @@ def test_a_network_of_the_architecture_has_its_digest_whatever_the_weights(space
     for seed in range(3):
         one = Space.load(space, classes=10).sample(draw)
         model = build(one, seed=seed)
-        assert digest_of(one, model) == digest_of(one) == one.digest
-        assert digest_of(one, copy.deepcopy(model).eval()) == one.digest
+        assert network_digest(one, model) == network_digest(one) == one.digest
+        assert network_digest(one, copy.deepcopy(model).eval()) == one.digest
 
 
 @pytest.mark.parametrize("name", ["alexnet", "xception_cifar", "shufflenet_v2_0.5_megvii", "mobilenet_v3_small_0.35"])
 def test_a_published_network_has_its_digest(name):
     one = zoo.load(name)
-    assert digest_of(one, build(one)) == one.digest
+    assert network_digest(one, build(one)) == one.digest
 
 
 def changed(change: str) -> nn.Module:
@@ -94,11 +94,11 @@ KNOWN = ["another width", "a layer more", "another activation", "another stride"
 
 @pytest.mark.parametrize("change", [*KNOWN, "another padding"])
 def test_another_graph_has_another_digest(change):
-    found = digest_of(architecture(), changed(change))
+    found = network_digest(architecture(), changed(change))
     assert found is not None
     assert found != architecture().digest
-    assert found == digest_of(architecture(), changed(change)) == digest_of(architecture(32), changed(change))
-    others = [digest_of(architecture(), changed(other)) for other in KNOWN if other != change]
+    assert found == network_digest(architecture(), changed(change)) == network_digest(architecture(32), changed(change))
+    others = [network_digest(architecture(), changed(other)) for other in KNOWN if other != change]
     assert found not in others
 
 
@@ -140,7 +140,7 @@ UNTOLD = [
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("how", UNTOLD)
 def test_what_cannot_be_told_has_no_digest(how):
-    assert digest_of(architecture(), untold(how)) is None
+    assert network_digest(architecture(), untold(how)) is None
 
 
 def test_a_registered_block_of_ones_own_is_told_by_its_architecture(own_blocks):
@@ -154,10 +154,10 @@ def test_a_registered_block_of_ones_own_is_told_by_its_architecture(own_blocks):
 
     blocks.register("twice", Twice)
     one = Architecture.of([{"block": "twice", "out": 8}, *HEAD], input=SHAPE)
-    assert digest_of(one, build(one, seed=3)) == one.digest
+    assert network_digest(one, build(one, seed=3)) == one.digest
     other = build(one)
     other[0] = Own()
-    assert digest_of(one, other) is None
+    assert network_digest(one, other) is None
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def measured(monkeypatch, tmp_path):
 
     monkeypatch.setattr(benchmark, "measure", measure)
     monkeypatch.setattr(
-        benchmark, "recalled", lambda key, cache: cache.get(key) and benchmark.Latency.from_json(cache.get(key))
+        benchmark, "cached_latency", lambda key, cache: cache.get(key) and benchmark.Latency.from_json(cache.get(key))
     )
     return lambda model=None: measure_latency(architecture(), model=model, cache=cache, runtime="eager"), seen
 
@@ -196,14 +196,14 @@ def test_two_models_beside_one_architecture_do_not_share_a_latency(measured):
 def test_the_layers_of_another_model_are_not_those_of_the_architecture(monkeypatch, tmp_path):
     cache, one = LatencyCache(tmp_path / "latency.db"), architecture()
     latency = measure_latency(one, seconds=0.05, cache=cache)
-    monkeypatch.setattr(layerwise, "_profiled", lambda architecture, model, latency: [float(len(model))] * 3)
-    assert layerwise.layers_ms(one, build(one), latency, cache=cache) == [3.0] * 3
-    assert layerwise.layers_ms(one, changed("a layer more"), latency, cache=cache) == [4.0] * 3
-    assert layerwise.layers_ms(one, build(one, seed=1), latency, cache=cache) == [3.0] * 3
+    monkeypatch.setattr(layerwise, "_profile_layers", lambda architecture, model, latency: [float(len(model))] * 3)
+    assert layerwise.measure_layers(one, build(one), latency, cache=cache) == [3.0] * 3
+    assert layerwise.measure_layers(one, changed("a layer more"), latency, cache=cache) == [4.0] * 3
+    assert layerwise.measure_layers(one, build(one, seed=1), latency, cache=cache) == [3.0] * 3
     for _ in range(2):
         longer = untold("a class of one's own")
         longer.append(nn.Identity())
-        assert layerwise.layers_ms(one, longer, latency, cache=cache) == [5.0] * 3
+        assert layerwise.measure_layers(one, longer, latency, cache=cache) == [5.0] * 3
 
 
 def test_calibrated_networks_are_told_by_their_network(monkeypatch, tmp_path):
@@ -216,10 +216,10 @@ def test_calibrated_networks_are_told_by_their_network(monkeypatch, tmp_path):
 
     monkeypatch.setattr(benchmark, "measure", measured)
     images = np.zeros((4, *SHAPE), np.float32)
-    key = Conditions.here(one.digest, "onnxruntime-int8", input=SHAPE)
+    key = Conditions.on_this_machine(one.digest, "onnxruntime-int8", input=SHAPE)
     document = real_document()
     cache.put(key, {**document, "runtime": "onnxruntime-int8"})
-    calibrated = runtimes.Calibrated(build(one), images)
+    calibrated = runtimes.CalibratedModel(build(one), images)
     assert measure_latency(one, "onnxruntime-int8", model=calibrated, cache=cache).runtime == "onnxruntime-int8"
 
 

@@ -89,7 +89,7 @@ def test_onnx_equals_pytorch_and_has_no_batch_norm_after_a_convolution(name, tmp
 @pytest.mark.parametrize("name", LAYERS)
 def test_folded_network_computes_the_same_without_batch_norm(name):
     model, image = network(name), torch.randn(2, *SHAPE)
-    folded = convert.folded(model, SHAPE)
+    folded = convert.fold_batch_norm(model, SHAPE)
     torch.testing.assert_close(folded(image), model.eval()(image), rtol=1e-4, atol=1e-4)
     assert norms(model) > 0 == norms(folded)
 
@@ -97,14 +97,14 @@ def test_folded_network_computes_the_same_without_batch_norm(name):
 @pytest.mark.parametrize(("module", "left"), [(Residual, 2), (Untraceable, 3)])
 def test_folding_takes_only_what_it_may(module, left):
     model, image = trained(module()).eval(), torch.randn(2, *SHAPE)
-    folded = convert.folded(model)
+    folded = convert.fold_batch_norm(model)
     torch.testing.assert_close(folded(image), model(image), rtol=1e-4, atol=1e-4)
     assert norms(folded) == left
 
 
 def test_folding_that_changes_the_outputs_is_given_up(monkeypatch):
     monkeypatch.setattr(torch.nn.utils, "fuse_conv_bn_eval", lambda convolution, norm: convolution)
-    assert norms(convert.folded(network("plain"), SHAPE)) == norms(network("plain"))
+    assert norms(convert.fold_batch_norm(network("plain"), SHAPE)) == norms(network("plain"))
 
 
 @pytest.mark.parametrize("mode", [True, False])
@@ -115,7 +115,7 @@ def test_the_callers_network_is_untouched(mode, tmp_path):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.random.get_rng_state()
     path = convert.to_onnx(model, SHAPE, tmp_path / "network.onnx")
-    convert.folded(model, SHAPE)
+    convert.fold_batch_norm(model, SHAPE)
     convert.largest_difference(model, path, SHAPE)
     assert [module.training for module in model.modules()] == modes
     assert model.state_dict().keys() == before.keys()

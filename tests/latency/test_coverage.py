@@ -14,7 +14,15 @@ from nasspace.latency import benchmark, reference, runtimes
 from nasspace.latency.benchmark import measure, measure_latency
 from nasspace.latency.cache import LatencyCache
 from nasspace.latency.runtimes import Clocks
-from nasspace.latency.statistics import PAUSE, History, Speed, Spread, against, half_interval, sittings
+from nasspace.latency.statistics import (
+    SESSION_GAP,
+    History,
+    Spread,
+    UsualSpeed,
+    half_interval,
+    reference_interval,
+    split_sessions,
+)
 
 DAY = 86_400.0
 REFERENCE_MS = 2.4
@@ -94,7 +102,7 @@ def simulate(monkeypatch, tmp_path):
         monkeypatch.setattr("time.time", clock)
         monkeypatch.setattr("gc.collect", lambda: 0)  # takes longer than all the rest
         monkeypatch.setattr(benchmark, "measure", partial(measure, clocks=clocks))
-        monkeypatch.setattr(reference, "network", lambda *_: Simulated(machine, "reference", REFERENCE_MS))
+        monkeypatch.setattr(reference, "reference_network", lambda *_: Simulated(machine, "reference", REFERENCE_MS))
 
         def find(name: str, **asked):
             loaded = Simulated(machine, name, MILLISECONDS[name])
@@ -164,7 +172,7 @@ def days_of(machine: Machine, count: int, measured: int = 6) -> list[list[tuple[
     return days
 
 
-def ends(ratio: float, speed: Speed) -> tuple[float, float]:
+def ends(ratio: float, speed: UsualSpeed) -> tuple[float, float]:
     """The logarithms of the interval's ends as `against` gives them, for rounds that scatter by 1 %."""
     usual = math.log(ratio * speed.usual_ms)
     width = half_interval(Spread(2 * 0.0025**2, 24), speed.residual.times(2), speed.spread)
@@ -188,12 +196,12 @@ def test_the_interval_is_as_wide_as_the_machine_deserves(kind, widest):
         everything = [reading for day in days for reading, _ in day]
         for known in widest:
             readings = [reading for day in days[:known] for reading, _ in day]
-            low, high = ends(days[known - 1][-1][1], Speed.of(History(tuple(readings))))
+            low, high = ends(days[known - 1][-1][1], UsualSpeed.of(History(tuple(readings))))
             first = days[known][0]
             others = {
-                "same day": days[known - 1][0][1] * Speed.of(History(tuple(readings[:-5]))).usual_ms,
-                "next day": first[1] * Speed.of(History((*readings, first[0]))).usual_ms,
-                "later": days[-1][-1][1] * Speed.of(History(tuple(everything))).usual_ms,
+                "same day": days[known - 1][0][1] * UsualSpeed.of(History(tuple(readings[:-5]))).usual_ms,
+                "next day": first[1] * UsualSpeed.of(History((*readings, first[0]))).usual_ms,
+                "later": days[-1][-1][1] * UsualSpeed.of(History(tuple(everything))).usual_ms,
             }
             for name, value in others.items():
                 shares.setdefault((known, name), []).append(low <= math.log(value) <= high)
@@ -209,7 +217,7 @@ def test_the_interval_is_as_wide_as_the_machine_deserves(kind, widest):
 def test_a_restless_machine_has_wider_intervals_than_a_steady_one():
     def width(values) -> float:
         readings = tuple((DAY * (i + 1), value) for i, value in enumerate(values))
-        _, low, high = against([2.5] * 20, Speed.of(History(readings)))
+        _, low, high = reference_interval([2.5] * 20, UsualSpeed.of(History(readings)))
         return high - low
 
     steady, restless = width([2.0, 2.01, 1.99] * 4), width([1.7, 2.0, 2.3] * 4)
@@ -219,7 +227,9 @@ def test_a_restless_machine_has_wider_intervals_than_a_steady_one():
 
 def half_of(values, apart: float = 10.0) -> float:
     """Half of the interval of the usual speed, after readings so many seconds apart."""
-    return half_interval(Speed.of(History(tuple((apart * (i + 1), value) for i, value in enumerate(values)))).spread)
+    return half_interval(
+        UsualSpeed.of(History(tuple((apart * (i + 1), value) for i, value in enumerate(values)))).spread
+    )
 
 
 def test_what_varies_within_a_sitting_counts_before_there_is_another():
@@ -240,7 +250,7 @@ def test_noise_of_single_readings_is_not_taken_for_a_wander():
 
 def test_networks_measured_again_say_how_far_they_vary():
     def residual(*repeats) -> float:
-        speed = Speed.of(History(((1.0, 2.0),), repeats))
+        speed = UsualSpeed.of(History(((1.0, 2.0),), repeats))
         return half_interval(speed.residual)
 
     steady, restless = (0.5, 0.501, 0.499), (0.5, 0.56, 0.45)
@@ -248,15 +258,20 @@ def test_networks_measured_again_say_how_far_they_vary():
 
 
 def test_sittings_end_with_a_pause():
-    timed = [(10.0, 1.0), (10.0 + 0.9 * PAUSE, 2.0), (10.0 + 1.8 * PAUSE, 3.0), (10.0 + 3 * PAUSE, 4.0)]
-    assert sittings(reversed(timed)) == [timed[:3], timed[3:]]
-    assert sittings([]) == []
+    timed = [
+        (10.0, 1.0),
+        (10.0 + 0.9 * SESSION_GAP, 2.0),
+        (10.0 + 1.8 * SESSION_GAP, 3.0),
+        (10.0 + 3 * SESSION_GAP, 4.0),
+    ]
+    assert split_sessions(reversed(timed)) == [timed[:3], timed[3:]]
+    assert split_sessions([]) == []
 
 
 def test_the_usual_speed_is_of_all_readings_each_sitting_counting_once():
     one = [(10.0 * (i + 1), 2.0) for i in range(30)]
     two, three = [(DAY, 3.0)], [(2 * DAY, 2.5)]
-    assert Speed.of(History((*one, *two, *three))).usual_ms == pytest.approx(2.5)
+    assert UsualSpeed.of(History((*one, *two, *three))).usual_ms == pytest.approx(2.5)
 
 
 def test_students_quantile():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nasspace import Space, build, cost
-from nasspace.engine.latency_evaluator import Measurer
+from nasspace.engine.latency_evaluator import LatencyEvaluator
 from nasspace.latency import layerwise
 from nasspace.latency.benchmark import measure_latency
 from nasspace.latency.cache import LatencyCache
@@ -37,21 +37,21 @@ def test_layers_are_measured_once_and_add_up_to_the_latency_at_most(networks, tm
     architecture, cache = networks[0], LatencyCache(tmp_path / "latency.db")
     model = build(architecture)
     latency = measure_latency(architecture, model=model, seconds=0.05, cache=cache)
-    found = layerwise.layers_ms(architecture, model, latency, cache=cache)
+    found = layerwise.measure_layers(architecture, model, latency, cache=cache)
     assert len(found) == len(architecture.layers)
     assert 0 < sum(found) <= latency.median_ms * 1.001
-    monkeypatch.setattr(layerwise, "_profiled", lambda *_: [1.0] * len(architecture.layers))
-    assert layerwise.layers_ms(architecture, model, latency, cache=cache) == found
-    assert layerwise.layers_ms(architecture, model, latency, fresh=True, cache=cache) == [1.0] * len(found)
+    monkeypatch.setattr(layerwise, "_profile_layers", lambda *_: [1.0] * len(architecture.layers))
+    assert layerwise.measure_layers(architecture, model, latency, cache=cache) == found
+    assert layerwise.measure_layers(architecture, model, latency, fresh=True, cache=cache) == [1.0] * len(found)
 
 
 def test_a_profile_that_cannot_be_read_does_not_stop_a_search(networks, monkeypatch):
     def broken(*_, **__):
         raise KeyError("node")
 
-    monkeypatch.setattr(layerwise, "layers_ms", broken)
+    monkeypatch.setattr(layerwise, "measure_layers", broken)
     recipe = type("Recipe", (), {"runtime": "onnxruntime", "latency_device": "local"})
-    assert Measurer(recipe(), None)._layers(networks[0], None, None) is None
+    assert LatencyEvaluator(recipe(), None)._layers(networks[0], None, None) is None
 
 
 def seen(architectures, profiled: int, margin: float = 1.0) -> list[Seen]:

@@ -91,8 +91,8 @@ def test_the_same_network_is_measured_where_it_is_right(tmp_path):
 def test_outputs_are_compared_once_for_a_measurement_and_not_for_what_is_remembered(tmp_path, monkeypatch):
     compared, real = [], runtimes.check_outputs
     monkeypatch.setattr(runtimes, "check_outputs", lambda *told: compared.append(told) or real(*told))
-    monkeypatch.setattr(runtimes.timing, "CONTENDED", 1e9)
-    monkeypatch.setattr(benchmark, "STOLEN", 1e9)
+    monkeypatch.setattr(runtimes.timing, "CONTENTION_RATIO", 1e9)
+    monkeypatch.setattr(benchmark, "STEAL_LIMIT", 1e9)
     for _ in range(3):
         measure_latency(architecture(), seconds=0.02, cache=LatencyCache(tmp_path / "latency.db"))
     assert len(compared) == 1
@@ -145,7 +145,7 @@ def test_outputs_within_the_tolerance_are_taken():
 def test_files_for_another_device_are_compared_here_before_they_are_sent(tmp_path, monkeypatch):
     hello = {"machine": {"processor": "abacus"}, "versions": {"python": "3.11"}}
     connection = SimpleNamespace(hello=hello, ask=lambda *_: pytest.fail("it must not be sent"))
-    there = remote.Remote("ssh://board")
+    there = remote.RemoteDevice("ssh://board")
     monkeypatch.setitem(vars(there), "_connection", connection)
     with pytest.raises(InputError, match="its outputs are not PyTorch's"):
         there.measure_latency(architecture(), model=Ceiling(), cache=LatencyCache(tmp_path / "latency.db"))

@@ -14,7 +14,7 @@ from torch import nn
 from nasspace import Architecture, Space, blocks, cost
 from nasspace.counting import operations
 from nasspace.latency import predictor
-from nasspace.latency.predictor import Predictor, held_out, informative
+from nasspace.latency.predictor import Predictor, cross_validate, select_informative
 
 PER_KIND = {"pointwise": 2.0, "depthwise": 9.0, "grouped": 6.0, "dense": 1.5, "linear": 3.0}  # 1e-8 ms a multiply-add
 
@@ -93,7 +93,7 @@ def test_blocks_say_what_networks_take(networks):
 
 def test_held_out_networks_are_predicted_by_predictors_without_them(networks):
     known, layers = networks[:6], [layers_ms(one) for one in networks[:4]]
-    found = held_out(known, measured(known, 0.03), layers)
+    found = cross_validate(known, measured(known, 0.03), layers)
     rest = [0, 1, 3, 4, 5]
     taught = Predictor(
         [known[i] for i in rest], measured(known, 0.03)[rest], [*(layers[i] for i in (0, 1, 3)), None, None]
@@ -104,26 +104,26 @@ def test_held_out_networks_are_predicted_by_predictors_without_them(networks):
     assert 0 <= document["within_5"] <= document["within_10"] <= 1
     assert -1 <= document["tau"] <= 1
     assert "6 networks" in str(found)
-    assert held_out([known[0], known[0]], [1.0, 1.0]).to_json()["tau"] is None
+    assert cross_validate([known[0], known[0]], [1.0, 1.0]).to_json()["tau"] is None
 
 
 def test_what_one_network_surprises_by_is_what_leaving_it_out_gives(networks):
     known = networks[:8]
     fitted = Predictor(known, measured(known, 0.03), [layers_ms(one) for one in known[:4]])
-    apart = predictor._apart(fitted.known, fitted.known)
+    apart = predictor._distances(fitted.known, fitted.known)
     covariance = fitted._covariance(apart, fitted.parameters)
     kept = fitted.owner != 2
     weights = np.linalg.solve(covariance[np.ix_(kept, kept)], fitted._residual[kept])
     expected = fitted.weights[2].sum() + covariance[2, kept] @ weights
-    assert fitted._left_out[0][2] == pytest.approx(fitted.measured[2] - expected)
+    assert fitted._leave_one_out[0][2] == pytest.approx(fitted.measured[2] - expected)
 
 
 def test_informative_networks_teach_more_than_random_ones(networks):
     pool, others = networks[:60], networks[60:]
-    chosen = informative(pool, 12)
+    chosen = select_informative(pool, 12)
     assert len(set(chosen)) == 12
-    assert informative(pool, 5) == chosen[:5]
-    assert sorted(informative(pool[:3], 9)) == [0, 1, 2]
+    assert select_informative(pool, 5) == chosen[:5]
+    assert sorted(select_informative(pool[:3], 9)) == [0, 1, 2]
     best = [pool[i] for i in chosen]
     taught = np.median(errors(Predictor(best, measured(best)), others))
     at_random = []

@@ -16,7 +16,7 @@ from nasspace import zoo
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError
 from nasspace.latency import convert, quantization, runtimes
-from nasspace.latency.runtimes import RUNTIMES, Calibrated, pytorch
+from nasspace.latency.runtimes import RUNTIMES, CalibratedModel, pytorch
 from nasspace.network import build
 
 SHAPE = (3, 16, 16)
@@ -96,7 +96,7 @@ def test_runtime_loads_and_runs_a_network_and_leaves_it_alone(name):
 def test_outputs_are_pytorchs(name, family):
     layers = [*LAYERS[family], {"block": "global_pool"}, {"block": "linear", "out": 7}]
     model = with_statistics(build(Architecture.of(layers, input=SHAPE))).eval()
-    images = quantization.digits(SHAPE, 4)
+    images = quantization.digit_images(SHAPE, 4)
     found = RUNTIMES[name](1, 4).load(model, SHAPE).outputs(images)
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).numpy()
@@ -110,7 +110,7 @@ def test_outputs_are_pytorchs(name, family):
 def test_a_published_network_gives_pytorchs_outputs(name):
     architecture = zoo.load("shufflenet_v2_0.5", resolution=64, classes=10)
     model = with_statistics(build(architecture)).eval()
-    images = quantization.digits(architecture.input, 1)
+    images = quantization.digit_images(architecture.input, 1)
     found = RUNTIMES[name]().load(model, architecture.input).outputs(images)
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).numpy()
@@ -120,7 +120,7 @@ def test_a_published_network_gives_pytorchs_outputs(name):
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps", "tpu"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_device_that_is_not_here_is_named(name, device):
-    if RUNTIMES[name].accelerated and (torch.cuda.is_available() or torch.backends.mps.is_available()):
+    if RUNTIMES[name].uses_accelerator and (torch.cuda.is_available() or torch.backends.mps.is_available()):
         pytest.skip("this machine has such a device")
     with pytest.raises(InputError, match=device):
         RUNTIMES[name](device=device).load(small(), SHAPE)
@@ -132,7 +132,7 @@ def test_a_run_ends_when_the_device_is_done(name, device, monkeypatch):
     done, kind = [], device.partition(":")[0]
     monkeypatch.setattr(torch.cuda if kind == "cuda" else torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(getattr(torch, kind), "synchronize", lambda *which: done.append(which))
-    finish = pytorch.synchroniser(device)
+    finish = pytorch.synchronizer(device)
     network = RUNTIMES[name]().load(small(), SHAPE)
     model, network._finish = network._model, finish
     network._model = lambda batch: (done.append("model"), model(batch))[1]
@@ -172,7 +172,7 @@ def test_pytorch_has_its_threads_while_it_is_measured_only(name):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with network.ready():
+        with network.configured():
             assert torch.get_num_threads() == 2
         assert torch.get_num_threads() == 1
     finally:
@@ -201,9 +201,9 @@ def test_onnx_file_gives_its_own_shape_and_batch(tmp_path):
 
 
 def test_int8_takes_its_ranges_from_the_images_given():
-    model, images = small().eval(), quantization.digits(SHAPE, 8)
-    narrow = RUNTIMES["onnxruntime-int8"](1, 8).load(Calibrated(model, images / 4), SHAPE).outputs(images)
-    wide = RUNTIMES["onnxruntime-int8"](1, 8).load(Calibrated(model, images), SHAPE).outputs(images)
+    model, images = small().eval(), quantization.digit_images(SHAPE, 8)
+    narrow = RUNTIMES["onnxruntime-int8"](1, 8).load(CalibratedModel(model, images / 4), SHAPE).outputs(images)
+    wide = RUNTIMES["onnxruntime-int8"](1, 8).load(CalibratedModel(model, images), SHAPE).outputs(images)
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).numpy()
     assert np.abs(wide - expected).max() < np.abs(narrow - expected).max() / 4
@@ -240,7 +240,7 @@ def test_a_trained_network_classifies_as_in_pytorch(name):
     calibrating, images = (
         normalised(part.pixels, data).numpy() for part in (data.train.at(torch.arange(32)), data.validation)
     )
-    found = RUNTIMES[name](1, len(images)).load(Calibrated(model, calibrating), images.shape[1:]).outputs(images)
+    found = RUNTIMES[name](1, len(images)).load(CalibratedModel(model, calibrating), images.shape[1:]).outputs(images)
     with torch.no_grad():
         expected = model.eval()(torch.from_numpy(images)).argmax(1).numpy()
     assert (found.argmax(1) == expected).mean() > 0.97

@@ -10,9 +10,9 @@ from typing import Any
 
 from nasspace.architecture import Architecture
 from nasspace.engine.evaluator import Outcome
-from nasspace.engine.latency_evaluator import Measured, Measurer
+from nasspace.engine.latency_evaluator import LatencyEvaluator, MeasuredLatency
 from nasspace.engine.ray.payload import Sent
-from nasspace.engine.timeouts import paused, stopped_after
+from nasspace.engine.timeouts import limits_paused, time_limit
 from nasspace.engine.trials import scored
 from nasspace.errors import InputError
 
@@ -68,15 +68,15 @@ class Station:
     """Measures latencies, one at a time, on the node that it runs on."""
 
     def __init__(self, sent: Sent) -> None:
-        self._measurer: Measurer = sent.measurer()
+        self._measurer: LatencyEvaluator = sent.measurer()
 
     def machine(self) -> dict[str, Any]:
-        """What the node is, as `latency.cache.machine`."""
-        from nasspace.latency.cache import machine
+        """What the node is, as `latency.conditions.machine`."""
+        from nasspace.latency.conditions import machine
 
         return machine()
 
-    def measure(self, architecture: str) -> Measured:
+    def measure(self, architecture: str) -> MeasuredLatency:
         return self._measurer(Architecture.from_json(architecture))
 
 
@@ -86,11 +86,11 @@ class AtStation:
     def __init__(self, station: Any) -> None:
         self._station = station
 
-    def __call__(self, architecture: Architecture) -> Measured:
+    def __call__(self, architecture: Architecture) -> MeasuredLatency:
         import ray
 
         try:
-            with paused():  # waiting for the node is not the trial's own time
+            with limits_paused():  # waiting for the node is not the trial's own time
                 return ray.get(self._station.measure.remote(architecture.to_json()), timeout=MEASURED)
         except ray.exceptions.RayTaskError as error:  # is a RayError, too, which would count as a lost process
             raise error.cause from None
@@ -151,7 +151,7 @@ def evaluation(box: Any, station: Any) -> type:
             """What the evaluator raises is an outcome, too: only a lost process is tried again."""
             architecture = Architecture.from_json(asked["architecture"])
             try:
-                with stopped_after(asked.get("timeout"), asked.get("trace")):
+                with time_limit(asked.get("timeout"), asked.get("trace")):
                     return scored(self._scorer, architecture)
             except ray.exceptions.RayError:
                 raise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.documents import Document
 from nasspace.engine import evaluator
-from nasspace.engine.latency_evaluator import Measurer
+from nasspace.engine.latency_evaluator import LatencyEvaluator
 from nasspace.engine.problem import Task
 from nasspace.studies import recipe
 
@@ -55,10 +55,10 @@ class Sent:
             return None
         return DataSet(**self.data, **{split: _images(*arrays) for split, arrays in self.arrays.items()})
 
-    def measurer(self) -> Measurer:
+    def measurer(self) -> LatencyEvaluator:
         """What measures latencies in this process."""
         self._register()
-        return Measurer(self._recipe(), self.dataset(), fresh=self.fresh_latency)
+        return LatencyEvaluator(self._recipe(), self.dataset(), fresh=self.fresh_latency)
 
     def scorer(self, measure: Any = None) -> Any:
         """The evaluator; `measure` takes the latencies in place of this process."""
@@ -67,7 +67,7 @@ class Sent:
             return self.function
         data = self.dataset()
         assert data is not None
-        measure = measure or Measurer(self._recipe(), data, fresh=self.fresh_latency)
+        measure = measure or LatencyEvaluator(self._recipe(), data, fresh=self.fresh_latency)
         return evaluator.Trained(self._recipe(), data, measure=measure)
 
     def _recipe(self) -> recipe.Recipe:

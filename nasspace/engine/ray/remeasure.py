@@ -38,5 +38,5 @@ def _measured(contents: Sequence[bytes], asked: dict[str, Any]) -> list[Latency]
         paths = [Path(folder) / f"{i}.onnx" for i in range(len(contents))]
         for path, content in zip(paths, contents, strict=True):
             path.write_bytes(content)
-        with machine_lock.measuring():
-            return subprocess_benchmark.measure_files_afresh(paths, **asked)
+        with machine_lock.measurement_lock():
+            return subprocess_benchmark.measure_files_in_subprocess(paths, **asked)

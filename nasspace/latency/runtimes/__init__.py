@@ -12,28 +12,28 @@ from collections.abc import Iterable
 from typing import Any
 
 from nasspace.errors import InputError, nearest
-from nasspace.latency.runtimes.common import Calibrated, Shape, batch_of, check_outputs, network_of
+from nasspace.latency.runtimes.common import CalibratedModel, Shape, check_outputs, module_of, random_batch
 from nasspace.latency.runtimes.ncnn import Ncnn
 from nasspace.latency.runtimes.ort import OnnxRuntime, OnnxRuntimeInt8, check_optimized
 from nasspace.latency.runtimes.pytorch import Compiled, Eager, TorchScript, device_label
 from nasspace.latency.runtimes.timing import (
     CLOCKS,
-    CONTENDED,
+    CONTENTION_RATIO,
     ROUND_SECONDS,
     WARM_UP_SECONDS,
     Clocks,
     Round,
-    take_round,
+    time_round,
     warm_up,
 )
 
 __all__ = [
     "CLOCKS",
-    "CONTENDED",
+    "CONTENTION_RATIO",
     "ROUND_SECONDS",
     "RUNTIMES",
     "WARM_UP_SECONDS",
-    "Calibrated",
+    "CalibratedModel",
     "Clocks",
     "Compiled",
     "Eager",
@@ -43,14 +43,14 @@ __all__ = [
     "Round",
     "Shape",
     "TorchScript",
-    "batch_of",
     "check_optimized",
     "check_outputs",
     "device_label",
     "get",
     "library_versions",
-    "network_of",
-    "take_round",
+    "module_of",
+    "random_batch",
+    "time_round",
     "versions",
     "warm_up",
 ]

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 Shape = tuple[int, int, int]
-COMPARED = 16  # images
+COMPARED_IMAGES = 16  # images
 
 
 @dataclass(frozen=True, eq=False)
-class Calibrated:
+class CalibratedModel:
     """A network with the images, float32 (N, C, H, W) as it is fed, from which int8 runtimes take their ranges."""
 
     model: nn.Module
@@ -27,17 +27,17 @@ class Calibrated:
 
 
 if TYPE_CHECKING:
-    Source = nn.Module | Calibrated | str | PathLike
+    Source = nn.Module | CalibratedModel | str | PathLike
 
 
-def network_of(source: Source, name: str) -> nn.Module:
+def module_of(source: Source, name: str) -> nn.Module:
     """The `nn.Module` in a source; a file is an `InputError` that names the runtime."""
     if isinstance(source, str | PathLike):
         raise InputError(f"{source}: the runtime '{name}' runs networks, not files; use --runtime onnxruntime")
-    return source.model if isinstance(source, Calibrated) else source
+    return source.model if isinstance(source, CalibratedModel) else source
 
 
-def batch_of(batch_size: int, input_shape: Shape) -> np.ndarray:
+def random_batch(batch_size: int, input_shape: Shape) -> np.ndarray:
     """Seeded normal input, (batch, C, H, W) in float32."""
     return np.random.default_rng(0).standard_normal((batch_size, *input_shape), dtype=np.float32)
 
@@ -53,14 +53,14 @@ def check_outputs(network: Any, source: Source) -> None:
         return
     import torch
 
-    from nasspace.latency.convert import relative_difference, shipped
+    from nasspace.latency.convert import inference_copy, relative_difference
 
-    batch = batch_of(network.batch_size, network.input)
+    batch = random_batch(network.batch_size, network.input)
     with torch.inference_mode():
-        expected = shipped(network_of(source, network.name))(torch.from_numpy(batch[:COMPARED]))
+        expected = inference_copy(module_of(source, network.name))(torch.from_numpy(batch[:COMPARED_IMAGES]))
     if not isinstance(expected, torch.Tensor) or not expected.isfinite().all():
         return
-    difference = relative_difference(expected.numpy(), network.outputs(batch)[:COMPARED])
+    difference = relative_difference(expected.numpy(), network.outputs(batch)[:COMPARED_IMAGES])
     if not difference <= tolerance:
         other = "eager" if network.name != "eager" else "onnxruntime"
         raise InputError(
@@ -69,13 +69,13 @@ def check_outputs(network: Any, source: Source) -> None:
         )
 
 
-def only_on_cpu(name: str, device: str) -> None:
+def require_cpu(name: str, device: str) -> None:
     """Refuse every other device."""
     if device != "cpu":
         raise InputError(f"device '{device}': {name} runs on the cpu here; use --runtime eager")
 
 
-def require(name: str, *packages: str) -> None:
+def require_packages(name: str, *packages: str) -> None:
     """The packages of an optional engine, or an `InputError` with the command that installs them."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:

@@ -9,7 +9,7 @@ import numpy as np
 
 from nasspace import temporary
 from nasspace.errors import InputError
-from nasspace.latency.runtimes.common import batch_of, network_of, only_on_cpu, require
+from nasspace.latency.runtimes.common import module_of, random_batch, require_cpu, require_packages
 
 if TYPE_CHECKING:
     from nasspace.latency.runtimes.common import Shape, Source
@@ -24,24 +24,24 @@ class Ncnn:
 
     name = "ncnn"
     libraries = ("ncnn", "pnnx", "torch")
-    accelerated = False
-    calibrated = False
+    uses_accelerator = False
+    needs_calibration = False
     tolerance = 0.05
 
     def __init__(self, threads: int = 1, batch_size: int | None = 1, device: str = "cpu") -> None:
-        only_on_cpu(self.name, device)
-        require(self.name, "ncnn", "pnnx")
+        require_cpu(self.name, device)
+        require_packages(self.name, "ncnn", "pnnx")
         self.threads, self.batch_size, self.device = threads, batch_size or 1, device
 
     def load(self, source: Source, input_shape: Shape | None = None) -> Ncnn:
         """Load a network; `input_shape` is (C, H, W)."""
         from nasspace.latency.convert import to_ncnn, to_onnx
 
-        model, self.input = network_of(source, self.name), tuple(input_shape)
+        model, self.input = module_of(source, self.name), tuple(input_shape)
         with temporary.private() as folder:
             path = to_onnx(model, self.input, Path(folder) / "network.onnx")
             self._net = _net(*to_ncnn(path, self.input), self.threads)
-        self._images = _mats(batch_of(self.batch_size, self.input))
+        self._images = _mats(random_batch(self.batch_size, self.input))
         return self
 
     def run(self) -> None:

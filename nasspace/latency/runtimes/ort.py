@@ -10,7 +10,7 @@ import numpy as np
 
 from nasspace import temporary
 from nasspace.errors import InputError, first_line
-from nasspace.latency.runtimes.common import Calibrated, batch_of, check_outputs, network_of, only_on_cpu
+from nasspace.latency.runtimes.common import CalibratedModel, check_outputs, module_of, random_batch, require_cpu
 
 if TYPE_CHECKING:
     from nasspace.latency.runtimes.common import Shape, Source
@@ -25,12 +25,12 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     libraries: tuple[str, ...] = ("onnxruntime", "torch")  # torch writes the file
-    accelerated = False
-    calibrated = False
+    uses_accelerator = False
+    needs_calibration = False
     tolerance: float | None = 1e-3
 
     def __init__(self, threads: int = 1, batch_size: int | None = 1, device: str = "cpu") -> None:
-        only_on_cpu(self.name, device)
+        require_cpu(self.name, device)
         self.threads, self.batch_size, self.device = threads, batch_size, device
 
     def load(self, source: Source, input_shape: Shape | None = None) -> OnnxRuntime:
@@ -47,7 +47,7 @@ class OnnxRuntime:
         """Write a network as the file that this runtime loads."""
         from nasspace.latency.convert import to_onnx
 
-        return to_onnx(network_of(source, self.name), input_shape, path, batch_size=self.batch_size or 1)
+        return to_onnx(module_of(source, self.name), input_shape, path, batch_size=self.batch_size or 1)
 
     def _load(self, path: Path) -> OnnxRuntime:
         self._session = _session(path, self.threads)
@@ -62,7 +62,7 @@ class OnnxRuntime:
         self.batch_size = batch if isinstance(batch, int) else self.batch_size or 1
         self.input = tuple(shape)
         self._input_name = given[0].name
-        self._feed = {self._input_name: batch_of(self.batch_size, self.input)}
+        self._feed = {self._input_name: random_batch(self.batch_size, self.input)}
         return self
 
     def run(self) -> None:
@@ -83,16 +83,16 @@ class OnnxRuntimeInt8(OnnxRuntime):
 
     name = "onnxruntime-int8"
     libraries = ("onnxruntime", "onnx", "torch")
-    calibrated = True
+    needs_calibration = True
     tolerance = None  # eight bits say little about a network that was not trained: the file before is compared
 
     def write(self, source: Source, input_shape: Shape | None, path: Path) -> Path:
         """Write a network as a quantised file."""
-        from nasspace.latency.quantization import digits, to_int8
+        from nasspace.latency.quantization import digit_images, to_int8
 
         plain = super().write(source, input_shape, path.with_name("float.onnx"))
         check_outputs(OnnxRuntime(self.threads, self.batch_size).load(plain), source)
-        images = source.images if isinstance(source, Calibrated) else digits(input_shape)
+        images = source.images if isinstance(source, CalibratedModel) else digit_images(input_shape)
         return to_int8(plain, path, images)
 
 
@@ -104,7 +104,7 @@ def check_optimized(path: Path, batch_size: int) -> None:
     from nasspace.latency.convert import relative_difference
 
     network = OnnxRuntime(1, batch_size).load(path)
-    batch = batch_of(network.batch_size, network.input)
+    batch = random_batch(network.batch_size, network.input)
     plain = _session(path, 1, optimized=False).run(None, {network._input_name: batch})[0]
     if not np.isfinite(plain).all():
         return

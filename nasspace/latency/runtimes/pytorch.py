@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasspace.errors import InputError
-from nasspace.latency.runtimes.common import batch_of, network_of
+from nasspace.latency.runtimes.common import module_of, random_batch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,8 +23,8 @@ class Eager:
 
     name = "eager"
     libraries: tuple[str, ...] = ("torch",)
-    accelerated = True
-    calibrated = False
+    uses_accelerator = True
+    needs_calibration = False
 
     def __init__(self, threads: int = 1, batch_size: int | None = 1, device: str = "cpu") -> None:
         self.threads, self.batch_size, self.device = threads, batch_size or 1, device
@@ -32,20 +32,20 @@ class Eager:
 
     def load(self, source: Source, input_shape: Shape | None = None) -> Eager:
         """Load a copy of a network; `input_shape` is (C, H, W)."""
-        model = network_of(source, self.name)
+        model = module_of(source, self.name)
         import torch
 
-        from nasspace.latency.convert import folded
+        from nasspace.latency.convert import fold_batch_norm
 
-        self._finish = synchroniser(self.device)
+        self._finish = synchronizer(self.device)
         self.input = tuple(input_shape)
-        self._batch = torch.from_numpy(batch_of(self.batch_size, self.input)).to(self.device)
+        self._batch = torch.from_numpy(random_batch(self.batch_size, self.input)).to(self.device)
         self._inference_mode = torch.inference_mode
-        with self.ready():
-            self._model = self._made(folded(model, self.input).requires_grad_(False).to(self.device))
+        with self.configured():
+            self._model = self._prepare(fold_batch_norm(model, self.input).requires_grad_(False).to(self.device))
         return self
 
-    def _made(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+    def _prepare(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         return model
 
     def run(self) -> None:
@@ -58,11 +58,11 @@ class Eager:
         """What the loaded network gives for a batch, float32 (batch_size, C, H, W)."""
         import torch
 
-        with self.ready(), torch.inference_mode():
+        with self.configured(), torch.inference_mode():
             return self._model(torch.from_numpy(batch).to(self.device)).cpu().numpy()
 
     @contextlib.contextmanager
-    def ready(self) -> Iterator[None]:
+    def configured(self) -> Iterator[None]:
         """While it lasts PyTorch has our number of threads; then the caller's again."""
         import torch
 
@@ -79,7 +79,7 @@ class TorchScript(Eager):
 
     name = "torchscript"
 
-    def _made(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+    def _prepare(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         from nasspace.latency.convert import to_torchscript
 
         return to_torchscript(model, self._batch)
@@ -99,7 +99,7 @@ class Compiled(Eager):
         if device == "cpu":
             _require_compiler()
 
-    def _made(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+    def _prepare(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         import torch
 
         def forward(batch: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ def _require_compiler() -> None:
         ) from None
 
 
-def synchroniser(device: str) -> Any:
+def synchronizer(device: str) -> Any:
     """The function that waits until the device has done all it was told."""
     import torch
 

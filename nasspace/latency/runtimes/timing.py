@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-CONTENDED = 1.15  # wall time over CPU time from which a round counts as disturbed
+CONTENTION_RATIO = 1.15  # wall time over CPU time from which a round counts as disturbed
 WARM_UP_SECONDS = 0.5
 ROUND_SECONDS = 0.02
 
@@ -56,7 +56,7 @@ class Round:
     contended: bool
 
 
-def _runs(network: Any, clocks: Clocks, seconds: float) -> tuple[list[float], list[float]]:
+def _time_runs(network: Any, clocks: Clocks, seconds: float) -> tuple[list[float], list[float]]:
     """Wall and CPU seconds of each run; at least two runs, for about `seconds`."""
     walls, cpus = [], []
     while len(walls) < 2 or sum(walls) < seconds:
@@ -67,7 +67,7 @@ def _runs(network: Any, clocks: Clocks, seconds: float) -> tuple[list[float], li
     return walls, cpus
 
 
-def take_round(network: Any, clocks: Clocks = CLOCKS) -> Round:
+def time_round(network: Any, clocks: Clocks = CLOCKS) -> Round:
     """Run for about 20 ms: the median run, or where the round was disturbed the best that is known of it.
 
     Disturbed is a round whose wall time exceeds its thread's CPU time by 15 %; with several threads, one in which
@@ -75,13 +75,13 @@ def take_round(network: Any, clocks: Clocks = CLOCKS) -> Round:
     """
     several = network.threads > 1
     before = clocks.queue() if several else 0.0
-    walls, cpus = _runs(network, clocks, ROUND_SECONDS)
+    walls, cpus = _time_runs(network, clocks, ROUND_SECONDS)
     if network.device != "cpu":
         contended = False
     elif several:
-        contended = clocks.queue() - before > (CONTENDED - 1) * sum(walls)
+        contended = clocks.queue() - before > (CONTENTION_RATIO - 1) * sum(walls)
     else:
-        contended = sum(walls) > CONTENDED * sum(cpus)
+        contended = sum(walls) > CONTENTION_RATIO * sum(cpus)
     if contended:
         walls = [min(walls)] if several else [min(pair) for pair in zip(walls, cpus, strict=True)]
     return Round(1e3 * statistics.median(walls), contended)
@@ -92,7 +92,7 @@ def warm_up(network: Any, clocks: Clocks = CLOCKS) -> None:
     network.run()
     end, fastest = clocks.wall() + WARM_UP_SECONDS, float("inf")
     while clocks.wall() < end:
-        walls, _ = _runs(network, clocks, ROUND_SECONDS / 2)
+        walls, _ = _time_runs(network, clocks, ROUND_SECONDS / 2)
         if min(walls) > 0.98 * fastest:
             return
         fastest = min(walls)

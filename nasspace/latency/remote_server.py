@@ -21,24 +21,24 @@ NEEDS = ("numpy", "onnxruntime")
 
 def serve(requests: BinaryIO, reference: bytes) -> None:
     """Say what this machine is, then answer requests until there are no more; `reference` is an ONNX file."""
-    if trouble := _trouble():
-        return _say({"error": trouble})
-    from nasspace.latency.cache import machine
+    if trouble := _missing_package():
+        return _send({"error": trouble})
+    from nasspace.latency.conditions import machine
     from nasspace.latency.runtimes import library_versions
 
     versions = library_versions(NEEDS) | {"python": platform.python_version()}
-    _say(
+    _send(
         {"machine": machine(), "versions": {name: version for name, version in versions.items() if name != "nasspace"}}
     )
     with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
         beside = Path(folder) / "reference.onnx"
         beside.write_bytes(reference)
         while line := requests.readline():
-            _say(_answer(json.loads(line), requests, beside))
+            _send(_answer(json.loads(line), requests, beside))
     return None
 
 
-def _trouble() -> str:
+def _missing_package() -> str:
     """What is missing here, with the command that installs it; '' for nothing."""
     for package in NEEDS:
         try:
@@ -65,5 +65,5 @@ def _answer(request: dict[str, Any], requests: BinaryIO, beside: Path) -> dict[s
             return {"error": str(error)}
 
 
-def _say(document: dict[str, Any]) -> None:
+def _send(document: dict[str, Any]) -> None:
     print(MARK + json.dumps(document), flush=True)
