@@ -5,48 +5,25 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nasspace.formatting import significant
 from nasspace.samplers import pareto
+from nasspace.studies.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
     import pandas
 
 
-@dataclass(frozen=True)
-class Axis:
-    """How an objective is shown: its column, a factor into the unit shown, the axis' title, its name, the unit."""
-
-    column: str
-    factor: float
-    title: str
-    word: str
-    unit: str = " M"
-
-    def shown(self, value: float) -> str:
-        """A value, already in the unit shown, in words."""
-        return f"{value:.2%}" if self.unit == "%" else significant(value) + self.unit
-
-
-AXES = {
-    "accuracy": Axis("accuracy", 1, "accuracy", "accuracy", "%"),
-    "latency": Axis("latency_ms", 1, "latency, ms", "latency", " ms"),
-    "flops": Axis("flops", 1e-6, "FLOPs, millions of multiply-adds", "FLOPs"),
-    "params": Axis("params", 1e-6, "parameters, millions", "parameters"),
-    "memory_access": Axis("memory_access", 1e-6, "memory access, millions of elements", "memory access"),
-}
-MAXIMISED = ("accuracy",)
 FRONT, EVALUATED, REJECTED = "front", "evaluated", "rejected"
 WORDS = {FRONT: "Pareto front", EVALUATED: "evaluated", REJECTED: "stopped at a limit, never trained"}
 
 
 def panels(objectives: Sequence[str]) -> list[tuple[str, str]]:
     """The objectives across and up of each panel: accuracy, or else the first one, against every other."""
-    up = next((name for name in objectives if name in MAXIMISED), objectives[0])
+    up = next((name for name in objectives if OBJECTIVES[name].is_maximized), objectives[0])
     across = [name for name in objectives if name != up] or [name for name in ("latency", "flops") if name != up]
     return [(name, up) for name in across]
 
@@ -55,7 +32,7 @@ def pareto_rows(trials: pandas.DataFrame, objectives: Sequence[str], front: Iter
     """What a Pareto plot shows, a row each candidate, in the units shown.
 
     `trials` has the columns of a study's, `front` the ids of the front's members. The rows have `id`, `digest`, `kind`
-    (`front`, `evaluated`, `rejected`), a column for each of `AXES` that the trials have, `latency_low`,
+    (`front`, `evaluated`, `rejected`), a column for each objective that the trials have, `latency_low`,
     `latency_high`, and `hover`, HTML with every text escaped.
     """
     import pandas
@@ -65,9 +42,9 @@ def pareto_rows(trials: pandas.DataFrame, objectives: Sequence[str], front: Iter
     rejected = [state == REJECTED for state in trials["state"]]
     kinds = [FRONT if i in members else REJECTED if r else EVALUATED for i, r in zip(rows["id"], rejected, strict=True)]
     rows["kind"] = kinds
-    for name, axis in AXES.items():
-        if axis.column in trials:
-            rows[name] = pandas.to_numeric(trials[axis.column]) * axis.factor
+    for name, objective in OBJECTIVES.items():
+        if objective.column in trials:
+            rows[name] = pandas.to_numeric(trials[objective.column]) * objective.factor
     if "search_accuracy" in trials:  # what was not trained at the deployment resolution has no other accuracy
         searched = pandas.to_numeric(trials["search_accuracy"])
         rows["accuracy"] = rows["accuracy"].where(rows["accuracy"].notna(), searched)
@@ -86,12 +63,13 @@ def records(frame: pandas.DataFrame) -> list[dict[str, Any]]:
 def _hover(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
     """The lines that appear over a candidate."""
     lines = [f"<b>trial {row['id']}</b>, {html.escape(row['digest'])}, {WORDS[row['kind']]}"]
-    for name, axis in AXES.items():
+    for name, objective in OBJECTIVES.items():
         if not math.isnan(row.get(name, math.nan)):
-            line = f"{axis.word} {axis.shown(row[name])}"
+            line = f"{objective.label} {objective.format_scaled(row[name])}"
             if name == "accuracy" and not math.isnan(_float(trial.get("search_accuracy"))):
-                own = not math.isnan(_float(trial.get("accuracy")))
-                line += f" (in the search {axis.shown(trial['search_accuracy'])})" if own else " in the search"
+                has_own = not math.isnan(_float(trial.get("accuracy")))
+                searched = objective.format_scaled(trial["search_accuracy"])
+                line += f" (in the search {searched})" if has_own else " in the search"
             if name == "latency" and not math.isnan(row["latency_low"] + row["latency_high"]):
                 line += f" ({significant(row['latency_low'])} to {significant(row['latency_high'])})"
             lines.append(line)
@@ -109,6 +87,6 @@ def _float(value: Any) -> float:
 def staircase(rows: pandas.DataFrame, across: str, up: str) -> pandas.DataFrame:
     """Those members of the front that are on the front of these two objectives alone, from left to right."""
     members = rows[(rows["kind"] == FRONT) & rows[across].notna() & rows[up].notna()]
-    signs = [-1 if name in MAXIMISED else 1 for name in (across, up)]
+    signs = [OBJECTIVES[name].to_minimize(1) for name in (across, up)]
     mask = pareto.front(members[[across, up]].to_numpy(float) * signs) if len(members) else np.zeros(0, bool)
     return members[mask].sort_values([across, up])

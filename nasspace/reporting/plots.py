@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nasspace.reporting.plot_data import (
-    AXES,
     EVALUATED,
     FRONT,
-    MAXIMISED,
     REJECTED,
     WORDS,
     panels,
@@ -19,6 +17,7 @@ from nasspace.reporting.plot_data import (
     records,
     staircase,
 )
+from nasspace.studies.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
     import pandas
@@ -77,8 +76,8 @@ def pareto_figure(
     )
     for col, (across, up) in enumerate(shown, start=1):
         limit = (limits or {}).get(across)
-        panel = _Panel(figure, rows, across, up, col, strip, limit and limit * AXES[across].factor)
-        panel.draw((titles or {}).get(across, AXES[across].title))
+        panel = _Panel(figure, rows, across, up, col, strip, limit and limit * OBJECTIVES[across].factor)
+        panel.draw((titles or {}).get(across, OBJECTIVES[across].axis_title))
     _dress_up(figure, rows, shown[0][1], titles or {})
     _dress(figure, strip)
     return figure
@@ -171,7 +170,7 @@ class _Panel:
 
     def _draw_limit(self, limit: float) -> None:
         """A dashed line at the limit, and its amount."""
-        text = f"limit {AXES[self.across].shown(limit)}"
+        text = f"limit {OBJECTIVES[self.across].format_scaled(limit)}"
         where: dict[str, Any] = {"x": 1, "xref": "x domain"}
         if self._near:
             look = {"dash": "dash", "width": 1.5, "color": COLOURS[REJECTED]}
@@ -210,8 +209,8 @@ def _dress_up(figure: go.Figure, rows: pandas.DataFrame, up: str, titles: Mappin
     """Range, title and ticks of the axis up, which all panels share."""
     low, high = _span([float(value) for value in rows[up].dropna()])
     figure.update_yaxes(range=[low, high], row=1)
-    figure.update_yaxes(title_text=titles.get(up, AXES[up].title), row=1, col=1)
-    if up in MAXIMISED:
+    figure.update_yaxes(title_text=titles.get(up, OBJECTIVES[up].axis_title), row=1, col=1)
+    if OBJECTIVES[up].is_maximized:
         figure.update_yaxes(tickformat=".0%" if high - low > 0.08 else ".1%", row=1)
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.formatting import significant
 from nasspace.reporting import page, plots
-from nasspace.reporting.plot_data import AXES, pareto_rows, records
+from nasspace.reporting.plot_data import pareto_rows, records
+from nasspace.studies.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
     import pandas
@@ -80,8 +81,8 @@ def _size(size: Any) -> str:
 
 def _limits(study: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Each limit's name and amount: ('latency', '20.0 ms')."""
-    limits = ((AXES[name], value) for name, value in (study.get("limits") or {}).items())
-    return [(axis.word, axis.shown(value * axis.factor)) for axis, value in limits]
+    limits = ((OBJECTIVES[name], value) for name, value in (study.get("limits") or {}).items())
+    return [(objective.label, objective.format(value)) for objective, value in limits]
 
 
 def _accuracy_is_of(study: Mapping[str, Any]) -> str:
@@ -160,14 +161,14 @@ def _has_accuracy(frame: pandas.DataFrame) -> bool:
 
 
 def _shown(name: str, row: Mapping[str, Any]) -> str:
-    axis = AXES[name]
-    value = _number(row.get(axis.column))
-    return "" if math.isnan(value) else axis.shown(value * axis.factor)
+    objective = OBJECTIVES[name]
+    value = _number(row.get(objective.column))
+    return "" if math.isnan(value) else objective.format(value)
 
 
 def _searched(row: Mapping[str, Any]) -> str:
     value = _number(row.get("search_accuracy"))
-    return "" if math.isnan(value) else AXES["accuracy"].shown(value)
+    return "" if math.isnan(value) else OBJECTIVES["accuracy"].format(value)
 
 
 def _latency(row: Mapping[str, Any], name: str) -> tuple[str, str]:
@@ -204,7 +205,7 @@ def _networks(front: pandas.DataFrame) -> str:
     for row in records(front):
         layers = _layers(row)
         if layers:
-            figures = ", ".join(f"{AXES[n].word} {_shown(n, row)}" for n in AXES if _shown(n, row))
+            figures = ", ".join(f"{OBJECTIVES[n].label} {_shown(n, row)}" for n in OBJECTIVES if _shown(n, row))
             layers_table = page.table([("", "number"), ("block", ""), ("out", "number"), ("stride", "number"),
                                        ("options", "")], _layer_rows(layers))  # fmt: skip
             as_json = page.details("as JSON", page.preformatted(row["architecture"]))

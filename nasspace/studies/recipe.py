@@ -8,15 +8,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from nasspace import files
 from nasspace.documents import Document
 from nasspace.errors import InputError, nearest
+from nasspace.studies.objectives import OBJECTIVES
 from nasspace.training.settings import Fidelity, TrainingSettings
 
-OBJECTIVES = ("accuracy", "latency", "flops", "params", "memory_access")
-LIMITS = ("latency", "flops", "params")
 UNITS = {
     "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},  # to milliseconds
     "count": {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9},
@@ -53,6 +61,15 @@ def _amount(kind: Literal["latency", "count", "time"]) -> BeforeValidator:
     return BeforeValidator(lambda value: value if value is None else quantity(value, kind))
 
 
+def _objective(name: str) -> str:
+    if name not in OBJECTIVES:
+        raise ValueError(f"{name!r} is not an objective{nearest(name, OBJECTIVES)}")
+    return name
+
+
+ObjectiveName = Annotated[str, AfterValidator(_objective)]
+
+
 class Strict(BaseModel):
     """Unknown keys are refused, values do not change."""
 
@@ -79,11 +96,7 @@ class Recipe(Strict):
     trials: int = Field(12, ge=1, le=UNBOUNDED)
     time_budget: Annotated[float | None, _amount("time")] = None
     sampler: str = "gain"
-    objectives: tuple[Literal["accuracy", "latency", "flops", "params", "memory_access"], ...] = (
-        "accuracy",
-        "latency",
-        "flops",
-    )
+    objectives: tuple[ObjectiveName, ...] = ("accuracy", "latency", "flops")
     limits: Limits = Limits()
     data: str = "digits"
     data_dir: str | None = None

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from nasspace.documents import Document, dotted
 from nasspace.errors import InputError
 from nasspace.studies import recipe
+from nasspace.studies.objectives import LIMITED
 from nasspace.studies.recipe import short
 from nasspace.studies.storage import REMEDY
 
@@ -103,7 +104,7 @@ def study_settings(document: Document) -> dict[str, Any]:
     except ValidationError as error:
         keys, said = _first(error)
         raise document.error(keys, f"{said}; the file is damaged: {REMEDY}") from None
-    if unknown := sorted(set(value["limits"]) - set(recipe.LIMITS)):
+    if unknown := sorted(set(value["limits"]) - set(LIMITED)):
         raise document.error(("limits",), f"{short(unknown[0])} is not a limit; the file is damaged: {REMEDY}")
     try:
         asked = recipe.read(_at(document, "recipe"))

@@ -19,15 +19,14 @@ from nasspace import files
 from nasspace.errors import InputError
 from nasspace.samplers import pareto
 from nasspace.studies import storage
+from nasspace.studies.objectives import OBJECTIVES, directions
 from nasspace.studies.paths import folder_of, known_studies
 from nasspace.studies.schema import AGAIN, DEPLOYED, LAST_RUNG, PREDICTOR, check_attributes, check_trials
 from nasspace.studies.schema import study_settings as checked_settings
 from nasspace.studies.storage import errors_of_storage
 from nasspace.studies.trial_table import (
     AGAIN_COLUMNS,
-    COLUMNS,
     FRONT_COLUMNS,
-    MAXIMISED,
     TRIAL_COLUMNS,
     is_there,
     machine_of,
@@ -140,12 +139,16 @@ class Study:
         rows = [one for one in self.trial_rows() if one["id"] in members]
         searched = self.has_last_rung and not any(is_there(one["accuracy"]) for one in rows)
         order = {
-            name: "search_accuracy" if searched and name == "accuracy" else COLUMNS[name] for name in self.objectives
+            name: "search_accuracy" if searched and name == "accuracy" else OBJECTIVES[name].column
+            for name in self.objectives
         }
 
         def rank(one: Mapping[str, Any]) -> list[tuple[bool, float]]:
             figures = [(name, one[column]) for name, column in order.items()]
-            return [(False, _signed(name, value)) if is_there(value) else (True, 0.0) for name, value in figures]
+            return [
+                (False, OBJECTIVES[name].to_minimize(value)) if is_there(value) else (True, 0.0)
+                for name, value in figures
+            ]
 
         rows.sort(key=rank)
         tied = ties(rows)
@@ -287,7 +290,7 @@ class Study:
                 figures["latency"] = latency["median_ms"]
             if trial.number in accuracy:
                 figures["accuracy"] = accuracy[trial.number]
-        points = [[_signed(name, figures[name]) for name in self.objectives] for figures in values]
+        points = [[OBJECTIVES[name].to_minimize(figures[name]) for name in self.objectives] for figures in values]
         return [trial.number for trial, member in zip(trials, pareto.front(points), strict=True) if member]
 
     def latency_machine(self) -> dict[str, Any] | None:
@@ -454,10 +457,6 @@ class Study:
         }
 
 
-def _signed(name: str, value: float) -> float:
-    return -value if name in MAXIMISED else value
-
-
 def create(folder: Path, settings: dict[str, Any], sampler: Any) -> Study:
     """A new study in `folder`; `settings` become its study.yaml, or those of the study that a shared storage has.
 
@@ -532,8 +531,8 @@ def _check(study: Study) -> None:
     place = storage.shown(study.settings["storage"] or str(study.folder / "study.db"))
     with storage.errors_of_reading(place):
         trials, attributes, record = study.frozen(), study.record.user_attrs, study.record
-        directions = [direction.name.lower() for direction in record.directions]
-    if directions != _directions(study.settings):
+        found = [direction.name.lower() for direction in record.directions]
+    if found != _directions(study.settings):
         raise InputError(
             f"{study.folder}: the objectives of study.yaml ({', '.join(study.objectives)}) are not those of its "
             f"database; {storage.REMEDY}"
@@ -576,7 +575,7 @@ def _connect(folder: Path, settings: Mapping[str, Any], sampler: Any, new: bool 
 
 
 def _directions(settings: Mapping[str, Any]) -> list[str]:
-    return ["maximize" if name in MAXIMISED else "minimize" for name in settings["recipe"]["objectives"]]
+    return directions(settings["recipe"]["objectives"])
 
 
 def extend(study: Study, settings: dict[str, Any]) -> None:

@@ -6,23 +6,17 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nasspace.studies.objectives import COUNTED, OBJECTIVES
+
 if TYPE_CHECKING:
     import optuna
 
 RESERVED = 0.05  # share of a machine's memory by which its size may vary
-MAXIMISED = {"accuracy"}
-COLUMNS = {  # objective or limit: its column in the tables
-    "accuracy": "accuracy",
-    "latency": "latency_ms",
-    "flops": "flops",
-    "params": "params",
-    "memory_access": "memory_access",
-}
 TRIAL_COLUMNS = [
-    "id", "digest", "state", *COLUMNS.values(), "search_accuracy", "resolution", "latency_low_ms", "latency_high_ms",
-    "latency_contended", "seconds", "reason",
-]  # fmt: skip
-
+    *("id", "digest", "state"),
+    *(objective.column for objective in OBJECTIVES.values()),
+    *("search_accuracy", "resolution", "latency_low_ms", "latency_high_ms", "latency_contended", "seconds", "reason"),
+]
 AGAIN_COLUMNS = ["latency_again_ms", "latency_again_low_ms", "latency_again_high_ms"]
 FRONT_COLUMNS = [
     *(name for name in TRIAL_COLUMNS if name not in ("state", "reason")),
@@ -39,7 +33,8 @@ def row(
     found at its own fidelity is `search_accuracy`.
     """
     attributes = trial.user_attrs
-    values = {column: attributes.get("values", {}).get(name) for name, column in COLUMNS.items()}
+    recorded = attributes.get("values", {})
+    values = {objective.column: recorded.get(name) for name, objective in OBJECTIVES.items()}
     values["latency_ms"] = latency.get("median_ms", values["latency_ms"])
     searched = values["accuracy"] if last_rung else None
     if last_rung:
@@ -89,7 +84,7 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
     plain = {}
     for key, value in row.items():
         missing = not is_there(value)
-        whole = key in ("id", "flops", "params", "memory_access", "resolution") and not missing and value == int(value)
+        whole = key in ("id", *COUNTED, "resolution") and not missing and value == int(value)
         plain[key] = None if missing else int(value) if whole else value
     return {**plain, "architecture": json.loads(row["architecture"])}
 

@@ -8,10 +8,11 @@ from html.parser import HTMLParser
 import pandas
 import pytest
 
-from nasspace.reporting.plot_data import AXES, panels, pareto_rows, staircase
+from nasspace.reporting.plot_data import panels, pareto_rows, staircase
 from nasspace.reporting.plots import pareto_figure, progress_figure, to_html
+from nasspace.studies.objectives import OBJECTIVES
 
-OBJECTIVES = ["accuracy", "latency", "flops"]
+NAMES = ["accuracy", "latency", "flops"]
 COLUMNS = [
     "id", "digest", "state", "accuracy", "latency_ms", "latency_low_ms", "latency_high_ms", "latency_contended",
     "flops", "params", "memory_access", "seconds", "reason",
@@ -29,7 +30,7 @@ REJECTED = {"state": "rejected", "accuracy": None, "reason": "latency <b>5</b> m
 
 
 def test_rows_say_what_each_candidate_is_in_the_units_shown():
-    rows = pareto_rows(trials({}, {}, REJECTED), OBJECTIVES, [1])
+    rows = pareto_rows(trials({}, {}, REJECTED), NAMES, [1])
     assert rows["kind"].tolist() == ["evaluated", "front", "rejected"]
     assert rows["flops"].tolist() == [2.0, 2.0, 2.0]
     assert rows["params"].tolist() == pytest.approx([0.1] * 3)
@@ -40,7 +41,7 @@ def test_rows_say_what_each_candidate_is_in_the_units_shown():
 
 def test_hover_tells_figures_and_escapes_words():
     table = trials({"digest": "<i>abc", "latency_contended": True}, REJECTED)
-    first, second = pareto_rows(table, OBJECTIVES, [])["hover"]
+    first, second = pareto_rows(table, NAMES, [])["hover"]
     for part in (
         "trial 0",
         "&lt;i&gt;abc",
@@ -71,13 +72,13 @@ def test_staircase_is_the_front_of_two_objectives():
     """Brute force: kept are those members that no other member beats in both."""
     points = [(1.0, 0.80), (2.0, 0.85), (3.0, 0.82), (0.5, 0.70), (2.0, 0.84), (4.0, 0.9), (5.0, 0.9)]
     table = trials(*({"latency_ms": x, "accuracy": y} for x, y in points), {"latency_ms": 0.1, "accuracy": 0.99})
-    rows = pareto_rows(table, OBJECTIVES, range(len(points)))  # the last, best one is no member
+    rows = pareto_rows(table, NAMES, range(len(points)))  # the last, best one is no member
     expected = sorted((x, y) for x, y in points if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points))
     found = staircase(rows, "latency", "accuracy")
     assert list(zip(found["latency"], found["accuracy"], strict=True)) == expected
 
 
-def figure_of(table, front=(0,), objectives=OBJECTIVES, **arguments):
+def figure_of(table, front=(0,), objectives=NAMES, **arguments):
     return pareto_figure(pareto_rows(table, objectives, front), objectives, **arguments)
 
 
@@ -109,7 +110,7 @@ def test_figure_draws_intervals_limits_and_titles():
     assert [shape.x0 for shape in figure.layout.shapes] == [1.5]  # that of FLOPs is far away, and told in words
     assert [note.text for note in figure.layout.annotations] == ["limit 1.50 ms", "limit 1,000 M →"]
     titles = {axis.title.text for axis in figure.select_xaxes()} - {None}
-    assert titles == {"latency of mine", AXES["flops"].title}
+    assert titles == {"latency of mine", OBJECTIVES["flops"].axis_title}
 
 
 def test_axis_is_logarithmic_where_values_span_much():
@@ -132,7 +133,7 @@ def test_axis_is_logarithmic_where_values_span_much():
         ),
     ],
 )
-@pytest.mark.parametrize("objectives", [OBJECTIVES, ["accuracy", "params"], ["latency", "flops"]])
+@pytest.mark.parametrize("objectives", [NAMES, ["accuracy", "params"], ["latency", "flops"]])
 def test_little_or_nothing_can_be_drawn(table, objectives):
     front = table[table["state"] == "evaluated"]["id"]
     assert to_html(figure_of(table, front, objectives, limits={"latency": 1, "flops": 1e6}), whole=False)
