@@ -1,4 +1,4 @@
-"""ONNX in int8: static quantisation, ranges taken from real images."""
+"""Static quantization of ONNX files to int8, calibrated on real images."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nasspace.errors import InputError
 if TYPE_CHECKING:
     from onnxruntime.quantization import CalibrationDataReader
 
-IMAGES = 32  # from which the ranges of activations are taken
+IMAGES = 32  # for calibration of the activations' ranges
 
 
 def digit_images(input_shape: tuple[int, int, int], count: int = IMAGES) -> np.ndarray:
-    """Handwritten digits of scikit-learn, spread over the set: standardised, scaled to `input_shape`, (C, H, W)."""
+    """Return scikit-learn's handwritten digits, standardized and scaled to `input_shape`, (C, H, W)."""
     import torch
     from sklearn.datasets import load_digits
 
@@ -31,11 +31,11 @@ def digit_images(input_shape: tuple[int, int, int], count: int = IMAGES) -> np.n
 
 
 def to_int8(source: str | PathLike, path: str | PathLike, images: np.ndarray) -> Path:
-    """Quantise an ONNX file of one input: weights in int8 a channel, activations in uint8, as QDQ pairs.
+    """Quantize an ONNX file with one input: weights to int8 per channel, activations to uint8, as QDQ pairs.
 
-    `images` are float32 (N, C, H, W), prepared as the network is fed; ranges are the smallest and largest values that
-    they cause (random noise would cause others). Weights keep seven bits: processors without VNNI add two products
-    of eight bits in sixteen, and saturate. Errors: `InputError` for images that do not fit the network's input.
+    `images` are float32 (N, C, H, W), preprocessed as for inference; the ranges of activations are the smallest and
+    largest values on them (random noise would give other ranges). Weights use seven bits, since processors without VNNI
+    add two 8-bit products in 16 bits and saturate. Raises `InputError` for images that do not fit the network's input.
     """
     path = Path(path)
     with temporary.private() as folder, files.replacing(path) as target:
@@ -44,19 +44,20 @@ def to_int8(source: str | PathLike, path: str | PathLike, images: np.ndarray) ->
             _quantize(Path(source), prepared, target, images)
         except InputError:
             raise
-        except Exception as error:  # of ONNX, ONNX Runtime and its quantiser, which share no base class
+        except Exception as error:  # from ONNX, ONNX Runtime and its quantizer, without a common base class
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{source}: cannot be quantised: {reason}; use --runtime onnxruntime") from error
+            raise InputError(f"{source}: cannot be quantized: {reason}; use --runtime onnxruntime") from error
     return path
 
 
 def agreement(first: str | PathLike, second: str | PathLike, images: np.ndarray) -> float:
-    """The share of images, float32 (N, C, H, W), to which two ONNX files give the same class."""
+    """Return the share of images, float32 (N, C, H, W), that two ONNX files assign to the same class."""
     one, other = (_classes(Path(path), images) for path in (first, second))
     return float((one == other).mean())
 
 
 def _classes(path: Path, images: np.ndarray) -> np.ndarray:
+    """Predict the class of each image."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -66,6 +67,7 @@ def _classes(path: Path, images: np.ndarray) -> np.ndarray:
 
 
 def _quantize(source: Path, prepared: Path, path: Path, images: np.ndarray) -> None:
+    """Prepare a file (shape inference, optimization) and quantize it."""
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -84,7 +86,7 @@ def _quantize(source: Path, prepared: Path, path: Path, images: np.ndarray) -> N
 
 
 def _batch_reader(path: Path, images: np.ndarray) -> CalibrationDataReader:
-    """The images as batches of the network's size, one after another; too few for one batch are repeated."""
+    """Return a reader of the images in batches of the network's batch size; images repeat to fill the last batch."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader
 

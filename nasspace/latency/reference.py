@@ -1,6 +1,6 @@
-"""The reference network: measured beside every other, so that the machine's speed at the time cancels.
+"""The reference network: measured in turn with every other network, so that the machine's current speed cancels.
 
-What it took on this machine is remembered, and says what the machine's usual speed is and how far it wanders.
+Its times on this machine are stored in the cache; they show the machine's usual speed and how much it varies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nasspace.latency.statistics import NO_HISTORY, History, split_sessions
 if TYPE_CHECKING:
     from nasspace.architecture import Architecture
 
-LAYERS = [  # of each kind of work that the block library has, at the size of a mobile network
+LAYERS = [  # one of each kind of block, at the size of a mobile network
     {"block": "conv", "out": 16, "stride": 2},
     {"block": "inverted_residual", "out": 32, "stride": 2, "expansion": 3, "se": 0.25},
     {"block": "shuffle_v2", "out": 96, "stride": 2, "kernel": 5},
@@ -37,42 +37,42 @@ LAYERS = [  # of each kind of work that the block library has, at the size of a 
 
 @dataclass(frozen=True)
 class Reference:
-    """The reference network in a runtime, and what is known of the machine."""
+    """The reference network loaded in a runtime, and the history of the machine."""
 
     network: Any
     history: History = NO_HISTORY
 
 
 def reference_architecture() -> Architecture:
-    """The network: one of every kind of block, 3x224x224, about as fast as the networks that are searched for."""
+    """Return the reference network: one block of each kind, 3x224x224, about as fast as typical searched networks."""
     from nasspace.architecture import Architecture
 
     return Architecture.of(LAYERS, input=(3, 224, 224), name="reference")
 
 
 def load_reference(threads: int, device: str, cache: LatencyCache, runtime: str = "onnxruntime") -> Reference:
-    """The reference for a measurement in `runtime`: it runs in ONNX Runtime on the CPU, else in PyTorch."""
+    """Load the reference for a measurement in `runtime`: in ONNX Runtime on the CPU, in PyTorch elsewhere."""
     return Reference(
         reference_network(threads, device), machine_history(reference_conditions(threads, device), runtime, cache)
     )
 
 
 def reference_network(threads: int, device: str) -> Any:
-    """The reference network, loaded once in a process in what runs it on a device."""
+    """Return the reference network in the runtime that runs it on a device, loaded once per process."""
     return _load_network(_runtime_for(device), threads, device)
 
 
 def machine_history(reference: Conditions, runtime: str, cache: LatencyCache) -> History:
-    """What is known of the machine on which the reference runs so, for measurements in `runtime`."""
+    """Read from the cache what is known of the machine, for measurements in `runtime` next to this reference."""
     networks = cache.ratios(reference, runtime).values()
     repeats = (
-        tuple(statistics.median(v for _, v in sitting) for sitting in split_sessions(timed)) for timed in networks
+        tuple(statistics.median(v for _, v in session) for session in split_sessions(timed)) for timed in networks
     )
     return History(tuple(cache.readings(reference)), tuple(one for one in repeats if len(one) > 1))
 
 
 def write_reference(folder: Path) -> Path:
-    """The reference network as an ONNX file in a folder."""
+    """Write the reference network as an ONNX file into a folder."""
     from nasspace.latency.convert import to_onnx
     from nasspace.network import build
 
@@ -80,16 +80,16 @@ def write_reference(folder: Path) -> Path:
 
 
 def record_rounds(rounds_ms: Sequence[float], threads: int, device: str, cache: LatencyCache) -> None:
-    """Keep the reference's median over the rounds of one undisturbed measurement."""
+    """Store the median of the reference's rounds in one undisturbed measurement."""
     if rounds_ms:
         cache.add_reading(reference_conditions(threads, device), statistics.median(rounds_ms))
 
 
 def reference_conditions(threads: int, device: str) -> Conditions:
-    """Those in which the reference network runs beside others on a device of this machine."""
-    known = reference_architecture()
+    """Return the conditions under which the reference network runs on a device of this machine."""
+    architecture = reference_architecture()
     return Conditions.on_this_machine(
-        known.digest, _runtime_for(device), device=device, threads=threads, input=known.input
+        architecture.digest, _runtime_for(device), device=device, threads=threads, input=architecture.input
     )
 
 
@@ -99,7 +99,7 @@ def _runtime_for(device: str) -> str:
 
 @functools.cache
 def _load_network(runtime: str, threads: int, device: str) -> Any:
-    """The reference network loaded in a runtime, once in a process."""
+    """Load the reference network in a runtime, once per process."""
     from nasspace.network import build
 
     reference = reference_architecture()

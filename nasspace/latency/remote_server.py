@@ -1,8 +1,9 @@
-"""What runs on another device: reads ONNX files from standard input, measures them, writes JSON lines.
+"""Measurement server that runs on another device: ONNX files from standard input, JSON lines to standard output.
 
-`remote` sends it with the modules that measure here, so that both measure alike; it needs Python 3.11, numpy and ONNX
-Runtime there. A request is one JSON line, {"sizes", "threads", "batch_size", "seconds"}, followed by the files'
-bytes; its answer one line, {"latencies"} or {"error"}. Lines begin with `MARK`: shells greet on standard output.
+`remote` pushes it together with the local measuring modules, so that both sides measure alike; the device needs Python
+3.11, numpy and ONNX Runtime. A request is one JSON line, {"sizes", "threads", "batch_size", "seconds"}, followed by the
+files' bytes; the response is one line, {"latencies"} or {"error"}. Responses start with `MARK`, because login shells
+may print on standard output too.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ NEEDS = ("numpy", "onnxruntime")
 
 
 def serve(requests: BinaryIO, reference: bytes) -> None:
-    """Say what this machine is, then answer requests until there are no more; `reference` is an ONNX file."""
-    if trouble := _missing_package():
-        return _send({"error": trouble})
+    """Describe this machine, then answer requests until the input ends; `reference` holds an ONNX file."""
+    if missing := _missing_package():
+        return _send({"error": missing})
     from nasspace.latency.conditions import machine
     from nasspace.latency.runtimes import library_versions
 
@@ -31,15 +32,15 @@ def serve(requests: BinaryIO, reference: bytes) -> None:
         {"machine": machine(), "versions": {name: version for name, version in versions.items() if name != "nasspace"}}
     )
     with tempfile.TemporaryDirectory(prefix="nasspace-") as folder:
-        beside = Path(folder) / "reference.onnx"
-        beside.write_bytes(reference)
+        reference_file = Path(folder) / "reference.onnx"
+        reference_file.write_bytes(reference)
         while line := requests.readline():
-            _send(_answer(json.loads(line), requests, beside))
+            _send(_answer(json.loads(line), requests, reference_file))
     return None
 
 
 def _missing_package() -> str:
-    """What is missing here, with the command that installs it; '' for nothing."""
+    """Describe the first missing package and the command that installs it; '' if none is missing."""
     for package in NEEDS:
         try:
             importlib.import_module(package)
@@ -47,11 +48,14 @@ def _missing_package() -> str:
             missing = isinstance(error, ModuleNotFoundError) and error.name == package
             reason = f"has no {package}" if missing else f"cannot import {package} ({error})"
             command = f"{sys.executable} -m pip install {' '.join(NEEDS)}"
-            return f"{sys.executable} {reason}; run there: {command} (or end the address in the path of another Python)"
+            return (
+                f"{sys.executable} {reason}; run there: {command} (or append the path of another Python to the address)"
+            )
     return ""
 
 
-def _answer(request: dict[str, Any], requests: BinaryIO, beside: Path) -> dict[str, Any]:
+def _answer(request: dict[str, Any], requests: BinaryIO, reference_file: Path) -> dict[str, Any]:
+    """Read a request's files, measure them and return the response."""
     from nasspace.errors import InputError
     from nasspace.latency.subprocess_benchmark import measure_files
 
@@ -60,10 +64,15 @@ def _answer(request: dict[str, Any], requests: BinaryIO, beside: Path) -> dict[s
         for path, size in zip(paths, request.pop("sizes"), strict=True):
             path.write_bytes(requests.read(size))
         try:
-            return {"latencies": [found.to_json() for found in measure_files(paths, beside=beside, **request)]}
+            return {
+                "latencies": [
+                    found.to_json() for found in measure_files(paths, reference_file=reference_file, **request)
+                ]
+            }
         except InputError as error:
             return {"error": str(error)}
 
 
 def _send(document: dict[str, Any]) -> None:
+    """Print one response."""
     print(MARK + json.dumps(document), flush=True)

@@ -265,7 +265,7 @@ def test_a_part_whose_outputs_are_not_pytorchs_is_not_measured(tmp_path, monkeyp
         OperatorReplacement(*operators, (4, 4), 1.0),
         LayerReplacement(0, (layer,), ({**layer, "kernel": 3},), context),
     ):
-        with pytest.raises(InputError, match="outputs are not PyTorch's"):
+        with pytest.raises(InputError, match="outputs differ from PyTorch's"):
             counterfactuals.measure_saving([part], tmp_path, MeasurementSettings(seconds=0.01))
     path = tmp_path / "changed.onnx"
     to_onnx(Operators(((8, 8, 3, 1),)).module(), (8, 6, 6), path)

@@ -1,4 +1,4 @@
-"""The key of the cache names what was measured: weights do not matter, the graph does; what is not known has none."""
+"""The key of the cache: independent of weights, dependent on the graph, and None for unknown code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def architecture(width: int = 8) -> Architecture:
     return Architecture.of([{"block": "conv", "out": width, "stride": 2}, *HEAD], input=SHAPE)
 
 
-def test_conditions_are_one_frozen_value():
+def test_conditions_are_frozen_and_comparable():
     found = Conditions.on_this_machine("0123", "onnxruntime", threads=2, input=SHAPE)
     assert len(found.json_fields()) == len(KEYS) == 8
     with pytest.raises(FrozenInstanceError):
@@ -40,8 +40,8 @@ def test_conditions_are_one_frozen_value():
         Conditions.on_this_machine("0123", "onnxruntme")
 
 
-def test_the_cache_is_asked_with_conditions_only():
-    """No module of the package builds a key of its own."""
+def test_the_cache_is_only_used_with_conditions():
+    """No module of the package builds keys in another way."""
     for path in Path(nasspace.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             keys = (
@@ -53,7 +53,7 @@ def test_the_cache_is_asked_with_conditions_only():
 
 
 @pytest.mark.parametrize("space", ["mixed", "fire", "sandglass", "mobile", "resnext"])
-def test_a_network_of_the_architecture_has_its_digest_whatever_the_weights(space):
+def test_a_built_network_has_the_architectures_digest_whatever_its_weights(space):
     draw = random.Random(0)
     for seed in range(3):
         one = Space.load(space, classes=10).sample(draw)
@@ -69,7 +69,7 @@ def test_a_published_network_has_its_digest(name):
 
 
 def changed(change: str) -> nn.Module:
-    """A network of the architecture in which one thing is different."""
+    """Return a network of the architecture with one change."""
     model = build(architecture())
     convolution = model[0].layers[0]
     if change == "another width":
@@ -103,16 +103,16 @@ def test_another_graph_has_another_digest(change):
 
 
 class Own(nn.Module):
-    """A module of somebody's own: what its `forward` does is not in its settings."""
+    """A user's module, whose settings do not describe its `forward`."""
 
     def forward(self, x):
         return x
 
 
-def untold(how: str) -> nn.Module:
+def unknown_network(how: str) -> nn.Module:
     model = build(architecture())
     convolution = model[0].layers[0]
-    if how == "a class of one's own":
+    if how == "a user's class":
         model.append(Own())
     if how == "a hook":
         model[1].register_forward_hook(lambda *_: None)
@@ -132,18 +132,18 @@ def untold(how: str) -> nn.Module:
 
 
 UNTOLD = [
-    *("a class of one's own", "a hook", "a hook before", "a replaced forward", "a function as a setting"),
+    *("a user's class", "a hook", "a hook before", "a replaced forward", "a function as a setting"),
     *("parametrized", "pruned", "compiled"),
 ]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("how", UNTOLD)
-def test_what_cannot_be_told_has_no_digest(how):
-    assert network_digest(architecture(), untold(how)) is None
+def test_unknown_code_has_no_digest(how):
+    assert network_digest(architecture(), unknown_network(how)) is None
 
 
-def test_a_registered_block_of_ones_own_is_told_by_its_architecture(own_blocks):
+def test_a_registered_user_block_has_the_architectures_digest(own_blocks):
     class Twice(nn.Module):
         def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
             super().__init__()
@@ -162,12 +162,12 @@ def test_a_registered_block_of_ones_own_is_told_by_its_architecture(own_blocks):
 
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
-    """`measure_latency` with a cache of its own, and the networks that it really measured."""
+    """`measure_latency` with its own cache, and the networks that it actually measured."""
     cache, seen, real = LatencyCache(tmp_path / "latency.db"), [], benchmark.measure
 
-    def measure(networks, **asked):
+    def measure(networks, **options):
         seen.append(networks["network"])
-        found = real(networks, reference=asked["reference"], seconds=0.01)
+        found = real(networks, reference=options["reference"], seconds=0.01)
         return {"network": found["network"]}
 
     monkeypatch.setattr(benchmark, "measure", measure)
@@ -177,7 +177,7 @@ def measured(monkeypatch, tmp_path):
     return lambda model=None: measure_latency(architecture(), model=model, cache=cache, runtime="eager"), seen
 
 
-def test_two_models_beside_one_architecture_do_not_share_a_latency(measured):
+def test_two_models_given_for_one_architecture_do_not_share_a_latency(measured):
     find, seen = measured
     find()
     find(build(architecture(), seed=5))
@@ -186,8 +186,8 @@ def test_two_models_beside_one_architecture_do_not_share_a_latency(measured):
     assert len(seen) == 2
     find(changed("another width"))
     assert len(seen) == 2, "remembered as what it is"
-    find(untold("a class of one's own"))
-    find(untold("a class of one's own"))
+    find(unknown_network("a user's class"))
+    find(unknown_network("a user's class"))
     assert len(seen) == 4, "not remembered"
     find()
     assert len(seen) == 4, "nor in place of the architecture's own"
@@ -201,12 +201,12 @@ def test_the_layers_of_another_model_are_not_those_of_the_architecture(monkeypat
     assert layerwise.measure_layers(one, changed("a layer more"), latency, cache=cache) == [4.0] * 3
     assert layerwise.measure_layers(one, build(one, seed=1), latency, cache=cache) == [3.0] * 3
     for _ in range(2):
-        longer = untold("a class of one's own")
+        longer = unknown_network("a user's class")
         longer.append(nn.Identity())
         assert layerwise.measure_layers(one, longer, latency, cache=cache) == [5.0] * 3
 
 
-def test_calibrated_networks_are_told_by_their_network(monkeypatch, tmp_path):
+def test_calibrated_models_have_the_digest_of_their_network(monkeypatch, tmp_path):
     import numpy as np
 
     cache, one = LatencyCache(tmp_path / "latency.db"), architecture()
@@ -224,7 +224,7 @@ def test_calibrated_networks_are_told_by_their_network(monkeypatch, tmp_path):
 
 
 def real_document() -> dict:
-    """A document as `Latency.to_json` writes it."""
+    """Return a document in the form of `Latency.to_json`."""
     from nasspace.latency.conditions import machine
 
     times = {"median_ms": 1.0, "low_ms": 0.9, "high_ms": 1.1, "reference_usual_ms": 2.0}

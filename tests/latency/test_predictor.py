@@ -1,4 +1,4 @@
-"""The predictor against networks whose operations take a known time."""
+"""The predictor on networks whose operations take a known time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PER_KIND = {"pointwise": 2.0, "depthwise": 9.0, "grouped": 6.0, "dense": 1.5, "l
 
 
 def layers_ms(architecture: Architecture) -> list[float]:
-    """A made-up machine: each kind of operation has its price, channels come in lanes of 16, maps are moved."""
+    """A fictitious machine: a cost for each kind of operation, lanes of 16 channels, and memory traffic."""
     parts = zip(architecture.layers, cost(architecture).layers, strict=True)
     return [sum(map(operation_ms, operations(layer, part.in_shape))) for layer, part in parts]
 
@@ -49,7 +49,7 @@ def errors(fitted: Predictor, architectures) -> np.ndarray:
     return np.abs(mean / measured(architectures) - 1)
 
 
-def test_it_learns_what_operations_take(networks):
+def test_it_learns_the_times_of_operations(networks):
     known, others = networks[:40], networks[40:]
     assert np.quantile(errors(Predictor(known, measured(known, 0.01)), others), 0.9) < 0.06
 
@@ -74,8 +74,8 @@ def test_uncertainty_is_honest_and_less_where_more_is_known(networks):
     assert np.median(of_known) < np.median(deviation) < np.median(few)
 
 
-def test_blocks_say_what_networks_take(networks):
-    """Measured are blocks alone, each a network of one layer, and a single network."""
+def test_networks_are_predicted_from_single_blocks(networks):
+    """Only single blocks, each a network of one layer, and one whole network are measured."""
     parts = {
         (layer, part.in_shape)
         for one in networks[:25]
@@ -107,7 +107,7 @@ def test_held_out_networks_are_predicted_by_predictors_without_them(networks):
     assert cross_validate([known[0], known[0]], [1.0, 1.0]).to_json()["tau"] is None
 
 
-def test_what_one_network_surprises_by_is_what_leaving_it_out_gives(networks):
+def test_the_closed_form_equals_leaving_one_network_out(networks):
     known = networks[:8]
     fitted = Predictor(known, measured(known, 0.03), [layers_ms(one) for one in known[:4]])
     apart = predictor._distances(fitted.known, fitted.known)
@@ -118,7 +118,7 @@ def test_what_one_network_surprises_by_is_what_leaving_it_out_gives(networks):
     assert fitted._leave_one_out[0][2] == pytest.approx(fitted.measured[2] - expected)
 
 
-def test_informative_networks_teach_more_than_random_ones(networks):
+def test_informative_networks_predict_better_than_random_ones(networks):
     pool, others = networks[:60], networks[60:]
     chosen = select_informative(pool, 12)
     assert len(set(chosen)) == 12
@@ -133,7 +133,7 @@ def test_informative_networks_teach_more_than_random_ones(networks):
     assert taught < 1.1 * np.median(at_random)
 
 
-def test_one_network_is_enough_to_begin(networks):
+def test_one_network_is_enough_to_fit(networks):
     fitted = Predictor(networks[:1], measured(networks[:1]))
     mean, deviation = fitted.predict(networks[:5])
     assert mean[0] == pytest.approx(measured(networks[:1])[0], rel=0.1)
@@ -141,7 +141,7 @@ def test_one_network_is_enough_to_begin(networks):
     assert np.isfinite(deviation).all()
 
 
-def test_kinds_never_measured_are_guessed(networks):
+def test_unmeasured_kinds_use_the_prior(networks):
     plain = Architecture.of([{"block": "conv", "out": 16}, {"block": "global_pool"}], input=(3, 32, 32))
     mean, deviation = Predictor([plain], [0.1]).predict(networks[:2])
     assert (mean > 0.1).all()
@@ -149,7 +149,7 @@ def test_kinds_never_measured_are_guessed(networks):
 
 
 class Scaled(nn.Module):
-    """A user's own block with a learned scalar."""
+    """A user's block with a learned scalar."""
 
     def __init__(self, in_channels, out_channels, stride=1):
         super().__init__()
@@ -159,7 +159,7 @@ class Scaled(nn.Module):
         return self.scale * self.conv(x) + x.mean((1, 2, 3))[:, None, None, None]
 
 
-def test_blocks_of_ones_own_are_learned_from(own_blocks):
+def test_user_defined_blocks_are_learned(own_blocks):
     blocks.register("scaled", Scaled)
     known = [Architecture.of([{"block": "scaled", "out": out}], input=(3, 16, 16)) for out in (4, 8, 16, 32)]
     mean, _ = Predictor(known, [0.1, 0.15, 0.25, 0.45]).predict(known)

@@ -1,4 +1,4 @@
-"""Where the time goes: every operator that runs belongs to a layer, and the shares add up."""
+"""The profile: every operator belongs to a layer, and the shares add up."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def assert_all_mapped(architecture: Architecture, folder: Path) -> None:
         1, abs=1e-6
     )
     for one in found.operators:
-        assert layer_index(one.works_for) in (one.layer, None), one
+        assert layer_index(one.source) in (one.layer, None), one
     busy = {one.layer for one in graph.convolutions()}
     assert busy <= {one.layer for one in found.operators}, "a layer with a convolution has operators of its own"
     types = {node.name: node.op_type for node in graph.nodes}
@@ -72,7 +72,7 @@ def test_activations_are_mapped_to_their_own_layer(activation, tmp_path):
     assert operators[0] == operators[1], "alike layers have alike operators"
 
 
-def test_the_numbered_file_computes_what_the_first_one_does(tmp_path):
+def test_the_numbered_file_equals_the_original(tmp_path):
     import numpy as np
 
     architecture = zoo.load("mobilenet_v3_small_1.0", resolution=32, classes=10)
@@ -95,7 +95,7 @@ def test_operators_and_the_rest_add_up_to_the_latency():
     assert scale_to_latency([], 2.0, 1).rest_ms == 2.0
 
 
-def test_the_warm_up_does_not_count_and_durations_are_those_of_nodes():
+def test_warm_up_is_dropped_and_durations_are_by_node():
     events = []
     for run in range(profile.WARM_UP_RUNS + 2):
         events.append({"cat": "Node", "name": "7_kernel_time", "dur": 100 if run < profile.WARM_UP_RUNS else 10 + run})
@@ -106,7 +106,7 @@ def test_the_warm_up_does_not_count_and_durations_are_those_of_nodes():
     assert profile._durations(kept) == {"7": [15.5, 16.5]}
 
 
-def test_a_relu_that_is_joined_to_its_convolution_takes_no_time_of_its_own(tmp_path):
+def test_a_relu_fused_into_a_convolution_takes_no_time(tmp_path):
     architecture = Architecture.of(
         [
             {"block": "conv", "out": 16},

@@ -1,4 +1,4 @@
-"""A cache that somebody changed is measured again: no mutation of it is an error, and none is believed as it stands."""
+"""A tampered cache is measured again: no mutation raises an error, and none is used as it is."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ HOSTILE = [
 
 
 def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    """Every place in a document."""
+    """Yield every path in a document."""
     yield path
     if isinstance(value, dict):
         for key in value:
@@ -53,7 +53,7 @@ def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
 
 
 def mutated(document: Any, draw: random.Random) -> Any:
-    """A document with one to three values changed, left out or moved."""
+    """Return a document with one to three values changed, removed or moved."""
     document = copy.deepcopy(document)
     for _ in range(draw.randint(1, 3)):
         path = draw.choice([one for one in places(document) if one] or [()])
@@ -72,7 +72,7 @@ def mutated(document: Any, draw: random.Random) -> Any:
 
 
 class MeasuredAgain(Exception):
-    """Stands for a measurement."""
+    """A stand-in for a measurement."""
 
 
 @pytest.fixture
@@ -98,14 +98,14 @@ def write(cache: LatencyCache, text: str | bytes) -> None:
     connection.close()
 
 
-def test_the_unchanged_document_is_believed(cache):
+def test_the_unchanged_document_is_used(cache):
     write(cache, json.dumps(VALID))
     assert measure_latency(ARCHITECTURE, cache=cache).samples_ms == tuple(VALID["samples_ms"])
 
 
 @pytest.mark.parametrize("name", sorted(VALID))
 @pytest.mark.parametrize("value", HOSTILE, ids=lambda value: repr(value)[:12])
-def test_a_value_that_was_not_measured_is_an_input_error_or_a_measurement(name, value):
+def test_a_changed_value_is_an_input_error_or_a_measurement(name, value):
     document = {**VALID, name: value}
     with contextlib.suppress(InputError):
         found = Latency.from_json(document)
@@ -123,7 +123,7 @@ def test_the_error_names_the_value(name, value):
 
 
 @pytest.mark.parametrize("missing", sorted(VALID))
-def test_a_document_that_lacks_a_value_is_refused(missing):
+def test_a_document_with_a_missing_value_is_refused(missing):
     with pytest.raises(InputError, match=missing):
         Latency.from_json({name: value for name, value in VALID.items() if name != missing})
 
@@ -151,7 +151,7 @@ def test_a_mutated_cache_is_measured_again(cache):
     ],
     ids=lambda text: repr(text[:10]),
 )
-def test_a_text_that_is_no_document_is_measured_again(text, cache):
+def test_an_invalid_text_is_measured_again(text, cache):
     write(cache, text)
     with pytest.raises(MeasuredAgain):
         measure_latency(ARCHITECTURE, cache=cache)
@@ -167,7 +167,7 @@ def test_a_document_of_other_conditions_is_measured_again(change, cache):
 
 
 @pytest.mark.parametrize("value", ["fast", b"\x01\x02", 0, -2.0, math.inf, 1e300, ""], ids=repr)
-def test_a_reading_that_was_not_measured_does_not_count(value, cache):
+def test_an_invalid_reading_is_ignored(value, cache):
     reference = reference_conditions(1, "cpu")
     cache.add_reading(reference, 2.0)
     cache.add_ratio(reference, KEY, 0.5)
@@ -196,7 +196,7 @@ def test_mutated_times_of_layers_are_measured_again(cache, monkeypatch):
         assert all(0 <= ms < 1e12 for ms in layerwise.measure_layers(ARCHITECTURE, model, latency, cache=cache))
 
 
-def test_mutated_sides_of_a_prediction_are_not_believed():
+def test_mutated_sides_of_a_prediction_are_not_used():
     good = [{"ms": 1.0, "scatter": 0.0}, {"ms": 0.5, "scatter": 0.1}]
     assert counterfactuals._are_sides(good)
     for value in HOSTILE:

@@ -1,4 +1,4 @@
-"""What every runtime takes: sources, the seeded batch; and what it refuses."""
+"""Sources, the seeded input and the checks that all runtimes share."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 Shape = tuple[int, int, int]
-COMPARED_IMAGES = 16  # images
+COMPARED_IMAGES = 16  # at most so many of a batch are compared with PyTorch
 
 
 @dataclass(frozen=True, eq=False)
 class CalibratedModel:
-    """A network with the images, float32 (N, C, H, W) as it is fed, from which int8 runtimes take their ranges."""
+    """A network with preprocessed images, float32 (N, C, H, W), for the calibration of int8 runtimes."""
 
     model: nn.Module
     images: np.ndarray
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 
 
 def module_of(source: Source, name: str) -> nn.Module:
-    """The `nn.Module` in a source; a file is an `InputError` that names the runtime."""
+    """Return the `nn.Module` of a source; `InputError` for a file."""
     if isinstance(source, str | PathLike):
         raise InputError(f"{source}: the runtime '{name}' runs networks, not files; use --runtime onnxruntime")
     return source.model if isinstance(source, CalibratedModel) else source
 
 
 def random_batch(batch_size: int, input_shape: Shape) -> np.ndarray:
-    """Seeded normal input, (batch, C, H, W) in float32."""
+    """Return seeded normal input, float32 (batch_size, C, H, W)."""
     return np.random.default_rng(0).standard_normal((batch_size, *input_shape), dtype=np.float32)
 
 
 def check_outputs(network: Any, source: Source) -> None:
-    """Compare a loaded network's outputs with PyTorch's of its source, on the CPU in float32; up to 16 images.
+    """Compare a loaded network's outputs with PyTorch's, on the CPU in float32, for up to 16 images.
 
-    The largest difference may be `network.tolerance` of the largest output; a runtime without one is not compared, nor
-    are outputs that are not finite. Other outputs are those of another network: an `InputError`.
+    Raises `InputError` if the largest difference exceeds `network.tolerance` times the largest output. A runtime
+    without a tolerance is not compared, nor are outputs that are not finite.
     """
     tolerance = getattr(network, "tolerance", None)
     if tolerance is None:
@@ -64,19 +64,19 @@ def check_outputs(network: Any, source: Source) -> None:
     if not difference <= tolerance:
         other = "eager" if network.name != "eager" else "onnxruntime"
         raise InputError(
-            f"--runtime {network.name}: its outputs are not PyTorch's (largest difference: {100 * difference:.2g} % of "
-            f"the largest output), so that another network would be measured; use --runtime {other}"
+            f"--runtime {network.name}: its outputs differ from PyTorch's (largest difference: {100 * difference:.2g} "
+            f"% of the largest output), so another network would be measured; use --runtime {other}"
         )
 
 
 def require_cpu(name: str, device: str) -> None:
-    """Refuse every other device."""
+    """Raise `InputError` for any device other than the CPU."""
     if device != "cpu":
-        raise InputError(f"device '{device}': {name} runs on the cpu here; use --runtime eager")
+        raise InputError(f"device '{device}': {name} runs on the cpu only; use --runtime eager")
 
 
 def require_packages(name: str, *packages: str) -> None:
-    """The packages of an optional engine, or an `InputError` with the command that installs them."""
+    """Raise `InputError` with the install command if a package of an optional runtime is missing."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise InputError(f"--runtime {name} needs {' and '.join(missing)}; run: pip install 'nasspace[{name}]'")

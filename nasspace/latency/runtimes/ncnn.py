@@ -1,4 +1,4 @@
-"""ncnn, the engine of many phone apps and single-board computers."""
+"""The runtime ncnn, used in many phone apps and on single-board computers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Ncnn:
-    """ncnn on the CPU with its defaults, converted from the ONNX file by its own converter, pnnx.
+    """ncnn on the CPU with its defaults, converted from an ONNX file by its converter pnnx.
 
-    The defaults keep weights and activations in 16 bits where the processor can, as on phones: outputs agree to
-    about a thousandth. ncnn knows no batches: their images run one after another.
+    By default weights and activations use 16 bits where the processor supports them, as on phones; outputs agree to
+    about a thousandth. ncnn has no batch dimension, so the images of a batch run one after another.
     """
 
     name = "ncnn"
@@ -45,21 +45,23 @@ class Ncnn:
         return self
 
     def run(self) -> None:
-        """One batch."""
+        """Run one batch."""
         for image in self._images:
             self._run(image)
 
     def _run(self, image: Any) -> Any:
+        """Run one image and return its output."""
         with self._net.create_extractor() as extractor:
             extractor.input("in0", image)
             return extractor.extract("out0")[1]
 
     def outputs(self, batch: np.ndarray) -> np.ndarray:
-        """What the loaded network gives for a batch, float32 (batch_size, C, H, W)."""
+        """Return the loaded network's outputs for a batch, float32 (batch_size, C, H, W)."""
         return np.stack([np.array(self._run(image)) for image in _mats(batch)])
 
 
 def _net(param: Path, weights: Path, threads: int) -> Any:
+    """Load a network's structure and weights."""
     import ncnn
 
     net = ncnn.Net()
@@ -70,6 +72,7 @@ def _net(param: Path, weights: Path, threads: int) -> Any:
 
 
 def _mats(batch: np.ndarray) -> list[Any]:
+    """Convert a batch to one `ncnn.Mat` for each image."""
     import ncnn
 
-    return [ncnn.Mat(image).clone() for image in batch]  # a Mat made of an array does not keep it alive
+    return [ncnn.Mat(image).clone() for image in batch]  # a Mat does not keep its array alive

@@ -1,4 +1,4 @@
-"""PyTorch's own ways to run a network: eager, TorchScript, `torch.compile`; batch norm folded, in inference mode."""
+"""The runtimes of PyTorch: eager, TorchScript and `torch.compile`, in inference mode with folded batch norm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Eager:
-    """PyTorch as it is; on a GPU a run ends when the device is done."""
+    """Eager PyTorch; on a GPU a run ends when the device has finished."""
 
     name = "eager"
     libraries: tuple[str, ...] = ("torch",)
@@ -28,7 +28,7 @@ class Eager:
 
     def __init__(self, threads: int = 1, batch_size: int | None = 1, device: str = "cpu") -> None:
         self.threads, self.batch_size, self.device = threads, batch_size or 1, device
-        self.tolerance = 1e-3 if device == "cpu" else 0.05  # GPUs may multiply in fewer bits
+        self.tolerance = 1e-3 if device == "cpu" else 0.05  # GPUs may multiply with reduced precision
 
     def load(self, source: Source, input_shape: Shape | None = None) -> Eager:
         """Load a copy of a network; `input_shape` is (C, H, W)."""
@@ -46,16 +46,17 @@ class Eager:
         return self
 
     def _prepare(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """Return the callable that runs the model."""
         return model
 
     def run(self) -> None:
-        """One batch."""
+        """Run one batch."""
         with self._inference_mode():
             self._model(self._batch)
         self._finish()
 
     def outputs(self, batch: np.ndarray) -> np.ndarray:
-        """What the loaded network gives for a batch, float32 (batch_size, C, H, W)."""
+        """Return the loaded network's outputs for a batch, float32 (batch_size, C, H, W)."""
         import torch
 
         with self.configured(), torch.inference_mode():
@@ -63,7 +64,7 @@ class Eager:
 
     @contextlib.contextmanager
     def configured(self) -> Iterator[None]:
-        """While it lasts PyTorch has our number of threads; then the caller's again."""
+        """Set PyTorch's number of threads for the body, and restore it afterwards."""
         import torch
 
         before = torch.get_num_threads()
@@ -75,7 +76,7 @@ class Eager:
 
 
 class TorchScript(Eager):
-    """The network traced and frozen, as LibTorch runs it."""
+    """TorchScript: the network traced and frozen, as LibTorch runs it."""
 
     name = "torchscript"
 
@@ -86,10 +87,10 @@ class TorchScript(Eager):
 
 
 class Compiled(Eager):
-    """The network compiled by `torch.compile` (Inductor) for this batch; half a minute or more the first time.
+    """`torch.compile` with Inductor for a fixed batch; the first compilation takes half a minute or more.
 
-    On the CPU Inductor writes C++; without a compiler it is an `InputError`. Its cache on disk makes a second
-    compilation of the same parts quick.
+    On the CPU Inductor needs a C++ compiler; without one the constructor raises `InputError`. Inductor's disk cache
+    makes later compilations of the same parts fast.
     """
 
     name = "compile"
@@ -105,7 +106,7 @@ class Compiled(Eager):
         def forward(batch: Tensor) -> Tensor:
             return model(batch)
 
-        # Compiled code is kept for each code object, eight at most: each network gets one of its own.
+        # PyTorch caches at most eight compilations per code object, so each network gets its own code object.
         own = types.FunctionType(forward.__code__.replace(), globals(), "forward", None, forward.__closure__)
         compiled = torch.compile(own, fullgraph=True, dynamic=False)
         with _compiling(), torch.inference_mode():
@@ -115,7 +116,7 @@ class Compiled(Eager):
 
 @contextlib.contextmanager
 def _compiling() -> Iterator[None]:
-    """Inductor's errors as ours, and PyTorch's notices about its own use of TorchScript silenced by their text."""
+    """Convert Inductor's errors to `InputError`, and ignore warnings about TorchScript that PyTorch itself causes."""
     import torch
 
     from nasspace.latency.convert import torchscript_warnings
@@ -131,20 +132,20 @@ def _compiling() -> Iterator[None]:
 
 
 def _require_compiler() -> None:
-    """A C++ compiler as Inductor finds it."""
+    """Raise `InputError` if Inductor finds no C++ compiler."""
     from torch._inductor import cpp_builder, exc
 
     try:
         cpp_builder.get_cpp_compiler()
     except (exc.InvalidCxxCompiler, RuntimeError):
         raise InputError(
-            "--runtime compile needs a C++ compiler, and there is none; install g++ (Debian: apt-get install g++), "
-            "or name one in the environment variable CXX"
+            "--runtime compile needs a C++ compiler; install g++ (Debian: apt-get install g++), "
+            "or name a compiler in the environment variable CXX"
         ) from None
 
 
 def synchronizer(device: str) -> Any:
-    """The function that waits until the device has done all it was told."""
+    """Return the function that waits until a device has finished its work; `InputError` for an unavailable device."""
     import torch
 
     kind = device.partition(":")[0]
@@ -154,13 +155,13 @@ def synchronizer(device: str) -> Any:
         return lambda: torch.cuda.synchronize(device)
     if kind == "mps" and torch.backends.mps.is_available():
         return torch.mps.synchronize
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    known = ", ".join(name for name, there in here.items() if there)
-    raise InputError(f"device '{device}' is not here; this machine has: {known}")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    known = ", ".join(name for name, is_available in available.items() if is_available)
+    raise InputError(f"device '{device}' is not available; this machine has: {known}")
 
 
 def device_label(device: str) -> str:
-    """The device with its model, as far as that is known: two GPUs are two devices."""
+    """Return the device with the name of the GPU, so that measurements on different GPUs are kept apart."""
     if not device.startswith("cuda"):
         return device
     import torch
