@@ -1,4 +1,4 @@
-"""A candidate's latency: measured on this machine in turn with trainings, or over SSH; and what each layer takes."""
+"""Latency of a candidate and of its layers: measured on this machine while no training runs, or over SSH."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MeasuredLatency:
-    """A latency, the name of the machine that took it, and milliseconds of each layer where the runtime tells."""
+    """A latency, the host that measured it, and milliseconds of each layer if the runtime provides them."""
 
     latency: Latency
     host: str
@@ -34,7 +34,7 @@ class MeasuredLatency:
 
 
 class LatencyEvaluator:
-    """Measures candidates as a recipe says; the model is built with the seed of its training."""
+    """Measures candidates with the recipe's settings; networks are built with the seed of their training."""
 
     def __init__(
         self, recipe: Recipe, data: DataSet | None, *, fresh: bool = False, cache: LatencyCache | None = None
@@ -46,6 +46,7 @@ class LatencyEvaluator:
         self._remote: Any = None
 
     def __call__(self, architecture: Architecture) -> MeasuredLatency:
+        """Measure a candidate."""
         from nasspace.latency import remote
         from nasspace.network import build
 
@@ -56,35 +57,38 @@ class LatencyEvaluator:
         return MeasuredLatency(latency, host, self._layers(architecture, model, latency) if local else None)
 
     def _latency(self, architecture: Architecture, model: Any) -> Latency:
+        """Measure a network with the recipe's runtime, threads, batch size and device."""
         from nasspace.latency import benchmark, remote, runtimes
 
         recipe, runtime = self.recipe, runtimes.get(self.recipe.runtime)
-        asked = {"runtime": recipe.runtime, "threads": recipe.threads, "batch_size": recipe.batch_size}
-        asked |= {"fresh": self.fresh, "cache": self.cache}
-        asked["model"] = (
+        settings = {"runtime": recipe.runtime, "threads": recipe.threads, "batch_size": recipe.batch_size}
+        settings |= {"fresh": self.fresh, "cache": self.cache}
+        settings["model"] = (
             runtimes.CalibratedModel(model, input_images(architecture, self.data))
             if runtime.needs_calibration
             else model
         )
         if recipe.latency_device == remote.LOCAL:
             device = recipe.device if runtime.uses_accelerator else "cpu"
-            return benchmark.measure_latency(architecture, device=device, alone=machine_lock.measurement_lock, **asked)
-        if self._remote is None:  # one connection for all candidates; it ends with the measurer
+            return benchmark.measure_latency(
+                architecture, device=device, alone=machine_lock.measurement_lock, **settings
+            )
+        if self._remote is None:  # one connection for all candidates, closed with the evaluator
             self._remote = remote.RemoteDevice(recipe.latency_device)
-        return self._remote.measure_latency(architecture, **asked)
+        return self._remote.measure_latency(architecture, **settings)
 
     def _layers(self, architecture: Architecture, model: Any, latency: Latency) -> list[float] | None:
-        """What each layer takes, where the runtime tells: the sampler learns from it what other networks will take."""
+        """Measure each layer if the runtime allows it; the sampler predicts latencies from these times."""
         from nasspace.latency import layerwise
         from nasspace.latency.cache import LatencyCache
 
         if self.recipe.runtime != layerwise.RUNTIME:
             return None
         cache = LatencyCache() if self.cache is None else self.cache
-        asked = {"fresh": self.fresh, "cache": cache, "alone": machine_lock.measurement_lock}
+        settings = {"fresh": self.fresh, "cache": cache, "alone": machine_lock.measurement_lock}
         try:
-            return layerwise.measure_layers(architecture, model, latency, **asked)
-        except (LookupError, ValueError, RuntimeError, InputError) as error:  # the sampler does without
+            return layerwise.measure_layers(architecture, model, latency, **settings)
+        except (LookupError, ValueError, RuntimeError, InputError) as error:  # the sampler works without them
             log.warning("the profile of %s cannot be read: %s", architecture.digest, error)
             return None
 
@@ -92,7 +96,7 @@ class LatencyEvaluator:
 def input_images(
     architecture: Architecture, data: DataSet, *, split: str = "train", count: int | None = None
 ) -> numpy.ndarray:
-    """Some images of a split, spread over it, as the network is fed; of training for the ranges of an int8 runtime."""
+    """Return preprocessed images spread over a split; those of the training split calibrate int8 runtimes."""
     from nasspace.data.images import resized
     from nasspace.latency.quantization import IMAGES
     from nasspace.training.trainer import normalised
@@ -103,5 +107,5 @@ def input_images(
 
 
 def candidate_seed(seed: int, architecture: Architecture) -> int:
-    """A candidate's own seed, whenever in the search it is tried: 32 bits from the study's seed and the digest."""
+    """Return a candidate's seed (32 bits) from the study's seed and the digest, independent of the order of trials."""
     return (int(architecture.digest, 16) ^ (seed * 0x9E3779B1)) & 0xFFFFFFFF

@@ -1,4 +1,4 @@
-"""What is said beforehand of a search's duration, and afterwards of how much of its latency target the front uses."""
+"""The estimate of a search's duration, and the note about a front far below its latency target."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def task():
     return Task.of_data(Recipe(trials=10), Space.from_text(SPACE, "few.yaml"))
 
 
-def test_more_trials_take_longer_and_time_alone_is_said_a_trial(task):
+def test_more_trials_take_longer_and_without_trials_the_estimate_is_per_trial(task):
     found = duration.estimate_duration(task)
     assert found.search[0] > 0
     assert found.delivery[0] < found.mean_delivery < found.delivery[1]
-    assert str(found).startswith("likely to take ")
+    assert str(found).startswith("estimated time: ")
     task.recipe, before = task.recipe.model_copy(update={"trials": UNBOUNDED, "time_budget": 60.0}), task.recipe
     try:
-        assert str(duration.estimate_duration(task)).startswith("a trial is likely to take ")
+        assert "for each trial" in str(duration.estimate_duration(task))
     finally:
         task.recipe = before
 
 
-def test_a_network_that_cannot_be_trained_is_left_out(task, monkeypatch):
+def test_a_network_that_cannot_be_trained_is_skipped(task, monkeypatch):
     timed = duration._time_network
     calls = []
 
@@ -51,8 +51,8 @@ def test_a_network_that_cannot_be_trained_is_left_out(task, monkeypatch):
     assert duration.estimate_duration(task) is None
 
 
-def test_a_front_far_below_its_target_says_among_how_many(tmp_path, monkeypatch):
-    """Four networks: the quickest is the best; one is over the limit and counts for nothing."""
+def test_a_front_far_below_its_target_is_noted(tmp_path, monkeypatch):
+    """Four networks: the fastest is the best, and one exceeds the limit."""
     monkeypatch.chdir(tmp_path)
 
     def scored(architecture):

@@ -1,4 +1,4 @@
-"""Measuring and training never at the same time, trainings beside each other, and no lock that outlives its process."""
+"""Measurements exclude trainings, trainings share the machine, and locks end with their process."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ SOON = 60.0  # seconds: a test that waits longer has failed
 
 
 @pytest.fixture(autouse=True)
-def _a_machine_of_its_own(tmp_path, monkeypatch):
+def _separate_machine(tmp_path, monkeypatch):
     monkeypatch.setenv(FOLDER, str(tmp_path))
 
 
 @pytest.fixture
 def blocked(monkeypatch) -> threading.Event:
-    """Set when a thread finds a lock taken and is about to wait for it."""
+    """An event that is set when a thread starts to wait for a lock."""
     event, real = threading.Event(), machine_lock._reports
 
-    def reporting(*told):
+    def reporting(*arguments):
         event.set()
-        return real(*told)
+        return real(*arguments)
 
     monkeypatch.setattr(machine_lock, "_reports", reporting)
     return event
@@ -43,25 +43,25 @@ def in_a_thread(function) -> threading.Thread:
     return thread
 
 
-def test_a_measurement_goes_between_two_passes_of_a_training(blocked):
+def test_a_measurement_runs_between_two_epochs_of_a_training(blocked):
     order = []
 
     def measured():
         with measurement_lock():
             order.append("measured")
 
-    with TrainingLock() as turn:
+    with TrainingLock() as lock:
         order.append("first pass")
         waiting = in_a_thread(measured)
         assert blocked.wait(SOON)
         order.append("first pass ends")
-        turn.yield_to_measurements()
+        lock.yield_to_measurements()
         order.append("second pass")
     waiting.join(SOON)
     assert order == ["first pass", "first pass ends", "measured", "second pass"]
 
 
-def test_trainings_run_beside_each_other(blocked):
+def test_trainings_share_the_machine(blocked):
     with TrainingLock() as one, TrainingLock() as other:
         one.yield_to_measurements()
         other.yield_to_measurements()
@@ -84,14 +84,14 @@ def test_a_training_waits_for_a_measurement(blocked):
 
 
 def held_by_another_process(what: str = "measurement_lock()") -> subprocess.Popen:
-    """A process that has a turn until its standard input ends."""
-    code = f"from nasspace.engine.machine_lock import *\nwith {what}:\n    print('has it', flush=True)\n    input()"
+    """Start a process that holds a lock until its standard input ends."""
+    code = f"from nasspace.engine.machine_lock import *\nwith {what}:\n    print('locked', flush=True)\n    input()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "has it\n"
+    assert process.stdout.readline() == "locked\n"
     return process
 
 
-def test_a_lock_goes_with_its_process(tmp_path):
+def test_a_lock_ends_with_its_process(tmp_path):
     with held_by_another_process() as process:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -106,12 +106,12 @@ def test_a_lock_goes_with_its_process(tmp_path):
 @pytest.mark.parametrize(
     ("what", "purpose"), [("measurement_lock()", machine_lock.MEASURING), ("TrainingLock()", machine_lock.TRAINING)]
 )
-def test_who_is_waited_for_is_reported_soon(what, purpose, monkeypatch):
+def test_the_holder_of_the_lock_is_reported_soon(what, purpose, monkeypatch):
     reported = threading.Event()
-    told: list[str] = []
+    messages: list[str] = []
 
     def warn(text: str) -> None:
-        told.append(text)
+        messages.append(text)
         reported.set()
 
     monkeypatch.setattr(machine_lock, "log", SimpleNamespace(warning=warn))
@@ -127,8 +127,8 @@ def test_who_is_waited_for_is_reported_soon(what, purpose, monkeypatch):
         process.communicate("\n")
     waiting.join(SOON)
     assert not waiting.is_alive()
-    assert f"waiting for process {process.pid} ({purpose})" in told[0]
-    assert "latency" in told[0]
+    assert f"waiting for process {process.pid} ({purpose})" in messages[0]
+    assert "latency" in messages[0]
 
 
 def test_a_short_wait_is_not_reported(blocked, caplog):
@@ -150,7 +150,7 @@ def test_the_report_is_repeated(monkeypatch, tmp_path):
             assert several.acquire(timeout=SOON)
 
 
-def test_the_folder_is_of_one_user_alone(tmp_path, monkeypatch):
+def test_the_folder_is_private(tmp_path, monkeypatch):
     monkeypatch.delenv(FOLDER)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     with measurement_lock():
@@ -180,7 +180,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["link to a folder", "file"])
-def test_what_stands_in_the_place_of_the_folder_is_refused(kind, tmp_path, monkeypatch):
+def test_anything_but_a_folder_is_refused(kind, tmp_path, monkeypatch):
     monkeypatch.delenv(FOLDER)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     place = tmp_path / f"nasspace-{os.getuid()}"
@@ -191,7 +191,7 @@ def test_what_stands_in_the_place_of_the_folder_is_refused(kind, tmp_path, monke
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_a_link_in_the_place_of_a_lock_is_refused(tmp_path):
+def test_a_link_instead_of_a_lock_file_is_refused(tmp_path):
     (tmp_path / "target").touch()
     (tmp_path / "gate.lock").symlink_to(tmp_path / "target")
     with pytest.raises(InputError, match=r"gate\.lock: cannot be opened"), measurement_lock():

@@ -1,4 +1,4 @@
-"""What can be left out of a network is found by its operators, and what is left still runs."""
+"""Removable and mergeable operators are found in a graph, and the edited graph still runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nasspace.latency.graph import Graph
 
 
 class Branches(nn.Module):
-    """1x1 convolutions side by side, concatenated or added."""
+    """Parallel 1x1 convolutions, concatenated or added."""
 
     def __init__(self, in_channels, out_channels, stride=1, *, count: int = 2, join: str = "concat"):
         super().__init__()
@@ -32,7 +32,7 @@ class Branches(nn.Module):
 
 @pytest.fixture
 def graph_of(tmp_path):
-    """The graph of layers behind a 3x3 convolution to 16 channels, and its file."""
+    """The graph and file of a 3x3 convolution to 16 channels and the given layers."""
 
     def make(*layers):
         architecture = Architecture.of(
@@ -60,7 +60,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize(("layer", "kind"), LAYERS.values(), ids=LAYERS)
-def test_element_wise_work_is_found_and_left_out(layer, kind, graph_of, tmp_path):
+def test_element_wise_work_is_found_and_removed(layer, kind, graph_of, tmp_path):
     graph, _ = graph_of(layer)
     found = [one for one in find_removable(graph) if one.layer == 1 and one.kind == kind]
     assert found
@@ -71,12 +71,12 @@ def test_element_wise_work_is_found_and_left_out(layer, kind, graph_of, tmp_path
     assert not [one for one in find_removable(left) if one.layer == 1 and one.kind == kind]
 
 
-def test_a_projected_shortcut_cannot_be_left_out(graph_of):
+def test_a_projected_shortcut_cannot_be_removed(graph_of):
     graph, _ = graph_of({"block": "basic", "out": 32, "stride": 2})
     assert [one.kind for one in find_removable(graph) if one.layer == 1] == ["activation", "activation"]
 
 
-def test_only_the_layers_asked_for_change(graph_of, tmp_path):
+def test_only_the_given_layers_change(graph_of, tmp_path):
     layer = {"block": "conv", "out": 16, "se": 0.25}
     graph, _ = graph_of(layer, layer)
     left = Graph(write_edited(graph, tmp_path / "changed.onnx", "se", {2}))
@@ -84,20 +84,20 @@ def test_only_the_layers_asked_for_change(graph_of, tmp_path):
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_concatenated_branches_become_one_convolution_that_does_the_same(count, graph_of, tmp_path, own_blocks):
+def test_concatenated_branches_become_one_equivalent_convolution(count, graph_of, tmp_path, own_blocks):
     blocks.register("branches", Branches)
     layer = {"block": "branches", "out": 16, "count": count}
     graph, path = graph_of(layer, layer)
-    assert [(len(one.convolutions), one.whole) for one in find_parallel(graph)] == [(count, True)] * 2
+    assert [(len(one.convolutions), one.mergeable) for one in find_parallel(graph)] == [(count, True)] * 2
     changed = write_edited(graph, tmp_path / "changed.onnx", "parallel", {1, 2})
     assert Counter(node.op_type for node in Graph(changed).nodes)["Conv"] == 3
     np.testing.assert_allclose(output(changed), output(path), rtol=1e-4, atol=1e-6)
 
 
-def test_branches_that_are_added_or_have_other_kernels_are_no_single_convolution(graph_of, own_blocks):
+def test_added_branches_or_different_kernels_are_not_merged(graph_of, own_blocks):
     blocks.register("branches", Branches)
     graph, _ = graph_of({"block": "branches", "out": 16, "count": 3, "join": "add"}, {"block": "fire", "out": 16})
-    assert [(one.join, len(one.convolutions), one.whole) for one in find_parallel(graph)] == [
+    assert [(one.join, len(one.convolutions), one.mergeable) for one in find_parallel(graph)] == [
         ("Add", 3, False),
         ("Concat", 2, False),
     ]
@@ -117,7 +117,7 @@ def test_convolutions_are_read_with_their_shapes(graph_of):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["shufflenet_v2_0.5", "mobilenet_v3_small_1.0", "xception", "resnet18"])
-def test_each_kind_can_be_left_out_of_published_networks(name, tmp_path):
+def test_each_kind_can_be_removed_from_published_networks(name, tmp_path):
     architecture = zoo.load(name, resolution=64, classes=10)
     graph = Graph(to_onnx(build(architecture), architecture.input, tmp_path / "network.onnx"))
     for kind in {one.kind for one in find_removable(graph)}:

@@ -359,7 +359,7 @@ def test_other_conditions_are_measured_again(change, counted, tmp_path, monkeypa
         monkeypatch.setattr(conditions, "machine", lambda: {"processor": "abacus"})
     if change == "layers":
         architecture = Architecture.of([{"block": "conv", "out": 8}, *LAYERS], input=SHAPE)
-    found = measure_latency(architecture, cache=cache, **({change: changes[change]} if change in asked else {}))
+    found = measure_latency(architecture, cache=cache, **({change: changes[change]} if change in changes else {}))
     assert len(counted) == 2
     assert found.input == (SHAPE if change != "resolution" else (3, 20, 20))
     assert found.batch_size == (3 if change == "batch_size" else 1)
