@@ -15,10 +15,11 @@ from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.documents import Document
 from nasspace.engine import last_rung, machine_lock
+from nasspace.engine.checks import check_device
+from nasspace.engine.infeasible import empty_front
 from nasspace.engine.latency_evaluator import input_images
-from nasspace.engine.loop import nothing_found
-from nasspace.engine.problem import check_device, data_of
-from nasspace.engine.ray import remeasure as measured_again
+from nasspace.engine.problem import data_of
+from nasspace.engine.ray import remeasure
 from nasspace.errors import InputError, VerificationError
 from nasspace.exporting import code_runner
 from nasspace.exporting.checks import INT8
@@ -71,7 +72,7 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
         said = "; ".join(f"trial {number}: {error}" for number, error in failed.items())
         raise VerificationError(f"{said} (`nas resume {study.name}` tries again)")
     if not study.front_numbers():
-        raise nothing_found(study)
+        raise empty_front(study)
     return study
 
 
@@ -388,7 +389,7 @@ def _afresh(study: Study, folders: list[Path], recipe: Mapping[str, Any], elsewh
             yield from there.measure_files(exported, **asked, runtime=runtime)
     elif elsewhere:
         read, go_on = recipes.read(Document(recipe, "study.yaml")), f"nas resume {paths.shown(study.folder)}"
-        yield from measured_again.measure_files(exported, read, go_on, **asked)
+        yield from remeasure.measure_files(exported, read, go_on, **asked)
     else:
         with machine_lock.measurement_lock():
             if runtime in MEASURED:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from nasspace import failures
 from nasspace.architecture import Architecture
 from nasspace.engine import last_rung, machine_lock
-from nasspace.engine.evaluator import measures
+from nasspace.engine.evaluator import needs_latency
 from nasspace.studies.recipe import Recipe
 
 if TYPE_CHECKING:
-    from nasspace.engine.problem import Task
+    from nasspace.engine.problem import Problem
 
 NETWORKS = 3  # random networks that are timed
 BATCH = 32
@@ -51,12 +51,12 @@ class Duration:
         return f"estimated time: {_format_range(low, high)} in total, of which {self.last_rung}"
 
 
-def estimate_duration(task: Task) -> Duration | None:
+def estimate_duration(problem: Problem) -> Duration | None:
     """Estimate the duration of a whole search on this machine; None if a user's function evaluates candidates.
 
     With remote workers, the search is estimated for one worker like this machine; the last rung runs here.
     """
-    recipe, data = task.recipe, task.data
+    recipe, data = problem.recipe, problem.data
     if data is None or "accuracy" not in recipe.objectives:
         return None
     rng = random.Random(0)
@@ -64,7 +64,7 @@ def estimate_duration(task: Task) -> Duration | None:
     start = time.perf_counter()
     with machine_lock.TrainingLock():
         for _ in range(NETWORKS):
-            network = task.space.sample(rng)
+            network = problem.space.sample(rng)
             with (
                 contextlib.suppress(failures.CandidateFailed),
                 failures.of_candidates(),
@@ -75,7 +75,7 @@ def estimate_duration(task: Task) -> Duration | None:
     if not timed:
         return None
     trial, member = (sum(part) / len(timed) for part in zip(*timed, strict=True))
-    trial += MEASURED if measures(recipe) else 0.0
+    trial += MEASURED if needs_latency(recipe) else 0.0
     bounded = recipe.is_bounded
     search = trial * recipe.trials if bounded else trial
     few, many = MEMBERS

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nasspace.engine import duration, loop
-from nasspace.engine.problem import Task
+from nasspace.engine.problem import Problem
 from nasspace.space.space import Space
 from nasspace.studies.recipe import UNBOUNDED, Recipe
 
@@ -19,36 +21,33 @@ head: [{block: conv, out: 32, kernel: 1}]
 
 
 @pytest.fixture(scope="module")
-def task():
-    return Task.of_data(Recipe(trials=10), Space.from_text(SPACE, "few.yaml"))
+def problem():
+    return Problem.from_data(Recipe(trials=10), Space.from_text(SPACE, "few.yaml"))
 
 
-def test_more_trials_take_longer_and_without_trials_the_estimate_is_per_trial(task):
-    found = duration.estimate_duration(task)
+def test_more_trials_take_longer_and_without_trials_the_estimate_is_per_trial(problem):
+    found = duration.estimate_duration(problem)
     assert found.search[0] > 0
     assert found.delivery[0] < found.mean_delivery < found.delivery[1]
     assert str(found).startswith("estimated time: ")
-    task.recipe, before = task.recipe.model_copy(update={"trials": UNBOUNDED, "time_budget": 60.0}), task.recipe
-    try:
-        assert "for each trial" in str(duration.estimate_duration(task))
-    finally:
-        task.recipe = before
+    unbounded = problem.recipe.model_copy(update={"trials": UNBOUNDED, "time_budget": 60.0})
+    assert "for each trial" in str(duration.estimate_duration(replace(problem, recipe=unbounded)))
 
 
-def test_a_network_that_cannot_be_trained_is_skipped(task, monkeypatch):
+def test_a_network_that_cannot_be_trained_is_skipped(problem, monkeypatch):
     timed = duration._time_network
     calls = []
 
     def failing(network, *arguments):
         calls.append(network)
         if len(calls) == 1:
-            raise RuntimeError("a block of one's own fails")
+            raise RuntimeError("a user's block fails")
         return timed(network, *arguments)
 
     monkeypatch.setattr(duration, "_time_network", failing)
-    assert duration.estimate_duration(task)
+    assert duration.estimate_duration(problem)
     monkeypatch.setattr(duration, "_time_network", lambda *_: 1 / 0)
-    assert duration.estimate_duration(task) is None
+    assert duration.estimate_duration(problem) is None
 
 
 def test_a_front_far_below_its_target_is_noted(tmp_path, monkeypatch):
