@@ -17,15 +17,16 @@ from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.data.loading import DataSet, load_data, prepared
 from nasspace.engine import machine_lock, origins, subjects
+from nasspace.engine.checks import check_device
 from nasspace.engine.origins import Origin
-from nasspace.engine.problem import absolute, check_device
+from nasspace.engine.problem import with_absolute_path
 from nasspace.engine.settings import ResolvedSettings, resolve_settings
 from nasspace.engine.subjects import Subject
 from nasspace.errors import InputError, NasspaceError
 from nasspace.exporting.export import LARGEST_SEED, TRAINED, check_folder, export
 from nasspace.exporting.weights import load_into, read_safetensors, read_state
 from nasspace.initialization import DEFAULT
-from nasspace.latency.cache import machine
+from nasspace.latency.conditions import machine
 from nasspace.latency.runtimes import library_versions
 from nasspace.network import Network, build
 from nasspace.studies import study as records
@@ -275,7 +276,10 @@ def _loaded(
     asked = options.data
     if asked is None and usual is None:
         _check_digits_are_meant(subject, options)
-    name, how = absolute(str(asked or "digits")), {"data_dir": options.data_dir, "skip_broken": options.skip_broken}
+    name, how = (
+        with_absolute_path(str(asked or "digits")),
+        {"data_dir": options.data_dir, "skip_broken": options.skip_broken},
+    )
     if usual:
         how |= {"seed": usual.seed, "held_out": usual.held_out}
         if asked is None or usual.is_called(name):
@@ -477,7 +481,7 @@ class _Run:
 
     def _fit(self) -> trainer.Trained:
         options, data = self.options, self.data
-        with machine_lock.Training() as turn:
+        with machine_lock.TrainingLock() as turn:
             progress = _Progress(self, turn)
             return trainer.train(
                 self.model,
@@ -617,7 +621,7 @@ def _is(value: Any, kind: Any) -> bool:
 class _Progress:
     """A line an epoch: loss, validation accuracy where it costs little, time left; lets measurements go first."""
 
-    def __init__(self, run: _Run, turn: machine_lock.Training):
+    def __init__(self, run: _Run, turn: machine_lock.TrainingLock):
         self.run = run
         self.turn = turn
         self.start = time.monotonic()
@@ -638,7 +642,7 @@ class _Progress:
             )  # fmt: skip
             text += f", validation {found:.2%}"
         self.run.report(f"{text}, {_duration(left)} left" if epoch < epochs else text)
-        self.turn.make_way()
+        self.turn.yield_to_measurements()
 
 
 def _duration(seconds: float) -> str:
