@@ -37,7 +37,7 @@ studies.timeouts studies.turns studies.measure
 studies.failures studies.last_rung studies.evaluate studies.surrogate studies.belief
 studies.gain studies.samplers studies.places studies.rows studies.frames studies.weights studies.study studies.sharing
 studies.candidates studies.workers studies.workers.address studies.task studies.duration studies.driver
-studies.workers.parts studies.workers.watch studies.workers.cluster studies.workers.again
+studies.workers.box studies.workers.parts studies.workers.watch studies.workers.cluster studies.workers.again
 studies.workers.trainable studies.workers.tuning
 studies.loop
 outputs outputs.page outputs.rows outputs.plots outputs.report outputs.modules outputs.gather outputs.preprocessing
@@ -50,7 +50,7 @@ cli.training cli cli.__main__
 GRAPHS = {f"latency.guidelines.{name}" for name in ("graph", "surgery", "profile")}
 HOMES = {
     "optuna": {"studies.storage", "studies.study", "studies.samplers"},
-    "ray": {f"studies.workers.{name}" for name in ("cluster", "again", "trainable", "tuning", "watch")},
+    "ray": {f"studies.workers.{name}" for name in ("box", "parts", "cluster", "again", "trainable", "tuning", "watch")},
     "plotly": {"outputs.plots"},
     "onnx": {"latency.convert", "latency.calibration", *GRAPHS},
     "onnxruntime": {
@@ -162,12 +162,13 @@ def test_data_folders_hold_no_code(folder):
     assert list((ROOT / folder).rglob("*.py")) == []
 
 
-def test_help_is_quick_because_it_imports_nothing_heavy():
+def test_help_and_the_box_between_driver_and_workers_import_nothing_heavy():
     if not hasattr(__import__("nasspace.cli", fromlist=["main"]), "main"):
         pytest.skip("the command line is not there yet")
     heavy = ["torch", "numpy", "pandas", "optuna", "ray", "plotly", "onnx", "onnxruntime", "datasets", "sklearn"]
     script = (
         "import sys\n"
+        "import nasspace.studies.workers.box\n"
         "from nasspace.cli import main\n"
         "sys.argv = ['nas', '--help']\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"

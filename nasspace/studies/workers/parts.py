@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nasspace.documents import Document
 from nasspace.studies import evaluate, recipe
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from nasspace.accuracy.data import DataSet
 
+Arrays: TypeAlias = "dict[str, tuple[numpy.ndarray, numpy.ndarray]]"  # pixels and labels by split
 SPLITS = ("train", "validation")  # a search has no use for the test split
 
 
@@ -30,7 +31,7 @@ class Sent:
     recipe: dict[str, Any]
     blocks: dict[str, type] = field(default_factory=dict)
     data: dict[str, Any] | None = None
-    arrays: dict[str, tuple[numpy.ndarray, numpy.ndarray]] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
     function: evaluate.FromFunction | None = None
     fresh_latency: bool = False
 
@@ -78,6 +79,20 @@ class Sent:
         for name, block in self.blocks.items():
             if name not in registry.own_blocks():
                 registry.register(name, block)
+
+
+def packed(sent: Sent) -> tuple[bytes, Arrays]:
+    """It as bytes beside its arrays, which Ray shares among the workers of a node."""
+    from ray import cloudpickle
+
+    return cloudpickle.dumps(dataclasses.replace(sent, arrays={})), sent.arrays
+
+
+def unpacked(parts: tuple[bytes, Arrays]) -> Sent:
+    from ray import cloudpickle
+
+    rest, arrays = parts
+    return dataclasses.replace(cloudpickle.loads(rest), arrays=arrays)
 
 
 def _arrays(images: Any) -> tuple[numpy.ndarray, numpy.ndarray]:

@@ -1,11 +1,9 @@
-"""What runs in the processes of a cluster: the evaluation of candidates, the measuring, the box for outcomes."""
+"""What runs in the processes of a cluster: the evaluation of candidates and the measuring."""
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import traceback
-from collections import defaultdict
 from typing import Any
 
 from nasspace.architecture import Architecture
@@ -14,61 +12,18 @@ from nasspace.studies.driver import scored
 from nasspace.studies.evaluate import Outcome
 from nasspace.studies.measure import Measured, Measurer
 from nasspace.studies.timeouts import paused, stopped_after
-from nasspace.studies.workers.parts import Sent
+from nasspace.studies.workers.parts import Arrays, unpacked
 
 MEASURED = 1800.0  # seconds for a latency, with all that wait for the same node
 NOTHING = -1  # the number in a result that stands for no trial
 UNPREPARED = -2  # the number of the outcome that says why a worker could not prepare itself
 
 
-class Box:
-    """Candidates on their way to the workers, by worker, and outcomes on their way back, by trial number.
-
-    Outcomes are too large for Tune's tables of results. The methods are coroutines, so that every worker can wait here.
-    """
-
-    def __init__(self) -> None:
-        self._sent: list[Any] = []
-        self._outcomes: dict[int, Outcome | Exception] = {}
-        self._given: defaultdict[int, asyncio.Queue[dict[str, Any] | None]] = defaultdict(asyncio.Queue)
-        self._ended = False
-
-    async def keep(self, sent: Sent) -> list[Any]:
-        """Store what the workers are sent; the reference to it, in a list, as Ray replaces a bare one by its value."""
-        import ray
-
-        self._sent = [ray.put(sent)]
-        return self._sent
-
-    async def sent(self) -> list[Any]:
-        return self._sent
-
-    async def give(self, worker: int, asked: dict[str, Any]) -> None:
-        self._given[worker].put_nowait(asked)
-
-    async def next(self, worker: int) -> dict[str, Any] | None:
-        """Wait for the candidate of a worker; None if there will be none."""
-        return None if self._ended else await self._given[worker].get()
-
-    async def end(self) -> None:
-        """Release the workers that wait."""
-        self._ended = True
-        for waiting in self._given.values():
-            waiting.put_nowait(None)
-
-    async def put(self, number: int, outcome: Outcome | Exception) -> None:
-        self._outcomes[number] = outcome
-
-    async def take(self, number: int) -> Outcome | Exception | None:
-        """Pop and return the outcome of a trial."""
-        return self._outcomes.pop(number, None)
-
-
 class Station:
     """Measures latencies, one at a time, on the node that it runs on."""
 
-    def __init__(self, sent: Sent) -> None:
-        self._measurer: Measurer = sent.measurer()
+    def __init__(self, sent: tuple[bytes, Arrays]) -> None:
+        self._measurer: Measurer = unpacked(sent).measurer()
 
     def machine(self) -> dict[str, Any]:
         """What the node is, as `latency.cache.machine`."""
@@ -119,7 +74,7 @@ def evaluation(box: Any, station: Any) -> type:
     process that owns an object in a store whose node is stopped, with a line of its log and exit status 1.
     """
     import ray
-    from ray import tune
+    from ray import cloudpickle, tune
 
     class Evaluation(tune.Trainable):
         """A worker: evaluates candidates in one process, one a step; what it imported and loaded serves them all."""
@@ -129,11 +84,11 @@ def evaluation(box: Any, station: Any) -> type:
             self._worker = config["worker"]
             self._has_started = False
             try:
-                self._scorer = ray.get(reference).scorer(None if station is None else AtStation(station))
+                self._scorer = unpacked(ray.get(reference)).scorer(None if station is None else AtStation(station))
             except ray.exceptions.RayError:
                 raise
             except Exception as error:
-                ray.get(box.put.remote(UNPREPARED, travelling(error)))
+                ray.get(box.put.remote(UNPREPARED, cloudpickle.dumps(travelling(error))))
                 raise
 
         def step(self) -> dict[str, Any]:
@@ -144,7 +99,7 @@ def evaluation(box: Any, station: Any) -> type:
             asked = ray.get(box.next.remote(self._worker))
             if asked is None:
                 return {"number": NOTHING, "done": True}
-            ray.get(box.put.remote(asked["number"], self._outcome(asked)))
+            ray.get(box.put.remote(asked["number"], cloudpickle.dumps(self._outcome(asked))))
             return {"number": asked["number"]}
 
         def _outcome(self, asked: dict[str, Any]) -> Outcome | Exception:

@@ -19,7 +19,8 @@ from nasspace.studies.driver import Candidate, Driver
 from nasspace.studies.recipe import Recipe
 from nasspace.studies.rows import is_same_machine, machine_text
 from nasspace.studies.workers import cluster, trainable
-from nasspace.studies.workers.parts import Sent
+from nasspace.studies.workers.box import Box
+from nasspace.studies.workers.parts import Sent, packed
 from nasspace.studies.workers.watch import Lost, Watch
 
 STATION = 120.0  # seconds in which a node that measures must be free
@@ -89,7 +90,7 @@ class Asking:
                 self._idle.remove(trial_id)
             elif not self.over:
                 self._stillborn += 1
-                why = self._watch.got(self.box.take.remote(trainable.UNPREPARED))
+                why = self._taken(trainable.UNPREPARED)
                 if isinstance(why, Exception):
                     raise why
                 if self._stillborn > STILLBORN:
@@ -153,7 +154,7 @@ class Asking:
 
     def _tell(self, candidate: Candidate) -> None:
         """Record the outcome of a trial; one that was lost with its process is started again, a few times."""
-        outcome = self._watch.got(self.box.take.remote(candidate.number))
+        outcome = self._taken(candidate.number)
         if isinstance(outcome, Exception):
             raise outcome
         if outcome is None:
@@ -167,6 +168,13 @@ class Asking:
                 return
             outcome = evaluate.Outcome({}, failure=f"its process died {times} times (such as by a signal)")
         self.driver.tell(candidate, outcome)
+
+    def _taken(self, number: int) -> Any:
+        """The outcome of a trial, or the exception that it ended with; None if there is none."""
+        from ray import cloudpickle
+
+        found = self._watch.got(self.box.take.remote(number))
+        return None if found is None else cloudpickle.loads(found)
 
     def check(self) -> None:
         """Raise `Lost` if the cluster is gone."""
@@ -206,8 +214,8 @@ def _tuned(driver: Driver, sent: Sent, recipe: Recipe, connection: cluster.Conne
     cluster.by_value(sent.blocks)
     nodes = cluster.nodes()
     cluster.check(nodes, recipe)
-    box = ray.remote(trainable.Box).options(num_cpus=0, **cluster.on_this_node()).remote()
-    (reference,) = connection.watch.got(box.keep.remote(sent))  # owned by the box: see `trainable.evaluation`
+    box = ray.remote(Box).options(num_cpus=0, **cluster.on_this_node()).remote()
+    (reference,) = connection.watch.got(box.keep.remote(packed(sent)))  # owned by the box: see `trainable.evaluation`
     station = _station(driver, reference, recipe, nodes, connection.watch)
     resources, room = _resources(recipe, nodes)
     workers = min(recipe.workers, room)
