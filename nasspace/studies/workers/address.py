@@ -16,13 +16,14 @@ from pathlib import Path
 from nasspace.errors import InputError
 
 REACHED = 5.0  # seconds in which an address must answer
-TRIED = 12.0  # seconds in which Ray must have connected
+TRIED = 12.0  # seconds in which Ray must have connected, once it is imported: a busy machine takes long for that
 CLIENT = "ray://"
 TOKEN = {"RAY_AUTH_MODE": "token"}  # a cluster that was started where a token lies asks for it
 PROBE = """
 import json, sys
 try:
     import ray
+    print(flush=True)
     ray.init(address=sys.argv[1], log_to_driver=False, logging_level="CRITICAL")
     print(json.dumps(""))
 except BaseException as error:
@@ -70,13 +71,20 @@ def check_address(address: str) -> None:
 def _tried(address: str, environment: Mapping[str, str]) -> str:
     """What Ray says when a process connects; nothing if it could."""
     command = [sys.executable, "-W", "ignore", "-c", PROBE, address]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=TRIED, env={**os.environ, **environment})
-        return json.loads(done.stdout.decode().strip().splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        return f"no connection within {TRIED:.0f} s"
-    except (ValueError, IndexError):
-        return "Ray ends without a word"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "bufsize": 0}
+    with subprocess.Popen(command, env={**os.environ, **environment}, **pipes) as process:
+        begun = process.stdout.readline()
+        try:
+            said, _ = process.communicate(timeout=TRIED)
+            return json.loads((begun + said).decode().strip().splitlines()[-1])
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return f"no connection within {TRIED:.0f} s"
+        except (ValueError, IndexError):
+            return "Ray ends without a word"
+        except BaseException:  # such as Ctrl-C
+            process.kill()
+            raise
 
 
 def _has_token() -> bool:
