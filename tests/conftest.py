@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
+import signal
+import subprocess
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +30,137 @@ SLOWEST = ("test_clusters", "test_last_rung", "test_ray_hygiene", "test_full_tra
 def pytest_collection_modifyitems(items):
     """The slowest files first: with `-n 2 --dist loadfile` no process is left alone with one of them at the end."""
     items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
+
+
+IMPORTED = ("torch", "pandas", "optuna", "sqlalchemy", "sklearn.ensemble", "ray.tune", "nasspace.studies.driver")
+PRELUDE = """
+import os, sys, tempfile, warnings
+os.chdir({folder!r})
+os.environ.clear()
+os.environ.update({environment!r})
+tempfile.tempdir = None
+warnings.simplefilter("ignore")
+sys.argv[1:] = {arguments!r}
+for descriptor in (1, 2):
+    os.dup2(os.open({said!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT), descriptor)
+"""
+
+
+class Forked:
+    """A process that runs Python code as `python -c` does, with the methods of `subprocess.Popen` that tests use.
+
+    It is forked from one that has imported torch and Ray, which each would take seconds for.
+    """
+
+    def __init__(self, code: str, arguments: list[str], folder: Path, said: Path) -> None:
+        self._said = said
+        values = {"folder": str(folder), "environment": dict(os.environ), "arguments": arguments, "said": str(said)}
+        module = {"__name__": "__main__"}
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(IMPORTED))
+        self._process: Any = context.Process(target=exec, args=(PRELUDE.format(**values) + code, module))
+        self._process.start()
+        self.pid: int = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("forked", timeout or 0.0)
+        return self._process.exitcode
+
+    def said(self) -> str:
+        """What it has written to standard output and standard error."""
+        return self._said.read_text(errors="backslashreplace") if self._said.is_file() else ""
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it has written, when it has ended; both streams are one."""
+        self.wait(timeout)
+        return self.said(), self.said()
+
+    def send_signal(self, which: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, which)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def lines(self) -> Iterator[str]:
+        """What it writes, line by line, until it ends."""
+        while not self._said.is_file() and self.poll() is None:
+            time.sleep(0.01)
+        with self._said.open() as stream:
+            rest = ""
+            while True:
+                has_ended = self.poll() is not None
+                rest += (read := stream.read())
+                *whole, rest = rest.split("\n")
+                yield from whole
+                if not read:
+                    if has_ended:
+                        break
+                    time.sleep(0.01)
+
+
+@pytest.fixture
+def forked(tmp_path_factory) -> Iterator[Callable[..., Forked]]:
+    """Start Python code as a process of its own: `forked(code, *arguments)`, in the working folder or `folder`."""
+    made: list[Forked] = []
+
+    def start(code: str, *arguments: str, folder: Path | None = None) -> Forked:
+        said = tmp_path_factory.mktemp("forked") / "said"
+        made.append(Forked(code, list(arguments), folder or Path.cwd(), said))
+        return made[-1]
+
+    yield start
+    for process in made:  # of a test that failed
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
+
+
+class ForkedModelPy:
+    """In place of the process that `outputs.running` starts for a model.py: forked, and without nasspace, too."""
+
+    def __init__(self, said: Path) -> None:
+        self._said = said
+        self._process: Forked | None = None
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process and self._process.returncode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def kill(self) -> None:
+        if self._process:
+            self._process.kill()
+
+    def communicate(self, given: str | None = None, timeout: float | None = None) -> tuple[str, str]:
+        from nasspace.outputs import running
+
+        if given is not None:
+            forgotten = "for name in [name for name in sys.modules if name.startswith('nasspace')]:\n"
+            forgotten += f"    del sys.modules[name]\nimport io\nsys.stdin = io.StringIO({given!r})\n"
+            self._process = Forked(forgotten + running.PROGRAM, [], Path.cwd(), self._said)
+        return self._process.communicate(timeout) if self._process else ("", "")
+
+
+@pytest.fixture(scope="module")
+def forked_model_py(tmp_path_factory) -> Iterator[None]:
+    """Exports run model.py in forked processes; for tests of which that process is not the subject."""
+    from nasspace.outputs import running
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "_started", lambda: ForkedModelPy(tmp_path_factory.mktemp("model_py") / "said"))
+        yield
 
 
 @pytest.fixture(autouse=True)

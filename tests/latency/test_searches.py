@@ -19,6 +19,7 @@ from nasspace.space import Space
 from nasspace.studies import study as records
 from nasspace.studies.loop import resume
 
+pytestmark = pytest.mark.usefixtures("forked_model_py")
 SPACE = {
     "name": "few",
     "input": [3, 32, 32],

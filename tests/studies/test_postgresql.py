@@ -59,7 +59,9 @@ def test_processes_share_a_study_and_evaluate_nothing_twice(database, searches, 
 
 @pytest.mark.slow
 def test_a_killed_process_loses_nothing(database, searches):
-    killed, left = searches.start(database, trials=40), searches.start(database, trials=40)
+    killed = searches.start_unwaited(database, trials=40)
+    searches.wait_for(1)
+    left = searches.start(database, trials=40)
     searches.wait_for(12)
     os.kill(killed.pid, signal.SIGKILL)  # it stays in the table of processes, since nobody waits for it yet
     assert left.wait(timeout=120) == 0
