@@ -46,7 +46,7 @@ def checked(folder, count=100):
 @pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "places"), [("random", ["here", "here"]), ("gain", ["here", "there"])])
 def test_processes_share_a_study_and_evaluate_nothing_twice(database, searches, sampler, places):
-    count = 100 if sampler == "random" else 16
+    count = 60 if sampler == "random" else 16
     both = [searches.start(database, sampler, count, place) for place in places]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
     seen = [checked(searches.folder / place / "reports" / "s", count) for place in places]
