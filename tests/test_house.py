@@ -42,7 +42,9 @@ WINGS = (
 ROWS = {wing: row for row, (wings, _) in enumerate(WINGS) for wing in wings.split()}
 HOMES = {
     "optuna": {"studies.storage", "studies.study", "samplers.optuna_samplers"},
-    "ray": {f"engine.ray.{name}" for name in "cluster mailbox payload actors runner remeasure watch".split()},
+    "ray": {
+        f"engine.ray.{name}" for name in ["cluster", "mailbox", "payload", "actors", "runner", "remeasure", "watch"]
+    },
     "plotly": {"reporting.plots"},
     "onnx": {"latency.convert", "latency.quantization", "latency.graph", "latency.profile", "guidelines.graph_edits"},
     "onnxruntime": {

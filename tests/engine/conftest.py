@@ -22,8 +22,8 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from test_loop import SPACE, flops, scored
 import nasspace
-from nasspace.studies import sharing, storage
-sharing.GRACE, storage.PAUSE = 4.0, 0.3  # not a minute
+from nasspace.studies import heartbeat, storage
+heartbeat.GRACE, storage.PAUSE = 4.0, 0.3  # not a minute
 
 def evaluated(architecture):
     with open({log!r}, "a") as log:
