@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.architecture import Architecture
 from nasspace.engine import machine_lock
-from nasspace.engine.latency_evaluator import seed_of
+from nasspace.engine.latency_evaluator import candidate_seed
 from nasspace.errors import NasspaceError
-from nasspace.failures import CandidateFailed, is_of_machine, of_candidates
+from nasspace.failures import CandidateFailed, as_candidate_failures, is_machine_fault
 from nasspace.studies.recipe import Recipe
 from nasspace.training.settings import Fidelity, TrainingSettings
 
@@ -82,12 +82,12 @@ def deployed(
     where a block raises at this resolution; `NasspaceError` where memory or the device ran out.
     """
     try:
-        with of_candidates():
+        with as_candidate_failures():
             return _deployed(architecture, recipe, data, start, checkpoints, device, on_epoch)
     except Diverged:
         raise
     except CandidateFailed as error:
-        if is_of_machine(error.__cause__ or error):  # not recorded: it may pass at another time
+        if is_machine_fault(error.__cause__ or error):  # not recorded: it may pass at another time
             raise NasspaceError(
                 f"a training of the front stopped: {error}; free memory or device, then resume"
             ) from error
@@ -106,7 +106,7 @@ def _deployed(
     from nasspace.network import build
     from nasspace.training.trainer import train
 
-    seed, fidelity = seed_of(recipe.seed, architecture), fidelity_of(recipe, architecture)
+    seed, fidelity = candidate_seed(recipe.seed, architecture), fidelity_of(recipe, architecture)
     model = build(architecture, seed=seed)
     steps: list[tuple[Fidelity, TrainingSettings]] = []
     if start is not None and _shapes(start) != _shapes(model.state_dict()):
@@ -122,12 +122,12 @@ def _deployed(
     )
     steps += [(rung, gentle) for rung in rungs(fidelity, data.resolution)]
     total, done, seconds = sum(rung.epochs for rung, _ in steps), 0, 0.0
-    with machine_lock.Training() as turn:
+    with machine_lock.TrainingLock() as turn:
         first = 0 if start is None else 1  # each step has its own seed, whether the first one is repeated or not
         for i, (rung, settings) in enumerate(steps, first):
 
             def passed(epoch: int, _: int, loss: float, before: int = done) -> None:
-                turn.make_way()
+                turn.yield_to_measurements()
                 on_epoch(before + epoch, total, loss)
 
             trained = train(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nasspace.documents import Document
 from nasspace.engine.evaluator import FunctionEvaluator, TrainingEvaluator
-from nasspace.engine.latency_evaluator import Measurer
+from nasspace.engine.latency_evaluator import LatencyEvaluator
 from nasspace.engine.problem import Problem
 from nasspace.studies import recipe as recipes
 from nasspace.studies.recipe import Recipe
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from nasspace.data.loading import DataSet
 
+Arrays: TypeAlias = "dict[str, tuple[numpy.ndarray, numpy.ndarray]]"  # pixels and labels by split
 SPLITS = ("train", "validation")  # a search does not use the test split
 
 
@@ -32,7 +33,7 @@ class Payload:
     recipe: dict[str, Any]
     blocks: dict[str, type] = field(default_factory=dict)
     data: dict[str, Any] | None = None
-    arrays: dict[str, tuple[numpy.ndarray, numpy.ndarray]] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
     function: FunctionEvaluator | None = None
     fresh_latency: bool = False
 
@@ -62,10 +63,10 @@ class Payload:
             return None
         return DataSet(**self.data, **{split: _to_images(*arrays) for split, arrays in self.arrays.items()})
 
-    def measurer(self) -> Measurer:
+    def measurer(self) -> LatencyEvaluator:
         """The object that measures latencies in this process."""
         self._register_blocks()
-        return Measurer(self._recipe(), self.dataset(), fresh=self.fresh_latency)
+        return LatencyEvaluator(self._recipe(), self.dataset(), fresh=self.fresh_latency)
 
     def evaluator(self, measure: Any = None) -> Any:
         """The evaluator; `measure` returns the latencies in place of a measurement in this process."""
@@ -74,7 +75,7 @@ class Payload:
             return self.function
         data = self.dataset()
         assert data is not None
-        measure = measure or Measurer(self._recipe(), data, fresh=self.fresh_latency)
+        measure = measure or LatencyEvaluator(self._recipe(), data, fresh=self.fresh_latency)
         return TrainingEvaluator(self._recipe(), data, measure=measure)
 
     def _recipe(self) -> Recipe:
@@ -86,6 +87,21 @@ class Payload:
         for name, block in self.blocks.items():
             if name not in registry.own_blocks():
                 registry.register(name, block)
+
+
+def serialized(payload: Payload) -> tuple[bytes, Arrays]:
+    """The payload as bytes, next to its arrays, which Ray shares among the workers of a node."""
+    from ray import cloudpickle
+
+    return cloudpickle.dumps(dataclasses.replace(payload, arrays={})), payload.arrays
+
+
+def deserialized(parts: tuple[bytes, Arrays]) -> Payload:
+    """The payload of `serialized`."""
+    from ray import cloudpickle
+
+    rest, arrays = parts
+    return dataclasses.replace(cloudpickle.loads(rest), arrays=arrays)
 
 
 def _to_arrays(images: Any) -> tuple[numpy.ndarray, numpy.ndarray]:
