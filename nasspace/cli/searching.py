@@ -232,9 +232,9 @@ def _print_front(study: Study, json: bool) -> None:
 
 def _predictor_sentence(predictor: Any) -> str:
     """Describe the predictor of a study that an older version recorded without a sentence."""
-    from nasspace.latency.predictor import sentence
+    from nasspace.latency.predictor import cross_validation_sentence
 
-    return sentence(predictor)
+    return cross_validation_sentence(predictor)
 
 
 def report(
