@@ -11,7 +11,7 @@ import typer
 
 from nasspace import __version__
 from nasspace.cli import explaining, networks, predicting, printing, process, searching, spaces, training
-from nasspace.errors import LONGEST, NasspaceError, cut, first_line
+from nasspace.errors import MAX_MESSAGE, NasspaceError, cut, first_line
 
 app = typer.Typer(
     name="nas",
@@ -104,5 +104,5 @@ def _interrupted() -> int:
 
 def _fail(message: str, status: int) -> int:
     """Print an error message, and return the exit status."""
-    printing.say(f"nas: {cut(printing.shown(message), LONGEST)}")
+    printing.say(f"nas: {cut(printing.shown(message), MAX_MESSAGE)}")
     return status
