@@ -122,7 +122,7 @@ def _value(loader: _Loader, node: yaml.Node, keys: Keys, lines: dict[Keys, int],
         raise InputError(f"{source}:{line}: {_start(node.value)} is not a value: {error}") from None
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode, keys: Keys, lines: dict[Keys, int], source: str) -> dict:
+def _mapping(loader: _Loader, node: yaml.MappingNode, keys: Keys, lines: dict[Keys, int], source: str) -> dict[str, Any]:
     """Construct a mapping; refuse merges, keys that are not text, and duplicate keys."""
     result: dict[str, Any] = {}
     for key_node, part in node.value:
@@ -172,7 +172,7 @@ _JSON_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 def _json_lines(text: str, source: str) -> dict[Keys, int]:
     """Find the line of each part of a valid JSON text; refuse duplicate keys, NaN and Infinity."""
     lines: dict[Keys, int] = {}
-    path: list[str | int] = []
+    path: list[Any] = []  # keys and positions
     line, last, naming = 1, 0, False
     for match in _JSON_TOKEN.finditer(text):
         token, start = match[0], match.start()

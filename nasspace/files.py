@@ -78,7 +78,7 @@ def names(kind: str) -> dict[str, Path]:
     return found
 
 
-def find(kind: str, name: str | os.PathLike) -> Path:
+def find(kind: str, name: str | os.PathLike[str]) -> Path:
     """Find the file of `name`: a path, else `./KIND/name.yaml`, else a shipped one.
 
     An unknown name is an `InputError` with the nearest known one.
@@ -107,7 +107,7 @@ def kind_of(path: Path) -> str:
         return ""
 
 
-def expanded(path: str | os.PathLike) -> Path:
+def expanded(path: str | os.PathLike[str]) -> Path:
     """Expand `~` and `~USER`; an `InputError` if that home folder is unknown."""
     try:
         return Path(path).expanduser()

@@ -35,7 +35,7 @@ class Block:
 
     name: str
     cls: type[nn.Module]
-    types: Mapping[str, pydantic.TypeAdapter]
+    types: Mapping[str, pydantic.TypeAdapter[Any]]
     defaults: Mapping[str, Any]  # `REQUIRED` where an option must be given
 
     @property
@@ -105,7 +105,7 @@ def get(name: str) -> Block:
             raise
         except Exception as error:
             raise InputError(f"block '{name}' of {_entry_points()[name].value} fails to load: {error}") from error
-    return _described(name, _CLASSES[name])
+    return _described(name, _CLASSES[name])  # type: ignore[arg-type]  # mypy: a class with __hash__ is not Hashable
 
 
 @functools.cache
@@ -125,7 +125,7 @@ def _described(name: str, cls: type[nn.Module]) -> Block:
     )
 
 
-def _adapter(hint: Any, default: Any) -> pydantic.TypeAdapter:
+def _adapter(hint: Any, default: Any) -> pydantic.TypeAdapter[Any]:
     """The validator of an option from its annotation, else from its default's type."""
     if hint is None:
         hint = type(default) if isinstance(default, bool | int | float | str) else Any

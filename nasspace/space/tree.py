@@ -6,7 +6,7 @@ Every node can be walked (calling `choose(name, options)` for each choice that i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class Value:
         """Number of options."""
         return len(self.options)
 
-    def choices(self, name: str) -> Iterator[tuple[str, tuple]]:
+    def choices(self, name: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
         """The name and options of the choice, if it is one."""
         if len(self.options) > 1:
             yield name, self.options
@@ -59,7 +59,7 @@ class Blocks:
         """Number of combinations of a block and its options."""
         return sum(math.prod(value.size() for value in each.options.values()) for each in self.alternatives)
 
-    def choices(self, prefix: str) -> Iterator[tuple[str, tuple]]:
+    def choices(self, prefix: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
         """The names and options of the choice among blocks and of those in the options of each."""
         yield from Value(tuple(range(len(self.alternatives)))).choices(f"{prefix}.block")
         for alternative in self.alternatives:
@@ -94,7 +94,7 @@ class Parts:
         """Number of combinations of all choices."""
         return math.prod(part.size() for part in self.parts.values())
 
-    def choices(self, prefix: str) -> Iterator[tuple[str, tuple]]:
+    def choices(self, prefix: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
         """The names and options of all choices."""
         for key, part in self.parts.items():
             yield from part.choices(prefix if isinstance(part, Blocks) else f"{prefix}.{key}")
@@ -135,17 +135,23 @@ class Stage:
         else:
             yield from self.order
 
+    @property
+    def _depths(self) -> tuple[Any, ...]:
+        depth = self.direct.parts["depth"]
+        assert isinstance(depth, Value), "the parser allows numbers only"
+        return depth.options
+
     def size(self) -> int:
         """Number of combinations of all choices over all depths."""
-        depths = self.direct.parts["depth"].options
+        depths = self._depths
         direct = math.prod(part.size() for key, part in self.direct.parts.items() if key != "depth")
         return direct * sum(self.each.size() ** depth for depth in depths)
 
-    def choices(self, prefix: str) -> Iterator[tuple[str, tuple]]:
+    def choices(self, prefix: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
         """The names and options of all choices, those of every layer of the deepest stage among them."""
         for key in self._in_order():
             if key == "each":
-                for i in range(max(self.direct.parts["depth"].options)):
+                for i in range(max(self._depths)):
                     yield from self.each.choices(f"{prefix}.{i}")
             else:
                 yield from Parts({key: self.direct.parts[key]}).choices(prefix)
@@ -153,7 +159,7 @@ class Stage:
     def labels(self, prefix: str) -> Iterator[tuple[str, tuple[str, ...]]]:
         """The labels of all choices among blocks."""
         yield from self.direct.labels(prefix)
-        for i in range(max(self.direct.parts["depth"].options)):
+        for i in range(max(self._depths)):
             yield from self.each.labels(f"{prefix}.{i}")
 
 
@@ -183,7 +189,7 @@ class Plan:
     input: tuple[int, int, int]
     divisor: int
     top: dict[str, Value]
-    parts: dict[str, list[Parts] | list[Stage]]
+    parts: Mapping[str, Sequence[Parts | Stage]]
     order: tuple[str, ...]
 
     def walk(self, choose: Choose) -> ChosenLayers:
@@ -212,7 +218,7 @@ class Plan:
         parts = [part for parts in self.parts.values() for part in parts]
         return math.prod(part.size() for part in (*self.top.values(), *parts))
 
-    def choices(self) -> Iterator[tuple[str, tuple]]:
+    def choices(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
         """The names and options of every choice that some walk reaches, in the order of the file."""
         for key in self.order:
             if key in self.top:
