@@ -177,7 +177,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Export a network to ship without nasspace: architecture, model.py, weights, ONNX; checked as it is written."""
-    from nasspace.engine import subjects
+    from nasspace.engine import arch_reference
     from nasspace.engine.delivery import export_front, export_trial
     from nasspace.exporting import preprocessing
     from nasspace.exporting.export import earlier
@@ -188,7 +188,7 @@ def export(
     if not formats:
         raise InputError("--format: names no format; give some of source, onnx, torch")
     how: dict[str, Any] = {"formats": formats, "seed": seed, "batch_size": size, "replace": force or out is not None}
-    if name := subjects.study_front(arch):
+    if name := arch_reference.parse_front(arch):
         folder = out or Path("exports") / Path(name).name
         front = export_front(name, folder, resolution=resolution, **how)
         return _checked(_joined(folder, front), json)

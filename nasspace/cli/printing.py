@@ -300,14 +300,14 @@ def not_shown(left_out: Sequence[str], width: int, flag: str) -> str:
 
 def study_trial(text: str) -> tuple[str, int] | None:
     """The study and trial that `STUDY:ID` means; None for anything else."""
-    from nasspace.engine import subjects
+    from nasspace.engine import arch_reference
 
-    return subjects.study_trial(text)
+    return arch_reference.parse_trial(text)
 
 
 def architecture_of(text: str) -> tuple[Architecture, Path | None]:
     """What ARCH means, and its trained weights if it is a study's: a path, STUDY:ID, or a published network."""
-    from nasspace.engine import subjects
+    from nasspace.engine import arch_reference
 
-    found = subjects.subject(text)
+    found = arch_reference.resolve_arch(text)
     return found.architecture, found.weights

@@ -67,23 +67,12 @@ SAMPLERS: dict[str, Callable[[int], Any]] = {
 }
 
 
-class _Finished:
-    """A study without its unfinished trials: `gp` would count the killed trial that is taken up as another one."""
-
-    def __init__(self, study: optuna.Study):
-        self.study = study
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.study, name)
-
-    def _get_trials(self, *args: Any, **options: Any) -> list[optuna.trial.FrozenTrial]:
-        return [trial for trial in self.study._get_trials(*args, **options) if trial.state.is_finished()]
-
-
 @cache
 def _repeatable() -> type:
     """The class `Repeatable`, made when first asked for, since Optuna is imported late."""
     from optuna.samplers import BaseSampler
+
+    from nasspace.optuna_adapter import FinishedTrials
 
     class Repeatable(BaseSampler):
         """Draws as `make(seed)` does, with a fresh sampler and a seed of its own for every call."""
@@ -99,7 +88,8 @@ def _repeatable() -> type:
             return self._fresh(trial).infer_relative_search_space(study, trial)
 
         def sample_relative(self, study: Any, trial: Any, search_space: dict[str, Any]) -> dict[str, Any]:
-            sampler, study = self._fresh(trial), _Finished(study)
+            # An unfinished trial is one that a killed process left and that goes on: `gp` would count it twice.
+            sampler, study = self._fresh(trial), FinishedTrials(study)
             sampler.infer_relative_search_space(study, trial)  # TPE's groups are found here, and remembered
             return sampler.sample_relative(study, trial, search_space)
 

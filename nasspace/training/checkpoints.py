@@ -64,7 +64,7 @@ def identity(
     for tensor in state.values():
         content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return {
-        "settings": _digest(sorted(asdict(settings).items())),
+        "settings": settings.fingerprint(),
         "epochs or resolution": _digest(sorted(asdict(fidelity).items())),
         "seed": str(seed),
         "device": device.partition(":")[0],

@@ -1,4 +1,4 @@
-"""What makes a step of a training: the optimisers, what of a network decays, and the average of its weights."""
+"""What makes a step of a training: the optimizers, what of a network decays, and the average of its weights."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class RMSprop(torch.optim.Optimizer):
         parameter.sub_(moved)
 
 
-def optimiser(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """The optimiser of all that is trained in a model, with weight decay where the settings want it."""
+def optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """The optimizer of all that is trained in a model, with weight decay where the settings want it."""
     spared = _spared(model, settings.decayed)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -52,9 +52,9 @@ def optimiser(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optim
         {"params": [p for p in parameters if id(p) in spared], "weight_decay": 0.0},
     ]
     rate, momentum = settings.learning_rate, settings.momentum
-    if settings.optimiser == "adamw":
+    if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=rate, fused=True)
-    if settings.optimiser == "rmsprop":
+    if settings.optimizer == "rmsprop":
         return RMSprop(groups, rate, settings.square_decay, momentum, settings.epsilon)
     return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=settings.nesterov and momentum > 0, fused=True)
 

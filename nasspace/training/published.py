@@ -21,7 +21,7 @@ class PublishedTraining:
 
     `settings` are what can be applied here, `augmentation` is what the source did with its images and `not_applied`
     what of it is not done here; dropout is the architecture's. `epochs` is None where no length is recorded.
-    `resolution` is in pixels, `initialisation` a scheme of `nasspace.initialization`. `source` says where the values
+    `resolution` is in pixels, `initialization` a scheme of `nasspace.initialization`. `source` says where the values
     are from (paper, official code, secondary, recalled), `note` which of them are not, and what else was different.
     """
 
@@ -29,7 +29,7 @@ class PublishedTraining:
     settings: TrainingSettings
     epochs: int | None
     resolution: int
-    initialisation: str
+    initialization: str
     source: str
     augmentation: str
     not_applied: str

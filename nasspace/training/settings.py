@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from nasspace.errors import InputError, nearest
 
-OPTIMISERS = ("sgd", "rmsprop", "adamw")
+OPTIMIZERS = ("sgd", "rmsprop", "adamw")
 SCHEDULES = ("cosine", "one-cycle", "exponential", "steps", "plateau")
 WARM_UPS = ("share", "epochs")
 DECAYED = ("weights", "weights-but-depthwise", "all")
 STATISTICS = ("re-estimated", "running")
 POLICIES = ("randaugment", "trivialaugment")
+FORMER_NAMES = {"optimiser": "optimizer"}  # settings under the name that files of earlier versions give them
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,18 @@ def _one_of(default: Any, options: tuple, allowed: str = "") -> Any:
     return field(default=default, metadata={"rules": [(lambda value: value in options, words)]})
 
 
+def with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Training settings as a file has them, former names replaced by the current ones."""
+    renamed: dict[str, Any] = {}
+    for key, value in values.items():
+        name = FORMER_NAMES.get(key, key)
+        if name in renamed:
+            former = next(old for old, current in FORMER_NAMES.items() if current == name)
+            raise InputError(f"training.{name}: also given under its former name '{former}'; remove one of them")
+        renamed[name] = value
+    return renamed
+
+
 @dataclass(frozen=True)
 class TrainingSettings:
     """How a network is trained; the defaults are for short trainings of small networks.
@@ -121,7 +135,7 @@ class TrainingSettings:
 
     batch_size: int = _whole(64, 2, "2 or more, for batch norm")
     learning_rate: float = _number(0.2, "a number above 0", lambda value: value > 0)
-    optimiser: str = _one_of("sgd", OPTIMISERS)
+    optimizer: str = _one_of("sgd", OPTIMIZERS)
     weight_decay: float = _number(5e-4, "0 or more", lambda value: value >= 0)
     label_smoothing: float = _number(0.1, "from 0 to below 1", lambda value: 0 <= value < 1)
     warm_up: float = _number(0.2, "0 or more", lambda value: value >= 0)
@@ -176,10 +190,17 @@ class TrainingSettings:
     def from_mapping(cls, values: Mapping[str, Any]) -> TrainingSettings:
         """The settings of a recipe's `training`; unknown keys are refused with the nearest known one."""
         known = [setting.name for setting in fields(cls)]
+        values = with_current_names(values)
         for key in values:
             if key not in known:
                 raise InputError(f"training: '{key}' is not a setting{nearest(key, known)}")
         return cls(**values)
+
+    def fingerprint(self) -> str:
+        """12 hex digits that are equal for equal settings, in every version: former names count, not current ones."""
+        former = {name: old for old, name in FORMER_NAMES.items()}
+        content = sorted((former.get(name, name), value) for name, value in asdict(self).items())
+        return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
     def _check_milestones(self) -> None:
         epochs = self.milestones

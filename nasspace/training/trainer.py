@@ -20,7 +20,7 @@ from nasspace.data.policies import rand_augmented, trivially_augmented
 from nasspace.training import checkpoints
 from nasspace.training.checkpoints import Checkpoints
 from nasspace.training.depthwise import fast_tiny_maps
-from nasspace.training.optimizers import averaged, optimiser
+from nasspace.training.optimizers import averaged, optimizer
 from nasspace.training.schedules import Plateau, rate
 from nasspace.training.settings import Fidelity, TrainingSettings
 
@@ -258,7 +258,7 @@ class _Fit:
 
 
 class _Step:
-    """One batch after another: forward, loss, backward, the optimiser's step at the schedule's rate, the average."""
+    """One batch after another: forward, loss, backward, the optimizer's step at the schedule's rate, the average."""
 
     def __init__(self, model: nn.Module, settings: TrainingSettings, epochs: int, per_epoch: int):
         self.model = model
@@ -266,7 +266,7 @@ class _Step:
         self.per_epoch = per_epoch
         self.steps = epochs * per_epoch
         self.done = 0
-        self.optimiser = optimiser(model, settings)
+        self.optimizer = optimizer(model, settings)
         self.average = averaged(model, settings.average) if settings.average else None
         if settings.norm_momentum is not None:
             for norm in _norms(model):
@@ -275,14 +275,14 @@ class _Step:
     def __call__(self, pixels: Tensor, labels: Tensor, drops: int) -> Tensor:
         """The loss, without its graph."""
         now = rate(self.settings, self.done, self.steps, self.per_epoch, drops)
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = now
         loss = functional.cross_entropy(self.model(pixels), labels, label_smoothing=self.settings.label_smoothing)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.settings.gradient_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_norm)
-        self.optimiser.step()
+        self.optimizer.step()
         self.done += 1
         if self.average:
             self.average.update_parameters(self.model)
@@ -291,12 +291,12 @@ class _Step:
     def state(self) -> dict[str, Any]:
         """What the next step needs, besides the model."""
         average = self.average and self.average.state_dict()
-        return {"done": self.done, "optimizer": self.optimiser.state_dict(), "average": average}
+        return {"done": self.done, "optimizer": self.optimizer.state_dict(), "average": average}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from `state`."""
         self.done = state["done"]
-        self.optimiser.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
             self.average.load_state_dict(state["average"])
 

@@ -22,7 +22,7 @@ import nasspace
 from nasspace import cli, zoo
 from nasspace.architecture import Architecture
 from nasspace.data.loading import DataSet, load_data
-from nasspace.engine import full_training, subjects
+from nasspace.engine import arch_reference, full_training
 from nasspace.engine.settings import resolve_settings
 from nasspace.errors import InputError, NasspaceError
 from nasspace.exporting.export import export, verify
@@ -294,15 +294,15 @@ def test_a_damaged_result_is_one_message(data, quick, tmp_path, monkeypatch):
 
 def test_what_another_process_has_finished_in_the_meantime_is_read(data, quick, tmp_path, monkeypatch):
     """The other process finishes between the look at the folder and the lock."""
-    lock, lines = full_training._Run._alone, []
+    lock, lines = full_training._Run._locked, []
     how = {"data": data, "epochs": 1, "out": tmp_path / "t"}
 
     def late(run):
-        monkeypatch.setattr(full_training._Run, "_alone", lock)
+        monkeypatch.setattr(full_training._Run, "_locked", lock)
         nasspace.train(tiny(), **how)
         return lock(run)
 
-    monkeypatch.setattr(full_training._Run, "_alone", late)
+    monkeypatch.setattr(full_training._Run, "_locked", late)
     nasspace.train(tiny(), **how, report=lines.append)
     assert lines == [f"{tmp_path / 't'}: finished before"]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
@@ -361,7 +361,7 @@ def test_a_head_of_other_classes_starts_anew(data, quick, tmp_path):
     torch.save(build(Architecture.of(other, input=(1, 16, 16)), seed=9).state_dict(), tmp_path / "w.pt")
     lines = []
     nasspace.train(tiny(), data=data, epochs=1, weights=tmp_path / "w.pt", out=tmp_path / "t", report=lines.append)
-    assert "the last layer is of other classes" in lines[0]
+    assert "the last layer has other classes" in lines[0]
     with pytest.raises(InputError, match="these weights are not of this architecture"):
         nasspace.train(tiny(), data=data, epochs=1, weights={"0.weight": torch.zeros(1)}, out=tmp_path / "u")
 
@@ -600,10 +600,10 @@ def test_settings_of_a_file(tmp_path):
 
 
 def test_what_arch_means():
-    assert subjects.study_front("photos:front") == "photos"
-    assert subjects.study_front("photos:3") is None
-    assert subjects.study_trial("photos:3") == ("photos", 3)
-    assert subjects.subject(NETWORK).is_published
+    assert arch_reference.parse_front("photos:front") == "photos"
+    assert arch_reference.parse_front("photos:3") is None
+    assert arch_reference.parse_trial("photos:3") == ("photos", 3)
+    assert arch_reference.resolve_arch(NETWORK).is_published
 
 
 def test_the_command_prints_one_document(quick, capsys):

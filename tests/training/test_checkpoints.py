@@ -18,11 +18,11 @@ EPOCHS, BATCHES = 3, 6
 SETTINGS = {
     "own": TrainingSettings(batch_size=16),
     "rmsprop, average, plateau": TrainingSettings(
-        batch_size=16, optimiser="rmsprop", average=0.9, schedule="plateau", patience=1, learning_rate=0.01
+        batch_size=16, optimizer="rmsprop", average=0.9, schedule="plateau", patience=1, learning_rate=0.01
     ),
     "adamw, everything random": TrainingSettings(
         batch_size=16,
-        optimiser="adamw",
+        optimizer="adamw",
         learning_rate=0.01,
         crop_scale=(0.3, 1),
         jitter=(0.4, 0.4, 0, 0),

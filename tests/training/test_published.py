@@ -18,7 +18,7 @@ from nasspace.training.trainer import train
 
 ENTRIES = published.names()
 TINY = [{"block": "conv", "out": 8, "stride": 2}, {"block": "depthwise_separable", "out": 16}]
-# name: optimiser, rate, weight decay, batch size, epochs, label smoothing, average
+# name: optimizer, rate, weight decay, batch size, epochs, label smoothing, average
 PUBLISHED = {
     "alexnet": ("sgd", 0.01, 5e-4, 128, 90, 0, 0),
     "squeezenet": ("sgd", 0.04, 2e-4, 512, 68, 0, 0),
@@ -70,11 +70,11 @@ def test_the_table_of_the_tests_is_whole():
 def test_an_entry_says_what_its_source_says(name):
     entry = published.load(name)
     settings = entry.settings
-    given = (settings.optimiser, settings.learning_rate, settings.weight_decay, entry.batch_size, entry.epochs)
+    given = (settings.optimizer, settings.learning_rate, settings.weight_decay, entry.batch_size, entry.epochs)
     assert (*given, settings.label_smoothing, settings.average) == PUBLISHED[name]
     assert (settings.momentum, settings.square_decay, settings.gradient_norm) == (0.9, 0.9, 0)
-    assert settings.optimiser == "rmsprop" or not settings.nesterov
-    assert entry.initialisation in initialization.names()
+    assert settings.optimizer == "rmsprop" or not settings.nesterov
+    assert entry.initialization in initialization.names()
     assert entry.resolution in (32, 224, 227, 299)
     for text in (entry.source, entry.augmentation, entry.not_applied, entry.note):
         assert text
@@ -114,7 +114,7 @@ def test_an_entry_trains(name, few):
     """A tiny network on 160 digits, two epochs, the rate scaled to batches of 32."""
     entry = published.load(name)
     layers = [*TINY, {"block": "global_pool"}, {"block": "linear", "out": 10}]
-    scheme = entry.initialisation
+    scheme = entry.initialization
     model = build(Architecture.of(layers, input=(1, 8, 8)), seed=1, initialisation=scheme)
     before = [p.detach().clone() for p in model.parameters()]
     trained = train(model, few, Fidelity(8, 2), entry.scaled(32, epochs=2), seed=1)

@@ -91,7 +91,7 @@ def test_the_surroundings_stay_as_they_were(few):
 
 def test_maps_of_one_pixel_and_any_size_of_batch_train(few):
     for batch_size in (2, 16, 96, 1000):
-        for settings in (TrainingSettings(batch_size=batch_size), TrainingSettings(batch_size, optimiser="adamw")):
+        for settings in (TrainingSettings(batch_size=batch_size), TrainingSettings(batch_size, optimizer="adamw")):
             trained = train(network(stride=8), few, Fidelity(8, 1), settings)
             assert math.isfinite(trained.losses[0])
             assert trained.images == 97
@@ -216,21 +216,21 @@ def test_the_defaults_are_a_plain_loop_of_torch_s_own(few):
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 5e-4},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimiser = torch.optim.SGD(groups, lr=0.2, momentum=0.9, nesterov=True, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=0.2, momentum=0.9, nesterov=True, fused=True)
     generator = torch.Generator().manual_seed(5)
     expected.train()
     for epoch in range(5):
         for part, chosen in enumerate(torch.randperm(97, generator=generator).tensor_split(2)):
             step = 2 * epoch + part
             left = (10 - step) / 9
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = 0.2 * (step + 1) / 2 if step < 2 else 0.2 * (1 - math.cos(math.pi * left)) / 2
             batch = normalised(few.train.pixels[chosen], few)
             labels = few.train.labels[chosen]
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             nn.functional.cross_entropy(expected(batch), labels, label_smoothing=0.1).backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimiser.step()
+            optimizer.step()
     train(trained, few, Fidelity(8, 5), settings, seed=5)
     for (name, one), other in zip(expected.named_parameters(), trained.parameters(), strict=True):
         assert torch.equal(one, other), name
@@ -277,7 +277,7 @@ def test_a_plateau_lowers_the_rate(few, monkeypatch):
 @pytest.mark.parametrize(
     "settings",
     [
-        TrainingSettings(optimiser="rmsprop", learning_rate=0.02, schedule="exponential", factor=0.9, every=0.5),
+        TrainingSettings(optimizer="rmsprop", learning_rate=0.02, schedule="exponential", factor=0.9, every=0.5),
         TrainingSettings(nesterov=False, decayed="all", schedule="steps", milestones=(1,), gradient_norm=0),
         TrainingSettings(momentum=0.0, decayed="weights-but-depthwise", warm_up=1, warm_up_in="epochs"),
         TrainingSettings(schedule="plateau", patience=1, average=0.99),
