@@ -241,7 +241,7 @@ def scores(model: torch.nn.Module, data: DataSet, side: int, split: str, device:
     model.to(device).eval()
     with torch.inference_mode():
         parts = [
-            model(trainer.normalised(part.to(device), data)).float().cpu()
+            model(trainer.normalized(part.to(device), data)).float().cpu()
             for part in trainer.resized(images.pixels, side).split(500)
         ]
     return torch.cat(parts), images.labels

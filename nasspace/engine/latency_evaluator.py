@@ -93,11 +93,11 @@ def images_for(
     """Some images of a split, spread over it, as the network is fed; of training for the ranges of an int8 runtime."""
     from nasspace.data.images import resized
     from nasspace.latency.quantization import IMAGES
-    from nasspace.training.trainer import normalised
+    from nasspace.training.trainer import normalized
 
     pixels, count = getattr(data, split).pixels, count or IMAGES
     chosen = resized(pixels[:: max(1, len(pixels) // count)][:count], architecture.input[1])
-    return normalised(chosen, data).contiguous().numpy()
+    return normalized(chosen, data).contiguous().numpy()
 
 
 def seed_of(seed: int, architecture: Architecture) -> int:

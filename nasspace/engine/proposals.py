@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from nasspace import failures
 from nasspace.architecture import Architecture
 from nasspace.engine.evaluator import broken
-from nasspace.samplers.expected_hypervolume import ExpectedGain, Seen
+from nasspace.samplers.gain_sampler import GainSampler
+from nasspace.samplers.observation import Observation
 from nasspace.space.space import Space
 from nasspace.studies import storage
 from nasspace.studies.study import Study
@@ -49,7 +50,7 @@ class Candidates:
         self.sampler = sampler
         self.known = known
         self.seed = seed
-        self.gain = ExpectedGain(space, study.objectives, study.limits, known, seed)
+        self.gain = GainSampler(space, study.objectives, study.limits, known, seed)
         self.exhausted = False  # no new network was found when last asked
         self._labels = space.plan.labels()
         self._architectures: dict[int, Architecture] = {}
@@ -94,15 +95,15 @@ class Candidates:
         others = [(other.state.name, other.number < trial.number) for other in self.study.frozen()]
         return sum(state == "COMPLETE" or (state in open_ones and earlier) for state, earlier in others)
 
-    def seen(self) -> list[Seen]:
+    def seen(self) -> list[Observation]:
         """What is finished or under way, as a sampler sees it; what failed or still runs has no figures."""
         return [self._seen(trial) for trial in self.study.frozen() if is_taken(trial)]
 
-    def _seen(self, trial: optuna.trial.FrozenTrial) -> Seen:
+    def _seen(self, trial: optuna.trial.FrozenTrial) -> Observation:
         said = trial.user_attrs
         interval = said.get("latency_interval")
         margin = interval["high_ms"] / interval["median_ms"] if interval else 1.0
-        return Seen(self._replayed(trial), said.get("values", {}), said.get("layers_ms"), margin)
+        return Observation(self._replayed(trial), said.get("values", {}), said.get("layers_ms"), margin)
 
     def _replayed(self, trial: optuna.trial.FrozenTrial) -> Architecture:
         if trial.number not in self._architectures:

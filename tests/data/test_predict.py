@@ -92,7 +92,7 @@ def alone(folder: Path, data: DataSet, paths: list[Path]) -> tuple[np.ndarray, n
 
 @pytest.mark.parametrize("resolution", [24, 32])
 def test_the_pipeline_and_the_shipped_file_see_the_same_pixels(tmp_path, resolution):
-    from nasspace.training.trainer import normalised
+    from nasspace.training.trainer import normalized
 
     write_photographs(tmp_path / "data" / "train")
     write_photographs(tmp_path / "data" / "val")
@@ -100,7 +100,7 @@ def test_the_pipeline_and_the_shipped_file_see_the_same_pixels(tmp_path, resolut
     pixels, normal = alone(tmp_path / "shipped", data, data.validation.originals)
     assert data.preprocessing["draft"] == [2 * resolution] * 2
     assert np.array_equal(pixels, data.validation.pixels)
-    assert np.allclose(normal, normalised(data.validation.pixels, data), atol=1e-5)
+    assert np.allclose(normal, normalized(data.validation.pixels, data), atol=1e-5)
     files = sorted((tmp_path / "data" / "train").rglob("*.*"))  # in the order of the training split
     assert np.array_equal(alone(tmp_path / "again", data, files)[0], data.train.pixels)
 

@@ -76,7 +76,7 @@ def test_plateaus_are_counted():
     plateau = Plateau(patience=2)
     counts = []
     for accuracy in (0.1, 0.2, 0.2, 0.15, 0.3, 0.3, 0.3, 0.3, 0.3, 0.4):
-        plateau.tell(accuracy)
+        plateau.update(accuracy)
         counts.append(plateau.drops)
     assert counts == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3]
     settings = TrainingSettings(schedule="plateau", learning_rate=0.01, warm_up=0.0, last_rate=1e-5)

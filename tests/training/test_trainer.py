@@ -12,7 +12,7 @@ from torch import nn
 
 from nasspace.data.loading import DataSet, Images, load_data
 from nasspace.errors import InputError
-from nasspace.training.trainer import Fidelity, TrainingSettings, evaluate, normalised, predictions, train
+from nasspace.training.trainer import Fidelity, TrainingSettings, evaluate, normalized, predictions, train
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +225,7 @@ def test_the_defaults_are_a_plain_loop_of_torch_s_own(few):
             left = (10 - step) / 9
             for group in optimizer.param_groups:
                 group["lr"] = 0.2 * (step + 1) / 2 if step < 2 else 0.2 * (1 - math.cos(math.pi * left)) / 2
-            batch = normalised(few.train.pixels[chosen], few)
+            batch = normalized(few.train.pixels[chosen], few)
             labels = few.train.labels[chosen]
             optimizer.zero_grad()
             nn.functional.cross_entropy(expected(batch), labels, label_smoothing=0.1).backward()
@@ -303,7 +303,7 @@ def test_predictions_are_the_classes_of_the_highest_scores(few):
     model = network()
     found = predictions(model, few.validation, few, 8, batch_size=10)
     with torch.no_grad():
-        expected = model(normalised(few.validation.pixels, few)).argmax(1)
+        expected = model(normalized(few.validation.pixels, few)).argmax(1)
     assert torch.equal(found, expected)
     assert evaluate(model, few.validation, few, 8) == float((found == few.validation.labels).double().mean())
 
