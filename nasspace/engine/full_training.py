@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasspace import files
+from nasspace import files, zoo
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.data.loading import DataSet, load_data, prepared
@@ -24,6 +24,7 @@ from nasspace.engine.settings import ResolvedSettings, resolve_settings
 from nasspace.errors import InputError, NasspaceError
 from nasspace.exporting.export import LARGEST_SEED, TRAINED, check_folder, export
 from nasspace.exporting.weights import load_into, read_safetensors, read_state
+from nasspace.initialization import DEFAULT
 from nasspace.latency.cache import machine
 from nasspace.latency.runtimes import library_versions
 from nasspace.network import Network, build
@@ -335,8 +336,6 @@ def _resolution_chooser(
 
 def _architecture(source: ResolvedArch, data: DataSet, resolution: int) -> Architecture:
     """The architecture at `resolution`; a published network's for the data's classes and channels."""
-    from nasspace import zoo
-
     architecture, classes = source.architecture, len(data.classes)
     if source.is_published:
         loaded = zoo.load(architecture.name, resolution=resolution, classes=classes)
@@ -359,7 +358,9 @@ def _architecture(source: ResolvedArch, data: DataSet, resolution: int) -> Archi
 
 def _initial_network(architecture: Architecture, source: ResolvedArch, options: Options, report: Report) -> Network:
     """The network with the weights that its training starts from."""
-    model = build(architecture, seed=options.seed)
+    # A published network that was named starts as in its paper.
+    scheme = zoo.initialization_of(architecture.name) if source.is_published else DEFAULT
+    model = build(architecture, seed=options.seed, initialization=scheme)
     given = options.weights
     if given is None and not options.from_scratch:
         given = source.weights

@@ -115,7 +115,7 @@ def test_an_entry_trains(name, few):
     entry = published.load(name)
     layers = [*TINY, {"block": "global_pool"}, {"block": "linear", "out": 10}]
     scheme = entry.initialization
-    model = build(Architecture.of(layers, input=(1, 8, 8)), seed=1, initialisation=scheme)
+    model = build(Architecture.of(layers, input=(1, 8, 8)), seed=1, initialization=scheme)
     before = [p.detach().clone() for p in model.parameters()]
     trained = train(model, few, Fidelity(8, 2), entry.scaled(32, epochs=2), seed=1)
     assert not trained.diverged
@@ -139,7 +139,9 @@ def test_scaling_follows_batch_and_length():
 @pytest.mark.parametrize("name", zoo.names())
 def test_every_published_network_has_its_training(name):
     entry = published.of(name)
-    assert entry.name == ("cifar100" if name.endswith("_cifar") else initialization.family(name))
+    family = zoo.family_of(name)
+    assert entry.name == ("cifar100" if name.endswith("_cifar") else published.SHARED.get(family, family))
+    assert name.endswith("_cifar") or entry.initialization == zoo.initialization_of(name)
 
 
 def test_variants_of_others():

@@ -167,7 +167,7 @@ def test_identity_multiplier():
             zoo.load("mobilenext_1.0", identity=wrong)
     with pytest.raises(InputError, match="'identity' is not an option of"):
         zoo.load("mobilenet_v2_1.0", identity=0.5)
-    with pytest.raises(InputError, match="its name says an identity multiplier of 1/2, the option 1"):
+    with pytest.raises(InputError, match="its name has an identity multiplier of 1/2, the option 1"):
         zoo.load("mobilenext_1.0_identity_1_2", identity=1)
     with pytest.raises(InputError, match="did you mean 'identity'"):
         zoo.load("mobilenext_1.0", identiy=0.5)
