@@ -67,7 +67,7 @@ def orders(pixels: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", AUGMENTED)
-def test_a_batch_keeps_its_form_and_repeats_with_its_generator(name, channels):
+def test_shape_and_type_are_kept_and_a_seed_repeats(name, channels):
     pixels = images(channels=channels)
     before = pixels.clone()
     result = AUGMENTED[name](pixels, generator(3))
@@ -80,7 +80,7 @@ def test_a_batch_keeps_its_form_and_repeats_with_its_generator(name, channels):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", UNCHANGED)
-def test_parameters_of_no_change_change_nothing(name, channels):
+def test_neutral_parameters_change_nothing(name, channels):
     pixels = images(18, channels)
     assert torch.equal(UNCHANGED[name](pixels, generator(3)), pixels)
 
@@ -160,7 +160,7 @@ def test_without_a_fitting_box_it_is_the_largest_central_one():
 
 @pytest.mark.parametrize("name", ["Brightness", "Contrast", "Color"])
 @pytest.mark.parametrize("factor", [0.3, 0.9, 1.4])
-def test_jitter_is_pillow_s_enhancement(name, factor):
+def test_jitter_equals_pillow_s_enhancement(name, factor):
     pixels = images()
     kind = ("Brightness", "Contrast", "Color").index(name)
     changes = torch.tensor([[1.0], [1], [1], [0]]).repeat(1, len(pixels))
@@ -171,7 +171,7 @@ def test_jitter_is_pillow_s_enhancement(name, factor):
 
 
 @pytest.mark.parametrize("turn", [-0.4, -0.1, 0.25, 0.5])
-def test_hue_is_turned_as_colorsys_does(turn):
+def test_hue_changes_as_in_colorsys(turn):
     pixels = images(2, rows=6, columns=6)
     result = augmentation.to_uint8(augmentation.adjust_hue(pixels.float(), torch.full((2, 1, 1, 1), turn)))
     for image, found in zip(pixels, result, strict=True):
@@ -198,7 +198,7 @@ def test_jitter_takes_each_order_and_stays_in_range():
 
 
 @pytest.mark.parametrize("degrees", [-20.0, 7.0, 90.0])
-def test_rotation_is_pillow_s(degrees):
+def test_rotation_equals_pillow_s(degrees):
     pixels = images(3)
     result = augmentation.affine(pixels, augmentation.rotation_matrices(torch.full((3,), degrees)))
     for image, found in zip(pixels, result, strict=True):
@@ -209,8 +209,8 @@ def test_rotation_is_pillow_s(degrees):
 
 def test_rotations_are_within_their_range(monkeypatch):
     drawn = []
-    turned = augmentation.rotation_matrices
-    monkeypatch.setattr(augmentation, "rotation_matrices", lambda degrees: drawn.append(degrees) or turned(degrees))
+    matrices = augmentation.rotation_matrices
+    monkeypatch.setattr(augmentation, "rotation_matrices", lambda degrees: drawn.append(degrees) or matrices(degrees))
     augmentation.random_rotation(images(1).expand(500, -1, -1, -1), 15, generator(0))
     assert -15 <= drawn[0].min() < -14.5
     assert 14.5 < drawn[0].max() <= 15
@@ -264,7 +264,7 @@ def test_cutmix_pastes_a_box_and_mixes_labels_by_area():
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
-def test_shares_are_of_the_beta_distribution(alpha):
+def test_shares_follow_the_beta_distribution(alpha):
     from scipy import stats
 
     source = generator(0)
@@ -295,7 +295,7 @@ def sheared(image: Image.Image, matrix: tuple) -> Image.Image:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", PILLOW)
-def test_an_operation_is_pillow_s(name, channels):
+def test_an_operation_equals_pillow_s(name, channels):
     magnitude, expected = PILLOW[name]
     pixels = images(6, channels)
     kinds = torch.full((6,), policies.NAMES.index(name))

@@ -1,4 +1,4 @@
-"""The closed form of the expected gain against the definition, by Monte Carlo and by the hypervolume itself."""
+"""The closed form of the expected hypervolume improvement against Monte Carlo and exact hypervolumes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_expected_improvement_equals_monte_carlo(costs: int, count: int) -> None
     paid = rng.uniform(0, 0.9, (4, costs))
     found = expected_improvement(mean, deviation, paid, front, reference)
     for i in range(4):
-        # Equally likely accuracies in place of random ones: the mean over them converges quickly.
+        # Quantiles instead of random accuracies: their mean converges quickly.
         drawn = mean[i] + deviation[i] * _normal_quantiles(400)
         before = volume(front, reference)
         gains = [volume(np.vstack([front, [level, *paid[i]]]), reference) - before for level in drawn]
@@ -44,7 +44,7 @@ def _normal_quantiles(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("costs", [1, 2, 3])
-def test_a_certain_accuracy_gains_its_exclusive_hypervolume(costs: int) -> None:
+def test_a_certain_accuracy_adds_its_exclusive_hypervolume(costs: int) -> None:
     rng = np.random.default_rng(costs)
     front, reference = a_front(rng, 9, costs), np.array([0.1, *np.ones(costs)])
     paid, mean = rng.random((30, costs)), rng.random(30)
@@ -54,7 +54,7 @@ def test_a_certain_accuracy_gains_its_exclusive_hypervolume(costs: int) -> None:
     assert found == pytest.approx(exact, abs=1e-8)
 
 
-def test_what_costs_more_than_the_reference_gains_nothing() -> None:
+def test_a_cost_above_the_reference_adds_nothing() -> None:
     front = np.array([[0.5, 0.5], [0.8, 2.0]])  # the second member is beyond the reference too
     gains = expected_improvement(np.full(2, 0.9), np.full(2, 0.1), np.array([[1.0], [0.9]]), front, [0.0, 1.0])
     assert gains[0] == 0

@@ -1,4 +1,4 @@
-"""The sampler on made-up tables: new, inside, the same again, and better than chance."""
+"""The sampler `gain` on synthetic tables: proposals are new, inside the limits, repeatable, better than chance."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KERNELS, WIDTHS = (3, 5, 7), (16, 24, 32, 48)
 
 
 class Table:
-    """A space as samplers know one: `stages` stages of 1 or 2 layers, a width each, a kernel and a block a layer."""
+    """A space as samplers see it: `stages` stages of 1 or 2 layers; a width per stage, a block and kernel per layer."""
 
     def __init__(self, stages: int):
         self.options: dict[str, tuple] = {}
@@ -82,7 +82,7 @@ def flops(architecture: SimpleNamespace) -> float:
 
 
 def values_of(architecture: SimpleNamespace) -> dict[str, float]:
-    """Made up: accuracy grows with FLOPs, kernels of 5 are good, and the second block is slow for its FLOPs."""
+    """Synthetic figures: accuracy grows with FLOPs and kernels of 5; the second block is slow for its FLOPs."""
     chosen = architecture.choices
     kernels = [chosen[name] for name in chosen if name.endswith("kernel")]
     slow = sum(chosen[name] for name in chosen if name.endswith("block"))
@@ -98,7 +98,7 @@ def values_of(architecture: SimpleNamespace) -> dict[str, float]:
 def searched(
     space: Table, count: int, limits: Mapping[str, float] | None = None, seed: int = 0, objectives: str = "flops"
 ) -> list[Observation]:
-    """`count` proposals in a row, evaluated until the first limit that is broken."""
+    """`count` proposals in a row; one over a limit has no accuracy."""
     limits = limits or {}
     sampler = GainSampler(space, ["accuracy", *objectives.split()], limits, {"flops": flops}, seed)
     seen: list[Observation] = []
@@ -132,7 +132,7 @@ def test_a_space_too_large_to_list_is_searched_to_its_last_architecture(monkeypa
     assert len(set(digests(seen))) == len(seen) == Table(1).size
 
 
-def test_a_space_too_large_to_enumerate_is_given_up_in_the_end(monkeypatch) -> None:
+def test_a_space_too_large_to_enumerate_ends_with_no_proposal(monkeypatch) -> None:
     monkeypatch.setattr(gain_sampler, "LISTED", 10)
     monkeypatch.setattr(gain_sampler, "SEARCHED", 10)
     space = Table(1)
@@ -142,13 +142,13 @@ def test_a_space_too_large_to_enumerate_is_given_up_in_the_end(monkeypatch) -> N
     assert sampler.propose(everything, 0) is None
 
 
-def test_what_it_proposes_depends_on_seed_seen_and_number_alone() -> None:
+def test_proposals_depend_on_seed_observations_and_number_only() -> None:
     space = Table(3)
     seen = searched(space, 9, {"latency": 20.0}, objectives="latency flops")
     for count in (0, 2, 6, 9):
         fresh = GainSampler(Table(3), ["accuracy", "latency", "flops"], {"latency": 20.0}, {"flops": flops}, 0)
         used = GainSampler(space, ["accuracy", "latency", "flops"], {"latency": 20.0}, {"flops": flops}, 0)
-        used.propose(seen[:5], 40)  # what was asked before must not matter
+        used.propose(seen[:5], 40)  # earlier proposals must not matter
         assert used.propose(seen[:count], count).digest == fresh.propose(seen[:count], count).digest
         if count < 9:
             assert fresh.propose(seen[:count], count).digest == digests(seen)[count]
@@ -159,7 +159,7 @@ def test_another_seed_is_another_search() -> None:
 
 
 @pytest.mark.slow
-def test_the_same_in_another_process() -> None:
+def test_proposals_are_the_same_in_another_process() -> None:
     """Python orders sets of text differently in every process; no proposal may depend on it."""
     code = "import test_gain_sampler as t; print(t.digests(t.searched(t.Table(3), 8, {'latency': 20.0}, 0, LATENCY)))"
     code = code.replace("LATENCY", "'latency flops'")
@@ -174,7 +174,7 @@ def test_the_same_in_another_process() -> None:
 
 
 @pytest.mark.parametrize("share", [0.3, 0.005])
-def test_a_known_limit_is_never_broken(share: float) -> None:
+def test_a_known_limit_is_never_exceeded(share: float) -> None:
     space, rng = Table(5), random.Random(0)
     most = float(np.quantile([flops(space.sample(rng)) for _ in range(2000)], share))
     seen = searched(space, 12, {"flops": most})
@@ -182,13 +182,13 @@ def test_a_known_limit_is_never_broken(share: float) -> None:
     assert all(trial.values["flops"] <= most for trial in seen)
 
 
-def test_nothing_is_proposed_where_no_network_keeps_a_known_limit() -> None:
+def test_nothing_is_proposed_if_no_network_meets_a_known_limit() -> None:
     assert searched(Table(2), 1, {"flops": 10.0}) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_a_tight_limit_on_latency_is_mostly_kept_after_the_first_few(seed: int) -> None:
+def test_a_tight_limit_on_latency_is_mostly_met_after_the_first_trials(seed: int) -> None:
     space, rng = Table(5), random.Random(0)
     most = float(np.quantile([values_of(space.sample(rng))["latency"] for _ in range(500)], 0.05))
     seen = searched(space, 16, {"latency": most}, seed, "latency flops")
@@ -196,7 +196,7 @@ def test_a_tight_limit_on_latency_is_mostly_kept_after_the_first_few(seed: int) 
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_where_nothing_fits_it_walks_to_the_smallest(seed: int) -> None:
+def test_without_feasible_networks_it_approaches_the_smallest(seed: int) -> None:
     space, rng = Table(5), random.Random(0)
     drawn = [values_of(space.sample(rng))["latency"] for _ in range(2000)]
     seen = searched(space, 12, {"latency": 0.01}, seed, "latency")
@@ -209,7 +209,7 @@ def volume(seen: Sequence[Observation], reference: Sequence[float]) -> float:
 
 
 @pytest.mark.slow
-def test_it_finds_more_than_chance_with_half_the_trials() -> None:
+def test_half_the_trials_find_more_than_random_search() -> None:
     space = Table(5)
     ours, chance = [], []
     for seed in range(3):
@@ -221,7 +221,7 @@ def test_it_finds_more_than_chance_with_half_the_trials() -> None:
     assert np.mean(ours) > np.mean(chance)
 
 
-def test_candidates_that_still_run_are_neither_proposed_again_nor_crowded() -> None:
+def test_running_candidates_are_not_proposed_again() -> None:
     space = Table(4)
     sampler = GainSampler(space, ["accuracy", "flops"], {}, {"flops": flops}, 0)
     seen = searched(space, 8)
@@ -244,7 +244,7 @@ def test_any_objectives(objectives: list[str]) -> None:
     assert len(set(digests(seen))) == 8
 
 
-def test_without_any_known_figure() -> None:
+def test_no_known_figure_is_needed() -> None:
     space = Table(3)
     sampler = GainSampler(space, ["accuracy", "latency"], {"latency": 30.0}, {}, 0)
     seen: list[Observation] = []

@@ -1,4 +1,4 @@
-"""Features by hand; the Gaussian process against scikit-learn's, finite differences and a function it must learn."""
+"""Features by hand; the Gaussian process against scikit-learn's, finite differences and a function to learn."""
 
 from __future__ import annotations
 

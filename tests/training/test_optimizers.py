@@ -1,4 +1,4 @@
-"""Steps of the optimizers against a hand's computation, and what of a network decays."""
+"""Optimizer steps against computations by hand, and which parameters decay."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ FLAT = {"0.bias", "1.weight", "1.bias", "4.bias"}
 
 
 @pytest.mark.parametrize(
-    ("decayed", "spared"), [("weights", FLAT), ("all", set()), ("weights-but-depthwise", {*FLAT, "2.weight"})]
+    ("decayed", "exempt"), [("weights", FLAT), ("all", set()), ("weights-but-depthwise", {*FLAT, "2.weight"})]
 )
 @pytest.mark.parametrize("kind", ["sgd", "rmsprop", "adamw"])
-def test_what_decays(kind, decayed, spared):
+def test_decayed_parameters(kind, decayed, exempt):
     model = network()
     made = optimizer(model, TrainingSettings(optimizer=kind, weight_decay=0.1, decayed=decayed))
     decays = {id(p): group["weight_decay"] for group in made.param_groups for p in group["params"]}
-    expected = {name: 0.0 if name in spared else 0.1 for name, _ in model.named_parameters()}
+    expected = {name: 0.0 if name in exempt else 0.1 for name, _ in model.named_parameters()}
     assert {name: decays[id(p)] for name, p in model.named_parameters()} == expected
 
 
@@ -54,8 +54,8 @@ def test_rmsprop_by_hand():
         assert weight.weight.item() == pytest.approx(value, rel=1e-5)
 
 
-def test_rmsprop_is_pytorch_s_where_both_agree():
-    """Without momentum, epsilon nothing, the mean square started at the same place: torch's own steps."""
+def test_rmsprop_equals_pytorch_s_where_both_agree():
+    """Without momentum and epsilon, and with the same initial mean square."""
     one, other = network(), network()
     other.load_state_dict(one.state_dict())
     settings = TrainingSettings(optimizer="rmsprop", learning_rate=0.01, momentum=0, epsilon=1e-30, weight_decay=0)
@@ -72,7 +72,7 @@ def test_rmsprop_is_pytorch_s_where_both_agree():
     assert all(torch.allclose(p, q, rtol=1e-5) for p, q in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_what_has_no_gradient_stays():
+def test_parameters_without_gradient_stay():
     model = network()
     before = [p.detach().clone() for p in model.parameters()]
     optimizer(model, TrainingSettings(optimizer="rmsprop")).step()
@@ -87,7 +87,7 @@ def test_sgd_s_momentum(nesterov, momentum):
 
 
 def test_the_average_by_hand():
-    """Decays 2/11, 3/12, then the limit 0.3; statistics of batch norm follow as the weights do."""
+    """Decays 2/11, 3/12, then the limit 0.3; batch norm statistics are averaged like weights."""
     model = nn.BatchNorm2d(1)
     average = averaged(model, 0.3)
     weight, mean = 1.0, 0.0

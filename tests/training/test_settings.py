@@ -1,4 +1,4 @@
-"""Training settings: from recipes, refused by name where they cannot be."""
+"""Training settings: read from recipes, former names, invalid values refused by name."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ RECORDED = Path(__file__).parents[1] / "recorded" / "study"  # of a version that
         ({"cutmix": math.nan}, "cutmix"),
     ],
 )
-def test_an_unfit_setting_is_refused_by_name(values, says):
+def test_an_invalid_setting_is_refused_by_name(values, says):
     with pytest.raises(InputError, match=says):
         TrainingSettings.from_mapping(values)
 
@@ -129,7 +129,7 @@ def test_a_recipe_keeps_every_setting():
     assert recipe.read_value(read.as_written(), Document({}, "")) == read
 
 
-def test_a_recipe_names_an_unfit_setting():
+def test_a_recipe_names_an_invalid_setting():
     with pytest.raises(InputError, match=r"training\.average: 2"):
         recipe.read_value({"training": {"average": 2}}, Document({}, ""))
     with pytest.raises(InputError, match="'avarage' is not a setting; did you mean 'average'"):
