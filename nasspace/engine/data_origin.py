@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nasspace import architecture as architectures
 from nasspace import files
 from nasspace.data.loading import DataSet
-from nasspace.engine.problem import absolute
+from nasspace.engine.problem import with_absolute_path
 from nasspace.errors import InputError
 from nasspace.exporting.export import RECORD, VERSION, check_origin
 from nasspace.studies import study as records
@@ -41,7 +41,7 @@ class DataOrigin:
 
     def has_name(self, name: str) -> bool:
         """Whether `name` names this data set, as seen from the working folder."""
-        return absolute(name) == absolute(self.name)
+        return with_absolute_path(name) == with_absolute_path(self.name)
 
     def is_split_of(self, data: DataSet) -> bool:
         """Whether `data` has the same images in the same splits.

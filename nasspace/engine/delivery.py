@@ -15,10 +15,11 @@ from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.documents import Document
 from nasspace.engine import last_rung, machine_lock
-from nasspace.engine.latency_evaluator import images_for
-from nasspace.engine.loop import nothing_found
-from nasspace.engine.problem import check_device, data_of
-from nasspace.engine.ray import remeasure as measured_again
+from nasspace.engine.checks import check_device
+from nasspace.engine.infeasible import empty_front
+from nasspace.engine.latency_evaluator import input_images
+from nasspace.engine.problem import data_of
+from nasspace.engine.ray import remeasure
 from nasspace.errors import InputError, VerificationError
 from nasspace.exporting import code_runner
 from nasspace.exporting.checks import INT8
@@ -27,7 +28,7 @@ from nasspace.exporting.model_card import trained_at
 from nasspace.exporting.preprocessing import at_another_size
 from nasspace.exporting.weights import read_safetensors
 from nasspace.latency import remote, runtimes, subprocess_benchmark
-from nasspace.latency.cache import machine
+from nasspace.latency.conditions import machine
 from nasspace.reporting.study_report import write_report
 from nasspace.studies import paths
 from nasspace.studies import recipe as recipes
@@ -71,7 +72,7 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
         said = "; ".join(f"trial {number}: {error}" for number, error in failed.items())
         raise VerificationError(f"{said} (`nas resume {study.name}` tries again)")
     if not study.front_numbers():
-        raise nothing_found(study)
+        raise empty_front(study)
     return study
 
 
@@ -257,14 +258,14 @@ def _drop_other_exports(study: Study, numbers: list[int]) -> None:
 
 def _judge_predictor(study: Study, report: Report) -> None:
     """Keep with the study how well each network's latency is predicted from the others that were measured."""
-    from nasspace.latency.predictor import held_out
+    from nasspace.latency.predictor import cross_validate
 
     trials = [trial for trial in study.frozen("COMPLETE", "PRUNED") if "latency_interval" in trial.user_attrs][-JUDGED:]
     if len(trials) < 3:
         return
     architectures = [study.architecture(trial.number) for trial in trials]
     measured = [study.latency(trial)["median_ms"] for trial in trials]
-    found = held_out(architectures, measured, [trial.user_attrs.get("layers_ms") for trial in trials])
+    found = cross_validate(architectures, measured, [trial.user_attrs.get("layers_ms") for trial in trials])
     study.record.set_user_attr(records.PREDICTOR, {**found.to_json(), "sentence": str(found)})
     report("finishing", text=str(found))
 
@@ -384,18 +385,18 @@ def _afresh(study: Study, folders: list[Path], recipe: Mapping[str, Any], elsewh
     exported = [folder / MEASURED.get(runtime, "") for folder in folders]
     device = recipe.get("latency_device", remote.LOCAL)
     if device != remote.LOCAL:
-        with remote.Remote(device) as there:
+        with remote.RemoteDevice(device) as there:
             yield from there.measure_files(exported, **asked, runtime=runtime)
     elif elsewhere:
         read, go_on = recipes.read(Document(recipe, "study.yaml")), f"nas resume {paths.shown(study.folder)}"
-        yield from measured_again.measure_files(exported, read, go_on, **asked)
+        yield from remeasure.measure_files(exported, read, go_on, **asked)
     else:
-        with machine_lock.measuring():
+        with machine_lock.measurement_lock():
             if runtime in MEASURED:
-                found = subprocess_benchmark.measure_files_afresh(exported, **asked)
+                found = subprocess_benchmark.measure_files_in_subprocess(exported, **asked)
             else:
-                on = recipe["device"] if runtimes.get(runtime).accelerated else "cpu"
-                found = subprocess_benchmark.measure_folders_afresh(folders, runtime, **asked, device=on)
+                on = recipe["device"] if runtimes.get(runtime).uses_accelerator else "cpu"
+                found = subprocess_benchmark.measure_folders_in_subprocess(folders, runtime, **asked, device=on)
         yield from found
 
 
@@ -406,7 +407,7 @@ def _quantise(study: Study, number: int, data: _Data, report: Report) -> Mapping
     folder, architecture = _exported(study, number), study.architecture(number)
     held = data.of(architecture)
     if not (folder / INT8).is_file():
-        to_int8(folder / "model.onnx", folder / INT8, images_for(architecture, held))
+        to_int8(folder / "model.onnx", folder / INT8, input_images(architecture, held))
     found = add_int8(folder, held)
     if INT8 in (accuracy := found.accuracy):  # a network that was never trained has none
         compared = f"accuracy {accuracy[INT8]:.4f}, in float32 {accuracy['model.onnx']:.4f}"

@@ -18,14 +18,15 @@ from nasspace.counting import cost
 from nasspace.data.loading import DataSet, load_data, prepared
 from nasspace.engine import arch_reference, data_origin, machine_lock
 from nasspace.engine.arch_reference import ResolvedArch
+from nasspace.engine.checks import check_device
 from nasspace.engine.data_origin import DataOrigin
-from nasspace.engine.problem import absolute, check_device
+from nasspace.engine.problem import with_absolute_path
 from nasspace.engine.settings import ResolvedSettings, resolve_settings
 from nasspace.errors import InputError, NasspaceError
 from nasspace.exporting.export import LARGEST_SEED, TRAINED, check_folder, export
 from nasspace.exporting.weights import load_into, read_safetensors, read_state
 from nasspace.initialization import DEFAULT
-from nasspace.latency.cache import machine
+from nasspace.latency.conditions import machine
 from nasspace.latency.runtimes import library_versions
 from nasspace.network import Network, build
 from nasspace.studies import study as records
@@ -282,7 +283,7 @@ def _load_by_name(
     requested = options.data
     if requested is None and default is None:
         _check_default_data(source, options)
-    name = absolute(str(requested or "digits"))
+    name = with_absolute_path(str(requested or "digits"))
     arguments: dict[str, Any] = {"data_dir": options.data_dir, "skip_broken": options.skip_broken}
     if default:
         arguments |= {"seed": default.seed, "held_out": default.held_out}
@@ -490,7 +491,7 @@ class _Run:
     def _fit(self) -> trainer.Trained:
         """Train from the checkpoint or from the start, with the machine's lock for training."""
         options, data = self.options, self.data
-        with machine_lock.Training() as turn:
+        with machine_lock.TrainingLock() as turn:
             progress = _Progress(self, turn)
             return trainer.train(
                 self.model,
@@ -635,7 +636,7 @@ class _Progress:
     Between epochs it lets waiting latency measurements use the machine.
     """
 
-    def __init__(self, run: _Run, turn: machine_lock.Training):
+    def __init__(self, run: _Run, turn: machine_lock.TrainingLock):
         self.run = run
         self.turn = turn
         self.start = time.monotonic()
@@ -655,7 +656,7 @@ class _Progress:
             accuracy = trainer.evaluate(run.model, data.validation, data, data.resolution, device=run.options.device)
             text += f", validation {accuracy:.2%}"
         self.run.report(f"{text}, {_duration(left)} left" if epoch < epochs else text)
-        self.turn.make_way()
+        self.turn.yield_to_measurements()
 
 
 def _duration(seconds: float) -> str:

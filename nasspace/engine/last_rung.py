@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.architecture import Architecture
 from nasspace.engine import machine_lock
-from nasspace.engine.latency_evaluator import seed_of
+from nasspace.engine.latency_evaluator import candidate_seed
 from nasspace.errors import NasspaceError
 from nasspace.failures import CandidateFailed, is_of_machine, of_candidates
 from nasspace.studies.recipe import Recipe
@@ -106,7 +106,7 @@ def _deployed(
     from nasspace.network import build
     from nasspace.training.trainer import train
 
-    seed, fidelity = seed_of(recipe.seed, architecture), fidelity_of(recipe, architecture)
+    seed, fidelity = candidate_seed(recipe.seed, architecture), fidelity_of(recipe, architecture)
     model = build(architecture, seed=seed)
     steps: list[tuple[Fidelity, TrainingSettings]] = []
     if start is not None and _shapes(start) != _shapes(model.state_dict()):
@@ -122,12 +122,12 @@ def _deployed(
     )
     steps += [(rung, gentle) for rung in rungs(fidelity, data.resolution)]
     total, done, seconds = sum(rung.epochs for rung, _ in steps), 0, 0.0
-    with machine_lock.Training() as turn:
+    with machine_lock.TrainingLock() as turn:
         first = 0 if start is None else 1  # each step has its own seed, whether the first one is repeated or not
         for i, (rung, settings) in enumerate(steps, first):
 
             def passed(epoch: int, _: int, loss: float, before: int = done) -> None:
-                turn.make_way()
+                turn.yield_to_measurements()
                 on_epoch(before + epoch, total, loss)
 
             trained = train(

@@ -295,9 +295,9 @@ def _prediction(judged: Mapping[str, Any]) -> str:
     """How well latency was predicted: the sentence that the study recorded, else (older studies) a new one."""
     if judged.get("sentence"):
         return str(judged["sentence"])
-    from nasspace.latency.predictor import sentence  # and with it PyTorch
+    from nasspace.latency.predictor import cross_validation_sentence  # and with it PyTorch
 
-    return sentence(judged)
+    return cross_validation_sentence(judged)
 
 
 def _trials(trials: pandas.DataFrame) -> str:

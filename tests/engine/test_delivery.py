@@ -8,8 +8,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,13 +18,14 @@ import nasspace
 from nasspace.cli import run
 from nasspace.engine import delivery, last_rung, loop
 from nasspace.engine.last_rung import rungs
-from nasspace.engine.resolution import deployment
+from nasspace.engine.resolution import choose_deployment
 from nasspace.errors import InputError, NothingFound, VerificationError
 from nasspace.exporting.weights import read_safetensors
 from nasspace.space.space import Space
 from nasspace.studies import study as records
 from nasspace.training.settings import Fidelity
 
+pytestmark = pytest.mark.usefixtures("forked_model_py")
 SPACE = """
 name: few
 input: [3, 32, 32]
@@ -42,7 +41,7 @@ from nasspace.space.space import Space
 def told(kind, **about):
     print(kind, about.get("text", ""), flush=True)
 
-nasspace.search(Space.from_text({space!r}, "few.yaml"), data="digits", trials=4, seed=3, sampler="random",
+nasspace.search(Space.from_text({space!r}, "few.yaml"), data="digits", trials=2, seed=3, sampler="random",
                 objectives=["accuracy", "flops"], fidelity={{"resolution": 8, "epochs": 4}}, study=sys.argv[1],
                 resolution=16, on_event=told)
 """
@@ -105,29 +104,23 @@ def test_what_a_member_dominated_is_trained_when_it_leaves(deployed, promoted, f
     ],
 )
 def test_the_deployment_resolution_is_the_smaller_of_the_space_and_the_images(space, native, asked, sizes):
-    found = deployment(asked, Space.load(space).plan, native)
+    found = choose_deployment(asked, Space.load(space).plan, native)
     assert found.sizes == sizes
     assert found.why
 
 
 def test_the_choices_of_a_space_stay_as_far_as_the_images_go():
     plan = Space.from_text(SPACE.replace("input:", "resolution: [96, 128, 160]\ninput:"), "few.yaml").plan
-    assert [deployment(None, plan, native).sizes for native in (64, 128, 500)] == [(96,), (96, 128), (96, 128, 160)]
+    assert [choose_deployment(None, plan, native).sizes for native in (64, 128, 500)] == [
+        (96,),
+        (96, 128),
+        (96, 128, 160),
+    ]
 
 
 def test_the_rungs_double_the_size():
     assert [(rung.resolution, rung.epochs) for rung in rungs(Fidelity(32, 8), 224)] == [(64, 2), (128, 2), (224, 4)]
     assert [(rung.resolution, rung.epochs) for rung in rungs(Fidelity(16, 1), 16)] == [(16, 2)]
-
-
-def started(study):
-    script = SCRIPT.format(space=SPACE)
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", script, study],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def shipped(study):
@@ -141,14 +134,15 @@ def shipped(study):
 
 
 @pytest.mark.slow
-def test_killed_in_the_last_rung_and_the_export_it_ships_the_same_files(tmp_path, monkeypatch):
+def test_killed_in_the_last_rung_and_the_export_it_ships_the_same_files(tmp_path, monkeypatch, forked):
     monkeypatch.chdir(tmp_path)
-    rest = started("undisturbed").communicate()[0]
+    script = SCRIPT.format(space=SPACE)
+    rest = forked(script, "undisturbed").communicate()[0]
     assert "training at 16x16" in rest
     rng, seen = random.Random(7), set()
     for word in ("training at", "exporting", "training at"):
-        process = started("killed")
-        for line in process.stdout:
+        process = forked(script, "killed")
+        for line in process.lines():
             if line.startswith("finishing") and word in line:
                 seen.add(word)
                 time.sleep(rng.uniform(0.0, 0.6))
@@ -156,7 +150,7 @@ def test_killed_in_the_last_rung_and_the_export_it_ships_the_same_files(tmp_path
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
     assert seen == {"training at", "exporting"}
-    process = started("killed")
+    process = forked(script, "killed")
     rest = process.communicate()[0]
     assert process.returncode == 0, rest
     assert shipped("killed") == shipped("undisturbed")
@@ -169,7 +163,8 @@ def searched(**changes):
     """A brief search of digits, without its last rung."""
     settings = {"trials": 4, "objectives": ["accuracy", "flops"], "sampler": "random", "seed": 2, **changes}
     brief = {"resolution": 8, "epochs": 1}
-    return loop.search(Space.from_text(SPACE, "few.yaml"), data="digits", fidelity=brief, study="s", **settings)
+    space = Space.from_text(SPACE, "few.yaml")
+    return loop.search(space, data="digits", fidelity=brief, study="s", deliver=False, **settings)
 
 
 @pytest.fixture
@@ -292,7 +287,7 @@ def test_an_export_that_does_not_hold_does_not_stop_the_others(study, folder, mo
     assert not study.document()["finished"]
     monkeypatch.undo()
     os.chdir(folder)
-    resumed = delivery.deliver(loop.resume("s"))
+    resumed = loop.resume("s")
     assert first in resumed.deployed()
     assert resumed.document()["finished"]
 
@@ -333,7 +328,7 @@ def test_the_last_rung_ends_with_the_time_budget_and_is_resumed(study, folder, m
     assert any("the time budget is used up" in note for note in notes)
     monkeypatch.undo()
     os.chdir(folder)
-    resumed = delivery.deliver(loop.resume("s"))
+    resumed = loop.resume("s")
     assert (resumed.evaluated, resumed.document()["finished"]) == (4, True), "no trial more"
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,8 +13,7 @@ from torch import nn
 import nasspace
 from nasspace import cli, cost, failures
 from nasspace.blocks import registry
-from nasspace.engine.evaluator import Outcome, Trained
-from nasspace.engine.trials import scored
+from nasspace.engine.evaluator import Outcome, TrainingEvaluator, evaluate
 from nasspace.errors import InputError
 from nasspace.space.space import Space
 from nasspace.studies import study as records
@@ -77,9 +74,7 @@ def own(own_blocks, tmp_path, monkeypatch):
 def search(space, **settings):
     fidelity = {"resolution": 8, "epochs": 1, "share": 0.1}
     settings = {"trials": 6, "objectives": ["accuracy", "flops"], "resolution": 16, "study": "s", **settings}
-    from nasspace.engine.loop import search
-
-    return search(space, data="digits", fidelity=fidelity, **settings)
+    return nasspace.search(space, data="digits", fidelity=fidelity, deliver=False, **settings)
 
 
 @pytest.mark.parametrize(("sampler", "limit"), [("gain", None), ("tpe", 1e9)])
@@ -145,7 +140,7 @@ def test_a_space_of_which_nothing_runs_says_so(own):
 def test_a_mistake_of_our_own_stops_the_search(own, monkeypatch):
     made: dict = {"__name__": "nasspace.engine.evaluator"}  # as if it were written there
     exec("def called(*_):\n    raise TypeError('unexpected keyword')", made)
-    monkeypatch.setattr(Trained, "_trained", made["called"])
+    monkeypatch.setattr(TrainingEvaluator, "_train", made["called"])
     with pytest.raises(TypeError, match="unexpected"):
         search(own(Brittle))
 
@@ -250,7 +245,7 @@ def test_an_outcome_of_a_scorer_is_kept():
         def __call__(self, architecture):
             return Outcome({"accuracy": 1.0})
 
-    assert scored(Scorer(), None).values == {"accuracy": 1.0}
+    assert evaluate(Scorer(), None).values == {"accuracy": 1.0}
 
 
 KILLING = """
@@ -268,12 +263,11 @@ nasspace.search(space, evaluator=evaluated, trials=9, retries=1, study="s", obje
 
 
 @pytest.mark.slow
-def test_a_candidate_that_kills_its_process_is_left_after_some_attempts(tmp_path, monkeypatch):
+def test_a_candidate_that_kills_its_process_is_left_after_some_attempts(tmp_path, monkeypatch, forked):
     """Each time the same command goes on with the study; with one retry a candidate may kill it twice."""
     monkeypatch.chdir(tmp_path)
     text = "{name: little, input: [1, 8, 8], stages: [{depth: 1, out: [8, 12], block: conv}]}"
-    command = [sys.executable, "-W", "ignore", "-c", KILLING, text]
-    ended = [subprocess.run(command, capture_output=True, check=False).returncode for _ in range(3)]
+    ended = [forked(KILLING, text).wait() for _ in range(3)]
     assert ended == [-signal.SIGSEGV, -signal.SIGSEGV, 0]
     study = records.load("s")
     assert study.evaluated == 1
@@ -284,15 +278,12 @@ def test_a_candidate_that_kills_its_process_is_left_after_some_attempts(tmp_path
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_from_outside_is_not_the_candidates_fault(tmp_path, monkeypatch):
+def test_a_process_that_is_killed_from_outside_is_not_the_candidates_fault(tmp_path, monkeypatch, forked):
     """By a batch system, for lack of memory, at a power cut: the candidate is tried again, however often."""
     monkeypatch.chdir(tmp_path)
     text = "{name: little, input: [1, 8, 8], stages: [{depth: 1, out: [8, 12], block: conv}]}"
     killing = KILLING.replace("SIGSEGV", "SIGKILL").replace("layers[0].out == 12", "layers[0].out == 12 and DIE")
-    ended = []
-    for die in (True, True, True, True, False):
-        command = [sys.executable, "-W", "ignore", "-c", f"DIE = {die}\n{killing}", text]
-        ended.append(subprocess.run(command, capture_output=True, check=False).returncode)
+    ended = [forked(f"DIE = {die}\n{killing}", text).wait() for die in (True, True, True, True, False)]
     assert ended == [-signal.SIGKILL] * 4 + [0]
     assert records.load("s").evaluated == 2
 
@@ -301,7 +292,7 @@ def test_an_interrupted_evaluation_is_no_attempt(own):
     """Ctrl-C, an error of our own: the process ends in order, and the candidate has killed nothing."""
     space = own(Late)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trained, "_trained", interrupted)
+        patch.setattr(TrainingEvaluator, "_train", interrupted)
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 search(space, sampler="random", retries=0)

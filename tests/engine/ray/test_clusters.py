@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nasspace.engine.ray import address
-from nasspace.engine.ray.actors import travelling
+from nasspace.engine.ray.actors import serializable
 from nasspace.errors import InputError
 from nasspace.studies import study as records
 
@@ -41,7 +41,8 @@ def test_one_worker_gives_the_study_that_is_had_without_ray(searches, one_node):
     assert len(two) == len(set(two)) == 10
 
 
-def test_a_node_that_is_lost_takes_nothing_with_it(searches, two_nodes):
+def test_a_node_that_is_lost_takes_nothing_with_it_and_the_one_that_measures_evaluates_nothing(searches, two_nodes):
+    """The node that measures has a free core all the time."""
     node = two_nodes.add_node(num_cpus=1)
     hold = searches.folder / "hold"
     hold.touch()
@@ -55,6 +56,7 @@ def test_a_node_that_is_lost_takes_nothing_with_it(searches, two_nodes):
     assert len(finished) == len(set(finished)) == 8
     begun = [digest for digest, _, _ in searches.log()]
     assert len(begun) == 9, "what the node worked on was begun again"
+    assert {where for _, _, where in searches.log()} == {two_nodes.head_node.node_id, node.node_id}
 
 
 def test_a_driver_that_is_killed_is_taken_up(searches, one_node):
@@ -68,24 +70,6 @@ def test_a_driver_that_is_killed_is_taken_up(searches, one_node):
     finished = digests(searches.folder, "s")
     assert len(finished) == len(set(finished)) == 8
     assert set(kept) <= set(finished)
-
-
-def test_an_interrupted_search_with_workers_goes_on(searches):
-    process = searches.start("search(study='s', workers=2, trials=8)")
-    searches.wait_for(3)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=500)
-    assert "KeyboardInterrupt" in said
-    assert process.returncode != 0
-    assert searches.run("search(study='s', trials=8)").returncode == 0
-    finished = digests(searches.folder, "s")
-    assert len(finished) == len(set(finished)) == 8
-
-
-def test_no_candidate_is_evaluated_on_a_node_that_measures(searches, two_nodes):
-    done = searches.run(f"search(study='s', ray='{two_nodes.address}', workers=2, trials=6)")
-    assert done.returncode == 0, done.stderr
-    assert {node for _, _, node in searches.log()} == {two_nodes.head_node.node_id}
 
 
 def test_a_gpu_is_shared_by_fraction(searches, one_node):
@@ -140,7 +124,7 @@ def test_what_cannot_be_is_told_in_one_sentence(searches, one_node):
 
 
 def test_a_machine_without_a_cluster_is_told():
-    said = str(address.explained("auto", "Could not find any running Ray instance."))
+    said = str(address.connection_error("auto", "Could not find any running Ray instance."))
     assert said == "--ray auto: no cluster runs on this machine; start one with `ray start --head`"
 
 
@@ -154,19 +138,19 @@ def test_an_error_that_cannot_travel_says_what_it_is():
         def __init__(self, one, other):
             super().__init__(f"{one} {other}")
 
-    found = travelling(Odd("out of", "luck"))
+    found = serializable(Odd("out of", "luck"))
     assert str(found) == "Odd: out of luck"
-    assert type(travelling(KeyError("x"))) is KeyError
+    assert type(serializable(KeyError("x"))) is KeyError
 
 
 def test_something_else_that_answers_is_no_cluster(monkeypatch):
     """A server that takes connections and says nothing."""
-    monkeypatch.setattr(address, "TRIED", 3.0)
+    monkeypatch.setattr(address, "CONNECT_TIMEOUT", 3.0)
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         pytest.raises(InputError, match="no Ray cluster can be used"),
     ):
-        address.reached(f"127.0.0.1:{server.getsockname()[1]}")
+        address.connection_environment(f"127.0.0.1:{server.getsockname()[1]}")
 
 
 def failures_of(folder, name):
