@@ -101,7 +101,7 @@ class GainSampler:
         if architecture.digest in self._broken:
             return False
         try:
-            with failures.of_candidates():
+            with failures.as_candidate_failures():
                 if "features" in self.__dict__:  # memoizes the figures
                     self.features.figures(architecture)
                 else:
@@ -134,7 +134,7 @@ class GainSampler:
         if self.space.size <= SEARCHED:
             left: Iterable[Architecture] = self.space.enumerate()
         else:
-            near = (near for trial in observations for near in self.space.neighbours(trial.architecture))
+            near = (neighbor for trial in observations for neighbor in self.space.neighbors(trial.architecture))
             left = chain((self.space.sample(rng) for _ in range(TRIES)), near)
         return next((found for architecture in left for found in pool.add([architecture])), None)
 

@@ -172,7 +172,7 @@ def raised(code, module):
     ],
 )
 def test_whose_fault_it_is(code, module, of_candidate):
-    assert failures.is_of_candidate(raised(code, module)) is of_candidate
+    assert failures.is_candidate_fault(raised(code, module)) is of_candidate
 
 
 def test_an_evaluators_error_is_the_callers(own):
