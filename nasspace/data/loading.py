@@ -14,13 +14,12 @@ from torch import Tensor
 from nasspace import files
 from nasspace.data import decoding, folders, sources, tables
 from nasspace.data.images import DataSet, Images, prepared, stratified
+from nasspace.data.names import NAMED, PREFIXED
 from nasspace.data.sources import SourceData, SourceSplit
 from nasspace.errors import InputError, nearest
 
 __all__ = ["DataSet", "Images", "load_data", "prepared", "stratified"]
 
-NAMED = ("digits", "fashion-mnist", "cifar10")
-PREFIXED = ("imagefolder:DIR", "parquet:FILE", "hub:NAME")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 LARGEST_NATIVE = 224  # pixels: largest side of images if no resolution is given
 MOST_CLASSES = 100_000  # larger labels are mistakes: the largest public image data set has 21,841 classes

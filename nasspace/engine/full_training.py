@@ -18,8 +18,8 @@ from nasspace.counting import cost
 from nasspace.data.loading import DataSet, load_data, prepared
 from nasspace.engine import arch_reference, data_origin, machine_lock
 from nasspace.engine.arch_reference import ResolvedArch
-from nasspace.engine.checks import check_device
 from nasspace.engine.data_origin import DataOrigin
+from nasspace.engine.devices import check_device
 from nasspace.engine.problem import with_absolute_path
 from nasspace.engine.settings import ResolvedSettings, resolve_settings
 from nasspace.errors import InputError, NasspaceError
