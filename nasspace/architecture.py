@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nasspace import blocks, files
 from nasspace.documents import Document, Keys
@@ -35,6 +35,9 @@ class Layer:
     out: int | None
     stride: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+    if TYPE_CHECKING:
+        _key: tuple[Any, ...] = field(init=False)
+        _hash: int = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
@@ -48,7 +51,7 @@ class Layer:
     def __hash__(self) -> int:
         return self._hash
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return (Layer, (self.block, self.out, self.stride, dict(self.options)))
 
     def to_dict(self, in_channels: int | None = None) -> dict[str, Any]:
@@ -138,7 +141,8 @@ class Architecture:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain values of the JSON."""
-        layers, channels = [], self.input[0]
+        layers: list[Any] = []
+        channels: int | None = self.input[0]
         for layer in self.layers:
             layers.append(layer.to_dict(channels))
             channels = layer.out
@@ -161,7 +165,8 @@ class Architecture:
     @cached_property
     def digest(self) -> str:
         """12 hex digits of the canonical form: with defaults, options resolved, keys sorted, no name."""
-        layers, channels = [], self.input[0]
+        layers: list[Any] = []
+        channels: int | None = self.input[0]
         for layer in self.layers:
             layers.append(_canonical_text(layer, channels))
             channels = layer.out

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -211,7 +212,7 @@ def _same(x: Tensor) -> Tensor:
 class _OnMeta(TorchFunctionMode):
     """Create the weights of modules on the meta device and skip their initialization."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in INITIALIZERS:
             tensor = args[0] if args else kwargs["tensor"]
@@ -229,7 +230,7 @@ class _FastConvolutions(TorchFunctionMode):
         super().__init__()
         self.recorder = recorder
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         shape = _conv_shape(*args, **(kwargs or {})) if func is nn.functional.conv2d else None
         if shape is None:
             return func(*args, **(kwargs or {}))
@@ -238,7 +239,7 @@ class _FastConvolutions(TorchFunctionMode):
         return out
 
 
-def _conv_shape(*args, **kwargs) -> tuple[int, ...] | None:
+def _conv_shape(*args: Any, **kwargs: Any) -> tuple[int, ...] | None:
     """Output shape of `conv2d(input, weight, bias, stride, padding, dilation, groups)` as `nn.Conv2d` calls it.
 
     None for other forms of the call and for invalid shapes, which PyTorch handles.
@@ -262,7 +263,7 @@ class _Recorder(TorchDispatchMode):
         self.flops = self.memory_access = self.activations = 0
         self.operations: list[Operation] = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         operands = OPERANDS.get(func)
         if operands is not None:
@@ -272,7 +273,7 @@ class _Recorder(TorchDispatchMode):
             self._move(func, args, out)
         return out
 
-    def _move(self, func, args, out) -> None:
+    def _move(self, func: Any, args: Any, out: Any) -> None:
         """Record an operation that moves or combines values."""
         source = args[0][0] if isinstance(args[0], list | tuple) else args[0]
         source, out = (value[0] if isinstance(value, tuple) else value for value in (source, out))
@@ -288,7 +289,7 @@ class _Recorder(TorchDispatchMode):
         self.operations.append(Operation(_kind(*shapes), *shapes))
 
     @staticmethod
-    def _multiply_adds(func, args, source: Tensor, weight: Tensor, out: Tensor) -> int:
+    def _multiply_adds(func: Any, args: Any, source: Tensor, weight: Tensor, out: Tensor) -> int:
         """Multiply-adds of a convolution or a matrix product."""
         if func is aten.convolution.default:
             transposed = args[6]

@@ -122,7 +122,9 @@ def _value(loader: _Loader, node: yaml.Node, keys: Keys, lines: dict[Keys, int],
         raise InputError(f"{source}:{line}: {_start(node.value)} is not a value: {error}") from None
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode, keys: Keys, lines: dict[Keys, int], source: str) -> dict[str, Any]:
+def _mapping(
+    loader: _Loader, node: yaml.MappingNode, keys: Keys, lines: dict[Keys, int], source: str
+) -> dict[str, Any]:
     """Construct a mapping; refuse merges, keys that are not text, and duplicate keys."""
     result: dict[str, Any] = {}
     for key_node, part in node.value:

@@ -1,9 +1,9 @@
 """Every program of benchmarks/ loads, documents how to run it, and runs at its smallest size where that takes seconds.
 
-fuzz.py is run by test_fuzz.py. Loaded or asked for their help only: searches that are killed or take minutes (delivery_kills,
-faults, fidelities train, kills, overhead, predictor, promises, replacement, search, targets, explain), what needs data
-with a test split (plain_training), the table NAS-Bench-201 (samplers), a study (shipped_files), and what needs
-torchvision, timm, pytorchcv, and official code (originals, originals_list, record_networks, record_values).
+test_fuzz.py runs fuzz.py. These are only loaded, or print their help: searches that are killed or take minutes
+(delivery_kills, explain, faults, kills, overhead, predictor, promises, replacement, search, targets), those that need
+data with a test split (plain_training), the table NAS-Bench-201 (samplers), or torchvision, timm, pytorchcv, and
+official code (originals, originals_list, record_networks, record_values).
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ MAX_LAYERS = 30_000  # layers counted before giving up the exact range
 SAMPLES = 500  # random networks counted instead
 Shape = tuple[int, ...]
 Range = tuple[tuple[int, int], ...]  # smallest and largest, for each of COUNTS
+Scale = Callable[[dict[str, Any]], dict[str, Any]]  # multiply and round a layer's width
 NOTHING: Range = ((0, 0),) * len(COUNTS)
 
 
@@ -42,12 +43,14 @@ class _TooMany(Exception):
 def reachable(space: Space) -> Reachable:
     """Find the range of each count over all networks of the space."""
     try:
-        return Reachable(*_Walk(space).ranges(), exact=True)
+        flops, params, memory_access = _Walk(space).ranges()
+        return Reachable(flops, params, memory_access, exact=True)
     except _TooMany:
         rng = random.Random(0)
         costs = [cost(space.sample(rng)) for _ in range(SAMPLES)]
-        spans = [(min(values), max(values)) for values in ([getattr(c, n) for c in costs] for n in COUNTS)]
-        return Reachable(*spans, exact=False)
+        spans = ((min(values), max(values)) for values in ([getattr(c, n) for c in costs] for n in COUNTS))
+        flops, params, memory_access = spans
+        return Reachable(flops, params, memory_access, exact=False)
 
 
 class _Walk:
@@ -63,7 +66,7 @@ class _Walk:
         spans = [self._of_top(top) for top in all_walks(lambda choose: self._top(choose))]
         return _joined(spans)
 
-    def _top(self, choose: Callable) -> dict[str, Any]:
+    def _top(self, choose: Callable[..., Any]) -> dict[str, Any]:
         """Choose resolution and width multiplier."""
         return {key: value.walk(key, choose) for key, value in self.plan.top.items()}
 
@@ -83,7 +86,7 @@ class _Walk:
             states = self._layer(states, part, dict)
         return _joined(states.values())
 
-    def _stem(self, states: dict[Shape, Range], side: int, scale: Callable) -> dict[Shape, Range]:
+    def _stem(self, states: dict[Shape, Range], side: int, scale: Scale) -> dict[Shape, Range]:
         """The states after the stem."""
         parts = self.plan.parts["stem"]
         if side >= SMALL:
@@ -98,12 +101,12 @@ class _Walk:
             ends.extend(current.items())
         return _merged(ends)
 
-    def _layer(self, states: dict[Shape, Range], part: Parts, scale: Callable) -> dict[Shape, Range]:
+    def _layer(self, states: dict[Shape, Range], part: Parts, scale: Scale) -> dict[Shape, Range]:
         """The states after one layer of the stem or the head."""
         layers = all_walks(lambda choose: part.walk("", choose))
         return self._after(states, [scale(layer) for layer in self._counted(layers)])
 
-    def _stage(self, states: dict[Shape, Range], stage: Stage, scale: Callable) -> dict[Shape, Range]:
+    def _stage(self, states: dict[Shape, Range], stage: Stage, scale: Scale) -> dict[Shape, Range]:
         """The states after a stage."""
         ends: list[tuple[Shape, Range]] = []
         per_layer = list(self._counted(all_walks(lambda choose: stage.each.walk("", choose))))

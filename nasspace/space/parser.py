@@ -7,7 +7,7 @@ in the file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def read(document: Document, classes: int, resolution: int | tuple[int, ...] | N
             raise document.error((), f"a space needs '{key}'")
     whole_number(classes, 2, MAX_WIDTH, Document({}, "classes"), ())
     top = _top(document, space, resolution)
-    parts = {
+    parts: dict[str, Sequence[Any]] = {
         "stem": [_layer(document, ("stem", i)) for i in _sequence(document, "stem")],
         "stages": [_stage(document, ("stages", i)) for i in _sequence(document, "stages")],
         "head": _head([_layer(document, ("head", i)) for i in _sequence(document, "head")], classes, document),
@@ -61,7 +61,7 @@ def read(document: Document, classes: int, resolution: int | tuple[int, ...] | N
     )
 
 
-def _check_extremes(document: Document, parts: dict[str, list], widest: float, divisor: int) -> None:
+def _check_extremes(document: Document, parts: Mapping[str, Sequence[Any]], widest: float, divisor: int) -> None:
     """Refuse a space whose widest or deepest network exceeds the limits of an architecture."""
     held = [(("stem", i), layer) for i, layer in enumerate(parts["stem"])]
     held += [(("stages", i), part) for i, stage in enumerate(parts["stages"]) for part in (stage.direct, stage.each)]
@@ -94,7 +94,7 @@ def _input(document: Document, channels: int | None) -> tuple[int, int, int]:
     return (size[0], size[1], size[2])
 
 
-def _top(document: Document, space: dict, resolution: int | tuple[int, ...] | None) -> dict[str, Value]:
+def _top(document: Document, space: dict[str, Any], resolution: int | tuple[int, ...] | None) -> dict[str, Value]:
     """`resolution`, which the task's replaces, and `width`, as far as there are any."""
     top = {}
     if "resolution" in space:
@@ -288,7 +288,7 @@ def _check_required(document: Document, keys: Keys, known: Blocks, given: set[st
 
 def _head(head: list[Parts], classes: int, document: Document) -> list[Parts]:
     """Complete the head with global pooling, dropout and the classifier where they are missing."""
-    names = [{alternative.block for alternative in layer.parts["block"].alternatives} for layer in head]
+    names = [{alternative.block for alternative in _alternatives(layer)} for layer in head]
 
     def fixed(block: str, **values: int) -> Parts:
         """A layer without choices."""
@@ -308,11 +308,19 @@ def _head(head: list[Parts], classes: int, document: Document) -> list[Parts]:
     return [*body[:ends], *pool, *body[ends:], *dropout, last]
 
 
+def _alternatives(layer: Parts) -> tuple[Alternative, ...]:
+    """The blocks that a layer can be."""
+    block = layer.parts["block"]
+    assert isinstance(block, Blocks)
+    return block.alternatives
+
+
 def _classifier(head: list[Parts], names: list[set[str]], classes: int, document: Document) -> Parts | None:
     """The head's last layer if it is a `linear`, with the number of classes as `out`; None otherwise."""
     if not head or names[-1] != {"linear"}:
         return None
     out = head[-1].parts.get("out", Value((classes,)))
+    assert isinstance(out, Value)
     if out.options != (classes,):
         place = ("head", len(head) - 1, "out")
         raise document.error(place, f"the last layer's out must be the {classes} classes of the data; leave out 'out'")

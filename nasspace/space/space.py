@@ -50,7 +50,7 @@ class Space:
     @classmethod
     def load(
         cls,
-        name: str | os.PathLike,
+        name: str | os.PathLike[str],
         classes: int = 10,
         resolution: int | None = None,
         channels: int | None = None,
@@ -70,7 +70,7 @@ class Space:
         return self.plan.size()
 
     @cached_property
-    def options(self) -> dict[str, tuple]:
+    def options(self) -> dict[str, tuple[Any, ...]]:
         """The options of every choice that some network reaches, in the order of the file."""
         return dict(self.plan.choices())
 

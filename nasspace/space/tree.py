@@ -189,7 +189,7 @@ class Plan:
     input: tuple[int, int, int]
     divisor: int
     top: dict[str, Value]
-    parts: Mapping[str, Sequence[Parts | Stage]]
+    parts: Mapping[str, Sequence[Any]]  # `stages`: Stage; else Parts
     order: tuple[str, ...]
 
     def walk(self, choose: Choose) -> ChosenLayers:
