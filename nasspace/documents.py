@@ -87,8 +87,8 @@ def parse_yaml(text: str, source: str = "") -> Document:
         )  # the mark may be one line after the last
         raise InputError(f"{source}{line}: not valid YAML: {cut(str(error.problem or error.context))}") from None
     except yaml.reader.ReaderError as error:
-        line = text[: error.position].count("\n") + 1
-        raise InputError(f"{source}:{line}: not a text file (a control character)") from None
+        number = text[: error.position].count("\n") + 1
+        raise InputError(f"{source}:{number}: not a text file (a control character)") from None
     except RecursionError:
         raise InputError(f"{source}:1: nested too deeply") from None
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -111,6 +112,13 @@ def wing_of(name: str) -> str:
 def test_every_module_has_its_place():
     assert sorted({wing_of(name) for name in FILES} - ROWS.keys()) == [], "give it a row in WINGS"
     assert sorted(ROWS.keys() - {wing_of(name) for name in FILES}) == [], "this row is empty"
+
+
+def test_the_drawing_in_contributing_names_every_wing():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    drawing = text.partition("## The house")[2].split("```")[1]
+    first = {wing: re.search(rf"\b{wing}\b", drawing) for wing in ROWS if (PACKAGE / wing).is_dir()}
+    assert [wing for wing, found in first.items() if found is None] == []
 
 
 def test_imports_run_downwards(trees):
