@@ -48,9 +48,9 @@ class Acquisition:
         self.surrogates = {name: surrogate(features, name, observations) for name in sorted(unknown)}
         self.complete = [trial for trial in observations if all(name in trial.values for name in objectives)]
         self.pending = [trial.architecture for trial in observations if not trial.values]
-        self.initial_count = len(self.complete) + len(self.pending)
-        self.rejected = len(observations) - self.initial_count
-        self.is_modelled = bool(self.complete) and self.initial_count >= len(INITIAL_QUANTILES)
+        self.trained_count = len(self.complete) + len(self.pending)
+        self.rejected = len(observations) - self.trained_count
+        self.is_modelled = bool(self.complete) and self.trained_count >= len(INITIAL_QUANTILES)
         self.accuracies, self.process, self.least_accuracy = np.ones(len(self.complete)), None, 0.0
         if "accuracy" in objectives:
             self.accuracies = variance_stabilized([trial.values["accuracy"] for trial in self.complete])
@@ -131,7 +131,7 @@ class Acquisition:
         if not names or not likely.any():
             return np.ones(len(architectures))
         logs, _ = self._figure(names[0], architectures, [])
-        target = np.quantile(logs[likely], INITIAL_QUANTILES[self.initial_count % len(INITIAL_QUANTILES)])
+        target = np.quantile(logs[likely], INITIAL_QUANTILES[self.trained_count % len(INITIAL_QUANTILES)])
         return 1 / (1 + np.abs(logs - target))
 
     def _improvement(self, groups: Sequence[np.ndarray], costs: Sequence[np.ndarray]) -> np.ndarray:
