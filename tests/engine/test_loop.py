@@ -196,8 +196,11 @@ def test_a_time_budget_ends_a_search_and_can_be_raised(space):
             study.deadline = 0.0
         return scored(architecture)
 
+    def on_event(kind, **event):
+        if kind == "start":
+            started.append(event["study"])
+
     def searched():
-        on_event = lambda kind, **event: started.append(event["study"]) if kind == "start" else None  # noqa: E731
         return found(space, trials=500, evaluator=scored_in_time, time_budget="1h", sampler="random", on_event=on_event)
 
     assert searched().evaluated == 5
