@@ -185,7 +185,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Export a network that runs without nasspace: architecture, model.py, weights, ONNX; every file is checked."""
-    from nasspace.engine import subjects
+    from nasspace.engine import arch_reference
     from nasspace.engine.delivery import export_front, export_trial
     from nasspace.exporting import preprocessing
     from nasspace.exporting.export import earlier
@@ -201,7 +201,7 @@ def export(
         "batch_size": size,
         "replace": force or out is not None,
     }
-    if name := subjects.study_front(arch):
+    if name := arch_reference.parse_front(arch):
         folder = out or Path("exports") / Path(name).name
         front = export_front(name, folder, resolution=resolution, **options)
         return _print_checks(_merge_exports(folder, front), json)

@@ -290,14 +290,14 @@ def dropped_note(dropped: Sequence[str], width: int, flag: str) -> str:
 
 def study_trial(text: str) -> tuple[str, int] | None:
     """The study and trial of `STUDY:ID`; None for anything else."""
-    from nasspace.engine import subjects
+    from nasspace.engine import arch_reference
 
-    return subjects.study_trial(text)
+    return arch_reference.parse_trial(text)
 
 
 def architecture_of(text: str) -> tuple[Architecture, Path | None]:
     """Load ARCH (a path, STUDY:ID, or a published network) and find its trained weights, if it has any."""
-    from nasspace.engine import subjects
+    from nasspace.engine import arch_reference
 
-    found = subjects.subject(text)
+    found = arch_reference.resolve_arch(text)
     return found.architecture, found.weights
