@@ -14,13 +14,12 @@ from torch import Tensor
 from nasspace import files
 from nasspace.data import decoding, folders, sources, tables
 from nasspace.data.images import DataSet, Images, prepared, stratified
+from nasspace.data.names import NAMED, PREFIXED
 from nasspace.data.sources import Found, Part
 from nasspace.errors import InputError, nearest
 
 __all__ = ["DataSet", "Images", "load_data", "prepared", "stratified"]
 
-NAMED = ("digits", "fashion-mnist", "cifar10")
-PREFIXED = ("imagefolder:DIR", "parquet:FILE", "hub:NAME")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 LARGEST_NATIVE = 224  # pixels a side that images are held at where nobody asked for a resolution
 MOST_CLASSES = 100_000  # a label above is a mistake: the largest public set of images has 21,841 classes

@@ -17,7 +17,7 @@ from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.data.loading import DataSet, load_data, prepared
 from nasspace.engine import machine_lock, origins, subjects
-from nasspace.engine.checks import check_device
+from nasspace.engine.devices import check_device
 from nasspace.engine.origins import Origin
 from nasspace.engine.problem import with_absolute_path
 from nasspace.engine.settings import ResolvedSettings, resolve_settings

@@ -12,7 +12,7 @@ from nasspace.architecture import Architecture
 from nasspace.engine import machine_lock
 from nasspace.engine.latency_evaluator import candidate_seed
 from nasspace.errors import NasspaceError
-from nasspace.failures import CandidateFailed, is_of_machine, of_candidates
+from nasspace.failures import CandidateFailed, as_candidate_failures, is_machine_fault
 from nasspace.studies.recipe import Recipe
 from nasspace.training.settings import Fidelity, TrainingSettings
 
@@ -82,12 +82,12 @@ def deployed(
     where a block raises at this resolution; `NasspaceError` where memory or the device ran out.
     """
     try:
-        with of_candidates():
+        with as_candidate_failures():
             return _deployed(architecture, recipe, data, start, checkpoints, device, on_epoch)
     except Diverged:
         raise
     except CandidateFailed as error:
-        if is_of_machine(error.__cause__ or error):  # not recorded: it may pass at another time
+        if is_machine_fault(error.__cause__ or error):  # not recorded: it may pass at another time
             raise NasspaceError(
                 f"a training of the front stopped: {error}; free memory or device, then resume"
             ) from error
