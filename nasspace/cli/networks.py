@@ -88,9 +88,9 @@ def _failure_of(arch: str) -> dict[str, Any] | None:
 
 def _show_failure(failure: dict[str, Any]) -> None:
     trial = f"trial {failure['id']} of study {failure['study']} (digest {failure['digest']})"
-    print(printing.shown(f"{trial} {failure['failure']}"))
+    print(printing.escape(f"{trial} {failure['failure']}"))
     trace = failure["traceback"] or "no traceback was kept: its process died, or its loss was not a number"
-    print(*map(printing.shown, trace.splitlines()), sep="\n")
+    print(*map(printing.escape, trace.splitlines()), sep="\n")
 
 
 NOTICEABLE = 0.03  # relative difference of a machine's speed from its usual one
@@ -166,7 +166,7 @@ def latency(
             f"the machine ran at {100 * measured.speed:.0f} % of its usual speed; the latency is corrected for it"
         )
     if measured.contended:
-        printing.say(
+        printing.print_message(
             "nas: another process competed for the processor throughout; measure again when the machine is idle"
         )
     return None
@@ -185,7 +185,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Export a network that runs without nasspace: architecture, model.py, weights, ONNX; every file is checked."""
-    from nasspace.engine import subjects
+    from nasspace.engine import arch_reference
     from nasspace.engine.delivery import export_front, export_trial
     from nasspace.exporting import preprocessing
     from nasspace.exporting.export import earlier
@@ -201,7 +201,7 @@ def export(
         "batch_size": size,
         "replace": force or out is not None,
     }
-    if name := subjects.study_front(arch):
+    if name := arch_reference.parse_front(arch):
         folder = out or Path("exports") / Path(name).name
         front = export_front(name, folder, resolution=resolution, **options)
         return _print_checks(_merge_exports(folder, front), json)

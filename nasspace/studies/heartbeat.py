@@ -61,11 +61,13 @@ class Presence:
     def begin(self, trial: optuna.Trial) -> None:
         """A trial is this process's own."""
         if self.study.is_shared:
-            storage.sign_of_life(self.study.record, trial._trial_id)
+            from nasspace.optuna_adapter import trial_id
+
+            storage.sign_of_life(self.study.record, trial_id(trial))
             trial.set_user_attr(
                 PROCESS, identity(self._search)
             )  # last: a trial that says whose it is has a sign of life, too
-            self._mine[trial.number] = trial._trial_id
+            self._mine[trial.number] = trial_id(trial)
 
     def end(self, number: int) -> None:
         """A trial is told."""
@@ -92,8 +94,10 @@ class Presence:
 
     def _lost(self, running: list[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:
         """Of the running trials those whose processes are dead, or silent, or died before they said who they were."""
+        from nasspace.optuna_adapter import trial_id
+
         now, silent = time.monotonic(), storage.silent(self.study.record)
-        doubted = {trial.number for trial in running if trial._trial_id in silent or not trial.user_attrs.get(PROCESS)}
+        doubted = {trial.number for trial in running if trial_id(trial) in silent or not trial.user_attrs.get(PROCESS)}
         self._silent = {number: self._silent.get(number, now) for number in doubted}
         lost = []
         for trial in running:

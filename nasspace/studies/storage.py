@@ -33,7 +33,6 @@ TABLES = {  # of Optuna, in every database of a study
     *("studies", "study_directions", "study_user_attributes", "trials", "trial_values", "trial_params"),
     *("trial_user_attributes", "trial_system_attributes", "version_info", "alembic_version"),
 }
-BEHIND_THE_CACHE = ("_create_new_trial", "_get_trials", "_set_trial_param", "record_heartbeat", "_get_stale_trial_ids")
 log = logging.getLogger(__name__)
 _thread = threading.local()
 
@@ -249,12 +248,16 @@ def ask(study: Any) -> Any:
 
 def silent(study: Any) -> set[int]:
     """Identities of the running trials whose last sign of life is a minute ago."""
-    return set(study._storage._get_stale_trial_ids(study._study_id))
+    from nasspace import optuna_adapter
+
+    return optuna_adapter.stale_trial_ids(study)
 
 
 def sign_of_life(study: Any, trial_id: int) -> None:
     """Tell the other processes of a shared storage that a trial is being worked on."""
-    study._storage.record_heartbeat(trial_id)
+    from nasspace import optuna_adapter
+
+    optuna_adapter.record_heartbeat(study, trial_id)
 
 
 def name_objectives(study: Any, names: list[str]) -> None:
@@ -268,9 +271,11 @@ def name_objectives(study: Any, names: list[str]) -> None:
 
 def ask_again(study: Any, trial: Any) -> None:
     """What was asked of a process that died is asked of the next one; once, whoever finds it."""
-    asked = trial.params if "digest" in trial.user_attrs else trial.system_attrs.get("fixed_params")
+    from nasspace.optuna_adapter import enqueued_params
+
+    asked = trial.params if "digest" in trial.user_attrs else enqueued_params(trial)
     waiting = [other for other in study.get_trials(deepcopy=False) if other.state.name == "WAITING"]
-    if asked and all(other.system_attrs.get("fixed_params") != asked for other in waiting):
+    if asked and all(enqueued_params(other) != asked for other in waiting):
         study.enqueue_trial(dict(asked))
 
 
@@ -298,8 +303,10 @@ def _patient_class() -> type:
     """Optuna's storage whose every question is asked again while the database is gone."""
     import optuna
 
+    from nasspace import optuna_adapter
+
     # It asks again on the connection that was lost, and warns of that at length; `_patiently` says it in a line.
-    logging.getLogger("optuna.storages._rdb.storage").addFilter(lambda said: "Falling back" not in said.getMessage())
+    logging.getLogger(optuna_adapter.STORAGE_LOGGER).addFilter(lambda said: "Falling back" not in said.getMessage())
 
     class Patient(optuna.storages.RDBStorage):
         def __init__(self, url: str, **settings: Any) -> None:
@@ -307,10 +314,8 @@ def _patient_class() -> type:
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the signs of life
                 super().__init__(url, **settings)
 
-    for name in [*vars(optuna.storages.BaseStorage), *BEHIND_THE_CACHE]:
-        method = getattr(optuna.storages.RDBStorage, name, None)
-        if callable(method) and not name.startswith("__"):
-            setattr(Patient, name, _patiently(method))
+    for name, method in optuna_adapter.storage_methods():
+        setattr(Patient, name, _patiently(method))
     return Patient
 
 

@@ -84,11 +84,11 @@ class Study:
 
     def unfinished(self, mine: Container[int] = ()) -> optuna.Trial | None:
         """A trial that a killed process left behind (but see `heartbeat`); `mine` are under way here."""
-        import optuna
+        from nasspace.optuna_adapter import reopened_trial
 
         running = () if self.is_shared else self.frozen("RUNNING")
         left = next((trial for trial in running if trial.number not in mine), None)
-        return None if left is None else optuna.Trial(self.record, left._trial_id)
+        return None if left is None else reopened_trial(self.record, left)
 
     def told(self, trial: optuna.Trial | int, state: str, values: list[float] | None = None) -> bool:
         """Finish a trial: COMPLETE with the objectives' values, PRUNED, or FAIL; False if another process has."""
