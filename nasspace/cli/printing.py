@@ -95,7 +95,7 @@ def _lines_width(text: str) -> int:
     return max(map(len, text.split("\n")))
 
 
-def _share_width(smallest: Sequence[int], largest: Sequence[int], total: int) -> list[int | None]:
+def _share_width(smallest: Sequence[int], largest: Sequence[int], total: int) -> Sequence[int | None]:
     """The width of each column: the smallest, and an equal part of the rest; None if `total` is too small."""
     rest = total - sum(smallest)
     if rest < 0:

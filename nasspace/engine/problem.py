@@ -110,7 +110,7 @@ class Problem:
         }  # fmt: skip
 
     @property
-    def _resolution(self) -> int | None:
+    def _resolution(self) -> int | tuple[int, ...] | None:
         """The deployment resolution; the largest one if the space has several."""
         return self.deployment.resolution if self.deployment else self.space.resolution
 

@@ -283,7 +283,7 @@ class _Folder:
         if name in (recorded := self.record.get("accuracy") or {}):
             yield Check(f"{check} as recorded", verdict.near(recorded[name]), verdict.accuracy, recorded[name])
 
-    def _decided(self, name: str, pixels: Tensor) -> Tensor:
+    def _decided(self, name: str, pixels: Tensor) -> Tensor | None:
         if name == "model.py":
             return self._decisions_of_model_py()
         if name != "weights.pt":
