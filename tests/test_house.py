@@ -44,6 +44,7 @@ HOMES = {
     "optuna": {"studies.storage", "studies.study", "samplers.optuna_samplers"},
     "ray": {f"engine.ray.{name}" for name in ("cluster", "remeasure", "actors", "runner", "watch")},
     "plotly": {"reporting.plots"},
+    "jinja2": {"reporting.report"},
     "onnx": {"latency.convert", "latency.quantization", "latency.graph", "latency.profile", "guidelines.graph_edits"},
     "onnxruntime": {
         *("data.predict", "latency.convert", "latency.quantization", "latency.runtimes.ort"),

@@ -178,10 +178,11 @@ def export(
 ) -> None:
     """Export a network to ship without nasspace: architecture, model.py, weights, ONNX; checked as it is written."""
     from nasspace.engine import subjects
-    from nasspace.engine.delivery import export_front, export_trial
     from nasspace.exporting import preprocessing
     from nasspace.exporting.export import earlier
     from nasspace.exporting.export import export as write
+    from nasspace.exporting.members import export_front, export_member
+    from nasspace.studies.study import load
 
     formats = tuple(part.strip() for part in format.split(",") if part.strip())
     size = int(batch) if batch.isascii() and batch.isdecimal() else batch
@@ -190,11 +191,12 @@ def export(
     how: dict[str, Any] = {"formats": formats, "seed": seed, "batch_size": size, "replace": force or out is not None}
     if name := subjects.study_front(arch):
         folder = out or Path("exports") / Path(name).name
-        front = export_front(name, folder, resolution=resolution, **how)
+        front = export_front(load(name).snapshot(), folder, resolution=resolution, **how)
         return _checked(_joined(folder, front), json)
     if trial := printing.study_trial(arch):
         folder = out or Path("exports") / f"{Path(trial[0]).name}-{trial[1]}"
-        exported = export_trial(*trial, folder, resolution=resolution, **how)
+        study = load(trial[0])
+        exported = export_member(study.snapshot(), study.member(trial[1]), folder, resolution=resolution, **how)
     else:
         architecture, weights = _load(arch, resolution)
         folder = out or Path("exports") / (

@@ -137,7 +137,7 @@ class Display:
 
     def _table(self) -> Any:
         if not self._front and self.done:
-            front = self.study.front_rows()[:SHOWN]
+            front = self.study.snapshot().rows()[:SHOWN]
             width = printing.console(stderr=True).width
             self._front = printing.front_table(front, self.study.settings["accuracy_is_of"], "the front so far", width)
         return self._front

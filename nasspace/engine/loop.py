@@ -205,7 +205,7 @@ def _run(study: Study, task: Task, fresh_latency: bool, report: Report, started:
         report("start", study=study, task=task)
         for note in task.notes:
             report("note", text=note)
-        wanted = not study.searched and (study.deadline or not study.evaluated)
+        wanted = not study.is_searched and (study.deadline or not study.evaluated)
         likely = duration.estimate(task) if wanted else None
         if likely and not task.recipe.distributed:
             report("note", text=str(likely))
@@ -225,7 +225,7 @@ def _run(study: Study, task: Task, fresh_latency: bool, report: Report, started:
             else:
                 _one_by_one(driver)
         if study.evaluated:
-            study.search_ended()
+            study.record_search_end()
         elif driver.out_of_time and not study.rejected:
             raise InputError(
                 f"{study.folder}: the time budget of {task.recipe.time_budget:g} s ended before a network was "
@@ -266,7 +266,7 @@ def nothing_found(study: Study) -> NothingFound:
             f"no network is left: {len(failed)} failed at the deployment resolution, the first one, {study.name}:"
             f"{number}: {why}; lower the recipe's training.learning_rate"
         )
-    if study.over_limit(best) <= 0 and (again := study.again().get(str(best.number))):
+    if study.over_limit(best) <= 0 and (again := study.remeasured().get(str(best.number))):
         return NothingFound(
             f"no network stayed within the limits ({_limits(study)}): the nearest, {study.name}:{best.number}, took "
             f"{again['median_ms']:.4g} ms when its exported file was measured again; search on with more --trials"

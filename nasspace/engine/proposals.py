@@ -68,7 +68,7 @@ class Candidates:
         """
         self.exhausted = False
         for _ in range(REFUSED):
-            if (trial := self.study.unfinished(under_way) or self._asked()) is None:
+            if (trial := self.study.interrupted(under_way) or self._asked()) is None:
                 break
             with storage.unless_finished():
                 begin(trial)
@@ -82,7 +82,7 @@ class Candidates:
                 if not reason:
                     return trial, architecture
                 trial.set_user_attr("reason", reason)
-                self.study.told(trial, "FAIL")
+                self.study.finish_trial(trial, "FAIL")
                 if enough:
                     return None
         self.exhausted = True

@@ -87,5 +87,5 @@ def subject(text: str) -> Subject:
 
 def member(study: Study, number: int) -> Subject:
     """A trial of a study."""
-    weights = study.weights(number) or study.kept_weights.path(number)
+    weights = study.weights(number) or study.search_weights.path(number)
     return Subject(study.architecture(number), weights, study, number)

@@ -19,7 +19,7 @@ from nasspace.engine.proposals import Candidates, is_taken
 from nasspace.errors import InputError
 from nasspace.studies import storage
 from nasspace.studies import study as records
-from nasspace.studies.heartbeat import Presence
+from nasspace.studies.heartbeat import Heartbeat
 from nasspace.studies.study import Study
 from nasspace.studies.trial_table import is_same_machine, machine_text
 
@@ -55,20 +55,20 @@ class Driver:
         self.task = task
         self.report = report
         self.under_way: dict[int, Candidate] = {}
-        self.presence = Presence(study)
+        self.heartbeat = Heartbeat(study)
         self._reserved = 0.0
         self.out_of_time = False
         self._stopped = False
-        if task.recipe.time_budget and study.searched:  # a process that was killed after the search's own end
+        if task.recipe.time_budget and study.is_searched:  # a process that was killed after the search's own end
             self._stopped = True
         self._candidates = Candidates(study, task.space, task.recipe.sampler, task.scorer.known, task.recipe.seed)
 
     def __enter__(self) -> Driver:
-        self.presence.__enter__()
+        self.heartbeat.__enter__()
         return self
 
     def __exit__(self, *ended: object) -> None:
-        self.presence.__exit__(*ended)
+        self.heartbeat.__exit__(*ended)
 
     def reserve(self, seconds: float) -> None:
         """Keep this much of the time budget, half of it at most, for the last rung and the exports."""
@@ -80,11 +80,11 @@ class Driver:
             return None
         candidate = self._next()
         if candidate is None:
-            idle = not self.under_way and not self.presence.others() and not self.study.frozen("WAITING")
+            idle = not self.under_way and not self.heartbeat.others() and not self.study.frozen("WAITING")
             if self._candidates.exhausted and idle:
                 self._stop(f"no new network within the limits is left; {self.study.evaluated} evaluated")
             return None
-        self.study.ends_early("")
+        self.study.record_early_end("")
         if self.study.record.user_attrs.get(records.FINISHED):
             self.study.record.set_user_attr(records.FINISHED, False)
             self.study.record.set_user_attr(records.SEARCHED, False)
@@ -93,7 +93,7 @@ class Driver:
 
     def _next(self) -> Candidate | None:
         """The sampler's next candidate; one that crashed its process too often is a failed trial."""
-        while found := self._candidates.next(self.under_way, self.presence.begin, self._most):
+        while found := self._candidates.next(self.under_way, self.heartbeat.begin, self._most):
             candidate = Candidate(*found, time.monotonic())
             trace = self._trace(candidate)
             crashes = trace.read_text(errors="backslashreplace") if trace.is_file() else ""
@@ -137,7 +137,7 @@ class Driver:
         """Whether nothing is under way, here or in other processes, and no candidate will come."""
         if self.under_way:
             return False
-        return self._stopped or (self._reached() and not self.presence.others())
+        return self._stopped or (self._reached() and not self.heartbeat.others())
 
     def tell(self, candidate: Candidate, outcome: evaluator.Outcome) -> None:
         """Write an outcome into the record; the last write is the one that makes the trial finished."""
@@ -146,15 +146,15 @@ class Driver:
             return self._failed(candidate, outcome)
         self._check_machine(candidate, outcome)
         if outcome.weights is not None:
-            study.kept_weights.keep(trial.number, outcome.weights)
+            study.search_weights.keep(trial.number, outcome.weights)
         kept = False
         with storage.unless_finished():
             self._write(candidate, outcome)
             whole = all(name in outcome.values for name in study.objectives)
             if whole and ("accuracy" in study.objectives or not outcome.reason):
-                kept = study.told(trial, "COMPLETE", [outcome.values[name] for name in study.objectives])
+                kept = study.finish_trial(trial, "COMPLETE", [outcome.values[name] for name in study.objectives])
             else:
-                kept = study.told(trial, "PRUNED")
+                kept = study.finish_trial(trial, "PRUNED")
         self._ended(candidate)
         if not kept:
             text = f"trial {trial.number} was thought lost and is asked again by another process"
@@ -181,7 +181,7 @@ class Driver:
         with storage.unless_finished():
             candidate.trial.set_user_attr("traceback", outcome.traceback)
             candidate.trial.set_user_attr("reason", f"failed: {failure}"[:500])
-            self.study.told(candidate.trial, "FAIL")
+            self.study.finish_trial(candidate.trial, "FAIL")
         self._ended(candidate)
         self.report("left", number=candidate.number, text=f"trial {candidate.number} failed: {failure}")
         ended = self.study.frozen("COMPLETE", "PRUNED", "FAIL")
@@ -194,7 +194,7 @@ class Driver:
 
     def _ended(self, candidate: Candidate) -> None:
         self.under_way.pop(candidate.number, None)
-        self.presence.end(candidate.number)
+        self.heartbeat.end(candidate.number)
 
     def _check_machine(self, candidate: Candidate, outcome: evaluator.Outcome) -> None:
         """One machine's latencies in a study: those of another would stand in one front with them."""
@@ -223,7 +223,7 @@ class Driver:
             self.out_of_time = True
             self._stop(f"the time for the search is used up{kept}; {self.study.evaluated} evaluated")
             return True
-        under_way = len(self.under_way) + len(self.presence.others())
+        under_way = len(self.under_way) + len(self.heartbeat.others())
         if self.study.evaluated + under_way >= self.task.recipe.trials:
             return True
         if in_a_row := self._hopeless():
@@ -235,12 +235,12 @@ class Driver:
         """End the search before its trials are used up, and record why, unless time alone was to end it."""
         self._stopped = True
         if self.task.recipe.is_bounded or not self.out_of_time:
-            self.study.ends_early(why)
+            self.study.record_early_end(why)
         self.report("note", text=f"the search ends: {why}")
 
     def _keep_front_weights(self) -> None:
         """The weights of networks that are unlikely to be trained further go; if one is, it is trained again."""
-        self.study.kept_weights.drop(self.study.beyond_layers(KEPT_LAYERS))
+        self.study.search_weights.drop(self.study.beyond_layers(KEPT_LAYERS))
 
     def _hopeless(self) -> int:
         """How many were rejected in a row, where the limits look out of reach; else 0."""

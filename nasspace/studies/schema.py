@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 VERSION = 1
 LAST_RUNG = "last_rung:"  # study attribute, with a trial's number: its training at the deployment resolution
 DEPLOYED = "deployed:"  # study attribute, with a trial's number: its last rung and the judged file, or why it failed
-AGAIN = "latency_again"  # study attribute: the front as measured again from the exported files
+REMEASURED = "latency_again"  # study attribute: the front as measured again from the exported files
 PREDICTOR = "latency_predictor"  # study attribute: how well latency is predicted from the other networks measured
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -244,7 +244,7 @@ def _kind_of(key: str, value: Any) -> Any:
         return LastRung
     if key.startswith(DEPLOYED):
         return None if value is None else Undeployable if isinstance(value, dict) and "failed" in value else Deployed
-    return {AGAIN: dict[str, Interval], PREDICTOR: Predictor}.get(key)
+    return {REMEASURED: dict[str, Interval], PREDICTOR: Predictor}.get(key)
 
 
 def _said(error: ValidationError, name: str) -> str:
