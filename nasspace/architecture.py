@@ -189,7 +189,7 @@ def canonical(layer: Layer, in_channels: int | None) -> dict[str, Any]:
     """Every option that the layer's block uses, defaults filled in and settled at these widths."""
     if in_channels is None or layer.out is None:
         return {**blocks.get(layer.block).defaults, **layer.options}
-    return blocks.settled_if_possible(layer.block, in_channels, layer.out, layer.stride, layer.options)
+    return blocks.resolve_if_possible(layer.block, in_channels, layer.out, layer.stride, layer.options)
 
 
 @lru_cache(maxsize=100_000)
@@ -269,7 +269,7 @@ def _checked_layer(layer: Mapping[str, Any], channels: int | None, document: Doc
     if "out" in layer:
         out = whole_number(layer["out"], 1, MAX_WIDTH, document, (*keys, "out"))
     if channels is not None and out is not None and not block.flattens:
-        full = blocks.settled_if_possible(block.name, channels, out, stride, options)
+        full = blocks.resolve_if_possible(block.name, channels, out, stride, options)
         options = _acting(block, options, full)
     return Layer(block.name, out, stride, options)
 

@@ -1,14 +1,14 @@
-"""How the published networks are initialised: named schemes, each of which fills the weights of a list of modules.
+"""Initialization schemes by name: Kaiming's normal, and those of the published networks.
 
-A scheme takes the modules of a network in their order, so that it can tell the first convolution from the others. Of
-each it sets the weight and the bias; modules without weights may be among them. All draw from torch's global generator.
-Where nothing else is said, batch norm starts with 1 and 0, and every bias with 0.
+A scheme is a function that sets the weights and biases of a list of modules. It takes the modules of a whole network in
+their order, since some schemes treat the first convolution differently; modules without weights may be among them. All
+schemes draw from torch's global generator. Unless a scheme's docstring differs, batch norm starts with weight 1 and
+bias 0, and every other bias with 0. A family of published networks names its scheme (`zoo.parts.Family`).
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -23,17 +23,17 @@ CONVOLUTIONS = (nn.Conv2d,)
 DENSE = (nn.Linear,)
 WEIGHTED = (nn.Conv2d, nn.Linear)
 DEFAULT = "kaiming"
-NARROW = 16  # units of squeeze-and-excitation: fewer may all start at zero, where ReLU has no gradient
+NARROW = 16  # units of a squeeze-and-excitation: fewer may all start at zero, where ReLU has no gradient
 
 
 def kaiming(parts: Sequence[nn.Module]) -> None:
     """Convolutions: normal, Kaiming's fan-out (k x k x out, in groups as well); linear: normal, 0.01.
 
-    He et al. 2015; as torchvision initialises MobileNetV2, MobileNetV3 and ResNet (whose last layer it leaves as
+    He et al. 2015; as torchvision initializes MobileNetV2, MobileNetV3 and ResNet (whose last layer it leaves as
     PyTorch does). MobileNeXt's official code writes the same as N(0, sqrt(2 / (k x k x out))).
     """
     for part in parts:
-        _plain(part)
+        _reset_norms_and_biases(part)
         if isinstance(part, CONVOLUTIONS):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(part, DENSE):
@@ -45,7 +45,7 @@ def alexnet(parts: Sequence[nn.Module]) -> None:
     convolutions = [part for part in parts if isinstance(part, CONVOLUTIONS)]
     ones = [*convolutions[1:2], *convolutions[3:5], *[part for part in parts if isinstance(part, DENSE)][:-1]]
     for part in parts:
-        _plain(part)
+        _reset_norms_and_biases(part)
         if isinstance(part, WEIGHTED):
             nn.init.normal_(part.weight, 0, 0.01)
     for part in ones:
@@ -57,7 +57,7 @@ def squeezenet(parts: Sequence[nn.Module]) -> None:
     """Caffe's "xavier": uniform in +-sqrt(3 / fan-in); the last layer N(0, 0.01) (official prototxt)."""
     weighted = [part for part in parts if isinstance(part, WEIGHTED)]
     for part in parts:
-        _plain(part)
+        _reset_norms_and_biases(part)
         if part in weighted[-1:]:
             nn.init.normal_(part.weight, 0, 0.01)
         elif part in weighted:
@@ -67,7 +67,7 @@ def squeezenet(parts: Sequence[nn.Module]) -> None:
 def xception(parts: Sequence[nn.Module]) -> None:
     """Glorot's uniform, +-sqrt(6 / (fan-in + fan-out)): Keras' default, recalled; the paper names none."""
     for part in parts:
-        _plain(part)
+        _reset_norms_and_biases(part)
         if isinstance(part, WEIGHTED):
             nn.init.xavier_uniform_(part.weight)
 
@@ -75,7 +75,7 @@ def xception(parts: Sequence[nn.Module]) -> None:
 def mobilenet_v1(parts: Sequence[nn.Module]) -> None:
     """Normal with standard deviation 0.09 cut off at two of them, not widened for it (official code, TF-slim)."""
     for part in parts:
-        _plain(part)
+        _reset_norms_and_biases(part)
         if isinstance(part, WEIGHTED):
             nn.init.trunc_normal_(part.weight, 0, 0.09, -0.18, 0.18)
 
@@ -85,7 +85,7 @@ def mnasnet(parts: Sequence[nn.Module]) -> None:
     +-1 / sqrt(out) (official code).
     """
     for part in parts:
-        _plain(part)
+        _reset_norms_and_biases(part)
         if isinstance(part, CONVOLUTIONS):
             area = part.kernel_size[0] * part.kernel_size[1]
             nn.init.normal_(part.weight, 0, math.sqrt(2 / (area * (1 if is_depthwise(part) else part.out_channels))))
@@ -100,7 +100,7 @@ def shufflenet(parts: Sequence[nn.Module]) -> None:
     """
     first = next((part for part in parts if isinstance(part, CONVOLUTIONS)), None)
     for part in parts:
-        _plain(part)
+        _reset_norms_and_biases(part)
         if isinstance(part, WEIGHTED):
             inner = isinstance(part, CONVOLUTIONS) and part is not first
             nn.init.normal_(part.weight, 0, 1 / part.weight.shape[1] if inner else 0.01)
@@ -109,7 +109,7 @@ def shufflenet(parts: Sequence[nn.Module]) -> None:
 
 
 def pytorch(parts: Sequence[nn.Module]) -> None:
-    """What PyTorch's constructors do: uniform in +-1 / sqrt(fan-in), biases as well."""
+    """PyTorch's constructors: uniform in +-1 / sqrt(fan-in), biases as well."""
     for part in parts:
         if isinstance(part, (*WEIGHTED, nn.BatchNorm2d)):
             part.reset_parameters()
@@ -129,60 +129,30 @@ SCHEMES: dict[str, Scheme] = {
     "resnet": kaiming,
     "pytorch": pytorch,
 }
-# The names of published networks by family: `mobilenet_v2_0.75`, `shufflenet_v1_g3_1.0`, `resnet50`. A network of a
-# study is called `STUDY-NUMBER` and is never one of them, whatever the study's name.
-NUMBER = r"\d+(\.\d+)?"
-FAMILIES = {
-    "alexnet": r"alexnet",
-    "squeezenet": r"squeezenet(_1\.[01])?",
-    "xception": r"xception",
-    "mobilenet_v1": rf"mobilenet_v1_{NUMBER}",
-    "mobilenet_v2": rf"mobilenet_v2_{NUMBER}",
-    "mnasnet": rf"mnasnet_(a1|b1)_{NUMBER}|mnasnet_small",
-    "shufflenet": rf"shufflenet_v1_g[12348]_{NUMBER}|shufflenet_v2_{NUMBER}",
-    "mobilenet_v3": rf"mobilenet_v3_(large|small)_{NUMBER}",
-    "mobilenext": rf"mobilenext_{NUMBER}(_identity_1_\d+)?",
-    "resnet": r"(se_)?resnet(18|34|50|101|152)|resnext(50|101|152)_\d+x\d+d",
-}
-VARIANT = r"(_bypass|_complex_bypass|_grouped|_v1|_torchvision|_megvii|_cifar|_d-li14)*"
 
 
 def names() -> list[str]:
-    """The schemes: `kaiming`, the default, one for each published family, and `pytorch`."""
+    """Names of the schemes: `kaiming`, the default, one for each published family, and `pytorch`."""
     return list(SCHEMES)
 
 
 def load(name: str) -> Scheme:
-    """The scheme of a name; an unknown one is an `InputError` with the nearest."""
+    """Return the scheme called `name`; an unknown name is an `InputError` with the nearest known one."""
     if name not in SCHEMES:
-        raise InputError(f"initialisation: '{name}' is not a scheme{nearest(name, SCHEMES)}")
+        raise InputError(f"initialization: '{name}' is not a scheme{nearest(name, SCHEMES)}")
     return SCHEMES[name]
 
 
-def of(name: str) -> Scheme:
-    """The scheme of a published network's name (its paper's, also in a variant); of any other name the default."""
-    return SCHEMES[family(name) or DEFAULT]
-
-
-def family(name: str) -> str | None:
-    """The family of a published network's name, which is also its scheme's; None for any other name.
-
-    >>> family("shufflenet_v2_1.0_torchvision"), family("mobilenet_v2_0.75"), family("mobilenet_v2-17")
-    ('shufflenet', 'mobilenet_v2', None)
-    """
-    return next((kind for kind, form in FAMILIES.items() if re.fullmatch(f"({form}){VARIANT}", name, re.ASCII)), None)
-
-
 def is_depthwise(part: nn.Module) -> bool:
-    """Whether it is a convolution of each channel by itself."""
+    """Whether a module is a depthwise convolution."""
     return isinstance(part, nn.Conv2d) and part.groups == part.in_channels > 1
 
 
 def activate_squeeze(parts: Sequence[nn.Module]) -> None:
-    """Give the strongest unit of each narrow squeeze-and-excitation a positive sum of weights.
+    """Make the largest sum of weights of each narrow squeeze-and-excitation positive, by the sign of one unit.
 
-    The unit reads means of activations, which are hardly ever negative. Where every unit has a negative sum, ReLU gives
-    zero for every image, and no gradient: with three units that is one network in eight. Only a sign changes.
+    Units read means of activations, which are hardly ever negative. Where every unit has a negative sum of weights,
+    ReLU returns zero for every image and has no gradient: with three units, in one network of eight.
     """
     for part in parts:
         if isinstance(part, SqueezeExcite) and part.reduce.out_channels < NARROW:
@@ -193,8 +163,8 @@ def activate_squeeze(parts: Sequence[nn.Module]) -> None:
                     part.reduce.weight[strongest].neg_()
 
 
-def _plain(part: nn.Module) -> None:
-    """Batch norm 1 and 0, every bias 0; weights of convolutions and linear layers stay."""
+def _reset_norms_and_biases(part: nn.Module) -> None:
+    """Set batch norm to 1 and 0 and every bias to 0; keep weights of convolutions and linear layers."""
     if isinstance(part, nn.BatchNorm2d):
         nn.init.ones_(part.weight)
     if isinstance(part, (*WEIGHTED, nn.BatchNorm2d)) and part.bias is not None:

@@ -14,23 +14,24 @@ from nasspace.errors import InputError
 
 
 class Network(nn.Sequential):
-    """A chain of blocks, one a layer; a 1x1 map at the end is given as a row of class scores."""
+    """Blocks in sequence, one per layer; a 1x1 map at the end becomes a row of class scores."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, C, H, W) to (batch, classes)."""
         for block in self:
             x = block(x)
         return x.flatten(1) if x.dim() == 4 and x.shape[2] == x.shape[3] == 1 else x
 
 
-def build(architecture: Architecture, *, seed: int = 0, initialisation: str | None = None) -> Network:
-    """The network of an architecture, initialised from `seed`: (batch, C, H, W) to (batch, classes).
+def build(architecture: Architecture, *, seed: int = 0, initialization: str = schemes.DEFAULT) -> Network:
+    """Build the network of an architecture, with initial weights from `seed`.
 
-    The library's own blocks start as the scheme `initialisation` says (`nasspace.initialization.names()`); without
-    one a published network, known by its name, starts as in its paper, and any other by Kaiming's normal. A user's
-    own block keeps the initialisation of its constructor. The global random state is left as it was. An unknown
-    scheme is an `InputError` with the nearest.
+    Its input is (batch, C, H, W), its output (batch, classes). `initialization` names the scheme of the library's
+    blocks (`nasspace.initialization.names()`); `nasspace.zoo.initialization_of(name)` is that of a published network's
+    paper. A user's own block keeps the initialization of its constructor. Equal architectures have equal weights from
+    one seed. The global random state does not change. An unknown scheme is an `InputError` with the nearest known one.
     """
-    initialise = schemes.of(architecture.name) if initialisation is None else schemes.load(initialisation)
+    initialize = schemes.load(initialization)
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)  # `torch.manual_seed` also changes the accelerators'
         network = Network()
@@ -43,19 +44,19 @@ def build(architecture: Architecture, *, seed: int = 0, initialisation: str | No
             channels = layer.out or channels
         own = [block for block in network if type(block).__module__.startswith("nasspace.blocks.")]
         parts = [part for block in own for part in block.modules()]
-        initialise(parts)
+        initialize(parts)
         schemes.activate_squeeze(parts)
     return network
 
 
 def make_block(layer: Layer, in_channels: int, position: int | None = None) -> nn.Module:
-    """One block of `in_channels`; what its constructor or its `settle` refuses is an `InputError` naming the layer."""
+    """Build one block; an error in its constructor or its `resolve` becomes an `InputError` that names the layer."""
     block = blocks.get(layer.block)
     try:
-        if layer.out is not None and not block.flattens:  # an architecture is made without an error of its `settle`
-            blocks.settle(layer.block, in_channels, layer.out, layer.stride, layer.options)
+        if layer.out is not None and not block.flattens:  # `Architecture.of` ignores errors of `resolve`
+            blocks.resolve(layer.block, in_channels, layer.out, layer.stride, layer.options)
         return block.cls(in_channels, layer.out or in_channels, layer.stride, **layer.options)
-    except Exception as error:  # what a user wrote may raise anything
+    except Exception as error:  # a user's block may raise anything
         where = layer.block if position is None else f"layers[{position}] ({layer.block})"
         reason = str(error) or type(error).__name__
         raise InputError(
@@ -64,7 +65,7 @@ def make_block(layer: Layer, in_channels: int, position: int | None = None) -> n
 
 
 def _shape(network: nn.Module, architecture: Architecture) -> tuple[int, ...]:
-    """The shape of one image after the blocks so far."""
+    """Shape of one image after the blocks so far, without the batch."""
     network.eval()  # one image has no batch statistics
     with torch.no_grad():
         shape = tuple(network(torch.zeros(1, *architecture.input)).shape[1:])

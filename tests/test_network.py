@@ -1,4 +1,4 @@
-"""Building networks: seeds, initialisation, shapes, and constructors that fail."""
+"""Building networks: seeds, initialization, shapes, and constructors that fail."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_global_random_state_is_left_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_initialisation():
+def test_initialization():
     network = build(Space.load("mobile", resolution=32).sample(random.Random(0))).requires_grad_(False)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -43,7 +43,7 @@ def test_initialisation():
     assert float(linear.weight.detach().std()) == pytest.approx(0.01, rel=0.05)
 
 
-def test_a_user_s_block_keeps_its_own_initialisation(own_blocks):
+def test_a_users_block_keeps_its_own_initialization(own_blocks):
     class Constant(nn.Conv2d):
         def __init__(self, in_channels, out_channels, stride):
             super().__init__(in_channels, out_channels, 1, stride)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,11 @@ from nasspace.blocks.options import Norm, Ratio, Share
 class Fire(nn.Module):
     """1x1 to squeeze x out, ReLU -> concat(1x1, ReLU | 3x3, ReLU) [+ bypass]. SqueezeNet, section 3.2.
 
-    `expand_3x3` is the share of 3x3 filters (pct3x3), the 1x1 part comes first. `bypass` adds the input:
+    `expand_3x3` is the share of 3x3 filters (pct3x3); the 1x1 part comes first. `bypass` adds the input:
     `simple` where the width stays, `complex` also through a 1x1 convolution where it changes. All convolutions
-    have a bias and no norm, as in the paper, unless `norm: bn`; then none has a bias, also not the bypass, whose bias
-    the batch norm of the next layer would cancel. The paper strides by max pooling between
-    modules: so a stride puts a 3x3 max pooling in front.
+    have a bias and no norm, as in the paper. With `norm: bn` none has a bias, not even the bypass, whose bias
+    the batch norm of the next layer would cancel. The paper strides by max pooling between modules, so a stride
+    puts a 3x3 max pooling in front.
     """
 
     def __init__(
@@ -33,44 +33,47 @@ class Fire(nn.Module):
         norm: Norm = "none",
     ):
         super().__init__()
-        squeezed, wide = _widths(out_channels, squeeze, expand_3x3)
+        resolved = Fire.resolve(
+            in_channels, out_channels, stride, squeeze=squeeze, expand_3x3=expand_3x3, bypass=bypass
+        )
+        squeezed, wide = resolved["squeezed"], resolved["wide"]
         self.pool = nn.MaxPool2d(3, stride, 1) if stride > 1 else nn.Identity()
         self.squeeze = _conv(in_channels, squeezed, 1, norm)
         parts = [(out_channels - wide, 1), (wide, 3)]
         self.expand = nn.ModuleList(_conv(squeezed, width, kernel, norm) for width, kernel in parts if width)
-        bypass = _bypass(in_channels, out_channels, bypass)
         self.bypass = {
             "none": lambda: None,
             "simple": nn.Identity,
             "complex": lambda: nn.Conv2d(in_channels, out_channels, 1, bias=norm == "none"),
-        }[bypass]()
+        }[resolved["bypass"]]()
 
     @staticmethod
-    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
-        squeezed, wide = _widths(out_channels, options["squeeze"], options["expand_3x3"])
-        bypass = _bypass(in_channels, out_channels, options["bypass"])
-        return {"squeeze": None, "squeezed": squeezed, "expand_3x3": None, "wide": wide, "bypass": bypass}
+    def resolve(
+        in_channels: int, out_channels: int, stride: int, *, squeeze: float, expand_3x3: float, bypass: str, **_: Any
+    ) -> dict[str, Any]:
+        """The widths of the squeeze layer and of the 3x3 part, and the bypass that exists at these widths."""
+        if bypass != "none" and in_channels == out_channels:
+            bypass = "simple"
+        elif bypass == "simple":
+            bypass = "none"
+        return {
+            "squeeze": None,
+            "squeezed": max(1, share_of(out_channels, squeeze)),
+            "expand_3x3": None,
+            "wide": share_of(out_channels, expand_3x3),
+            "bypass": bypass,
+        }
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, H, W) to (batch, out_channels, H / stride, W / stride)."""
         x = self.pool(x)
         squeezed = self.squeeze(x)
         out = torch.cat([expand(squeezed) for expand in self.expand], 1)
         return out if self.bypass is None else self.bypass(x) + out
 
 
-def _widths(out_channels: int, squeeze: float, expand_3x3: float) -> tuple[int, int]:
-    """The width of the squeeze layer and that of the 3x3 part."""
-    return max(1, share_of(out_channels, squeeze)), share_of(out_channels, expand_3x3)
-
-
-def _bypass(in_channels: int, out_channels: int, bypass: str) -> str:
-    """What the bypass is at these widths: an identity, a convolution, or nothing."""
-    if bypass == "none" or in_channels == out_channels:
-        return "none" if bypass == "none" else "simple"
-    return "complex" if bypass == "complex" else "none"
-
-
 def _conv(in_channels: int, out_channels: int, kernel: int, norm: str) -> nn.Sequential:
+    """Convolution, batch norm with `bn`, ReLU."""
     bn = [nn.BatchNorm2d(out_channels)] if norm == "bn" else []
     conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=norm == "none")
     return nn.Sequential(conv, *bn, nn.ReLU())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nasspace.blocks.layers import activated
+from nasspace.blocks.layers import activation_layers
 from nasspace.blocks.options import Activation, Probability
 
 
@@ -20,12 +20,12 @@ class GlobalPool(nn.Sequential):
 
 
 class Flatten(nn.Sequential):
-    """The map as one row, C x H x W values; where another width is asked for, a linear layer follows.
+    """The map as one row of C x H x W values; where `out` is another width, a linear layer follows.
 
-    `in_channels` is C x H x W (the network's builder sees to that); `stride` does nothing.
+    `in_channels` is C x H x W, as `network.build` passes it; `stride` does nothing.
     """
 
-    flattens = True  # the builder gives the size of the whole map as `in_channels`
+    flattens = True  # `in_channels` is the size of the whole map
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         same = in_channels == out_channels
@@ -41,7 +41,7 @@ class Dropout(nn.Sequential):
 
 
 class Linear(nn.Module):
-    """Linear layer and activation, on the mean over the map where it is not 1x1 yet; `stride` does nothing."""
+    """Linear layer, activation; a map larger than 1x1 is averaged first; `stride` does nothing."""
 
     def __init__(
         self,
@@ -54,9 +54,10 @@ class Linear(nn.Module):
     ):
         super().__init__()
         self.linear = nn.Linear(in_channels, out_channels, bias=bias)
-        self.activation = nn.Sequential(*activated(activation))
+        self.activation = nn.Sequential(*activation_layers(activation))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels) or (batch, in_channels, H, W) to (batch, out_channels)."""
         if x.dim() == 4:
             x = x.flatten(1) if x.shape[2] == x.shape[3] == 1 else x.mean((2, 3))
         return self.activation(self.linear(x))

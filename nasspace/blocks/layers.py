@@ -1,4 +1,4 @@
-"""What the blocks are made of: convolution + batch norm + activation, squeeze-and-excitation, channel shuffle."""
+"""Building blocks of the blocks: convolution + batch norm + activation, squeeze-and-excitation, channel shuffle."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ ACTIVATIONS = {
 EPSILON = 1e-5  # PyTorch's epsilon of batch norm
 
 
-def activated(name: str) -> list[nn.Module]:
-    """The activation of a name as a list of one module; an empty list for 'none'."""
+def activation_layers(name: str) -> list[nn.Module]:
+    """The activation called `name` as a list of one module; an empty list for 'none'."""
     return [] if name == "none" else [ACTIVATIONS[name]()]
 
 
@@ -38,7 +38,7 @@ def conv_bn(
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(out_channels, eps=eps),
-        *activated(activation),
+        *activation_layers(activation),
     )
 
 
@@ -61,7 +61,7 @@ def make_divisible(value: float, divisor: int = 8, minimum: int | None = None) -
 
 
 def share_of(width: int, share: float) -> int:
-    """That share of a width, rounded down; a third of 96 is 32 in spite of binary fractions.
+    """Multiply a width by a share and round down; a third of 96 is 32 despite binary fractions.
 
     >>> share_of(96, 1 / 3), share_of(100, 0.57)
     (32, 57)
@@ -83,8 +83,8 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """Interleave the channels of `groups` groups: (g, n) is read as (n, g). ShuffleNet, section 3.1."""
     if groups == 1:
         return x
-    channels, height, width = (int(size) for size in x.shape[1:])  # plain numbers: a traced batch may have any size
-    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):  # as in training: stay in it
+    channels, height, width = (int(size) for size in x.shape[1:])  # plain numbers, so that only the batch is traced
+    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):  # keep the format of training
         x = x.permute(0, 2, 3, 1).reshape(-1, height, width, groups, channels // groups)
         return x.transpose(3, 4).reshape(-1, height, width, channels).permute(0, 3, 1, 2)
     x = x.reshape(-1, groups, channels // groups, height, width)
@@ -92,22 +92,27 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
 
 
 def possible_skip(skip: str, in_channels: int, out_channels: int, stride: int) -> str:
-    """The skip that can exist: none where the width changes, no identity at a stride."""
+    """The skip that can exist: 'none' where the width changes, and no 'identity' at a stride."""
     if in_channels != out_channels or (skip == "identity" and stride != 1):
         return "none"
     return skip
 
 
-def skipped(skip: str, stride: int) -> nn.Module | None:
-    """The module of a skip: nothing to do, 3x3 average pooling (MnasNet's), or None."""
+def skip_layer(skip: str, stride: int) -> nn.Module | None:
+    """The module of a skip: an identity, 3x3 average pooling (MnasNet), or None for 'none'."""
     if skip == "none":
         return None
     return nn.AvgPool2d(3, stride, 1) if skip == "pool" else nn.Identity()
 
 
 def squeezed_width(channels: int, se: float) -> int:
-    """That share of a width, at least 1: the inner width of squeeze-and-excitation."""
+    """The inner width of squeeze-and-excitation: the share `se` of `channels`, at least 1."""
     return max(1, share_of(channels, se))
+
+
+def resolved_se(channels: int, se: float) -> dict[str, int | None]:
+    """Replace the ratio `se` to `channels` by the inner width it gives; nothing to replace where it is 0."""
+    return {"se": None, "squeezed": squeezed_width(channels, se)} if se else {}
 
 
 class SqueezeExcite(nn.Module):
@@ -122,4 +127,5 @@ class SqueezeExcite(nn.Module):
         self.gate = ACTIVATIONS[gate]()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Scale each channel of (batch, channels, H, W)."""
         return x * self.gate(self.expand(self.relu(self.reduce(self.mean(x)))))

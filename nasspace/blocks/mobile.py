@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -13,7 +13,8 @@ from nasspace.blocks.layers import (
     depthwise_bn,
     make_divisible,
     possible_skip,
-    skipped,
+    resolved_se,
+    skip_layer,
     squeezed_width,
 )
 from nasspace.blocks.options import Activation, Epsilon, Factor, Gate, Kernel, Share, Skip, Width
@@ -22,7 +23,7 @@ from nasspace.blocks.options import Activation, Epsilon, Factor, Gate, Kernel, S
 class DepthwiseSeparable(nn.Module):
     """kxk depthwise, BN, middle [-> SE] -> 1x1, BN, activation [+ input]. MobileNet (V1), figure 3.
 
-    `middle` is the activation between the two, as `activation` unless given; MnasNet's SepConv has `relu` in
+    `middle` is the activation between the two, by default `activation`; MnasNet's SepConv has `relu` in
     the middle and `none` at the end. `se` is the ratio of squeeze-and-excitation to the input width. `skip` adds
     the input where the width stays: `identity` (or true) at stride 1, `pool` (3x3 average pooling) at every stride.
     """
@@ -41,19 +42,36 @@ class DepthwiseSeparable(nn.Module):
         eps: Epsilon = EPSILON,
     ):
         super().__init__()
-        self.depthwise = depthwise_bn(in_channels, kernel, stride, middle or activation, eps)
+        resolved = DepthwiseSeparable.resolve(
+            in_channels, out_channels, stride, activation=activation, middle=middle, se=se, skip=skip
+        )
+        self.depthwise = depthwise_bn(in_channels, kernel, stride, resolved["middle"], eps)
         if se:
-            self.depthwise.append(SqueezeExcite(in_channels, squeezed_width(in_channels, se)))
+            self.depthwise.append(SqueezeExcite(in_channels, resolved["squeezed"]))
         self.pointwise = conv_bn(in_channels, out_channels, activation=activation, eps=eps)
-        self.shortcut = skipped(possible_skip(skip, in_channels, out_channels, stride), stride)
+        self.shortcut = skip_layer(resolved["skip"], stride)
 
     @staticmethod
-    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
-        se = {"se": None, "squeezed": squeezed_width(in_channels, options["se"])} if options["se"] else {}
-        skip = possible_skip(options["skip"], in_channels, out_channels, stride)
-        return {"middle": options["middle"] or options["activation"], "skip": skip, **se}
+    def resolve(
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        activation: str,
+        middle: str | None,
+        se: float,
+        skip: str,
+        **_: Any,
+    ) -> dict[str, Any]:
+        """The activation in the middle, the inner width of squeeze-and-excitation, the skip that can exist."""
+        return {
+            "middle": middle or activation,
+            "skip": possible_skip(skip, in_channels, out_channels, stride),
+            **resolved_se(in_channels, se),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, H, W) to (batch, out_channels, H / stride, W / stride)."""
         out = self.pointwise(self.depthwise(x))
         return out if self.shortcut is None else self.shortcut(x) + out
 
@@ -84,39 +102,52 @@ class InvertedResidual(nn.Module):
         eps: Epsilon = EPSILON,
     ):
         super().__init__()
-        hidden = _hidden(in_channels, expansion, hidden)
+        resolved = InvertedResidual.resolve(
+            in_channels, out_channels, stride, expansion=expansion, hidden=hidden, se=se, se_from=se_from, skip=skip
+        )
+        hidden = resolved["hidden"]
         layers: list[nn.Module] = []
         if hidden != in_channels:
             layers.append(conv_bn(in_channels, hidden, activation=activation, eps=eps))
         layers.append(depthwise_bn(hidden, kernel, stride, activation, eps))
         if se:
-            layers.append(SqueezeExcite(hidden, _squeezed(in_channels, hidden, se, se_from), se_gate))
+            layers.append(SqueezeExcite(hidden, resolved["squeezed"], se_gate))
         layers.append(conv_bn(hidden, out_channels, eps=eps))
         self.residual = nn.Sequential(*layers)
-        self.shortcut = skipped(possible_skip(skip, in_channels, out_channels, stride), stride)
+        self.shortcut = skip_layer(resolved["skip"], stride)
 
     @staticmethod
-    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
-        hidden = _hidden(in_channels, options["expansion"], options["hidden"])
-        se = {"se_from": "expanded", "se_gate": "sigmoid"}
-        if options["se"]:
-            squeezed = _squeezed(in_channels, hidden, options["se"], options["se_from"])
-            se = {"se": None, "se_from": None, "squeezed": squeezed}
-        skip = possible_skip(options["skip"], in_channels, out_channels, stride)
-        return {"expansion": None, "hidden": hidden, "skip": skip, **se}
+    def resolve(
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        expansion: float,
+        hidden: int | None,
+        se: float,
+        se_from: str,
+        skip: str,
+        **_: Any,
+    ) -> dict[str, Any]:
+        """The hidden width, the inner width of squeeze-and-excitation, the skip that can exist."""
+        hidden = _hidden(in_channels, expansion, hidden)
+        if se:
+            squeezed = squeezed_width(in_channels, se) if se_from == "input" else make_divisible(se * hidden)
+            excitation = {"se": None, "se_from": None, "squeezed": squeezed}
+        else:
+            excitation = {"se_from": "expanded", "se_gate": "sigmoid"}  # the defaults: without `se` they do nothing
+        skip = possible_skip(skip, in_channels, out_channels, stride)
+        return {"expansion": None, "hidden": hidden, "skip": skip, **excitation}
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, H, W) to (batch, out_channels, H / stride, W / stride)."""
         out = self.residual(x)
         return out if self.shortcut is None else self.shortcut(x) + out
 
 
-def _hidden(in_channels: int, expansion: float | None, hidden: int | None) -> int:
+def _hidden(in_channels: int, expansion: float, hidden: int | None) -> int:
+    """The given hidden width, else the expanded input width."""
     return hidden or max(1, round(in_channels * expansion))
-
-
-def _squeezed(in_channels: int, hidden: int, se: float, se_from: str) -> int:
-    """The inner width of squeeze-and-excitation."""
-    return squeezed_width(in_channels, se) if se_from == "input" else make_divisible(se * hidden)
 
 
 BLOCKS = {"depthwise_separable": DepthwiseSeparable, "inverted_residual": InvertedResidual}

@@ -1,4 +1,4 @@
-"""The types of the options that blocks share: what may be written in a space or an architecture."""
+"""Types of the options that blocks share: the values that a space or an architecture may hold."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 
 def _odd(value: int) -> int:
+    """Refuse an even kernel."""
     if value % 2 == 0:
         raise ValueError("must be odd, so that the padding is the same on both sides")
     return value
 
 
 def _fraction(value: Any) -> Any:
-    """'1/3', as the papers write it, is a number too."""
+    """Read a fraction such as '1/3', as papers write it, as a number."""
     if not isinstance(value, str) or "/" not in value:
         return value
     try:
@@ -25,7 +26,7 @@ def _fraction(value: Any) -> Any:
 
 
 def _skip_word(value: Any) -> Any:
-    """Whether there is a skip, as true and false, are words too."""
+    """Read true as 'identity' and false as 'none'."""
     return {True: "identity", False: "none"}[value] if isinstance(value, bool) else value
 
 

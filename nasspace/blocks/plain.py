@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from nasspace.blocks.layers import (
     EPSILON,
     SqueezeExcite,
-    activated,
+    activation_layers,
     common_groups,
     conv_bn,
     possible_skip,
-    skipped,
-    squeezed_width,
+    resolved_se,
+    skip_layer,
 )
 from nasspace.blocks.options import Activation, Epsilon, Groups, Kernel, Norm, Padding, Share, Skip, Window
 
@@ -22,9 +24,9 @@ class Conv(nn.Module):
     """kxk convolution, batch norm, activation [-> SE] [+ input].
 
     Batch norm replaces the bias: `bias` is true by default only with `norm: none`. `padding` is kernel // 2
-    unless given. A `groups` that does not divide both widths becomes the largest number below that does. `se` (ratio to
-    the input width) and `skip` are those of MnasNet's search space: the input is added where width and map stay, as it
-    is (`identity`, at stride 1) or after 3x3 average pooling (`pool`, at every stride).
+    by default. A `groups` that does not divide both widths becomes the largest smaller number that does. `se` (ratio
+    to the input width) and `skip` are those of MnasNet's search space: the input is added where width and map stay,
+    unchanged (`identity`, at stride 1) or after 3x3 average pooling (`pool`, at every stride).
     """
 
     def __init__(
@@ -44,40 +46,61 @@ class Conv(nn.Module):
         eps: Epsilon = EPSILON,
     ):
         super().__init__()
-        padding = kernel // 2 if padding is None else padding
-        bias = norm == "none" if bias is None else bias
-        groups = common_groups(groups, in_channels, out_channels)
+        resolved = Conv.resolve(
+            in_channels,
+            out_channels,
+            stride,
+            kernel=kernel,
+            groups=groups,
+            norm=norm,
+            bias=bias,
+            padding=padding,
+            se=se,
+            skip=skip,
+            eps=eps,
+        )
+        padding, groups, bias = (resolved[option] for option in ("padding", "groups", "bias"))
         layers = [nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=bias)]
         if norm == "bn":
             layers.append(nn.BatchNorm2d(out_channels, eps=eps))
-        layers += activated(activation)
+        layers += activation_layers(activation)
         if se:
-            layers.append(SqueezeExcite(out_channels, squeezed_width(in_channels, se)))
+            layers.append(SqueezeExcite(out_channels, resolved["squeezed"]))
         self.layers = nn.Sequential(*layers)
-        self.shortcut = skipped(_conv_skip(skip, in_channels, out_channels, stride, kernel, padding), stride)
+        self.shortcut = skip_layer(resolved["skip"], stride)
 
     @staticmethod
-    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
-        kernel, norm, bias, padding, se = (options[key] for key in ("kernel", "norm", "bias", "padding", "se"))
+    def resolve(
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        kernel: int,
+        groups: int,
+        norm: str,
+        bias: bool | None,
+        padding: int | None,
+        se: float,
+        skip: str,
+        eps: float,
+        **_: Any,
+    ) -> dict[str, Any]:
+        """Groups that divide, the default bias and padding, and the skip, which exists where the map keeps its size."""
         padding = kernel // 2 if padding is None else padding
-        squeezed = {"se": None, "squeezed": squeezed_width(in_channels, se)} if se else {}
+        keeps_map = padding == kernel // 2
         return {
-            "groups": common_groups(options["groups"], in_channels, out_channels),
+            "groups": common_groups(groups, in_channels, out_channels),
             "bias": norm == "none" if bias is None else bias,
             "padding": padding,
-            "skip": _conv_skip(options["skip"], in_channels, out_channels, stride, kernel, padding),
-            "eps": options["eps"] if norm == "bn" else EPSILON,
-            **squeezed,
+            "skip": possible_skip(skip, in_channels, out_channels, stride) if keeps_map else "none",
+            "eps": eps if norm == "bn" else EPSILON,
+            **resolved_se(in_channels, se),
         }
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, H, W) to (batch, out_channels, H', W')."""
         out = self.layers(x)
         return out if self.shortcut is None else self.shortcut(x) + out
-
-
-def _conv_skip(skip: str, in_channels: int, out_channels: int, stride: int, kernel: int, padding: int) -> str:
-    """The skip that can exist: none, either, where the padding does not keep the map."""
-    return possible_skip(skip, in_channels, out_channels, stride) if padding == kernel // 2 else "none"
 
 
 class Identity(nn.Sequential):
@@ -96,19 +119,17 @@ class _Pool(nn.Sequential):
         super().__init__(pool, *([] if same else [conv_bn(in_channels, out_channels)]))
 
     @staticmethod
-    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
-        return {"padding": _pool_padding(options["kernel"], options["padding"])}
-
-
-def _pool_padding(kernel: int, padding: int | None) -> int:
-    """PyTorch pads a pooling window by half of it at most."""
-    return min((kernel - 1) // 2 if padding is None else padding, kernel // 2)
+    def resolve(
+        in_channels: int, out_channels: int, stride: int, *, kernel: int, padding: int | None, **_: Any
+    ) -> dict[str, Any]:
+        """The padding, at most half of the window: PyTorch allows no more."""
+        return {"padding": min((kernel - 1) // 2 if padding is None else padding, kernel // 2)}
 
 
 class MaxPool(_Pool):
     """kxk max pooling; where the width changes, 1x1 convolution and batch norm follow.
 
-    `padding` is (kernel - 1) // 2 unless given and at most half the kernel; `ceil` keeps windows that overlap
+    `padding` is (kernel - 1) // 2 by default and at most half the kernel; `ceil` keeps windows that overlap
     the border (SqueezeNet).
     """
 
@@ -122,14 +143,14 @@ class MaxPool(_Pool):
         padding: Padding | None = None,
         ceil: bool = False,
     ):
-        padding = _pool_padding(kernel, padding)
+        padding = _Pool.resolve(in_channels, out_channels, stride, kernel=kernel, padding=padding)["padding"]
         super().__init__(nn.MaxPool2d(kernel, stride, padding, ceil_mode=ceil), in_channels, out_channels)
 
 
 class AvgPool(_Pool):
     """kxk average pooling, the border counted as zeros; where the width changes, 1x1 convolution and batch norm.
 
-    Options as those of `max_pool`. With `size` the map is averaged to size x size, whatever it was (torchvision's
+    The options of `max_pool`. With `size` the map is averaged to size x size, whatever its size was (torchvision's
     AlexNet), and the other options and the stride do nothing.
     """
 
@@ -144,29 +165,41 @@ class AvgPool(_Pool):
         ceil: bool = False,
         size: Window | None = None,
     ):
-        padding = _pool_padding(kernel, padding)
+        padding = _Pool.resolve(in_channels, out_channels, stride, kernel=kernel, padding=padding)["padding"]
         pool = AverageTo(size) if size else nn.AvgPool2d(kernel, stride, padding, ceil_mode=ceil)
         super().__init__(pool, in_channels, out_channels)
 
     @staticmethod
-    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
-        if options["size"]:
+    def resolve(
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        kernel: int,
+        padding: int | None,
+        size: int | None,
+        **_: Any,
+    ) -> dict[str, Any]:
+        """The padding; with `size`, which ignores the window, the defaults of the options that describe one."""
+        if size:
             return {"kernel": 3, "padding": 1, "ceil": False}
-        return {"padding": _pool_padding(options["kernel"], options["padding"])}
+        return _Pool.resolve(in_channels, out_channels, stride, kernel=kernel, padding=padding)
 
 
 class AverageTo(nn.Module):
-    """The means over size x size parts of the map, as PyTorch's adaptive pooling cuts it, in ONNX at any size, too."""
+    """Average the map to size x size with the windows of PyTorch's adaptive pooling; converts to ONNX at any size."""
 
     def __init__(self, size: int):
         super().__init__()
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, H, W) to (batch, channels, size, size)."""
         return self._means(self._means(x, 2), 3)
 
     def _means(self, x: Tensor, dim: int) -> Tensor:
-        side = int(x.shape[dim])  # a plain number also where the network is traced: ONNX rounds a quotient toward 0
+        """Average the map to `size` along one dimension."""
+        side = int(x.shape[dim])  # a plain number while tracing, too: ONNX rounds a quotient toward 0
         if side == self.size:
             return x
         ends = [(i * side // self.size, ((i + 1) * side + self.size - 1) // self.size) for i in range(self.size)]
@@ -174,7 +207,7 @@ class AverageTo(nn.Module):
 
 
 class LocalResponseNorm(nn.Module):
-    """x / (2 + 1e-4 x mean of x² over 5 neighbouring channels)^0.75. AlexNet, section 3.3.
+    """x / (2 + 1e-4 x mean of x² over 5 neighboring channels)^0.75. AlexNet, section 3.3.
 
     Where the shape changes, 1x1 convolution and batch norm follow.
     """
@@ -185,6 +218,7 @@ class LocalResponseNorm(nn.Module):
         self.project = nn.Sequential(*([] if same else [conv_bn(in_channels, out_channels, 1, stride)]))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, H, W) to (batch, out_channels, H / stride, W / stride)."""
         edge = torch.zeros_like(x[:, :1])
         squares = torch.cat([edge, edge, x.square(), edge, edge], 1)
         mean = sum(squares[:, i : i + x.shape[1]] for i in range(5)) / 5

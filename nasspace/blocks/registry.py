@@ -1,4 +1,4 @@
-"""Names of blocks, and what a block's signature says of its options."""
+"""Registry of blocks: names, and the types and defaults of options, read from the constructor's signature."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from nasspace.documents import Document, Keys
 from nasspace.errors import InputError, NasspaceError, nearest
 
 ENTRY_POINTS = "nasspace.blocks"
-REQUIRED = inspect.Parameter.empty  # the default of an option that must be given
+REQUIRED = inspect.Parameter.empty  # default of an option that must be given
 POSITIONAL = ("in_channels", "out_channels", "stride")
-LARGEST = 1e15  # of a number as an option
-ADDED = {  # options that a block was given after digests of networks with it had been written down in studies
+LARGEST = 1e15  # largest number as an option
+ADDED = {  # options added to a block after studies had recorded digests of networks with it
     "conv": frozenset({"se", "skip"}),
     "avg_pool": frozenset({"size"}),
     "shuffle_v1": frozenset({"shuffle"}),
@@ -40,12 +40,12 @@ class Block:
 
     @property
     def flattens(self) -> bool:
-        """Whether its `in_channels` is the size of the whole map (`flatten`)."""
+        """Whether `in_channels` is the size of the whole map (`flatten`)."""
         return getattr(self.cls, "flattens", False)
 
     @property
     def added(self) -> frozenset[str]:
-        """Options that came later: while they are as by default a digest leaves them out, so that older ones hold."""
+        """Options added later: a digest leaves out their defaults, so that recorded digests stay valid."""
         return ADDED.get(self.name, frozenset())
 
     @property
@@ -55,7 +55,7 @@ class Block:
 
 
 def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
-    """Make `cls` known as `name`; a second class under one name is refused."""
+    """Register `cls` as `name`; a second class with that name is an `InputError`."""
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise InputError(f"block '{name}': {cls!r} is not a class of nn.Module")
     parameters = tuple(inspect.signature(cls).parameters)
@@ -67,6 +67,9 @@ def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
     reserved = sorted({"block", "out"} & set(parameters))
     if reserved:
         raise InputError(f"block '{name}': an option cannot be called '{reserved[0]}', a key of every layer")
+    if hasattr(cls, "settle"):
+        remedy = "write it as resolve(in_channels, out_channels, stride, **options), see nasspace.blocks"
+        raise InputError(f"block '{name}': {cls.__name__}.settle is no longer called; {remedy}")
     if _CLASSES.get(name, cls) is not cls:
         raise InputError(f"block '{name}' is registered already; choose another name")
     _CLASSES[name] = cls
@@ -75,21 +78,22 @@ def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
 
 @functools.cache
 def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
+    """Blocks of other installed packages, by name."""
     return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
 
 
 def known() -> list[str]:
-    """Every name, sorted."""
+    """Names of all blocks, sorted."""
     return sorted(_CLASSES.keys() | _entry_points().keys())
 
 
 def own_blocks() -> dict[str, type[nn.Module]]:
-    """The classes that were registered from outside the package, by name."""
+    """Classes registered from outside nasspace, by name."""
     return {name: cls for name, cls in _CLASSES.items() if cls.__module__.partition(".")[0] != "nasspace"}
 
 
 def get(name: str) -> Block:
-    """The block of a name; an unknown one is an `InputError` with the nearest."""
+    """Return the block called `name`; an unknown name is an `InputError` with the nearest known one."""
     if not isinstance(name, str):
         raise InputError(f"{name!r} is not the name of a block")
     if name not in _CLASSES:
@@ -106,11 +110,12 @@ def get(name: str) -> Block:
 
 @functools.cache
 def _described(name: str, cls: type[nn.Module]) -> Block:
+    """Read the options of a class from its signature."""
     parameters = list(inspect.signature(cls).parameters.values())[len(POSITIONAL) :]
     options = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     try:
         hints = typing.get_type_hints(cls.__init__, include_extras=True)
-    except Exception:  # annotations of a user's own that cannot be read here: the defaults' types serve
+    except Exception:  # unreadable annotations in a user's class: use the types of the defaults
         hints = {}
     return Block(
         name=name,
@@ -121,6 +126,7 @@ def _described(name: str, cls: type[nn.Module]) -> Block:
 
 
 def _adapter(hint: Any, default: Any) -> pydantic.TypeAdapter:
+    """The validator of an option from its annotation, else from its default's type."""
     if hint is None:
         hint = type(default) if isinstance(default, bool | int | float | str) else Any
     try:
@@ -130,7 +136,7 @@ def _adapter(hint: Any, default: Any) -> pydantic.TypeAdapter:
 
 
 def validated(name: str, options: Mapping[str, Any], document: Document, keys: Keys) -> dict[str, Any]:
-    """The options in their own types; unknown or impossible ones are refused at their place in `document`."""
+    """Convert the options to their types; an `InputError` names the place in `document` of what is not allowed."""
     block = get(name)
     result = {}
     for option, value in options.items():
@@ -145,7 +151,7 @@ def validated(name: str, options: Mapping[str, Any], document: Document, keys: K
 
 
 def one_option(block: Block, option: str, value: Any, document: Document, keys: Keys) -> Any:
-    """One value of one option, checked against the block's signature."""
+    """Check one value of one option against the block's signature and convert it."""
     if isinstance(value, list | dict | tuple | set):
         raise document.error(keys, f"{value!r} is not allowed: an option is a number, a word, true or false")
     if isinstance(value, int | float) and not abs(value) < LARGEST:
@@ -157,7 +163,7 @@ def one_option(block: Block, option: str, value: Any, document: Document, keys: 
 
 
 def explain(error: pydantic.ValidationError, value: Any) -> str:
-    """A validation error of one value as half a sentence: 'is not ...'."""
+    """Phrase a validation error of one value as a predicate: 'is not allowed: ...'."""
     first = error.errors()[0]
     context = first.get("ctx", {})
     if first["type"] == "literal_error":
@@ -167,23 +173,23 @@ def explain(error: pydantic.ValidationError, value: Any) -> str:
     return "is not allowed: it " + message
 
 
-def settle(name: str, in_channels: int, out_channels: int, stride: int, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Every option that the block uses at these widths: defaults filled in, then the block's own `settle`."""
+def resolve(name: str, in_channels: int, out_channels: int, stride: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every option as the block uses it at these widths: with defaults, then changed by its own `resolve`."""
     block = get(name)
     full = {**block.defaults, **options}
-    if hasattr(block.cls, "settle"):
-        full |= block.cls.settle(in_channels, out_channels, stride, full)
+    if hasattr(block.cls, "resolve"):
+        full |= block.cls.resolve(in_channels, out_channels, stride, **full)
     return full
 
 
-def settled_if_possible(
+def resolve_if_possible(
     name: str, in_channels: int, out_channels: int, stride: int, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """As `settle`; where a user's own `settle` raises, the options as given.
+    """Like `resolve`, but return the options with defaults where a user's `resolve` raises.
 
-    So an architecture can be described, named and recorded whose block does not run; whoever builds it gets the error.
+    An architecture whose block does not run can thus be described and recorded; building it raises the error.
     """
     try:
-        return settle(name, in_channels, out_channels, stride, options)
+        return resolve(name, in_channels, out_channels, stride, options)
     except Exception:
         return {**get(name).defaults, **options}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from nasspace.blocks.layers import SqueezeExcite, common_groups, conv_bn, squeezed_width
+from nasspace.blocks.layers import SqueezeExcite, common_groups, conv_bn, resolved_se
 from nasspace.blocks.options import Groups, Kernel, Share, Width
 
 WIDEST = 65536
@@ -16,24 +16,25 @@ StrideAt = Literal["1x1", "3x3"]
 class _Residual(nn.Module):
     """ReLU(residual + shortcut): a 1x1 convolution and BN where the shape changes (ResNet's option B)."""
 
-    def __init__(self, layers: list[nn.Module], in_channels: int, out_channels: int, stride: int, se: float):
+    def __init__(self, layers: list[nn.Module], in_channels: int, out_channels: int, stride: int, squeezed: int | None):
         super().__init__()
-        excited = [SqueezeExcite(out_channels, squeezed_width(out_channels, se))] if se else []
-        self.residual = nn.Sequential(*layers, *excited)
+        excitation = [SqueezeExcite(out_channels, squeezed)] if squeezed else []
+        self.residual = nn.Sequential(*layers, *excitation)
         same = in_channels == out_channels and stride == 1
         self.shortcut = nn.Identity() if same else conv_bn(in_channels, out_channels, 1, stride)
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, H, W) to (batch, out_channels, H / stride, W / stride)."""
         return self.relu(self.residual(x) + self.shortcut(x))
 
 
 class Basic(_Residual):
     """kxk to width, BN, ReLU -> kxk, BN [-> SE]; ReLU(+ shortcut). ResNet, figure 5 left.
 
-    width = out x base_width / 64. A `groups` that does not divide the unit's widths becomes the largest number
-    below that divides them all. `se` is the ratio of squeeze-and-excitation to out (SENet, figure 3). There is no
-    1x1 convolution that could have the stride, so that `stride_at` does nothing: the first one has it.
+    width = out x base_width / 64. A `groups` that does not divide the unit's widths becomes the largest smaller
+    number that divides them all. `se` is the ratio of squeeze-and-excitation to out (SENet, figure 3). There is no
+    1x1 convolution that could have the stride, so `stride_at` does nothing: the first convolution has it.
     """
 
     def __init__(
@@ -48,20 +49,23 @@ class Basic(_Residual):
         se: Share = 0.0,
         stride_at: StrideAt = "3x3",
     ):
-        width = _width(out_channels, base_width)
-        groups = common_groups(groups, in_channels, width, out_channels)
+        resolved = Basic.resolve(in_channels, out_channels, stride, groups=groups, base_width=base_width, se=se)
+        width, groups = resolved["width"], resolved["groups"]
         layers = [
             conv_bn(in_channels, width, kernel, stride, groups, "relu"),
             conv_bn(width, out_channels, kernel, 1, groups),
         ]
-        super().__init__(layers, in_channels, out_channels, stride, se)
+        super().__init__(layers, in_channels, out_channels, stride, resolved.get("squeezed"))
 
     @staticmethod
-    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
-        width = _width(out_channels, options["base_width"])
-        groups = common_groups(options["groups"], in_channels, width, out_channels)
+    def resolve(
+        in_channels: int, out_channels: int, stride: int, *, groups: int, base_width: int, se: float, **_: Any
+    ) -> dict[str, Any]:
+        """The inner width, groups that divide all widths, the inner width of squeeze-and-excitation."""
+        width = _width(out_channels, base_width)
+        groups = common_groups(groups, in_channels, width, out_channels)
         widths = {"base_width": None, "width": width, "groups": groups}
-        return {**widths, **_settled_se(out_channels, options["se"]), "stride_at": "3x3"}
+        return {**widths, **resolved_se(out_channels, se), "stride_at": "3x3"}
 
 
 class Bottleneck(_Residual):
@@ -84,33 +88,42 @@ class Bottleneck(_Residual):
         se: Share = 0.0,
         stride_at: StrideAt = "3x3",
     ):
-        width = groups * _width(out_channels // 4, base_width)
+        resolved = Bottleneck.resolve(
+            in_channels, out_channels, stride, groups=groups, base_width=base_width, se=se, stride_at=stride_at
+        )
+        width = resolved["width"]
         if width > WIDEST:
             raise ValueError(
-                f"its inner width would be {width}, above {WIDEST}; take fewer groups or a base_width below"
+                f"its inner width would be {width}, above {WIDEST}; take fewer groups or a smaller base_width"
             )
-        first, second = (stride, 1) if stride_at == "1x1" else (1, stride)
+        first, second = (stride, 1) if resolved["stride_at"] == "1x1" else (1, stride)
         layers = [
             conv_bn(in_channels, width, 1, first, activation="relu"),
             conv_bn(width, width, kernel, second, groups, "relu"),
             conv_bn(width, out_channels),
         ]
-        super().__init__(layers, in_channels, out_channels, stride, se)
+        super().__init__(layers, in_channels, out_channels, stride, resolved.get("squeezed"))
 
     @staticmethod
-    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
-        width = options["groups"] * _width(out_channels // 4, options["base_width"])
-        stride_at = options["stride_at"] if stride > 1 else "3x3"
-        widths = {"base_width": None, "width": width}
-        return {**widths, **_settled_se(out_channels, options["se"]), "stride_at": stride_at}
+    def resolve(
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        groups: int,
+        base_width: int,
+        se: float,
+        stride_at: str,
+        **_: Any,
+    ) -> dict[str, Any]:
+        """The inner width, that of squeeze-and-excitation, and where the stride is if there is one."""
+        widths = {"base_width": None, "width": groups * _width(out_channels // 4, base_width)}
+        return {**widths, **resolved_se(out_channels, se), "stride_at": stride_at if stride > 1 else "3x3"}
 
 
 def _width(channels: int, base_width: int) -> int:
+    """`channels` x `base_width` / 64, at least 1."""
     return max(1, channels * base_width // 64)
-
-
-def _settled_se(out_channels: int, se: float) -> dict:
-    return {"se": None, "squeezed": squeezed_width(out_channels, se)} if se else {}
 
 
 BLOCKS = {"basic": Basic, "bottleneck": Bottleneck}

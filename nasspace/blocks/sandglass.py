@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,29 +34,52 @@ class Sandglass(nn.Module):
         last_depthwise: bool = True,
     ):
         super().__init__()
-        hidden = _hidden(in_channels, out_channels, reduction)
+        resolved = Sandglass.resolve(
+            in_channels,
+            out_channels,
+            stride,
+            kernel=kernel,
+            reduction=reduction,
+            identity=identity,
+            first_depthwise=first_depthwise,
+            last_depthwise=last_depthwise,
+        )
+        hidden = resolved["hidden"]
         layers = [conv_bn(in_channels, hidden), conv_bn(hidden, out_channels, activation="relu6")]
         if first_depthwise:
             layers.insert(0, depthwise_bn(in_channels, kernel, 1, "relu6"))
-        if last_depthwise or stride > 1:
+        if resolved["last_depthwise"]:
             layers.append(depthwise_bn(out_channels, kernel, stride))
         self.residual = nn.Sequential(*layers)
-        self.added = _added(in_channels, out_channels, stride, identity)
+        self.added = resolved["added"]  # channels that the shortcut is added to
 
     @staticmethod
-    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
+    def resolve(
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        kernel: int,
+        reduction: int,
+        identity: float,
+        first_depthwise: bool,
+        last_depthwise: bool,
+        **_: Any,
+    ) -> dict[str, Any]:
+        """The hidden width, the channels that the shortcut is added to, the depthwise convolutions that exist."""
         same = stride == 1 and in_channels == out_channels
-        depthwise = options["first_depthwise"] or options["last_depthwise"] or stride > 1
+        last_depthwise = last_depthwise or stride > 1
         return {
             "reduction": None,
-            "hidden": _hidden(in_channels, out_channels, options["reduction"]),
+            "hidden": _hidden(in_channels, out_channels, reduction),
             "identity": None if same else 1.0,
-            "added": _added(in_channels, out_channels, stride, options["identity"]),
-            "last_depthwise": options["last_depthwise"] or stride > 1,
-            "kernel": options["kernel"] if depthwise else 3,
+            "added": share_of(out_channels, identity) if same else 0,
+            "last_depthwise": last_depthwise,
+            "kernel": kernel if first_depthwise or last_depthwise else 3,
         }
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, H, W) to (batch, out_channels, H / stride, W / stride)."""
         out = self.residual(x)
         if self.added == x.shape[1]:
             return x + out
@@ -66,13 +90,9 @@ class Sandglass(nn.Module):
 
 
 def _hidden(in_channels: int, out_channels: int, reduction: int) -> int:
+    """The reduced input width, or more for a much wider output."""
     hidden = in_channels // reduction
     return make_divisible(math.ceil(out_channels / 6), 16) if hidden < out_channels / 6 else hidden
-
-
-def _added(in_channels: int, out_channels: int, stride: int, identity: float) -> int:
-    """How many channels the shortcut is added to."""
-    return share_of(out_channels, identity) if stride == 1 and in_channels == out_channels else 0
 
 
 BLOCKS = {"sandglass": Sandglass}

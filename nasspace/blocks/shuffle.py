@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,12 @@ from nasspace.blocks.layers import (
     common_groups,
     conv_bn,
     depthwise_bn,
+    resolved_se,
     share_of,
-    squeezed_width,
 )
 from nasspace.blocks.options import Groups, Kernel, Ratio, Share
 
-Order = Literal["paper", "megvii"]  # of the channels: the paper's, or that of the official code's weights
+Order = Literal["paper", "megvii"]  # order of channels: the paper's, or that of the official code's weights
 
 
 class ShuffleV1(nn.Module):
@@ -26,11 +26,11 @@ class ShuffleV1(nn.Module):
 
     The inner width is bottleneck x out. Where the shape changes, the main path gives out - in channels and the
     3x3 average-pooled input is concatenated in front (figure 2c); where out is not above in, a 1x1 convolution
-    projects the pooled input to half of out first (a single channel has no half, and then no shortcut).
-    `first_groups` groups the first convolution alone (1 in the network's first unit), else it is as `groups`.
-    Groups that do not divide the unit's widths become the largest number below that divides them all.
-    `shuffle: megvii` is for the official code's weights: it shuffles behind the depthwise convolution, and the other
-    way round ((n, g) is read as (g, n)).
+    projects the pooled input to half of out first (a single channel has no half and no shortcut).
+    `first_groups` groups the first convolution alone (1 in the network's first unit); by default it is `groups`.
+    Groups that do not divide the unit's widths become the largest smaller number that divides them all.
+    `shuffle: megvii` is for the official code's weights: it shuffles after the depthwise convolution and in the
+    opposite direction: (n, g) is read as (g, n).
     """
 
     def __init__(
@@ -46,58 +46,77 @@ class ShuffleV1(nn.Module):
         shuffle: Order = "paper",
     ):
         super().__init__()
-        same = stride == 1 and in_channels == out_channels
-        middle, main = _v1_widths(in_channels, out_channels, same, bottleneck)
-        groups, first_groups = _v1_groups(in_channels, middle, main, groups, first_groups)
-        late = shuffle == "megvii" and groups > 1
-        self.before, self.behind = (1, middle // groups) if late else (groups, 1)  # the depthwise convolution
-        self.reduce = conv_bn(in_channels, middle, groups=first_groups, activation="relu")
+        resolved = ShuffleV1.resolve(
+            in_channels,
+            out_channels,
+            stride,
+            groups=groups,
+            first_groups=first_groups,
+            bottleneck=bottleneck,
+            shuffle=shuffle,
+        )
+        groups, middle, main = resolved["groups"], resolved["middle"], _v1_main(in_channels, out_channels, stride)
+        late = resolved["shuffle"] == "megvii"
+        # Groups of the channel shuffles before and after the depthwise convolution; 1 does not shuffle.
+        self.shuffle_before, self.shuffle_after = (1, middle // groups) if late else (groups, 1)
+        self.reduce = conv_bn(in_channels, middle, groups=resolved["first_groups"], activation="relu")
         self.depthwise = depthwise_bn(middle, kernel, stride)
         self.expand = conv_bn(middle, main, groups=groups)
-        self.adds = same
+        self.adds = stride == 1 and in_channels == out_channels
         self.shortcut = None if out_channels == main else nn.Sequential(nn.AvgPool2d(3, stride, 1))
         if self.shortcut is not None and out_channels <= in_channels:
             self.shortcut.append(conv_bn(in_channels, out_channels - main))
         self.relu = nn.ReLU()
 
     @staticmethod
-    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
-        same = stride == 1 and in_channels == out_channels
-        middle, main = _v1_widths(in_channels, out_channels, same, options["bottleneck"])
-        groups, first = _v1_groups(in_channels, middle, main, options["groups"], options["first_groups"])
-        shuffle = options["shuffle"] if 1 < groups < middle else "paper"
-        return {"groups": groups, "first_groups": first, "bottleneck": None, "middle": middle, "shuffle": shuffle}
+    def resolve(
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        groups: int,
+        first_groups: int | None,
+        bottleneck: float,
+        shuffle: str,
+        **_: Any,
+    ) -> dict[str, Any]:
+        """The inner width, groups that divide the widths, and the order of channels where the two orders differ."""
+        middle, main = max(1, share_of(out_channels, bottleneck)), _v1_main(in_channels, out_channels, stride)
+        if first_groups is None:
+            groups = first_groups = common_groups(groups, in_channels, middle, main)
+        else:
+            groups = common_groups(groups, middle, main)
+            first_groups = common_groups(first_groups, in_channels, middle)
+        return {
+            "groups": groups,
+            "first_groups": first_groups,
+            "bottleneck": None,
+            "middle": middle,
+            "shuffle": shuffle if 1 < groups < middle else "paper",
+        }
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.depthwise(channel_shuffle(self.reduce(x), self.before))
-        out = self.expand(channel_shuffle(out, self.behind))
+        """(batch, in_channels, H, W) to (batch, out_channels, H / stride, W / stride)."""
+        out = self.depthwise(channel_shuffle(self.reduce(x), self.shuffle_before))
+        out = self.expand(channel_shuffle(out, self.shuffle_after))
         if self.adds:
             return self.relu(x + out)
         return self.relu(out if self.shortcut is None else torch.cat([self.shortcut(x), out], 1))
 
 
-def _v1_widths(in_channels: int, out_channels: int, same: bool, bottleneck: float) -> tuple[int, int]:
-    """The inner width and that of the main path's output."""
-    middle = max(1, share_of(out_channels, bottleneck))
-    if same:
-        return middle, out_channels
-    grows = out_channels > in_channels
-    return middle, out_channels - (in_channels if grows else out_channels // 2)
-
-
-def _v1_groups(in_channels: int, middle: int, main: int, groups: int, first: int | None) -> tuple[int, int]:
-    if first is None:
-        groups = common_groups(groups, in_channels, middle, main)
-        return groups, groups
-    return common_groups(groups, middle, main), common_groups(first, in_channels, middle)
+def _v1_main(in_channels: int, out_channels: int, stride: int) -> int:
+    """The output width of the main path: all of `out`, or what the shortcut leaves of it."""
+    if stride == 1 and in_channels == out_channels:
+        return out_channels
+    return out_channels - (in_channels if out_channels > in_channels else out_channels // 2)
 
 
 class ShuffleV2(nn.Module):
     """Half passes; half: 1x1, BN, ReLU -> kxk depthwise, BN -> 1x1, BN, ReLU [-> SE]; concat; shuffle(2). V2, fig. 3.
 
-    Where the shape changes nothing is split: the shortcut is kxk depthwise, BN -> 1x1, BN, ReLU (figure 3d).
+    Where the shape changes, nothing is split: the shortcut is kxk depthwise, BN -> 1x1, BN, ReLU (figure 3d).
     Its width is that of the input with `split: paper` (the official code), half of out with `split: half`
-    (torchvision), and half of out where out is not above in. An odd width cannot be shuffled and is not. `se`
+    (torchvision), and half of out where out is not above in. An odd width is not shuffled. `se`
     is the ratio of squeeze-and-excitation at the end of the branch (the paper's appendix). `shuffle: megvii` is for
     the official code's weights: nothing is shuffled at the end; even channels pass and odd ones enter the branch.
     """
@@ -114,43 +133,49 @@ class ShuffleV2(nn.Module):
         shuffle: Order = "paper",
     ):
         super().__init__()
-        self.passed, source, main = _v2_widths(in_channels, out_channels, stride, split)
+        resolved = ShuffleV2.resolve(in_channels, out_channels, stride, split=split, se=se, shuffle=shuffle)
+        self.passed, source, main = _v2_widths(in_channels, out_channels, stride, resolved["split"])
         middle = out_channels // 2 or 1
         self.shortcut = _v2_shortcut(in_channels, out_channels - main - self.passed, kernel, stride)
         self.branch = nn.Sequential(
             conv_bn(source, middle, activation="relu"),
             depthwise_bn(middle, kernel, stride),
             conv_bn(middle, main, activation="relu"),
-            *([SqueezeExcite(main, squeezed_width(main, se))] if se else []),
+            *([SqueezeExcite(main, resolved["squeezed"])] if se else []),
         )
         groups = common_groups(2, out_channels)
-        self.before, self.behind = (out_channels // groups, 1) if shuffle == "megvii" else (1, groups)  # the branch
+        # Groups of the channel shuffles before and after the branch; 1 does not shuffle.
+        megvii = resolved["shuffle"] == "megvii"
+        self.shuffle_before, self.shuffle_after = (out_channels // groups, 1) if megvii else (1, groups)
 
     @staticmethod
-    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
-        paper, half = (_v2_widths(in_channels, out_channels, stride, split) for split in ("paper", "half"))
-        split = options["split"] if paper != half else "paper"
+    def resolve(
+        in_channels: int, out_channels: int, stride: int, *, split: str, se: float, shuffle: str, **_: Any
+    ) -> dict[str, Any]:
+        """Split and order of channels, the paper's where they make no difference; the inner width of `se`."""
+        paper, half = (_v2_widths(in_channels, out_channels, stride, each) for each in ("paper", "half"))
+        split = split if paper != half else "paper"
         main = (half if split == "half" else paper)[2]
-        se = {"se": None, "squeezed": squeezed_width(main, options["se"])} if options["se"] else {}
-        shuffle = options["shuffle"] if out_channels % 2 == 0 and out_channels > 2 else "paper"
-        return {"split": split, "shuffle": shuffle, **se}
+        shuffle = shuffle if out_channels % 2 == 0 and out_channels > 2 else "paper"
+        return {"split": split, "shuffle": shuffle, **resolved_se(main, se)}
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, H, W) to (batch, out_channels, H / stride, W / stride)."""
         if self.passed:
-            x = channel_shuffle(x, self.before)
+            x = channel_shuffle(x, self.shuffle_before)
             kept, x = x[:, : self.passed], x[:, self.passed :]
         elif self.shortcut is None:
             return self.branch(x)
         else:
             kept = self.shortcut(x)
-        return channel_shuffle(torch.cat([kept, self.branch(x)], 1), self.behind)
+        return channel_shuffle(torch.cat([kept, self.branch(x)], 1), self.shuffle_after)
 
 
 def _v2_widths(in_channels: int, out_channels: int, stride: int, split: str) -> tuple[int, int, int]:
-    """Channels that pass unchanged (0 in the down form), that enter the branch, that the branch gives.
+    """Channels that pass unchanged (0 where the shape changes), that enter the branch, that the branch returns.
 
-    A single channel cannot be split, so that its unit takes the down form; half of one is none, so that a unit of
-    one output channel has no shortcut.
+    A single channel cannot be split, so its unit takes the form for a changed shape. Half of one channel is none, so
+    a unit of one output channel has no shortcut.
     """
     if stride == 1 and in_channels == out_channels > 1:
         passed = in_channels // 2
@@ -160,6 +185,7 @@ def _v2_widths(in_channels: int, out_channels: int, stride: int, split: str) -> 
 
 
 def _v2_shortcut(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Module | None:
+    """kxk depthwise, BN -> 1x1, BN, ReLU; None for no output channels."""
     if not out_channels:
         return None
     return nn.Sequential(
@@ -170,7 +196,7 @@ def _v2_shortcut(in_channels: int, out_channels: int, kernel: int, stride: int) 
 class ShuffleV2Xception(nn.Module):
     """ShuffleNet V2's unit with the branch [kxk depthwise, BN -> 1x1, BN, ReLU] x 3. Single Path One-Shot, section 4.
 
-    Widths, shortcut and shuffle as in `shuffle_v2`.
+    Widths, shortcut and shuffle are those of `shuffle_v2`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, kernel: Kernel = 3):
@@ -184,7 +210,7 @@ class ShuffleV2Xception(nn.Module):
             layers.append(conv_bn(widths[i], widths[i + 1], activation="relu"))
         self.shortcut = _v2_shortcut(in_channels, out_channels - main - self.passed, kernel, stride)
         self.branch = nn.Sequential(*layers)
-        self.before, self.behind = 1, common_groups(2, out_channels)
+        self.shuffle_before, self.shuffle_after = 1, common_groups(2, out_channels)
 
     forward = ShuffleV2.forward
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from nasspace.blocks.layers import EPSILON, activated, conv_bn
+from nasspace.blocks.layers import EPSILON, activation_layers, conv_bn
 from nasspace.blocks.options import Activation, Epsilon, Kernel, Repeats
 
 
 class Xception(nn.Module):
     """[ReLU ->] kxk depthwise -> 1x1, BN, `repeats` times [-> 3x3 pool]; + shortcut. Xception, figure 5.
 
-    The activation is in front: nothing follows the sum. Between the depthwise convolution and the 1x1 there is
-    no BN, and no activation unless `middle` gives one (the paper's figure 10: it hurts). `first_relu` leaves out
-    the very first ReLU (entry flow). `grow` says which of the convolutions changes the width (the exit flow:
-    `last`). A stride is that of a 3x3 max or average `pool`, or with `none` of the last depthwise convolution. The
-    shortcut is a 1x1 convolution and BN where the shape changes; `skip: false` is without (figure 9).
+    The activation comes first; nothing follows the sum. Between the depthwise convolution and the 1x1 there is
+    no BN, and no activation unless `middle` names one (the paper's figure 10: it hurts). `first_relu: false` leaves
+    out the very first ReLU (entry flow). `grow` is the convolution that changes the width (the exit flow: `last`).
+    A stride is that of a 3x3 max or average `pool`, or with `none` of the last depthwise convolution. The
+    shortcut is a 1x1 convolution and BN where the shape changes; `skip: false` removes it (figure 9).
     """
 
     def __init__(
@@ -36,6 +36,8 @@ class Xception(nn.Module):
         eps: Epsilon = EPSILON,
     ):
         super().__init__()
+        resolved = Xception.resolve(in_channels, out_channels, stride, repeats=repeats, grow=grow, pool=pool)
+        grow, pool = resolved["grow"], resolved["pool"]
         same = in_channels == out_channels and stride == 1
         self.shortcut = None
         if skip:
@@ -52,14 +54,15 @@ class Xception(nn.Module):
         self.residual = nn.Sequential(*layers)
 
     @staticmethod
-    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
-        stays = in_channels == out_channels or options["repeats"] == 1
-        return {
-            "grow": "first" if stays else options["grow"],
-            "pool": options["pool"] if stride > 1 else "max",
-        }
+    def resolve(
+        in_channels: int, out_channels: int, stride: int, *, repeats: int, grow: str, pool: str, **_: Any
+    ) -> dict[str, Any]:
+        """The convolution that changes the width, and the pooling; the defaults where neither makes a difference."""
+        one_way = in_channels == out_channels or repeats == 1
+        return {"grow": "first" if one_way else grow, "pool": pool if stride > 1 else "max"}
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, H, W) to (batch, out_channels, H / stride, W / stride)."""
         out = self.residual(x)
         return out if self.shortcut is None else out + self.shortcut(x)
 
@@ -67,10 +70,10 @@ class Xception(nn.Module):
 def _separable(
     in_channels: int, out_channels: int, kernel: int, stride: int, middle: str, eps: float
 ) -> list[nn.Module]:
-    """kxk depthwise, middle, 1x1, BN: no bias."""
+    """kxk depthwise, middle, 1x1, BN, without biases."""
     depthwise = nn.Conv2d(in_channels, in_channels, kernel, stride, kernel // 2, groups=in_channels, bias=False)
     pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-    return [depthwise, *activated(middle), pointwise, nn.BatchNorm2d(out_channels, eps=eps)]
+    return [depthwise, *activation_layers(middle), pointwise, nn.BatchNorm2d(out_channels, eps=eps)]
 
 
 BLOCKS = {"xception": Xception}

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasspace import files
+from nasspace import files, zoo
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.data.loading import DataSet, load_data, prepared
@@ -24,6 +24,7 @@ from nasspace.engine.subjects import Subject
 from nasspace.errors import InputError, NasspaceError
 from nasspace.exporting.export import LARGEST_SEED, TRAINED, check_folder, export
 from nasspace.exporting.weights import load_into, read_safetensors, read_state
+from nasspace.initialization import DEFAULT
 from nasspace.latency.cache import machine
 from nasspace.latency.runtimes import library_versions
 from nasspace.network import Network, build
@@ -325,8 +326,6 @@ def _resolution(subject: Subject, exported: Origin | None, asked: int | None, re
 
 def _fitted(subject: Subject, data: DataSet, resolution: int) -> Architecture:
     """The architecture at the resolution; a published one with the data's classes and channels."""
-    from nasspace import zoo
-
     architecture, classes = subject.architecture, len(data.classes)
     if subject.is_published:
         loaded = zoo.load(architecture.name, resolution=resolution, classes=classes)
@@ -349,7 +348,9 @@ def _fitted(subject: Subject, data: DataSet, resolution: int) -> Architecture:
 
 def _started(architecture: Architecture, subject: Subject, options: Options, report: Report) -> Network:
     """The network with the weights that it starts from."""
-    model = build(architecture, seed=options.seed)
+    # A published network that was named starts as in its paper.
+    scheme = zoo.initialization_of(architecture.name) if subject.is_published else DEFAULT
+    model = build(architecture, seed=options.seed, initialization=scheme)
     given = options.weights
     if given is None and not options.from_scratch:
         given = subject.weights

@@ -74,7 +74,7 @@ class ModuleText:
     def uses(self, statement: ast.stmt) -> Iterator[Use]:
         """Every global name in the statement's code, at each place; annotations apart."""
         flags = __future__.annotations.compiler_flag
-        tree = ast.Module([without_settle(statement)], [])
+        tree = ast.Module([statement], [])
         code = compile(tree, self.name, "exec", flags, dont_inherit=True)
         yield from ((name, self._definition(statement, name)) for name in bound(statement))
         for inner in _codes(code):
@@ -120,7 +120,7 @@ class ModuleText:
 
     def annotations(self, statement: ast.stmt) -> Iterator[tuple[int, int, ast.expr]]:
         """Every annotation with the place that goes if it goes: ': int' of an argument, ' -> int' of a function."""
-        for node in ast.walk(without_settle(statement)):
+        for node in ast.walk(statement):
             if isinstance(node, ast.arg) and node.annotation:
                 yield self.start(node) + len(node.arg.encode()), self.end(node.annotation), node.annotation
             elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.returns:
@@ -133,15 +133,6 @@ class ModuleText:
             return _plain(eval(ast.unparse(annotation), vars(self.module)))  # the module's own words
         except Exception:  # a name that exists for type checkers only
             return None
-
-    def settle_methods(self, statement: ast.stmt) -> Iterator[Edit]:
-        """The edits that take out the static methods `settle` of a class."""
-        kept = without_settle(statement)
-        for node in getattr(statement, "body", []) if kept is not statement else []:
-            if node not in kept.body:
-                low, high = self.span(node)
-                following = self.data[high:]
-                yield low, high + len(following) - len(following.lstrip(b"\n")), ""
 
     def edited(self, statement: ast.stmt, edits: Iterable[Edit]) -> str:
         """The statement's text with the edits made, the last ones first so that places hold."""
@@ -177,17 +168,6 @@ def allowed(module: str) -> bool:
     """Whether a module is PyTorch's or the standard library's."""
     top = module.partition(".")[0]
     return top == "torch" or top in sys.stdlib_module_names
-
-
-def without_settle(statement: ast.stmt) -> ast.stmt:
-    """The statement; a class without its static method `settle`, unless nothing else would be left."""
-    if not isinstance(statement, ast.ClassDef):
-        return statement
-    body = [node for node in statement.body if not (isinstance(node, ast.FunctionDef) and node.name == "settle")]
-    if not body or len(body) == len(statement.body):
-        return statement
-    kept = {key: getattr(statement, key) for key in (*statement._fields, *statement._attributes)}
-    return ast.ClassDef(**{**kept, "body": body})
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -1,9 +1,9 @@
 """The source of blocks and of all that they need, each thing once, after what it needs itself.
 
 A block's class is followed to the functions, constants and classes that its code names, and these to theirs. What comes
-from PyTorch or the standard library is imported, the rest is copied. The text stays as its author wrote it, with three
-changes: static methods `settle`, which only nasspace calls, are left out; annotations that bound an option become the
-plain type; and where two modules use one name for different things, one of them is renamed.
+from PyTorch or the standard library is imported, the rest is copied. The text stays as its author wrote it, with two
+changes: annotations that bound an option become the plain type; and where two modules use one name for different
+things, one of them is renamed.
 """
 
 from __future__ import annotations
@@ -115,10 +115,9 @@ class _Gatherer:
         return free
 
     def _text(self, module: ModuleText, statement: ast.stmt) -> str:
-        """A definition as written, but for the three changes; what it needs is added before it."""
-        left_out = list(module.settle_methods(statement))
-        edits = [*left_out, *self._annotations(module, statement)]
-        self._check_inner_imports(module, statement, left_out)
+        """A definition as written, but for the two changes; what it needs is added before it."""
+        edits = list(self._annotations(module, statement))
+        self._check_inner_imports(module, statement)
         for name, start in module.uses(statement):
             if not module.defines(name):
                 continue
@@ -154,11 +153,10 @@ class _Gatherer:
         return isinstance(statement, ast.Import | ast.ImportFrom) and all(map(allowed, module.imported_from(statement)))
 
     @staticmethod
-    def _check_inner_imports(module: ModuleText, statement: ast.stmt, left_out: list[Edit]) -> None:
+    def _check_inner_imports(module: ModuleText, statement: ast.stmt) -> None:
         """An import inside a function stays as it is, so it must be one that the file may use."""
         for node in ast.walk(statement):
             if isinstance(node, ast.Import | ast.ImportFrom):
-                inside = any(low <= module.start(node) < high for low, high, _ in left_out)
                 foreign = [name for name in module.imported_from(node) if not allowed(name)]
-                if foreign and not inside:
+                if foreign:
                     raise InputError(f"{module.place(node)} imports {foreign[0]} inside a function")

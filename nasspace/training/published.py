@@ -7,11 +7,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from nasspace import files, initialization
+from nasspace import files, zoo
 from nasspace.errors import InputError, nearest
 from nasspace.training.settings import TrainingSettings
 
 TABLE = Path(__file__).with_suffix(".yaml")
+SHARED = {  # families with one training
+    "mnasnet_small": "mnasnet",
+    "resnext": "resnet",
+    "shufflenet_v1": "shufflenet",
+    "shufflenet_v2": "shufflenet",
+}
 IMAGES = 1_281_167  # ImageNet's for training, by which iterations became epochs
 
 
@@ -21,7 +27,7 @@ class PublishedTraining:
 
     `settings` are what can be applied here, `augmentation` is what the source did with its images and `not_applied`
     what of it is not done here; dropout is the architecture's. `epochs` is None where no length is recorded.
-    `resolution` is in pixels, `initialisation` a scheme of `nasspace.initialization`. `source` says where the values
+    `resolution` is in pixels, `initialization` a scheme of `nasspace.initialization`. `source` says where the values
     are from (paper, official code, secondary, recalled), `note` which of them are not, and what else was different.
     """
 
@@ -29,7 +35,7 @@ class PublishedTraining:
     settings: TrainingSettings
     epochs: int | None
     resolution: int
-    initialisation: str
+    initialization: str
     source: str
     augmentation: str
     not_applied: str
@@ -93,12 +99,15 @@ def of(network: str) -> PublishedTraining:
 
     A name of no published family is an `InputError`.
     """
-    family = initialization.family(network)
-    if family is None:
-        raise InputError(f"'{network}' is not a published network; its training is one of {', '.join(names())}")
+    try:
+        family = zoo.family_of(network.removesuffix("_d-li14"))
+    except InputError:
+        known = ", ".join(names())
+        raise InputError(f"'{network}' is not a published network; its training is one of {known}") from None
     if network.endswith("_cifar"):
         return load("cifar100")
-    return load(f"{family}_d-li14" if network.endswith("_d-li14") and f"{family}_d-li14" in _table() else family)
+    training = SHARED.get(family, family)
+    return load(f"{training}_d-li14" if network.endswith("_d-li14") and f"{training}_d-li14" in _table() else training)
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,7 @@
-"""The published networks, as `Architecture`s, equal to the originals to the last parameter and multiply-add.
+"""Published networks as `Architecture`s, equal to the originals to the last parameter and multiply-add.
 
-A name is its family and its parameters: `mobilenet_v2_0.75`, `shufflenet_v1_g3_1.0`, and with `_cifar` its form for
-32x32 images. Where the paper and its official code differ, the code is followed, since the published counts are the
+A name is its family and its parameters: `mobilenet_v2_0.75`, `shufflenet_v1_g3_1.0`, and with `_cifar` the form for
+32x32 images. Where a paper and its official code differ, the zoo follows the code, since the published counts are the
 code's.
 """
 
@@ -16,7 +16,7 @@ from nasspace.zoo import classic, mobile, shuffle
 from nasspace.zoo.figures import Published, published
 from nasspace.zoo.parts import Family, small_images
 
-__all__ = ["Published", "family_of", "load", "names", "published", "published_of"]
+__all__ = ["Published", "family_of", "initialization_of", "load", "names", "published", "published_of"]
 
 FAMILIES = [*classic.FAMILIES, *mobile.FAMILIES, *shuffle.FAMILIES]
 CIFAR = "_cifar"
@@ -34,18 +34,18 @@ CIFAR_MEMBERS = (
 
 
 def names() -> list[str]:
-    """The published networks, and the forms for CIFAR that are spoken of; the families take other parameters, too."""
+    """Names of the published networks and of well-known forms for CIFAR; `load` takes other parameters, too."""
     return [name for family in FAMILIES for name in family.members] + [name + CIFAR for name in CIFAR_MEMBERS]
 
 
 def load(name: str, resolution: int | None = None, classes: int | None = None, **options: Any) -> Architecture:
-    """The published network of a name, with its own resolution and number of classes unless others are given.
+    """Load a published network by name.
 
-    They are 224 (AlexNet with groups 227, Xception 299) and 1000, with `_cifar` 32 and 100. `options` are a family's:
-    MobileNeXt takes `identity`, the identity tensor multiplier (1, 1/2, '1/3'). An unknown name is an `InputError` with
-    the nearest known one.
+    `resolution` is 224 by default (227 for AlexNet with groups, 299 for Xception) and `classes` 1000; with `_cifar` 32
+    and 100. `options` are those of a family: MobileNeXt takes `identity`, the identity tensor multiplier (1, 1/2,
+    '1/3'). An unknown name is an `InputError` with the nearest known one.
     """
-    family, parameters = _found(name)
+    family, parameters = _parsed(name)
     small = name.endswith(CIFAR)
     for option in options:
         if option not in family.options:
@@ -61,7 +61,7 @@ def load(name: str, resolution: int | None = None, classes: int | None = None, *
 
 
 def published_of(architecture: Architecture) -> tuple[Published, ...]:
-    """What was published of this very network at its resolution: nothing if only its name is that of one."""
+    """Published figures of an architecture at its resolution; none if it only has the name of a published network."""
     try:
         original = load(architecture.name, architecture.input[1])
     except InputError:
@@ -70,11 +70,17 @@ def published_of(architecture: Architecture) -> tuple[Published, ...]:
 
 
 def family_of(name: str) -> str:
-    """The family that a network belongs to by its name: `mobilenet_v2` of `mobilenet_v2_0.75_cifar`."""
-    return _found(name)[0].name
+    """Name of a published network's family: `mobilenet_v2` for `mobilenet_v2_0.75_cifar`."""
+    return _parsed(name)[0].name
 
 
-def _found(name: str) -> tuple[Family, dict[str, Any]]:
+def initialization_of(name: str) -> str:
+    """The initialization scheme of a published network's paper, for `build(..., initialization=)`."""
+    return _parsed(name)[0].initialization
+
+
+def _parsed(name: str) -> tuple[Family, dict[str, Any]]:
+    """Parse a name into its family and parameters; an unknown name is an `InputError`."""
     if not isinstance(name, str):
         raise InputError(f"{name!r} is not the name of a published network")
     for family in FAMILIES:

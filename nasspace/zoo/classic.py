@@ -14,7 +14,7 @@ BASIC = (18, 34)  # depths with basic units; the others have bottlenecks
 def _alexnet(classes: int, grouped: str | None = None) -> Layers:
     """Krizhevsky et al. 2012 as in Caffe (`grouped`, 227x227), else "one weird trick", as in torchvision.
 
-    torchvision averages the map to 6x6 in front of the classifier, which at 224x224 changes nothing.
+    torchvision averages the map to 6x6 before the classifier, which changes nothing at 224x224.
     """
     if grouped:
         rows = [(96, 11, 4, 0, 1), (256, 5, 1, 2, 2), (384, 3, 1, 1, 1), (384, 3, 1, 1, 2), (256, 3, 1, 1, 2)]
@@ -31,7 +31,7 @@ def _alexnet(classes: int, grouped: str | None = None) -> Layers:
 
 
 def _squeezenet(classes: int, version: str, bypass: str | None) -> Layers:
-    """Iandola et al. 2016, table 1 and figure 2; no norm, pools that keep the border (Caffe's)."""
+    """Iandola et al. 2016, table 1 and figure 2; no norm, pools that keep the border (Caffe)."""
     pool = {"block": "max_pool", "kernel": 3, "stride": 2, "padding": 0, "ceil": True}
     kind = {None: "none", "_bypass": "simple", "_complex_bypass": "complex"}[bypass]
     fire = [{"block": "fire", "out": out, "bypass": kind} for out in (128, 128, 256, 256, 384, 384, 512, 512)]
@@ -45,8 +45,10 @@ def _squeezenet(classes: int, version: str, bypass: str | None) -> Layers:
 
 
 def _xception(classes: int) -> Layers:
-    """Chollet 2017, figure 5. The last two separable convolutions, which have ReLU behind, are written as two layers
-    each. Epsilon is PyTorch's, as in timm's port; the original's framework has 1e-3 by default.
+    """Chollet 2017, figure 5.
+
+    The last two separable convolutions, which ReLU follows, are two layers each. Epsilon is PyTorch's, as in timm's
+    port; the original's framework has 1e-3 by default.
     """
     entry = [_module(out, repeats=2, stride=2, first_relu=out != 128) for out in (128, 256, 728)]
     middle = [_module(728, repeats=3)] * 8
@@ -56,11 +58,12 @@ def _xception(classes: int) -> Layers:
 
 
 def _module(out: int, **options: Any) -> dict[str, Any]:
+    """A module of separable convolutions."""
     return {"block": "xception", "out": out, **options}
 
 
 def _separable(width: int, out: int) -> Layers:
-    """3x3 depthwise -> 1x1, BN, ReLU."""
+    """3x3 depthwise -> 1x1, BN, ReLU, as two layers."""
     return [conv(width, 3, groups=width, norm="none", bias=False, activation="none"), conv(out, 1)]
 
 
@@ -70,7 +73,7 @@ def _resnet(classes: int, depth: str, se: str | None, form: str | None) -> Layer
     The official SE-ResNet-50 (`se_resnet50_v1`) pools without padding and keeps the border.
     """
     if form and int(depth) in BASIC:
-        raise InputError("a network of basic units has no first 1x1 that could have the stride")
+        raise InputError("a network of basic units has no first 1x1 convolution that could have the stride")
     pool = {**MAX_POOL, "padding": 0, "ceil": True} if se and form else MAX_POOL
     options = {"se": 1 / 16} if se else {}
     return _stages(classes, int(depth), pool, **options, **({"stride_at": "1x1"} if form else {}))
@@ -84,6 +87,7 @@ def _resnext(classes: int, depth: str, groups: str, width: str) -> Layers:
 
 
 def _stages(classes: int, depth: int, pool: dict[str, Any], **options: Any) -> Layers:
+    """A whole ResNet whose units have these options."""
     block, least = ("basic", 64) if depth in BASIC else ("bottleneck", 256)
     layers = [conv(64, 7, 2), pool]
     for i, count in enumerate(RESNETS[depth]):
@@ -92,20 +96,24 @@ def _stages(classes: int, depth: int, pool: dict[str, Any], **options: Any) -> L
 
 
 FAMILIES = [
-    Family("alexnet", "alexnet", _alexnet, ("alexnet",), stem=0),
-    Family("alexnet", "alexnet(?P<grouped>_grouped)", _alexnet, ("alexnet_grouped",), resolution=227, stem=0),
+    Family("alexnet", "alexnet", _alexnet, ("alexnet",), "alexnet", stem=0),
+    Family(
+        "alexnet", "alexnet(?P<grouped>_grouped)", _alexnet, ("alexnet_grouped",), "alexnet", resolution=227, stem=0
+    ),
     Family(
         "squeezenet",
         r"squeezenet_(?P<version>1\.[01])(?P<bypass>(?<=1\.0)_bypass|(?<=1\.0)_complex_bypass)?",
         _squeezenet,
         ("squeezenet_1.0", "squeezenet_1.1", "squeezenet_1.0_bypass", "squeezenet_1.0_complex_bypass"),
+        "squeezenet",
     ),
-    Family("xception", "xception", _xception, ("xception",), resolution=299, stem=2),
+    Family("xception", "xception", _xception, ("xception",), "xception", resolution=299, stem=2),
     Family(
         "resnet",
         "(?P<se>se_)?resnet(?P<depth>18|34|50|101|152)(?P<form>_v1)?",
         _resnet,
         ("resnet18", "resnet34", "resnet50", "resnet50_v1", "resnet101", "se_resnet50", "se_resnet50_v1"),
+        "resnet",
         stem=2,
     ),
     Family(
@@ -113,6 +121,7 @@ FAMILIES = [
         r"resnext(?P<depth>50|101|152)_(?P<groups>\d{1,3})x(?P<width>\d{1,3})d",
         _resnext,
         ("resnext50_32x4d", "resnext101_32x8d"),
+        "resnet",
         stem=2,
     ),
 ]

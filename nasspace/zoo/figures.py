@@ -1,4 +1,4 @@
-"""What was published of the networks: accuracy, size, cost and latency, each with its source (figures.csv)."""
+"""Published figures of the networks: accuracy, size, cost and latency, each with its source (figures.csv)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 class Published:
     """One published row: ImageNet top-1 accuracy in percent, parameters and multiply-adds in millions.
 
-    None where the source does not give a figure. `latency` is as printed, with its device. The counts are those of
-    the source, which may leave batch norm out or round; ours are measured on the network.
+    None where the source has no figure. `latency` is as printed, with its device. The counts are those of the source,
+    which may leave out batch norm or round; `nasspace.cost` counts the network itself.
     """
 
     name: str
@@ -26,13 +26,14 @@ class Published:
 
 
 def published(name: str, resolution: int | None = None) -> tuple[Published, ...]:
-    """The rows of a network, its best source first; those at one resolution if it is given."""
+    """Return the rows of a network, its best source first; with `resolution`, only those at it."""
     rows = _all().get(name, ())
     return tuple(row for row in rows if resolution in (None, row.resolution))
 
 
 @functools.cache
 def _all() -> dict[str, tuple[Published, ...]]:
+    """All rows by the network's name."""
     text = importlib.resources.files(__package__).joinpath("figures.csv").read_text(encoding="utf-8")
     rows: dict[str, tuple[Published, ...]] = {}
     for line in csv.DictReader(text.splitlines()):

@@ -1,4 +1,4 @@
-"""MobileNet V1 to V3, MnasNet, MobileNeXt: any width multiplier."""
+"""MobileNet V1 to V3, MnasNet, MobileNeXt, at any width multiplier."""
 
 from __future__ import annotations
 
@@ -90,9 +90,11 @@ MOBILENET_V3 = {  # kernel, expanded, out, squeeze-and-excitation, h-swish, stri
 
 
 def _mobilenet_v3(classes: int, size: str, width: float, rule: str | None) -> Layers:
-    """Howard et al. 2019 (MobileNetV3). The width scales the ratio of each expansion (the official code), which gives
-    the paper's table 9 if the last hidden layer stays, but grows in the small network above 1; with `_torchvision`
-    the width scales the expanded widths and that layer.
+    """Howard et al. 2019 (MobileNetV3).
+
+    The width scales the ratio of each expansion (the official code). That gives the paper's table 9 if the last hidden
+    layer keeps its width, except in the small network, where it grows above 1. With `_torchvision` the width scales
+    the expanded widths and that layer.
     """
     *rows, hidden = MOBILENET_V3[size]
     eps: dict[str, Any] = {"eps": 1e-3}
@@ -113,12 +115,12 @@ def _mobilenet_v3(classes: int, size: str, width: float, rule: str | None) -> La
 
 
 def _mobilenext(classes: int, width: float, identity: Fraction = WHOLE) -> Layers:
-    """Zhou et al. 2020 by the official code: the first block of a stage lacks its first depthwise convolution, and
-    both where it has no stride; the stages of a single block are whole, without a shortcut. `identity` is the identity
-    tensor multiplier. Widths are multiples of 8, at 0.1 of 4.
+    """Zhou et al. 2020 by the official code.
 
-    At widths near 0.1 a stage may be as wide as the one before. The official code then takes its first block for one
-    of the others: whole, with a shortcut, and without the stride.
+    The first block of a stage lacks its first depthwise convolution, and both where it has no stride; stages of a
+    single block are whole, without a shortcut. `identity` is the identity tensor multiplier. Widths are multiples of 8,
+    at 0.1 of 4. At widths near 0.1 a stage may be as wide as the previous one. The official code then makes its first
+    block like the others: whole, with a shortcut, and without the stride.
     """
     divisor = 4 if width == 0.1 else 8
     stages = [(2, 96, 1, 2), (6, 144, 1, 1), (6, 192, 3, 2), (6, 288, 3, 2), (6, 384, 4, 1), (6, 576, 4, 2)]
@@ -141,9 +143,10 @@ def _mobilenext(classes: int, width: float, identity: Fraction = WHOLE) -> Layer
 
 
 def _wide(layers: Callable[..., Layers]) -> Callable[..., Layers]:
-    """The family's function for a width that is still text, checked."""
+    """Parse and check the width multiplier, which is text in a name, before calling `layers`."""
 
     def checked(classes: int, width: str, **parameters: Any) -> Layers:
+        """Call `layers` with the width as a number."""
         if not 0 < float(width) <= MAX_WIDTH_MULTIPLIER:
             raise InputError(f"the width must be above 0 and at most {MAX_WIDTH_MULTIPLIER:g}")
         return layers(classes, width=float(width), **parameters)
@@ -152,18 +155,18 @@ def _wide(layers: Callable[..., Layers]) -> Callable[..., Layers]:
 
 
 def _multiplied(classes: int, width: float, divisor: str | None, identity: Any = None) -> Layers:
-    """MobileNeXt with the identity multiplier as a number or, such as '1/2', as text; or 1 / divisor, as in a name."""
+    """MobileNeXt with the identity multiplier as a number, as text such as '1/2', or as the divisor in its name."""
     named = Fraction(1, max(1, int(divisor))) if divisor else None
     share = (named or WHOLE) if identity is None else _share(identity)
     if not Fraction(1, FINEST) <= share <= 1 or divisor == "0":
         raise InputError(f"the identity multiplier must be from 1/{FINEST} to 1, such as 1/2")
     if named not in (None, share):
-        raise InputError(f"its name says an identity multiplier of {named}, the option {share}")
+        raise InputError(f"its name has an identity multiplier of {named}, the option {share}; leave one out")
     return _mobilenext(classes, width, share)
 
 
 def _share(value: Any) -> Fraction:
-    """A number or text as a fraction of small numbers; 0 for what is none."""
+    """Convert a number or text to a fraction of small numbers; 0 for anything else."""
     try:
         return Fraction(0 if isinstance(value, bool) else value).limit_denominator(FINEST)
     except (ValueError, TypeError, ZeroDivisionError, OverflowError):
@@ -176,20 +179,23 @@ FAMILIES = [
         f"mobilenet_v1_{WIDTH}",
         _wide(_mobilenet_v1),
         at_widths("mobilenet_v1", 1.0, 0.75, 0.5, 0.25),
+        "mobilenet_v1",
     ),
     Family(
         "mobilenet_v2",
         f"mobilenet_v2_{WIDTH}",
         _wide(_mobilenet_v2),
         at_widths("mobilenet_v2", 1.0, 1.4, 1.3, 0.75, 0.5, 0.35),
+        "mobilenet_v2",
     ),
     Family(
         "mnasnet",
         f"mnasnet_(?P<kind>a1|b1)_{WIDTH}",
         _wide(_mnasnet),
         (*at_widths("mnasnet_a1", 1.0, 1.4, 0.75, 0.5, 0.35), *at_widths("mnasnet_b1", 1.0, 1.3, 0.75, 0.5)),
+        "mnasnet",
     ),
-    Family("mnasnet_small", "mnasnet_(?P<kind>small)", _mnasnet, ("mnasnet_small",)),
+    Family("mnasnet_small", "mnasnet_(?P<kind>small)", _mnasnet, ("mnasnet_small",), "mnasnet"),
     Family(
         "mobilenet_v3",
         f"mobilenet_v3_(?P<size>large|small)_{WIDTH}(?P<rule>_torchvision)?",
@@ -201,6 +207,7 @@ FAMILIES = [
             for width in (1.0, 1.25, 0.75, 0.5, 0.35)
             if not (rule and width == 1.0)
         ),
+        "mobilenet_v3",
     ),
     Family(
         "mobilenext",
@@ -210,6 +217,7 @@ FAMILIES = [
             *at_widths("mobilenext", 1.0, 1.4, 0.75, 0.5, 0.35),
             *(f"mobilenext_1.0_identity_1_{divisor}" for divisor in (2, 3, 6)),
         ),
+        "mobilenext",
         options=("identity",),
     ),
 ]

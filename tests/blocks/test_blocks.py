@@ -292,8 +292,9 @@ def test_official_order_of_channels_is_the_other_one():
     assert layers.channel_shuffle(numbered, 3).flatten().tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
     assert layers.channel_shuffle(numbered, 4).flatten().tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
     official = block("shuffle_v1", 48, 48, groups=3, shuffle="megvii")
-    assert (official.before, official.behind) == (1, 4)
-    assert (block("shuffle_v1", 48, 48, groups=3).before, block("shuffle_v1", 48, 48, groups=3).behind) == (3, 1)
+    assert (official.shuffle_before, official.shuffle_after) == (1, 4)
+    paper = block("shuffle_v1", 48, 48, groups=3)
+    assert (paper.shuffle_before, paper.shuffle_after) == (3, 1)
     passed = block("shuffle_v2", 12, 12, shuffle="megvii").eval()(IMAGE)
     assert torch.equal(passed[:, :6], IMAGE[:, 0::2])
 
@@ -478,6 +479,12 @@ class Reserved(Plain):
         super().__init__(in_channels, out_channels, stride)
 
 
+class Settled(Plain):
+    @staticmethod
+    def settle(in_channels, out_channels, stride, options):
+        return {}
+
+
 def test_registering(own_blocks):
     assert blocks.register("my_plain", Plain) is Plain
     assert blocks.register("my_plain", Plain) is Plain
@@ -488,6 +495,7 @@ def test_registering(own_blocks):
         ("other", nn.Conv2d, "must begin with"),
         ("other", 3, "is not a class of nn.Module"),
         ("other", Reserved, "an option cannot be called 'out'"),
+        ("other", Settled, r"Settled\.settle is no longer called; write it as resolve\("),
     ]:
         with pytest.raises(InputError, match=message):
             blocks.register(name, cls)

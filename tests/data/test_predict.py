@@ -22,7 +22,6 @@ from nasspace.data.images import DataSet
 from nasspace.data.loading import load_data
 from nasspace.errors import InputError
 
-CASES = Path(__file__).parents[2] / ".." / "shared" / "cases"
 ORIENTATION = 0x0112
 # Run in the folder of predict.py with python -I: neither nasspace nor the folder's own path can be imported.
 ALONE = """
@@ -458,21 +457,61 @@ def test_without_onnxruntime_the_install_command_is_named(shipped, tmp_path, mon
     assert "pip install onnxruntime" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "case", ["02-transparent-becomes-black", "04-low-range-is-black", "13-camera-of-100-megapixels"]
-)
-def test_the_cases_are_solved(tmp_path, case):
-    if not CASES.is_dir():
-        pytest.skip("../shared/cases is not here")
-    (tmp_path / case).mkdir()
-    shutil.copy(CASES / "common.py", tmp_path)
-    shutil.copy(CASES / case / "make.py", tmp_path / case)
-    subprocess.run([sys.executable, "make.py"], cwd=tmp_path / case, check=True, timeout=60)
-    for folder in (child for child in (tmp_path / case).iterdir() if child.is_dir()):
-        data = load_data(f"imagefolder:{folder}", resolution=40)
-        means = [data.train.pixels[data.train.labels == label].float().mean((0, 1)) for label in (0, 1)]
-        assert float((means[0] - means[1]).abs().mean()) > 40, folder.name
-        assert len(data.train.pixels.unique()) > 2 or "02" in case
+def gray_halves(label: int) -> np.ndarray:
+    """A noisy 40x40 image whose left (class 0) or upper (class 1) half is bright, as float64 gray values."""
+    image = np.random.default_rng(label).integers(0, 60, (40, 40, 3), dtype=np.uint8)
+    image[(slice(20), slice(None)) if label else (slice(None), slice(20))] += 150
+    return np.asarray(Image.fromarray(image).convert("L")).astype(np.float64)
+
+
+def transparent_drawing(mode: str, clear: int | tuple[int, ...], ink: int | tuple[int, ...], label: int) -> Image.Image:
+    """A black rectangle on a transparent ground; its place is the class."""
+    image = Image.new(mode, (40, 40), clear)
+    if mode == "P":
+        image.putpalette([0, 0, 0, 0, 0, 0] + [9] * 762)
+    ImageDraw.Draw(image).rectangle((8, 20, 32, 34) if label else (8, 8, 32, 20), fill=ink)
+    return image
+
+
+SPECIAL_IMAGES = {  # of class 0 or 1; saved as (suffix, options)
+    "transparent RGBA": (lambda label: transparent_drawing("RGBA", (0, 0, 0, 0), (0, 0, 0, 255), label), "png", {}),
+    "transparent LA": (lambda label: transparent_drawing("LA", (0, 0), (0, 255), label), "png", {}),
+    "transparent palette": (lambda label: transparent_drawing("P", 0, 1, label), "png", {"transparency": 0}),
+    "8 of 16 bits": (lambda label: Image.fromarray(gray_halves(label).astype(np.uint16)), "png", {}),
+    "12 of 16 bits": (lambda label: Image.fromarray((gray_halves(label) * 16).astype(np.uint16)), "png", {}),
+    "8 of 32 bits": (lambda label: Image.fromarray(gray_halves(label).astype(np.int32)), "tif", {}),
+    "floats to 1": (lambda label: Image.fromarray((gray_halves(label) / 255).astype(np.float32)), "tif", {}),
+    "floats to 65535": (lambda label: Image.fromarray((gray_halves(label) * 257).astype(np.float32)), "tif", {}),
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL_IMAGES)
+def test_special_images_keep_their_content(tmp_path, kind):
+    make, suffix, options = SPECIAL_IMAGES[kind]
+    for label, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            make(label).save(tmp_path / name / f"{number}.{suffix}", **options)
+    data = load_data(f"imagefolder:{tmp_path}", resolution=40)
+    assert distance_of_classes(data) > 40
+    assert len(data.train.pixels.unique()) > 2 or "transparent" in kind
+
+
+def test_a_photograph_of_100_megapixels_is_read(tmp_path):
+    for label, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            Image.fromarray(gray_halves(label).astype(np.uint8)).save(tmp_path / name / f"{number}.jpg")
+    Image.new("RGB", (12000, 9000), (200, 10, 10)).save(tmp_path / "a" / "phone.jpg", quality=30)
+    data = load_data(f"imagefolder:{tmp_path}", resolution=40)
+    assert len(data.train) + len(data.validation) == 17
+    assert distance_of_classes(data) > 40
+
+
+def distance_of_classes(data: DataSet) -> float:
+    """Mean absolute difference of the two classes' mean images, 0 to 255."""
+    means = [data.train.pixels[data.train.labels == label].float().mean((0, 1)) for label in (0, 1)]
+    return float((means[0] - means[1]).abs().mean())
 
 
 def test_white_drawings_on_nothing_are_refused(tmp_path):

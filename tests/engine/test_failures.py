@@ -51,11 +51,11 @@ class Late(Brittle):
         return self.layer(x)
 
 
-class Unsettled(Brittle):
+class Unresolved(Brittle):
     """A block whose width arithmetic fails at a width of 12."""
 
     @staticmethod
-    def settle(in_channels: int, out_channels: int, stride: int, options: dict) -> dict:
+    def resolve(in_channels: int, out_channels: int, stride: int, **options) -> dict:
         return {"share": 1 // (out_channels - 12)}
 
     def forward(self, x):
@@ -92,10 +92,10 @@ def test_a_block_that_does_not_run_at_one_width_is_left(own, sampler, limit):
 
 @pytest.mark.parametrize("sampler", ["gain", "random"])
 def test_a_block_whose_width_arithmetic_fails_is_that_trials_failure(own, capsys, sampler):
-    study = search(own(Unsettled), sampler=sampler, trials=12)
+    study = search(own(Unresolved), sampler=sampler, trials=12)
     assert study.evaluated == 12
     layers = [layer for number in study.trials()["id"] for layer in study.architecture(number).layers]
-    assert 12 not in [layer.out for layer in layers if layer.block == "unsettled"]
+    assert 12 not in [layer.out for layer in layers if layer.block == "unresolved"]
     failed = [trial for trial in study.frozen("FAIL") if trial.user_attrs["reason"].startswith("failed")]
     if sampler == "random":
         assert failed, "the seed gives some of this width"
@@ -103,18 +103,18 @@ def test_a_block_whose_width_arithmetic_fails_is_that_trials_failure(own, capsys
         assert cli.run(["show", f"s:{failed[0].number}"]) == 0
         out = capsys.readouterr().out
         assert "ZeroDivisionError" in out
-        assert "in settle" in out
+        assert "in resolve" in out
 
 
 def test_an_architecture_whose_width_arithmetic_fails_is_one_message(own, capsys, tmp_path):
-    own(Unsettled)
-    layers = [{"block": "conv", "out": 8}, {"block": "unsettled", "out": 12}, {"block": "linear", "out": 2}]
+    own(Unresolved)
+    layers = [{"block": "conv", "out": 8}, {"block": "unresolved", "out": 12}, {"block": "linear", "out": 2}]
     path = tmp_path / "net.json"
     path.write_text(json.dumps({"nasspace": 1, "input": [1, 8, 8], "classes": 2, "layers": layers}))
     assert cli.run(["show", str(path)]) == 2
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
-    assert "unsettled" in err
+    assert "unresolved" in err
     assert "8 channels in, 12 out" in err
 
 

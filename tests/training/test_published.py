@@ -74,7 +74,7 @@ def test_an_entry_says_what_its_source_says(name):
     assert (*given, settings.label_smoothing, settings.average) == PUBLISHED[name]
     assert (settings.momentum, settings.square_decay, settings.gradient_norm) == (0.9, 0.9, 0)
     assert settings.optimiser == "rmsprop" or not settings.nesterov
-    assert entry.initialisation in initialization.names()
+    assert entry.initialization in initialization.names()
     assert entry.resolution in (32, 224, 227, 299)
     for text in (entry.source, entry.augmentation, entry.not_applied, entry.note):
         assert text
@@ -114,8 +114,8 @@ def test_an_entry_trains(name, few):
     """A tiny network on 160 digits, two epochs, the rate scaled to batches of 32."""
     entry = published.load(name)
     layers = [*TINY, {"block": "global_pool"}, {"block": "linear", "out": 10}]
-    scheme = entry.initialisation
-    model = build(Architecture.of(layers, input=(1, 8, 8)), seed=1, initialisation=scheme)
+    scheme = entry.initialization
+    model = build(Architecture.of(layers, input=(1, 8, 8)), seed=1, initialization=scheme)
     before = [p.detach().clone() for p in model.parameters()]
     trained = train(model, few, Fidelity(8, 2), entry.scaled(32, epochs=2), seed=1)
     assert not trained.diverged
@@ -139,7 +139,9 @@ def test_scaling_follows_batch_and_length():
 @pytest.mark.parametrize("name", zoo.names())
 def test_every_published_network_has_its_training(name):
     entry = published.of(name)
-    assert entry.name == ("cifar100" if name.endswith("_cifar") else initialization.family(name))
+    family = zoo.family_of(name)
+    assert entry.name == ("cifar100" if name.endswith("_cifar") else published.SHARED.get(family, family))
+    assert name.endswith("_cifar") or entry.initialization == zoo.initialization_of(name)
 
 
 def test_variants_of_others():
