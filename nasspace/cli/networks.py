@@ -204,7 +204,7 @@ def export(
         )
         given = {"weights": weights, **how}
         if (Path(arch) / preprocessing.NAME).is_file():
-            given["preprocessing"] = preprocessing.carried(Path(arch), architecture)
+            given["preprocessing"] = preprocessing.read_for(Path(arch), architecture)
             given |= earlier(Path(arch), architecture)
         exported = write(architecture, folder, **given)
     return _checked(exported, json)
