@@ -16,7 +16,7 @@ _HOMES = {
     "build": "nasspace.network",
     "cost": "nasspace.counting",
     "measure_latency": "nasspace.latency.remote",
-    "search": "nasspace.engine.search_entry",
+    "search": "nasspace.engine.loop",
     "train": "nasspace.engine.full_training",
     "deliver": "nasspace.engine.delivery",
     "blocks": None,

@@ -59,20 +59,21 @@ class Display:
         elif kind == "trial":
             printing.say(self.now)
 
-    def _start(self, study: Any, task: Any) -> None:
-        self.study, self.trials = study, task.recipe.trials if task.recipe.is_bounded else None
+    def _start(self, study: Any, problem: Any) -> None:
+        recipe, deployment = problem.recipe, problem.deployment
+        self.study, self.trials = study, recipe.trials if recipe.is_bounded else None
         self.done, self.rejected = study.evaluated, study.rejected
         self.evaluated_before = self.done
         self.began = time.monotonic()
-        skipped = getattr(task.data, "skipped", ())
+        skipped = getattr(problem.data, "skipped", ())
         if skipped:
             printing.say(f"left out, unreadable or in no class: {', '.join(map(str, skipped))}")
         limits = ", ".join(f"{name} <= {_limit(name, limit)}" for name, limit in study.limits.items()) or "no limits"
-        until = f"{self.trials} trials" if self.trials else f"{task.recipe.time_budget:g} s"
-        self.last = f"{study.name}: {task.space.name} on {task.recipe.data}, {limits}, {until}"
-        if task.deployed:
-            sizes = " or ".join(f"{size}x{size}" for size in task.deployed.sizes)
-            self.last += f"; deployed at {sizes} ({task.deployed.why})"
+        until = f"{self.trials} trials" if self.trials else f"{recipe.time_budget:g} s"
+        self.last = f"{study.name}: {problem.space.name} on {recipe.data}, {limits}, {until}"
+        if deployment:
+            sizes = " or ".join(f"{size}x{size}" for size in deployment.sizes)
+            self.last += f"; deployed at {sizes} ({deployment.why})"
 
     def _trial(self, number: int, architecture: Any) -> None:
         self._under_way.append(number)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -79,59 +80,60 @@ def search(
     json: Json = False,
 ) -> None:
     """Search a space for the Pareto front of accuracy, measured latency and FLOPs, inside the targets."""
-    from nasspace.studies.recipe import load
+    from nasspace.engine import loop
 
-    changes: dict[str, Any] = {
+    settings: dict[str, Any] = {
+        "latency_target_ms": _quantity("--latency-target", latency_target, "latency"),
+        "flops_target": _quantity("--flops-target", flops_target, "count"),
+        "params_target": _quantity("--params-target", params_target, "count"),
         "data": data,
         "data_dir": data_dir,
         "skip_broken": skip_broken or None,
+        "recipe": recipe,
         "objectives": [part.strip() for part in objectives.split(",")] if objectives is not None else None,
         "trials": trials,
-        "time_budget": _amount("--time-budget", time_budget, "time"),
+        "time_budget": _duration("--time-budget", time_budget),
         "sampler": sampler,
         "runtime": runtime,
         "threads": threads,
         "batch_size": batch_size,
         "resolution": resolution,
         "seed": seed,
-        **_where(workers, ray, gpus, trial_timeout, storage_path),
+        "study": study,
+        "storage": storage,
+        **_execution_settings(workers, ray, gpus, trial_timeout, storage_path),
         "device": device,
         "latency_device": latency_device,
-        "limits": {
-            "latency": _amount("--latency-target", latency_target, "latency"),
-            "flops": _amount("--flops-target", flops_target, "count"),
-            "params": _amount("--params-target", params_target, "count"),
-        },
+        "fresh_latency": fresh_latency,
     }
-    asked = load(recipe).with_changes(changes)
-
-    def start(on_event: Any) -> Study:
-        from nasspace.engine.loop import search as begin
-
-        return begin(space, recipe=asked, study=study, storage=storage, fresh_latency=fresh_latency, on_event=on_event)
-
-    _searched(start, json)
+    _run(lambda on_event: loop.search(space, **settings, on_event=on_event), json)
 
 
-def _amount(flag: str, text: str | None, kind: Any) -> str | None:
-    """The text of an amount, checked here so that an error names the flag."""
+def _quantity(flag: str, text: str | None, kind: Literal["latency", "count", "time"]) -> float | None:
+    """Convert an amount with a unit; an error names the flag."""
     from nasspace.studies.recipe import quantity
 
+    if text is None:
+        return None
     try:
-        if text is not None:
-            quantity(text, kind)
+        return quantity(text, kind)
     except ValueError as error:
         raise InputError(f"{flag}: {error}") from None
+
+
+def _duration(flag: str, text: str | None) -> str | None:
+    """Check a time with a unit; an error names the flag."""
+    _quantity(flag, text, "time")
     return text
 
 
-def _where(
+def _execution_settings(
     workers: int | None, ray: str | None, gpus: float | None, trial_timeout: str | None, storage_path: str | None
 ) -> dict[str, Any]:
-    """Where candidates are evaluated, as a recipe has it; a relative path means this folder wherever it is read."""
+    """The settings of where and how trials run; a relative path is made absolute, as nodes have other folders."""
     if storage_path and "://" not in storage_path:
         storage_path = str(Path(storage_path).expanduser().absolute())
-    timeout = _amount("--trial-timeout", trial_timeout, "time")
+    timeout = _duration("--trial-timeout", trial_timeout)
     return {"workers": workers, "ray": ray, "gpus": gpus, "trial_timeout": timeout, "storage_path": storage_path}
 
 
@@ -144,46 +146,39 @@ def resume(
     storage_path: StoragePath = None,
     json: Json = False,
 ) -> None:
-    """Go on with a stopped study, here or elsewhere; a finished one prints its front."""
+    """Continue a stopped study, here or elsewhere; a finished one prints its front."""
+    from nasspace.engine import loop
 
-    def start(on_event: Any) -> Study:
-        from nasspace.engine.loop import resume as go_on
-
-        return go_on(study, on_event=on_event, **_where(workers, ray, gpus, trial_timeout, storage_path))
-
-    _searched(start, json)
+    settings = _execution_settings(workers, ray, gpus, trial_timeout, storage_path)
+    _run(lambda on_event: loop.resume(study, **settings, on_event=on_event), json)
 
 
-def _searched(start: Any, json: bool) -> None:
-    """Run a search under the live display, deliver its front, print it."""
+def _run(start: Callable[[Callable[..., None]], Study], json: bool) -> None:
+    """Run a search under the live display, and print its front."""
     from nasspace.cli.progress import display
-    from nasspace.engine.delivery import deliver
 
-    opened: list[Study] = []
+    studies: list[Study] = []
     try:
-        with display() as shown:
+        with display() as show:
 
             def on_event(kind: str, **event: Any) -> None:
-                if kind == "start":
-                    opened.append(event["study"])
-                shown(kind, **event)
+                if kind in ("loaded", "start"):
+                    studies.append(event["study"])
+                show(kind, **event)
 
-            found = start(on_event)
-            opened.append(found)
-            if found.is_writable or not found.is_finished:
-                deliver(found, on_event)
+            study = start(on_event)
     except KeyboardInterrupt:
-        raise _interrupted(opened) from None
-    _print_front(found, json)
+        raise _interrupted(studies) from None
+    _print_front(study, json)
 
 
-def _interrupted(opened: list[Study]) -> Interrupted:
-    """What is kept, and how to go on."""
+def _interrupted(studies: list[Study]) -> Interrupted:
+    """The message of an interruption: what is kept, and how to continue."""
     from nasspace.studies import paths
 
-    if not opened:
+    if not studies:
         return Interrupted("interrupted before the search started; run the same command again")
-    return Interrupted(f"interrupted; what is finished is kept, `nas resume {paths.shown(opened[0].folder)}` goes on")
+    return Interrupted(f"interrupted; what is finished is kept, `nas resume {paths.shown(studies[0].folder)}` goes on")
 
 
 def front(

@@ -14,9 +14,10 @@ from nasspace import files
 from nasspace.architecture import Architecture
 from nasspace.documents import Document
 from nasspace.engine import last_rung, machine_lock
+from nasspace.engine.checks import check_device
+from nasspace.engine.infeasible import empty_front
 from nasspace.engine.latency_evaluator import images_for
-from nasspace.engine.loop import nothing_found
-from nasspace.engine.problem import check_device, data_of
+from nasspace.engine.problem import data_of
 from nasspace.engine.ray import remeasure
 from nasspace.errors import InputError, VerificationError
 from nasspace.exporting import code_runner
@@ -70,7 +71,7 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
         errors = "; ".join(f"trial {number}: {error}" for number, error in failed.items())
         raise VerificationError(f"{errors} (`nas resume {study.name}` tries again)")
     if not study.front_numbers():
-        raise nothing_found(study)
+        raise empty_front(study)
     return study
 
 

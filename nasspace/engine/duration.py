@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from nasspace import failures
 from nasspace.architecture import Architecture
 from nasspace.engine import last_rung, machine_lock
-from nasspace.engine.evaluator import measures
+from nasspace.engine.evaluator import needs_latency
 from nasspace.studies.recipe import Recipe
 
 if TYPE_CHECKING:
-    from nasspace.engine.problem import Task
+    from nasspace.engine.problem import Problem
 
 NETWORKS = 3  # random ones that are timed
 BATCH = 32
@@ -51,12 +51,12 @@ class Duration:
         return f"likely to take {_span(low, high)} in all: {self.last_rung}"
 
 
-def estimate(task: Task) -> Duration | None:
+def estimate(problem: Problem) -> Duration | None:
     """The duration of a whole search on this machine; None where a function evaluates.
 
     Where others train, the last rung still runs here; the search's own part is then of one worker like this machine.
     """
-    recipe, data = task.recipe, task.data
+    recipe, data = problem.recipe, problem.data
     if data is None or "accuracy" not in recipe.objectives:
         return None
     rng = random.Random(0)
@@ -64,7 +64,7 @@ def estimate(task: Task) -> Duration | None:
     start = time.perf_counter()
     with machine_lock.Training():
         for _ in range(NETWORKS):
-            network = task.space.sample(rng)
+            network = problem.space.sample(rng)
             with contextlib.suppress(failures.CandidateFailed), failures.of_candidates():  # one that cannot be trained
                 timed.append(_timed(network, recipe, len(data.train.labels)))
             if time.perf_counter() - start > LONGEST:
@@ -72,7 +72,7 @@ def estimate(task: Task) -> Duration | None:
     if not timed:
         return None
     trial, member = (sum(part) / len(timed) for part in zip(*timed, strict=True))
-    trial += MEASURED if measures(recipe) else 0.0
+    trial += MEASURED if needs_latency(recipe) else 0.0
     bounded = recipe.is_bounded
     search = trial * recipe.trials if bounded else trial
     few, many = MEMBERS

@@ -1,4 +1,4 @@
-"""One candidate to its objectives: cost, then latency, then accuracy; stops at the first broken limit."""
+"""Evaluators: from an architecture to its objectives (cost, latency, accuracy), up to the first violated limit."""
 
 from __future__ import annotations
 
@@ -8,30 +8,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from nasspace import failures
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.engine import machine_lock
 from nasspace.engine.latency_evaluator import Measured, Measurer, seed_of
 from nasspace.errors import InputError
-from nasspace.studies.recipe import OBJECTIVES, Recipe, short
+from nasspace.studies.objectives import COUNTED, OBJECTIVES
+from nasspace.studies.recipe import Recipe, short
 
 if TYPE_CHECKING:
     from nasspace.data.loading import DataSet
 
 COUNTS: dict[str, Callable[[Architecture], float]] = {
-    "flops": lambda architecture: cost(architecture).flops,
-    "params": lambda architecture: cost(architecture).params,
-    "memory_access": lambda architecture: cost(architecture).memory_access,
+    name: lambda architecture, name=name: getattr(cost(architecture), name) for name in COUNTED
 }
-UNIT = {"latency": "ms", "flops": "million multiply-adds", "params": "million parameters"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a candidate: its figures (latency in ms), and the limit that it broke, if it did.
+    """The result of one evaluation: values by objective (latency in ms), and the violated limit, if any.
 
-    Without an `accuracy` among the values it was rejected and never trained. `failure` says why its evaluation failed,
-    `traceback` where.
+    Without `accuracy` among the values the candidate was rejected before training. `failure` is why the evaluation
+    failed, `traceback` is where.
     """
 
     values: Mapping[str, float]
@@ -42,24 +41,39 @@ class Outcome:
     traceback: str = ""
 
 
-def broken(values: Mapping[str, float], limits: Mapping[str, float]) -> str:
-    """The first limit that the values break, in words; '' for none."""
+def evaluate(evaluator: Callable[[Architecture], Outcome], architecture: Architecture) -> Outcome:
+    """Evaluate a candidate; an exception raised by its block or training becomes a failed outcome.
+
+    Everything else that is raised is raised here, too: errors of the machine, of nasspace, or of the user's function.
+    """
+    try:
+        return evaluator(architecture)
+    except Exception as error:
+        if isinstance(evaluator, FunctionEvaluator) or not failures.is_of_candidate(error):
+            raise
+        failed = failures.failed(error)
+        return Outcome({}, failure=str(failed), traceback=failed.traceback)
+
+
+def violated_limit(values: Mapping[str, float], limits: Mapping[str, float]) -> str:
+    """Describe the first limit that the values exceed; empty if there is none."""
     for name, limit in limits.items():
         if name in values and values[name] > limit:
-            return f"{name} {shown(name, values[name])} is over the limit of {shown(name, limit)}"
+            describe = OBJECTIVES[name].describe
+            return f"{name} {describe(values[name])} is over the limit of {describe(limit)}"
     return ""
 
 
-def shown(name: str, value: float) -> str:
-    """A figure with its unit."""
-    return f"{value:.4g} ms" if name == "latency" else f"{value / 1e6:.4g} {UNIT[name]}"
+def needs_latency(recipe: Recipe) -> bool:
+    """Whether a search measures latencies."""
+    return "latency" in recipe.objectives or recipe.limits.latency is not None
 
 
-class Trained:
-    """The evaluator of a search: counts, measures and trains a candidate, as its recipe says.
+class TrainingEvaluator:
+    """Counts, measures and trains a candidate as the recipe says.
 
-    `measure` takes latencies; it measures on this machine if not given. `on_epoch` is called behind each pass over the
-    data with its number, the number of passes, and the loss.
+    `measure` returns the latency of an architecture; by default it is measured on this machine. `on_epoch` is called
+    after each epoch with its number, the number of epochs, and the loss.
     """
 
     def __init__(
@@ -76,21 +90,21 @@ class Trained:
         self.measure = measure or Measurer(recipe, data)
         self.on_epoch = on_epoch or (lambda *_: None)
         self.known = COUNTS
-        self._small: DataSet | None = None  # the data at the fidelity's resolution
+        self._resized: DataSet | None = None  # the data at the fidelity's resolution
 
     def __call__(self, architecture: Architecture) -> Outcome:
-        """Stop at the first broken limit: what is over it is never trained."""
+        """Evaluate in the order of expense, and stop at the first violated limit: what exceeds it is never trained."""
         values = {name: float(count(architecture)) for name, count in COUNTS.items()}
-        if reason := broken(values, self.limits):
+        if reason := violated_limit(values, self.limits):
             return Outcome(values, reason)
         details: dict[str, Any] = {}
-        if measures(self.recipe):
+        if needs_latency(self.recipe):
             measured = self.measure(architecture)
             latency = measured.latency
             values["latency"] = latency.median_ms
             details |= {"latency_interval": latency.to_json(), "latency_host": measured.host}
-            # The upper end of the interval decides: a network is inside when it is so with 95 % confidence.
-            if reason := broken({"latency": latency.high_ms}, self.limits):
+            # The upper end of the interval decides: a network meets the limit if it does so with 95 % confidence.
+            if reason := violated_limit({"latency": latency.high_ms}, self.limits):
                 reason = reason.replace("latency", "latency, at the upper end of its interval,", 1)
             if measured.layers_ms:
                 details["layers_ms"] = list(measured.layers_ms)
@@ -98,31 +112,35 @@ class Trained:
                 return Outcome(values, reason, details)
         if "accuracy" not in self.recipe.objectives:
             return Outcome(values, "", details)
-        return self._trained(architecture, values, details)
+        return self._train(architecture, values, details)
 
-    def _trained(self, architecture: Architecture, values: dict, details: dict) -> Outcome:
+    def _train(self, architecture: Architecture, values: dict, details: dict) -> Outcome:
+        """Train at the search's fidelity and add the accuracy to the values."""
         from nasspace.data.images import prepared
         from nasspace.engine.last_rung import fidelity_of
         from nasspace.network import build
         from nasspace.training.trainer import train
 
-        seed = seed_of(self.recipe.seed, architecture)
+        seed, fidelity = seed_of(self.recipe.seed, architecture), fidelity_of(self.recipe, architecture)
         model = build(architecture, seed=seed)
         with machine_lock.Training() as turn:
 
-            def passed(epoch: int, epochs: int, loss: float) -> None:
+            def after_epoch(epoch: int, epochs: int, loss: float) -> None:
                 turn.make_way()
                 self.on_epoch(epoch, epochs, loss)
 
-            fidelity, training, device = (
-                fidelity_of(self.recipe, architecture),
+            if self._resized is None or self._resized.resolution != fidelity.resolution:
+                self._resized = prepared(self.data, fidelity.resolution)
+            trained = train(
+                model,
+                self._resized,
+                fidelity,
                 self.recipe.training,
-                self.recipe.device,
+                seed=seed,
+                device=self.recipe.device,
+                on_epoch=after_epoch,
             )
-            if self._small is None or self._small.resolution != fidelity.resolution:
-                self._small = prepared(self.data, fidelity.resolution)
-            trained = train(model, self._small, fidelity, training, seed=seed, device=device, on_epoch=passed)
-        if trained.diverged:  # what is left has an accuracy by chance
+        if trained.diverged:  # the accuracy of what remains is random
             return Outcome(
                 {}, failure=f"the training diverged: the loss of epoch {len(trained.losses)} is not a number"
             )
@@ -132,13 +150,8 @@ class Trained:
         return Outcome(values, "", details, weights)
 
 
-def measures(recipe: Recipe) -> bool:
-    """Whether a search takes latencies."""
-    return "latency" in recipe.objectives or recipe.limits.latency is not None
-
-
-class FromFunction:
-    """An evaluator made of a person's own function of an architecture, in place of counting and training."""
+class FunctionEvaluator:
+    """Evaluates with the user's function of an architecture, in place of counting, measuring and training."""
 
     def __init__(
         self,
@@ -156,7 +169,7 @@ class FromFunction:
             raise InputError(f"known: '{unknown.pop()}' is not one of {', '.join(OBJECTIVES)}")
 
     def __call__(self, architecture: Architecture) -> Outcome:
-        """The function's figures, completed by the known ones; what is no number is refused."""
+        """Return the function's values, completed by the known and counted ones; refuse what is not a number."""
         returned = self.function(architecture)
         if not isinstance(returned, Mapping):
             raise InputError(
@@ -165,19 +178,19 @@ class FromFunction:
         values = {name: _number(name, value) for name, value in returned.items() if name in OBJECTIVES}
         for name, function in self.known.items():
             values.setdefault(name, _number(name, function(architecture)))
-        with contextlib.suppress(InputError):  # a table's architecture need not be one that runs
+        with contextlib.suppress(InputError):  # an architecture of a table need not be one that runs
             for name, function in COUNTS.items():
                 values.setdefault(name, function(architecture))
-        reason = broken(values, self.limits)
+        reason = violated_limit(values, self.limits)
         missing = [name for name in (*self.objectives, *self.limits) if name not in values]
         if missing and not reason:
-            gave = short(list(returned)) if returned else "nothing"
-            raise InputError(f"the evaluator returned no '{missing[0]}'; it gave: {gave}")
+            names = short(list(returned)) if returned else "nothing"
+            raise InputError(f"the evaluator returned no '{missing[0]}'; it returned: {names}")
         return Outcome(values, reason)
 
 
 def _number(name: str, value: Any) -> float:
-    """A figure of an evaluator's; a word or a truth value is not taken for one."""
+    """Convert a value that an evaluator returned; strings and Booleans are refused."""
     number = math.nan
     if not isinstance(value, str | bytes | bytearray | bool):
         with contextlib.suppress(TypeError, ValueError, OverflowError, RuntimeError):  # the last: a tensor of several

@@ -17,8 +17,9 @@ from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.data.loading import DataSet, load_data, prepared
 from nasspace.engine import machine_lock, origins, subjects
+from nasspace.engine.checks import check_device
 from nasspace.engine.origins import Origin
-from nasspace.engine.problem import absolute, check_device
+from nasspace.engine.problem import with_absolute_path
 from nasspace.engine.settings import ResolvedSettings, resolve_settings
 from nasspace.engine.subjects import Subject
 from nasspace.errors import InputError, NasspaceError
@@ -275,7 +276,10 @@ def _loaded(
     asked = options.data
     if asked is None and usual is None:
         _check_digits_are_meant(subject, options)
-    name, how = absolute(str(asked or "digits")), {"data_dir": options.data_dir, "skip_broken": options.skip_broken}
+    name, how = (
+        with_absolute_path(str(asked or "digits")),
+        {"data_dir": options.data_dir, "skip_broken": options.skip_broken},
+    )
     if usual:
         how |= {"seed": usual.seed, "held_out": usual.held_out}
         if asked is None or usual.is_called(name):

@@ -1,32 +1,35 @@
-"""The search: ask, evaluate, tell, until enough was evaluated; stop, resume; then export and measure again."""
+"""The search: ask, evaluate, tell, until enough is evaluated; then the last rung and the exports."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nasspace import files, temporary
-from nasspace.architecture import Architecture
 from nasspace.documents import Document
-from nasspace.engine import duration, latency_evaluator
-from nasspace.engine.evaluator import Trained, shown
-from nasspace.engine.problem import WHERE, Evaluator, Task, check_names, check_where, refuse_other
-from nasspace.engine.proposals import cheapest
+from nasspace.engine import delivery, duration, latency_evaluator
+from nasspace.engine.checks import EXECUTION_SETTINGS, check_execution, check_recipe, check_same_settings
+from nasspace.engine.evaluator import TrainingEvaluator, evaluate
+from nasspace.engine.infeasible import empty_front, unreachable_limits
+from nasspace.engine.problem import EvaluatorFunction, KnownObjectives, Problem
 from nasspace.engine.ray import runner
-from nasspace.engine.trials import Driver, Report, scored
-from nasspace.errors import InputError, NothingFound
+from nasspace.engine.trials import Report, TrialManager
+from nasspace.errors import InputError
 from nasspace.space.space import Space
-from nasspace.studies import paths, recipe
+from nasspace.studies import paths
+from nasspace.studies import recipe as recipes
 from nasspace.studies import study as records
 from nasspace.studies.recipe import Recipe
 from nasspace.studies.storage import REMEDY, errors_of_storage
 from nasspace.studies.study import Study
+from nasspace.training.settings import Fidelity, TrainingSettings
 
-PAUSE = 0.5  # seconds between two looks at what other processes do
+PAUSE = 0.5  # seconds between two looks at the trials of other processes
 
 
 def search(
@@ -37,33 +40,94 @@ def search(
     flops_target: float | None = None,
     params_target: float | None = None,
     trials: int | None = None,
+    time_budget: str | None = None,
     seed: int | None = None,
     objectives: Iterable[str] | None = None,
     recipe: Recipe | str | Path = "quick",
-    evaluator: Evaluator | None = None,
-    known: Mapping[str, Callable[[Architecture], float]] | None = None,
+    evaluator: EvaluatorFunction | None = None,
+    known: KnownObjectives | None = None,
     sampler: str | None = None,
     study: str | Path | None = None,
     storage: str | None = None,
+    data_dir: str | None = None,
+    held_out: float | None = None,
+    skip_broken: bool | None = None,
+    resolution: int | None = None,
+    fidelity: Fidelity | Mapping[str, Any] | None = None,
+    training: TrainingSettings | Mapping[str, Any] | None = None,
+    device: str | None = None,
+    runtime: str | None = None,
+    threads: int | None = None,
+    batch_size: int | None = None,
+    latency_device: str | None = None,
     fresh_latency: bool = False,
+    workers: int | None = None,
+    ray: str | None = None,
+    gpus: float | None = None,
+    retries: int | None = None,
+    trial_timeout: str | None = None,
+    storage_path: str | None = None,
+    deliver: bool = True,
     on_event: Report | None = None,
-    **changes: Any,
 ) -> Study:
-    """Search a space; the study's `front()` is a data frame, `folder` holds tables, report and exports.
+    """Search a space for the Pareto front of accuracy, measured latency and cost, within the limits.
 
-    `space` is a `Space`, a name or a path; `data` as in `nas search --data`. Targets are in milliseconds and counts.
-    `evaluator(architecture)` returns figures such as `{"accuracy": 0.93, "latency": 3.1}` in place of counting,
-    measuring and training; `known` gives cheap objectives as functions that the sampler may call on any candidate.
-    `recipe` and `changes` (its other fields: `runtime`, `threads`, `resolution`, `fidelity`, ...) set the rest.
-    A study of the same name goes on if all that it was asked is the same. Raises `InputError` for what is wrong in
-    the input and `NothingFound` if no network is inside the limits.
+    The study's `front()` is a data frame; `folder` holds tables, report and exports. With data, the members of the
+    front are then trained at their deployment resolution, exported, judged and measured again, as by `nas search`.
+    Where None is the default, the recipe decides. An existing study of the same name is continued if its settings are
+    the same.
+
+    Args:
+        space: A `Space`, the name of a shipped space, or a path.
+        data: `digits`, `fashion-mnist`, `cifar10`, `imagefolder:DIR`, `parquet:FILE`, or a name on the hub.
+        latency_target_ms: Latency limit in milliseconds.
+        flops_target: Limit of FLOPs (multiply-adds).
+        params_target: Limit of parameters.
+        trials: Number of candidates whose accuracy is evaluated.
+        time_budget: Time for the whole call, such as `30m`: alone, or with `trials`, whichever comes first.
+        seed: The same seed gives the same study.
+        objectives: Any of `accuracy`, `latency`, `flops`, `params`, `memory_access`.
+        recipe: A `Recipe`, the name of a shipped recipe, or a path.
+        evaluator: A function of an architecture that returns its objectives, such as
+            `{"accuracy": 0.93, "latency": 3.1}` (a fraction and milliseconds), in place of counting, measuring and
+            training. Such a search has no last rung and no exports.
+        known: Functions of cheap objectives, by name, which the sampler may call for any candidate.
+        sampler: Name of a sampler, such as `gain`, `tpe`, `nsga2`, `gp` or `random`.
+        study: Name below `./reports`, or folder; SPACE-N by default.
+        storage: URL of the Optuna storage; by default a SQLite file in the folder.
+        data_dir: Folder of the files of a named data set.
+        held_out: Share of the training images that are held out for validation.
+        skip_broken: Skip images that cannot be read.
+        resolution: Deployment resolution in pixels.
+        fidelity: Training budget of a candidate: `resolution`, `epochs`, `share`.
+        training: Training settings, such as `{"learning_rate": 0.1}`.
+        device: Where networks are trained: `cpu`, `cuda` or `mps`.
+        runtime: Runtime of the latency, such as `onnxruntime`.
+        threads: Threads of the runtime.
+        batch_size: Images in a batch, for the latency.
+        latency_device: Where latency is measured: `local`, or `ssh://USER@HOST:PORT/PATH/OF/PYTHON`.
+        fresh_latency: Measure again what is in the cache.
+        workers: Candidates evaluated at a time, on Ray.
+        ray: Address of a Ray cluster, `auto` or `none`.
+        gpus: GPUs of one worker, such as 0.25.
+        retries: How often a candidate whose process died is started again.
+        trial_timeout: Stop a trial that takes longer, such as `10m`.
+        storage_path: Shared or cloud storage for trained weights.
+        deliver: With False, end after the search: no last rung and no exports. `nasspace.deliver(study)` does these.
+        on_event: A function that is called with the kind of an event, and its values as keyword arguments.
+
+    Raises:
+        InputError: Something in the input is wrong.
+        NothingFound: No network is within the limits.
+        VerificationError: An exported file differs from what was trained.
     """
     started = time.monotonic()
-    asked = _recipe(recipe).with_changes(
+    base = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
+    settings = base.with_changes(
         {
-            **changes,
             "data": data,
             "trials": trials,
+            "time_budget": time_budget,
             "seed": seed,
             "sampler": sampler,
             "objectives": tuple(objectives) if objectives is not None else None,
@@ -72,98 +136,123 @@ def search(
                 "flops": flops_target,
                 "params": params_target,
             },
+            "data_dir": data_dir,
+            "held_out": held_out,
+            "skip_broken": skip_broken,
+            "resolution": resolution,
+            "fidelity": fidelity,
+            "training": training,
+            "device": device,
+            "runtime": runtime,
+            "threads": threads,
+            "batch_size": batch_size,
+            "latency_device": latency_device,
+            "workers": workers,
+            "ray": ray,
+            "gpus": gpus,
+            "retries": retries,
+            "trial_timeout": trial_timeout,
+            "storage_path": storage_path,
         }
     )
-    check_names(asked)
-    task = Task.of_function(asked, space, evaluator, known) if evaluator else Task.of_data(asked, space)
-    with _new_or_old_folder(study, task) as folder:
-        current = _opened(folder, task, storage)
-    return _run(current, task, fresh_latency, on_event or _silent, started)
+    check_recipe(settings)
+    if evaluator:
+        problem = Problem.from_function(settings, space, evaluator, known)
+    else:
+        problem = Problem.from_data(settings, space)
+    report = on_event or _ignore
+    with _study_folder(study, problem) as folder:
+        opened = _open(folder, problem, storage)
+    searched = _run(opened, problem, fresh_latency, report, started)
+    if deliver and searched.settings["data"]:
+        delivery.deliver(searched, on_event)
+    return searched
 
 
-def resume(name: str | Path, *, on_event: Report | None = None, **where: Any) -> Study:
-    """Go on with a stopped study, from its own study.yaml; a finished one is given back as it is.
+def resume(
+    name: str | Path,
+    *,
+    workers: int | None = None,
+    ray: str | None = None,
+    gpus: float | None = None,
+    retries: int | None = None,
+    trial_timeout: str | None = None,
+    storage_path: str | None = None,
+    deliver: bool = True,
+    on_event: Report | None = None,
+) -> Study:
+    """Continue a stopped study with the settings in its study.yaml; a finished study is only written again.
 
-    `where` says where it goes on (`workers`, `ray`, `gpus`, `storage_path`), if not where it was started.
+    `name` is the study's name below `./reports`, or its folder. The other parameters are those of `search`; they
+    replace the settings that the study was started with.
     """
     started = time.monotonic()
-    current = records.load(name)
-    if current.record.user_attrs.get(records.FINISHED):
-        return current
-    settings = current.settings
+    report = on_event or _ignore
+    study = records.load(name)
+    report("loaded", study=study)
+    if not study.record.user_attrs.get(records.FINISHED):
+        changes = {
+            "workers": workers,
+            "ray": ray,
+            "gpus": gpus,
+            "retries": retries,
+            "trial_timeout": trial_timeout,
+            "storage_path": storage_path,
+        }
+        study = _continue(study, changes, report, started)
+    if deliver and (study.is_writable or not study.is_finished):
+        delivery.deliver(study, on_event)
+    return study
+
+
+def _continue(study: Study, changes: Mapping[str, Any], report: Report, started: float) -> Study:
+    """Continue a search; `changes` are of the settings of its execution."""
+    settings = study.settings
     if settings["evaluator"]:
         raise InputError(
-            f"study '{current.name}' was searched with the evaluator {settings['evaluator']}; go on with "
-            f"nasspace.search(..., evaluator=..., study='{current.folder}')"
+            f"study '{study.name}' was searched with the evaluator {settings['evaluator']}; go on with "
+            f"nasspace.search(..., evaluator=..., study='{study.folder}')"
         )
-    document = Document(settings["space"]["document"], settings["space"]["name"])
-    asked = recipe.read(Document(settings["recipe"], str(current.folder / "study.yaml"))).with_changes(where)
-    current.settings = {**settings, "recipe": asked.as_written()}
-    check_where(asked)
-    task = Task.of_data(asked, Space(document))
-    refuse_other(current.folder, settings, task.settings(current.folder.name, None), current.latency_machine())
-    return _run(current, task, False, on_event or _silent, started)
+    document = Document(settings["recipe"], str(study.folder / "study.yaml"))
+    recipe = recipes.read(document).with_changes(changes)
+    study.settings = {**settings, "recipe": recipe.as_written()}
+    check_execution(recipe)
+    space = Space(Document(settings["space"]["document"], settings["space"]["name"]))
+    problem = Problem.from_data(recipe, space)
+    new_settings = problem.settings(study.folder.name, None)
+    check_same_settings(study.folder, settings, new_settings, study.latency_machine())
+    return _run(study, problem, False, report, started)
 
 
-def _recipe(given: Recipe | str | Path) -> Recipe:
-    return given if isinstance(given, Recipe) else recipe.load(given)
-
-
-def _silent(kind: str, **_: Any) -> None:
-    return
+def _ignore(kind: str, **_: Any) -> None:
+    """Report to nobody."""
 
 
 @contextlib.contextmanager
-def _new_or_old_folder(name: str | Path | None, task: Task) -> Iterator[Path]:
-    """The folder of a study; one that was made here and stayed empty, since the search could not start, is removed."""
-    folder = _free_folder(task) if name is None else paths.folder_of(name)
-    made = name is None or not folder.exists()
+def _study_folder(name: str | Path | None, problem: Problem) -> Iterator[Path]:
+    """The folder of a study; a new one that stays empty, because the search could not start, is removed."""
+    folder = _free_folder(problem) if name is None else paths.folder_of(name)
+    is_new = name is None or not folder.exists()
     try:
         yield folder
     except BaseException:
-        if made and folder.is_dir() and {path.name for path in folder.iterdir()} <= {".lock"}:
+        if is_new and folder.is_dir() and {path.name for path in folder.iterdir()} <= {".lock"}:
             (folder / ".lock").unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # another process has started it
+            with contextlib.suppress(OSError):  # another process has started the study
                 folder.rmdir()
         raise
 
 
-def _opened(folder: Path, task: Task, storage: str | None) -> Study:
-    """The study to write into: a new one, or one of the same name that was asked the same.
-
-    It is made under the folder's lock, so that of two processes that start one name the second finds the first's.
-    """
-    settings = task.settings(folder.resolve().name, paths.storage_url(storage))
-    if not (folder / "study.yaml").is_file():
-        used = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
-        if used and not any((folder / part).is_file() for part in ("study.yaml", "study.db")):
-            raise InputError(f"{folder}: the folder is in use and is no study; choose another --study name")
-        with paths.alone(folder, wait=storage is not None):
-            is_new = not (folder / "study.yaml").is_file()
-            current = records.create(folder, settings, _sampler(task)) if is_new else records.load(folder)
-    else:
-        current = records.load(folder)
-    refuse_other(folder, current.settings, settings, current.latency_machine())
-    asked, before = settings["recipe"], current.settings["recipe"]
-    other_end = any(before.get(key) != asked[key] for key in ("trials", "time_budget"))
-    if any(asked[key] != before.get(key) for key in WHERE):  # where it goes on is this process's own matter
-        current.settings = {**current.settings, "recipe": {**before, **{key: asked[key] for key in WHERE}}}
-    if other_end:
-        with paths.alone(current.folder, wait=current.is_shared):
-            records.extend(current, {**current.settings, "recipe": settings["recipe"]})
-    return current
-
-
-def _free_folder(task: Task) -> Path:
-    """reports/SPACE-1, or the next number that is free."""
-    stem = task.space.name
+def _free_folder(problem: Problem) -> Path:
+    """Make reports/SPACE-1, or the one with the next number that is free."""
+    stem = problem.space.name
     number = 1
     while True:
         folder = Path("reports") / f"{stem}-{number}"
         try:
             folder.mkdir(parents=True)
         except FileExistsError as error:
-            if not os.path.lexists(folder):  # `reports` itself: a link to nothing
+            if not os.path.lexists(folder):  # `reports` itself is a dangling link
                 raise files.cannot_write(folder.parent, error) from None
             number += 1
         except OSError as error:
@@ -172,126 +261,125 @@ def _free_folder(task: Task) -> Path:
             return folder
 
 
-def _refuse_other_choices(study: Study, task: Task) -> None:
-    """The choices that are in the record must be those of the space, or samplers and Optuna fail on them."""
-    options = task.space.options
+def _open(folder: Path, problem: Problem, storage: str | None) -> Study:
+    """Create a study, or load the one of this name if its settings are the same.
+
+    A study is created under the folder's lock: if two processes start one name, the second finds the study of the
+    first.
+    """
+    settings = problem.settings(folder.resolve().name, paths.storage_url(storage))
+    if not (folder / "study.yaml").is_file():
+        used = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+        if used and not any((folder / part).is_file() for part in ("study.yaml", "study.db")):
+            raise InputError(f"{folder}: the folder is in use and is no study; choose another --study name")
+        with paths.alone(folder, wait=storage is not None):
+            is_new = not (folder / "study.yaml").is_file()
+            study = records.create(folder, settings, _optuna_sampler(problem)) if is_new else records.load(folder)
+    else:
+        study = records.load(folder)
+    check_same_settings(folder, study.settings, settings, study.latency_machine())
+    new, old = settings["recipe"], study.settings["recipe"]
+    if any(new[key] != old.get(key) for key in EXECUTION_SETTINGS):  # for this process only, not recorded
+        study.settings = {**study.settings, "recipe": {**old, **{key: new[key] for key in EXECUTION_SETTINGS}}}
+    if any(new[key] != old.get(key) for key in ("trials", "time_budget")):
+        with paths.alone(study.folder, wait=study.is_shared):
+            records.extend(study, {**study.settings, "recipe": new})
+    return study
+
+
+def _refuse_other_choices(study: Study, problem: Problem) -> None:
+    """Refuse a record with choices that the space does not have: samplers and Optuna would fail on them."""
+    options = problem.space.options
     for trial in study.frozen():
         for name, distribution in trial.distributions.items():
             recorded = tuple(getattr(distribution, "choices", ()))
             if recorded != tuple(options.get(name, ())):
-                among = recipe.short(recorded)
                 raise InputError(
-                    f"{study.folder}: trial {trial.number} chose {name} among {among}, which the space does not have; "
-                    f"the database is damaged: {REMEDY}"
+                    f"{study.folder}: trial {trial.number} chose {name} among {recipes.short(recorded)}, which the "
+                    f"space does not have; the database is damaged: {REMEDY}"
                 )
 
 
-def _sampler(task: Task) -> Any:
+def _optuna_sampler(problem: Problem) -> Any:
+    """The sampler of the Optuna study; `gain` proposes outside Optuna."""
     from nasspace.samplers.optuna_samplers import optuna_sampler
 
-    name = "random" if task.recipe.sampler == "gain" else task.recipe.sampler
-    return optuna_sampler(name, task.recipe.seed)
+    name = "random" if problem.recipe.sampler == "gain" else problem.recipe.sampler
+    return optuna_sampler(name, problem.recipe.seed)
 
 
-def _run(study: Study, task: Task, fresh_latency: bool, report: Report, started: float) -> Study:
-    """`started` is when the command began, in seconds of time.monotonic(): the time budget is of all of it."""
-    study.record.sampler = _sampler(task)
-    others = study.is_shared  # may be in the folder, too
+def _run(study: Study, problem: Problem, fresh_latency: bool, report: Report, started: float) -> Study:
+    """Search until the study has its trials or the time budget is used up.
+
+    `started` is when the command started, in seconds of `time.monotonic()`: the time budget counts from then.
+    """
+    recipe = problem.recipe
+    study.record.sampler = _optuna_sampler(problem)
+    shared = study.is_shared  # other processes may write into the folder
     temporary.clear()
-    study.deadline = started + task.recipe.time_budget if task.recipe.time_budget else None
-    with contextlib.nullcontext() if others else paths.alone(study.folder), errors_of_storage(study.folder):
-        _refuse_other_choices(study, task)
-        study.data = task.data
-        report("start", study=study, task=task)
-        for note in task.notes:
+    study.deadline = started + recipe.time_budget if recipe.time_budget else None
+    with contextlib.nullcontext() if shared else paths.alone(study.folder), errors_of_storage(study.folder):
+        _refuse_other_choices(study, problem)
+        study.data = problem.data
+        report("start", study=study, problem=problem)
+        for note in problem.notes:
             report("note", text=note)
-        wanted = not study.is_searched and (study.deadline or not study.evaluated)
-        likely = duration.estimate(task) if wanted else None
-        if likely and not task.recipe.distributed:
-            report("note", text=str(likely))
-        if likely and study.deadline and likely.delivery[0] > task.recipe.time_budget / 2:
-            report("note", text=f"the time budget is short for {likely.last_rung}: it may be exceeded")
-        if task.scorer is None:
-            task.scorer = Trained(
-                task.recipe,
-                task.data,
-                measure=latency_evaluator.Measurer(task.recipe, task.data, fresh=fresh_latency),
-                on_epoch=lambda epoch, epochs, loss: report("epoch", epoch=epoch, epochs=epochs, loss=loss),
-            )
-        with Driver(study, task, report) as driver:
-            driver.reserve(likely.mean_delivery if likely else 0.0)
-            if task.recipe.distributed:
-                runner.run(driver, fresh_latency)
+        expected = _expected_duration(study, problem, report)
+        if problem.evaluator is None:
+            problem = replace(problem, evaluator=_training_evaluator(problem, fresh_latency, report))
+        with TrialManager(study, problem, report) as manager:
+            manager.reserve_time(expected.mean_delivery if expected else 0.0)
+            if recipe.distributed:
+                runner.run(manager, fresh_latency)
             else:
-                _one_by_one(driver)
+                _run_sequentially(manager)
         if study.evaluated:
             study.record_search_end()
-        elif driver.out_of_time and not study.rejected:
+        elif manager.out_of_time and not study.rejected:
             raise InputError(
-                f"{study.folder}: the time budget of {task.recipe.time_budget:g} s ended before a network was "
+                f"{study.folder}: the time budget of {recipe.time_budget:g} s ended before a network was "
                 "evaluated; give a longer --time-budget"
             )
-        with paths.alone(study.folder, wait=True) if others else contextlib.nullcontext():
+        with paths.alone(study.folder, wait=True) if shared else contextlib.nullcontext():
             records.write_tables(study)
         if not study.front_numbers():
             measured = study.evaluated + study.rejected
-            raise nothing_found(study) if measured else _nothing_counted(study, task)
+            raise empty_front(study) if measured else unreachable_limits(study, problem)
     return study
 
 
-def _one_by_one(driver: Driver) -> None:
-    """Every candidate evaluated in this process, one after the other."""
-    while True:
-        candidate = driver.ask()
-        if candidate is not None:
-            driver.started(candidate)
-            with driver.attempting(candidate):
-                outcome = scored(driver.task.scorer, candidate.architecture)
-            driver.tell(candidate, outcome)
-        elif driver.finished:
-            return
-        else:
-            time.sleep(PAUSE)  # other processes are at work on what is left
+def _expected_duration(study: Study, problem: Problem, report: Report) -> duration.Duration | None:
+    """Estimate the duration of a new search or one with a deadline, and report it."""
+    recipe = problem.recipe
+    if study.is_searched or (study.evaluated and not study.deadline):
+        return None
+    expected = duration.estimate(problem)
+    if expected and not recipe.distributed:
+        report("note", text=str(expected))
+    if expected and study.deadline and expected.delivery[0] > recipe.time_budget / 2:
+        report("note", text=f"the time budget is short for {expected.last_rung}: it may be exceeded")
+    return expected
 
 
-def nothing_found(study: Study) -> NothingFound:
-    """The error of an empty front: it names the nearest network that was measured."""
-    measured = study.frozen("COMPLETE", "PRUNED")
-    if not measured:
-        return NothingFound(f"no network within the limits ({_limits(study)}) was found; nothing was measured")
-    best = min(measured, key=study.over_limit)
-    if study.over_limit(best) <= 0 and (failed := study.undeployable()):
-        number, why = next(iter(failed.items()))
-        return NothingFound(
-            f"no network is left: {len(failed)} failed at the deployment resolution, the first one, {study.name}:"
-            f"{number}: {why}; lower the recipe's training.learning_rate"
-        )
-    if study.over_limit(best) <= 0 and (again := study.remeasured().get(str(best.number))):
-        return NothingFound(
-            f"no network stayed within the limits ({_limits(study)}): the nearest, {study.name}:{best.number}, took "
-            f"{again['median_ms']:.4g} ms when its exported file was measured again; search on with more --trials"
-        )
-    values = best.user_attrs["values"]
-    figures = [f"{name} {shown(name, values[name])}" for name in study.limits if name in values]
-    if interval := study.latency(best):
-        figures.append(f"the latency's interval reaching {interval['high_ms']:.4g} ms")
-    return NothingFound(
-        f"no network within the limits ({_limits(study)}) was found among {len(measured)} measured; the nearest is "
-        f"{study.name}:{best.number} (digest {best.user_attrs['digest']}) with {', '.join(figures)}"
+def _training_evaluator(problem: Problem, fresh_latency: bool, report: Report) -> TrainingEvaluator:
+    return TrainingEvaluator(
+        problem.recipe,
+        problem.data,
+        measure=latency_evaluator.Measurer(problem.recipe, problem.data, fresh=fresh_latency),
+        on_epoch=lambda epoch, epochs, loss: report("epoch", epoch=epoch, epochs=epochs, loss=loss),
     )
 
 
-def _nothing_counted(study: Study, task: Task) -> NothingFound:
-    """The error of limits that are broken before anything is measured: it names about the cheapest network."""
-    for name in study.limits.keys() & task.scorer.known.keys():
-        architecture, count = cheapest(task.space, name, task.scorer.known[name], task.recipe.seed)
-        if count > study.limits[name]:
-            return NothingFound(
-                f"no network within the limits ({_limits(study)}) was found; the nearest of '{task.space.name}' is "
-                f"{architecture.digest} with {name} {shown(name, count)}"
-            )
-    return NothingFound(f"no network within the limits ({_limits(study)}) was found; nothing was measured")
-
-
-def _limits(study: Study) -> str:
-    return ", ".join(f"{name} {shown(name, limit)}" for name, limit in study.limits.items()) or "none"
+def _run_sequentially(manager: TrialManager) -> None:
+    """Evaluate one candidate after the other in this process."""
+    while True:
+        candidate = manager.ask()
+        if candidate is not None:
+            manager.report_start(candidate)
+            with manager.recording_crashes(candidate):
+                outcome = evaluate(manager.problem.evaluator, candidate.architecture)
+            manager.tell(candidate, outcome)
+        elif manager.is_finished:
+            return
+        else:
+            time.sleep(PAUSE)  # other processes run the remaining trials

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nasspace import architecture as architectures
 from nasspace import files
 from nasspace.data.loading import DataSet
-from nasspace.engine.problem import absolute
+from nasspace.engine.problem import with_absolute_path
 from nasspace.errors import InputError
 from nasspace.exporting.export import RECORD, VERSION, check_origin
 from nasspace.studies import study as records
@@ -41,7 +41,7 @@ class Origin:
 
     def is_called(self, name: str) -> bool:
         """Whether `name` is this data set's, as seen from the working folder."""
-        return absolute(name) == absolute(self.name)
+        return with_absolute_path(name) == with_absolute_path(self.name)
 
     def is_of(self, data: DataSet) -> bool:
         """Whether the data set has the same images in the same splits; by name and seed at another resolution."""

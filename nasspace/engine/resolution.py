@@ -1,4 +1,4 @@
-"""The deployment resolution: what size of input the networks of a study are trained, measured and shipped for."""
+"""The deployment resolution: the input size that the networks of a study are trained, measured and shipped for."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from dataclasses import dataclass
 
 from nasspace.space.tree import Plan
 
-SMALL = 32  # images below so many pixels may be enlarged, at most to these
+SMALL = 32  # images with fewer pixels a side may be enlarged, to this size at most
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """The sizes in pixels that networks may be deployed at, more than one where the space chooses; and why these."""
+    """The deployment resolutions in pixels, more than one if the space has choices, and the reason for them."""
 
     sizes: tuple[int, ...]
     why: str
 
     @property
     def resolution(self) -> int:
-        """The largest of them: images are held at this size."""
+        """The largest resolution: images are held at this size."""
         return max(self.sizes)
 
 
-def deployment(asked: int | None, plan: Plan, native: int) -> Deployment:
-    """What `--resolution` asked for, else the smaller of the space's input and `native`, the size of the images.
+def choose_deployment(requested: int | None, plan: Plan, native: int) -> Deployment:
+    """The requested resolution, or else the smaller of the space's input and `native`, the size of the images.
 
-    Images below 32 pixels are enlarged where the strides of the stages would leave less than one pixel of them (those
-    of the stem go first: see `space.unstrided`). Of a space's own choices those stay that are not above the images'
-    size, else the smallest.
+    Images below 32 pixels are enlarged if the strides of the stages would leave less than one pixel (the strides of
+    the stem are removed first: see `space.unstrided`). Of the space's own choices, those not above the size of the
+    images are kept, or else the smallest.
     """
-    if asked is not None:
-        images = f"; the images have {native}" if native != asked else ""
-        return Deployment((asked,), f"as asked for{images}")
-    side = max(native, min(SMALL, _strides(plan)))
+    if requested is not None:
+        images = f"; the images have {native}" if native != requested else ""
+        return Deployment((requested,), f"as requested{images}")
+    side = max(native, min(SMALL, _stage_strides(plan)))
     images = f"the images have {native}"
     if "resolution" in plan.top:
         options = plan.top["resolution"].options
@@ -47,7 +47,7 @@ def deployment(asked: int | None, plan: Plan, native: int) -> Deployment:
     return Deployment((side,), f"the images' own size; the space's input is {declared}")
 
 
-def _strides(plan: Plan) -> int:
-    """By how much the stages shrink a map at most."""
+def _stage_strides(plan: Plan) -> int:
+    """The largest factor by which the stages shrink a feature map."""
     parts = [stage.direct.parts.get("stride") for stage in plan.parts["stages"]]
     return math.prod(max(part.options) for part in parts if part is not None)

@@ -1,4 +1,4 @@
-"""What drives a search: it asks for candidates and tells their outcomes, wherever they are evaluated."""
+"""Trials of a search: ask for candidates and tell their outcomes, wherever they are evaluated."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nasspace import failures
 from nasspace.architecture import Architecture
-from nasspace.engine import evaluator
-from nasspace.engine.problem import Task
-from nasspace.engine.proposals import Candidates, is_taken
+from nasspace.engine.evaluator import Outcome
+from nasspace.engine.problem import Problem
+from nasspace.engine.proposals import Proposals, is_taken
 from nasspace.errors import InputError
 from nasspace.studies import storage
 from nasspace.studies import study as records
@@ -26,178 +25,178 @@ from nasspace.studies.trial_table import is_same_machine, machine_text
 if TYPE_CHECKING:
     import optuna
 
-HOPELESS = 12  # rejected with none inside the limits: the search ends
-EXHAUSTED = 60  # rejected in a row after some were inside: the search ends with what it has
-FAILURES = 5  # candidates in a row whose training fails
-CRASH = "Fatal Python error"  # how faulthandler begins a trace
-KEPT_LAYERS = 4  # fronts, each without the ones before it, whose weights are kept
+MAX_REJECTED_AT_START = 12  # rejected in a row before any network was within the limits: the search ends
+MAX_REJECTED = 60  # rejected in a row later: the search ends with what it has
+MAX_FAILURES = 5  # failed candidates in a row: the search ends with an error
+CRASH = "Fatal Python error"  # the first words of a trace that faulthandler writes
+KEPT_LAYERS = 4  # successive fronts, each without the ones before it, whose weights are kept
 Report = Callable[..., None]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture to be evaluated as a trial, and when it was asked."""
+    """An architecture to be evaluated as a trial; `asked_at` is in seconds of `time.monotonic()`."""
 
     trial: optuna.Trial
     architecture: Architecture
-    began: float
+    asked_at: float
 
     @property
     def number(self) -> int:
+        """The number of the trial."""
         return self.trial.number
 
 
-class Driver:
-    """Asks for candidates and tells what became of them, for one process; several may be under way at once."""
+class TrialManager:
+    """Asks for candidates and tells their outcomes, for one process; several candidates may be running at a time."""
 
-    def __init__(self, study: Study, task: Task, report: Report):
+    def __init__(self, study: Study, problem: Problem, report: Report):
         self.study = study
-        self.task = task
+        self.problem = problem
         self.report = report
-        self.under_way: dict[int, Candidate] = {}
+        self.running: dict[int, Candidate] = {}
         self.heartbeat = Heartbeat(study)
-        self._reserved = 0.0
         self.out_of_time = False
-        self._stopped = False
-        if task.recipe.time_budget and study.is_searched:  # a process that was killed after the search's own end
-            self._stopped = True
-        self._candidates = Candidates(study, task.space, task.recipe.sampler, task.scorer.known, task.recipe.seed)
+        self._reserved = 0.0  # seconds of the time budget for the last rung and the exports
+        self._stopped = bool(problem.recipe.time_budget and study.is_searched)  # killed after the end of the search
+        recipe = problem.recipe
+        self._proposals = Proposals(study, problem.space, recipe.sampler, problem.evaluator.known, recipe.seed)
 
-    def __enter__(self) -> Driver:
+    def __enter__(self) -> TrialManager:
         self.heartbeat.__enter__()
         return self
 
-    def __exit__(self, *ended: object) -> None:
-        self.heartbeat.__exit__(*ended)
+    def __exit__(self, *error: object) -> None:
+        self.heartbeat.__exit__(*error)
 
-    def reserve(self, seconds: float) -> None:
-        """Keep this much of the time budget, half of it at most, for the last rung and the exports."""
-        self._reserved = min(seconds, (self.task.recipe.time_budget or 0.0) / 2)
+    def reserve_time(self, seconds: float) -> None:
+        """Reserve time of the budget, half of it at most, for the last rung and the exports."""
+        self._reserved = min(seconds, (self.problem.recipe.time_budget or 0.0) / 2)
 
     def ask(self) -> Candidate | None:
-        """The next candidate; None if there is none at present: for good if `finished`."""
-        if self._stopped or self._enough():
+        """The next candidate; None if there is none at present, and for good if `is_finished`."""
+        if self._stopped or self._has_enough():
             return None
-        candidate = self._next()
+        candidate = self._next_candidate()
         if candidate is None:
-            idle = not self.under_way and not self.heartbeat.others() and not self.study.frozen("WAITING")
-            if self._candidates.exhausted and idle:
+            idle = not self.running and not self.heartbeat.others() and not self.study.frozen("WAITING")
+            if self._proposals.exhausted and idle:
                 self._stop(f"no new network within the limits is left; {self.study.evaluated} evaluated")
             return None
         self.study.record_early_end("")
         if self.study.record.user_attrs.get(records.FINISHED):
             self.study.record.set_user_attr(records.FINISHED, False)
             self.study.record.set_user_attr(records.SEARCHED, False)
-        self.under_way[candidate.number] = candidate
+        self.running[candidate.number] = candidate
         return candidate
 
-    def _next(self) -> Candidate | None:
-        """The sampler's next candidate; one that crashed its process too often is a failed trial."""
-        while found := self._candidates.next(self.under_way, self.heartbeat.begin, self._most):
-            candidate = Candidate(*found, time.monotonic())
-            trace = self._trace(candidate)
-            crashes = trace.read_text(errors="backslashreplace") if trace.is_file() else ""
-            times = crashes.count(CRASH)
-            if times <= self.task.recipe.retries:
+    def _next_candidate(self) -> Candidate | None:
+        """The next proposal; a network that has crashed its process too often becomes a failed trial."""
+        while proposal := self._proposals.next(self.running, self.heartbeat.begin, self._max_trials):
+            candidate = Candidate(*proposal, time.monotonic())
+            path = self._crash_file(candidate)
+            traces = path.read_text(errors="backslashreplace") if path.is_file() else ""
+            crashes = traces.count(CRASH)
+            if crashes <= self.problem.recipe.retries:
                 return candidate
-            failure = f"it crashed its process {times} times (such as by a segmentation fault)"
-            self._failed(candidate, evaluator.Outcome({}, failure=failure, traceback=crashes))
-            trace.unlink(missing_ok=True)
+            failure = f"it crashed its process {crashes} times (such as by a segmentation fault)"
+            self._tell_failure(candidate, Outcome({}, failure=failure, traceback=traces))
+            path.unlink(missing_ok=True)
         return None
 
-    @contextlib.contextmanager
-    def attempting(self, candidate: Candidate) -> Iterator[None]:
-        """An evaluation in this process; a crash in it leaves a trace, so that `nas resume` does not try it for ever.
+    def report_start(self, candidate: Candidate) -> None:
+        """Report that the evaluation of a candidate starts."""
+        self.report("trial", number=candidate.number, architecture=candidate.architecture)
 
-        A process that was killed or interrupted leaves none: that was not the candidate's fault.
+    @contextlib.contextmanager
+    def recording_crashes(self, candidate: Candidate) -> Iterator[None]:
+        """Write a trace if the body crashes this process, so that `nas resume` does not retry the candidate forever.
+
+        A process that is killed or interrupted leaves no trace: that is not the candidate's fault.
         """
-        trace, enabled = self._trace(candidate), faulthandler.is_enabled()
-        with contextlib.suppress(OSError):  # a crash is then not counted
-            trace.parent.mkdir(exist_ok=True)
-        with open(trace if trace.parent.is_dir() else os.devnull, "a") as file:
+        path, was_enabled = self._crash_file(candidate), faulthandler.is_enabled()
+        with contextlib.suppress(OSError):  # without the folder, a crash is not counted
+            path.parent.mkdir(exist_ok=True)
+        with open(path if path.parent.is_dir() else os.devnull, "a") as file:
             faulthandler.enable(file)
             try:
                 yield
             finally:
                 faulthandler.disable()
-                if enabled:
+                if was_enabled:
                     with contextlib.suppress(ValueError, OSError, AttributeError):  # stderr need not be a file
                         faulthandler.enable()
-                trace.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
 
-    def _trace(self, candidate: Candidate) -> Path:
+    def _crash_file(self, candidate: Candidate) -> Path:
         return self.study.folder / "checkpoints" / f"{candidate.architecture.digest}-crash.txt"
 
-    def started(self, candidate: Candidate) -> None:
-        """Report that its evaluation starts."""
-        self.report("trial", number=candidate.number, architecture=candidate.architecture)
-
     @property
-    def finished(self) -> bool:
-        """Whether nothing is under way, here or in other processes, and no candidate will come."""
-        if self.under_way:
+    def is_finished(self) -> bool:
+        """Whether no candidate is running, here or in other processes, and none will be asked for."""
+        if self.running:
             return False
-        return self._stopped or (self._reached() and not self.heartbeat.others())
+        return self._stopped or (self._is_complete() and not self.heartbeat.others())
 
-    def tell(self, candidate: Candidate, outcome: evaluator.Outcome) -> None:
-        """Write an outcome into the record; the last write is the one that makes the trial finished."""
+    def tell(self, candidate: Candidate, outcome: Outcome) -> None:
+        """Record an outcome; the last write is the one that finishes the trial."""
         study, trial = self.study, candidate.trial
         if outcome.failure:
-            return self._failed(candidate, outcome)
+            return self._tell_failure(candidate, outcome)
         self._check_machine(candidate, outcome)
         if outcome.weights is not None:
             study.search_weights.keep(trial.number, outcome.weights)
-        kept = False
+        recorded = False
         with storage.unless_finished():
-            self._write(candidate, outcome)
-            whole = all(name in outcome.values for name in study.objectives)
-            if whole and ("accuracy" in study.objectives or not outcome.reason):
-                kept = study.finish_trial(trial, "COMPLETE", [outcome.values[name] for name in study.objectives])
+            self._write_attributes(candidate, outcome)
+            has_all = all(name in outcome.values for name in study.objectives)
+            if has_all and ("accuracy" in study.objectives or not outcome.reason):
+                recorded = study.finish_trial(trial, "COMPLETE", [outcome.values[name] for name in study.objectives])
             else:
-                kept = study.finish_trial(trial, "PRUNED")
-        self._ended(candidate)
-        if not kept:
-            text = f"trial {trial.number} was thought lost and is asked again by another process"
+                recorded = study.finish_trial(trial, "PRUNED")
+        self._release(candidate)
+        if not recorded:
+            text = f"trial {trial.number} was taken over by another process, which thought this one dead"
             self.report("left", number=trial.number, text=text)
             return None
-        self._keep_front_weights()
+        self._drop_weights()
         self.report("outcome", number=trial.number, outcome=outcome, architecture=candidate.architecture)
         return None
 
-    def _write(self, candidate: Candidate, outcome: evaluator.Outcome) -> None:
-        trial, limits = candidate.trial, self.study.limits
+    def _write_attributes(self, candidate: Candidate, outcome: Outcome) -> None:
+        trial = candidate.trial
         for key, value in {"values": dict(outcome.values), "reason": outcome.reason, **outcome.details}.items():
             trial.set_user_attr(key, value)
-        trial.set_user_attr("seconds", round(time.monotonic() - candidate.began, 3))
-        told = self.study.record.get_trials(deepcopy=False)[trial.number].constraints
-        for name, limit in limits.items():
-            if name in outcome.values and name not in told:
+        trial.set_user_attr("seconds", round(time.monotonic() - candidate.asked_at, 3))
+        constraints = self.study.record.get_trials(deepcopy=False)[trial.number].constraints
+        for name, limit in self.study.limits.items():
+            if name in outcome.values and name not in constraints:
                 high = outcome.details.get("latency_interval", {}).get("high_ms") if name == "latency" else None
                 trial.set_constraint(name, (high or outcome.values[name]) / limit - 1)
 
-    def _failed(self, candidate: Candidate, outcome: evaluator.Outcome) -> None:
-        """Record a candidate whose block or training failed, with its traceback; many in a row end the search."""
-        failure = outcome.failure
+    def _tell_failure(self, candidate: Candidate, outcome: Outcome) -> None:
+        """Record a candidate whose block or training failed, with its traceback; too many in a row are an error."""
         with storage.unless_finished():
             candidate.trial.set_user_attr("traceback", outcome.traceback)
-            candidate.trial.set_user_attr("reason", f"failed: {failure}"[:500])
+            candidate.trial.set_user_attr("reason", f"failed: {outcome.failure}"[:500])
             self.study.finish_trial(candidate.trial, "FAIL")
-        self._ended(candidate)
-        self.report("left", number=candidate.number, text=f"trial {candidate.number} failed: {failure}")
-        ended = self.study.frozen("COMPLETE", "PRUNED", "FAIL")
-        failed = [trial.state.name == "FAIL" for trial in ended if is_taken(trial)][-FAILURES:]
-        if len(failed) == FAILURES and all(failed):
+        self._release(candidate)
+        self.report("left", number=candidate.number, text=f"trial {candidate.number} failed: {outcome.failure}")
+        finished = self.study.frozen("COMPLETE", "PRUNED", "FAIL")
+        failed = [trial.state.name == "FAIL" for trial in finished if is_taken(trial)][-MAX_FAILURES:]
+        if len(failed) == MAX_FAILURES and all(failed):
             raise InputError(
-                f"{FAILURES} candidates in a row could not be evaluated; the last one: {failure} (`nas show "
-                f"{self.study.name}:{candidate.number}` has its traceback)"
+                f"{MAX_FAILURES} candidates in a row could not be evaluated; the last one: {outcome.failure} "
+                f"(`nas show {self.study.name}:{candidate.number}` has its traceback)"
             )
 
-    def _ended(self, candidate: Candidate) -> None:
-        self.under_way.pop(candidate.number, None)
+    def _release(self, candidate: Candidate) -> None:
+        """Remove a finished trial from those that this process runs."""
+        self.running.pop(candidate.number, None)
         self.heartbeat.end(candidate.number)
 
-    def _check_machine(self, candidate: Candidate, outcome: evaluator.Outcome) -> None:
-        """One machine's latencies in a study: those of another would stand in one front with them."""
+    def _check_machine(self, candidate: Candidate, outcome: Outcome) -> None:
+        """Refuse a latency from another machine than the study's: both would stand in one front."""
         measured = outcome.details.get("latency_interval", {}).get("machine")
         expected = self.study.latency_machine()
         if measured and expected and not is_same_machine(measured, expected):
@@ -208,58 +207,47 @@ class Driver:
             )
 
     @property
-    def _most(self) -> int | None:
-        """How many trials may be evaluated or ahead of a new one, where other processes ask at the same time."""
-        return self.task.recipe.trials if self.study.is_shared else None
+    def _max_trials(self) -> int | None:
+        """The number of trials that proposals must respect themselves, if other processes ask at the same time."""
+        return self.problem.recipe.trials if self.study.is_shared else None
 
-    def _reached(self) -> bool:
-        return self.study.evaluated >= self.task.recipe.trials or self._hopeless() > 0
+    def _is_complete(self) -> bool:
+        return self.study.evaluated >= self.problem.recipe.trials or self._rejected_in_a_row() > 0
 
-    def _enough(self) -> bool:
-        """Whether nothing more is to be asked at present."""
+    def _has_enough(self) -> bool:
+        """Whether no candidate is needed at present; stops the search if the time or the limits are out of reach."""
         deadline = self.study.deadline
         if deadline is not None and time.monotonic() > deadline - self._reserved:
             kept = f" ({self._reserved:.0f} s are kept for the last rung and the exports)" if self._reserved else ""
             self.out_of_time = True
             self._stop(f"the time for the search is used up{kept}; {self.study.evaluated} evaluated")
             return True
-        under_way = len(self.under_way) + len(self.heartbeat.others())
-        if self.study.evaluated + under_way >= self.task.recipe.trials:
+        running = len(self.running) + len(self.heartbeat.others())
+        if self.study.evaluated + running >= self.problem.recipe.trials:
             return True
-        if in_a_row := self._hopeless():
-            self._stop(f"the last {in_a_row} networks were all over a limit; {self.study.evaluated} evaluated")
+        if rejected := self._rejected_in_a_row():
+            self._stop(f"the last {rejected} networks were all over a limit; {self.study.evaluated} evaluated")
             return True
         return False
 
     def _stop(self, why: str) -> None:
-        """End the search before its trials are used up, and record why, unless time alone was to end it."""
+        """Stop the search before its trials are used up; record why, unless time alone was to end it."""
         self._stopped = True
-        if self.task.recipe.is_bounded or not self.out_of_time:
+        if self.problem.recipe.is_bounded or not self.out_of_time:
             self.study.record_early_end(why)
         self.report("note", text=f"the search ends: {why}")
 
-    def _keep_front_weights(self) -> None:
-        """The weights of networks that are unlikely to be trained further go; if one is, it is trained again."""
+    def _drop_weights(self) -> None:
+        """Drop the weights of networks that are unlikely to be trained further; if one is, it is trained again."""
         self.study.search_weights.drop(self.study.beyond_layers(KEPT_LAYERS))
 
-    def _hopeless(self) -> int:
-        """How many were rejected in a row, where the limits look out of reach; else 0."""
-        ended = self.study.frozen("COMPLETE", "PRUNED")
-        inside = any(self.study.over_limit(trial) <= 0 for trial in ended if trial.state.name == "COMPLETE")
-        in_a_row = 0
-        for trial in reversed(ended):
+    def _rejected_in_a_row(self) -> int:
+        """How many trials in a row were rejected, if so many that the limits look out of reach; else 0."""
+        finished = self.study.frozen("COMPLETE", "PRUNED")
+        feasible = any(self.study.over_limit(trial) <= 0 for trial in finished if trial.state.name == "COMPLETE")
+        rejected = 0
+        for trial in reversed(finished):
             if trial.state.name == "COMPLETE":
                 break
-            in_a_row += 1
-        return in_a_row if in_a_row >= (EXHAUSTED if inside else HOPELESS) else 0
-
-
-def scored(scorer: Any, architecture: Architecture) -> evaluator.Outcome:
-    """The outcome of a candidate; one whose block or training raised says so, and the search goes on."""
-    try:
-        return scorer(architecture)
-    except Exception as error:
-        if isinstance(scorer, evaluator.FromFunction) or not failures.is_of_candidate(error):
-            raise
-        failed = failures.failed(error)
-        return evaluator.Outcome({}, failure=str(failed), traceback=failed.traceback)
+            rejected += 1
+        return rejected if rejected >= (MAX_REJECTED if feasible else MAX_REJECTED_AT_START) else 0

@@ -11,7 +11,7 @@ from PIL import Image
 
 from nasspace.data.loading import DataSet, Images, load_data, prepared, stratified
 from nasspace.data.predict import preprocess
-from nasspace.engine.problem import Task
+from nasspace.engine.problem import Problem
 from nasspace.errors import InputError
 from nasspace.space.space import Space
 from nasspace.studies.recipe import Recipe
@@ -126,7 +126,7 @@ def test_a_function_of_the_native_side_chooses_the_resolution(tmp_path):
     assert data.validated_on == prepared(data, 8).validated_on == "validation images"
     assert load_data("digits").validated_on == "held-out training images"
     asked_for = Recipe(data=data.name, resolution=16, objectives=("accuracy", "flops"))
-    said = Task.of_data(asked_for, Space.load("shuffle")).settings("s", None)["accuracy_is_of"]
+    said = Problem.from_data(asked_for, Space.load("shuffle")).settings("s", None)["accuracy_is_of"]
     assert said == "the exported file on validation images at 16x16"
     assert (load_data("digits", resolution=lambda native: 2 * native).resolution, load_data("digits").native) == (16, 8)
     plain = load_data(spec.removesuffix("/train"))

@@ -20,7 +20,7 @@ import nasspace
 from nasspace.cli import run
 from nasspace.engine import delivery, last_rung, loop
 from nasspace.engine.last_rung import rungs
-from nasspace.engine.resolution import deployment
+from nasspace.engine.resolution import choose_deployment
 from nasspace.errors import InputError, NothingFound, VerificationError
 from nasspace.exporting import members
 from nasspace.exporting.members import export_member
@@ -107,14 +107,18 @@ def test_what_a_member_dominated_is_trained_when_it_leaves(deployed, promoted, f
     ],
 )
 def test_the_deployment_resolution_is_the_smaller_of_the_space_and_the_images(space, native, asked, sizes):
-    found = deployment(asked, Space.load(space).plan, native)
+    found = choose_deployment(asked, Space.load(space).plan, native)
     assert found.sizes == sizes
     assert found.why
 
 
 def test_the_choices_of_a_space_stay_as_far_as_the_images_go():
     plan = Space.from_text(SPACE.replace("input:", "resolution: [96, 128, 160]\ninput:"), "few.yaml").plan
-    assert [deployment(None, plan, native).sizes for native in (64, 128, 500)] == [(96,), (96, 128), (96, 128, 160)]
+    assert [choose_deployment(None, plan, native).sizes for native in (64, 128, 500)] == [
+        (96,),
+        (96, 128),
+        (96, 128, 160),
+    ]
 
 
 def test_the_rungs_double_the_size():
@@ -171,7 +175,8 @@ def searched(**changes):
     """A brief search of digits, without its last rung."""
     settings = {"trials": 4, "objectives": ["accuracy", "flops"], "sampler": "random", "seed": 2, **changes}
     brief = {"resolution": 8, "epochs": 1}
-    return loop.search(Space.from_text(SPACE, "few.yaml"), data="digits", fidelity=brief, study="s", **settings)
+    space = Space.from_text(SPACE, "few.yaml")
+    return loop.search(space, data="digits", fidelity=brief, study="s", deliver=False, **settings)
 
 
 @pytest.fixture
@@ -294,7 +299,7 @@ def test_an_export_that_does_not_hold_does_not_stop_the_others(study, folder, mo
     assert not study.document()["finished"]
     monkeypatch.undo()
     os.chdir(folder)
-    resumed = delivery.deliver(loop.resume("s"))
+    resumed = loop.resume("s")
     assert first in resumed.deployed()
     assert resumed.document()["finished"]
 
@@ -335,7 +340,7 @@ def test_the_last_rung_ends_with_the_time_budget_and_is_resumed(study, folder, m
     assert any("the time budget is used up" in note for note in notes)
     monkeypatch.undo()
     os.chdir(folder)
-    resumed = delivery.deliver(loop.resume("s"))
+    resumed = loop.resume("s")
     assert (resumed.evaluated, resumed.document()["finished"]) == (4, True), "no trial more"
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nasspace.engine import duration, loop
-from nasspace.engine.problem import Task
+from nasspace.engine.problem import Problem
 from nasspace.space.space import Space
 from nasspace.studies.recipe import UNBOUNDED, Recipe
 
@@ -19,23 +21,21 @@ head: [{block: conv, out: 32, kernel: 1}]
 
 
 @pytest.fixture(scope="module")
-def task():
-    return Task.of_data(Recipe(trials=10), Space.from_text(SPACE, "few.yaml"))
+def problem():
+    return Problem.from_data(Recipe(trials=10), Space.from_text(SPACE, "few.yaml"))
 
 
-def test_more_trials_take_longer_and_time_alone_is_said_a_trial(task):
-    found = duration.estimate(task)
+def test_more_trials_take_longer_and_time_alone_is_said_a_trial(problem):
+    found = duration.estimate(problem)
     assert found.search[0] > 0
     assert found.delivery[0] < found.mean_delivery < found.delivery[1]
     assert str(found).startswith("likely to take ")
-    task.recipe, before = task.recipe.model_copy(update={"trials": UNBOUNDED, "time_budget": 60.0}), task.recipe
-    try:
-        assert str(duration.estimate(task)).startswith("a trial is likely to take ")
-    finally:
-        task.recipe = before
+    unbounded = problem.recipe.model_copy(update={"trials": UNBOUNDED, "time_budget": 60.0})
+    text = str(duration.estimate(replace(problem, recipe=unbounded)))
+    assert text.startswith("a trial is likely to take ")
 
 
-def test_a_network_that_cannot_be_trained_is_left_out(task, monkeypatch):
+def test_a_network_that_cannot_be_trained_is_left_out(problem, monkeypatch):
     timed = duration._timed
     calls = []
 
@@ -46,9 +46,9 @@ def test_a_network_that_cannot_be_trained_is_left_out(task, monkeypatch):
         return timed(network, *arguments)
 
     monkeypatch.setattr(duration, "_timed", failing)
-    assert duration.estimate(task)
+    assert duration.estimate(problem)
     monkeypatch.setattr(duration, "_timed", lambda *_: 1 / 0)
-    assert duration.estimate(task) is None
+    assert duration.estimate(problem) is None
 
 
 def test_a_front_far_below_its_target_says_among_how_many(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""One candidate to its objectives: nothing over a limit is measured further or trained."""
+"""Evaluators: a candidate over a limit is neither measured further nor trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import nasspace.training.trainer
 from nasspace import Space, cost
 from nasspace.data.loading import load_data
 from nasspace.engine import latency_evaluator
-from nasspace.engine.evaluator import FromFunction, Trained, broken, seed_of
+from nasspace.engine.evaluator import FunctionEvaluator, TrainingEvaluator, seed_of, violated_limit
 from nasspace.errors import InputError
 from nasspace.studies.recipe import Recipe
 
@@ -38,7 +38,7 @@ def refuse(*_, **__):
 def test_over_a_counted_limit_nothing_is_measured(monkeypatch, digits, architecture):
     monkeypatch.setattr(nasspace.latency.benchmark, "measure_latency", refuse)
     flops = cost(architecture).flops
-    outcome = Trained(recipe(limits={"flops": flops - 1}), digits)(architecture)
+    outcome = TrainingEvaluator(recipe(limits={"flops": flops - 1}), digits)(architecture)
     assert outcome.reason.startswith("flops")
     assert "latency" not in outcome.values
     assert "accuracy" not in outcome.values
@@ -46,7 +46,7 @@ def test_over_a_counted_limit_nothing_is_measured(monkeypatch, digits, architect
 
 def test_over_the_latency_limit_nothing_is_trained(monkeypatch, digits, architecture):
     monkeypatch.setattr(nasspace.training.trainer, "train", refuse)
-    outcome = Trained(recipe(limits={"latency": "0.001ms"}), digits)(architecture)
+    outcome = TrainingEvaluator(recipe(limits={"latency": "0.001ms"}), digits)(architecture)
     assert outcome.reason.startswith("latency")
     assert outcome.details["latency_interval"]["median_ms"] == outcome.values["latency"]
     assert "accuracy" not in outcome.values
@@ -63,8 +63,10 @@ class Measured:
 
 @pytest.mark.parametrize(("limit", "inside"), [(1.9, False), (2.1, False), (2.19, False), (2.2, True), (2.3, True)])
 def test_the_upper_end_of_the_interval_decides(limit, inside, digits, architecture):
-    asked = recipe(limits={"latency": f"{limit}ms"}, objectives=["latency", "flops"])
-    outcome = Trained(asked, digits, measure=lambda _: latency_evaluator.Measured(Measured(), "here"))(architecture)
+    settings = recipe(limits={"latency": f"{limit}ms"}, objectives=["latency", "flops"])
+    outcome = TrainingEvaluator(settings, digits, measure=lambda _: latency_evaluator.Measured(Measured(), "here"))(
+        architecture
+    )
     assert outcome.values["latency"] == 2.0
     assert outcome.details["latency_interval"]["high_ms"] == 2.2
     assert (outcome.reason == "") == inside
@@ -74,19 +76,19 @@ def test_the_upper_end_of_the_interval_decides(limit, inside, digits, architectu
 @pytest.mark.slow
 def test_inside_the_limits_it_is_trained_and_repeats(digits, architecture):
     """From the seed; a latency that other work disturbed would be measured again."""
-    asked = recipe(limits={"latency": "1s"})
-    scorer = Trained(asked, digits, measure=lambda _: latency_evaluator.Measured(Measured(), "here"))
-    first, second = scorer(architecture), scorer(architecture)
+    settings = recipe(limits={"latency": "1s"})
+    evaluator = TrainingEvaluator(settings, digits, measure=lambda _: latency_evaluator.Measured(Measured(), "here"))
+    first, second = evaluator(architecture), evaluator(architecture)
     assert 0 < first.values["accuracy"] <= 1
     assert first.values == second.values
     assert all(first.weights[name].equal(second.weights[name]) for name in first.weights)
 
 
-def test_broken_names_the_first_limit():
-    assert broken({"flops": 2e6, "latency": 3.0}, {"latency": 5.0, "flops": 1e6}) == (
+def test_the_first_violated_limit_is_named():
+    assert violated_limit({"flops": 2e6, "latency": 3.0}, {"latency": 5.0, "flops": 1e6}) == (
         "flops 2 million multiply-adds is over the limit of 1 million multiply-adds"
     )
-    assert broken({"latency": 3.0}, {"latency": 3.0, "params": 1.0}) == ""
+    assert violated_limit({"latency": 3.0}, {"latency": 3.0, "params": 1.0}) == ""
 
 
 def test_a_candidates_seed_is_its_own_and_the_studys(architecture):
@@ -95,8 +97,8 @@ def test_a_candidates_seed_is_its_own_and_the_studys(architecture):
 
 
 def test_a_function_is_completed_by_what_is_known_and_counted(architecture):
-    scorer = FromFunction(lambda a: {"accuracy": 0.5}, {"flops": lambda a: 7}, ("accuracy", "flops"), {})
-    values = scorer(architecture).values
+    evaluator = FunctionEvaluator(lambda a: {"accuracy": 0.5}, {"flops": lambda a: 7}, ("accuracy", "flops"), {})
+    values = evaluator(architecture).values
     assert (values["accuracy"], values["flops"]) == (0.5, 7)
     assert values["params"] == cost(architecture).params
 
@@ -104,9 +106,9 @@ def test_a_function_is_completed_by_what_is_known_and_counted(architecture):
 @pytest.mark.parametrize("returned", [None, 0.9, {"accuracy": float("nan")}, {"accuracy": None}, {}])
 def test_what_a_function_returns_is_checked(returned, architecture):
     with pytest.raises(InputError, match="evaluator"):
-        FromFunction(lambda a: returned, None, ("accuracy",), {})(architecture)
+        FunctionEvaluator(lambda a: returned, None, ("accuracy",), {})(architecture)
 
 
 def test_known_must_be_a_figure():
     with pytest.raises(InputError, match="known: 'speed'"):
-        FromFunction(lambda a: {}, {"speed": len}, ("accuracy",), {})
+        FunctionEvaluator(lambda a: {}, {"speed": len}, ("accuracy",), {})

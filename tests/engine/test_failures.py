@@ -15,8 +15,7 @@ from torch import nn
 import nasspace
 from nasspace import cli, cost, failures
 from nasspace.blocks import registry
-from nasspace.engine.evaluator import Outcome, Trained
-from nasspace.engine.trials import scored
+from nasspace.engine.evaluator import Outcome, TrainingEvaluator, evaluate
 from nasspace.errors import InputError
 from nasspace.space.space import Space
 from nasspace.studies import study as records
@@ -77,9 +76,7 @@ def own(own_blocks, tmp_path, monkeypatch):
 def search(space, **settings):
     fidelity = {"resolution": 8, "epochs": 1, "share": 0.1}
     settings = {"trials": 6, "objectives": ["accuracy", "flops"], "resolution": 16, "study": "s", **settings}
-    from nasspace.engine.loop import search
-
-    return search(space, data="digits", fidelity=fidelity, **settings)
+    return nasspace.search(space, data="digits", fidelity=fidelity, deliver=False, **settings)
 
 
 @pytest.mark.parametrize(("sampler", "limit"), [("gain", None), ("tpe", 1e9)])
@@ -145,7 +142,7 @@ def test_a_space_of_which_nothing_runs_says_so(own):
 def test_a_mistake_of_our_own_stops_the_search(own, monkeypatch):
     made: dict = {"__name__": "nasspace.engine.evaluator"}  # as if it were written there
     exec("def called(*_):\n    raise TypeError('unexpected keyword')", made)
-    monkeypatch.setattr(Trained, "_trained", made["called"])
+    monkeypatch.setattr(TrainingEvaluator, "_train", made["called"])
     with pytest.raises(TypeError, match="unexpected"):
         search(own(Brittle))
 
@@ -250,7 +247,7 @@ def test_an_outcome_of_a_scorer_is_kept():
         def __call__(self, architecture):
             return Outcome({"accuracy": 1.0})
 
-    assert scored(Scorer(), None).values == {"accuracy": 1.0}
+    assert evaluate(Scorer(), None).values == {"accuracy": 1.0}
 
 
 KILLING = """
@@ -301,7 +298,7 @@ def test_an_interrupted_evaluation_is_no_attempt(own):
     """Ctrl-C, an error of our own: the process ends in order, and the candidate has killed nothing."""
     space = own(Late)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trained, "_trained", interrupted)
+        patch.setattr(TrainingEvaluator, "_train", interrupted)
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 search(space, sampler="random", retries=0)

@@ -13,7 +13,7 @@ import pytest
 
 import nasspace
 from nasspace.engine import proposals
-from nasspace.engine.proposals import Candidates
+from nasspace.engine.proposals import Proposals
 from nasspace.errors import InputError
 from nasspace.space.space import Space
 from nasspace.studies import heartbeat, paths, storage
@@ -57,7 +57,7 @@ def two(space):
     search(space, "one")
     search(space, "two")
     studies = [records.load(f"{place}/s") for place in ("one", "two")]
-    return [(study, Candidates(study, space, "random", {}, 0)) for study in studies]
+    return [(study, Proposals(study, space, "random", {}, 0)) for study in studies]
 
 
 def queue(study, architecture, times=1):
@@ -78,7 +78,7 @@ def kept(found):
 def test_of_two_claims_on_one_network_one_gives_way_even_if_the_earlier_one_comes_late(
     two, space, monkeypatch, first_is_done
 ):
-    monkeypatch.setattr(proposals, "SETTLING", 0.2)
+    monkeypatch.setattr(proposals, "WITHDRAWAL", 0.2)
     (one, ours), (other, theirs) = two
     network = new(space, one)
     queue(one, network, 2)
@@ -90,7 +90,7 @@ def test_of_two_claims_on_one_network_one_gives_way_even_if_the_earlier_one_come
             if first_is_done:
                 other.finish_trial(found[0][0], "COMPLETE", [0.5, 1.0])
 
-    found.append(ours.next(begin=meanwhile))
+    found.append(ours.next(on_new_trial=meanwhile))
     digests = [architecture.digest for _, architecture in found]
     assert found[0][0].number > min(trial.number for trial in one.frozen("FAIL")), "the later one came first"
     assert digests.count(network.digest) == 1
@@ -110,7 +110,7 @@ def test_one_that_has_seen_that_it_gives_way_is_waited_for(two, space, monkeypat
         seen[0].set_user_attr("digest", network.digest)
 
     monkeypatch.setattr(time, "sleep", lambda seconds: other.finish_trial(seen[0], "FAIL"))
-    trial, architecture = ours.next(begin=claims_and_gives_way)
+    trial, architecture = ours.next(on_new_trial=claims_and_gives_way)
     assert architecture.digest == network.digest
     assert trial.number < seen[0].number
 
@@ -124,14 +124,14 @@ def test_of_two_that_ask_for_the_last_trial_one_gets_it(two, space, queued):
 
     def meanwhile(trial):
         if not found:
-            found.append(theirs.next(most=4))
+            found.append(theirs.next(max_trials=4))
 
-    found.append(ours.next(begin=meanwhile, most=4))
+    found.append(ours.next(on_new_trial=meanwhile, max_trials=4))
     assert len(kept(found)) == 1
     assert not theirs.exhausted, "it may ask again"
     trial = kept(found)[0][0]
     one.finish_trial(trial, "COMPLETE", [0.5, 1.0])
-    assert ours.next(most=4) is None
+    assert ours.next(max_trials=4) is None
 
 
 def running(study, process=None, **attributes):
@@ -197,12 +197,12 @@ def test_one_elsewhere_that_gives_no_sign_of_life_is_given_up_after_a_second_loo
     silent = set()
     clock = Clock(monkeypatch)
     monkeypatch.setattr(storage, "silent", lambda study: silent)
-    own = Heartbeat(other)
+    beat = Heartbeat(other)
     for told in ({trial._trial_id}, set(), {trial._trial_id}):
         silent = told
-        assert len(own.others()) == 1, "the database may have been gone: its sign is on the way"
+        assert len(beat.others()) == 1, "the database may have been gone: its sign is on the way"
         clock.now += 1.5 * heartbeat.DOUBT
-    assert own.others() == []
+    assert beat.others() == []
     assert states(one) == ["FAIL", "WAITING"]
     with storage.unless_finished():
         trial.set_user_attr("values", {})
@@ -215,10 +215,10 @@ def test_a_trial_of_a_process_that_died_before_it_said_who_it_was(two, space, mo
     queue(one, new(space, one))
     storage.ask(one.record)
     clock = Clock(monkeypatch)
-    own = Heartbeat(other)
-    assert len(own.others()) == 1
+    beat = Heartbeat(other)
+    assert len(beat.others()) == 1
     clock.now += 1.5 * heartbeat.GRACE
-    assert own.others() == []
+    assert beat.others() == []
     assert states(one) == ["FAIL", "WAITING"]
 
 
@@ -232,12 +232,12 @@ def test_signs_of_life_are_given_and_what_is_finished_is_forgotten(two, monkeypa
         given.release()
 
     monkeypatch.setattr(storage, "sign_of_life", sign_of_life)
-    with Heartbeat(one) as own:
+    with Heartbeat(one) as beat:
         trial, refused = (storage.ask(one.record) for _ in range(2))
-        own.begin(trial)
-        own.begin(refused)
+        beat.begin(trial)
+        beat.begin(refused)
         one.finish_trial(refused, "FAIL")
-        assert own.others() == []
+        assert beat.others() == []
         told.clear()
         while given.acquire(blocking=False):
             pass

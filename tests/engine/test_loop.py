@@ -233,12 +233,14 @@ class Failing:
 
 def test_a_failed_training_is_left_and_the_search_goes_on(space, monkeypatch):
     first = digests(found(space, study="whole"))
-    monkeypatch.setattr(loop.Task, "of_function", classmethod(lambda cls, asked, space, *_: failing(cls, asked, space)))
+    monkeypatch.setattr(
+        loop.Problem, "from_function", classmethod(lambda cls, recipe, space, *_: failing(cls, recipe, space))
+    )
 
-    def failing(cls, asked, space):
-        task = cls(asked, space, None, Failing({first[6]}))
-        task.scorer.function = scored
-        return task
+    def failing(cls, recipe, space):
+        evaluator = Failing({first[6]})
+        evaluator.function = scored
+        return cls(recipe, space, evaluator=evaluator)
 
     study = found(space)
     assert study.evaluated == 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nasspace.engine.problem import refuse_other
+from nasspace.engine.checks import check_same_settings
 from nasspace.errors import InputError
 from nasspace.studies.trial_table import is_same_machine
 
@@ -34,7 +34,7 @@ def settings(**machine):
 
 
 def test_a_study_without_latencies_goes_on_on_another_machine(tmp_path):
-    refuse_other(tmp_path, settings(), settings(processor="other"), None)
-    refuse_other(tmp_path, settings(), settings(memory_gib=25), MACHINE)
+    check_same_settings(tmp_path, settings(), settings(processor="other"), None)
+    check_same_settings(tmp_path, settings(), settings(memory_gib=25), MACHINE)
     with pytest.raises(InputError, match=r"another machine \(processor one"):
-        refuse_other(tmp_path, settings(), settings(processor="other"), MACHINE)
+        check_same_settings(tmp_path, settings(), settings(processor="other"), MACHINE)

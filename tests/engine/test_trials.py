@@ -1,15 +1,16 @@
-"""Asking and telling, whoever evaluates: several under way at once, and one machine's latencies only."""
+"""Ask and tell: several candidates at a time, failed and rejected ones, latencies of one machine only."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
 
 from nasspace import cost
-from nasspace.engine.evaluator import Outcome
-from nasspace.engine.problem import Task
-from nasspace.engine.trials import FAILURES, Driver, scored
+from nasspace.engine.evaluator import Outcome, evaluate
+from nasspace.engine.problem import Problem
+from nasspace.engine.trials import MAX_FAILURES, TrialManager
 from nasspace.errors import InputError
 from nasspace.samplers.optuna_samplers import optuna_sampler
 from nasspace.space.space import Space
@@ -22,8 +23,8 @@ stages: [{depth: [1, 2, 3], out: [8, 12, 16], stride: 2, each: {block: [conv: {k
 """
 
 
-class Scorer:
-    """Accuracy by digest; `known` as the project's own evaluator has it."""
+class DigestEvaluator:
+    """Accuracy from the digest; `known` as in the package's own evaluator."""
 
     known: ClassVar = {"flops": lambda architecture: cost(architecture).flops}
 
@@ -33,67 +34,66 @@ class Scorer:
 
 
 @pytest.fixture
-def driver(tmp_path, monkeypatch):
+def manager(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    asked = Recipe(trials=8, sampler="random")
-    task = Task.of_function(asked, Space.from_text(SPACE, "little.yaml"), scored, None)
-    settings = task.settings("s", None)
-    task.scorer = Scorer()
-    study = records.create(tmp_path / "s", settings, optuna_sampler("random", 0))
-    with Driver(study, task, lambda kind, **_: None) as driver:
-        yield driver
+    recipe = Recipe(trials=8, sampler="random")
+    problem = Problem.from_function(recipe, Space.from_text(SPACE, "little.yaml"), len, None)
+    study = records.create(tmp_path / "s", problem.settings("s", None), optuna_sampler("random", 0))
+    problem = replace(problem, evaluator=DigestEvaluator())
+    with TrialManager(study, problem, lambda kind, **_: None) as manager:
+        yield manager
 
 
-def test_no_more_are_asked_than_are_wanted_and_none_twice(driver):
+def test_the_number_of_trials_is_kept_and_no_network_comes_twice(manager):
     asked = []
-    while candidate := driver.ask():
+    while candidate := manager.ask():
         asked.append(candidate)
     assert len(asked) == len({candidate.architecture.digest for candidate in asked}) == 8
-    assert not driver.finished, "they are under way"
+    assert not manager.is_finished, "they are running"
     for candidate in reversed(asked):
-        driver.tell(candidate, scored(driver.task.scorer, candidate.architecture))
-    assert driver.finished
-    assert driver.study.evaluated == 8
-    assert driver.ask() is None
+        manager.tell(candidate, evaluate(manager.problem.evaluator, candidate.architecture))
+    assert manager.is_finished
+    assert manager.study.evaluated == 8
+    assert manager.ask() is None
 
 
-def test_what_a_dead_process_had_under_way_is_taken_up_once_each(driver):
-    left = [driver.ask() for _ in range(3)]
-    again = Driver(records.load(driver.study.folder), driver.task, driver.report)
+def test_trials_of_a_dead_process_are_resumed_once_each(manager):
+    left = [manager.ask() for _ in range(3)]
+    again = TrialManager(records.load(manager.study.folder), manager.problem, manager.report)
     taken = [again.ask() for _ in range(3)]
     assert [one.number for one in taken] == [one.number for one in left]
     assert [one.architecture.digest for one in taken] == [one.architecture.digest for one in left]
     assert again.ask().number not in [one.number for one in left]
 
 
-def test_a_rejected_or_failed_candidate_makes_room_for_another(driver):
-    asked = [driver.ask() for _ in range(8)]
-    assert driver.ask() is None
-    driver.tell(asked[0], Outcome({}, failure="out of memory"))
-    driver.tell(asked[1], Outcome({"flops": 1.0}, reason="latency is over the limit"))
-    fresh = [driver.ask(), driver.ask()]
+def test_a_rejected_or_failed_candidate_makes_room_for_another(manager):
+    asked = [manager.ask() for _ in range(8)]
+    assert manager.ask() is None
+    manager.tell(asked[0], Outcome({}, failure="out of memory"))
+    manager.tell(asked[1], Outcome({"flops": 1.0}, reason="latency is over the limit"))
+    fresh = [manager.ask(), manager.ask()]
     assert all(fresh)
-    assert driver.ask() is None
+    assert manager.ask() is None
     assert {one.architecture.digest for one in fresh}.isdisjoint(one.architecture.digest for one in asked)
 
 
-def test_failures_in_a_row_end_the_search(driver):
-    for _ in range(FAILURES - 1):
-        driver.tell(driver.ask(), Outcome({}, failure="out of memory"))
+def test_failures_in_a_row_end_the_search(manager):
+    for _ in range(MAX_FAILURES - 1):
+        manager.tell(manager.ask(), Outcome({}, failure="out of memory"))
     with pytest.raises(InputError, match="5 candidates in a row could not be evaluated; the last one: out of memory"):
-        driver.tell(driver.ask(), Outcome({}, failure="out of memory"))
+        manager.tell(manager.ask(), Outcome({}, failure="out of memory"))
 
 
-def test_latencies_of_two_machines_are_not_mixed(driver):
+def test_latencies_of_two_machines_are_not_mixed(manager):
     def measured(candidate, processor):
         interval = {"median_ms": 1.0, "low_ms": 0.9, "high_ms": 1.1, "machine": {"processor": processor, "cores": 2}}
-        return Outcome(Scorer()(candidate.architecture).values, details={"latency_interval": interval})
+        return Outcome(DigestEvaluator()(candidate.architecture).values, details={"latency_interval": interval})
 
     for _ in range(2):
-        candidate = driver.ask()
-        driver.tell(candidate, measured(candidate, "one"))
-    candidate = driver.ask()
+        candidate = manager.ask()
+        manager.tell(candidate, measured(candidate, "one"))
+    candidate = manager.ask()
     with pytest.raises(InputError, match=r"another machine \(processor other, cores 2\)"):
-        driver.tell(candidate, measured(candidate, "other"))
-    assert driver.study.evaluated == 2
-    assert driver.study.latency_machine() == {"processor": "one", "cores": 2}
+        manager.tell(candidate, measured(candidate, "other"))
+    assert manager.study.evaluated == 2
+    assert manager.study.latency_machine() == {"processor": "one", "cores": 2}

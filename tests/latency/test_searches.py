@@ -113,7 +113,7 @@ def test_a_search_that_lost_its_device_is_resumed(board, monkeypatch):
         searched(latency_device=board.address())
     before = intervals(records.load("s"))
     assert len(before) == 1
-    study = nasspace.deliver(resume("s"))
+    study = resume("s")
     assert intervals(study)[:1] == before
     assert study.evaluated == 2
 

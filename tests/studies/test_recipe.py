@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nasspace import files
-from nasspace.engine import problem
+from nasspace.engine import checks
 from nasspace.errors import InputError
 from nasspace.studies import recipe
 
@@ -84,13 +84,13 @@ def test_a_study_from_before_a_setting_existed_goes_on(tmp_path):
     new["recipe"] = recipe.Recipe().as_written()
     training = {key: value for key, value in new["recipe"]["training"].items() if key != "mixup"}
     old = {**new, "recipe": {**new["recipe"], "training": training}}
-    problem.refuse_other(tmp_path, old, new)
+    checks.check_same_settings(tmp_path, old, new)
     mixed = {**new, "recipe": {**new["recipe"], "training": {**training, "mixup": 0.2}}}
     with pytest.raises(InputError, match=r"started with another training: mixup 0\.0, now 0\.2;"):
-        problem.refuse_other(tmp_path, old, mixed)
+        checks.check_same_settings(tmp_path, old, mixed)
     limited = {**new, "limits": {"latency": 20.0}}
     with pytest.raises(InputError, match=r"searched with the limits none, now they are latency 20 ms;"):
-        problem.refuse_other(tmp_path, old, limited)
+        checks.check_same_settings(tmp_path, old, limited)
 
 
 DIGITS = {"name": "digits", "classes": list("0123456789"), "train": 1438, "validation": 359, "fingerprint": "a1"}
@@ -133,10 +133,10 @@ def settings(data=DIGITS, resolution=16, evaluator=None, **changes):
 )
 def test_other_data_than_the_studys_are_named_in_a_sentence(tmp_path, new, message):
     if not message:
-        return problem.refuse_other(tmp_path, settings(), new)
+        return checks.check_same_settings(tmp_path, settings(), new)
     with pytest.raises(InputError) as caught:
-        problem.refuse_other(tmp_path, settings(), new)
+        checks.check_same_settings(tmp_path, settings(), new)
     assert f"{message} choose another --study name" in str(caught.value)
     assert "{" not in str(caught.value)
-    problem.refuse_other(tmp_path, settings(), settings({**DIGITS, "name": "parquet:/moved"}))
+    checks.check_same_settings(tmp_path, settings(), settings({**DIGITS, "name": "parquet:/moved"}))
     return None

@@ -1,1 +1,1 @@
-"""Where to evaluate when one process is too few: on Ray Tune, here or on a cluster. The only home of Ray."""
+"""Candidates evaluated on Ray Tune, on this machine or on a cluster. The only home of Ray."""

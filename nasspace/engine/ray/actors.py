@@ -1,4 +1,4 @@
-"""What runs in the processes of a cluster: the evaluation of candidates, the measuring, the box for outcomes."""
+"""Processes of a Ray cluster: the trainable that evaluates candidates, and actors for messages and latencies."""
 
 from __future__ import annotations
 
@@ -9,153 +9,159 @@ from collections import defaultdict
 from typing import Any
 
 from nasspace.architecture import Architecture
-from nasspace.engine.evaluator import Outcome
+from nasspace.engine.evaluator import Outcome, evaluate
 from nasspace.engine.latency_evaluator import Measured, Measurer
-from nasspace.engine.ray.payload import Sent
+from nasspace.engine.ray.payload import Payload
 from nasspace.engine.timeouts import paused, stopped_after
-from nasspace.engine.trials import scored
 from nasspace.errors import InputError
 
-MEASURED = 1800.0  # seconds for a latency, with all that wait for the same node
-NOTHING = -1  # the number in a result that stands for no trial
-UNPREPARED = -2  # the number of the outcome that says why a worker could not prepare itself
+LATENCY_TIMEOUT = 1800.0  # seconds for one latency, including the wait for other measurements on the node
+NO_TRIAL = -1  # the number in the result of a step without a candidate
+SETUP_FAILED = -2  # the number under which a worker stores the error of its setup
 
 
-class Box:
-    """Candidates on their way to the workers, by worker, and outcomes on their way back, by trial number.
+class Mailbox:
+    """Actor that passes candidates to the workers, by worker, and outcomes to the driver, by trial number.
 
-    Outcomes are too large for Tune's tables of results. The methods are coroutines, so that every worker can wait here.
+    Outcomes are too large for Tune's result tables. The methods are coroutines, so that every worker can wait here.
     """
 
     def __init__(self) -> None:
-        self._sent: list[Any] = []
+        self._payload: list[Any] = []
         self._outcomes: dict[int, Outcome | Exception] = {}
-        self._given: defaultdict[int, asyncio.Queue[dict[str, Any] | None]] = defaultdict(asyncio.Queue)
-        self._ended = False
+        self._candidates: defaultdict[int, asyncio.Queue[dict[str, Any] | None]] = defaultdict(asyncio.Queue)
+        self._closed = False
 
-    async def keep(self, sent: Sent) -> list[Any]:
-        """Store what the workers are sent; the reference to it, in a list, as Ray replaces a bare one by its value."""
+    async def store_payload(self, payload: Payload) -> list[Any]:
+        """Put the payload into the object store; return its reference in a list, as Ray resolves a bare one."""
         import ray
 
-        self._sent = [ray.put(sent)]
-        return self._sent
+        self._payload = [ray.put(payload)]
+        return self._payload
 
-    async def sent(self) -> list[Any]:
-        return self._sent
+    async def payload(self) -> list[Any]:
+        """The reference to the payload, in a list."""
+        return self._payload
 
-    async def give(self, worker: int, asked: dict[str, Any]) -> None:
-        self._given[worker].put_nowait(asked)
+    async def send(self, worker: int, candidate: dict[str, Any]) -> None:
+        """Queue a candidate for a worker."""
+        self._candidates[worker].put_nowait(candidate)
 
-    async def next(self, worker: int) -> dict[str, Any] | None:
-        """Wait for the candidate of a worker; None if there will be none."""
-        return None if self._ended else await self._given[worker].get()
+    async def receive(self, worker: int) -> dict[str, Any] | None:
+        """Wait for the next candidate of a worker; None if there will be none."""
+        return None if self._closed else await self._candidates[worker].get()
 
-    async def end(self) -> None:
+    async def close(self) -> None:
         """Release the workers that wait."""
-        self._ended = True
-        for waiting in self._given.values():
-            waiting.put_nowait(None)
+        self._closed = True
+        for queue in self._candidates.values():
+            queue.put_nowait(None)
 
-    async def put(self, number: int, outcome: Outcome | Exception) -> None:
+    async def put_outcome(self, number: int, outcome: Outcome | Exception) -> None:
+        """Store the outcome of a trial, or the error that it raised."""
         self._outcomes[number] = outcome
 
-    async def take(self, number: int) -> Outcome | Exception | None:
+    async def pop_outcome(self, number: int) -> Outcome | Exception | None:
         """Pop and return the outcome of a trial."""
         return self._outcomes.pop(number, None)
 
 
-class Station:
-    """Measures latencies, one at a time, on the node that it runs on."""
+class LatencyActor:
+    """Actor that measures latencies, one at a time, on its node."""
 
-    def __init__(self, sent: Sent) -> None:
-        self._measurer: Measurer = sent.measurer()
+    def __init__(self, payload: Payload) -> None:
+        self._measurer: Measurer = payload.measurer()
 
     def machine(self) -> dict[str, Any]:
-        """What the node is, as `latency.cache.machine`."""
+        """The node's machine, as `latency.cache.machine` describes it."""
         from nasspace.latency.cache import machine
 
         return machine()
 
     def measure(self, architecture: str) -> Measured:
+        """Measure an architecture, given as JSON."""
         return self._measurer(Architecture.from_json(architecture))
 
 
-class AtStation:
-    """A measurer that sends its candidates to a station."""
+class ActorMeasurer:
+    """A measurer that calls the latency actor."""
 
-    def __init__(self, station: Any) -> None:
-        self._station = station
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
 
     def __call__(self, architecture: Architecture) -> Measured:
+        """Measure an architecture on the actor's node; raises what the measurement raises."""
         import ray
 
         try:
-            with paused():  # waiting for the node is not the trial's own time
-                return ray.get(self._station.measure.remote(architecture.to_json()), timeout=MEASURED)
-        except ray.exceptions.RayTaskError as error:  # is a RayError, too, which would count as a lost process
+            with paused():  # waiting for the node does not count for the trial's timeout
+                return ray.get(self._actor.measure.remote(architecture.to_json()), timeout=LATENCY_TIMEOUT)
+        except ray.exceptions.RayTaskError as error:  # is a RayError, too, which would count as a dead process
             raise error.cause from None
         except ray.exceptions.GetTimeoutError:
             raise InputError(
-                f"the node that measures has not answered for {MEASURED / 60:.0f} minutes; is it lost? Start one with "
-                "the resource 'latency', then `nas resume` goes on"
+                f"the node that measures has not answered for {LATENCY_TIMEOUT / 60:.0f} minutes; if it is gone, start "
+                "one with the resource 'latency', then run `nas resume`"
             ) from None
 
 
-def travelling(error: Exception) -> Exception:
-    """The error itself if it can be sent, else what it says; with the place that it comes from."""
-    where = "".join(traceback.format_tb(error.__traceback__))
+def serializable(error: Exception) -> Exception:
+    """The error itself if it can be serialized, else a `RuntimeError` with its text; with its traceback as a note."""
+    trace = "".join(traceback.format_tb(error.__traceback__))
     try:
-        copy.copy(error)  # made anew from its arguments, as it will be there
+        copy.copy(error)  # makes the error from its arguments, as deserialization does
     except Exception:
         error = RuntimeError(f"{type(error).__name__}: {error}")
-    error.add_note(f"In a worker:\n{where}")
+    error.add_note(f"In a worker:\n{trace}")
     return error
 
 
-def evaluation(box: Any, station: Any) -> type:
-    """The class of Tune's trials, each of which is a worker; made when asked for, since Ray is imported late.
+def worker_class(mailbox: Any, latency_actor: Any) -> type:
+    """The trainable class of the workers; a function because Ray is imported late.
 
-    The actors are not `tune.with_parameters`, which would make objects of them that this process owns. Ray ends the
-    process that owns an object in a store whose node is stopped, with a line of its log and exit status 1.
+    The actors are in a closure, not in `tune.with_parameters`, which would make them objects owned by this process.
+    If the node of an object store is stopped, Ray ends the process that owns objects in it, with a line of its log and
+    exit status 1.
     """
     import ray
     from ray import tune
 
-    class Evaluation(tune.Trainable):
-        """A worker: evaluates candidates in one process, one a step; what it imported and loaded serves them all."""
+    class Worker(tune.Trainable):
+        """Evaluates candidates in one process, one per step; imports and data are loaded once for all of them."""
 
         def setup(self, config: dict[str, Any]) -> None:
-            (reference,) = ray.get(box.sent.remote())
+            (reference,) = ray.get(mailbox.payload.remote())
             self._worker = config["worker"]
             self._has_started = False
             try:
-                self._scorer = ray.get(reference).scorer(None if station is None else AtStation(station))
+                measure = None if latency_actor is None else ActorMeasurer(latency_actor)
+                self._evaluator = ray.get(reference).evaluator(measure)
             except ray.exceptions.RayError:
                 raise
             except Exception as error:
-                ray.get(box.put.remote(UNPREPARED, travelling(error)))
+                ray.get(mailbox.put_outcome.remote(SETUP_FAILED, serializable(error)))
                 raise
 
         def step(self) -> dict[str, Any]:
-            """Report that the worker has started, then evaluate what it is given until there is nothing more."""
+            """Report the start of the worker first; then evaluate a candidate per step, until there are none."""
             if not self._has_started:
                 self._has_started = True
-                return {"number": NOTHING}
-            asked = ray.get(box.next.remote(self._worker))
-            if asked is None:
-                return {"number": NOTHING, "done": True}
-            ray.get(box.put.remote(asked["number"], self._outcome(asked)))
-            return {"number": asked["number"]}
+                return {"number": NO_TRIAL}
+            candidate = ray.get(mailbox.receive.remote(self._worker))
+            if candidate is None:
+                return {"number": NO_TRIAL, "done": True}
+            ray.get(mailbox.put_outcome.remote(candidate["number"], self._evaluate(candidate)))
+            return {"number": candidate["number"]}
 
-        def _outcome(self, asked: dict[str, Any]) -> Outcome | Exception:
-            """What the evaluator raises is an outcome, too: only a lost process is tried again."""
-            architecture = Architecture.from_json(asked["architecture"])
+        def _evaluate(self, candidate: dict[str, Any]) -> Outcome | Exception:
+            """Return what the evaluator raises as an outcome, too: only after the death of a process is it retried."""
+            architecture = Architecture.from_json(candidate["architecture"])
             try:
-                with stopped_after(asked.get("timeout"), asked.get("trace")):
-                    return scored(self._scorer, architecture)
+                with stopped_after(candidate.get("timeout"), candidate.get("trace")):
+                    return evaluate(self._evaluator, architecture)
             except ray.exceptions.RayError:
                 raise
             except Exception as error:
-                return travelling(error)
+                return serializable(error)
 
-    return Evaluation
+    return Worker

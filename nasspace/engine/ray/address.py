@@ -1,4 +1,4 @@
-"""The address of a cluster, tried before any work: in a process of its own, since Ray may wait there without end."""
+"""Checks of a cluster's address before any work, in a process of their own, since Ray may wait there forever."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pathlib import Path
 
 from nasspace.errors import InputError
 
-REACHED = 5.0  # seconds in which an address must answer
-TRIED = 12.0  # seconds in which Ray must have connected
+ANSWER_TIMEOUT = 5.0  # seconds for an address to accept a connection
+CONNECT_TIMEOUT = 12.0  # seconds for Ray to connect
 CLIENT = "ray://"
-TOKEN = {"RAY_AUTH_MODE": "token"}  # a cluster that was started where a token lies asks for it
+TOKEN = {"RAY_AUTH_MODE": "token"}  # needed for a cluster that was started on a machine with a token
 PROBE = """
 import json, sys
 try:
@@ -31,24 +31,23 @@ except BaseException as error:
 
 
 @functools.cache
-def reached(address: str) -> Mapping[str, str]:
-    """What the environment must hold to connect; an `InputError` says why nothing can."""
+def connection_environment(address: str) -> Mapping[str, str]:
+    """Environment variables that a connection needs; raise `InputError` if no connection is possible."""
     check_address(address)
     if address == "auto":
         return {}
-    said = _tried(address, {})
-    if said and "ersion mismatch" not in said and _has_token():
-        other = _tried(address, TOKEN)
-        if not other:
+    message = _try_connecting(address, {})
+    if message and "ersion mismatch" not in message and _has_token():
+        message = _try_connecting(address, TOKEN)
+        if not message:
             return TOKEN
-        said = other
-    if said:
-        raise explained(address, said)
+    if message:
+        raise connection_error(address, message)
     return {}
 
 
 def check_address(address: str) -> None:
-    """Refuse what is no address, or one at which nothing answers; `auto` is looked up by Ray itself."""
+    """Raise `InputError` for an invalid address, and for one that does not answer; `auto` is resolved by Ray."""
     if address.startswith(CLIENT):
         raise InputError(
             f"--ray {address}: a search runs on a node of its cluster, where its record is kept; start `nas` there, "
@@ -60,23 +59,24 @@ def check_address(address: str) -> None:
     if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
         raise InputError(f"--ray {address}: not an address; write HOST:PORT (6379 unless it was chosen), auto, or none")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT).close()
     except OSError as error:
         raise InputError(
             f"--ray {address}: nothing answers there ({error}); is the cluster started (`ray start --head`)?"
         ) from None
 
 
-def _tried(address: str, environment: Mapping[str, str]) -> str:
-    """What Ray says when a process connects; nothing if it could."""
+def _try_connecting(address: str, environment: Mapping[str, str]) -> str:
+    """Connect in a subprocess; return Ray's error message, empty on success."""
     command = [sys.executable, "-W", "ignore", "-c", PROBE, address]
+    environment = {**os.environ, **environment}
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TRIED, env={**os.environ, **environment})
+        done = subprocess.run(command, capture_output=True, timeout=CONNECT_TIMEOUT, env=environment)
         return json.loads(done.stdout.decode().strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
-        return f"no connection within {TRIED:.0f} s"
+        return f"no connection within {CONNECT_TIMEOUT:.0f} s"
     except (ValueError, IndexError):
-        return "Ray ends without a word"
+        return "Ray ends without a message"
 
 
 def _has_token() -> bool:
@@ -89,10 +89,10 @@ def _token() -> Path:
 
 
 @contextlib.contextmanager
-def closed_token() -> Iterator[None]:
-    """Keep Ray's token readable for its owner only: Ray writes it as the umask has it, which is mostly for everyone.
+def private_token() -> Iterator[None]:
+    """Make Ray's token readable for its owner only: Ray writes it with the umask, which mostly lets everyone read.
 
-    Its folder is made for the owner only, where there is none yet.
+    A new folder for it is made for the owner only.
     """
     with contextlib.suppress(OSError, RuntimeError):
         _token().parent.mkdir(mode=0o700, exist_ok=True)
@@ -100,14 +100,14 @@ def closed_token() -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError, RuntimeError):
-            found = _token().lstat()
-            if stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and found.st_mode & 0o077:
+            status = _token().lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid() and status.st_mode & 0o077:
                 _token().chmod(0o600)
 
 
-def explained(address: str, said: str) -> InputError:
-    """What Ray said at the door, as one message."""
-    text = " ".join(said.split())
+def connection_error(address: str, message: str) -> InputError:
+    """Explain Ray's error message of a failed connection."""
+    text = " ".join(message.split())
     if "ersion mismatch" in text:
         remedy = "install the same Ray and Python on all nodes"
         return InputError(f"--ray {address}: the cluster runs other versions ({text}); {remedy}")

@@ -1,4 +1,4 @@
-"""Start a Ray cluster on this machine or connect to one; which of its nodes measure; what can be wrong with it."""
+"""Connect to or start a Ray cluster; find the nodes that measure latency; explain errors."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from nasspace import temporary
-from nasspace.engine import evaluator
-from nasspace.engine.ray.address import closed_token, explained, reached
-from nasspace.engine.ray.watch import Lost, Watch
+from nasspace.engine.evaluator import needs_latency
+from nasspace.engine.ray.address import connection_environment, connection_error, private_token
+from nasspace.engine.ray.watch import ClusterLost, ClusterMonitor
 from nasspace.errors import InputError, Interrupted, NasspaceError, first_line
 from nasspace.studies.recipe import Recipe
 
 LOOPBACK = "127.0.0.1"
-STORE = 256 * 2**20  # bytes of the object store of a cluster started here, beside the data set
-QUIET = {  # Tune keeps tables of its own and watches the keyboard; the study is the record here, and `nas` watches
+STORE = 256 * 2**20  # bytes of the object store of a local cluster, in addition to the data set
+QUIET = {  # disables the tables, signal handlers and logs of Tune: the study is the record, `nas` handles signals
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
@@ -34,15 +34,15 @@ QUIET = {  # Tune keeps tables of its own and watches the keyboard; the study is
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
 }
-SCRIPTS = ("site-packages", "dist-packages")
+INSTALLED = ("site-packages", "dist-packages")  # folders of installed packages
 log = logging.getLogger(__name__)
-QUICK = 20.0  # seconds of waiting for a node that are not worth a word
-LATENCY = "latency"  # the resource of nodes that measure
+QUICK = 20.0  # seconds of waiting for a node that are not reported
+LATENCY = "latency"  # the resource of nodes that measure latency
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """The nodes of a cluster that live: ids of those that measure, of the others, and the names of the machines."""
+    """The live nodes of a cluster: ids of those that measure latency and of the others, and the host names."""
 
     measuring: tuple[str, ...]
     others: tuple[str, ...]
@@ -51,59 +51,61 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Connection:
-    """A cluster in use: a private folder on the driver's machine, and what notices that the cluster is gone."""
+    """A connection to a cluster: a private folder on the driver's machine, and the cluster's monitor."""
 
     folder: Path
-    watch: Watch
+    monitor: ClusterMonitor
 
 
 @contextlib.contextmanager
-def connected(recipe: Recipe, size: int = 0, go_on: str = "nas resume") -> Iterator[Connection]:
-    """Ray, for the time of a search: one that is running in this process, at the recipe's address, or started here.
+def connect(recipe: Recipe, payload_bytes: int = 0, resume_command: str = "nas resume") -> Iterator[Connection]:
+    """Connect to Ray during the body: as already connected, at the recipe's address, or started on this machine.
 
-    `size` is that of what is sent to the workers, in bytes; `go_on` the command that goes on if the cluster is lost.
-    Raises `InputError` for an address that cannot be used, `Interrupted` if the cluster is lost.
+    `resume_command` is named to the user if the cluster dies. Raises `InputError` for an address that cannot be used,
+    `Interrupted` if the cluster dies.
     """
-    needed = {} if recipe.ray is None else reached(recipe.ray)
-    before = signal.getsignal(signal.SIGTERM)
+    variables = {} if recipe.ray is None else connection_environment(recipe.ray)
+    handler = signal.getsignal(signal.SIGTERM)
     with (
         temporary.private(temporary.for_ray()) as folder,
-        environment_with({**QUIET, **needed}),
-        _joined(recipe, size, folder) as address,
+        environment_with({**QUIET, **variables}),
+        _initialized(recipe, payload_bytes, folder) as address,
     ):
-        watch = Watch(address, lost_message(recipe, go_on), go_on)
-        with _terminated_as_interrupted(before), watch.running(), _losses_explained(watch):
-            yield Connection(folder, watch)
+        monitor = ClusterMonitor(address, lost_message(recipe, resume_command), resume_command)
+        with _sigterm_as_interrupt(handler), monitor.running(), _explained_errors(monitor):
+            yield Connection(folder, monitor)
 
 
-def lost_message(recipe: Recipe, go_on: str) -> str:
-    """What is kept when a cluster is gone, and how to go on."""
+def lost_message(recipe: Recipe, resume_command: str) -> str:
+    """The message that the cluster is gone: what is kept, and how to continue."""
     if recipe.ray is None:
-        return f"Ray was stopped on this machine; what is finished is kept, `{go_on}` goes on"
-    again = f"start it again, then `{go_on}` goes on there, `{go_on} --ray none` without it"
+        return f"Ray was stopped on this machine; what is finished is kept, `{resume_command}` goes on"
+    again = f"start it again, then `{resume_command}` goes on there, `{resume_command} --ray none` without it"
     return f"the Ray cluster ({recipe.ray}) was stopped or cannot be reached; what is finished is kept: {again}"
 
 
 @contextlib.contextmanager
-def _losses_explained(watch: Watch) -> Iterator[None]:
-    """What Ray raises when the cluster goes, as one message; what a task raised is its own error."""
+def _explained_errors(monitor: ClusterMonitor) -> Iterator[None]:
+    """Turn Ray's errors of a dead cluster into one message, and the error of a task into the original one."""
     import ray
 
     try:
         yield
-    except Lost as lost:
-        raise Interrupted(watch.message) from lost
+    except ClusterLost as error:
+        raise Interrupted(monitor.message) from error
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:
-        if watch.lost or not watch.answers():
-            raise Interrupted(watch.message) from error
-        raise NasspaceError(f"Ray: {first_line(error)}; what is finished is kept, `{watch.go_on}` goes on") from error
+        if monitor.is_lost or not monitor.answers():
+            raise Interrupted(monitor.message) from error
+        raise NasspaceError(
+            f"Ray: {first_line(error)}; what is finished is kept, `{monitor.resume_command}` goes on"
+        ) from error
 
 
 @contextlib.contextmanager
-def _joined(recipe: Recipe, size: int, folder: Path) -> Iterator[str]:
-    """Connect; yields the address of the cluster's control store."""
+def _initialized(recipe: Recipe, payload_bytes: int, folder: Path) -> Iterator[str]:
+    """Initialize Ray, unless it is; yield the address of the cluster's control store."""
     import ray
 
     if ray.is_initialized():
@@ -112,19 +114,19 @@ def _joined(recipe: Recipe, size: int, folder: Path) -> Iterator[str]:
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if recipe.ray is None:
         settings |= {"address": "local", "num_cpus": recipe.workers, "include_dashboard": False}
-        settings |= {"object_store_memory": STORE + 2 * size, "_temp_dir": str(folder / temporary.RAY)}
+        settings |= {"object_store_memory": STORE + 2 * payload_bytes, "_temp_dir": str(folder / temporary.RAY)}
         settings |= {"_node_ip_address": LOOPBACK}
     else:
-        settings |= {"address": recipe.ray, "runtime_env": environment()}
+        settings |= {"address": recipe.ray, "runtime_env": runtime_environment()}
     try:
-        with _on_loopback() if recipe.ray is None else contextlib.nullcontext(), closed_token():
+        with _on_loopback() if recipe.ray is None else contextlib.nullcontext(), private_token():
             ray.init(**settings)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         if recipe.ray is None:
             raise NasspaceError(f"Ray does not start on this machine: {first_line(error)}") from None
-        raise explained(recipe.ray, str(error)) from None
+        raise connection_error(recipe.ray, str(error)) from None
     try:
-        with contextlib.redirect_stdout(_WithoutRay(sys.stdout)):
+        with contextlib.redirect_stdout(_WithoutRayOutput(sys.stdout)):
             yield ray.get_runtime_context().gcs_address
     finally:
         ray.shutdown()
@@ -134,8 +136,8 @@ def _joined(recipe: Recipe, size: int, folder: Path) -> Iterator[str]:
 def _on_loopback() -> Iterator[None]:
     """Let Ray start on the loopback interface, as it does on macOS and Windows.
 
-    On Linux it replaces 127.0.0.1 by the machine's own address, and then listens on all interfaces. The constant holds
-    for the start only: this process may connect to a cluster of several machines later.
+    On Linux it replaces 127.0.0.1 by the machine's own address, and then listens on all interfaces. The constant is
+    changed only for the start: this process may later connect to a cluster of several machines.
     """
     from ray._private import ray_constants
 
@@ -149,7 +151,7 @@ def _on_loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def environment_with(variables: Mapping[str, str]) -> Iterator[None]:
-    """What Ray reads there for the time of a search; what the user has set stays."""
+    """Set environment variables during the body; those that the user has set are left alone."""
     added = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -160,10 +162,10 @@ def environment_with(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupted(before: Any) -> Iterator[None]:
-    """SIGTERM, as batch systems send it, ends a search as Ctrl-C does; Ray would print a stack trace.
+def _sigterm_as_interrupt(handler: Any) -> Iterator[None]:
+    """Handle SIGTERM, which batch systems send, as Ctrl-C; Ray would print a stack trace.
 
-    `before` is what handled it before Ray did, such as the command line.
+    `handler` is the one from before Ray was initialized, such as the command line's.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -172,26 +174,27 @@ def _terminated_as_interrupted(before: Any) -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, before if callable(before) else interrupt)
+    signal.signal(signal.SIGTERM, handler if callable(handler) else interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, handler if handler is not None else signal.SIG_DFL)
 
 
-class _WithoutRay:
-    """Standard output without what Ray prints there of its own accord: it may be a JSON document's."""
+class _WithoutRayOutput:
+    """Standard output without the lines that Ray prints: a JSON document may be written there."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self._dropped = False
 
     def write(self, text: str) -> int:
-        own, ended = "(raylet" in text or "(autoscaler" in text, self._dropped and text == "\n"
-        self._dropped = own
-        if own:
+        """Write text, unless it is Ray's, or the end of a line of Ray's."""
+        is_ray, is_line_end = "(raylet" in text or "(autoscaler" in text, self._dropped and text == "\n"
+        self._dropped = is_ray
+        if is_ray:
             log.debug(text)
-        elif not ended:
+        elif not is_line_end:
             self._stream.write(text)
         return len(text)
 
@@ -199,13 +202,13 @@ class _WithoutRay:
         return getattr(self._stream, name)
 
 
-def environment() -> dict[str, Any]:
-    """What the nodes of a cluster get: this code. Where its caches lie is each node's own matter."""
+def runtime_environment() -> dict[str, Any]:
+    """Ray's runtime environment: the nodes get this package's code; each has its own caches."""
     return {"py_modules": [str(Path(__file__).resolve().parents[2])]}
 
 
 def nodes() -> Nodes:
-    """What the cluster has."""
+    """The live nodes of the cluster."""
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
@@ -214,8 +217,8 @@ def nodes() -> Nodes:
     return Nodes(measuring, others, frozenset(node["NodeManagerHostname"] for node in alive))
 
 
-def by_value(parts: Mapping[str, Any]) -> None:
-    """What comes from files of the user's own travels whole, since the nodes do not have them."""
+def pickle_by_value(parts: Mapping[str, Any]) -> None:
+    """Let functions and classes from the user's own files be pickled with their code, which the nodes do not have."""
     from ray import cloudpickle
 
     for part in parts.values():
@@ -223,32 +226,32 @@ def by_value(parts: Mapping[str, Any]) -> None:
         path = getattr(module, "__file__", None)
         if module is None or module.__name__ == "__main__" or not path or module.__name__.startswith("nasspace"):
             continue
-        installed = any(folder in Path(path).parts for folder in SCRIPTS) or path.startswith(sys.base_prefix)
+        installed = any(folder in Path(path).parts for folder in INSTALLED) or path.startswith(sys.base_prefix)
         if not installed:
             cloudpickle.register_pickle_by_value(module)
 
 
-def room(ids: Iterable[str], bundle: Mapping[str, float]) -> int:
-    """How many workers, each with the resources of a bundle, find place on these nodes."""
+def capacity(ids: Iterable[str], bundle: Mapping[str, float]) -> int:
+    """How many workers, each with the resources of a bundle, fit on these nodes."""
     import ray
 
     ids = set(ids)
-    alive = (node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] in ids)
-    return sum(int(min(has.get(name, 0.0) / amount for name, amount in bundle.items())) for has in alive)
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] in ids]
+    return sum(int(min(each.get(name, 0.0) / amount for name, amount in bundle.items())) for each in resources)
 
 
-def check(nodes: Nodes, recipe: Recipe) -> None:
-    """Refuse a cluster of several machines none of which is there to measure."""
-    here = recipe.latency_device == "local" and evaluator.measures(recipe)
-    if here and len(nodes.hosts) > 1 and not nodes.measuring:
+def check_nodes(nodes: Nodes, recipe: Recipe) -> None:
+    """Refuse a cluster of several machines without a node for latencies."""
+    measures_here = recipe.latency_device == "local" and needs_latency(recipe)
+    if measures_here and len(nodes.hosts) > 1 and not nodes.measuring:
         raise InputError(
             f"the cluster has {len(nodes.hosts)} machines, and none carries the resource '{LATENCY}', so that "
             f"latencies of several would be mixed; start one node with `ray start --resources='{{\"{LATENCY}\": 1}}'`"
         )
 
 
-def on_this_node() -> dict[str, Any]:
-    """Options of an actor that stays beside the driver."""
+def on_driver_node() -> dict[str, Any]:
+    """Options of an actor on the driver's node."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -256,15 +259,17 @@ def on_this_node() -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 
 
-def awaited(reference: Any, seconds: float, doing: str, note: Callable[[str], None], watch: Watch) -> Any:
-    """What a node that measures returns; an `InputError` if it is another search's, or lost, for so long."""
+def wait_for_node(
+    reference: Any, seconds: float, purpose: str, note: Callable[[str], None], monitor: ClusterMonitor
+) -> Any:
+    """Wait for the result of a node that measures; raise `InputError` if it is busy or gone for too long."""
     import ray
 
     for waited in (min(QUICK, seconds), max(0.0, seconds - QUICK)):
-        if watch.is_ready(reference, waited):
+        if monitor.is_ready(reference, waited):
             return ray.get(reference)
-        note(f"waiting for a node with the resource '{LATENCY}' ({doing}): another search uses it, or it is lost")
+        note(f"waiting for a node with the resource '{LATENCY}' ({purpose}): another search uses it, or it is gone")
     raise InputError(
-        f"no node with the resource '{LATENCY}' answered for {seconds:.0f} s ({doing}); end the search that uses it, "
+        f"no node with the resource '{LATENCY}' answered for {seconds:.0f} s ({purpose}); end the search that uses it, "
         "or start such a node, then `nas resume` goes on"
     )

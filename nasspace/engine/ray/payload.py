@@ -1,4 +1,4 @@
-"""What a worker is sent, and what it makes of it: no node needs the data set, nor a block of the user's own."""
+"""Serialized payload for Ray workers: no node needs the data set, nor the code of the user's own blocks."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nasspace.documents import Document
-from nasspace.engine import evaluator
+from nasspace.engine.evaluator import FunctionEvaluator, TrainingEvaluator
 from nasspace.engine.latency_evaluator import Measurer
-from nasspace.engine.problem import Task
-from nasspace.studies import recipe
+from nasspace.engine.problem import Problem
+from nasspace.studies import recipe as recipes
+from nasspace.studies.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy
 
     from nasspace.data.loading import DataSet
 
-SPLITS = ("train", "validation")  # a search has no use for the test split
+SPLITS = ("train", "validation")  # a search does not use the test split
 
 
 @dataclass(frozen=True)
-class Sent:
-    """A task as it travels: plain values, arrays (which workers of one node share), the user's own blocks.
+class Payload:
+    """A problem as plain values, arrays (shared by the workers of a node), and the user's own blocks.
 
     `function` is the evaluator of a search that has one in place of training.
     """
@@ -32,48 +33,54 @@ class Sent:
     blocks: dict[str, type] = field(default_factory=dict)
     data: dict[str, Any] | None = None
     arrays: dict[str, tuple[numpy.ndarray, numpy.ndarray]] = field(default_factory=dict)
-    function: evaluator.FromFunction | None = None
+    function: FunctionEvaluator | None = None
     fresh_latency: bool = False
 
     @classmethod
-    def of(cls, task: Task, fresh_latency: bool) -> Sent:
+    def from_problem(cls, problem: Problem, fresh_latency: bool) -> Payload:
+        """Take a problem apart."""
         from nasspace.blocks import registry
 
-        own = registry.own_blocks()
-        written = task.recipe.as_written()
-        if task.data is None:
-            return cls(written, own, function=task.scorer)
-        described = {part.name: getattr(task.data, part.name) for part in dataclasses.fields(task.data)}
-        arrays = {split: _arrays(described.pop(split)) for split in SPLITS}
-        return cls(written, own, {**described, "test": None}, arrays, fresh_latency=fresh_latency)
+        blocks, data = registry.own_blocks(), problem.data
+        recipe = problem.recipe.as_written()
+        if data is None:
+            return cls(recipe, blocks, function=problem.evaluator)
+        fields = {part.name: getattr(data, part.name) for part in dataclasses.fields(data)}
+        arrays = {split: _to_arrays(fields.pop(split)) for split in SPLITS}
+        return cls(recipe, blocks, {**fields, "test": None}, arrays, fresh_latency=fresh_latency)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays."""
+        return sum(array.nbytes for pair in self.arrays.values() for array in pair)
 
     def dataset(self) -> DataSet | None:
-        """The data set, its images where the arrays lie."""
+        """The data set; its tensors share the memory of the arrays."""
         from nasspace.data.loading import DataSet
 
         if self.data is None:
             return None
-        return DataSet(**self.data, **{split: _images(*arrays) for split, arrays in self.arrays.items()})
+        return DataSet(**self.data, **{split: _to_images(*arrays) for split, arrays in self.arrays.items()})
 
     def measurer(self) -> Measurer:
-        """What measures latencies in this process."""
-        self._register()
+        """The object that measures latencies in this process."""
+        self._register_blocks()
         return Measurer(self._recipe(), self.dataset(), fresh=self.fresh_latency)
 
-    def scorer(self, measure: Any = None) -> Any:
-        """The evaluator; `measure` takes the latencies in place of this process."""
-        self._register()
+    def evaluator(self, measure: Any = None) -> Any:
+        """The evaluator; `measure` returns the latencies in place of a measurement in this process."""
+        self._register_blocks()
         if self.function is not None:
             return self.function
         data = self.dataset()
         assert data is not None
         measure = measure or Measurer(self._recipe(), data, fresh=self.fresh_latency)
-        return evaluator.Trained(self._recipe(), data, measure=measure)
+        return TrainingEvaluator(self._recipe(), data, measure=measure)
 
-    def _recipe(self) -> recipe.Recipe:
-        return recipe.read(Document(self.recipe, "the recipe sent"))
+    def _recipe(self) -> Recipe:
+        return recipes.read(Document(self.recipe, "the payload's recipe"))
 
-    def _register(self) -> None:
+    def _register_blocks(self) -> None:
         from nasspace.blocks import registry
 
         for name, block in self.blocks.items():
@@ -81,15 +88,15 @@ class Sent:
                 registry.register(name, block)
 
 
-def _arrays(images: Any) -> tuple[numpy.ndarray, numpy.ndarray]:
+def _to_arrays(images: Any) -> tuple[numpy.ndarray, numpy.ndarray]:
     return images.pixels.numpy(), images.labels.numpy()
 
 
-def _images(pixels: numpy.ndarray, labels: numpy.ndarray) -> Any:
+def _to_images(pixels: numpy.ndarray, labels: numpy.ndarray) -> Any:
     import torch
 
     from nasspace.data.loading import Images
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # they are read only, and nobody writes to them
+        warnings.simplefilter("ignore", UserWarning)  # the arrays are read-only, and nothing writes to them
         return Images(torch.from_numpy(pixels), torch.from_numpy(labels))

@@ -1,4 +1,4 @@
-"""The front's exported files measured again on the node of a cluster that measured in the search."""
+"""Exported files of the front, measured again on the node of the cluster that measured them in the search."""
 
 from __future__ import annotations
 
@@ -13,30 +13,29 @@ from nasspace.engine.ray import cluster
 from nasspace.latency import subprocess_benchmark
 from nasspace.studies.recipe import Recipe
 
-WAIT = 60.0  # seconds for one network, with whatever another search has under way there
-log = logging.getLogger(__name__)
-
 if TYPE_CHECKING:
     from nasspace.latency.benchmark import Latency
 
+WAIT = 60.0  # seconds per network, including the wait for measurements of other searches
+log = logging.getLogger(__name__)
 
-def measure_files(paths: Sequence[Path], recipe: Recipe, go_on: str, **asked: Any) -> list[Latency]:
-    """Latencies of exported ONNX files, in a fresh process on a node that carries the resource `latency`."""
+
+def measure_files(paths: Sequence[Path], recipe: Recipe, resume_command: str, **settings: Any) -> list[Latency]:
+    """Measure ONNX files in a fresh process, on a node with the resource `latency`."""
     contents = [path.read_bytes() for path in paths]
-    with cluster.connected(recipe, go_on=go_on) as connection:
+    with cluster.connect(recipe, resume_command=resume_command) as connection:
         import ray
 
-        there = ray.remote(_measured).options(num_cpus=0, resources={cluster.LATENCY: 1})
-        waited, note = len(paths) * WAIT, lambda text: log.warning(text)
-        return cluster.awaited(
-            there.remote(contents, asked), waited, "measuring the front again", note, connection.watch
-        )
+        task = ray.remote(_measure).options(num_cpus=0, resources={cluster.LATENCY: 1})
+        result, seconds = task.remote(contents, settings), len(paths) * WAIT
+        return cluster.wait_for_node(result, seconds, "measuring the front again", log.warning, connection.monitor)
 
 
-def _measured(contents: Sequence[bytes], asked: dict[str, Any]) -> list[Latency]:
+def _measure(contents: Sequence[bytes], settings: dict[str, Any]) -> list[Latency]:
+    """Measure the contents of files, on this node."""
     with temporary.private() as folder:
         paths = [Path(folder) / f"{i}.onnx" for i in range(len(contents))]
         for path, content in zip(paths, contents, strict=True):
             path.write_bytes(content)
         with machine_lock.measuring():
-            return subprocess_benchmark.measure_files_afresh(paths, **asked)
+            return subprocess_benchmark.measure_files_afresh(paths, **settings)

@@ -1,4 +1,4 @@
-"""The search on Ray Tune: its searcher asks the driver for candidates and tells it outcomes."""
+"""The search on Ray Tune: a searcher starts workers, gives them candidates, and tells their outcomes."""
 
 from __future__ import annotations
 
@@ -12,288 +12,297 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nasspace.engine.evaluator import Outcome, measures
+from nasspace.engine.evaluator import Outcome, needs_latency
 from nasspace.engine.ray import actors, cluster
-from nasspace.engine.ray.payload import Sent
-from nasspace.engine.ray.watch import Lost, Watch
-from nasspace.engine.trials import Candidate, Driver
+from nasspace.engine.ray.payload import Payload
+from nasspace.engine.ray.watch import ClusterLost, ClusterMonitor
+from nasspace.engine.trials import Candidate, TrialManager
 from nasspace.errors import InputError, NasspaceError
 from nasspace.latency import remote
 from nasspace.studies import paths
 from nasspace.studies.recipe import Recipe
 from nasspace.studies.trial_table import is_same_machine, machine_text
 
-STATION = 120.0  # seconds in which a node that measures must be free
-STILLBORN = 5  # workers in a row that may end before they have started
+NODE_TIMEOUT = 120.0  # seconds to wait for a node that measures
+MAX_FAILED_STARTS = 5  # workers in a row that may die before they have started
 
 
-class Asking:
-    """Gives the driver's candidates to the workers, and their outcomes to the driver.
+class Dispatcher:
+    """Gives candidates of the trial manager to the workers, and tells it their outcomes.
 
-    A trial of Tune is a worker for as long as it lives, not a candidate: when one becomes free while another starts,
-    Tune with `reuse_actors` gives the free one the other's trial and stops the one that starts, so that a worker that
-    was lost is not replaced while the others have work.
+    A trial of Tune is a worker for all its life, not a candidate. With a Tune trial per candidate and `reuse_actors`,
+    Tune gives the next trial to an idle worker and stops the worker that starts for it, so that a dead worker is not
+    replaced while the others have work.
     """
 
-    def __init__(self, driver: Driver, box: Any, workers: int, connection: cluster.Connection) -> None:
-        self.driver = driver
-        self.box = box
+    def __init__(self, manager: TrialManager, mailbox: Any, workers: int, connection: cluster.Connection) -> None:
+        self.manager = manager
+        self.mailbox = mailbox
+        self.error: BaseException | None = None
         self._folder = connection.folder  # for the tracebacks of trials that are stopped
-        self._watch = connection.watch
-        self._timeout = driver.task.recipe.trial_timeout
-        self._since: dict[int, float] = {}
+        self._monitor = connection.monitor
+        self._timeout = manager.problem.recipe.trial_timeout
         self._size = workers
-        self._numbers = itertools.count()
-        self._workers: dict[str, int] = {}  # by Tune's trial, those that are starting and those that have started
+        self._worker_numbers = itertools.count()
+        self._workers: dict[str, int] = {}  # number of each worker, starting or started, by Tune's trial
         self._idle: list[str] = []
         self._busy: dict[str, Candidate] = {}
-        self._stillborn = 0  # workers in a row that ended before they had started
-        self._ahead: Candidate | None = None
-        self._lost: list[Candidate] = []
-        self._losses: Counter[int] = Counter()
-        self.error: BaseException | None = None
+        self._started_at: dict[int, float] = {}
+        self._failed_starts = 0  # in a row
+        self._prefetched: Candidate | None = None
+        self._requeued: list[Candidate] = []
+        self._deaths: Counter[int] = Counter()  # of the processes of a trial
 
     def suggest(self, trial_id: str, finished: str) -> Any:
-        """The next worker; None if there are enough, `finished` when the search is over. Asked ten times a second."""
-        if not self.over:
-            with self._errors_kept():
-                self._give()
-        if self.over:
+        """The configuration of a new worker; None if there are enough, `finished` at the end of the search.
+
+        Tune calls this ten times a second.
+        """
+        if not self.is_over:
+            with self._keeping_errors():
+                self._dispatch()
+        if self.is_over:
             return finished
-        if len(self._workers) >= self._size or not self._watch.answers():
-            return None  # Ray does not come back from a request for a worker if the cluster is gone
-        self._workers[trial_id] = next(self._numbers)
+        if len(self._workers) >= self._size or not self._monitor.answers():
+            return None  # Ray does not return from a request for a worker if the cluster is dead
+        self._workers[trial_id] = next(self._worker_numbers)
         return {"worker": self._workers[trial_id]}
 
-    def stepped(self, trial_id: str) -> None:
-        """A worker has started, or has evaluated its candidate."""
+    def on_result(self, trial_id: str) -> None:
+        """Handle a worker that has started, or has evaluated its candidate."""
         if self.error:
             return
-        with self._errors_kept():
-            self._stillborn = 0
+        with self._keeping_errors():
+            self._failed_starts = 0
             candidate = self._busy.pop(trial_id, None)
             if candidate is not None:
                 self._tell(candidate)
             self._idle.append(trial_id)
-            self._give()
+            self._dispatch()
 
-    def ended(self, trial_id: str) -> None:
-        """A worker has ended, most likely with its process: `suggest` replaces it, its candidate is started again."""
+    def on_complete(self, trial_id: str) -> None:
+        """Handle a worker that has ended, mostly because its process died; `suggest` replaces it."""
         if self.error:
             return
-        with self._errors_kept():
+        with self._keeping_errors():
             self._workers.pop(trial_id, None)
             candidate = self._busy.pop(trial_id, None)
             if candidate is not None:
                 self._tell(candidate)
             elif trial_id in self._idle:
                 self._idle.remove(trial_id)
-            elif not self.over:
-                self._stillborn += 1
-                why = self._watch.got(self.box.take.remote(actors.UNPREPARED))
-                if isinstance(why, Exception):
-                    raise why
-                if self._stillborn > STILLBORN:
-                    raise NasspaceError(
-                        f"{self._stillborn} workers in a row ended before they had started; is there memory for "
-                        f"{self._size} (1 GB each)? Give fewer --workers; what is finished is kept"
-                    )
+            elif not self.is_over:
+                self._count_failed_start()
+
+    def _count_failed_start(self) -> None:
+        self._failed_starts += 1
+        error = self._monitor.get(self.mailbox.pop_outcome.remote(actors.SETUP_FAILED))
+        if isinstance(error, Exception):
+            raise error
+        if self._failed_starts > MAX_FAILED_STARTS:
+            raise NasspaceError(
+                f"{self._failed_starts} workers in a row ended before they had started; is there memory for "
+                f"{self._size} (1 GB each)? Give fewer --workers; what is finished is kept"
+            )
 
     @contextlib.contextmanager
-    def _errors_kept(self) -> Iterator[None]:
-        """Keep what is raised for after Tune's end; Tune would swallow some of it, and print the rest."""
+    def _keeping_errors(self) -> Iterator[None]:
+        """Keep errors until Tune has ended: it would swallow some of them, and print the others."""
         import ray
 
         try:
             yield
-        except ray.exceptions.RayError as error:  # of our own actor: Tune's end would wait for others of the cluster's
-            raise Lost(str(error)) from error
-        except Lost:
+        except ray.exceptions.RayError as error:  # of our own actor: Tune would wait for the cluster's other actors
+            raise ClusterLost(str(error)) from error
+        except ClusterLost:
             raise
         except BaseException as error:
             self.error = error
-        if self.over:
-            self.box.end.remote()
+        if self.is_over:
+            self.mailbox.close.remote()
 
-    def _give(self) -> None:
-        """A candidate for every idle worker; with several workers one ahead, so that none waits for a proposal."""
-        while self._idle and (candidate := self._next()) is not None:
+    def _dispatch(self) -> None:
+        """Send a candidate to every idle worker; with several, prefetch one, so that none waits for a proposal."""
+        while self._idle and (candidate := self._next_candidate()) is not None:
             trial_id = self._idle.pop(0)
-            self.driver.started(candidate)
+            self.manager.report_start(candidate)
             self._busy[trial_id] = candidate
-            self._since[candidate.number] = time.monotonic()
-            asked = {"number": candidate.number, "architecture": candidate.architecture.to_json()}
+            self._started_at[candidate.number] = time.monotonic()
+            message = {"number": candidate.number, "architecture": candidate.architecture.to_json()}
             if self._timeout is not None:
-                asked |= {"timeout": self._timeout, "trace": str(self._trace(candidate))}
-            self.box.give.remote(self._workers[trial_id], asked)
-        if self._size > 1 and len(self._busy) >= self._size and self._ahead is None:
-            self._ahead = self.driver.ask()
+                message |= {"timeout": self._timeout, "trace": str(self._trace_file(candidate))}
+            self.mailbox.send.remote(self._workers[trial_id], message)
+        if self._size > 1 and len(self._busy) >= self._size and self._prefetched is None:
+            self._prefetched = self.manager.ask()
 
-    def _next(self) -> Candidate | None:
-        if self._lost:
-            return self._lost.pop()
-        candidate, self._ahead = self._ahead or self.driver.ask(), None
+    def _next_candidate(self) -> Candidate | None:
+        if self._requeued:
+            return self._requeued.pop()
+        candidate, self._prefetched = self._prefetched or self.manager.ask(), None
         return candidate
 
-    def _trace(self, candidate: Candidate) -> Path:
-        return self._folder / f"trial-{candidate.number}.txt"
-
-    def _timed_out(self, candidate: Candidate) -> Outcome | None:
-        """The failure of a trial that was stopped at the timeout; None where its worker was lost for another reason."""
-        if self._timeout is None:
-            return None
-        try:
-            trace = self._trace(candidate).read_text(errors="backslashreplace")
-            stopped = bool(trace)
-        except OSError:  # on another node
-            trace = ""
-            stopped = time.monotonic() - self._since[candidate.number] >= self._timeout
-        if not stopped:
-            return None
-        return Outcome({}, failure=f"it took more than {self._timeout:g} s (--trial-timeout)", traceback=trace)
-
     def _tell(self, candidate: Candidate) -> None:
-        """Record the outcome of a trial; one that was lost with its process is started again, a few times."""
-        outcome = self._watch.got(self.box.take.remote(candidate.number))
+        """Tell the outcome of a candidate; requeue it, a few times, if its process died."""
+        outcome = self._monitor.get(self.mailbox.pop_outcome.remote(candidate.number))
         if isinstance(outcome, Exception):
             raise outcome
         if outcome is None:
-            outcome = self._timed_out(candidate)
+            outcome = self._timeout_outcome(candidate)
         if outcome is None:
-            self._losses[candidate.number] += 1
-            times = self._losses[candidate.number]
-            if times <= self.driver.task.recipe.retries:
-                self._lost.append(candidate)
-                self.driver.report("note", text=f"trial {candidate.number}: its process died; it is started again")
+            self._deaths[candidate.number] += 1
+            deaths = self._deaths[candidate.number]
+            if deaths <= self.manager.problem.recipe.retries:
+                self._requeued.append(candidate)
+                self.manager.report("note", text=f"trial {candidate.number}: its process died; it is started again")
                 return
-            outcome = Outcome({}, failure=f"its process died {times} times (such as by a signal)")
-        self.driver.tell(candidate, outcome)
+            outcome = Outcome({}, failure=f"its process died {deaths} times (such as by a signal)")
+        self.manager.tell(candidate, outcome)
 
-    def check(self) -> None:
-        """Raise `Lost` if the cluster is gone."""
-        self._watch.check()
+    def _timeout_outcome(self, candidate: Candidate) -> Outcome | None:
+        """The failure of a trial that was stopped at its timeout; None if its process died for another reason."""
+        if self._timeout is None:
+            return None
+        try:
+            trace = self._trace_file(candidate).read_text(errors="backslashreplace")
+            timed_out = bool(trace)
+        except OSError:  # on another node
+            trace = ""
+            timed_out = time.monotonic() - self._started_at[candidate.number] >= self._timeout
+        if not timed_out:
+            return None
+        return Outcome({}, failure=f"it took more than {self._timeout:g} s (--trial-timeout)", traceback=trace)
+
+    def _trace_file(self, candidate: Candidate) -> Path:
+        return self._folder / f"trial-{candidate.number}.txt"
+
+    def check_cluster(self) -> None:
+        """Raise `ClusterLost` if the cluster is dead."""
+        self._monitor.check()
 
     @property
-    def over(self) -> bool:
-        """Whether Tune has nothing more to do."""
+    def is_over(self) -> bool:
+        """Whether the search has finished, or failed."""
         if self.error is None:
             try:
-                return self.driver.finished
+                return self.manager.is_finished
             except BaseException as error:
                 self.error = error
         return True
 
 
-def run(driver: Driver, fresh_latency: bool) -> None:
-    """Evaluate the driver's candidates on Ray, several at a time; returns when the search has come to its end."""
-    if driver.finished:
+def run(manager: TrialManager, fresh_latency: bool) -> None:
+    """Evaluate the manager's candidates on Ray, several at a time, until the search is finished."""
+    if manager.is_finished:
         return
-    recipe = driver.task.recipe
-    sent = Sent.of(driver.task, fresh_latency)
-    size = sum(array.nbytes for pair in sent.arrays.values() for array in pair)
-    go_on = f"nas resume {paths.shown(driver.study.folder)}"
-    with cluster.connected(recipe, size, go_on) as connection:
-        asking = _tuned(driver, sent, recipe, connection)
-        if asking.error:
-            raise asking.error
+    recipe = manager.problem.recipe
+    payload = Payload.from_problem(manager.problem, fresh_latency)
+    resume_command = f"nas resume {paths.shown(manager.study.folder)}"
+    with cluster.connect(recipe, payload.nbytes, resume_command) as connection:
+        dispatcher = _run_tuner(manager, payload, recipe, connection)
+        if dispatcher.error:
+            raise dispatcher.error
 
 
-def _tuned(driver: Driver, sent: Sent, recipe: Recipe, connection: cluster.Connection) -> Asking:
+def _run_tuner(manager: TrialManager, payload: Payload, recipe: Recipe, connection: cluster.Connection) -> Dispatcher:
+    """Start the actors and run Tune to its end."""
     import ray
     from ray import tune
 
-    if sent.function is not None:
-        cluster.by_value({"function": sent.function.function, **sent.function.known})
-    cluster.by_value(sent.blocks)
+    if payload.function is not None:
+        cluster.pickle_by_value({"function": payload.function.function, **payload.function.known})
+    cluster.pickle_by_value(payload.blocks)
     nodes = cluster.nodes()
-    cluster.check(nodes, recipe)
-    box = ray.remote(actors.Box).options(num_cpus=0, **cluster.on_this_node()).remote()
-    (reference,) = connection.watch.got(box.keep.remote(sent))  # owned by the box: see `actors.evaluation`
-    station = _station(driver, reference, recipe, nodes, connection.watch)
-    resources, room = _resources(recipe, nodes)
-    workers = min(recipe.workers, room)
+    cluster.check_nodes(nodes, recipe)
+    mailbox = ray.remote(actors.Mailbox).options(num_cpus=0, **cluster.on_driver_node()).remote()
+    # The payload is owned by the mailbox: see `actors.worker_class`.
+    (reference,) = connection.monitor.get(mailbox.store_payload.remote(payload))
+    latency_actor = _start_latency_actor(manager, reference, recipe, nodes, connection.monitor)
+    resources, capacity = _worker_resources(recipe, nodes)
+    workers = min(recipe.workers, capacity)
     if workers < recipe.workers:
-        driver.report("note", text=f"{workers} of {recipe.workers} workers find place on the cluster as it is")
-    evaluation = actors.evaluation(box, station)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost trial is no error here
-    pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(workers)}  # all of them begin at once
-    with cluster.environment_with(pending):
-        asking = Asking(driver, box, workers, connection)
+        manager.report("note", text=f"only {workers} of {recipe.workers} workers fit on the cluster")
+    worker = actors.worker_class(mailbox, latency_actor)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a dead worker is no error here
+    all_at_once = {"TUNE_MAX_PENDING_TRIALS_PG": str(workers)}
+    with cluster.environment_with(all_at_once):
+        dispatcher = Dispatcher(manager, mailbox, workers, connection)
         tune.Tuner(
-            tune.with_resources(evaluation, resources),
-            tune_config=tune.TuneConfig(search_alg=_searcher(asking), num_samples=-1, reuse_actors=False),
+            tune.with_resources(worker, resources),
+            tune_config=tune.TuneConfig(search_alg=_searcher(dispatcher), num_samples=-1, reuse_actors=False),
             run_config=tune.RunConfig(
                 name="search",
                 storage_path=str(connection.folder / "tune"),
-                stop=_stopper(asking),
-                failure_config=tune.FailureConfig(max_failures=0),  # `Asking` replaces them
+                stop=_stopper(dispatcher),
+                failure_config=tune.FailureConfig(max_failures=0),  # the dispatcher replaces dead workers
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
         ).fit()
-    return asking
+    return dispatcher
 
 
-def _station(driver: Driver, sent: Any, recipe: Recipe, nodes: cluster.Nodes, watch: Watch) -> Any:
-    """Where latencies are taken: None, by the workers themselves in turn, or an actor that does one at a time.
+def _start_latency_actor(
+    manager: TrialManager, payload: Any, recipe: Recipe, nodes: cluster.Nodes, monitor: ClusterMonitor
+) -> Any:
+    """Start the actor that measures latencies: on a node with the resource `latency`, or here for a device over SSH.
 
-    On nodes that carry the resource `latency`; a device behind SSH is asked from the driver's node.
+    None if the workers measure themselves, in turn. Raises `InputError` for a node that is not the study's machine.
     """
     import ray
 
-    if driver.task.data is None or not measures(recipe):
+    if manager.problem.data is None or not needs_latency(recipe):
         return None
     if recipe.latency_device != remote.LOCAL:
-        return ray.remote(actors.Station).options(num_cpus=0, **cluster.on_this_node()).remote(sent)
+        return ray.remote(actors.LatencyActor).options(num_cpus=0, **cluster.on_driver_node()).remote(payload)
     if not nodes.measuring:
         return None
     options = {"num_cpus": 0, "resources": {cluster.LATENCY: 1}, "max_restarts": -1, "max_task_retries": recipe.retries}
-    station = ray.remote(actors.Station).options(**options).remote(sent)
-    note = functools.partial(driver.report, "note")
-    asked = station.machine.remote()
-    machine = cluster.awaited(asked, STATION, "to begin", lambda text: note(text=text), watch)
-    expected = driver.study.latency_machine()
+    actor = ray.remote(actors.LatencyActor).options(**options).remote(payload)
+    note = functools.partial(manager.report, "note")
+    result = actor.machine.remote()
+    machine = cluster.wait_for_node(result, NODE_TIMEOUT, "to begin", lambda text: note(text=text), monitor)
+    expected = manager.study.latency_machine()
     if expected is not None and not is_same_machine(machine, expected):
         raise InputError(
-            f"{driver.study.folder}: the node that carries '{cluster.LATENCY}' is another machine "
+            f"{manager.study.folder}: the node that carries '{cluster.LATENCY}' is another machine "
             f"({machine_text(machine)}) than the study's latencies were measured on ({machine_text(expected)}); search "
             "again under another --study name"
         )
-    return station
+    return actor
 
 
-def _resources(recipe: Recipe, nodes: cluster.Nodes) -> tuple[Any, int]:
-    """What one worker takes, a core and a share of a GPU, and how many of them find place now.
+def _worker_resources(recipe: Recipe, nodes: cluster.Nodes) -> tuple[Any, int]:
+    """The resources of a worker (a core and a share of a GPU), and how many workers fit on the cluster now.
 
-    On nodes that do not measure, where there are others that have it.
+    Workers run on the nodes that do not measure latencies, if these have the resources.
     """
     from ray import tune
 
     gpus = recipe.gpus if recipe.gpus is not None else float(recipe.device.startswith("cuda"))
     bundle = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
-    if nodes.measuring and (room := cluster.room(nodes.others, bundle)):
+    if nodes.measuring and (capacity := cluster.capacity(nodes.others, bundle)):
         elsewhere = {"ray.io/node-id": f"!in({','.join(nodes.measuring)})"}
-        return tune.PlacementGroupFactory([bundle], bundle_label_selector=[elsewhere]), room
-    room = cluster.room((*nodes.others, *nodes.measuring), bundle)
-    if not room:
-        wanted = " and ".join(f"{amount:g} {name}" for name, amount in bundle.items())
-        raise InputError(f"no node of the Ray cluster has {wanted} for a worker; add one, or ask for less (--gpus)")
-    return tune.PlacementGroupFactory([bundle]), room
+        return tune.PlacementGroupFactory([bundle], bundle_label_selector=[elsewhere]), capacity
+    capacity = cluster.capacity((*nodes.others, *nodes.measuring), bundle)
+    if not capacity:
+        needed = " and ".join(f"{amount:g} {name}" for name, amount in bundle.items())
+        raise InputError(f"no node of the Ray cluster has {needed} for a worker; add one, or ask for less (--gpus)")
+    return tune.PlacementGroupFactory([bundle]), capacity
 
 
-def _searcher(asking: Asking) -> Any:
-    """Tune's view of what asks: it keeps no state, since the study does."""
+def _searcher(dispatcher: Dispatcher) -> Any:
+    """Tune's searcher. It keeps no state, since the study does."""
     from ray.tune.search import Searcher
 
     class StudySearcher(Searcher):
         def suggest(self, trial_id: str) -> Any:
-            return asking.suggest(trial_id, Searcher.FINISHED)
+            return dispatcher.suggest(trial_id, Searcher.FINISHED)
 
         def on_trial_result(self, trial_id: str, result: Any) -> None:
-            asking.stepped(trial_id)
+            dispatcher.on_result(trial_id)
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            asking.ended(trial_id)
+            dispatcher.on_complete(trial_id)
 
         def save_to_dir(self, *_: Any, **__: Any) -> None:
             pass
@@ -302,27 +311,27 @@ def _searcher(asking: Asking) -> Any:
             return self
 
         def __reduce__(self) -> Any:
-            return dict, ()  # Tune writes it down for its own resuming, which is not ours
+            return dict, ()  # Tune stores its searcher to resume, which the study does here
 
     return StudySearcher(metric="number", mode="max")
 
 
-def _stopper(asking: Asking) -> Any:
-    """Tune's view of the end of a search."""
+def _stopper(dispatcher: Dispatcher) -> Any:
+    """Tune's stopper: ends all workers at the end of the search."""
     from ray import tune
 
-    class Over(tune.Stopper):
+    class SearchStopper(tune.Stopper):
         def __call__(self, trial_id: str, result: Any) -> bool:
             return False
 
         def stop_all(self) -> bool:
-            asking.check()
-            return asking.over
+            dispatcher.check_cluster()
+            return dispatcher.is_over
 
-        def __deepcopy__(self, _: Any) -> Over:
+        def __deepcopy__(self, _: Any) -> SearchStopper:
             return self
 
         def __reduce__(self) -> Any:
             return dict, ()
 
-    return Over()
+    return SearchStopper()

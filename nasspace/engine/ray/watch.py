@@ -1,4 +1,4 @@
-"""Notices that a cluster is gone before Ray does: Ray ends this process for that, with a log line of its own."""
+"""Cluster monitor: detects a dead cluster before Ray, which would end this process with a line of its own log."""
 
 from __future__ import annotations
 
@@ -13,32 +13,36 @@ from typing import Any
 
 from nasspace.errors import Interrupted
 
-PATIENCE = 20.0  # seconds without an answer after which a cluster is lost; Ray ends the process after 60
-PAUSE = 0.5  # seconds between two looks
-SLICE = 1.0  # seconds that the main thread waits between two looks at what this one has found
+PATIENCE = 20.0  # seconds without an answer after which a cluster is dead; Ray ends the process after 60
+PAUSE = 0.5  # seconds between two connections
+SLICE = 1.0  # seconds between two checks of the main thread while it waits for a result
+BLOCKED = 25.0  # seconds the main thread has to notice; calls of Ray may not return
 SHOW_CURSOR = "\x1b[?25h"
-BLOCKED = 25.0  # seconds after that in which the main thread must have noticed; Ray's own calls may not come back
 
 
-class Lost(BaseException):
-    """The cluster is gone. Not an `Exception`: Tune would catch it, and wait for workers that do not answer."""
+class ClusterLost(BaseException):
+    """The cluster is dead. Not an `Exception`: Tune would catch it, and wait for workers that do not answer."""
 
 
-class Watch:
-    """Looks at the address of a cluster's control store (GCS) in a thread of its own, twice a second."""
+class ClusterMonitor:
+    """Connects to a cluster's control store (GCS) twice a second, in a thread of its own.
 
-    def __init__(self, address: str, message: str, go_on: str = "nas resume") -> None:
+    `message` tells the user that the cluster is dead, and `resume_command` how to continue.
+    """
+
+    def __init__(self, address: str, message: str, resume_command: str = "nas resume") -> None:
         host, _, port = address.rpartition(":")
         self._address = host.strip("[]"), int(port)
         self.message = message
-        self.go_on = go_on  # the command that goes on
-        self._answered = time.monotonic()
+        self.resume_command = resume_command
+        self.is_lost = False
+        self._last_answer = time.monotonic()
         self._done = threading.Event()
-        self.lost = False
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[Watch]:
-        thread = threading.Thread(target=self._look, name="nasspace-watch", daemon=True)
+    def running(self) -> Iterator[ClusterMonitor]:
+        """Monitor the cluster during the body."""
+        thread = threading.Thread(target=self._monitor, name="nasspace-watch", daemon=True)
         thread.start()
         try:
             yield self
@@ -46,21 +50,21 @@ class Watch:
             self._done.set()
 
     def answers(self) -> bool:
-        """Whether the control store takes a connection now."""
+        """Whether the control store accepts a connection now."""
         try:
             socket.create_connection(self._address, timeout=5.0).close()
         except OSError:
             return False
-        self._answered = time.monotonic()
+        self._last_answer = time.monotonic()
         return True
 
     def check(self) -> None:
-        """Raise `Lost` if the cluster is gone."""
-        if self.lost:
-            raise Lost("it does not answer")
+        """Raise `ClusterLost` if the cluster is dead."""
+        if self.is_lost:
+            raise ClusterLost("it does not answer")
 
-    def got(self, reference: Any) -> Any:
-        """`ray.get` that does not wait for a cluster that is gone."""
+    def get(self, reference: Any) -> Any:
+        """As `ray.get`, but raises `ClusterLost` in place of waiting for a dead cluster."""
         import ray
 
         while not self.is_ready(reference, SLICE):
@@ -68,7 +72,7 @@ class Watch:
         return ray.get(reference)
 
     def is_ready(self, reference: Any, seconds: float) -> bool:
-        """Wait so long for a result; raise `Lost` if the cluster goes."""
+        """Wait for a result for some seconds; raise `ClusterLost` if the cluster dies."""
         import ray
 
         end = time.monotonic() + seconds
@@ -80,16 +84,16 @@ class Watch:
             if left <= SLICE:
                 return False
 
-    def _look(self) -> None:
+    def _monitor(self) -> None:
         while not self._done.wait(PAUSE):
-            if not self.answers() and time.monotonic() - self._answered > PATIENCE:
-                self.lost = True
+            if not self.answers() and time.monotonic() - self._last_answer > PATIENCE:
+                self.is_lost = True
                 break
-        if self.lost and not self._done.wait(BLOCKED):
-            self._end()
+        if self.is_lost and not self._done.wait(BLOCKED):
+            self._exit()
 
-    def _end(self) -> None:
-        """End the process: its main thread is inside Ray, which ends it anyway a little later."""
+    def _exit(self) -> None:
+        """End the process: its main thread is blocked in Ray, which would end the process a little later."""
         shown = SHOW_CURSOR if os.isatty(2) else ""
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nasspace.engine.ray import address
-from nasspace.engine.ray.actors import travelling
+from nasspace.engine.ray.actors import serializable
 from nasspace.errors import InputError
 from nasspace.studies import study as records
 
@@ -140,7 +140,7 @@ def test_what_cannot_be_is_told_in_one_sentence(searches, one_node):
 
 
 def test_a_machine_without_a_cluster_is_told():
-    said = str(address.explained("auto", "Could not find any running Ray instance."))
+    said = str(address.connection_error("auto", "Could not find any running Ray instance."))
     assert said == "--ray auto: no cluster runs on this machine; start one with `ray start --head`"
 
 
@@ -154,19 +154,19 @@ def test_an_error_that_cannot_travel_says_what_it_is():
         def __init__(self, one, other):
             super().__init__(f"{one} {other}")
 
-    found = travelling(Odd("out of", "luck"))
+    found = serializable(Odd("out of", "luck"))
     assert str(found) == "Odd: out of luck"
-    assert type(travelling(KeyError("x"))) is KeyError
+    assert type(serializable(KeyError("x"))) is KeyError
 
 
 def test_something_else_that_answers_is_no_cluster(monkeypatch):
     """A server that takes connections and says nothing."""
-    monkeypatch.setattr(address, "TRIED", 3.0)
+    monkeypatch.setattr(address, "CONNECT_TIMEOUT", 3.0)
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         pytest.raises(InputError, match="no Ray cluster can be used"),
     ):
-        address.reached(f"127.0.0.1:{server.getsockname()[1]}")
+        address.connection_environment(f"127.0.0.1:{server.getsockname()[1]}")
 
 
 def failures_of(folder, name):

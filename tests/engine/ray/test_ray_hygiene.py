@@ -163,7 +163,7 @@ SLEEP = 0.5
 
 @app.command()
 def mine(ray: str = ""):
-    searching._searched(lambda on_event: search(study='s', ray=ray or None, trials=12, on_event=on_event), False)
+    searching._run(lambda on_event: search(study='s', ray=ray or None, trials=12, on_event=on_event), False)
 
 
 """
@@ -199,7 +199,7 @@ def test_a_cluster_that_is_stopped_costs_nothing_that_is_finished(searches, own_
 def test_a_process_that_ray_does_not_let_go_ends_with_the_same_message(tmp_path):
     code = (
         "import time\nfrom nasspace.engine.ray import watch\nwatch.PATIENCE = watch.BLOCKED = 0.1\n"
-        "with watch.Watch('127.0.0.1:1', 'it is gone').running():\n    time.sleep(600)\n"
+        "with watch.ClusterMonitor('127.0.0.1:1', 'it is gone').running():\n    time.sleep(600)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == 130
@@ -213,7 +213,7 @@ def test_a_cluster_that_answers_again_is_not_lost(monkeypatch):
 
     monkeypatch.setattr(watch, "PAUSE", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        watching = watch.Watch(f"127.0.0.1:{server.getsockname()[1]}", "it is gone")
+        watching = watch.ClusterMonitor(f"127.0.0.1:{server.getsockname()[1]}", "it is gone")
         monkeypatch.setattr(watch, "PATIENCE", 600.0)
         with watching.running():
             server.accept()[0].close()
@@ -221,4 +221,4 @@ def test_a_cluster_that_answers_again_is_not_lost(monkeypatch):
             watching.check()
             assert watching.answers()
     assert not watching.answers()
-    assert time.monotonic() - watching._answered < 600
+    assert time.monotonic() - watching._last_answer < 600

@@ -1,0 +1,150 @@
+"""Checks before any work: recipe values, devices, clusters and storage, and whether a study may be continued."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nasspace.engine.ray.address import connection_environment
+from nasspace.errors import InputError, nearest
+from nasspace.studies import weight_store
+from nasspace.studies.objectives import OBJECTIVES
+from nasspace.studies.recipe import Recipe, short
+from nasspace.studies.trial_table import is_same_machine, machine_text
+
+# Settings of where and how trials run: a study that was started with one value may be continued with another.
+EXECUTION_SETTINGS = ("workers", "ray", "gpus", "retries", "trial_timeout", "storage_path")
+SPLIT_SETTINGS = ("seed", "held_out", "skip_broken")  # the splits of the data depend on these
+MAX_DIFFERENCES = 4  # differences that an error message lists
+DEVICES = ("cpu", "cuda", "mps")
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Check the names in a recipe, its device and its cluster; raise `InputError` for what cannot be used."""
+    from nasspace.latency import remote
+    from nasspace.latency.runtimes import RUNTIMES
+    from nasspace.samplers.optuna_samplers import SAMPLERS
+
+    for kind, name, known in (("sampler", recipe.sampler, SAMPLERS), ("runtime", recipe.runtime, RUNTIMES)):
+        if name not in known:
+            raise InputError(f"'{name}' is not a {kind}{nearest(name, known)}")
+    if recipe.objectives == ("latency",) or not {"accuracy", "latency"} & set(recipe.objectives):
+        raise InputError(f"objectives: {', '.join(recipe.objectives)} alone is no search; add accuracy")
+    if recipe.ray is None:  # on a cluster, the workers need the device
+        check_device(recipe.device)
+    check_execution(recipe)
+    remote.check(recipe.latency_device, recipe.runtime)
+    RUNTIMES[recipe.runtime](recipe.threads, recipe.batch_size)  # raises if a package is missing
+
+
+def check_execution(recipe: Recipe) -> None:
+    """Check that the cluster answers and that the storage is writable."""
+    if recipe.gpus and not recipe.distributed:
+        raise InputError("--gpus is the share of one worker; give --workers, or --ray, too")
+    if recipe.ray is not None:
+        connection_environment(recipe.ray)
+    if recipe.storage_path is not None:
+        weight_store.check(recipe.storage_path)
+
+
+def check_device(name: str) -> None:
+    """Raise `InputError` for a device that PyTorch does not have on this machine."""
+    import torch
+
+    kind = name.partition(":")[0]
+    if kind not in DEVICES:
+        raise InputError(f"device: '{name}' is not a device{nearest(kind, DEVICES)}")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[kind]:
+        raise InputError(f"device: PyTorch finds no {kind} on this machine; choose cpu")
+
+
+def check_same_settings(
+    folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], measured_on: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse to continue a study with another space, data set, limit or recipe than it was started with.
+
+    The machine must be the same, too, if the study has latencies: `measured_on` is the machine they were measured on.
+    """
+    remedy = "choose another --study name, or the settings that it was started with"
+    if old["space"]["document"] != new["space"]["document"]:
+        name = old["space"]["name"]
+        raise InputError(f"{folder}: this study searches another space ('{name}'); {remedy}")
+    if difference := _data_difference(old, new):
+        raise InputError(f"{folder}: this study {difference}; {remedy}")
+    if old["task"] != new["task"]:
+        raise InputError(f"{folder}: this study has another task: {_difference(old['task'], new['task'])}; {remedy}")
+    if old["limits"] != new["limits"]:
+        before, now = _limits_text(old["limits"]), _limits_text(new["limits"])
+        raise InputError(f"{folder}: this study was searched with the limits {before}, now they are {now}; {remedy}")
+    if new["storage"] and old["storage"] != new["storage"]:
+        raise InputError(f"{folder}: this study's storage is {old['storage'] or 'its own study.db'}; {remedy}")
+    may_differ = {"trials", "time_budget", "name", "description", "data", "data_dir", "limits", *EXECUTION_SETTINGS}
+    for key in sorted(new["recipe"].keys() - may_differ):
+        default = Recipe().as_written()[key]
+        before, now = old["recipe"].get(key, default), new["recipe"][key]
+        if isinstance(before, dict) and isinstance(default, dict):  # an older study lacks newer settings
+            before = {**default, **before}
+        if before != now:
+            difference = _difference(before, now)
+            raise InputError(f"{folder}: this study was started with another {key}: {difference}; {remedy}")
+    here = new["recipe"]["latency_device"] == "local" and new["recipe"]["ray"] is None
+    if not new["evaluator"] and here and measured_on and not is_same_machine(measured_on, new["machine"]):
+        raise InputError(
+            f"{folder}: this study's latencies were measured on another machine ({machine_text(measured_on)}); "
+            "search again under another --study name"
+        )
+
+
+def _data_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """How the data or the evaluators of two studies differ, as the end of a sentence; empty if they are equal."""
+    before, now = old["data"], new["data"]
+    if old["evaluator"] != new["evaluator"] or bool(before) != bool(now):
+        ways = [
+            f"with the evaluator {one['evaluator']}" if one["evaluator"] else f"on {_data_text(one['data'] or {})}"
+            for one in (old, new)
+        ]
+        return f"was searched {ways[0]}, now it is {ways[1]}"
+    if _without_name(before) == _without_name(now):
+        return ""
+    if before.get("classes") != now.get("classes") or before["name"] != now["name"]:
+        texts = [_data_text(before), _data_text(now)]
+        if texts[0].partition(" (")[2] == texts[1].partition(" (")[2]:
+            parts = zip(texts, (before, now), strict=True)
+            texts = [f"{text}, fingerprint {part.get('fingerprint')}" for text, part in parts]
+        missing = [f"'{name}'" for name in before.get("classes", ()) if name not in now.get("classes", ())]
+        lacks = f"; its classes {', '.join(missing[:MAX_DIFFERENCES])} are not there" if missing else ""
+        return f"was searched on {texts[0]}, now it is on {texts[1]}{lacks}"
+    if (sizes := [part["task"].get("resolution") for part in (old, new)])[0] != sizes[1]:
+        return f"was searched for the deployment resolution {sizes[0]}, now it is {sizes[1]}"
+    for key in SPLIT_SETTINGS:
+        if (value := old["recipe"].get(key)) != (new_value := new["recipe"].get(key)):
+            return f"was started with {key} {value}, now it is {new_value}"
+    counts = [part["train"] + part["validation"] for part in (before, now)]
+    counted = f", {counts[0]:,} and now {counts[1]:,} of them" if counts[0] != counts[1] else ""
+    fingerprints = f"fingerprint {before.get('fingerprint')}, now {now.get('fingerprint')}"
+    return f"was searched on other images of {before['name']} ({fingerprints}{counted})"
+
+
+def _without_name(data: Any) -> Any:
+    """A study's data without its name: data that was moved is the same data."""
+    return {key: value for key, value in data.items() if key != "name"} if isinstance(data, dict) else data
+
+
+def _data_text(data: Mapping[str, Any]) -> str:
+    classes = data.get("classes", ())
+    counts = f"{data.get('train', 0):,} training and {data.get('validation', 0):,} validation images"
+    return f"{data.get('name', 'no images')} ({len(classes)} classes, {counts})"
+
+
+def _limits_text(limits: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {OBJECTIVES[name].describe(limit)}" for name, limit in limits.items()) or "none"
+
+
+def _difference(before: Any, now: Any) -> str:
+    """The keys at which two settings differ, with both values."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return f"{short(before)}, now {short(now)}"
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return "; ".join(f"{key} {short(before.get(key))}, now {short(now.get(key))}" for key in keys[:MAX_DIFFERENCES])
