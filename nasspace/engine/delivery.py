@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasspace import files
 from nasspace.architecture import Architecture
@@ -55,18 +55,13 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
     budget is used up, the remaining members stay untrained and the study unfinished. Raises `NothingFound` if no member
     is left, and `VerificationError` if an export failed its checks, after everything else is written.
     """
-    report = on_event or (lambda kind, **_: None)
     failed: dict[int, VerificationError] = {}
     with paths.alone(study.folder, wait=study.is_shared), errors_of_storage(study.folder):
         if study.settings["data"]:
-            _drop_leftovers(study)
-            try:
-                failed = _export_and_measure(study, report)
-            finally:
-                code_runner.discard()
+            failed = _Delivery(study, on_event or (lambda kind, **_: None)).run()
         write_report(study.snapshot())
         study.record.set_user_attr(records.FINISHED, not failed and not study.promoted())
-        records.write_tables(study)  # the document says whether it is finished
+        records.write_tables(study)  # last: the document says whether the study is finished
     if failed:
         errors = "; ".join(f"trial {number}: {error}" for number, error in failed.items())
         raise VerificationError(f"{errors} (`nas resume {study.name}` tries again)")
@@ -75,61 +70,194 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
     return study
 
 
-def _export_and_measure(study: Study, report: Report) -> dict[int, VerificationError]:
-    """Train, export, judge and measure the front again until it is stable; recorded results are reused.
+class _Delivery:
+    """The last rung, the exports and the re-measurement of one study.
 
-    Returns the trials whose exports failed their checks, with their errors.
+    `failed` holds the errors of exports that failed their checks, by trial number.
     """
-    data = _StudyData(study, report)
-    failed: dict[int, VerificationError] = {}
-    _reset_deleted(study)
-    while True:
-        in_time = _train_front(study, data, failed, report)
-        numbers = study.front_numbers()
-        missing = [
-            number for number in numbers if not _is_complete(_export_folder(study, number)) and number not in failed
-        ]
+
+    def __init__(self, study: Study, report: Report):
+        self.study = study
+        self.report = report
+        self.data = _StudyData(study, report)
+        self.recipe = self.data.recipe
+        self.file = EXPORTED_FILES.get(self.recipe.runtime)  # the file of an export that the search's runtime runs
+        self.failed: dict[int, VerificationError] = {}
+
+    def run(self) -> dict[int, VerificationError]:
+        """Train, export, judge and measure the front again until it is stable; returns the failed exports."""
+        study = self.study
+        _drop_leftovers(study)
+        self._reset_deleted()
+        try:
+            while True:
+                in_time = self._train_front()
+                numbers = study.front_numbers()
+                self._export_missing(numbers)
+                self._measure_again([number for number in numbers if number not in self.failed])
+                nothing_to_train = not in_time or not set(study.promoted()) - self.failed.keys()
+                if nothing_to_train and study.front_numbers() == numbers:
+                    break
+        finally:
+            code_runner.discard()
+        _drop_other_exports(study, numbers)
+        _test_predictor(study, self.report)
+        return self.failed
+
+    def _reset_deleted(self) -> None:
+        """Reset the last rung of trials whose export and trained weights were both deleted: they are trained again."""
+        for number in self.study.deployed():
+            if self.study.deployed_weights.path(number) is None and not _is_complete(self._folder(number)):
+                self.study.record.set_user_attr(f"{DEPLOYED}{number}", None)
+
+    def _folder(self, number: int) -> Path:
+        """The export folder of a trial."""
+        return self.study.folder / "exports" / str(number)
+
+    @contextlib.contextmanager
+    def _collecting_errors(self, number: int) -> Iterator[None]:
+        """Collect the error of an export that failed its checks, so that it does not stop the other members."""
+        try:
+            yield
+        except VerificationError as error:
+            self.failed[number] = error
+
+    def _train_front(self) -> bool:
+        """Train promoted trials at their deployment resolution, best search accuracy first; False if time ran out."""
+        study = self.study
+        while promoted := [number for number in study.promoted() if number not in self.failed]:
+            promoted.sort(key=lambda number: (-(study.search_accuracy(number) or 0.0), number))
+            for i, number in enumerate(promoted):
+                if study.is_out_of_time and study.deployed().keys() & set(study.front_numbers()):
+                    left = len(promoted) - i
+                    text = f"the time budget is used up: {left} more to train, by `nas resume {study.name}`"
+                    self.report("note", text=text)
+                    return False
+                with self._collecting_errors(number):
+                    self._deploy(number, f"{i + 1} of {len(promoted)}")
+        return True
+
+    def _deploy(self, number: int, position: str) -> None:
+        """Run the last rung of one trial: train it at its deployment resolution, export it, and judge its file."""
+        study, architecture = self.study, self.study.architecture(number)
+        side, checkpoints = min(architecture.input[1:]), study.folder / "checkpoints"
+        code_runner.prepare()
+        if study.deployed_weights.path(number) is None or study.last_rung(number) is None:
+            try:
+                self._train(number, architecture, position)
+            except last_rung.Diverged as error:
+                study.record.set_user_attr(f"{DEPLOYED}{number}", {"resolution": side, **error.to_json()})
+                last_rung.remove_checkpoints(checkpoints, architecture)
+                remedy = f" (`nas show {study.name}:{number}` has its traceback)" if error.traceback else ""
+                self.report("note", text=f"trial {number} leaves the front: {error}{remedy}")
+                return
+        last_rung.remove_checkpoints(checkpoints, architecture)
+        self.report("finishing", text=f"exporting and checking {position} (trial {number})")
+        accuracies = self._export(number)
+        accuracy = accuracies[self.file or PYTORCH_FILE]
+        result = {key: study.last_rung(number)[key] for key in ("resolution", "epochs", "seconds")}
+        result |= {"accuracy": accuracy, "accuracy_int8": accuracies.get(INT8)}
+        study.record.set_user_attr(f"{DEPLOYED}{number}", result)
+        text = f"trial {number}: accuracy {accuracy:.4f} of the exported file at {side}x{side}"
+        before = study.search_accuracy(number)
+        self.report("note", text=f"{text} (the search's: {before:.4f})" if before is not None else text)
+
+    def _train(self, number: int, architecture: Architecture, position: str) -> None:
+        """Train a trial at its deployment resolution, record the training and keep the weights."""
+        study, side, data = self.study, min(architecture.input[1:]), self.data.of(architecture)
+        start = study.search_weights.path(number)
+
+        def on_epoch(epoch: int, epochs: int, loss: float) -> None:
+            progress = f"epoch {epoch} of {epochs}, loss {loss:.3f}"
+            self.report("finishing", text=f"training at {side}x{side}, {position} (trial {number}): {progress}")
+
+        trained = last_rung.train_deployed(
+            architecture,
+            self.recipe,
+            data,
+            read_safetensors(start) if start else None,
+            checkpoints=study.folder / "checkpoints",
+            device=self.data.device,
+            on_epoch=on_epoch,
+        )
+        # The study has the names of the classes already.
+        preprocessing = {key: value for key, value in data.preprocessing.items() if key != "classes"}
+        training = {"resolution": side, "epochs": trained.epochs, "seconds": round(trained.seconds, 3)}
+        training |= {"accuracy": trained.accuracy, "preprocessing": preprocessing}
+        study.record.set_user_attr(f"{LAST_RUNG}{number}", training)
+        study.deployed_weights.keep(number, trained.state)
+
+    def _export_missing(self, numbers: list[int]) -> None:
+        """Export the trials whose folders are missing or incomplete."""
+        incomplete = [number for number in numbers if not _is_complete(self._folder(number))]
+        missing = [number for number in incomplete if number not in self.failed]
         for i, number in enumerate(missing):
-            report("finishing", text=f"exporting and checking {i + 1} of {len(missing)} (trial {number})")
-            with _collect_errors(failed, number):
-                _judged_export(study, number, data, report)
-        exported = [number for number in numbers if number not in failed]
-        _measure_again(study, exported, data, failed, report)
-        if study.front_numbers() == numbers and (not in_time or not set(study.promoted()) - failed.keys()):
-            break
-    _drop_other_exports(study, numbers)
-    _test_predictor(study, report)
-    return failed
+            self.report("finishing", text=f"exporting and checking {i + 1} of {len(missing)} (trial {number})")
+            with self._collecting_errors(number):
+                self._export(number)
 
+    def _export(self, number: int) -> Mapping[str, float]:
+        """Export a trial, also in int8 if the search's runtime runs that; returns the accuracy of each file."""
+        data = self.data.of(self.study.architecture(number))
+        exported = export_member(self.study.snapshot(), self.study.member(number), self._folder(number), data=data)
+        return self._quantize(number) if self.file == INT8 else exported.accuracy
 
-def _train_front(study: Study, data: _StudyData, failed: dict[int, VerificationError], report: Report) -> bool:
-    """Train the promoted trials at their deployment resolution, best search accuracy first; False if time ran out."""
-    while promoted := [number for number in study.promoted() if number not in failed]:
-        promoted.sort(key=lambda number: (-(study.search_accuracy(number) or 0.0), number))
-        for i, number in enumerate(promoted):
-            if study.is_out_of_time and study.deployed().keys() & set(study.front_numbers()):
-                left = len(promoted) - i
-                report("note", text=f"the time budget is used up: {left} more to train, by `nas resume {study.name}`")
-                return False
-            with _collect_errors(failed, number):
-                _deploy(study, number, data, f"{i + 1} of {len(promoted)}", report)
-    return True
+    def _quantize(self, number: int) -> Mapping[str, float]:
+        """Write and judge an export's int8 file, calibrated on training images; returns the accuracy of each file."""
+        from nasspace.latency.quantization import to_int8
 
+        folder, architecture = self._folder(number), self.study.architecture(number)
+        data = self.data.of(architecture)
+        if not (folder / INT8).is_file():
+            to_int8(folder / "model.onnx", folder / INT8, images_for(architecture, data))
+        accuracy = add_int8(folder, data).accuracy
+        if INT8 in accuracy:  # an untrained network has no accuracy
+            compared = f"accuracy {accuracy[INT8]:.4f}, in float32 {accuracy['model.onnx']:.4f}"
+            self.report("note", text=f"trial {number} in int8: {compared}")
+        return accuracy
 
-@contextlib.contextmanager
-def _collect_errors(failed: dict[int, VerificationError], number: int) -> Iterator[None]:
-    """Collect the error of an export that failed its checks, so that it does not stop the other members."""
-    try:
-        yield
-    except VerificationError as error:
-        failed[number] = error
+    def _measure_again(self, numbers: list[int]) -> None:
+        """Measure exports in a fresh process, with the runtime and on the machine of the search."""
+        study, recipe, results = self.study, self.recipe, self.study.remeasured()
+        missing = [number for number in numbers if str(number) not in results]
+        if not missing or not ("latency" in study.objectives or "latency" in study.limits):
+            return
+        machine_of_search = study.latency_machine() or machine()
+        elsewhere = recipe.latency_device == remote.LOCAL and not is_same_machine(machine_of_search, machine())
+        if elsewhere and not (recipe.ray and self.file):
+            self.report("note", text="not measured again: the search measured on another machine")
+            return
+        if self.file == INT8:
+            for number in missing:
+                if INT8 not in files.load_json(self._folder(number) / RECORD).value["files"]:
+                    with self._collecting_errors(number):
+                        self._quantize(number)
+            missing = [number for number in missing if number not in self.failed]
+        self.report("finishing", text=f"measuring the {len(missing)} exported networks again, in a fresh process")
+        folders = [self._folder(number) for number in missing]
+        for number, latency in zip(missing, self._fresh_latencies(folders, elsewhere), strict=True):
+            results = {**results, str(number): replace(latency, runtime=recipe.runtime).to_json()}
+            study.record.set_user_attr(REMEASURED, results)
 
-
-def _reset_deleted(study: Study) -> None:
-    """Reset the last rung of trials whose export and trained weights were both deleted: they are trained again."""
-    for number in study.deployed():
-        if study.deployed_weights.path(number) is None and not _is_complete(_export_folder(study, number)):
-            study.record.set_user_attr(f"{DEPLOYED}{number}", None)
+    def _fresh_latencies(self, folders: list[Path], elsewhere: bool) -> Iterator[Latency]:
+        """Yield the latencies of exports; with `elsewhere` they are measured on the cluster's measuring node."""
+        recipe = self.recipe
+        settings = {"threads": recipe.threads, "batch_size": recipe.batch_size}
+        exported = [folder / (self.file or "") for folder in folders]
+        if recipe.latency_device != remote.LOCAL:
+            with remote.Remote(recipe.latency_device) as device:
+                yield from device.measure_files(exported, **settings, runtime=recipe.runtime)
+        elif elsewhere:
+            command = f"nas resume {paths.shown(self.study.folder)}"
+            yield from remeasure.measure_files(exported, recipe, command, **settings)
+        else:
+            with machine_lock.measuring():
+                if self.file:
+                    found = subprocess_benchmark.measure_files_afresh(exported, **settings)
+                else:
+                    on = recipe.device if runtimes.get(recipe.runtime).accelerated else "cpu"
+                    found = subprocess_benchmark.measure_folders_afresh(folders, recipe.runtime, **settings, device=on)
+            yield from found
 
 
 class _StudyData:
@@ -167,66 +295,6 @@ class _StudyData:
             )
 
 
-def _deploy(study: Study, number: int, data: _StudyData, which: str, report: Report) -> None:
-    """Run the last rung of one trial: train it at its deployment resolution, export it, and judge its file."""
-    architecture, recipe = study.architecture(number), data.recipe
-    side, weights = min(architecture.input[1:]), study.deployed_weights
-    checkpoints = study.folder / "checkpoints"
-    code_runner.prepare()
-    if weights.path(number) is None or study.last_rung(number) is None:
-        start = study.search_weights.path(number)
-
-        def on_epoch(epoch: int, epochs: int, loss: float) -> None:
-            text = f"training at {side}x{side}, {which} (trial {number}): epoch {epoch} of {epochs}, loss {loss:.3f}"
-            report("finishing", text=text)
-
-        held = data.of(architecture)
-        try:
-            trained = last_rung.train_deployed(
-                architecture,
-                recipe,
-                held,
-                read_safetensors(start) if start else None,
-                checkpoints=checkpoints,
-                device=data.device,
-                on_epoch=on_epoch,
-            )
-        except last_rung.Diverged as error:
-            study.record.set_user_attr(f"{DEPLOYED}{number}", {"resolution": side, **error.to_json()})
-            last_rung.remove_checkpoints(checkpoints, architecture)
-            remedy = f" (`nas show {study.name}:{number}` has its traceback)" if error.traceback else ""
-            report("note", text=f"trial {number} leaves the front: {error}{remedy}")
-            return
-        training = {"resolution": side, "epochs": trained.epochs, "seconds": round(trained.seconds, 3)}
-        training |= {"accuracy": trained.accuracy, "preprocessing": _without_classes(held.preprocessing)}
-        study.record.set_user_attr(f"{LAST_RUNG}{number}", training)
-        weights.keep(number, trained.state)
-    last_rung.remove_checkpoints(checkpoints, architecture)
-    report("finishing", text=f"exporting and checking {which} (trial {number})")
-    judged = _judged_export(study, number, data, report)
-    accuracy = judged[EXPORTED_FILES.get(recipe.runtime, PYTORCH_FILE)]
-    result = {key: study.last_rung(number)[key] for key in ("resolution", "epochs", "seconds")}
-    result |= {"accuracy": accuracy, "accuracy_int8": judged.get(INT8)}
-    study.record.set_user_attr(f"{DEPLOYED}{number}", result)
-    found = f"trial {number}: accuracy {accuracy:.4f} of the exported file at {side}x{side}"
-    before = study.search_accuracy(number)
-    report("note", text=f"{found} (the search's: {before:.4f})" if before is not None else found)
-
-
-def _judged_export(study: Study, number: int, data: _StudyData, report: Report) -> Mapping[str, float]:
-    """Export a trial, also in int8 if the study's runtime runs that; returns the accuracy of each file."""
-    held, folder = data.of(study.architecture(number)), _export_folder(study, number)
-    exported = export_member(study.snapshot(), study.member(number), folder, data=held)
-    if EXPORTED_FILES.get(data.recipe.runtime) == INT8:
-        return _quantize(study, number, data, report)
-    return exported.accuracy
-
-
-def _without_classes(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    """Preprocessing without the names of the classes, which the study has already."""
-    return {key: value for key, value in preprocessing.items() if key != "classes"}
-
-
 def _is_complete(folder: Path) -> bool:
     """Whether an export is complete: folders are moved into place whole, README.md last."""
     return (folder / "README.md").is_file()
@@ -254,9 +322,8 @@ def _drop_other_exports(study: Study, numbers: list[int]) -> None:
     """Remove the exports of networks that left the front: `exports/` holds the front alone."""
     for folder in (study.folder / "exports").glob("*"):
         if folder.name.isdecimal() and int(folder.name) not in numbers:
-            (folder / "README.md").unlink(
-                missing_ok=True
-            )  # first, so that a partly removed folder does not look complete
+            # README.md first, so that a partly removed folder does not look complete.
+            (folder / "README.md").unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -264,9 +331,8 @@ def _test_predictor(study: Study, report: Report) -> None:
     """Record how well the latency of each measured network is predicted from the others."""
     from nasspace.latency.predictor import held_out
 
-    trials = [trial for trial in study.frozen("COMPLETE", "PRUNED") if "latency_interval" in trial.user_attrs][
-        -LARGEST_SAMPLE:
-    ]
+    measured_trials = [t for t in study.frozen("COMPLETE", "PRUNED") if "latency_interval" in t.user_attrs]
+    trials = measured_trials[-LARGEST_SAMPLE:]
     if len(trials) < 3:
         return
     architectures = [study.architecture(trial.number) for trial in trials]
@@ -274,73 +340,3 @@ def _test_predictor(study: Study, report: Report) -> None:
     found = held_out(architectures, measured, [trial.user_attrs.get("layers_ms") for trial in trials])
     study.record.set_user_attr(PREDICTOR, {**found.to_json(), "sentence": str(found)})
     report("finishing", text=str(found))
-
-
-def _export_folder(study: Study, number: int) -> Path:
-    return study.folder / "exports" / str(number)
-
-
-def _measure_again(
-    study: Study, numbers: list[int], data: _StudyData, failed: dict[int, VerificationError], report: Report
-) -> None:
-    """Measure the front's exports in a fresh process, with the runtime and on the machine of the search."""
-    recipe, results = study.settings["recipe"], study.remeasured()
-    missing = [number for number in numbers if str(number) not in results]
-    measured = "latency" in study.objectives or "latency" in study.limits
-    if not missing or not measured:
-        return
-    measured_on = study.latency_machine() or machine()
-    elsewhere = recipe.get("latency_device", remote.LOCAL) == remote.LOCAL
-    elsewhere = elsewhere and not is_same_machine(measured_on, machine())
-    if elsewhere and not (recipe.get("ray") and recipe["runtime"] in EXPORTED_FILES):
-        report("note", text="not measured again: the search measured on another machine")
-        return
-    if EXPORTED_FILES.get(recipe["runtime"]) == INT8:
-        for number in missing:
-            if INT8 not in files.load_json(_export_folder(study, number) / RECORD).value["files"]:
-                with _collect_errors(failed, number):
-                    _quantize(study, number, data, report)
-        missing = [number for number in missing if number not in failed]
-    report("finishing", text=f"measuring the {len(missing)} exported networks again, in a fresh process")
-    folders = [_export_folder(study, number) for number in missing]
-    for number, result in zip(missing, _fresh_latencies(study, folders, recipe, elsewhere), strict=True):
-        results = {**results, str(number): replace(result, runtime=recipe["runtime"]).to_json()}
-        study.record.set_user_attr(REMEASURED, results)
-
-
-def _fresh_latencies(
-    study: Study, folders: list[Path], recipe: Mapping[str, Any], elsewhere: bool
-) -> Iterator[Latency]:
-    """Yield the latencies of exported folders; with `elsewhere` they are measured on the cluster's measuring node."""
-    runtime, settings = recipe["runtime"], {"threads": recipe["threads"], "batch_size": recipe["batch_size"]}
-    exported = [folder / EXPORTED_FILES.get(runtime, "") for folder in folders]
-    device = recipe.get("latency_device", remote.LOCAL)
-    if device != remote.LOCAL:
-        with remote.Remote(device) as there:
-            yield from there.measure_files(exported, **settings, runtime=runtime)
-    elif elsewhere:
-        read, command = recipes.read(Document(recipe, "study.yaml")), f"nas resume {paths.shown(study.folder)}"
-        yield from remeasure.measure_files(exported, read, command, **settings)
-    else:
-        with machine_lock.measuring():
-            if runtime in EXPORTED_FILES:
-                found = subprocess_benchmark.measure_files_afresh(exported, **settings)
-            else:
-                on = recipe["device"] if runtimes.get(runtime).accelerated else "cpu"
-                found = subprocess_benchmark.measure_folders_afresh(folders, runtime, **settings, device=on)
-        yield from found
-
-
-def _quantize(study: Study, number: int, data: _StudyData, report: Report) -> Mapping[str, float]:
-    """Write and judge an export's int8 file, calibrated on training images; returns the accuracy of each file."""
-    from nasspace.latency.quantization import to_int8
-
-    folder, architecture = _export_folder(study, number), study.architecture(number)
-    held = data.of(architecture)
-    if not (folder / INT8).is_file():
-        to_int8(folder / "model.onnx", folder / INT8, images_for(architecture, held))
-    found = add_int8(folder, held)
-    if INT8 in (accuracy := found.accuracy):  # an untrained network has no accuracy
-        compared = f"accuracy {accuracy[INT8]:.4f}, in float32 {accuracy['model.onnx']:.4f}"
-        report("note", text=f"trial {number} in int8: {compared}")
-    return accuracy
