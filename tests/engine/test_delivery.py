@@ -88,7 +88,7 @@ class Stored:
         ({1: 0.85}, [0], [1]),
     ],
 )
-def test_what_a_member_dominated_is_trained_when_it_leaves(deployed, promoted, front):
+def test_dominated_trials_return_when_a_member_leaves(deployed, promoted, front):
     trials = {0: (0.9, 100), 1: (0.8, 50), 2: (0.88, 110), 3: (0.87, 120), 4: (0.7, 60)}
     study = Stored(trials, deployed)
     assert (study.promoted(), set(study.front_numbers())) == (promoted, set(front))
@@ -147,7 +147,7 @@ def shipped(study):
 
 
 @pytest.mark.slow
-def test_killed_in_the_last_rung_and_the_export_it_ships_the_same_files(tmp_path, monkeypatch):
+def test_a_delivery_that_was_killed_exports_the_same_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rest = started("undisturbed").communicate()[0]
     assert "training at 16x16" in rest
@@ -274,7 +274,7 @@ def test_a_member_whose_training_raises_keeps_its_traceback(study, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_where_every_training_diverges_it_says_so(study, monkeypatch):
+def test_a_front_whose_trainings_all_diverge_is_an_error(study, monkeypatch):
     monkeypatch.setattr(last_rung, "RATE", 1e20)
     with pytest.raises(NothingFound, match=r"failed at the deployment resolution.*diverged.*learning_rate"):
         delivery.deliver(study)
@@ -282,7 +282,7 @@ def test_where_every_training_diverges_it_says_so(study, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_export_that_does_not_hold_does_not_stop_the_others(study, folder, monkeypatch):
+def test_a_failed_export_does_not_stop_the_others(study, folder, monkeypatch):
     first, *others = study.promoted()
     written = members.export
 
@@ -305,7 +305,7 @@ def test_an_export_that_does_not_hold_does_not_stop_the_others(study, folder, mo
 
 
 @pytest.mark.slow
-def test_what_was_deleted_is_made_again_and_held_to_what_was_found(delivered):
+def test_deleted_files_are_made_again_and_checked_against_the_record(delivered):
     study = delivered
     before, number = shipped("s"), study.front_numbers()[0]
     export, kept = study.folder / "exports" / str(number), study.deployed_weights.path(number)
@@ -328,7 +328,7 @@ def test_what_was_deleted_is_made_again_and_held_to_what_was_found(delivered):
 
 
 @pytest.mark.slow
-def test_the_last_rung_ends_with_the_time_budget_and_is_resumed(study, folder, monkeypatch):
+def test_the_last_rung_ends_with_the_time_budget_and_resumes(study, folder, monkeypatch):
     assert study.is_searched
     monkeypatch.setattr(records.Study, "is_out_of_time", True)
     notes = []
@@ -351,7 +351,7 @@ def test_a_budget_that_ends_before_the_first_network_says_so_and_a_longer_one_se
 
 
 @pytest.mark.slow
-def test_weights_that_are_gone_are_those_of_the_export_or_named(delivered, folder):
+def test_deleted_weights_are_read_from_the_export(delivered, folder):
     study = delivered
     (number,) = study.front_numbers()
     shutil.rmtree(study.folder / "weights")

@@ -1,4 +1,4 @@
-"""Several processes on one study: claims at the same time, dead and silent processes; SQLite behind a URL."""
+"""Several processes in one study: simultaneous claims, dead and stale processes; SQLite behind a URL."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_of_two_that_ask_for_the_last_trial_one_gets_it(two, space, queued):
 
 
 def running(study, process=None, **attributes):
-    """A trial that somebody is at work on."""
+    """Create a trial that a process is working on."""
     trial = storage.ask(study.record)
     trial.suggest_categorical("x", [1, 2])
     for key, value in {heartbeat.PROCESS: process, **attributes}.items():
@@ -145,7 +145,7 @@ def running(study, process=None, **attributes):
 
 
 class Clock:
-    """The time of `heartbeat`, as the test moves it; every look is made."""
+    """A clock of `heartbeat` that the test moves; every check is made."""
 
     def __init__(self, monkeypatch):
         self.now = 1000.0
@@ -157,25 +157,25 @@ def states(study):
     return [trial.state.name for trial in study.frozen()[3:]]
 
 
-def test_what_a_dead_process_had_begun_is_asked_again_once(two):
+def test_trials_of_a_dead_process_are_queued_again_once(two):
     (one, _), (other, _) = two
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     there = {**identity("a"), "pid": process.pid, "began": heartbeat._start_time(process.pid)}
     trial = running(one, there, digest="d")
-    assert len(Heartbeat(other).others()) == 1, "it lives"
+    assert len(Heartbeat(other).others()) == 1, "its process is alive"
     process.kill()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its end stays untold to anybody
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie: its parent has not collected its status
     assert is_dead(there)
     process.wait()
     assert is_dead(there)
     frozen = one.frozen("RUNNING")[0]
     assert [Heartbeat(study).others() for study in (one, other)] == [[], []]
-    other.requeue(frozen)  # two that find it at the same time
+    other.requeue(frozen)  # two processes find it at the same time
     assert states(one) == ["FAIL", "WAITING"]
     assert one.frozen("WAITING")[0].system_attrs["fixed_params"] == trial.params
 
 
-def test_the_dead_are_told_from_the_living():
+def test_dead_processes_are_recognized():
     me = identity("a")
     assert is_dead(me), "no such search in this process"
     heartbeat._active_searches.add("a")
@@ -190,17 +190,17 @@ def test_the_dead_are_told_from_the_living():
     assert not is_dead(None)
 
 
-def test_one_elsewhere_that_gives_no_sign_of_life_is_given_up_after_a_second_look(two, monkeypatch):
+def test_a_stale_process_elsewhere_is_given_up_after_a_second_check(two, monkeypatch):
     (one, _), (other, _) = two
     trial = running(one, {**identity("a"), "host": "elsewhere"}, digest="d")
     storage.record_heartbeat(one.record, trial._trial_id)
-    silent = set()
+    stale = set()
     clock = Clock(monkeypatch)
-    monkeypatch.setattr(storage, "silent", lambda study: silent)
+    monkeypatch.setattr(storage, "stale_trials", lambda study: stale)
     beat = Heartbeat(other)
-    for told in ({trial._trial_id}, set(), {trial._trial_id}):
-        silent = told
-        assert len(beat.others()) == 1, "the database may have been gone: its sign is on the way"
+    for found in ({trial._trial_id}, set(), {trial._trial_id}):
+        stale = found
+        assert len(beat.others()) == 1, "after an outage of the database its heartbeat may be on its way"
         clock.now += 1.5 * heartbeat.DOUBT
     assert beat.others() == []
     assert states(one) == ["FAIL", "WAITING"]
@@ -210,7 +210,7 @@ def test_one_elsewhere_that_gives_no_sign_of_life_is_given_up_after_a_second_loo
     assert not one.finish_trial(trial, "COMPLETE", [0.5, 1.0])
 
 
-def test_a_trial_of_a_process_that_died_before_it_said_who_it_was(two, space, monkeypatch):
+def test_a_trial_of_a_process_that_died_before_it_marked_it(two, space, monkeypatch):
     (one, _), (other, _) = two
     queue(one, new(space, one))
     storage.ask(one.record)
@@ -222,30 +222,30 @@ def test_a_trial_of_a_process_that_died_before_it_said_who_it_was(two, space, mo
     assert states(one) == ["FAIL", "WAITING"]
 
 
-def test_signs_of_life_are_given_and_what_is_finished_is_forgotten(two, monkeypatch):
+def test_heartbeats_are_sent_until_a_trial_finishes(two, monkeypatch):
     (one, _), (other, _) = two
     monkeypatch.setattr(heartbeat, "BEAT", 0.05)
-    told, given = [], threading.Semaphore(0)
+    beats, sent = [], threading.Semaphore(0)
 
-    def sign_of_life(_, trial_id):
-        told.append(trial_id)
-        given.release()
+    def record_heartbeat(_, trial_id):
+        beats.append(trial_id)
+        sent.release()
 
-    monkeypatch.setattr(storage, "sign_of_life", sign_of_life)
+    monkeypatch.setattr(storage, "record_heartbeat", record_heartbeat)
     with Heartbeat(one) as beat:
         trial, refused = (storage.ask(one.record) for _ in range(2))
         beat.begin(trial)
         beat.begin(refused)
         one.finish_trial(refused, "FAIL")
         assert beat.others() == []
-        told.clear()
-        while given.acquire(blocking=False):
+        beats.clear()
+        while sent.acquire(blocking=False):
             pass
         for _ in range(3):
-            assert given.acquire(timeout=60)
-        assert set(told[1:]) == {trial._trial_id}, "the first may have been on its way"
+            assert sent.acquire(timeout=60)
+        assert set(beats[1:]) == {trial._trial_id}, "the first one may have been on its way"
         assert len(Heartbeat(other).others()) == 1
-    assert states(one) == ["FAIL", "FAIL"], "interrupted: handed back at once"
+    assert states(one) == ["FAIL", "FAIL"], "an interrupted process queues its trials at once"
 
 
 def test_another_question_and_another_space_are_refused(space):
@@ -256,7 +256,7 @@ def test_another_question_and_another_space_are_refused(space):
         search(Space.from_text(SPACE.replace("24", "32"), "t.yaml"), "there")
 
 
-def test_a_study_whose_maker_was_killed_before_its_settings_came_is_begun(space, monkeypatch):
+def test_a_study_whose_creator_was_killed_before_its_settings_is_taken_over(space, monkeypatch):
     import optuna
 
     monkeypatch.setattr(records, "JOINING", 0.3)
@@ -265,7 +265,7 @@ def test_a_study_whose_maker_was_killed_before_its_settings_came_is_begun(space,
     assert search(space).evaluated == 3
 
 
-def test_a_study_of_other_software_is_left_alone(space, monkeypatch):
+def test_a_study_of_other_software_is_refused(space, monkeypatch):
     import optuna
 
     monkeypatch.setattr(records, "JOINING", 0.3)

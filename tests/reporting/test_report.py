@@ -1,4 +1,4 @@
-"""The report: one page, everything in it, nothing loaded, every text escaped."""
+"""The report is one page that loads nothing, with every text escaped."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def page(front):
     return report_html(front)
 
 
-def test_page_loads_nothing_and_says_so_to_the_browser(page):
+def test_page_loads_nothing_and_forbids_it(page):
     assert Text(page).loads == []
     policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
     assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in page
@@ -200,7 +200,7 @@ def test_a_study_without_data_latency_and_front_has_a_report(front):
     assert "0 networks evaluated" in Text(report_html(replace(bare, trials=()))).text
 
 
-def test_numbers_in_words():
+def test_numbers_as_text():
     assert [significant(v) for v in (0.0012345, 9.999, 1234567.0)] == ["0.00123", "10.0", "1,234,567"]
     assert words({"a_b": [1, 2.5, None], "c": None, "d": {"e": True}}) == "a b 1, 2.5, None, d e yes"
 
