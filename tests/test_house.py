@@ -129,6 +129,12 @@ def test_latency_and_accuracy_do_not_know_each_other(wing, trees):
         assert not [found for found in of_ours(tree) if wing_of(found) == other], name
 
 
+def test_reports_and_exports_read_frozen_values_and_no_study(trees):
+    for name, tree in trees.items():
+        if wing_of(name) in ("exporting", "reporting"):
+            assert not of_ours(tree) & {"studies.study", "studies.storage"}, name
+
+
 def test_nothing_imports_the_command_line(trees):
     for name, tree in trees.items():
         if name.split(".")[0] != "cli":
