@@ -14,7 +14,7 @@ import warnings
 
 from nasspace import Space, build, cost
 from nasspace.counting import layer_cost
-from nasspace.latency.cache import machine
+from nasspace.latency.conditions import machine
 
 
 def timed(work) -> tuple[float, float]:

@@ -25,7 +25,7 @@ import onnx
 import onnxruntime
 
 from nasspace import build, zoo
-from nasspace.latency.cache import machine
+from nasspace.latency.conditions import machine
 from nasspace.latency.convert import to_onnx
 from nasspace.latency.runtimes import OnnxRuntime, library_versions
 

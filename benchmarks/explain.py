@@ -29,7 +29,7 @@ from nasspace import Architecture, blocks, build, cost
 from nasspace.blocks.layers import channel_shuffle, conv_bn
 from nasspace.guidelines import Explanation, explain
 from nasspace.latency import benchmark, runtimes
-from nasspace.latency.cache import machine
+from nasspace.latency.conditions import machine
 
 Layers = list[dict[str, Any]]
 PLACES = (28, 56)

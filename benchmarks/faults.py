@@ -27,7 +27,7 @@ from pathlib import Path
 import nasspace
 from nasspace import Architecture, Space, cost
 from nasspace.errors import InputError
-from nasspace.latency.cache import machine
+from nasspace.latency.conditions import machine
 from nasspace.studies import study as records
 
 SPACE = """

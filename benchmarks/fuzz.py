@@ -688,14 +688,16 @@ def caches(fuzz: Fuzz, work: Path, rng: random.Random) -> tuple[str, list[Action
         from nasspace.latency.cache import LatencyCache
         from nasspace.latency.conditions import Conditions
 
-        cache, beside = LatencyCache(), reference.conditions(1, "cpu")
+        cache, beside = LatencyCache(), reference.reference_conditions(1, "cpu")
         for runtime in ("onnxruntime", "eager"):
-            key = Conditions.here(fuzz.digest, runtime, device="cpu", threads=1, batch_size=1, input=(3, 16, 16))
-            found = benchmark.recalled(key, cache)
-            known = reference.history(beside, runtime, cache)
+            key = Conditions.on_this_machine(
+                fuzz.digest, runtime, device="cpu", threads=1, batch_size=1, input=(3, 16, 16)
+            )
+            found = benchmark.cached_latency(key, cache)
+            known = reference.machine_history(beside, runtime, cache)
             if found:
                 found.normalized(known)
-                benchmark.kept(found, key, beside, runtime, cache)
+                benchmark.store_latency(found, key, beside, runtime, cache)
         cache.add_reading(beside, 1.0)
 
     actions = [function("LatencyCache", read)]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from nasspace.latency import benchmark, runtimes
 from nasspace.latency.benchmark import Latency
-from nasspace.latency.cache import machine
+from nasspace.latency.conditions import machine
 
 MAP = 56
 BLOCKS = 10

@@ -35,7 +35,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nasspace.errors import InputError, NasspaceError
-from nasspace.latency.cache import machine
+from nasspace.latency.conditions import machine
 from nasspace.studies import study as records
 
 RECIPE = """
@@ -188,7 +188,9 @@ class Way:
         self.left += [f"process {text}" for text in alive.values()]
         reports = self.folder / "reports" / study
         hidden = [path for path in reports.rglob(".*") if path.name != ".lock"]
-        hidden += [*(reports / "checkpoints").glob("*"), *self.temporary.glob("nasspace-*")]
+        hidden += (reports / "checkpoints").glob("*")
+        locks = f"nasspace-{os.getuid()}"  # the machine's lock, which stays for the next search
+        hidden += [path for path in self.temporary.glob("nasspace-*") if path.name != locks]
         hidden += list((self.temporary / "ray").glob("session_2*"))
         self.left += [str(path.relative_to(self.folder)) for path in hidden]
 
@@ -246,6 +248,8 @@ def main() -> int:
         if given.postgresql:
             ways.append(Way("PostgreSQL", folder / "3", ["--storage", given.postgresql], "latency"))
         ways = [way for way in ways if given.only in way.name]
+        if not ways:
+            parser.error(f"--only {given.only} names none of the searches")
         for way in ways:
             rows.append(campaign(way, round(given.kills / len(ways)), rng))
             print(rows[-1], *way.wrong, sep="\n", flush=True)

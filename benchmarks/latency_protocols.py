@@ -30,8 +30,9 @@ from scipy.stats import kendalltau
 from nasspace import Space, build, cost
 from nasspace.latency import runtimes
 from nasspace.latency.benchmark import measure
-from nasspace.latency.cache import LatencyCache, machine
-from nasspace.latency.reference import Reference, reference_for
+from nasspace.latency.cache import LatencyCache
+from nasspace.latency.conditions import machine
+from nasspace.latency.reference import Reference, load_reference
 from nasspace.latency.statistics import History
 
 OURS, ONE = "nasspace", "one run, no warm-up"
@@ -106,7 +107,7 @@ def main() -> None:
         str(i): runtimes.get("onnxruntime")().load(build(one), one.input) for i, one in enumerate(architectures)
     }
     with tempfile.TemporaryDirectory() as folder:
-        known = reference_for(1, "cpu", LatencyCache(Path(folder) / "latency.db")).network
+        known = load_reference(1, "cpu", LatencyCache(Path(folder) / "latency.db")).network
     alone = measure(networks, reference=Reference(known), seconds=10 * asked.seconds, precision=0)
     truth = np.array([statistics.median(one.samples_ms) for one in alone.values()])
     history = History(tuple(one.reading for one in alone.values())[:1])

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 import nasspace
 from nasspace.data.loading import DataSet, load_data
-from nasspace.latency.cache import machine
+from nasspace.latency.conditions import machine
 from nasspace.training.metrics import wilson
 
 RATE, MOMENTUM, DECAY, SMOOTHING, WARM_UP, CLIP, PADDING = 0.2, 0.9, 5e-4, 0.1, 0.2, 1.0, 0.0625

@@ -22,9 +22,10 @@ from scipy.stats import kendalltau
 from nasspace import Architecture, Space, build, cost
 from nasspace.latency import layerwise, runtimes
 from nasspace.latency.benchmark import Latency, measure
-from nasspace.latency.cache import LatencyCache, machine
-from nasspace.latency.predictor import Predictor, held_out, informative
-from nasspace.latency.reference import reference_for, remember
+from nasspace.latency.cache import LatencyCache
+from nasspace.latency.conditions import machine
+from nasspace.latency.predictor import Predictor, cross_validate, select_informative
+from nasspace.latency.reference import load_reference, record_rounds
 
 POOL, TAUGHT, OTHERS, SUMMED, TOGETHER = 400, 50, 100, 40, 10
 
@@ -35,10 +36,10 @@ def measured(architectures: list[Architecture], seconds: float, cache: LatencyCa
     for first in range(0, len(architectures), TOGETHER):
         some = architectures[first : first + TOGETHER]
         networks = {str(i): runtimes.get("onnxruntime")().load(build(one), one.input) for i, one in enumerate(some)}
-        latencies = measure(networks, reference=reference_for(1, "cpu", cache), seconds=seconds)
+        latencies = measure(networks, reference=load_reference(1, "cpu", cache), seconds=seconds)
         found += latencies.values()
         if not any(one.contended for one in latencies.values()):
-            remember(latencies["0"].reference_ms, 1, "cpu", cache)
+            record_rounds(latencies["0"].reference_ms, 1, "cpu", cache)
     return found
 
 
@@ -71,10 +72,11 @@ def row(name: str, predicted: np.ndarray, truth: np.ndarray, *, errors: bool = T
 def one_space(name: str, seconds: float, cache: LatencyCache) -> list[str]:
     began, space, rng = time.perf_counter(), Space.load(name, classes=10), random.Random(11)
     pool, others = ([space.sample(rng) for _ in range(count)] for count in (POOL, OTHERS))
-    chosen = [pool[i] for i in informative(pool, TAUGHT)]
+    chosen = [pool[i] for i in select_informative(pool, TAUGHT)]
     taught = measured(chosen, seconds, cache)
     layers = [
-        layerwise.layers_ms(one, build(one), latency, cache=cache) for one, latency in zip(chosen, taught, strict=True)
+        layerwise.measure_layers(one, build(one), latency, cache=cache)
+        for one, latency in zip(chosen, taught, strict=True)
     ]
     at_random = pool[:TAUGHT]
     plain = measured(at_random, seconds, cache)
@@ -104,7 +106,7 @@ def one_space(name: str, seconds: float, cache: LatencyCache) -> list[str]:
         f" {time.perf_counter() - began:.0f} s in all.\n",
         "\n".join([head, *rows]),
         f"\nErrors are {surprise:.2f} of the standard deviations that were stated (root mean square). Held out of the"
-        f" 50: {held_out(chosen, known, layers)}.\n",
+        f" 50: {cross_validate(chosen, known, layers)}.\n",
     ]
 
 

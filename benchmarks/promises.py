@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from nasspace import Space, measure_latency
-from nasspace.latency.cache import machine
+from nasspace.latency.conditions import machine
 
 SPACES = ("shuffle", "mixed")
 RECIPE = """

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import nasspace
-from nasspace.latency.cache import machine
+from nasspace.latency.conditions import machine
 from nasspace.samplers import pareto
 
 

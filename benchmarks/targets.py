@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from nasspace import Space, measure_latency
-from nasspace.latency.cache import machine
+from nasspace.latency.conditions import machine
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 DATA = {

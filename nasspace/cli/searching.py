@@ -221,9 +221,9 @@ def _print_front(study: Study, json: bool) -> None:
 
 def _sentence(judged: Any) -> str:
     """What a study of an older version recorded of its predictor, in words."""
-    from nasspace.latency.predictor import sentence
+    from nasspace.latency.predictor import cross_validation_sentence
 
-    return sentence(judged)
+    return cross_validation_sentence(judged)
 
 
 def report(

@@ -34,7 +34,7 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.ray is None:  # on a cluster, the workers need the device
         check_device(recipe.device)
     check_execution(recipe)
-    remote.check(recipe.latency_device, recipe.runtime)
+    remote.check_device(recipe.latency_device, recipe.runtime)
     RUNTIMES[recipe.runtime](recipe.threads, recipe.batch_size)  # raises if a package is missing
 
 

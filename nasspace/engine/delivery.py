@@ -16,7 +16,7 @@ from nasspace.documents import Document
 from nasspace.engine import last_rung, machine_lock
 from nasspace.engine.checks import check_device
 from nasspace.engine.infeasible import empty_front
-from nasspace.engine.latency_evaluator import images_for
+from nasspace.engine.latency_evaluator import input_images
 from nasspace.engine.problem import data_of
 from nasspace.engine.ray import remeasure
 from nasspace.errors import InputError, VerificationError
@@ -26,7 +26,7 @@ from nasspace.exporting.export import RECORD, add_int8
 from nasspace.exporting.members import export_member
 from nasspace.exporting.weights import read_safetensors
 from nasspace.latency import remote, runtimes, subprocess_benchmark
-from nasspace.latency.cache import machine
+from nasspace.latency.conditions import machine
 from nasspace.reporting.report import write_report
 from nasspace.studies import paths
 from nasspace.studies import recipe as recipes
@@ -209,7 +209,7 @@ class _Delivery:
         folder, architecture = self._folder(number), self.study.architecture(number)
         data = self.data.of(architecture)
         if not (folder / INT8).is_file():
-            to_int8(folder / "model.onnx", folder / INT8, images_for(architecture, data))
+            to_int8(folder / "model.onnx", folder / INT8, input_images(architecture, data))
         accuracy = add_int8(folder, data).accuracy
         if INT8 in accuracy:  # an untrained network has no accuracy
             compared = f"accuracy {accuracy[INT8]:.4f}, in float32 {accuracy['model.onnx']:.4f}"
@@ -245,18 +245,20 @@ class _Delivery:
         settings = {"threads": recipe.threads, "batch_size": recipe.batch_size}
         exported = [folder / (self.file or "") for folder in folders]
         if recipe.latency_device != remote.LOCAL:
-            with remote.Remote(recipe.latency_device) as device:
+            with remote.RemoteDevice(recipe.latency_device) as device:
                 yield from device.measure_files(exported, **settings, runtime=recipe.runtime)
         elif elsewhere:
             command = f"nas resume {paths.shown(self.study.folder)}"
             yield from remeasure.measure_files(exported, recipe, command, **settings)
         else:
-            with machine_lock.measuring():
+            with machine_lock.measurement_lock():
                 if self.file:
-                    found = subprocess_benchmark.measure_files_afresh(exported, **settings)
+                    found = subprocess_benchmark.measure_files_in_subprocess(exported, **settings)
                 else:
-                    on = recipe.device if runtimes.get(recipe.runtime).accelerated else "cpu"
-                    found = subprocess_benchmark.measure_folders_afresh(folders, recipe.runtime, **settings, device=on)
+                    on = recipe.device if runtimes.get(recipe.runtime).uses_accelerator else "cpu"
+                    found = subprocess_benchmark.measure_folders_in_subprocess(
+                        folders, recipe.runtime, **settings, device=on
+                    )
             yield from found
 
 
@@ -329,7 +331,7 @@ def _drop_other_exports(study: Study, numbers: list[int]) -> None:
 
 def _test_predictor(study: Study, report: Report) -> None:
     """Record how well the latency of each measured network is predicted from the others."""
-    from nasspace.latency.predictor import held_out
+    from nasspace.latency.predictor import cross_validate
 
     measured_trials = [t for t in study.frozen("COMPLETE", "PRUNED") if "latency_interval" in t.user_attrs]
     trials = measured_trials[-LARGEST_SAMPLE:]
@@ -337,6 +339,6 @@ def _test_predictor(study: Study, report: Report) -> None:
         return
     architectures = [study.architecture(trial.number) for trial in trials]
     measured = [study.latency(trial)["median_ms"] for trial in trials]
-    found = held_out(architectures, measured, [trial.user_attrs.get("layers_ms") for trial in trials])
+    found = cross_validate(architectures, measured, [trial.user_attrs.get("layers_ms") for trial in trials])
     study.record.set_user_attr(PREDICTOR, {**found.to_json(), "sentence": str(found)})
     report("finishing", text=str(found))

@@ -1,4 +1,4 @@
-"""How long a search is likely to take, from a few training steps of random networks of its space."""
+"""Estimate of a search's duration from a few training steps of random networks of its space."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from nasspace.studies.recipe import Recipe
 if TYPE_CHECKING:
     from nasspace.engine.problem import Problem
 
-NETWORKS = 3  # random ones that are timed
+NETWORKS = 3  # random networks that are timed
 BATCH = 32
-MEMBERS = (3, 6)  # of a front, and those that are promoted in place of others: few and many
-MEASURED = 3.0  # seconds that a latency takes, with its profile
-LONGEST = 15.0  # seconds that the timing may take
-EXPORTED = 8.0  # seconds to export, check, judge and measure a member again
+MEMBERS = (3, 6)  # trainings of the last rung: few and many (members of the front and their replacements)
+MEASURED = 3.0  # seconds of a latency measurement with its profile
+LONGEST = 15.0  # limit of the timing in seconds
+EXPORTED = 8.0  # seconds to export, check, evaluate and remeasure a member
 
 
 @dataclass(frozen=True)
 class Duration:
-    """Seconds that the search, and the last rung with the exports, are likely to take: (few, many)."""
+    """Estimated seconds of the search, and of the last rung with the exports: (low, high) of each."""
 
     search: tuple[float, float]
     delivery: tuple[float, float]
 
-    bounded: bool = True  # False where time alone ends the search: its own part is then of one trial
+    bounded: bool = True  # False if only time ends the search; `search` then holds the seconds of one trial
 
     @property
     def mean_delivery(self) -> float:
-        """Seconds of the last rung with the exports, between few and many members."""
+        """Mean seconds of the last rung with the exports."""
         return sum(self.delivery) / 2
 
     @property
     def last_rung(self) -> str:
-        """The last rung and its time in words."""
-        return f"{_span(*self.delivery)} to train the front in the end and to export it"
+        """The time of the last rung in words."""
+        return f"{_format_range(*self.delivery)} for the final training and export of the front"
 
     def __str__(self) -> str:
         if not self.bounded:
-            return f"a trial is likely to take {_span(*self.search)}, and {self.last_rung}"
+            return f"estimated time: {_format_range(*self.search)} for each trial, {self.last_rung}"
         low, high = (a + b for a, b in zip(self.search, self.delivery, strict=True))
-        return f"likely to take {_span(low, high)} in all: {self.last_rung}"
+        return f"estimated time: {_format_range(low, high)} in total, of which {self.last_rung}"
 
 
-def estimate(problem: Problem) -> Duration | None:
-    """The duration of a whole search on this machine; None where a function evaluates.
+def estimate_duration(problem: Problem) -> Duration | None:
+    """Estimate the duration of a whole search on this machine; None if a user's function evaluates candidates.
 
-    Where others train, the last rung still runs here; the search's own part is then of one worker like this machine.
+    With remote workers, the search is estimated for one worker like this machine; the last rung runs here.
     """
     recipe, data = problem.recipe, problem.data
     if data is None or "accuracy" not in recipe.objectives:
@@ -62,11 +62,14 @@ def estimate(problem: Problem) -> Duration | None:
     rng = random.Random(0)
     timed = []
     start = time.perf_counter()
-    with machine_lock.Training():
+    with machine_lock.TrainingLock():
         for _ in range(NETWORKS):
             network = problem.space.sample(rng)
-            with contextlib.suppress(failures.CandidateFailed), failures.of_candidates():  # one that cannot be trained
-                timed.append(_timed(network, recipe, len(data.train.labels)))
+            with (
+                contextlib.suppress(failures.CandidateFailed),
+                failures.of_candidates(),
+            ):  # networks that cannot be trained
+                timed.append(_time_network(network, recipe, len(data.train.labels)))
             if time.perf_counter() - start > LONGEST:
                 break
     if not timed:
@@ -80,16 +83,16 @@ def estimate(problem: Problem) -> Duration | None:
     return Duration((0.7 * search, 1.4 * search), delivery, bounded)
 
 
-def _timed(network: Architecture, recipe: Recipe, images: int) -> tuple[float, float]:
-    """Seconds to train a network in the search, and in the last rung."""
+def _time_network(network: Architecture, recipe: Recipe, images: int) -> tuple[float, float]:
+    """Return the seconds to train a network in the search, and in the last rung."""
     fidelity = last_rung.fidelity_of(recipe, network)
-    trial = fidelity.epochs * fidelity.share * images * _seconds(network, fidelity.resolution, recipe)
+    trial = fidelity.epochs * fidelity.share * images * _seconds_per_image(network, fidelity.resolution, recipe)
     rungs = last_rung.rungs(fidelity, min(network.input[1:]))
-    return trial, sum(rung.epochs * images * _seconds(network, rung.resolution, recipe) for rung in rungs)
+    return trial, sum(rung.epochs * images * _seconds_per_image(network, rung.resolution, recipe) for rung in rungs)
 
 
-def _seconds(network: Architecture, resolution: int, recipe: Recipe) -> float:
-    """Seconds that one image takes in training: forward, backward and the step."""
+def _seconds_per_image(network: Architecture, resolution: int, recipe: Recipe) -> float:
+    """Return the seconds that one image takes in training: forward, backward and optimizer step."""
     import torch
     from torch.nn import functional
 
@@ -103,18 +106,19 @@ def _seconds(network: Architecture, resolution: int, recipe: Recipe) -> float:
     shape = (BATCH, network.input[0], resolution, resolution)
     images = torch.zeros(shape, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(BATCH, dtype=torch.int64, device=device)
-    taken = []
+    times = []
     with threads(recipe.training.threads), fast_tiny_maps(model, device):
         for _ in range(3):  # the first one warms up
             start = time.perf_counter()
             functional.cross_entropy(model(images), labels).backward()
             optimizer.step()
             optimizer.zero_grad()
-            taken.append(time.perf_counter() - start)
-    return min(taken) / BATCH
+            times.append(time.perf_counter() - start)
+    return min(times) / BATCH
 
 
-def _span(low: float, high: float) -> str:
+def _format_range(low: float, high: float) -> str:
+    """Format a range of seconds."""
     if high < 90:
         return f"{low:.0f} to {high:.0f} s"
     if high < 5400:

@@ -12,7 +12,7 @@ from nasspace import failures
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.engine import machine_lock
-from nasspace.engine.latency_evaluator import Measured, Measurer, seed_of
+from nasspace.engine.latency_evaluator import LatencyEvaluator, MeasuredLatency, candidate_seed
 from nasspace.errors import InputError
 from nasspace.studies.objectives import COUNTED, OBJECTIVES
 from nasspace.studies.recipe import Recipe, short
@@ -81,13 +81,13 @@ class TrainingEvaluator:
         recipe: Recipe,
         data: DataSet,
         *,
-        measure: Callable[[Architecture], Measured] | None = None,
+        measure: Callable[[Architecture], MeasuredLatency] | None = None,
         on_epoch: Callable[[int, int, float], None] | None = None,
     ):
         self.recipe = recipe
         self.data = data
         self.limits = recipe.limits.given()
-        self.measure = measure or Measurer(recipe, data)
+        self.measure = measure or LatencyEvaluator(recipe, data)
         self.on_epoch = on_epoch or (lambda *_: None)
         self.known = COUNTS
         self._resized: DataSet | None = None  # the data at the fidelity's resolution
@@ -121,12 +121,12 @@ class TrainingEvaluator:
         from nasspace.network import build
         from nasspace.training.trainer import train
 
-        seed, fidelity = seed_of(self.recipe.seed, architecture), fidelity_of(self.recipe, architecture)
+        seed, fidelity = candidate_seed(self.recipe.seed, architecture), fidelity_of(self.recipe, architecture)
         model = build(architecture, seed=seed)
-        with machine_lock.Training() as turn:
+        with machine_lock.TrainingLock() as turn:
 
             def after_epoch(epoch: int, epochs: int, loss: float) -> None:
-                turn.make_way()
+                turn.yield_to_measurements()
                 self.on_epoch(epoch, epochs, loss)
 
             if self._resized is None or self._resized.resolution != fidelity.resolution:

@@ -26,7 +26,7 @@ from nasspace.errors import InputError, NasspaceError
 from nasspace.exporting.export import LARGEST_SEED, TRAINED, check_folder, export
 from nasspace.exporting.weights import load_into, read_safetensors, read_state
 from nasspace.initialization import DEFAULT
-from nasspace.latency.cache import machine
+from nasspace.latency.conditions import machine
 from nasspace.latency.runtimes import library_versions
 from nasspace.network import Network, build
 from nasspace.studies import study as records
@@ -481,7 +481,7 @@ class _Run:
 
     def _fit(self) -> trainer.Trained:
         options, data = self.options, self.data
-        with machine_lock.Training() as turn:
+        with machine_lock.TrainingLock() as turn:
             progress = _Progress(self, turn)
             return trainer.train(
                 self.model,
@@ -621,7 +621,7 @@ def _is(value: Any, kind: Any) -> bool:
 class _Progress:
     """A line an epoch: loss, validation accuracy where it costs little, time left; lets measurements go first."""
 
-    def __init__(self, run: _Run, turn: machine_lock.Training):
+    def __init__(self, run: _Run, turn: machine_lock.TrainingLock):
         self.run = run
         self.turn = turn
         self.start = time.monotonic()
@@ -642,7 +642,7 @@ class _Progress:
             )  # fmt: skip
             text += f", validation {found:.2%}"
         self.run.report(f"{text}, {_duration(left)} left" if epoch < epochs else text)
-        self.turn.make_way()
+        self.turn.yield_to_measurements()
 
 
 def _duration(seconds: float) -> str:

@@ -123,12 +123,12 @@ def _train_deployed(
     )
     steps += [(rung, reduced) for rung in rungs(fidelity, data.resolution)]
     total, done, seconds = sum(rung.epochs for rung, _ in steps), 0, 0.0
-    with machine_lock.Training() as turn:
+    with machine_lock.TrainingLock() as turn:
         first = 0 if start is None else 1  # so that a step has the same seed whether or not the search's is repeated
         for i, (rung, settings) in enumerate(steps, first):
 
             def step_on_epoch(epoch: int, _: int, loss: float, before: int = done) -> None:
-                turn.make_way()
+                turn.yield_to_measurements()
                 on_epoch(before + epoch, total, loss)
 
             trained = train(

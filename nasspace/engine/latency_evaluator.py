@@ -1,4 +1,4 @@
-"""A candidate's latency: measured on this machine in turn with trainings, or over SSH; and what each layer takes."""
+"""Latency of a candidate and of its layers: measured on this machine while no training runs, or over SSH."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A latency, the name of the machine that took it, and milliseconds of each layer where the runtime tells."""
+class MeasuredLatency:
+    """A latency, the host that measured it, and milliseconds of each layer if the runtime provides them."""
 
     latency: Latency
     host: str
     layers_ms: Sequence[float] | None = None
 
 
-class Measurer:
-    """Measures candidates as a recipe says; the model is built with the seed of its training."""
+class LatencyEvaluator:
+    """Measures candidates with the recipe's settings; networks are built with the seed of their training."""
 
     def __init__(
         self, recipe: Recipe, data: DataSet | None, *, fresh: bool = False, cache: LatencyCache | None = None
@@ -45,52 +45,58 @@ class Measurer:
         self.cache = cache
         self._remote: Any = None
 
-    def __call__(self, architecture: Architecture) -> Measured:
+    def __call__(self, architecture: Architecture) -> MeasuredLatency:
+        """Measure a candidate."""
         from nasspace.latency import remote
         from nasspace.network import build
 
-        model = build(architecture, seed=seed_of(self.recipe.seed, architecture))
+        model = build(architecture, seed=candidate_seed(self.recipe.seed, architecture))
         latency = self._latency(architecture, model)
         local = self.recipe.latency_device == remote.LOCAL
         host = platform.node() if local else self.recipe.latency_device
-        return Measured(latency, host, self._layers(architecture, model, latency) if local else None)
+        return MeasuredLatency(latency, host, self._layers(architecture, model, latency) if local else None)
 
     def _latency(self, architecture: Architecture, model: Any) -> Latency:
+        """Measure a network with the recipe's runtime, threads, batch size and device."""
         from nasspace.latency import benchmark, remote, runtimes
 
         recipe, runtime = self.recipe, runtimes.get(self.recipe.runtime)
-        asked = {"runtime": recipe.runtime, "threads": recipe.threads, "batch_size": recipe.batch_size}
-        asked |= {"fresh": self.fresh, "cache": self.cache}
-        asked["model"] = (
-            runtimes.Calibrated(model, images_for(architecture, self.data)) if runtime.calibrated else model
+        settings = {"runtime": recipe.runtime, "threads": recipe.threads, "batch_size": recipe.batch_size}
+        settings |= {"fresh": self.fresh, "cache": self.cache}
+        settings["model"] = (
+            runtimes.CalibratedModel(model, input_images(architecture, self.data))
+            if runtime.needs_calibration
+            else model
         )
         if recipe.latency_device == remote.LOCAL:
-            device = recipe.device if runtime.accelerated else "cpu"
-            return benchmark.measure_latency(architecture, device=device, alone=machine_lock.measuring, **asked)
-        if self._remote is None:  # one connection for all candidates; it ends with the measurer
-            self._remote = remote.Remote(recipe.latency_device)
-        return self._remote.measure_latency(architecture, **asked)
+            device = recipe.device if runtime.uses_accelerator else "cpu"
+            return benchmark.measure_latency(
+                architecture, device=device, alone=machine_lock.measurement_lock, **settings
+            )
+        if self._remote is None:  # one connection for all candidates, closed with the evaluator
+            self._remote = remote.RemoteDevice(recipe.latency_device)
+        return self._remote.measure_latency(architecture, **settings)
 
     def _layers(self, architecture: Architecture, model: Any, latency: Latency) -> list[float] | None:
-        """What each layer takes, where the runtime tells: the sampler learns from it what other networks will take."""
+        """Measure each layer if the runtime allows it; the sampler predicts latencies from these times."""
         from nasspace.latency import layerwise
         from nasspace.latency.cache import LatencyCache
 
         if self.recipe.runtime != layerwise.RUNTIME:
             return None
         cache = LatencyCache() if self.cache is None else self.cache
-        asked = {"fresh": self.fresh, "cache": cache, "alone": machine_lock.measuring}
+        settings = {"fresh": self.fresh, "cache": cache, "alone": machine_lock.measurement_lock}
         try:
-            return layerwise.layers_ms(architecture, model, latency, **asked)
-        except (LookupError, ValueError, RuntimeError, InputError) as error:  # the sampler does without
+            return layerwise.measure_layers(architecture, model, latency, **settings)
+        except (LookupError, ValueError, RuntimeError, InputError) as error:  # the sampler works without them
             log.warning("the profile of %s cannot be read: %s", architecture.digest, error)
             return None
 
 
-def images_for(
+def input_images(
     architecture: Architecture, data: DataSet, *, split: str = "train", count: int | None = None
 ) -> numpy.ndarray:
-    """Some images of a split, spread over it, as the network is fed; of training for the ranges of an int8 runtime."""
+    """Return preprocessed images spread over a split; those of the training split calibrate int8 runtimes."""
     from nasspace.data.images import resized
     from nasspace.latency.quantization import IMAGES
     from nasspace.training.trainer import normalised
@@ -100,6 +106,6 @@ def images_for(
     return normalised(chosen, data).contiguous().numpy()
 
 
-def seed_of(seed: int, architecture: Architecture) -> int:
-    """A candidate's own seed, whenever in the search it is tried: 32 bits from the study's seed and the digest."""
+def candidate_seed(seed: int, architecture: Architecture) -> int:
+    """Return a candidate's seed (32 bits) from the study's seed and the digest, independent of the order of trials."""
     return (int(architecture.digest, 16) ^ (seed * 0x9E3779B1)) & 0xFFFFFFFF

@@ -353,7 +353,7 @@ def _expected_duration(study: Study, problem: Problem, report: Report) -> durati
     recipe = problem.recipe
     if study.is_searched or (study.evaluated and not study.deadline):
         return None
-    expected = duration.estimate(problem)
+    expected = duration.estimate_duration(problem)
     if expected and not recipe.distributed:
         report("note", text=str(expected))
     if expected and study.deadline and expected.delivery[0] > recipe.time_budget / 2:
@@ -365,7 +365,7 @@ def _training_evaluator(problem: Problem, fresh_latency: bool, report: Report) -
     return TrainingEvaluator(
         problem.recipe,
         problem.data,
-        measure=latency_evaluator.Measurer(problem.recipe, problem.data, fresh=fresh_latency),
+        measure=latency_evaluator.LatencyEvaluator(problem.recipe, problem.data, fresh=fresh_latency),
         on_epoch=lambda epoch, epochs, loss: report("epoch", epoch=epoch, epochs=epochs, loss=loss),
     )
 

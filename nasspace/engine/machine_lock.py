@@ -1,9 +1,9 @@
-"""Measuring and training take turns on one machine, whichever processes do them: latency is measured alone.
+"""Machine-wide locks between processes: latency is measured while no training and no other measurement runs.
 
-The locks are the operating system's, on two files in a folder of the user's alone, and go with a process however it
-ends. Trainings share the machine and make way between passes over the data; a measurement waits for them, and has it
-alone. Who has a turn notes it next to the locks, so that who waits can say for whom. Waiting pauses a trial's limit
-(`timeouts`).
+The locks are `flock`s on two files in a private folder of the user, and end with their process, however it ends.
+Trainings share the machine and yield to waiting measurements between epochs; a measurement waits for all trainings and
+excludes them. Holders leave a note next to the locks, so that waiting processes can report whom they wait for. Waiting
+pauses a trial's time limit (`timeouts`).
 """
 
 from __future__ import annotations
@@ -21,65 +21,66 @@ from pathlib import Path
 from nasspace.engine import timeouts
 from nasspace.errors import InputError
 
-FOLDER = "NASSPACE_TURNS"  # environment variable: where the locks lie, if not in the temporary folder
-LONG = 5.0  # seconds of waiting that are reported
-AGAIN = 60.0  # seconds to the next report
+FOLDER = "NASSPACE_TURNS"  # environment variable with the folder of the locks; default: the temporary folder
+REPORT_AFTER = 5.0  # seconds of waiting before the first report
+REPORT_EVERY = 60.0  # seconds between later reports
 MEASURING, TRAINING = "measures latency", "trains"
 log = logging.getLogger(__name__)
 _numbers = itertools.count()
 
 
 @contextlib.contextmanager
-def measuring() -> Iterator[None]:
-    """Alone on this machine: waits until no training runs, and holds new ones back while it waits."""
-    with _held("gate", MEASURING, alone=True), _held("machine", MEASURING, alone=True):
+def measurement_lock() -> Iterator[None]:
+    """Hold the machine exclusively: wait for running trainings, and keep new ones from starting meanwhile."""
+    with _locked("gate", MEASURING, alone=True), _locked("machine", MEASURING, alone=True):
         yield
 
 
-class Training:
-    """Beside other trainings, never beside a measurement; `make_way` lets those that wait go first."""
+class TrainingLock:
+    """Share the machine with other trainings, but not with a measurement."""
 
     def __init__(self) -> None:
-        self._turn = contextlib.ExitStack()
+        self._lock = contextlib.ExitStack()
 
-    def __enter__(self) -> Training:
-        self.make_way()
+    def __enter__(self) -> TrainingLock:
+        self.yield_to_measurements()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._turn.close()
+        self._lock.close()
 
-    def make_way(self) -> None:
-        """Give the turn back and take it again, behind every measurement that waits."""
-        self._turn.close()
-        with _held("gate", TRAINING, alone=False):
-            self._turn.enter_context(_held("machine", TRAINING, alone=False))
+    def yield_to_measurements(self) -> None:
+        """Release the lock and take it again after all waiting measurements."""
+        self._lock.close()
+        with _locked("gate", TRAINING, alone=False):
+            self._lock.enter_context(_locked("machine", TRAINING, alone=False))
 
 
 @contextlib.contextmanager
-def _held(name: str, purpose: str, *, alone: bool) -> Iterator[None]:
+def _locked(name: str, purpose: str, *, alone: bool) -> Iterator[None]:
+    """Hold a lock for the body; `alone` excludes all other holders."""
     try:
         import fcntl
-    except ImportError:  # Windows: one process at a time is all that can be had
+    except ImportError:  # Windows: no locks, so run one process at a time
         yield
         return
-    folder = _folder()
-    descriptor = _opened(folder / f"{name}.lock")
-    how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    folder = _lock_folder()
+    descriptor = _open_lock_file(folder / f"{name}.lock")
+    mode = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
     try:
         try:
-            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
         except BlockingIOError:
-            with timeouts.paused(), _reporting(folder, name, purpose):
-                fcntl.flock(descriptor, how)
-        with _noted(folder, name, purpose):
+            with timeouts.limits_paused(), _reports(folder, name, purpose):
+                fcntl.flock(descriptor, mode)
+        with _holder_note(folder, name, purpose):
             yield
     finally:
         os.close(descriptor)
 
 
-def _opened(path: Path) -> int:
-    """A file of ours for locking; a link or another's file is an `InputError`."""
+def _open_lock_file(path: Path) -> int:
+    """Open a lock file; `InputError` for a link or another user's file."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
@@ -92,19 +93,20 @@ def _opened(path: Path) -> int:
 
 
 def _remedy(path: Path) -> str:
-    return f"remove {path}, or name a folder of your own in the environment variable {FOLDER}"
+    """Return the remedy for an unusable path."""
+    return f"remove {path}, or set a folder of your own in the environment variable {FOLDER}"
 
 
 @contextlib.contextmanager
-def _reporting(folder: Path, name: str, purpose: str) -> Iterator[None]:
-    """Say after a few seconds, and again every minute, for which processes this one waits."""
+def _reports(folder: Path, name: str, purpose: str) -> Iterator[None]:
+    """Report after a few seconds, and then every minute, which processes this one waits for."""
     done = threading.Event()
 
     def report() -> None:
-        pause = LONG
+        pause = REPORT_AFTER
         while not done.wait(pause):
-            log.warning(_waiting(folder, name, purpose))
-            pause = AGAIN
+            log.warning(_waiting_message(folder, name, purpose))
+            pause = REPORT_EVERY
 
     thread = threading.Thread(target=report, daemon=True)
     thread.start()
@@ -115,18 +117,18 @@ def _reporting(folder: Path, name: str, purpose: str) -> Iterator[None]:
         thread.join()
 
 
-def _waiting(folder: Path, name: str, purpose: str) -> str:
-    """The report: who has the turn, and what to do about it."""
-    has = _holders(folder, name)
-    who = ", ".join(f"process {pid} ({what})" for pid, what in has) or "another nasspace process of yours"
+def _waiting_message(folder: Path, name: str, purpose: str) -> str:
+    """Return the report: the holders of the lock, and the remedy."""
+    holders = _holders(folder, name)
+    who = ", ".join(f"process {pid} ({activity})" for pid, activity in holders) or "another nasspace process of yours"
     why = "latency is measured while nothing else runs" if purpose == MEASURING else "latency is being measured"
-    return f"waiting for {who}: {why} on this machine; it goes on by itself, or end that process"
+    return f"waiting for {who}: {why} on this machine; this continues automatically, or end that process"
 
 
 @contextlib.contextmanager
-def _noted(folder: Path, name: str, purpose: str) -> Iterator[None]:
-    """A note of this process next to a lock while it has the turn; without space for it there is none."""
-    _holders(folder, name)  # removes what killed processes left
+def _holder_note(folder: Path, name: str, purpose: str) -> Iterator[None]:
+    """Keep a note of this process next to a lock while it holds it; skipped if the disk is full."""
+    _holders(folder, name)  # removes notes of killed processes
     note = folder / f"{name}.{os.getpid()}.{next(_numbers)}"
     with contextlib.suppress(OSError):
         note.write_text(purpose, encoding="utf-8")
@@ -138,7 +140,7 @@ def _noted(folder: Path, name: str, purpose: str) -> Iterator[None]:
 
 
 def _holders(folder: Path, name: str) -> list[tuple[int, str]]:
-    """The living processes that have a turn, and what for; notes of those that were killed are removed."""
+    """Return the living holders of a lock as (pid, purpose), and remove the notes of killed processes."""
     found = {}
     for note in sorted(folder.glob("*.*.*")):
         lock, pid, _ = note.name.split(".", 2)
@@ -151,6 +153,7 @@ def _holders(folder: Path, name: str) -> list[tuple[int, str]]:
 
 
 def _is_alive(pid: int) -> bool:
+    """Whether a process exists."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -160,8 +163,8 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _folder() -> Path:
-    """The folder of the locks, of this user alone; one that others own or may write to is an `InputError`."""
+def _lock_folder() -> Path:
+    """Return the private folder of the locks; `InputError` if others own it or may write to it."""
     given = os.environ.get(FOLDER)
     folder = Path(given or Path(tempfile.gettempdir()) / f"nasspace-{os.getuid()}")
     try:

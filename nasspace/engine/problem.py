@@ -74,7 +74,7 @@ class Problem:
 
     def settings(self, name: str, storage: str | None) -> dict[str, Any]:
         """The content of study.yaml: everything needed to run the search again."""
-        from nasspace.latency.cache import machine
+        from nasspace.latency.conditions import machine
 
         recipe, space, data = self.recipe, self.space, self.data
         return {

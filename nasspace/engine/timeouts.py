@@ -1,4 +1,4 @@
-"""The time that a trial may take: its own work counts, waiting for other processes on the machine does not."""
+"""Time limit of a trial, which excludes waiting for other processes on the machine."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-SHORTEST = 1e-3  # seconds that a limit is set to, at least
+SHORTEST = 1e-3  # smallest limit in seconds
 
 
 class _Limit:
-    """A limit of this process, of which the seconds that are left are known while it is paused."""
+    """A time limit of this process that can be paused."""
 
     def __init__(self, seconds: float, file: Any) -> None:
         self.left = seconds
@@ -22,28 +22,30 @@ class _Limit:
         self._since = 0.0
 
     def start(self) -> None:
+        """Start or continue the limit."""
         self._since = time.monotonic()
         faulthandler.dump_traceback_later(max(self.left, SHORTEST), exit=True, file=self.file)
 
     def stop(self) -> None:
+        """Pause the limit and keep the remaining seconds."""
         faulthandler.cancel_dump_traceback_later()
         self.left -= time.monotonic() - self._since
 
 
-_limits: list[_Limit] = []  # one at most: of the trial that this process evaluates
+_limits: list[_Limit] = []  # at most one, of the trial that this process evaluates
 
 
 @contextlib.contextmanager
-def stopped_after(seconds: float | None, path: str | None) -> Iterator[None]:
-    """End this process if the body works longer: what it is in may be a loop in C that nothing else interrupts.
+def time_limit(seconds: float | None, path: str | None) -> Iterator[None]:
+    """End this process if the body runs longer than `seconds`, since a loop in C cannot be interrupted otherwise.
 
-    The places that its threads are at are written to `path`, if its folder is on this node. None is no limit.
+    The stack traces of all threads are written to `path` if its folder exists on this node. None means no limit.
     """
     if seconds is None:
         yield
         return
-    here = path is not None and Path(path).parent.is_dir()
-    with open(path if here else os.devnull, "w") as file:
+    writable = path is not None and Path(path).parent.is_dir()
+    with open(path if writable else os.devnull, "w") as file:
         limit = _Limit(seconds, file)
         _limits.append(limit)
         limit.start()
@@ -52,13 +54,13 @@ def stopped_after(seconds: float | None, path: str | None) -> Iterator[None]:
         finally:
             limit.stop()
             _limits.remove(limit)
-    if here:
+    if writable:
         Path(path).unlink()
 
 
 @contextlib.contextmanager
-def paused() -> Iterator[None]:
-    """Do not count the body, in which the trial waits for others."""
+def limits_paused() -> Iterator[None]:
+    """Pause the time limit for the body, in which the trial waits for others."""
     limits = tuple(_limits)
     for limit in limits:
         limit.stop()

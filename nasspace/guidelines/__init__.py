@@ -1,4 +1,4 @@
-"""Why a network is slow: where its time goes, ShuffleNet V2's guidelines G1 to G4, what a change would save."""
+"""Why a network is slow: the time of its layers, ShuffleNet V2's guidelines G1 to G4, and what changes would save."""
 
 from nasspace.guidelines.explanation import Explanation, Finding, LayerTime, explain
 

@@ -1,4 +1,4 @@
-"""What is known of a network before its guidelines are looked at, and what goes against one."""
+"""The profiled network that the guidelines examine, and the violations that they report."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 from nasspace import blocks
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
-from nasspace.guidelines.counterfactuals import Context, Part, Surgery, layers_of
+from nasspace.guidelines.counterfactuals import GraphEdit, Part, Surroundings, layer_dicts
 from nasspace.latency.graph import Convolution, Graph
-from nasspace.latency.profile import Profile, own_ms, times_of
+from nasspace.latency.profile import Profile, node_times, standalone_ms
 
-STRETCH = 4
-SEEN = 0.005  # of the network's time
-FLOPS_KEPT = 0.05  # "the same FLOPs" is within this of them, so that a width can be a multiple of 16, 8 or 4
+LONGEST_EDIT = 4  # layers in one part of a graph edit
+MIN_SHARE = 0.005  # share of the network's time above which a convolution is measured separately
+FLOPS_TOLERANCE = 0.05  # "the same FLOPs" means within this tolerance, so that a width can be a multiple of 16, 8 or 4
 
 
 @dataclass(frozen=True)
 class Violation:
-    """What goes against a guideline in some layers, the time that it takes now, and the parts of its change.
+    """A violation of a guideline in some layers: the time of its operators and the parts of the proposed change.
 
-    `at_most_ms` is the time of all operators that ONNX Runtime joined to it, where that is more.
+    `at_most_ms` also includes the operators that ONNX Runtime fused with them, if that is more.
     """
 
     guideline: str
@@ -38,8 +38,8 @@ class Violation:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A network with all that was found out about it: its graph and its profile."""
+class NetworkContext:
+    """A network with its graph and its profile."""
 
     architecture: Architecture
     graph: Graph
@@ -47,36 +47,41 @@ class Subject:
 
     @cached_property
     def times(self) -> dict[str, tuple[float, frozenset[str]]]:
-        return times_of(self.graph, self.profile)
+        """Milliseconds and fused nodes of every exported node (see `node_times`)."""
+        return node_times(self.graph, self.profile)
 
     @cached_property
     def layers(self) -> list[dict[str, Any]]:
-        return layers_of(self.architecture)
+        """The layers as dictionaries."""
+        return layer_dicts(self.architecture)
 
     @cached_property
     def in_shapes(self) -> list[tuple[int, ...]]:
+        """The input shape of every layer."""
         return [one.in_shape for one in cost(self.architecture).layers]
 
     @cached_property
     def convolutions(self) -> list[Convolution]:
+        """The convolutions on feature maps, in order."""
         return self.graph.convolutions()
 
     def ms(self, names: Iterable[str]) -> float:
-        return own_ms(self.graph, self.times, names)
+        """Return milliseconds of nodes (see `standalone_ms`)."""
+        return standalone_ms(self.graph, self.times, names)
 
-    def is_seen(self, one: Convolution) -> bool:
-        """Whether a convolution takes enough time to be worth a measurement of its own."""
-        return self.profile.share(self.ms([one.name])) >= SEEN
+    def is_measurable(self, one: Convolution) -> bool:
+        """Whether a convolution takes enough time to be measured separately."""
+        return self.profile.share(self.ms([one.name])) >= MIN_SHARE
 
-    def worst_first(self, layers: Iterable[int]) -> tuple[int, ...]:
-        """Layers, the one that takes most time in front."""
+    def slowest_first(self, layers: Iterable[int]) -> tuple[int, ...]:
+        """Sort layers by time, the slowest first."""
         return tuple(sorted(set(layers), key=lambda layer: (-self.profile.of_layer(layer), layer)))
 
-    def around(self, start: int, stop: int) -> Context:
-        """The layers on both sides of `start` to `stop`: next to them a part costs what it does in the network.
+    def surroundings(self, start: int, stop: int) -> Surroundings:
+        """Return the neighbors of layers `start` to `stop`, next to which a part costs as much as in the network.
 
-        In front of the first one stands a 1x1 convolution, where in the network there is one more layer: what is added
-        to the input of a file is not in ONNX Runtime's own layout of maps, and so on from one addition to the next.
+        If more layers precede them in the network, a 1x1 convolution is put first: the input of a file is not in ONNX
+        Runtime's internal memory layout, and additions would carry that layout from one shortcut to the next.
         """
         first = max(0, start - 1)
         lead = self.layers[first:start]
@@ -85,18 +90,18 @@ class Subject:
         tail = self.layers[stop : stop + 1]
         if not tail or self.architecture.layers[stop].out is None or blocks.get(tail[0]["block"]).flattens:
             tail = []
-        return Context(tuple(lead), tuple(tail), self.in_shapes[first])
+        return Surroundings(tuple(lead), tuple(tail), self.in_shapes[first])
 
-    def surgeries(self, kind: str, layers: Iterable[int]) -> list[Surgery]:
-        """The parts of a change in these layers: up to `STRETCH` on end in one, for each acts on the next."""
-        stretches: list[list[int]] = []
+    def graph_edits(self, kind: str, layers: Iterable[int]) -> list[GraphEdit]:
+        """Return the parts of a graph edit, each of up to `LONGEST_EDIT` consecutive layers, which interact."""
+        runs: list[list[int]] = []
         for layer in sorted(layers):
-            if stretches and layer == stretches[-1][-1] + 1 and len(stretches[-1]) < STRETCH:
-                stretches[-1].append(layer)
+            if runs and layer == runs[-1][-1] + 1 and len(runs[-1]) < LONGEST_EDIT:
+                runs[-1].append(layer)
             else:
-                stretches.append([layer])
+                runs.append([layer])
         return [
-            Surgery(tuple(self.layers[i] for i in one), kind, self.around(one[0], one[-1] + 1)) for one in stretches
+            GraphEdit(tuple(self.layers[i] for i in one), kind, self.surroundings(one[0], one[-1] + 1)) for one in runs
         ]
 
     def violation(
@@ -109,25 +114,25 @@ class Subject:
         change: str,
         parts: Iterable[Part],
     ) -> Violation:
-        """What the operators `names` in `layers` do against a guideline."""
-        return Violation(guideline, kind, self.worst_first(layers), text, change, self.ms(names), tuple(parts))
+        """Return a violation by the operators `names` in `layers`."""
+        return Violation(guideline, kind, self.slowest_first(layers), text, change, self.ms(names), tuple(parts))
 
 
-def near(width: float) -> int:
-    """A whole width of about the same FLOPs, which grow with its square: a multiple of 16, 8 or 4 where one is near.
+def nearest_width(width: float) -> int:
+    """Return a width of about the same FLOPs (which grow with its square): a multiple of 16, 8 or 4 if one is close.
 
     >>> near(63.7), near(52.0), near(17.6)
     (64, 52, 18)
     """
     for divisor in (16, 8, 4):
         rounded = max(1, round(width / divisor)) * divisor
-        if abs(rounded**2 / width**2 - 1) <= FLOPS_KEPT:
+        if abs(rounded**2 / width**2 - 1) <= FLOPS_TOLERANCE:
             return rounded
     return max(1, round(width))
 
 
-def above(width: float) -> int:
-    """The next multiple of 16, at which vector units are full: more FLOPs, and often less time.
+def next_multiple_of_16(width: float) -> int:
+    """Return the next multiple of 16, which fills vector units: more FLOPs, and often less time.
 
     >>> above(56), above(64)
     (64, 64)
@@ -135,8 +140,9 @@ def above(width: float) -> int:
     return 16 * math.ceil(width / 16)
 
 
-ROUNDINGS = {near: "the same FLOPs", above: "more FLOPs, of a width that is a multiple of 16"}
+ROUNDINGS = {nearest_width: "the same FLOPs", next_multiple_of_16: "more FLOPs, with widths that are multiples of 16"}
 
 
-def times(sizes: Iterable[int]) -> str:
+def format_size(sizes: Iterable[int]) -> str:
+    """Format sizes as in 56x56."""
     return "x".join(map(str, sizes))

@@ -1,4 +1,4 @@
-"""G4: element-wise work that takes time of its own."""
+"""Guideline G4: element-wise operations that take time of their own."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
-from nasspace.guidelines.context import Subject, Violation
-from nasspace.guidelines.graph_edits import removables
+from nasspace.guidelines.context import NetworkContext, Violation
+from nasspace.guidelines.graph_edits import find_removable
 
-REMEDIES = {
+KINDS = {
     "activation": ("activation(s)", "without these activations"),
     "add": ("added shortcut(s)", "without the shortcut"),
     "shuffle": ("channel shuffle(s)", "without the shuffle"),
@@ -17,24 +17,24 @@ REMEDIES = {
 }
 
 
-FREE = {"Relu", "Clip"}  # joined to the convolution in front they take no time
+FREE_WHEN_FUSED = {"Relu", "Clip"}  # take no time if fused into the preceding convolution
 
 
-def elementwise(subject: Subject) -> Iterator[Violation]:
-    """G4, a kind at a time: what runs on its own, and what may slow down the convolution that it is joined to."""
-    types = {node.name: node.op_type for node in subject.graph.nodes}
+def find_elementwise(context: NetworkContext) -> Iterator[Violation]:
+    """Yield a violation for each kind of element-wise work that runs separately or may slow a fused convolution."""
+    types = {node.name: node.op_type for node in context.graph.nodes}
     kinds = defaultdict(list)
-    for one in removables(subject.graph):
-        if subject.ms(one.names) > 0 or not {types[name] for name in one.names} <= FREE:
+    for one in find_removable(context.graph):
+        if context.ms(one.names) > 0 or not {types[name] for name in one.names} <= FREE_WHEN_FUSED:
             kinds[one.kind].append(one)
     for kind, found in kinds.items():
         layers = sorted({one.layer for one in found})
-        apart = sum(subject.ms(one.names) > 0 for one in found)
-        what, change = REMEDIES[kind]
-        text = f"{len(found)} {what}: {apart} run on their own, {len(found) - apart} joined to a convolution"
-        parts = subject.surgeries(kind, layers)
+        separate = sum(context.ms(one.names) > 0 for one in found)
+        what, change = KINDS[kind]
+        text = f"{len(found)} {what}: {separate} run separately, {len(found) - separate} fused into a convolution"
+        parts = context.graph_edits(kind, layers)
         names = {name for one in found for name in one.names}
-        joined = {other for name in names for other in subject.times[name][1]}
+        fused = {other for name in names for other in context.times[name][1]}
         yield replace(
-            subject.violation("G4", kind, names, layers, text, change, parts), at_most_ms=subject.ms(names | joined)
+            context.violation("G4", kind, names, layers, text, change, parts), at_most_ms=context.ms(names | fused)
         )

@@ -1,4 +1,4 @@
-"""Why a network is slow: where its time goes, and what ShuffleNet V2's guidelines G1 to G4 would save in it."""
+"""Explanation of a network's latency: times of its layers, and what ShuffleNet V2's guidelines would save."""
 
 from __future__ import annotations
 
@@ -18,40 +18,41 @@ from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.errors import InputError
 from nasspace.guidelines import elementwise, fragments, widths
-from nasspace.guidelines.context import Subject, Violation
+from nasspace.guidelines.context import NetworkContext, Violation
 from nasspace.guidelines.counterfactuals import (
-    Circumstances,
-    Pattern,
-    Saved,
-    changed_network,
-    difference,
-    promises,
-    saving,
-    side_by_side,
-    written,
+    MeasurementSettings,
+    OperatorReplacement,
+    Saving,
+    estimate_saving,
+    measure_saving,
+    measure_side_by_side,
+    saving_between,
+    write_changed_network,
+    write_checked,
 )
 from nasspace.latency import benchmark, profile, runtimes
 from nasspace.latency.benchmark import Latency, check_counts
-from nasspace.latency.cache import LatencyCache, machine
+from nasspace.latency.cache import LatencyCache
+from nasspace.latency.conditions import machine
 from nasspace.latency.graph import Graph
-from nasspace.latency.reference import reference_for, remember
+from nasspace.latency.reference import load_reference, record_rounds
 from nasspace.network import build
 
-GUIDELINES = (widths.unequal, widths.grouped, fragments.fragmented, elementwise.elementwise)
-NOTICEABLE = 0.02  # of the network's time: operators that take less are not looked at
-PARTS = 0.3  # of the time for the whole network: the time to measure each side of a part
-MIN_SAVING = 0.03  # of the network's time: what a change must save to be spoken of
+GUIDELINES = (widths.find_unequal_widths, widths.find_grouped, fragments.find_fragments, elementwise.find_elementwise)
+NOTICEABLE = 0.02  # share of the network's time below which operators are ignored
+PART_SECONDS = 0.3  # seconds to measure each side of a part, relative to those for the whole network
+MIN_SAVING = 0.03  # share of the network's time that a change must save to be reported
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A guideline that a network goes against, and what it costs.
+    """A violated guideline and its cost.
 
-    `layer` is the one of `layers` that takes most time. `share` is that of the operators concerned in the network's
-    time; what is joined to a convolution takes at least what leaving it out saves. `saving_ms` is predicted from the
-    parts that change; `measured_ms` is of the whole networks side by side (`measured_on` "network"), or where the
-    change would alter the shapes around it of its operators, measured anew.
+    `layer` is the slowest of `layers`. `share` is the operators' share of the network's time; operators fused into a
+    convolution count with at least what their removal saves. `saving_ms` is predicted from the parts that change.
+    `measured_ms` compares the whole networks (`measured_on` "network") or, if the change would alter the shapes around
+    it, its operators measured again.
     """
 
     guideline: str
@@ -70,9 +71,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class LayerTime:
-    """The time of one layer beside what it costs; intensity is FLOPs for each element read or written.
+    """The time of one layer with its cost; intensity is FLOPs per element read or written.
 
-    The last one has no layer: the time between the operators. Shares add up to one.
+    The last entry has no layer and holds the time between operators. Shares add up to one.
     """
 
     layer: int | None
@@ -86,7 +87,7 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where the time of a network goes, and the findings, the largest predicted saving first."""
+    """The times of a network's layers, and the findings, sorted by predicted saving."""
 
     latency_ms: float
     low_ms: float
@@ -101,7 +102,7 @@ class Explanation:
     versions: dict[str, str] = field(default_factory=lambda: runtimes.versions("onnxruntime"))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, as in the `explain` document of the command line."""
+        """Return plain values, as in the `explain` document of the command line."""
         return asdict(self)
 
 
@@ -115,38 +116,38 @@ def explain(
     fresh: bool = False,
     cache: LatencyCache | None = None,
 ) -> Explanation:
-    """Profile a network in ONNX Runtime, and predict what each guideline would save; `measure` also measures it.
+    """Profile a network in ONNX Runtime and predict what following each guideline would save.
 
-    Predictions are made of measurements of the layers or operators that change, before and after, which are kept in the
-    cache; `fresh` measures them again. Every network is compared with PyTorch before it is measured, as in
-    `measure_latency`. Raises `InputError` for a number of threads or images that cannot be, and for outputs that are
-    not PyTorch's.
+    Predictions come from cached measurements of the layers or operators before and after the change; `fresh` repeats
+    them. `measure` also measures each change in the whole network. Outputs are compared with PyTorch's before a
+    measurement, as in `measure_latency`. Raises `InputError` for an invalid number of threads or images, and if the
+    outputs differ from PyTorch's.
     """
     check_counts(threads=threads, batch_size=batch_size)
     cache = LatencyCache() if cache is None else cache
-    how = Circumstances(threads, batch_size, cache, fresh, PARTS * seconds)
+    how = MeasurementSettings(threads, batch_size, cache, fresh, PART_SECONDS * seconds)
     counted = cost(architecture)
     with temporary.private() as name:
         folder = Path(name)
-        path = written(build(architecture), architecture.input, folder / "network.onnx", batch_size)
+        path = write_checked(build(architecture), architecture.input, folder / "network.onnx", batch_size)
         latency = _latency(path, seconds, how)
-        now = statistics.median(latency.samples_ms)  # as fast as the machine is while the profile is taken
-        taken = profile.take(path, len(counted.layers), now, threads=threads, seconds=seconds)
-        taken = taken.scaled(latency.median_ms / now)
-        subject = Subject(architecture, Graph(path), taken)
-        found = _predicted(subject, folder, how)
+        current = statistics.median(latency.samples_ms)  # at the machine's speed during the profile
+        profiled = profile.profile_onnx(path, len(counted.layers), current, threads=threads, seconds=seconds)
+        profiled = profiled.scaled(latency.median_ms / current)
+        context = NetworkContext(architecture, Graph(path), profiled)
+        found = _predict(context, folder, how)
         longer = replace(how, seconds=max(how.seconds, seconds))
         findings = []
         for violation, finding in found:
-            with _left_out(violation):
-                findings.append(_measured(finding, violation, path, subject, longer) if measure else finding)
-    times = _times(counted.layers, taken)
+            with _skip_unmeasurable(violation):
+                findings.append(_measured(finding, violation, path, context, longer) if measure else finding)
+    times = _times(counted.layers, profiled)
     return Explanation(
         latency.median_ms,
         latency.low_ms,
         latency.high_ms,
         latency.contended,
-        taken.runs,
+        profiled.runs,
         times,
         tuple(findings),
         threads,
@@ -154,58 +155,60 @@ def explain(
     )
 
 
-def _latency(path: Path, seconds: float, how: Circumstances) -> Latency:
-    """The latency of an exported file as `nas latency` gives it: beside the reference network, at the usual speed."""
+def _latency(path: Path, seconds: float, how: MeasurementSettings) -> Latency:
+    """Measure the latency of an exported file as `nas latency` does, next to the reference network."""
     network = runtimes.get("onnxruntime")(how.threads, how.batch_size).load(path)
-    reference = reference_for(how.threads, "cpu", how.cache)
+    reference = load_reference(how.threads, "cpu", how.cache)
     latency = benchmark.measure({"": network}, reference=reference, seconds=seconds)[""]
     if not latency.contended:
-        remember(latency.reference_ms, how.threads, "cpu", how.cache)
+        record_rounds(latency.reference_ms, how.threads, "cpu", how.cache)
     return latency
 
 
-def _times(layers: Sequence[Any], taken: profile.Profile) -> tuple[LayerTime, ...]:
+def _times(layers: Sequence[Any], profiled: profile.Profile) -> tuple[LayerTime, ...]:
+    """Return the time of each layer, and of the rest."""
     rows = []
     for i, layer in enumerate(layers):
-        ms, access = taken.of_layer(i), layer.memory_access
+        ms, access = profiled.of_layer(i), layer.memory_access
         intensity = layer.flops / access if access else None
-        rows.append(LayerTime(i, layer.block, ms, taken.share(ms), layer.flops, access, intensity))
-    return (*rows, LayerTime(None, "rest", taken.rest_ms, taken.share(taken.rest_ms)))
+        rows.append(LayerTime(i, layer.block, ms, profiled.share(ms), layer.flops, access, intensity))
+    return (*rows, LayerTime(None, "rest", profiled.rest_ms, profiled.share(profiled.rest_ms)))
 
 
-def _predicted(subject: Subject, folder: Path, how: Circumstances) -> list[tuple[Violation, Finding]]:
-    """What is worth speaking of, the largest saving first; of several changes of one thing the best."""
+def _predict(context: NetworkContext, folder: Path, how: MeasurementSettings) -> list[tuple[Violation, Finding]]:
+    """Return noticeable findings sorted by saving, with the best change for each guideline and kind."""
     found: dict[tuple[str, str], tuple[Violation, Finding]] = {}
-    for violation in chain.from_iterable(guideline(subject) for guideline in GUIDELINES):
-        if subject.profile.share(max(violation.time_ms, violation.at_most_ms)) < NOTICEABLE:
+    for violation in chain.from_iterable(guideline(context) for guideline in GUIDELINES):
+        if context.profile.share(max(violation.time_ms, violation.at_most_ms)) < NOTICEABLE:
             continue
-        with _left_out(violation):
-            least = MIN_SAVING / 2 * subject.profile.total_ms
-            if not violation.parts or promises(violation.parts, folder, how) < least:
+        with _skip_unmeasurable(violation):
+            least = MIN_SAVING / 2 * context.profile.total_ms
+            if not violation.parts or estimate_saving(violation.parts, folder, how) < least:
                 continue
-            saved = saving(violation.parts, folder, how)
+            saved = measure_saving(violation.parts, folder, how)
             key = violation.guideline, violation.kind
             better = key not in found or saved.ms > found[key][1].saving_ms
-            if better and is_noticeable(saved, subject.profile.total_ms):
-                found[key] = violation, _finding(violation, saved, subject)
+            if better and is_noticeable(saved, context.profile.total_ms):
+                found[key] = violation, _finding(violation, saved, context)
     return sorted(found.values(), key=lambda pair: -pair[1].saving_ms)
 
 
 @contextlib.contextmanager
-def _left_out(violation: Violation) -> Iterator[None]:
-    """Leave out a change that the runtime computes differently from PyTorch; the network itself was compared before."""
+def _skip_unmeasurable(violation: Violation) -> Iterator[None]:
+    """Skip a change for which the runtime's outputs differ from PyTorch's."""
     try:
         yield
     except InputError as error:
-        log.warning("the change '%s' cannot be measured and is left out: %s", violation.change, error)
+        log.warning("the change '%s' cannot be measured and is skipped: %s", violation.change, error)
 
 
-def is_noticeable(saved: Saved, total_ms: float) -> bool:
-    """Whether a saving is a thirtieth of the network's time, and above the doubt of its measurement."""
+def is_noticeable(saved: Saving, total_ms: float) -> bool:
+    """Whether a saving is at least 3 % of the network's time and exceeds its uncertainty."""
     return saved.ms >= MIN_SAVING * total_ms and saved.ms > saved.plus_minus
 
 
-def _finding(violation: Violation, saved: Saved, subject: Subject) -> Finding:
+def _finding(violation: Violation, saved: Saving, context: NetworkContext) -> Finding:
+    """Return the finding for a violation and its predicted saving."""
     return Finding(
         guideline=violation.guideline,
         kind=violation.kind,
@@ -213,21 +216,23 @@ def _finding(violation: Violation, saved: Saved, subject: Subject) -> Finding:
         layers=tuple(sorted(violation.layers)),
         text=violation.text,
         change=violation.change,
-        share=subject.profile.share(max(violation.time_ms, min(saved.ms, violation.at_most_ms))),
+        share=context.profile.share(max(violation.time_ms, min(saved.ms, violation.at_most_ms))),
         saving_ms=saved.ms,
         plus_minus_ms=saved.plus_minus,
     )
 
 
-def _measured(finding: Finding, violation: Violation, path: Path, subject: Subject, how: Circumstances) -> Finding:
-    """The finding with its saving measured: of the whole network, and of what can only be changed on its own."""
-    alone = [part for part in violation.parts if isinstance(part, Pattern)]
-    saved = saving(alone, path.parent, replace(how, fresh=True)) if alone else Saved(0.0)
-    changed = changed_network(
-        path, violation.parts, violation.layers, path.parent, subject.architecture, how.batch_size
+def _measured(
+    finding: Finding, violation: Violation, path: Path, context: NetworkContext, how: MeasurementSettings
+) -> Finding:
+    """Measure the saving of a finding in the whole network, and of parts that can only be measured separately."""
+    isolated = [part for part in violation.parts if isinstance(part, OperatorReplacement)]
+    saved = measure_saving(isolated, path.parent, replace(how, fresh=True)) if isolated else Saving(0.0)
+    changed = write_changed_network(
+        path, violation.parts, violation.layers, path.parent, context.architecture, how.batch_size
     )
     if changed is not None:
-        whole = difference(side_by_side((path, changed), how), operator.sub)
-        saved = Saved(saved.ms + whole.ms, math.hypot(saved.plus_minus, whole.plus_minus))
-    where = "operators" if changed is None else "network and operators" if alone else "network"
+        whole = saving_between(measure_side_by_side((path, changed), how), operator.sub)
+        saved = Saving(saved.ms + whole.ms, math.hypot(saved.plus_minus, whole.plus_minus))
+    where = "operators" if changed is None else "network and operators" if isolated else "network"
     return replace(finding, measured_ms=saved.ms, measured_plus_minus_ms=saved.plus_minus, measured_on=where)

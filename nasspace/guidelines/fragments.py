@@ -1,57 +1,64 @@
-"""G3: convolutions side by side, or small ones on end, where one could be."""
+"""Guideline G3: parallel convolutions, or consecutive small ones, where one would do."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
 
-from nasspace.guidelines.context import Subject, Violation, near
-from nasspace.guidelines.counterfactuals import Operators, Part, Pattern
-from nasspace.guidelines.graph_edits import Parallel, parallels
+from nasspace.guidelines.context import NetworkContext, Violation, nearest_width
+from nasspace.guidelines.counterfactuals import OperatorReplacement, Operators, Part
+from nasspace.guidelines.graph_edits import ParallelConvolutions, find_parallel
 from nasspace.latency.graph import Convolution
 
 
-def fragmented(subject: Subject) -> Iterator[Violation]:
-    """G3: convolutions side by side, or 1x1 convolutions on end, in one layer."""
-    found = parallels(subject.graph)
-    whole = [one for one in found if one.whole]
-    if whole:
-        layers = sorted({one.layer for one in whole})
-        parts = subject.surgeries("parallel", layers)
-        change = "one convolution that does the same"
-        yield _side_by_side(subject, "merged", whole, change, parts)
-    if rest := [one for one in found if not one.whole]:
-        parts = [_one_of(one.convolutions, one.join, subject.ms(one.names), _activated(subject, one)) for one in rest]
-        yield _side_by_side(subject, "parallel", rest, "one convolution of the same FLOPs", parts)
-    if series := list(_series(subject)):
+def find_fragments(context: NetworkContext) -> Iterator[Violation]:
+    """Yield violations by parallel convolutions, or consecutive 1x1 convolutions, in one layer."""
+    found = find_parallel(context.graph)
+    mergeable = [one for one in found if one.mergeable]
+    if mergeable:
+        layers = sorted({one.layer for one in mergeable})
+        parts = context.graph_edits("parallel", layers)
+        change = "one equivalent convolution"
+        yield _parallel_violation(context, "merged", mergeable, change, parts)
+    if rest := [one for one in found if not one.mergeable]:
+        parts = [
+            _single_convolution(one.convolutions, one.join, context.ms(one.names), _has_activations(context, one))
+            for one in rest
+        ]
+        yield _parallel_violation(context, "parallel", rest, "one convolution of the same FLOPs", parts)
+    if series := list(_find_series(context)):
         names = {one.name for chain in series for one in chain}
-        text = f"up to {max(map(len, series))} 1x1 convolutions of one width on end in a layer, {len(names)} in all"
-        parts = [_one_of(chain, "chain", subject.ms(one.name for one in chain)) for chain in series]
+        most = max(map(len, series))
+        text = f"up to {most} consecutive 1x1 convolutions of equal width in a layer, {len(names)} in total"
+        parts = [_single_convolution(chain, "chain", context.ms(one.name for one in chain)) for chain in series]
         layers = {chain[0].layer for chain in series}
-        change = "one convolution of the same FLOPs, wider"
-        yield subject.violation("G3", "series", names, layers, text, change, parts)
+        change = "one wider convolution of the same FLOPs"
+        yield context.violation("G3", "series", names, layers, text, change, parts)
 
 
-def _side_by_side(subject: Subject, kind: str, found: list[Parallel], change: str, parts: Iterable[Part]) -> Violation:
+def _parallel_violation(
+    context: NetworkContext, kind: str, found: list[ParallelConvolutions], change: str, parts: Iterable[Part]
+) -> Violation:
+    """Return the violation by parallel convolutions."""
     most = max(len(one.convolutions) for one in found)
-    text = f"{sum(len(one.convolutions) for one in found)} convolutions side by side, up to {most} in a layer"
+    text = f"{sum(len(one.convolutions) for one in found)} parallel convolutions, up to {most} in a layer"
     names = {name for one in found for name in one.names}
     layers = {one.layer for one in found}
-    return subject.violation("G3", kind, names, layers, text, change, parts)
+    return context.violation("G3", kind, names, layers, text, change, parts)
 
 
-def _activated(subject: Subject, one: Parallel) -> bool:
-    """Whether something stands between the convolutions and where they are joined."""
-    readers = [reader for conv in one.convolutions for reader in subject.graph.consumers[conv.out]]
+def _has_activations(context: NetworkContext, one: ParallelConvolutions) -> bool:
+    """Whether another operator lies between the convolutions and their join."""
+    readers = [reader for conv in one.convolutions for reader in context.graph.consumers[conv.out]]
     return any(reader.op_type != one.join for reader in readers)
 
 
-def _series(subject: Subject) -> Iterator[list[Convolution]]:
-    """Chains of at least two dense 1x1 convolutions of one width, each read by the next alone, in one layer."""
+def _find_series(context: NetworkContext) -> Iterator[list[Convolution]]:
+    """Yield chains of at least two dense 1x1 convolutions of equal width in one layer."""
     chain: list[Convolution] = []
-    for one in (*subject.convolutions, None):
+    for one in (*context.convolutions, None):
         fits = one is not None and one.kernel == one.groups == one.stride == 1 and one.c_in == one.c_out
-        if fits and chain and subject.graph.root(one.source) == chain[-1].out and one.layer == chain[-1].layer:
+        if fits and chain and context.graph.root(one.source) == chain[-1].out and one.layer == chain[-1].layer:
             chain.append(one)
             continue
         if len(chain) > 1:
@@ -59,8 +66,10 @@ def _series(subject: Subject) -> Iterator[list[Convolution]]:
         chain = [one] if fits else []
 
 
-def _one_of(found: Iterable[Convolution], form: str, time_ms: float, activated: bool = False) -> Pattern:
-    """One convolution of the FLOPs of several: of the largest kernel, and where they are added or on end, wider."""
+def _single_convolution(
+    found: Iterable[Convolution], form: str, time_ms: float, activated: bool = False
+) -> OperatorReplacement:
+    """Return the replacement by one convolution of equal FLOPs: the largest kernel, wider for sums and chains."""
     before = Operators(tuple((one.c_in, one.c_out, one.kernel, one.groups) for one in found), form, activated)
     c_in, c_out, _, _ = before.convolutions[0]
     kernel = max(one[2] for one in before.convolutions)
@@ -68,5 +77,5 @@ def _one_of(found: Iterable[Convolution], form: str, time_ms: float, activated: 
         after = (c_in, max(1, round(before.flops / (c_in * kernel**2))), kernel, 1)
     else:
         scale = math.sqrt(before.flops / (c_in * c_out * kernel**2))
-        after = (near(c_in * scale), near(c_out * scale), kernel, 1)
-    return Pattern(before, Operators((after,), activated=activated), next(iter(found)).map_size, time_ms)
+        after = (nearest_width(c_in * scale), nearest_width(c_out * scale), kernel, 1)
+    return OperatorReplacement(before, Operators((after,), activated=activated), next(iter(found)).map_size, time_ms)

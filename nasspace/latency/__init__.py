@@ -1,1 +1,1 @@
-"""How long a network takes on a device: convert it, run it, measure it, remember the answer."""
+"""Latency of a network on a device: conversion, runtimes, measurement, cache and prediction."""

@@ -1,4 +1,4 @@
-"""Measured latencies, remembered for this user on this machine in one SQLite file, with what is known of its speed."""
+"""Cache of measured latencies and reference readings: one SQLite file for each user and machine."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from nasspace.latency.conditions import KEYS, Conditions, machine
+from nasspace.latency.conditions import KEYS, Conditions
 
-__all__ = ["LatencyCache", "machine"]
 _TABLES = (
     f"""CREATE TABLE IF NOT EXISTS latency_2 (
     {", ".join(f"{key} TEXT NOT NULL" for key in KEYS)}, document TEXT NOT NULL, PRIMARY KEY ({", ".join(KEYS)}))""",
@@ -27,72 +26,79 @@ _TABLES = (
     "CREATE INDEX IF NOT EXISTS ratio_by_key ON ratio_1 (key, at)",
 )
 _WAIT_SECONDS = 10.0
-KEPT = 2_000  # readings of the reference network, and ratios to it: the latest
-LARGEST = 1e12  # seconds or milliseconds: 30,000 years
+MAX_READINGS = 2_000  # latest readings of the reference network, and ratios to it, that are stored
+LARGEST_MEASURED = 1e12  # seconds or milliseconds: 30,000 years
 log = logging.getLogger(__name__)
 
 
 class LatencyCache:
-    """A table from the circumstances of a measurement to its JSON document, shared by every process of a user.
+    """A table from `Conditions` to JSON documents of measurements, shared by all processes of a user.
 
-    `path` is a SQLite file; without one, `latency.db` in the folder that the environment variable NASSPACE_CACHE
-    names, else in the user's cache folder. A broken file is set aside, a place that cannot be used is ignored; either
-    is one warning in the log, and never an error: a measurement can always be made again.
+    `path` is a SQLite file; the default is `latency.db` in the folder named by the environment variable
+    NASSPACE_CACHE, else in the user's cache folder. A damaged file is renamed and replaced, a location that cannot be
+    used is ignored; either logs one warning and raises nothing, since a measurement can always be repeated.
     """
 
     def __init__(self, path: str | PathLike | None = None) -> None:
         self.path = Path(path) if path is not None else _default_path()
 
     def get(self, conditions: Conditions) -> dict[str, Any] | None:
-        """The document kept under these conditions, or None; the caller checks what is in it."""
+        """Return the document stored under these conditions, or None; the caller validates it."""
         where = " AND ".join(f"{name} = ?" for name in KEYS)
-        rows = self._do(f"SELECT document FROM latency_2 WHERE {where}", conditions.texts())
+        rows = self._execute(f"SELECT document FROM latency_2 WHERE {where}", conditions.json_fields())
         with contextlib.suppress(ValueError, IndexError, TypeError, RecursionError):
             document = json.loads(rows[0][0])
             return document if isinstance(document, dict) else None
         return None
 
     def put(self, conditions: Conditions, document: dict[str, Any]) -> None:
-        """Keep `document` under these conditions, in place of an older one."""
+        """Store `document` under these conditions, replacing an older one."""
         marks = ", ".join("?" * (len(KEYS) + 1))
-        self._do(f"INSERT OR REPLACE INTO latency_2 VALUES ({marks})", (*conditions.texts(), json.dumps(document)))
+        self._execute(
+            f"INSERT OR REPLACE INTO latency_2 VALUES ({marks})", (*conditions.json_fields(), json.dumps(document))
+        )
 
     def readings(self, reference: Conditions) -> list[tuple[float, float]]:
-        """Times, in seconds since 1970, and milliseconds of the reference network then; the latest `KEPT`."""
+        """Return the latest readings of the reference network as (seconds since 1970, milliseconds)."""
         statement = "SELECT at, milliseconds FROM reference_1 WHERE key = ? ORDER BY at DESC LIMIT ?"
-        return [row for row in self._do(statement, (reference.text(), KEPT)) if all(map(is_measured, row))]
+        return [
+            row
+            for row in self._execute(statement, (reference.json_text(), MAX_READINGS))
+            if all(map(is_measurement, row))
+        ]
 
     def add_reading(self, reference: Conditions, milliseconds: float) -> None:
-        """Keep what the reference network takes now."""
-        self._add("reference_1", reference.text(), time.time(), milliseconds)
+        """Store a reading of the reference network with the current time."""
+        self._add("reference_1", reference.json_text(), time.time(), milliseconds)
 
     def ratios(self, reference: Conditions, runtime: str) -> dict[str, list[tuple[float, float]]]:
-        """For each network in a runtime: when it was measured and its time over the reference's; the latest `KEPT`."""
+        """Return, by network, the latest (seconds since 1970, ratio of its time to the reference's) in a runtime."""
         statement = "SELECT network, at, ratio FROM ratio_1 WHERE key = ? ORDER BY at DESC LIMIT ?"
         found: dict[str, list[tuple[float, float]]] = {}
-        for network, *timed in self._do(statement, (_with(runtime, reference), KEPT)):
-            if all(map(is_measured, timed)):
+        for network, *timed in self._execute(statement, (_ratio_key(runtime, reference), MAX_READINGS)):
+            if all(map(is_measurement, timed)):
                 found.setdefault(network, []).append(tuple(timed))
         return found
 
     def add_ratio(self, reference: Conditions, measured: Conditions, ratio: float) -> None:
-        """Keep what a network takes now over what the reference takes."""
-        self._add("ratio_1", _with(measured.runtime, reference), measured.text(), time.time(), ratio)
+        """Store the ratio of a network's time to the reference's with the current time."""
+        self._add("ratio_1", _ratio_key(measured.runtime, reference), measured.json_text(), time.time(), ratio)
 
     def _add(self, table: str, key: str, *values: Any) -> None:
+        """Insert a row and delete those beyond the latest `MAX_READINGS`."""
         marks = ", ".join("?" * (len(values) + 1))
-        self._do(f"INSERT INTO {table} VALUES ({marks})", (key, *values))
+        self._execute(f"INSERT INTO {table} VALUES ({marks})", (key, *values))
         old = f"SELECT at FROM {table} WHERE key = ? ORDER BY at DESC LIMIT 1 OFFSET ?"
-        self._do(f"DELETE FROM {table} WHERE key = ? AND at <= ({old})", (key, key, KEPT))
+        self._execute(f"DELETE FROM {table} WHERE key = ? AND at <= ({old})", (key, key, MAX_READINGS))
 
-    def _do(self, statement: str, values: tuple) -> list[tuple]:
-        """One statement in a transaction of its own; tried again once where a broken file was set aside."""
+    def _execute(self, statement: str, values: tuple) -> list[tuple]:
+        """Run one statement in its own transaction; retry once after a damaged file was set aside."""
         for _ in range(2):
             try:
                 with self._open() as connection:
                     return connection.execute(statement, values).fetchall()
             except (sqlite3.OperationalError, OSError) as error:  # not writable, disk full, locked for too long
-                _warn(f"the latency cache {self.path} cannot be used and is ignored: {error}")
+                _warn_once(f"the latency cache {self.path} cannot be used and is ignored: {error}")
                 return []
             except sqlite3.DatabaseError as error:  # not a database, or a damaged one
                 self._set_aside(error)
@@ -100,7 +106,7 @@ class LatencyCache:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """A connection for one statement: nothing is shared between threads or with a forked process."""
+        """Open a connection for one statement; none is shared between threads or with a forked process."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(self.path, timeout=_WAIT_SECONDS)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -111,53 +117,58 @@ class LatencyCache:
                 yield connection
 
     def _set_aside(self, error: Exception) -> None:
-        """Move a damaged file away, under a lock, if it still is damaged: another process may have replaced it."""
+        """Rename a damaged file, under a lock, unless another process has replaced it meanwhile."""
         import filelock
 
-        broken = self.path.with_name(f"{self.path.name}.broken")
+        renamed = self.path.with_name(f"{self.path.name}.broken")
         with (
-            contextlib.suppress(OSError, NotImplementedError),  # no lock to be had: the next one that meets it tries
+            contextlib.suppress(OSError, NotImplementedError),  # no lock available: the next process retries
             filelock.FileLock(self.path.with_name(f"{self.path.name}.lock"), timeout=_WAIT_SECONDS),
         ):
             if not self._is_damaged():
                 return
-            _warn(f"the latency cache {self.path} is damaged ({error}); it is now {broken.name}, and a new one begins")
-            for suffix in ("-wal", "-shm"):  # first, or a new file would take them for its own
+            _warn_once(
+                f"the latency cache {self.path} is damaged ({error}); renamed to {renamed.name}, starting a new one"
+            )
+            for suffix in ("-wal", "-shm"):  # first, or a new file would use them
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-            os.replace(self.path, broken)
+            os.replace(self.path, renamed)
 
     def _is_damaged(self) -> bool:
+        """Whether SQLite finds the file damaged."""
         try:
             with contextlib.closing(sqlite3.connect(self.path, timeout=_WAIT_SECONDS)) as connection:
                 return connection.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",)
-        except sqlite3.OperationalError:  # locked by one that uses it
+        except sqlite3.OperationalError:  # locked by a process that uses it
             return False
         except sqlite3.DatabaseError:
             return True
 
 
 @functools.cache
-def _warn(message: str) -> None:
-    """The same trouble is told once, however many measurements meet it."""
+def _warn_once(message: str) -> None:
+    """Log each message once per process."""
     log.warning(message)
 
 
 def _default_path() -> Path:
+    """The default file: in NASSPACE_CACHE, else in the user's cache folder."""
     folder = os.environ.get("NASSPACE_CACHE")
     if not folder:
         import platformdirs
 
         try:
             folder = platformdirs.user_cache_dir("nasspace")
-        except RuntimeError:  # a user without a home
-            folder = os.path.join(os.devnull, "no-home")  # where nothing can be made: ignored, with a warning
+        except RuntimeError:  # a user without a home directory
+            folder = os.path.join(os.devnull, "no-home")  # cannot be created, so it is ignored with a warning
     return Path(folder) / "latency.db"
 
 
-def _with(runtime: str, reference: Conditions) -> str:
-    return json.dumps([runtime, reference.text()])
+def _ratio_key(runtime: str, reference: Conditions) -> str:
+    """The key of ratios in `runtime` to this reference."""
+    return json.dumps([runtime, reference.json_text()])
 
 
-def is_measured(value: Any) -> bool:
-    """Whether a value is a number above 0 that can have been measured: a database or a JSON text may hold anything."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LARGEST
+def is_measurement(value: Any) -> bool:
+    """Whether a value read from a database or JSON text is a positive number in the range of measurements."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LARGEST_MEASURED

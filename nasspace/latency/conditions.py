@@ -1,4 +1,4 @@
-"""All that a measured latency depends on: the one key of the cache; and what this machine is."""
+"""`Conditions`, everything a measured latency depends on (the key of the cache), and a description of the machine."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from nasspace.architecture import Architecture, Layer
 
 _STATE = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training", "_is_full_backward_hook"}
-_KNOWN = ("torch.nn.", "nasspace.")  # classes whose code the versions in the key stand for
+_KNOWN = ("torch.nn.", "nasspace.")  # classes whose code is identified by the versions in the key
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What was measured, how, and where; measurements of equal conditions are one entry of the cache.
+    """What was measured, how, and where; measurements under equal conditions are one entry of the cache.
 
-    `digest` names the network, or another thing that was measured (see `digest_of`); `input` is (C, H, W); `versions`
-    are those of the libraries that the runtime uses, `machine` is what `machine()` gives on the device.
+    `digest` identifies the network or whatever else was measured (see `network_digest`); `input` is (C, H, W);
+    `versions` are those of the runtime's libraries, `machine` is the result of `machine()` on the device.
     """
 
     digest: str
@@ -43,7 +43,7 @@ class Conditions:
     machine: Mapping[str, Any]
 
     @classmethod
-    def here(
+    def on_this_machine(
         cls,
         digest: str,
         runtime: str,
@@ -53,54 +53,54 @@ class Conditions:
         batch_size: int = 1,
         input: tuple[int, ...] = (),
     ) -> Conditions:
-        """Conditions on this machine, with the installed versions; an unknown runtime is an `InputError`."""
+        """Return conditions on this machine with the installed versions; `InputError` for an unknown runtime."""
         versions, label = runtimes.versions(runtime), runtimes.device_label(device)
         return cls(digest, runtime, label, threads, batch_size, tuple(input), versions, machine())
 
-    def texts(self) -> tuple[str, ...]:
-        """Each field as a JSON text, in the order of `KEYS`."""
+    def json_fields(self) -> tuple[str, ...]:
+        """Return each field as JSON text, in the order of `KEYS`."""
         return tuple(json.dumps(getattr(self, key), sort_keys=True) for key in KEYS)
 
-    def text(self) -> str:
-        """All fields as one JSON text."""
+    def json_text(self) -> str:
+        """Return all fields as one JSON text."""
         return json.dumps({key: getattr(self, key) for key in KEYS}, sort_keys=True)
 
 
 KEYS = tuple(field.name for field in fields(Conditions))
 
 
-def digest_of(architecture: Architecture, model: nn.Module | None = None) -> str | None:
-    """Name what is measured: the architecture's digest where `model` is its network, whatever the weights.
+def network_digest(architecture: Architecture, model: nn.Module | None = None) -> str | None:
+    """Identify a network by its structure: the architecture's digest if `model` was built from it.
 
-    Another network that is made of modules of PyTorch and nasspace is named by its modules, their settings and the
-    shapes of their weights. None where that does not tell what runs: a class or function from elsewhere, a hook, a
-    replaced `forward`.
+    The values of weights do not matter. Another network made of modules of PyTorch and nasspace is identified by its
+    modules, their settings and the shapes of their weights. None if these do not determine what runs: a class or
+    function from elsewhere, a hook, a replaced `forward`.
     """
-    if model is None or _is_network_of(architecture, model):
+    if model is None or _is_built_from(architecture, model):
         return architecture.digest
-    structure = Structure.of(model)
+    structure = ModuleStructure.of(model)
     if not structure.is_known:
         return None
     return f"network {hashlib.sha256(structure.text.encode()).hexdigest()[:24]}"
 
 
-def _is_network_of(architecture: Architecture, model: nn.Module) -> bool:
-    """Whether `model` is what `build` makes of the architecture; its blocks are compared one by one."""
+def _is_built_from(architecture: Architecture, model: nn.Module) -> bool:
+    """Whether `model` has the structure that `build` gives the architecture; compared block by block."""
     from nasspace.counting import cost
     from nasspace.network import Network
 
     layers = architecture.layers
-    if type(model) is not Network or len(model) != len(layers) or not Structure.of(model, deep=False).is_plain:
+    if type(model) is not Network or len(model) != len(layers) or not ModuleStructure.of(model, deep=False).is_plain:
         return False
     counted = cost(architecture).layers
     pairs = zip(model, layers, counted, strict=True)
-    found = ((Structure.of(block), _built(layer, count.in_shape)) for block, layer, count in pairs)
-    return all(given.is_plain and given == built for given, built in found)
+    structures = ((ModuleStructure.of(block), _built_structure(layer, one.in_shape)) for block, layer, one in pairs)
+    return all(actual.is_plain and actual == built for actual, built in structures)
 
 
 @functools.lru_cache(maxsize=4096)
-def _built(layer: Layer, in_shape: tuple[int, ...]) -> Structure:
-    """The structure of a layer's block as it is built."""
+def _built_structure(layer: Layer, in_shape: tuple[int, ...]) -> ModuleStructure:
+    """Return the structure of the block that `build` makes for a layer."""
     import torch
 
     from nasspace import blocks
@@ -108,15 +108,16 @@ def _built(layer: Layer, in_shape: tuple[int, ...]) -> Structure:
 
     channels = math.prod(in_shape) if blocks.get(layer.block).flattens else in_shape[0]
     with torch.random.fork_rng(devices=[]):
-        return Structure.of(make_block(layer, channels))
+        return ModuleStructure.of(make_block(layer, channels))
 
 
 @dataclass(frozen=True)
-class Structure:
-    """A module without the values of its weights: `text` describes it and all below it.
+class ModuleStructure:
+    """A module without the values of its weights: `text` describes it and all its submodules.
 
-    `is_plain`: nothing but settings changes what its classes do (no hook, no `forward` of an instance). `is_known`: and
-    the classes are PyTorch's or nasspace's. Two plain structures of one text run the same graph in this process.
+    `is_plain` means that its classes and settings alone determine what it computes (no hook, no `forward` set on an
+    instance); `is_known` means that in addition all classes are PyTorch's or nasspace's. Two plain structures with
+    equal text run the same graph in this process.
     """
 
     text: str
@@ -124,28 +125,28 @@ class Structure:
     is_known: bool
 
     @classmethod
-    def of(cls, module: nn.Module, *, deep: bool = True) -> Structure:
-        """Describe a module; without `deep` not those below it."""
+    def of(cls, module: nn.Module, *, deep: bool = True) -> ModuleStructure:
+        """Describe a module; `deep=False` leaves out its submodules."""
         kind = type(module)
         name = f"{kind.__module__}.{kind.__qualname__}"
         known = name.startswith(_KNOWN) and not name.startswith("torch.nn.utils.")
-        if name.startswith("torch.jit."):  # compiled: its code is none of its class
+        if name.startswith("torch.jit."):  # compiled: its class does not determine its code
             return cls(f"{name} {id(module)}", False, False)
         own = {key: value for key, value in vars(module).items() if key not in _STATE and "_hooks" not in key}
-        settings, told = _described(own)
+        settings, complete = _describe(own)
         weights = [*module._parameters.items(), *module._buffers.items()]
         shapes = {key: None if one is None else (tuple(one.shape), str(one.dtype)) for key, one in weights}
         parts = {key: None if part is None else cls.of(part) for key, part in module._modules.items()} if deep else {}
         texts = {key: None if part is None else part.text for key, part in parts.items()}
         text = repr((name if known else f"{name} {id(kind)}", settings, shapes, texts))
         found = [part for part in parts.values() if part is not None]
-        plain = told and not (module._forward_hooks or module._forward_pre_hooks)
+        plain = complete and not (module._forward_hooks or module._forward_pre_hooks)
         plain = plain and all(part.is_plain for part in found)
         return cls(text, plain, plain and known and all(part.is_known for part in found))
 
 
-def _described(value: Any) -> tuple[str, bool]:
-    """A setting as text, and whether the text describes all of it."""
+def _describe(value: Any) -> tuple[str, bool]:
+    """Return a setting as text, and whether the text describes it completely."""
     import torch
 
     if value is None or isinstance(value, bool | int | float | str | torch.dtype | torch.Size):
@@ -153,17 +154,17 @@ def _described(value: Any) -> tuple[str, bool]:
     if isinstance(value, torch.Tensor):
         return repr((tuple(value.shape), str(value.dtype))), True
     if isinstance(value, list | tuple):
-        parts = [_described(part) for part in value]
-        return repr([type(value).__name__, *(text for text, _ in parts)]), all(told for _, told in parts)
+        parts = [_describe(part) for part in value]
+        return repr([type(value).__name__, *(text for text, _ in parts)]), all(complete for _, complete in parts)
     if isinstance(value, Mapping):
-        parts = [(str(key), *_described(part)) for key, part in value.items()]
-        return repr(sorted((key, text) for key, text, _ in parts)), all(told for *_, told in parts)
+        parts = [(str(key), *_describe(part)) for key, part in value.items()]
+        return repr(sorted((key, text) for key, text, _ in parts)), all(complete for *_, complete in parts)
     return repr(type(value)), False
 
 
 @functools.cache
 def machine() -> dict[str, Any]:
-    """What is measured on: processor, cores, system, memory in GiB."""
+    """Describe this machine: processor, cores, system, memory in GiB."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count() or 1,

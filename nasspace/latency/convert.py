@@ -1,4 +1,4 @@
-"""`nn.Module` to ONNX, TorchScript and ncnn, batch norm folded; outputs compared with the original's."""
+"""Conversion of `nn.Module`s to ONNX, TorchScript and ncnn with folded batch norm, and comparison of outputs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from nasspace import files
 from nasspace.errors import InputError, first_line
 
 OPSET = 17
-_EXPORTER_WARNINGS = (  # of the fast exporter, chosen knowingly: 0.3 s a network where the newer one takes 15 s
+_EXPORTER_WARNINGS = (  # the legacy exporter takes 0.3 s per network, the newer one 15 s
     "You are using the legacy TorchScript-based ONNX export",
     "The feature will be removed",
 )
-# TorchScript is deprecated in favour of what compiles; it is measured as long as people ship it.
+# TorchScript is deprecated in favor of torch.compile, but still shipped.
 _TORCHSCRIPT_WARNING = r"`torch\.jit\.\w+` is deprecated"
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -40,23 +40,24 @@ def to_onnx(
     dynamic_batch: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a network as ONNX, in inference mode, batch norm folded into the convolutions; the path comes back.
+    """Write a network as ONNX in inference mode, with batch norm folded into the convolutions, and return the path.
 
     `input_shape` is (C, H, W). The graph has one input "input", (batch_size, C, H, W), and one output "output";
-    with `dynamic_batch` any batch size. `metadata` becomes the file's `metadata_props`. The caller's network keeps its
-    mode, device and weights. The file appears whole or not at all. Errors: `InputError` for a network that ONNX cannot
-    say and for a place that cannot be written.
+    `dynamic_batch` allows any batch size. `metadata` becomes the file's `metadata_props`. The network itself is not
+    changed (mode, device, weights). The file is written atomically. Raises `InputError` for a network that ONNX cannot
+    represent and for a path that cannot be written.
     """
     path = Path(path)
-    data = _exported(shipped(model), (batch_size, *input_shape), dynamic_batch)
+    data = _export(inference_copy(model), (batch_size, *input_shape), dynamic_batch)
     if dynamic_batch or metadata:
-        data = _completed(data, metadata or {})
+        data = _with_metadata(data, metadata or {})
     with files.replacing(path) as temporary:
         temporary.write_bytes(data)
     return path
 
 
-def _exported(model: nn.Module, shape: tuple[int, ...], dynamic_batch: bool) -> bytes:
+def _export(model: nn.Module, shape: tuple[int, ...], dynamic_batch: bool) -> bytes:
+    """Export with PyTorch's legacy exporter."""
     buffer = io.BytesIO()
     try:
         with _known_warnings(), torch.no_grad():
@@ -77,11 +78,11 @@ def _exported(model: nn.Module, shape: tuple[int, ...], dynamic_batch: bool) -> 
     return buffer.getvalue()
 
 
-def _completed(data: bytes, metadata: Mapping[str, str]) -> bytes:
-    """The file with metadata, and with reshapes that say that they keep the batch.
+def _with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Add metadata, and mark the batch dimension of reshapes as unchanged.
 
-    PyTorch writes a free batch as -1, "what is left". ONNX Runtime then takes it for a size of its own, and does not
-    fuse the addition of a shortcut into the convolution (8 % of the time of a ShuffleNet V1); 0 is "as in the input".
+    PyTorch writes a dynamic batch as -1 ("inferred"). ONNX Runtime then treats it as a separate dimension and does not
+    fuse the addition of a shortcut into the convolution (8 % of a ShuffleNet V1's time); 0 means "as in the input".
     """
     import onnx
     from onnx import numpy_helper
@@ -96,12 +97,12 @@ def _completed(data: bytes, metadata: Mapping[str, str]) -> bytes:
     constants |= {one.name: one for one in graph.initializer}
     for node in graph.node:
         if node.op_type == "Reshape" and node.input[1] in constants and shapes.get(node.input[0]):
-            wanted = numpy_helper.to_array(constants[node.input[1]]).copy()
-            _, *kept = shapes[node.input[0]]
-            if wanted.size and wanted[0] == -1 and 0 not in (*kept, *wanted) and np.prod(kept) == np.prod(wanted[1:]):
-                wanted[0] = 0
+            shape = numpy_helper.to_array(constants[node.input[1]]).copy()
+            _, *rest = shapes[node.input[0]]
+            if shape.size and shape[0] == -1 and 0 not in (*rest, *shape) and np.prod(rest) == np.prod(shape[1:]):
+                shape[0] = 0
                 node.input[1] = f"{node.output[0]}_shape"
-                graph.initializer.append(numpy_helper.from_array(wanted, node.input[1]))
+                graph.initializer.append(numpy_helper.from_array(shape, node.input[1]))
     read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
     for node in [node for node in graph.node if node.op_type == "Constant" and node.output[0] not in read]:
         graph.node.remove(node)
@@ -111,7 +112,7 @@ def _completed(data: bytes, metadata: Mapping[str, str]) -> bytes:
 
 @contextlib.contextmanager
 def _known_warnings() -> Iterator[None]:
-    """Silence the exporter's notices by their text, and the tracer's about shapes, which are fixed here."""
+    """Ignore the legacy exporter's deprecation and the tracer's warnings about shapes, which are fixed here."""
     with warnings.catch_warnings():
         for message in _EXPORTER_WARNINGS:
             warnings.filterwarnings("ignore", message, DeprecationWarning)
@@ -120,14 +121,14 @@ def _known_warnings() -> Iterator[None]:
 
 
 def to_torchscript(model: nn.Module, batch: Tensor) -> torch.jit.ScriptModule:
-    """A network in inference mode traced on one batch, (N, C, H, W) and frozen: its weights are constants."""
+    """Trace a network in inference mode on one batch, (N, C, H, W), and freeze it (weights become constants)."""
     with torchscript_warnings(), torch.no_grad():
         return torch.jit.freeze(torch.jit.trace(model, batch, check_trace=False))
 
 
 @contextlib.contextmanager
 def torchscript_warnings() -> Iterator[None]:
-    """Silence TorchScript's deprecation by its text, and the tracer's notices about shapes, which are fixed here."""
+    """Ignore TorchScript's deprecation and the tracer's warnings about shapes, which are fixed here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", _TORCHSCRIPT_WARNING, DeprecationWarning)
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
@@ -135,9 +136,9 @@ def torchscript_warnings() -> Iterator[None]:
 
 
 def to_ncnn(path: Path, input_shape: tuple[int, int, int]) -> tuple[Path, Path]:
-    """Convert an ONNX file of batch 1 by pnnx: ncnn's structure (.param) and weights (.bin, float32) beside it.
+    """Convert an ONNX file of batch 1 with pnnx to ncnn's structure (.param) and weights (.bin, float32) next to it.
 
-    Errors: `InputError` for a network that pnnx or ncnn do not know.
+    Raises `InputError` for a network that pnnx or ncnn does not support.
     """
     import pnnx
 
@@ -150,35 +151,35 @@ def to_ncnn(path: Path, input_shape: tuple[int, int, int]) -> tuple[Path, Path]:
     return param, weights
 
 
-def shipped(model: nn.Module) -> nn.Module:
-    """A copy of a network as it would be shipped: on the CPU, in inference mode."""
+def inference_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of a network on the CPU in inference mode."""
     return copy.deepcopy(model).cpu().eval()
 
 
-def folded(model: nn.Module, input_shape: tuple[int, int, int] | None = None) -> nn.Module:
-    """A copy in inference mode with every batch norm that directly follows a convolution folded into it.
+def fold_batch_norm(model: nn.Module, input_shape: tuple[int, int, int] | None = None) -> nn.Module:
+    """Return a copy in inference mode with every batch norm that directly follows a convolution folded into it.
 
-    What follows what is found by tracing (torch.fx). A network that cannot be traced is traced child by child; a
-    part that cannot be traced at all stays as it is, and so does a convolution used more than once. With
-    `input_shape`, (C, H, W), the outputs are compared on seeded input, and where they differ by more than a
-    thousandth of the largest the plain copy comes back, unfolded.
+    The order of modules is found by tracing (torch.fx). A network that cannot be traced is traced child by child; a
+    part that cannot be traced at all is not changed, nor is a convolution used more than once. With `input_shape`,
+    (C, H, W), the outputs are compared on seeded input; if they differ by more than a thousandth of the largest output,
+    the copy is returned without folding.
     """
-    plain = shipped(model)
+    plain = inference_copy(model)
     result = copy.deepcopy(plain)
     with torch.no_grad():
         _fold(result)
         if input_shape is not None:
-            image = _image((1, *input_shape), seed=0)
+            image = _random_images((1, *input_shape), seed=0)
             if not relative_difference(plain(image).numpy(), result(image).numpy()) < 1e-3:
                 return plain
     return result
 
 
 def _fold(module: nn.Module) -> None:
-    """Fold in place; children one by one where the module itself cannot be traced."""
+    """Fold in place; child by child if the module itself cannot be traced."""
     try:
         graph = torch.fx.Tracer().trace(module)
-    except Exception:  # whatever a user's `forward` raises when it meets a proxy
+    except Exception:  # a user's `forward` may raise anything on a proxy
         for child in module.children():
             _fold(child)
         return
@@ -194,13 +195,14 @@ def _fold(module: nn.Module) -> None:
 
 
 def _foldable(convolution: nn.Module, norm: nn.Module) -> bool:
-    """Exact types only: a subclass may do more than its name says."""
+    """Whether the pair can be folded; exact types only, since a subclass may compute something else."""
     if type(convolution) not in _CONVOLUTIONS or type(norm) not in _BATCH_NORMS or norm.running_mean is None:
         return False
     return not (convolution._forward_hooks or convolution._forward_pre_hooks or norm._forward_hooks)
 
 
 def _replace(module: nn.Module, name: str, new: nn.Module) -> None:
+    """Replace a submodule by its dotted name."""
     parent, _, leaf = name.rpartition(".")
     setattr(module.get_submodule(parent), leaf, new)
 
@@ -212,36 +214,37 @@ def largest_difference(
     seed: int = 0,
     batches: int = 2,
 ) -> float:
-    """How far ONNX Runtime's output is from PyTorch's, in float32, on seeded normal inputs.
+    """Compare ONNX Runtime's output with PyTorch's, in float32, on seeded normal inputs.
 
-    The largest absolute difference divided by the largest absolute output of PyTorch, over `batches` batches of the
-    file's batch size (1, 3, 5, ... where it is free); infinite where either has a value that is not finite.
+    Returns the largest absolute difference divided by the largest absolute output of PyTorch, over `batches` batches of
+    the file's batch size (1, 3, 5, ... if it is dynamic); infinite if either has a value that is not finite.
     """
     import onnxruntime
 
     if not Path(path).is_file():
         raise InputError(f"{path}: there is no such file")
     session = onnxruntime.InferenceSession(Path(path).read_bytes(), providers=["CPUExecutionProvider"])
-    given = session.get_inputs()[0]
-    fixed = given.shape[0] if isinstance(given.shape[0], int) else None
-    reference = shipped(model).float()
+    described = session.get_inputs()[0]
+    fixed = described.shape[0] if isinstance(described.shape[0], int) else None
+    reference = inference_copy(model).float()
     worst = 0.0
     for i in range(batches):
-        image = _image((fixed or 2 * i + 1, *input_shape), seed + i)
+        image = _random_images((fixed or 2 * i + 1, *input_shape), seed + i)
         with torch.inference_mode():
             expected = reference(image).numpy()
-        worst = max(worst, relative_difference(expected, session.run(None, {given.name: image.numpy()})[0]))
+        worst = max(worst, relative_difference(expected, session.run(None, {described.name: image.numpy()})[0]))
     return worst
 
 
-def _image(shape: tuple[int, ...], seed: int) -> Tensor:
+def _random_images(shape: tuple[int, ...], seed: int) -> Tensor:
+    """Draw seeded normal input."""
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
 
 
 def relative_difference(expected: np.ndarray, found: np.ndarray) -> float:
-    """Divide the largest absolute difference by the largest expected value.
+    """Divide the largest absolute difference by the largest absolute expected value.
 
-    It is infinite where the shapes differ and where a value is not finite.
+    The result is infinite if the shapes differ or a value is not finite.
     """
     if expected.shape != found.shape or not (np.isfinite(expected).all() and np.isfinite(found).all()):
         return math.inf

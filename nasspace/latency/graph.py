@@ -1,8 +1,8 @@
-"""An exported network as a graph: which operators a layer is made of, and the graph without some of them.
+"""An exported network as a graph of operators, with the layer that each operator belongs to.
 
-The fast exporter names every node by the module that it comes from (`/3/branch/branch.0/Conv`), and a network is a
-chain of layers: so the first number of a name is the layer. All this is read from the ONNX file and not from our
-blocks, so that it holds for a block of one's own.
+The exporter names every node by the module that it comes from (`/3/branch/branch.0/Conv`), and a network is a chain of
+layers, so the first number of a name is the index of the layer. Everything is read from the ONNX file and nothing from
+the blocks' code, so that it works for user-defined blocks too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LAYER = re.compile(r"/(\d+)/")
 
 @dataclass(frozen=True)
 class Convolution:
-    """One convolution of a layer; `map_size` is (height, width) of its output, `source` and `out` are tensors."""
+    """One convolution of a layer; `map_size` is (height, width) of its output, `source` and `out` name tensors."""
 
     layer: int
     name: str
@@ -42,6 +42,7 @@ class Convolution:
 
     @property
     def depthwise(self) -> bool:
+        """Whether each group has one input channel."""
         return 1 < self.groups == self.c_in
 
     @property
@@ -50,8 +51,8 @@ class Convolution:
         return math.prod(self.map_size) * self.c_in * self.c_out * self.kernel**2 // self.groups
 
 
-def layer_of(name: str) -> int | None:
-    """The layer that the name of a node or tensor begins with.
+def layer_index(name: str) -> int | None:
+    """Return the layer index at the start of the name of a node or tensor, or None.
 
     >>> layer_of("/12/branch/branch.0/Conv"), layer_of("/Flatten"), layer_of("ReorderInput_token_3")
     (12, None, None)
@@ -61,7 +62,7 @@ def layer_of(name: str) -> int | None:
 
 
 class Graph:
-    """The nodes of an ONNX file in order, with the shapes of their tensors and who makes and reads each."""
+    """The nodes of an ONNX file in order, with the shape, producer and consumers of each tensor."""
 
     def __init__(self, path: str | PathLike) -> None:
         import onnx
@@ -83,36 +84,39 @@ class Graph:
         self.shapes = _shapes(onnx.shape_inference.infer_shapes(self.model).graph)
         self.root = cache(self._root)
 
-    def data(self, node: Any) -> list[str]:
-        """The inputs of a node that are not constants."""
+    def data_inputs(self, node: Any) -> list[str]:
+        """Return the inputs of a node that are not constants."""
         return [name for name in node.input if name and name not in self.constants]
 
-    def is_map(self, tensor: str) -> bool:
-        """Whether a tensor is a feature map of more than one place."""
+    def is_feature_map(self, tensor: str) -> bool:
+        """Whether a tensor is a feature map of more than one position."""
         shape = self.shapes.get(tensor, ())
         return len(shape) == 4 and math.prod(shape[2:]) > 1
 
     def _root(self, tensor: str) -> str:
-        """The tensor of this shape and layer that this one is an element-wise function of; itself if there is none."""
+        """Return the tensor of equal shape and layer of which `tensor` is an element-wise function, else `tensor`."""
         node = self.producer.get(tensor)
         if node is None or node.op_type not in ELEMENTWISE:
             return tensor
-        roots = {self.root(name) if self._same_layer(name, node) else name for name in self.data(node)}
+        roots = {self.root(name) if self._same_layer(name, node) else name for name in self.data_inputs(node)}
         root = roots.pop() if len(roots) == 1 else tensor
         return root if self.shapes.get(root) == self.shapes.get(tensor) else tensor
 
     def _same_layer(self, tensor: str, node: Any) -> bool:
+        """Whether a tensor is produced in the layer of a node."""
         maker = self.producer.get(tensor)
-        return maker is not None and layer_of(maker.name) == layer_of(node.name)
+        return maker is not None and layer_index(maker.name) == layer_index(node.name)
 
     def convolutions(self) -> list[Convolution]:
-        """Every convolution on a feature map of more than one place, in order."""
+        """Return every convolution on a feature map of more than one position, in order."""
         return [
-            _convolution(self, node) for node in self.nodes if node.op_type == "Conv" and self.is_map(node.output[0])
+            _convolution(self, node)
+            for node in self.nodes
+            if node.op_type == "Conv" and self.is_feature_map(node.output[0])
         ]
 
-    def needed_only_by(self, tensor: str, reader: Any) -> list[Any]:
-        """The nodes that nobody needs if `reader` no longer reads `tensor`."""
+    def nodes_only_for(self, tensor: str, reader: Any) -> list[Any]:
+        """Return the nodes that become unused if `reader` no longer reads `tensor`."""
         dead: list[Any] = []
         open_ = [(tensor, reader)]
         while open_:
@@ -122,11 +126,12 @@ class Graph:
             if node is None or readers or name in self.outputs or node in dead:
                 continue
             dead.append(node)
-            open_ += [(source, node) for source in self.data(node)]
+            open_ += [(source, node) for source in self.data_inputs(node)]
         return dead
 
 
 def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor."""
     shapes = {one.name: tuple(one.dims) for one in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         shapes[value.name] = tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
@@ -134,7 +139,7 @@ def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
 
 
 def attribute(node: Any, name: str, default: Any = None) -> Any:
-    """One attribute of a node as plain values."""
+    """Return one attribute of a node as plain values."""
     import onnx
 
     found = [one for one in node.attribute if one.name == name]
@@ -142,10 +147,11 @@ def attribute(node: Any, name: str, default: Any = None) -> Any:
 
 
 def _convolution(graph: Graph, node: Any) -> Convolution:
+    """Describe a node of type Conv."""
     weight, out = graph.shapes[graph.copies.get(node.input[1], node.input[1])], graph.shapes[node.output[0]]
     groups = attribute(node, "group", 1)
     return Convolution(
-        layer=layer_of(node.name) or 0,
+        layer=layer_index(node.name) or 0,
         name=node.name,
         source=node.input[0],
         out=node.output[0],
@@ -158,12 +164,12 @@ def _convolution(graph: Graph, node: Any) -> Convolution:
     )
 
 
-def write(
+def write_graph(
     graph: Graph, path: str | PathLike, rewired: Mapping[str, str], added: Iterable[tuple[Any, Mapping[str, Any]]] = ()
 ) -> Path:
-    """Write the graph with every reader of a tensor of `rewired` reading the other one, and what is dead left out.
+    """Write the graph with the tensors in `rewired` replaced by others wherever they are read, without unused nodes.
 
-    `added` are new nodes, each with its new weights by name as arrays. An output of the graph keeps its name.
+    `added` holds new nodes, each with its new weights (arrays by name). Outputs of the graph keep their names.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -173,14 +179,14 @@ def write(
     added = list(added)
     nodes = [*model.graph.node, *(node for node, _ in added)]
     for node in nodes:
-        node.input[:] = [_followed(rewired, name) for name in node.input]
+        node.input[:] = [_resolve(rewired, name) for name in node.input]
     for _, weights in added:
         model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
-    nodes += [helper.make_node("Identity", [_followed(rewired, o)], [o]) for o in graph.outputs if o in rewired]
+    nodes += [helper.make_node("Identity", [_resolve(rewired, o)], [o]) for o in graph.outputs if o in rewired]
     makers = {out: node for node in nodes for out in node.output}
     makers |= {node.output[0]: node for node in nodes if node.op_type == "Identity" and node.output[0] in graph.outputs}
     del model.graph.node[:]
-    model.graph.node.extend(_living(makers, graph.outputs))
+    model.graph.node.extend(_reachable_nodes(makers, graph.outputs))
     del model.graph.value_info[:]
     used = {name for node in model.graph.node for name in node.input}
     weights = [one for one in model.graph.initializer if one.name in used]
@@ -190,23 +196,24 @@ def write(
     return Path(path)
 
 
-def _followed(rewired: Mapping[str, str], name: str) -> str:
+def _resolve(rewired: Mapping[str, str], name: str) -> str:
+    """Follow replacements to the final tensor."""
     while name in rewired:
         name = rewired[name]
     return name
 
 
-def _living(makers: Mapping[str, Any], outputs: Iterable[str]) -> list[Any]:
-    """The nodes that the outputs need, each behind those that it reads."""
-    done: list[Any] = []
+def _reachable_nodes(makers: Mapping[str, Any], outputs: Iterable[str]) -> list[Any]:
+    """Return the nodes that the outputs depend on, in topological order."""
+    ordered: list[Any] = []
     seen: set[int] = set()
     open_ = [(makers[name], False) for name in outputs]
     while open_:
-        node, ready = open_.pop()
-        if ready:
-            done.append(node)
+        node, visited = open_.pop()
+        if visited:
+            ordered.append(node)
         elif id(node) not in seen:
             seen.add(id(node))
             open_.append((node, True))
             open_ += [(makers[name], False) for name in node.input if name in makers]
-    return done
+    return ordered

@@ -1,4 +1,4 @@
-"""What each layer of a network takes, measured once in the same circumstances as its latency and remembered."""
+"""Time of each layer of a network, measured under the same conditions as its latency and cached."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasspace import temporary
-from nasspace.latency.cache import LatencyCache, is_measured
-from nasspace.latency.conditions import Conditions, digest_of
+from nasspace.latency.cache import LatencyCache, is_measurement
+from nasspace.latency.conditions import Conditions, network_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from nasspace.architecture import Architecture
     from nasspace.latency.benchmark import Latency
 
-RUNTIME = "onnxruntime"  # the one that tells
+RUNTIME = "onnxruntime"  # the only runtime with a profile by layer
 SECONDS = 0.2
 
 
-def layers_ms(
+def measure_layers(
     architecture: Architecture,
     model: nn.Module,
     latency: Latency,
@@ -32,43 +32,45 @@ def layers_ms(
     cache: LatencyCache,
     alone: Callable[[], AbstractContextManager] = contextlib.nullcontext,
 ) -> list[float]:
-    """Milliseconds of each layer of a network whose latency was measured in ONNX Runtime; they and a rest add up.
+    """Return milliseconds of each layer of a network whose latency was measured in ONNX Runtime.
 
-    Within `alone()` nothing else is to keep the machine busy.
+    Together with the time between operators they add up to the latency. `alone()` is a context manager that holds the
+    machine for the measurement.
     """
     key = _conditions(architecture, model, latency)
     known = cache.get(key) if key and not fresh else None
-    if known and _are_times(known.get("layers_ms"), len(architecture.layers)):
+    if known and _are_layer_times(known.get("layers_ms"), len(architecture.layers)):
         return known["layers_ms"]
     with alone():
-        found = _profiled(architecture, model, latency)
+        found = _profile_layers(architecture, model, latency)
     if key:
         cache.put(key, {"layers_ms": found})
     return found
 
 
 def _conditions(architecture: Architecture, model: nn.Module, latency: Latency) -> Conditions | None:
-    """The latency's conditions, layer by layer; None where the network is not known by its structure."""
-    digest = digest_of(architecture, model)
+    """Return the latency's conditions, marked as by layer; None if the network has no digest."""
+    digest = network_digest(architecture, model)
     if digest is None:
         return None
-    asked = {"device": latency.device, "threads": latency.threads, "batch_size": latency.batch_size}
-    found = Conditions.here(digest, RUNTIME, **asked, input=latency.input)
+    settings = {"device": latency.device, "threads": latency.threads, "batch_size": latency.batch_size}
+    found = Conditions.on_this_machine(digest, RUNTIME, **settings, input=latency.input)
     return replace(found, runtime=f"{RUNTIME}, layer by layer")
 
 
-def _are_times(values: Any, count: int) -> bool:
-    """Whether these are the milliseconds of so many layers; the cache may hold anything."""
+def _are_layer_times(values: Any, count: int) -> bool:
+    """Whether a value from the cache holds the milliseconds of `count` layers."""
     whole = isinstance(values, list) and len(values) == count
-    return whole and all(is_measured(value) or (value == 0 and not isinstance(value, bool)) for value in values)
+    return whole and all(is_measurement(value) or (value == 0 and not isinstance(value, bool)) for value in values)
 
 
-def _profiled(architecture: Architecture, model: nn.Module, latency: Latency) -> list[float]:
+def _profile_layers(architecture: Architecture, model: nn.Module, latency: Latency) -> list[float]:
+    """Profile the network in ONNX Runtime."""
     from nasspace.latency import profile
     from nasspace.latency.convert import to_onnx
 
     count = len(architecture.layers)
     with temporary.private() as folder:
         path = to_onnx(model, latency.input, Path(folder) / "network.onnx", batch_size=latency.batch_size)
-        taken = profile.take(path, count, latency.median_ms, threads=latency.threads, seconds=SECONDS)
-    return [round(taken.of_layer(i), 5) for i in range(count)]
+        profiled = profile.profile_onnx(path, count, latency.median_ms, threads=latency.threads, seconds=SECONDS)
+    return [round(profiled.of_layer(i), 5) for i in range(count)]

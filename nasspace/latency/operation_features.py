@@ -1,4 +1,4 @@
-"""What networks do, as operations that are counted and described: what the predictor learns from."""
+"""Features of a network's operations, from which the latency predictor learns."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ import numpy as np
 from nasspace.architecture import Architecture
 from nasspace.counting import Operation, cost, operations
 
-LANES = (8, 16)  # channels that vector units take at once; what they do not divide is slower
-SIZES = 7  # columns of an operation's description that are sizes; the others are lanes
+LANES = (8, 16)  # channels that vector units process at once; other widths are slower
+SIZES = 7  # the first columns of `size_features` are sizes; the others belong to lanes
 
 
-class Bag:
-    """The distinct operations of some architectures, and how often each has each; the last stands for a run itself."""
+class OperationCounts:
+    """The distinct operations of architectures, and `counts`, how often each architecture has each of them.
+
+    `counts` has shape (architectures, operations + 1); the last column is 1 and stands for the run itself.
+    """
 
     def __init__(self, architectures: Iterable[Architecture]):
         architectures = list(architectures)
@@ -30,42 +33,42 @@ class Bag:
         self.counts = np.array(rows).reshape(len(rows), -1)
         self.counts[:, -1] = 1
 
-    def row(self, done: Iterable[Operation]) -> np.ndarray:
-        """How often each operation is among those done."""
+    def row(self, operations: Iterable[Operation]) -> np.ndarray:
+        """Count how often each known operation occurs."""
         row = np.zeros(len(self.index) + 1)
-        for operation in done:
+        for operation in operations:
             row[self.index[operation]] += 1
         return row
 
     @cached_property
-    def described(self) -> tuple[np.ndarray, np.ndarray]:
-        """The kinds, (operations + 1,), and the logarithms of sizes and what is left over of lanes."""
+    def features(self) -> tuple[np.ndarray, np.ndarray]:
+        """The kinds, of shape (operations + 1,), and the `size_features` of each."""
         kinds = np.array([*(operation.kind for operation in self.operations), ""], dtype=object)
-        sizes = np.array([*map(sizes_of, self.operations), (0.0,) * (SIZES + 2 * len(LANES))])
+        sizes = np.array([*map(size_features, self.operations), (0.0,) * (SIZES + 2 * len(LANES))])
         return kinds, sizes
 
 
 @lru_cache(maxsize=20_000)
-def by_layer(architecture: Architecture) -> tuple[tuple[Operation, ...], ...]:
-    """The operations of each layer."""
+def operations_by_layer(architecture: Architecture) -> tuple[tuple[Operation, ...], ...]:
+    """Return the operations of each layer."""
     counted = zip(architecture.layers, cost(architecture).layers, strict=True)
     return tuple(operations(layer, part.in_shape) for layer, part in counted)
 
 
 def operations_of(architecture: Architecture) -> Iterator[Operation]:
-    """All operations of a network, in order."""
-    return itertools.chain.from_iterable(by_layer(architecture))
+    """Yield all operations of a network, in order."""
+    return itertools.chain.from_iterable(operations_by_layer(architecture))
 
 
-def counts_of(operation: Operation) -> tuple[float, ...]:
-    """Multiply-adds, elements accessed, elements of the output, and one."""
+def cost_features(operation: Operation) -> tuple[float, ...]:
+    """Return multiply-adds, elements accessed, elements of the output, and one."""
     return (operation.flops, operation.memory_access, math.prod(operation.out_shape), 1)
 
 
 @lru_cache(maxsize=100_000)
-def sizes_of(operation: Operation) -> tuple[float, ...]:
-    """Logarithms of channels, sides, kernel, groups and work, and the share of channels that lanes leave over."""
-    given, out = operation.in_shape or (1,), operation.out_shape or (1,)  # a user's block may have a scalar
+def size_features(operation: Operation) -> tuple[float, ...]:
+    """Return logarithms of channels, map sizes, kernel, groups and memory access, then the unused shares of lanes."""
+    given, out = operation.in_shape or (1,), operation.out_shape or (1,)  # a user's block may return a scalar
     kernel = operation.weight_shape[-1] if len(operation.weight_shape) == 4 else 1
     per_group = operation.weight_shape[1] if len(operation.weight_shape) == 4 else given[0]
     sizes = (given[0], out[0], math.prod(given[1:]), math.prod(out[1:]), kernel, given[0] / per_group)

@@ -1,4 +1,4 @@
-"""ONNX in int8: static quantisation, ranges taken from real images."""
+"""Static quantization of ONNX files to int8, calibrated on real images."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nasspace.errors import InputError
 if TYPE_CHECKING:
     from onnxruntime.quantization import CalibrationDataReader
 
-IMAGES = 32  # from which the ranges of activations are taken
+IMAGES = 32  # for calibration of the activations' ranges
 
 
-def digits(input_shape: tuple[int, int, int], count: int = IMAGES) -> np.ndarray:
-    """Handwritten digits of scikit-learn, spread over the set: standardised, scaled to `input_shape`, (C, H, W)."""
+def digit_images(input_shape: tuple[int, int, int], count: int = IMAGES) -> np.ndarray:
+    """Return scikit-learn's handwritten digits, standardized and scaled to `input_shape`, (C, H, W)."""
     import torch
     from sklearn.datasets import load_digits
 
@@ -31,41 +31,43 @@ def digits(input_shape: tuple[int, int, int], count: int = IMAGES) -> np.ndarray
 
 
 def to_int8(source: str | PathLike, path: str | PathLike, images: np.ndarray) -> Path:
-    """Quantise an ONNX file of one input: weights in int8 a channel, activations in uint8, as QDQ pairs.
+    """Quantize an ONNX file with one input: weights to int8 per channel, activations to uint8, as QDQ pairs.
 
-    `images` are float32 (N, C, H, W), prepared as the network is fed; ranges are the smallest and largest values that
-    they cause (random noise would cause others). Weights keep seven bits: processors without VNNI add two products
-    of eight bits in sixteen, and saturate. Errors: `InputError` for images that do not fit the network's input.
+    `images` are float32 (N, C, H, W), preprocessed as for inference; the ranges of activations are the smallest and
+    largest values on them (random noise would give other ranges). Weights use seven bits, since processors without VNNI
+    add two 8-bit products in 16 bits and saturate. Raises `InputError` for images that do not fit the network's input.
     """
     path = Path(path)
     with temporary.private() as folder, files.replacing(path) as target:
         prepared = Path(folder) / "prepared.onnx"
         try:
-            _quantise(Path(source), prepared, target, images)
+            _quantize(Path(source), prepared, target, images)
         except InputError:
             raise
-        except Exception as error:  # of ONNX, ONNX Runtime and its quantiser, which share no base class
+        except Exception as error:  # from ONNX, ONNX Runtime and its quantizer, without a common base class
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{source}: cannot be quantised: {reason}; use --runtime onnxruntime") from error
+            raise InputError(f"{source}: cannot be quantized: {reason}; use --runtime onnxruntime") from error
     return path
 
 
 def agreement(first: str | PathLike, second: str | PathLike, images: np.ndarray) -> float:
-    """The share of images, float32 (N, C, H, W), to which two ONNX files give the same class."""
+    """Return the share of images, float32 (N, C, H, W), that two ONNX files assign to the same class."""
     one, other = (_classes(Path(path), images) for path in (first, second))
     return float((one == other).mean())
 
 
 def _classes(path: Path, images: np.ndarray) -> np.ndarray:
+    """Predict the class of each image."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    batches = _reader(path, images)
+    batches = _batch_reader(path, images)
     outputs = [session.run(None, feed)[0].argmax(1) for feed in iter(batches.get_next, None)]
     return np.concatenate(outputs)[: len(images)]
 
 
-def _quantise(source: Path, prepared: Path, path: Path, images: np.ndarray) -> None:
+def _quantize(source: Path, prepared: Path, path: Path, images: np.ndarray) -> None:
+    """Prepare a file (shape inference, optimization) and quantize it."""
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -73,7 +75,7 @@ def _quantise(source: Path, prepared: Path, path: Path, images: np.ndarray) -> N
     quantization.quantize_static(
         str(prepared),
         str(path),
-        _reader(prepared, images),
+        _batch_reader(prepared, images),
         quant_format=quantization.QuantFormat.QDQ,
         per_channel=True,
         reduce_range=True,
@@ -83,8 +85,8 @@ def _quantise(source: Path, prepared: Path, path: Path, images: np.ndarray) -> N
     )
 
 
-def _reader(path: Path, images: np.ndarray) -> CalibrationDataReader:
-    """The images as batches of the network's size, one after another; too few for one batch are repeated."""
+def _batch_reader(path: Path, images: np.ndarray) -> CalibrationDataReader:
+    """Return a reader of the images in batches of the network's batch size; images repeat to fill the last batch."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader
 

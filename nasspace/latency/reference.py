@@ -1,6 +1,6 @@
-"""The reference network: measured beside every other, so that the machine's speed at the time cancels.
+"""The reference network: measured in turn with every other network, so that the machine's current speed cancels.
 
-What it took on this machine is remembered, and says what the machine's usual speed is and how far it wanders.
+Its times on this machine are stored in the cache; they show the machine's usual speed and how much it varies.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from nasspace.latency import runtimes
 from nasspace.latency.cache import LatencyCache
 from nasspace.latency.conditions import Conditions
-from nasspace.latency.statistics import NOTHING_KNOWN, History, sittings
+from nasspace.latency.statistics import NO_HISTORY, History, split_sessions
 
 if TYPE_CHECKING:
     from nasspace.architecture import Architecture
 
-LAYERS = [  # of each kind of work that the block library has, at the size of a mobile network
+LAYERS = [  # one of each kind of block, at the size of a mobile network
     {"block": "conv", "out": 16, "stride": 2},
     {"block": "inverted_residual", "out": 32, "stride": 2, "expansion": 3, "se": 0.25},
     {"block": "shuffle_v2", "out": 96, "stride": 2, "kernel": 5},
@@ -37,64 +37,70 @@ LAYERS = [  # of each kind of work that the block library has, at the size of a 
 
 @dataclass(frozen=True)
 class Reference:
-    """The reference network in a runtime, and what is known of the machine."""
+    """The reference network loaded in a runtime, and the history of the machine."""
 
     network: Any
-    history: History = NOTHING_KNOWN
+    history: History = NO_HISTORY
 
 
-def architecture() -> Architecture:
-    """The network: one of every kind of block, 3x224x224, about as fast as the networks that are searched for."""
+def reference_architecture() -> Architecture:
+    """Return the reference network: one block of each kind, 3x224x224, about as fast as typical searched networks."""
     from nasspace.architecture import Architecture
 
     return Architecture.of(LAYERS, input=(3, 224, 224), name="reference")
 
 
-def reference_for(threads: int, device: str, cache: LatencyCache, runtime: str = "onnxruntime") -> Reference:
-    """The reference for a measurement in `runtime`: it runs in ONNX Runtime on the CPU, else in PyTorch."""
-    return Reference(network(threads, device), history(conditions(threads, device), runtime, cache))
+def load_reference(threads: int, device: str, cache: LatencyCache, runtime: str = "onnxruntime") -> Reference:
+    """Load the reference for a measurement in `runtime`: in ONNX Runtime on the CPU, in PyTorch elsewhere."""
+    return Reference(
+        reference_network(threads, device), machine_history(reference_conditions(threads, device), runtime, cache)
+    )
 
 
-def network(threads: int, device: str) -> Any:
-    """The reference network, loaded once in a process in what runs it on a device."""
-    return _network(_runtime(device), threads, device)
+def reference_network(threads: int, device: str) -> Any:
+    """Return the reference network in the runtime that runs it on a device, loaded once per process."""
+    return _load_network(_runtime_for(device), threads, device)
 
 
-def history(reference: Conditions, runtime: str, cache: LatencyCache) -> History:
-    """What is known of the machine on which the reference runs so, for measurements in `runtime`."""
+def machine_history(reference: Conditions, runtime: str, cache: LatencyCache) -> History:
+    """Read from the cache what is known of the machine, for measurements in `runtime` next to this reference."""
     networks = cache.ratios(reference, runtime).values()
-    repeats = (tuple(statistics.median(v for _, v in sitting) for sitting in sittings(timed)) for timed in networks)
+    repeats = (
+        tuple(statistics.median(v for _, v in session) for session in split_sessions(timed)) for timed in networks
+    )
     return History(tuple(cache.readings(reference)), tuple(one for one in repeats if len(one) > 1))
 
 
-def write(folder: Path) -> Path:
-    """The reference network as an ONNX file in a folder."""
+def write_reference(folder: Path) -> Path:
+    """Write the reference network as an ONNX file into a folder."""
     from nasspace.latency.convert import to_onnx
     from nasspace.network import build
 
-    return to_onnx(build(architecture()), architecture().input, folder / "reference.onnx")
+    return to_onnx(build(reference_architecture()), reference_architecture().input, folder / "reference.onnx")
 
 
-def remember(rounds_ms: Sequence[float], threads: int, device: str, cache: LatencyCache) -> None:
-    """Keep the reference's median over the rounds of one undisturbed measurement."""
+def record_rounds(rounds_ms: Sequence[float], threads: int, device: str, cache: LatencyCache) -> None:
+    """Store the median of the reference's rounds in one undisturbed measurement."""
     if rounds_ms:
-        cache.add_reading(conditions(threads, device), statistics.median(rounds_ms))
+        cache.add_reading(reference_conditions(threads, device), statistics.median(rounds_ms))
 
 
-def conditions(threads: int, device: str) -> Conditions:
-    """Those in which the reference network runs beside others on a device of this machine."""
-    known = architecture()
-    return Conditions.here(known.digest, _runtime(device), device=device, threads=threads, input=known.input)
+def reference_conditions(threads: int, device: str) -> Conditions:
+    """Return the conditions under which the reference network runs on a device of this machine."""
+    architecture = reference_architecture()
+    return Conditions.on_this_machine(
+        architecture.digest, _runtime_for(device), device=device, threads=threads, input=architecture.input
+    )
 
 
-def _runtime(device: str) -> str:
+def _runtime_for(device: str) -> str:
     return "onnxruntime" if device == "cpu" else "eager"
 
 
 @functools.cache
-def _network(runtime: str, threads: int, device: str) -> Any:
-    """The reference network loaded in a runtime, once in a process."""
+def _load_network(runtime: str, threads: int, device: str) -> Any:
+    """Load the reference network in a runtime, once per process."""
     from nasspace.network import build
 
-    reference = architecture()
+    reference = reference_architecture()
     return runtimes.get(runtime)(threads, 1, device).load(build(reference), reference.input)

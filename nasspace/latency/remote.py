@@ -1,4 +1,4 @@
-"""Latency on another device: ONNX files are pushed over SSH, measured there as here, and remembered here."""
+"""Latency on another device: ONNX files are pushed over SSH, measured by the same code, and cached locally."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nasspace.errors import InputError
 from nasspace.latency import benchmark, reference, runtimes
 from nasspace.latency.benchmark import SECONDS, Latency, check_counts
 from nasspace.latency.cache import LatencyCache
-from nasspace.latency.conditions import Conditions, digest_of
+from nasspace.latency.conditions import Conditions, network_digest
 from nasspace.latency.connection import Address, Connection
 
 if TYPE_CHECKING:
@@ -26,50 +26,50 @@ if TYPE_CHECKING:
     from nasspace.architecture import Architecture
 
 LOCAL = "local"
-TOGETHER = 4  # files that are measured side by side; the reference network beside makes several such groups one
+GROUP_SIZE = 4  # files measured in turn; the reference network makes groups comparable
 
 
-def check(address: str, runtime: str) -> None:
-    """Refuse what is no device, and a runtime that does not run the files that are pushed; nothing is connected."""
+def check_device(address: str, runtime: str) -> None:
+    """Raise `InputError` for an invalid address or a runtime that cannot run there, without connecting."""
     if address == LOCAL:
         return
-    Address.of(address)
+    Address.parse(address)
     if not issubclass(runtimes.get(runtime), runtimes.OnnxRuntime):
         raise InputError(f"runtime '{runtime}': {address} measures with onnxruntime or onnxruntime-int8")
 
 
-class Remote:
-    """A device at `ssh://[user@]host[:port][/path/of/python]`, connected when it is first asked; closed with `with`.
+class RemoteDevice:
+    """A device at `ssh://[user@]host[:port][/path/of/python]`, connected on first use and closed by `with`.
 
-    Errors, each an `InputError`: no such device, an unknown or changed host key, no Python or ONNX Runtime there, a
-    connection lost.
+    Raises `InputError` for an unreachable device, an unknown or changed host key, missing Python or ONNX Runtime, and
+    a lost connection.
     """
 
     def __init__(self, address: str) -> None:
-        self.address = Address.of(address)
+        self.address = Address.parse(address)
 
     @functools.cached_property
     def _connection(self) -> Connection:
-        return Connection(self.address, _code())
+        return Connection(self.address, _pushed_code())
 
-    def __enter__(self) -> Remote:
+    def __enter__(self) -> RemoteDevice:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """End the process on the device, which leaves no file there; a later question begins another."""
+        """End the process on the device, which leaves no files there; a later request starts a new one."""
         if connection := self.__dict__.pop("_connection", None):
             connection.close()
 
     @property
     def machine(self) -> dict[str, Any]:
-        """What the device is, as `cache.machine`."""
+        """The device, in the form of `conditions.machine()`."""
         return self._connection.hello["machine"]
 
     def versions(self, runtime: str) -> dict[str, str]:
-        """Of the device's Python, numpy and ONNX Runtime, and of what writes the files here."""
+        """Return the versions of the device's libraries, and of the local ones that write the files."""
         return runtimes.versions(runtime) | self._connection.hello["versions"]
 
     def measure_latency(
@@ -79,31 +79,31 @@ class Remote:
         threads: int = 1,
         batch_size: int = 1,
         *,
-        model: nn.Module | runtimes.Calibrated | None = None,
+        model: nn.Module | runtimes.CalibratedModel | None = None,
         seconds: float = SECONDS,
         fresh: bool = False,
         cache: LatencyCache | None = None,
     ) -> Latency:
-        """As `benchmark.measure_latency`, on the device; remembered by its description, versions and address."""
-        check(str(self.address), runtime)
+        """Measure as `benchmark.measure_latency` does, on the device; cached by its machine, versions and address."""
+        check_device(str(self.address), runtime)
         check_counts(threads=threads, batch_size=batch_size)
         cache = LatencyCache() if cache is None else cache
-        digest = digest_of(architecture, None if model is None else runtimes.network_of(model, runtime))
-        asked = {"threads": threads, "batch_size": batch_size}
-        key = self._conditions(digest, runtime, **asked, input=architecture.input) if digest else None
-        beside = self._beside(threads)
-        if key and not fresh and (known := benchmark.recalled(key, cache)):
-            return known.normalized(reference.history(beside, runtime, cache))
+        digest = network_digest(architecture, None if model is None else runtimes.module_of(model, runtime))
+        settings = {"threads": threads, "batch_size": batch_size}
+        key = self._conditions(digest, runtime, **settings, input=architecture.input) if digest else None
+        reference_key = self._reference_conditions(threads)
+        if key and not fresh and (known := benchmark.cached_latency(key, cache)):
+            return known.normalized(reference.machine_history(reference_key, runtime, cache))
         if model is None:
             from nasspace.network import build
 
             model = build(architecture)
         with temporary.private() as folder:
-            here = runtimes.get(runtime)(threads, batch_size)
-            path = here.write(model, architecture.input, Path(folder) / "network.onnx")
-            runtimes.check_outputs(here.load(path), model)
+            local = runtimes.get(runtime)(threads, batch_size)
+            path = local.write(model, architecture.input, Path(folder) / "network.onnx")
+            runtimes.check_outputs(local.load(path), model)
             (found,) = self._measured([path], runtime, threads, batch_size, seconds, cache)
-        return benchmark.kept(found, key, beside, runtime, cache)
+        return benchmark.store_latency(found, key, reference_key, runtime, cache)
 
     def measure_files(
         self,
@@ -115,43 +115,45 @@ class Remote:
         runtime: str = "onnxruntime",
         cache: LatencyCache | None = None,
     ) -> Iterator[Latency]:
-        """Measure ONNX files on the device, four at a time side by side; each four comes when it is done."""
+        """Measure ONNX files on the device in groups of four; yield the results of each group when it is finished."""
         cache = LatencyCache() if cache is None else cache
-        for first in range(0, len(paths), TOGETHER):
-            group = [Path(path) for path in paths[first : first + TOGETHER]]
+        for first in range(0, len(paths), GROUP_SIZE):
+            group = [Path(path) for path in paths[first : first + GROUP_SIZE]]
             yield from self._measured(group, runtime, threads, batch_size, seconds, cache)
 
     def _measured(
         self, paths: list[Path], runtime: str, threads: int, batch_size: int | None, seconds: float, cache: LatencyCache
     ) -> list[Latency]:
+        """Measure a group of files, store the reference's reading, and normalize."""
         contents = [path.read_bytes() for path in paths]
         request = {"sizes": [len(content) for content in contents], "threads": threads, "batch_size": batch_size}
         request |= {"seconds": seconds}
         try:
-            answer = self._connection.ask(request, *contents)
-            found = [self._here(Latency.from_json(document), runtime) for document in answer["latencies"]]
+            response = self._connection.request(request, *contents)
+            found = [self._with_device(Latency.from_json(one), runtime) for one in response["latencies"]]
         except InputError:
             self.close()
             raise
-        beside = self._beside(threads)
+        reference_key = self._reference_conditions(threads)
         undisturbed = [ms for one in found if not one.contended for ms in one.reference_ms]
         if undisturbed:
-            cache.add_reading(beside, statistics.median(undisturbed))
-        known = reference.history(beside, runtime, cache)
+            cache.add_reading(reference_key, statistics.median(undisturbed))
+        known = reference.machine_history(reference_key, runtime, cache)
         return [latency.normalized(known) for latency in found]
 
-    def _here(self, latency: Latency, runtime: str) -> Latency:
-        """What was measured there, with the device and the versions that belong to it."""
+    def _with_device(self, latency: Latency, runtime: str) -> Latency:
+        """Return a measurement with the device's address and versions."""
         return replace(latency, runtime=runtime, device=str(self.address), versions=self.versions(runtime))
 
-    def _beside(self, threads: int) -> Conditions:
-        """Those of the reference network there."""
-        known = reference.architecture()
-        return self._conditions(known.digest, "onnxruntime", threads=threads, batch_size=1, input=known.input)
+    def _reference_conditions(self, threads: int) -> Conditions:
+        """Return the conditions of the reference network on the device."""
+        network = reference.reference_architecture()
+        return self._conditions(network.digest, "onnxruntime", threads=threads, batch_size=1, input=network.input)
 
-    def _conditions(self, digest: str, runtime: str, **asked: Any) -> Conditions:
+    def _conditions(self, digest: str, runtime: str, **settings: Any) -> Conditions:
+        """Return conditions on the device."""
         where = {"device": str(self.address), "versions": self.versions(runtime), "machine": self.machine}
-        return Conditions(digest, runtime, **where, **asked)
+        return Conditions(digest, runtime, **where, **settings)
 
 
 def measure_latency(
@@ -163,28 +165,28 @@ def measure_latency(
     *,
     latency_device: str = LOCAL,
     device: str = "cpu",
-    **asked: Any,
+    **options: Any,
 ) -> Latency:
-    """`benchmark.measure_latency` on `device` of this machine, or `Remote.measure_latency` on the one at an address.
+    """Measure the latency of an architecture on `device` of this machine, or on another machine.
 
-    `latency_device` is `local` or `ssh://[user@]host[:port][/path/of/python]`; `asked`: `model`, `seconds`, `fresh`,
-    `cache`. Raises `InputError` for what cannot be measured so.
+    `latency_device` is `local` or `ssh://[user@]host[:port][/path/of/python]`. `options` are `model`, `seconds`,
+    `fresh` and `cache` of `benchmark.measure_latency`. Raises `InputError` for arguments that cannot be measured.
     """
-    check(latency_device, runtime)
-    asked |= {"runtime": runtime, "threads": threads, "batch_size": batch_size}
+    check_device(latency_device, runtime)
+    options |= {"runtime": runtime, "threads": threads, "batch_size": batch_size}
     if latency_device == LOCAL:
-        return benchmark.measure_latency(architecture, resolution=resolution, device=device, **asked)
+        return benchmark.measure_latency(architecture, resolution=resolution, device=device, **options)
     if resolution is not None:
         check_counts(resolution=resolution)
         architecture = architecture.with_resolution(resolution)
     if device != "cpu":
         raise InputError(f"device '{device}': {latency_device} measures on its cpu")
-    with Remote(latency_device) as there:
-        return there.measure_latency(architecture, **asked)
+    with RemoteDevice(latency_device) as remote_device:
+        return remote_device.measure_latency(architecture, **options)
 
 
-def _code() -> bytes:
-    """The zip that is pushed: the modules that measure, as they are here, and the reference network."""
+def _pushed_code() -> bytes:
+    """Return the zip that is pushed: the modules needed for measuring, and the reference network."""
     package = Path(__file__).parents[1]
     modules = [
         package / "__init__.py",
@@ -196,5 +198,5 @@ def _code() -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive, temporary.private() as folder:
         for path in modules:
             archive.write(path, path.relative_to(package.parent))
-        archive.write(reference.write(Path(folder)), "reference.onnx")
+        archive.write(reference.write_reference(Path(folder)), "reference.onnx")
     return buffer.getvalue()

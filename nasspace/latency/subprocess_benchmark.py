@@ -1,4 +1,4 @@
-"""Measure what was exported: here, or in a fresh process that knows nothing but the files and what runs them."""
+"""Latency benchmark of exported files and folders, in this process or in a separate one that only loads them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ def measure_files(
     batch_size: int | None = None,
     seconds: float = SECONDS,
     *,
-    beside: str | PathLike | None = None,
+    reference_file: str | PathLike | None = None,
 ) -> list[Latency]:
-    """Measure ONNX files side by side in this process; `batch_size=None` is each file's own, 1 where it is free.
+    """Measure ONNX files in turn in this process; `batch_size=None` is each file's own, 1 if it is dynamic.
 
-    `beside` is the reference network's file. Nothing else is known of the machine here: see `Latency.normalized`.
+    `reference_file` is the ONNX file of the reference network. The result is not yet normalized by the machine's
+    history: see `Latency.normalized`.
     """
     check_counts(threads=threads, **({} if batch_size is None else {"batch_size": batch_size}))
     networks = {str(i): runtimes.OnnxRuntime(threads, batch_size).load(path) for i, path in enumerate(paths)}
-    compared = reference.Reference(runtimes.OnnxRuntime(threads).load(beside)) if beside else None
-    return list(measure(networks, reference=compared, seconds=seconds).values())
+    loaded = reference.Reference(runtimes.OnnxRuntime(threads).load(reference_file)) if reference_file else None
+    return list(measure(networks, reference=loaded, seconds=seconds).values())
 
 
 def measure_file(
@@ -51,7 +52,7 @@ def measure_folders(
     *,
     device: str = "cpu",
 ) -> list[Latency]:
-    """Measure exported folders side by side in a runtime that takes networks: `architecture.json` and its weights."""
+    """Measure exported folders in turn, in a runtime that loads networks (from `architecture.json` and the weights)."""
     from safetensors.torch import load_file
 
     from nasspace import architecture
@@ -60,16 +61,16 @@ def measure_folders(
     check_counts(threads=threads, batch_size=batch_size)
     networks = {}
     for i, folder in enumerate(map(Path, folders)):
-        described = architecture.load(folder / "architecture.json")
-        model = build(described)
+        network_architecture = architecture.load(folder / "architecture.json")
+        model = build(network_architecture)
         model.load_state_dict(load_file(folder / "weights.safetensors"))
-        networks[str(i)] = runtimes.get(runtime)(threads, batch_size, device).load(model, described.input)
+        networks[str(i)] = runtimes.get(runtime)(threads, batch_size, device).load(model, network_architecture.input)
         runtimes.check_outputs(networks[str(i)], model)
-    compared = reference.Reference(reference.network(threads, device))
-    return list(measure(networks, reference=compared, seconds=seconds).values())
+    loaded = reference.Reference(reference.reference_network(threads, device))
+    return list(measure(networks, reference=loaded, seconds=seconds).values())
 
 
-def measure_files_afresh(
+def measure_files_in_subprocess(
     paths: Iterable[str | PathLike],
     threads: int = 1,
     batch_size: int | None = None,
@@ -77,13 +78,15 @@ def measure_files_afresh(
     *,
     cache: LatencyCache | None = None,
 ) -> list[Latency]:
-    """As `measure_files`, in one fresh Python process and beside the reference network, whose history `cache` has."""
+    """Run `measure_files` with the reference network in a new Python process; `cache` holds the machine's history."""
     with temporary.private() as folder:
-        order = {"paths": [os.path.abspath(path) for path in paths], "threads": threads, "batch_size": batch_size}
-        return _remembered({**order, "seconds": seconds, "beside": str(reference.write(Path(folder)))}, cache)
+        request = {"paths": [os.path.abspath(path) for path in paths], "threads": threads, "batch_size": batch_size}
+        return _run_and_record(
+            {**request, "seconds": seconds, "reference_file": str(reference.write_reference(Path(folder)))}, cache
+        )
 
 
-def measure_folders_afresh(
+def measure_folders_in_subprocess(
     folders: Iterable[str | PathLike],
     runtime: str,
     threads: int = 1,
@@ -93,26 +96,31 @@ def measure_folders_afresh(
     device: str = "cpu",
     cache: LatencyCache | None = None,
 ) -> list[Latency]:
-    """As `measure_folders`, in one fresh Python process, beside the reference network."""
-    order = {"folders": [os.path.abspath(folder) for folder in folders], "runtime": runtime, "device": device}
-    return _remembered({**order, "threads": threads, "batch_size": batch_size, "seconds": seconds}, cache)
+    """Run `measure_folders` with the reference network in a new Python process; `cache` holds the machine's history."""
+    request = {"folders": [os.path.abspath(folder) for folder in folders], "runtime": runtime, "device": device}
+    return _run_and_record({**request, "threads": threads, "batch_size": batch_size, "seconds": seconds}, cache)
 
 
-def _remembered(order: dict, cache: LatencyCache | None) -> list[Latency]:
-    """What the fresh process finds, by all that is known of the machine; the reference's part of it is remembered."""
+def _run_and_record(request: dict, cache: LatencyCache | None) -> list[Latency]:
+    """Measure in a new process, store the reference's reading, and normalize by the machine's history."""
     cache = LatencyCache() if cache is None else cache
-    threads, device = order["threads"], order.get("device", "cpu")
-    found = _asked(order)
-    reference.remember([ms for one in found if not one.contended for ms in one.reference_ms], threads, device, cache)
-    known = reference.history(reference.conditions(threads, device), order.get("runtime", "onnxruntime"), cache)
+    threads, device = request["threads"], request.get("device", "cpu")
+    found = _run_subprocess(request)
+    reference.record_rounds(
+        [ms for one in found if not one.contended for ms in one.reference_ms], threads, device, cache
+    )
+    known = reference.machine_history(
+        reference.reference_conditions(threads, device), request.get("runtime", "onnxruntime"), cache
+    )
     return [latency.normalized(known) for latency in found]
 
 
-def _asked(order: dict) -> list[Latency]:
+def _run_subprocess(request: dict) -> list[Latency]:
+    """Measure in a new Python process that runs `main`."""
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     ended = subprocess.run(
-        [sys.executable, "-P", "-m", __spec__.name, json.dumps(order)],
+        [sys.executable, "-P", "-m", __spec__.name, json.dumps(request)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": path},
@@ -121,17 +129,17 @@ def _asked(order: dict) -> list[Latency]:
         answer = json.loads(ended.stdout)
     except ValueError:
         reason = (ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"])[-1]
-        raise NasspaceError(f"the fresh process that measures the exported files failed: {reason}") from None
+        raise NasspaceError(f"the process that measures the exported files failed: {reason}") from None
     if "error" in answer:
         raise InputError(answer["error"])
     return [Latency.from_json(document) for document in answer["latencies"]]
 
 
-def main(order: str) -> None:
-    """What the fresh process does: one JSON argument in, one JSON document on standard output."""
+def main(text: str) -> None:
+    """Measure what a JSON request describes, and print one JSON document on standard output."""
     try:
-        asked = json.loads(order)
-        measured = measure_folders(**asked) if "folders" in asked else measure_files(**asked)
+        request = json.loads(text)
+        measured = measure_folders(**request) if "folders" in request else measure_files(**request)
         answer = {"latencies": [latency.to_json() for latency in measured]}
     except InputError as error:
         answer = {"error": str(error)}

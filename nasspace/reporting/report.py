@@ -387,9 +387,9 @@ def _prediction(judged: Mapping[str, Any]) -> str:
     """How well latency was predicted: the recorded sentence, or, for older studies, one made from the figures."""
     if judged.get("sentence"):
         return str(judged["sentence"])
-    from nasspace.latency.predictor import sentence  # imports PyTorch
+    from nasspace.latency.predictor import cross_validation_sentence  # imports PyTorch
 
-    return sentence(judged)
+    return cross_validation_sentence(judged)
 
 
 def _trials_table(front: Front) -> Table:

@@ -61,7 +61,7 @@ def machine_of(trials: Iterable[optuna.trial.FrozenTrial]) -> dict[str, Any] | N
 
 
 def is_same_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two descriptions (`latency.cache.machine`) are of one machine.
+    """Whether two descriptions (`latency.conditions.machine`) are of one machine.
 
     The reported memory varies with what firmware and kernel reserve: 24 and 25 GiB count as equal.
     """

@@ -1,4 +1,4 @@
-"""What is said beforehand of a search's duration, and afterwards of how much of its latency target the front uses."""
+"""The estimate of a search's duration, and the note about a front far below its latency target."""
 
 from __future__ import annotations
 
@@ -25,34 +25,33 @@ def problem():
     return Problem.from_data(Recipe(trials=10), Space.from_text(SPACE, "few.yaml"))
 
 
-def test_more_trials_take_longer_and_time_alone_is_said_a_trial(problem):
-    found = duration.estimate(problem)
+def test_more_trials_take_longer_and_without_trials_the_estimate_is_per_trial(problem):
+    found = duration.estimate_duration(problem)
     assert found.search[0] > 0
     assert found.delivery[0] < found.mean_delivery < found.delivery[1]
-    assert str(found).startswith("likely to take ")
+    assert str(found).startswith("estimated time: ")
     unbounded = problem.recipe.model_copy(update={"trials": UNBOUNDED, "time_budget": 60.0})
-    text = str(duration.estimate(replace(problem, recipe=unbounded)))
-    assert text.startswith("a trial is likely to take ")
+    assert "for each trial" in str(duration.estimate_duration(replace(problem, recipe=unbounded)))
 
 
-def test_a_network_that_cannot_be_trained_is_left_out(problem, monkeypatch):
-    timed = duration._timed
+def test_a_network_that_cannot_be_trained_is_skipped(problem, monkeypatch):
+    timed = duration._time_network
     calls = []
 
     def failing(network, *arguments):
         calls.append(network)
         if len(calls) == 1:
-            raise RuntimeError("a block of one's own fails")
+            raise RuntimeError("a user's block fails")
         return timed(network, *arguments)
 
-    monkeypatch.setattr(duration, "_timed", failing)
-    assert duration.estimate(problem)
-    monkeypatch.setattr(duration, "_timed", lambda *_: 1 / 0)
-    assert duration.estimate(problem) is None
+    monkeypatch.setattr(duration, "_time_network", failing)
+    assert duration.estimate_duration(problem)
+    monkeypatch.setattr(duration, "_time_network", lambda *_: 1 / 0)
+    assert duration.estimate_duration(problem) is None
 
 
-def test_a_front_far_below_its_target_says_among_how_many(tmp_path, monkeypatch):
-    """Four networks: the quickest is the best; one is over the limit and counts for nothing."""
+def test_a_front_far_below_its_target_is_noted(tmp_path, monkeypatch):
+    """Four networks: the fastest is the best, and one exceeds the limit."""
     monkeypatch.chdir(tmp_path)
 
     def scored(architecture):

@@ -11,7 +11,7 @@ import nasspace.training.trainer
 from nasspace import Space, cost
 from nasspace.data.loading import load_data
 from nasspace.engine import latency_evaluator
-from nasspace.engine.evaluator import FunctionEvaluator, TrainingEvaluator, seed_of, violated_limit
+from nasspace.engine.evaluator import FunctionEvaluator, TrainingEvaluator, candidate_seed, violated_limit
 from nasspace.errors import InputError
 from nasspace.studies.recipe import Recipe
 
@@ -64,9 +64,9 @@ class Measured:
 @pytest.mark.parametrize(("limit", "inside"), [(1.9, False), (2.1, False), (2.19, False), (2.2, True), (2.3, True)])
 def test_the_upper_end_of_the_interval_decides(limit, inside, digits, architecture):
     settings = recipe(limits={"latency": f"{limit}ms"}, objectives=["latency", "flops"])
-    outcome = TrainingEvaluator(settings, digits, measure=lambda _: latency_evaluator.Measured(Measured(), "here"))(
-        architecture
-    )
+    outcome = TrainingEvaluator(
+        settings, digits, measure=lambda _: latency_evaluator.MeasuredLatency(Measured(), "here")
+    )(architecture)
     assert outcome.values["latency"] == 2.0
     assert outcome.details["latency_interval"]["high_ms"] == 2.2
     assert (outcome.reason == "") == inside
@@ -77,7 +77,9 @@ def test_the_upper_end_of_the_interval_decides(limit, inside, digits, architectu
 def test_inside_the_limits_it_is_trained_and_repeats(digits, architecture):
     """From the seed; a latency that other work disturbed would be measured again."""
     settings = recipe(limits={"latency": "1s"})
-    evaluator = TrainingEvaluator(settings, digits, measure=lambda _: latency_evaluator.Measured(Measured(), "here"))
+    evaluator = TrainingEvaluator(
+        settings, digits, measure=lambda _: latency_evaluator.MeasuredLatency(Measured(), "here")
+    )
     first, second = evaluator(architecture), evaluator(architecture)
     assert 0 < first.values["accuracy"] <= 1
     assert first.values == second.values
@@ -92,8 +94,8 @@ def test_the_first_violated_limit_is_named():
 
 
 def test_a_candidates_seed_is_its_own_and_the_studys(architecture):
-    assert seed_of(0, architecture) != seed_of(1, architecture)
-    assert seed_of(5, architecture) == seed_of(5, architecture) < 2**32
+    assert candidate_seed(0, architecture) != candidate_seed(1, architecture)
+    assert candidate_seed(5, architecture) == candidate_seed(5, architecture) < 2**32
 
 
 def test_a_function_is_completed_by_what_is_known_and_counted(architecture):

@@ -1,4 +1,4 @@
-"""Measuring and training never at the same time, trainings beside each other, and no lock that outlives its process."""
+"""Measurements exclude trainings, trainings share the machine, and locks end with their process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from nasspace.engine import machine_lock
-from nasspace.engine.machine_lock import FOLDER, Training, measuring
+from nasspace.engine.machine_lock import FOLDER, TrainingLock, measurement_lock
 from nasspace.errors import InputError
 
 pytest.importorskip("fcntl")
@@ -20,20 +20,20 @@ SOON = 60.0  # seconds: a test that waits longer has failed
 
 
 @pytest.fixture(autouse=True)
-def _a_machine_of_its_own(tmp_path, monkeypatch):
+def _separate_machine(tmp_path, monkeypatch):
     monkeypatch.setenv(FOLDER, str(tmp_path))
 
 
 @pytest.fixture
 def blocked(monkeypatch) -> threading.Event:
-    """Set when a thread finds a lock taken and is about to wait for it."""
-    event, real = threading.Event(), machine_lock._reporting
+    """An event that is set when a thread starts to wait for a lock."""
+    event, real = threading.Event(), machine_lock._reports
 
-    def reporting(*told):
+    def reporting(*arguments):
         event.set()
-        return real(*told)
+        return real(*arguments)
 
-    monkeypatch.setattr(machine_lock, "_reporting", reporting)
+    monkeypatch.setattr(machine_lock, "_reports", reporting)
     return event
 
 
@@ -43,28 +43,28 @@ def in_a_thread(function) -> threading.Thread:
     return thread
 
 
-def test_a_measurement_goes_between_two_passes_of_a_training(blocked):
+def test_a_measurement_runs_between_two_epochs_of_a_training(blocked):
     order = []
 
     def measured():
-        with measuring():
+        with measurement_lock():
             order.append("measured")
 
-    with Training() as turn:
+    with TrainingLock() as lock:
         order.append("first pass")
         waiting = in_a_thread(measured)
         assert blocked.wait(SOON)
         order.append("first pass ends")
-        turn.make_way()
+        lock.yield_to_measurements()
         order.append("second pass")
     waiting.join(SOON)
     assert order == ["first pass", "first pass ends", "measured", "second pass"]
 
 
-def test_trainings_run_beside_each_other(blocked):
-    with Training() as one, Training() as other:
-        one.make_way()
-        other.make_way()
+def test_trainings_share_the_machine(blocked):
+    with TrainingLock() as one, TrainingLock() as other:
+        one.yield_to_measurements()
+        other.yield_to_measurements()
     assert not blocked.is_set()
 
 
@@ -72,10 +72,10 @@ def test_a_training_waits_for_a_measurement(blocked):
     order = []
 
     def trained():
-        with Training():
+        with TrainingLock():
             order.append("trained")
 
-    with measuring():
+    with measurement_lock():
         waiting = in_a_thread(trained)
         assert blocked.wait(SOON)
         order.append("measured")
@@ -83,43 +83,43 @@ def test_a_training_waits_for_a_measurement(blocked):
     assert order == ["measured", "trained"]
 
 
-def held_by_another_process(what: str = "measuring()") -> subprocess.Popen:
-    """A process that has a turn until its standard input ends."""
-    code = f"from nasspace.engine.machine_lock import *\nwith {what}:\n    print('has it', flush=True)\n    input()"
+def held_by_another_process(what: str = "measurement_lock()") -> subprocess.Popen:
+    """Start a process that holds a lock until its standard input ends."""
+    code = f"from nasspace.engine.machine_lock import *\nwith {what}:\n    print('locked', flush=True)\n    input()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "has it\n"
+    assert process.stdout.readline() == "locked\n"
     return process
 
 
-def test_a_lock_goes_with_its_process(tmp_path):
+def test_a_lock_ends_with_its_process(tmp_path):
     with held_by_another_process() as process:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     assert list(tmp_path.glob("machine.*.*")), "its note is still there"
     assert machine_lock._holders(tmp_path, "machine") == []
     assert not list(tmp_path.glob("machine.*.*"))
-    with measuring():
+    with measurement_lock():
         assert machine_lock._holders(tmp_path, "machine") == [(os.getpid(), machine_lock.MEASURING)]
     assert not list(tmp_path.glob("*.*.*"))
 
 
 @pytest.mark.parametrize(
-    ("what", "purpose"), [("measuring()", machine_lock.MEASURING), ("Training()", machine_lock.TRAINING)]
+    ("what", "purpose"), [("measurement_lock()", machine_lock.MEASURING), ("TrainingLock()", machine_lock.TRAINING)]
 )
-def test_who_is_waited_for_is_reported_soon(what, purpose, monkeypatch):
+def test_the_holder_of_the_lock_is_reported_soon(what, purpose, monkeypatch):
     reported = threading.Event()
-    told: list[str] = []
+    messages: list[str] = []
 
     def warn(text: str) -> None:
-        told.append(text)
+        messages.append(text)
         reported.set()
 
     monkeypatch.setattr(machine_lock, "log", SimpleNamespace(warning=warn))
-    monkeypatch.setattr(machine_lock, "LONG", 0.01)
+    monkeypatch.setattr(machine_lock, "REPORT_AFTER", 0.01)
     with held_by_another_process(what) as process:
 
         def wait() -> None:
-            with measuring():
+            with measurement_lock():
                 pass
 
         waiting = in_a_thread(wait)
@@ -127,33 +127,33 @@ def test_who_is_waited_for_is_reported_soon(what, purpose, monkeypatch):
         process.communicate("\n")
     waiting.join(SOON)
     assert not waiting.is_alive()
-    assert f"waiting for process {process.pid} ({purpose})" in told[0]
-    assert "latency" in told[0]
+    assert f"waiting for process {process.pid} ({purpose})" in messages[0]
+    assert "latency" in messages[0]
 
 
 def test_a_short_wait_is_not_reported(blocked, caplog):
-    with measuring():
-        waiting = in_a_thread(lambda: Training().__enter__().__exit__())
+    with measurement_lock():
+        waiting = in_a_thread(lambda: TrainingLock().__enter__().__exit__())
         assert blocked.wait(SOON)
     waiting.join(SOON)
     assert caplog.text == ""
-    assert 1 < machine_lock.LONG <= 10
+    assert 1 < machine_lock.REPORT_AFTER <= 10
 
 
 def test_the_report_is_repeated(monkeypatch, tmp_path):
     several = threading.Semaphore(0)
     monkeypatch.setattr(machine_lock, "log", SimpleNamespace(warning=lambda _: several.release()))
-    monkeypatch.setattr(machine_lock, "LONG", 0.01)
-    monkeypatch.setattr(machine_lock, "AGAIN", 0.01)
-    with machine_lock._reporting(tmp_path, "machine", machine_lock.MEASURING):
+    monkeypatch.setattr(machine_lock, "REPORT_AFTER", 0.01)
+    monkeypatch.setattr(machine_lock, "REPORT_EVERY", 0.01)
+    with machine_lock._reports(tmp_path, "machine", machine_lock.MEASURING):
         for _ in range(3):
             assert several.acquire(timeout=SOON)
 
 
-def test_the_folder_is_of_one_user_alone(tmp_path, monkeypatch):
+def test_the_folder_is_private(tmp_path, monkeypatch):
     monkeypatch.delenv(FOLDER)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    with measuring():
+    with measurement_lock():
         (folder,) = tmp_path.iterdir()
         assert folder.stat().st_mode & 0o777 == 0o700
         assert all(path.stat().st_mode & 0o77 == 0 for path in folder.glob("*.lock"))
@@ -169,30 +169,30 @@ def test_a_folder_that_others_may_write_to_is_refused(named, tmp_path, monkeypat
     else:
         monkeypatch.delenv(FOLDER)
         monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    with pytest.raises(InputError, match=rf"others may write to it; run: chmod 700 {folder}"), measuring():
+    with pytest.raises(InputError, match=rf"others may write to it; run: chmod 700 {folder}"), measurement_lock():
         pass
 
 
 def test_a_folder_of_another_user_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: 12345)
-    with pytest.raises(InputError, match=rf"belongs to another user .*{FOLDER}"), measuring():
+    with pytest.raises(InputError, match=rf"belongs to another user .*{FOLDER}"), measurement_lock():
         pass
 
 
 @pytest.mark.parametrize("kind", ["link to a folder", "file"])
-def test_what_stands_in_the_place_of_the_folder_is_refused(kind, tmp_path, monkeypatch):
+def test_anything_but_a_folder_is_refused(kind, tmp_path, monkeypatch):
     monkeypatch.delenv(FOLDER)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     place = tmp_path / f"nasspace-{os.getuid()}"
     (tmp_path / "elsewhere").mkdir()
     place.touch() if kind == "file" else place.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match=rf"{place}: .*{FOLDER}"), measuring():
+    with pytest.raises(InputError, match=rf"{place}: .*{FOLDER}"), measurement_lock():
         pass
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_a_link_in_the_place_of_a_lock_is_refused(tmp_path):
+def test_a_link_instead_of_a_lock_file_is_refused(tmp_path):
     (tmp_path / "target").touch()
     (tmp_path / "gate.lock").symlink_to(tmp_path / "target")
-    with pytest.raises(InputError, match=r"gate\.lock: cannot be opened"), measuring():
+    with pytest.raises(InputError, match=r"gate\.lock: cannot be opened"), measurement_lock():
         pass

@@ -1,4 +1,4 @@
-"""The time limit of a trial: what ends the process, and what does not count."""
+"""The time limit of a trial: it ends the process, and excludes pauses."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from nasspace.engine import machine_lock, timeouts
 
 WORKING = """
 import sys, time
-from nasspace.engine.timeouts import stopped_after
-with stopped_after(0.5, sys.argv[1]):
+from nasspace.engine.timeouts import time_limit
+with time_limit(0.5, sys.argv[1]):
     while True:
         pass
 """
 
 
-def test_work_that_takes_longer_ends_the_process_and_leaves_its_place(tmp_path):
+def test_the_limit_ends_the_process_and_writes_its_stack(tmp_path):
     path = tmp_path / "trace.txt"
     done = subprocess.run([sys.executable, "-c", WORKING, str(path)], check=False, timeout=120)
     assert done.returncode == 1
@@ -28,14 +28,14 @@ def test_work_that_takes_longer_ends_the_process_and_leaves_its_place(tmp_path):
 
 
 class Clock:
-    """Time as the test moves it, and what faulthandler is asked."""
+    """A clock that the test advances, and the recorded calls of faulthandler."""
 
     def __init__(self, monkeypatch):
-        self.now, self.asked = 100.0, []
+        self.now, self.calls = 100.0, []
         monkeypatch.setattr(timeouts, "time", SimpleNamespace(monotonic=lambda: self.now))
         later = SimpleNamespace(
-            dump_traceback_later=lambda seconds, **_: self.asked.append(seconds),
-            cancel_dump_traceback_later=lambda: self.asked.append(None),
+            dump_traceback_later=lambda seconds, **_: self.calls.append(seconds),
+            cancel_dump_traceback_later=lambda: self.calls.append(None),
         )
         monkeypatch.setattr(timeouts, "faulthandler", later)
 
@@ -45,36 +45,36 @@ def clock(monkeypatch):
     return Clock(monkeypatch)
 
 
-def test_what_is_within_pauses_does_not_count(clock, tmp_path):
+def test_pauses_do_not_count(clock, tmp_path):
     path = tmp_path / "trace.txt"
-    with timeouts.stopped_after(10.0, str(path)):
+    with timeouts.time_limit(10.0, str(path)):
         clock.now += 4
-        with timeouts.paused():
+        with timeouts.limits_paused():
             clock.now += 1000
         clock.now += 5
-        with timeouts.paused():
+        with timeouts.limits_paused():
             clock.now += 1000
-    assert clock.asked == [10.0, None, 6.0, None, 1.0, None]
+    assert clock.calls == [10.0, None, 6.0, None, 1.0, None]
     assert not path.exists()
 
 
 def test_a_limit_that_is_used_up_in_a_pause_still_ends_the_process(clock):
-    with timeouts.stopped_after(10.0, None):
-        clock.now += 11  # it fires in a moment
-        with timeouts.paused():
+    with timeouts.time_limit(10.0, None):
+        clock.now += 11  # it fires immediately
+        with timeouts.limits_paused():
             pass
-    assert clock.asked == [10.0, None, timeouts.SHORTEST, None]
+    assert clock.calls == [10.0, None, timeouts.SHORTEST, None]
 
 
-def test_without_a_limit_nothing_is_asked(clock):
-    with timeouts.stopped_after(None, None), timeouts.paused():
+def test_without_a_limit_faulthandler_is_not_used(clock):
+    with timeouts.time_limit(None, None), timeouts.limits_paused():
         clock.now += 1000
-    assert clock.asked == []
+    assert clock.calls == []
 
 
-@pytest.mark.parametrize("turn", [machine_lock.measuring, machine_lock.Training])
-def test_waiting_for_a_turn_does_not_count(turn, clock, monkeypatch, tmp_path):
-    """Where the lock is taken, the limit stands still until it is free; where it is free, nothing is paused."""
+@pytest.mark.parametrize("lock", [machine_lock.measurement_lock, machine_lock.TrainingLock])
+def test_waiting_for_a_lock_does_not_count(lock, clock, monkeypatch, tmp_path):
+    """The limit is paused while the lock is taken; a free lock pauses nothing."""
     fcntl = pytest.importorskip("fcntl")
     monkeypatch.setenv(machine_lock.FOLDER, str(tmp_path))
     real, taken = fcntl.flock, True
@@ -84,12 +84,12 @@ def test_waiting_for_a_turn_does_not_count(turn, clock, monkeypatch, tmp_path):
         if taken and how & fcntl.LOCK_NB:
             raise BlockingIOError
         if taken:  # the one that waits: it is free after a quarter of an hour
-            assert clock.asked[-1] is None
+            assert clock.calls[-1] is None
             clock.now, taken = clock.now + 900, False
         real(descriptor, how)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with timeouts.stopped_after(10.0, None), turn():
+    with timeouts.time_limit(10.0, None), lock():
         clock.now += 3
-    assert clock.asked == [10.0, None, 10.0, None]
+    assert clock.calls == [10.0, None, 10.0, None]
     assert Path(tmp_path / "machine.lock").is_file()

@@ -1,4 +1,4 @@
-"""What goes against a guideline, what its change is, and what that saves."""
+"""Violations of guidelines, the proposed changes, and their savings."""
 
 from __future__ import annotations
 
@@ -11,13 +11,21 @@ from torch import nn
 
 from nasspace import Architecture, InputError, blocks, build, cost
 from nasspace.guidelines import LayerTime, counterfactuals, elementwise, explain, explanation, fragments, widths
-from nasspace.guidelines.context import Subject, above, near
-from nasspace.guidelines.counterfactuals import Circumstances, Context, Layers, Operators, Pattern, Saved, Surgery
+from nasspace.guidelines.context import NetworkContext, nearest_width, next_multiple_of_16
+from nasspace.guidelines.counterfactuals import (
+    GraphEdit,
+    LayerReplacement,
+    MeasurementSettings,
+    OperatorReplacement,
+    Operators,
+    Saving,
+    Surroundings,
+)
 from nasspace.latency import reference, runtimes
 from nasspace.latency.cache import LatencyCache
 from nasspace.latency.convert import to_onnx
 from nasspace.latency.graph import Graph
-from nasspace.latency.profile import Profile, Timed, take
+from nasspace.latency.profile import Profile, TimedOperator, profile_onnx
 
 
 def pointwise(out, **options):
@@ -25,30 +33,32 @@ def pointwise(out, **options):
 
 
 @pytest.fixture
-def subject_of(tmp_path):
-    """A network of these layers behind a 3x3 convolution to 16 channels, profiled."""
+def context_of(tmp_path):
+    """A profiled network of a 3x3 convolution to 16 channels and the given layers."""
 
     def make(*layers):
         architecture = Architecture.of(
             [{"block": "conv", "out": 16}, *layers, {"block": "linear", "out": 3}], input=(3, 16, 16)
         )
         path = to_onnx(build(architecture), architecture.input, tmp_path / "network.onnx")
-        return Subject(architecture, Graph(path), take(path, len(architecture.layers), 0.01, seconds=0.01))
+        return NetworkContext(
+            architecture, Graph(path), profile_onnx(path, len(architecture.layers), 0.01, seconds=0.01)
+        )
 
     return make
 
 
-def changed(subject, parts):
-    """The architecture with the changed layers."""
-    layers = list(subject.layers)
+def changed(context, parts):
+    """Return the architecture with the changed layers."""
+    layers = list(context.layers)
     for part in parts:
         layers[part.start : part.start + len(part.before)] = part.after
-    return Architecture.of(layers, input=subject.architecture.input)
+    return Architecture.of(layers, input=context.architecture.input)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (56, 56)])
 @pytest.mark.parametrize(("c1", "c2"), [(32, 32), (22, 44), (9, 108)])
-def test_memory_access_is_least_at_equal_widths(size, c1, c2):
+def test_memory_access_is_minimal_at_equal_widths(size, c1, c2):
     access, bound = widths.memory_access(size, c1, c2)
     assert access == math.prod(size) * (c1 + c2) + c1 * c2
     assert access >= bound - 1e-6
@@ -57,44 +67,44 @@ def test_memory_access_is_least_at_equal_widths(size, c1, c2):
 
 def test_widths_keep_the_flops_or_fill_the_vector_units():
     for width in range(1, 500):
-        assert abs(near(width) ** 2 / width**2 - 1) <= 0.05
-        assert above(width) % 16 == 0 <= above(width) - width < 16
+        assert abs(nearest_width(width) ** 2 / width**2 - 1) <= 0.05
+        assert next_multiple_of_16(width) % 16 == 0 <= next_multiple_of_16(width) - width < 16
 
 
-def test_a_plain_network_has_no_violation(subject_of):
-    subject = subject_of(pointwise(16), pointwise(32), {"block": "depthwise_separable", "out": 32}, {"block": "conv"})
-    assert [one for guideline in explanation.GUIDELINES for one in guideline(subject)] == []
+def test_a_plain_network_has_no_violation(context_of):
+    context = context_of(pointwise(16), pointwise(32), {"block": "depthwise_separable", "out": 32}, {"block": "conv"})
+    assert [one for guideline in explanation.GUIDELINES for one in guideline(context)] == []
 
 
-def test_g1_a_run_of_unequal_widths_gets_equal_ones_at_the_same_flops(subject_of):
-    subject = subject_of(*[pointwise(out) for out in (128, 16, 128, 16, 128, 16)])
-    first, second, *_ = widths.unequal(subject)
+def test_g1_a_run_of_unequal_widths_gets_equal_ones_at_the_same_flops(context_of):
+    context = context_of(*[pointwise(out) for out in (128, 16, 128, 16, 128, 16)])
+    first, second, *_ = widths.find_unequal_widths(context)
     assert (first.guideline, set(first.layers)) == ("G1", {1, 2, 3, 4, 5, 6})
     assert "memory access" in first.text
     outs = [[layer["out"] for layer in violation.parts[0].after] for violation in (first, second)]
-    assert outs[0] == [near(51.4)] * 5 + [16]
+    assert outs[0] == [nearest_width(51.4)] * 5 + [16]
     assert outs[1] == [64] * 5 + [16]
-    before, after = cost(subject.architecture).flops, cost(changed(subject, first.parts)).flops
+    before, after = cost(context.architecture).flops, cost(changed(context, first.parts)).flops
     assert after == pytest.approx(before, rel=0.06)
 
 
-def test_g1_the_layers_around_a_run_meet_its_width_too(subject_of):
-    """At the same FLOPs of all; the layer between two runs goes with the first of them."""
+def test_g1_layers_around_a_run_change_their_width_too(context_of):
+    """The total FLOPs stay; the layer between two runs belongs to the first of them."""
     runs = [pointwise(out) for out in (64, 8, 64, 8)], [pointwise(out) for out in (80, 10, 80, 10)]
-    subject = subject_of(pointwise(16), *runs[0], {"block": "conv", "out": 16}, *runs[1], pointwise(16), pointwise(16))
-    first = next(one for one in widths.unequal(subject) if "at their ends" in one.change)
+    context = context_of(pointwise(16), *runs[0], {"block": "conv", "out": 16}, *runs[1], pointwise(16), pointwise(16))
+    first = next(one for one in widths.find_unequal_widths(context) if "at their ends" in one.change)
     assert [(part.start, len(part.before)) for part in first.parts] == [(1, 6), (7, 5)]
-    after = changed(subject, first.parts)
+    after = changed(context, first.parts)
     widths_now = [layer.out for layer in after.layers]
     assert widths_now[1:6] == [widths_now[1]] * 5
     assert widths_now[7:11] == [widths_now[7]] * 4
     assert [widths_now[i] for i in (0, 6, 11, 12, 13)] == [16, 16, 16, 16, 3]
-    flops = [cost(one).flops for one in (after, subject.architecture)]
+    flops = [cost(one).flops for one in (after, context.architecture)]
     assert flops[0] == pytest.approx(flops[1], rel=0.06)
 
 
 @pytest.mark.parametrize(
-    ("front", "behind"),
+    ("before", "after"),
     [
         ({"block": "inverted_residual", "out": 16, "expansion": 2}, {"block": "global_pool"}),
         ({"block": "basic", "out": 16}, {"block": "basic", "out": 16}),
@@ -103,13 +113,13 @@ def test_g1_the_layers_around_a_run_meet_its_width_too(subject_of):
         ({"block": "shuffle_v2", "out": 16, "stride": 2}, {"block": "dropout"}),
     ],
 )
-def test_g2_a_run_keeps_its_ends_where_other_widths_would_change_more(front, behind, subject_of):
-    subject = subject_of(front, *[pointwise(16, groups=4)] * 4, behind)
-    parts = [part for one in widths.grouped(subject) for part in one.parts if isinstance(part, Layers)]
+def test_g2_a_run_keeps_its_ends_if_other_layers_would_change(before, after, context_of):
+    context = context_of(before, *[pointwise(16, groups=4)] * 4, after)
+    parts = [part for one in widths.find_grouped(context) for part in one.parts if isinstance(part, LayerReplacement)]
     assert {(part.start, len(part.before)) for part in parts} == {(2, 4)}
 
 
-def test_g2_a_run_keeps_its_ends_where_a_block_of_ones_own_refuses_the_width(subject_of, own_blocks):
+def test_g2_a_run_keeps_its_ends_if_a_user_block_refuses_the_width(context_of, own_blocks):
     class Wide(nn.Sequential):
         def __init__(self, in_channels, out_channels, stride=1):
             if in_channels < 48:
@@ -117,24 +127,24 @@ def test_g2_a_run_keeps_its_ends_where_a_block_of_ones_own_refuses_the_width(sub
             super().__init__(nn.Conv2d(in_channels, out_channels, 1))
 
     blocks.register("wide", Wide)
-    subject = subject_of(pointwise(64), *[pointwise(64, groups=8)] * 4, {"block": "wide", "out": 16})
-    found = list(widths.grouped(subject))
+    context = context_of(pointwise(64), *[pointwise(64, groups=8)] * 4, {"block": "wide", "out": 16})
+    found = list(widths.find_grouped(context))
     assert [one.parts for one in found[:2]] == [one.parts for one in found[2:]]
 
 
-def test_g2_a_run_meets_the_layers_around_it_at_the_same_flops(subject_of):
+def test_g2_a_run_and_the_layers_around_it_keep_the_flops(context_of):
     front = {"block": "bottleneck", "out": 64, "base_width": 16}
-    subject = subject_of(front, *[pointwise(64, groups=4)] * 5, {"block": "depthwise_separable", "out": 16})
-    found = [one for one in widths.grouped(subject) if "at their ends" in one.change]
+    context = context_of(front, *[pointwise(64, groups=4)] * 5, {"block": "depthwise_separable", "out": 16})
+    found = [one for one in widths.find_grouped(context) if "at their ends" in one.change]
     assert [[(part.start, len(part.before)) for part in one.parts] for one in found] == [[(1, 7)], [(1, 7)]]
-    after = changed(subject, found[0].parts)
+    after = changed(context, found[0].parts)
     assert len({layer.out for layer in after.layers[1:7]}) == 1
-    assert cost(after).flops == pytest.approx(cost(subject.architecture).flops, rel=0.06)
+    assert cost(after).flops == pytest.approx(cost(context.architecture).flops, rel=0.06)
 
 
-def test_g1_a_unit_whose_widths_are_its_own_is_compared_as_operators(subject_of):
-    violation = next(widths.unequal(subject_of({"block": "inverted_residual", "out": 16, "expansion": 4})))
-    assert [type(part) for part in violation.parts] == [Pattern, Pattern]
+def test_g1_a_unit_with_internal_widths_is_compared_as_operators(context_of):
+    violation = next(widths.find_unequal_widths(context_of({"block": "inverted_residual", "out": 16, "expansion": 4})))
+    assert [type(part) for part in violation.parts] == [OperatorReplacement, OperatorReplacement]
     part = violation.parts[0]
     assert part.before.convolutions == ((16, 64, 1, 1), (64, 16, 1, 1))
     assert part.after.convolutions == ((32, 32, 1, 1), (32, 32, 1, 1))
@@ -142,13 +152,13 @@ def test_g1_a_unit_whose_widths_are_its_own_is_compared_as_operators(subject_of)
     assert part.saved(2.0, 1.0) == pytest.approx(part.time_ms / 2)
 
 
-def test_g2_a_run_in_groups_gets_one_group_at_the_same_flops(subject_of):
-    subject = subject_of(pointwise(64), *[pointwise(64, groups=4)] * 6)
-    violation = next(widths.grouped(subject))
+def test_g2_a_grouped_run_gets_one_group_at_the_same_flops(context_of):
+    context = context_of(pointwise(64), *[pointwise(64, groups=4)] * 6)
+    violation = next(widths.find_grouped(context))
     assert set(violation.layers) == {2, 3, 4, 5, 6, 7}
-    after = changed(subject, violation.parts)
+    after = changed(context, violation.parts)
     assert all("groups" not in layer.options for layer in after.layers)
-    assert cost(after).flops == pytest.approx(cost(subject.architecture).flops, rel=0.06)
+    assert cost(after).flops == pytest.approx(cost(context.architecture).flops, rel=0.06)
 
 
 @pytest.mark.parametrize(
@@ -159,39 +169,39 @@ def test_g2_a_run_in_groups_gets_one_group_at_the_same_flops(subject_of):
         {"block": "basic", "out": 64, "groups": 4},
     ],
 )
-def test_g2_a_unit_in_groups_gets_a_narrower_middle_at_the_same_flops(unit, subject_of):
-    subject = subject_of(unit)
-    (part,) = next(widths.grouped(subject)).parts
-    assert isinstance(part, Layers)
+def test_g2_a_grouped_unit_gets_a_narrower_middle_at_the_same_flops(unit, context_of):
+    context = context_of(unit)
+    (part,) = next(widths.find_grouped(context)).parts
+    assert isinstance(part, LayerReplacement)
     assert part.after[0]["groups"] == 1
-    after = cost(changed(subject, [part])).layers[1]
-    assert after.out_shape == cost(subject.architecture).layers[1].out_shape
-    assert after.flops == pytest.approx(cost(subject.architecture).layers[1].flops, rel=0.1)
+    after = cost(changed(context, [part])).layers[1]
+    assert after.out_shape == cost(context.architecture).layers[1].out_shape
+    assert after.flops == pytest.approx(cost(context.architecture).layers[1].flops, rel=0.1)
 
 
-def test_g3_a_fire_module_is_two_fragments(subject_of):
-    (violation,) = fragments.fragmented(subject_of({"block": "fire", "out": 32}))
+def test_g3_a_fire_module_is_two_fragments(context_of):
+    (violation,) = fragments.find_fragments(context_of({"block": "fire", "out": 32}))
     (part,) = violation.parts
     assert (violation.guideline, violation.kind) == ("G3", "parallel")
     assert part.before == Operators(((4, 16, 1, 1), (4, 16, 3, 1)), "Concat", activated=True)
     assert part.after.convolutions == ((4, 18, 3, 1),)
 
 
-def test_g4_a_kind_of_element_wise_work_is_one_violation(subject_of):
+def test_g4_each_kind_of_element_wise_work_is_one_violation(context_of):
     layer = {"block": "conv", "out": 16, "se": 0.25, "activation": "elu"}
-    found = {one.kind: one for one in elementwise.elementwise(subject_of(layer, layer))}
+    found = {one.kind: one for one in elementwise.find_elementwise(context_of(layer, layer))}
     assert {kind: set(one.layers) for kind, one in found.items()} == {"se": {1, 2}, "activation": {1, 2}}
-    assert all(isinstance(part, Surgery) for one in found.values() for part in one.parts)
+    assert all(isinstance(part, GraphEdit) for one in found.values() for part in one.parts)
     assert all(one.time_ms > 0 for one in found.values())
 
 
-def test_a_part_is_entered_through_a_convolution_where_the_network_goes_on_in_front(subject_of, tmp_path):
-    """Else the shortcut of the layer in front would add the input of the file, which is laid out otherwise."""
-    subject = subject_of(*[pointwise(16, skip=True)] * 3)
-    leads = [subject.around(start, start + 1).lead for start in range(4)]
+def test_a_part_starts_with_a_convolution_if_layers_precede_it(context_of, tmp_path):
+    """Otherwise the shortcut of the preceding layer would add the file's input, which has another memory layout."""
+    context = context_of(*[pointwise(16, skip=True)] * 3)
+    leads = [context.surroundings(start, start + 1).lead for start in range(4)]
     assert [len(lead) for lead in leads] == [0, 1, 2, 2]
-    assert leads[3] == (pointwise(16), subject.layers[2])
-    (part,) = subject.surgeries("add", [3])
+    assert leads[3] == (pointwise(16), context.layers[2])
+    (part,) = context.graph_edits("add", [3])
     kinds = [[node.op_type for node in Graph(path).nodes] for path in part.write(tmp_path, 1)]
     assert [one.count("Conv") for one in kinds] == [3, 3]
     assert [one.count("Add") for one in kinds] == [2, 1]
@@ -202,12 +212,12 @@ def test_parts_are_measured_once_and_add_up(monkeypatch, tmp_path):
     sides = [{"ms": 3.0, "scatter": 0.3}, {"ms": 1.0, "scatter": 0.4}]
     monkeypatch.setattr(counterfactuals, "_measured", lambda part, folder, how: calls.append(part) or sides)
     operators = Operators(((8, 8, 1, 1),))
-    parts = [Pattern(operators, operators, (4, 4), ms) for ms in (3.0, 6.0)]
-    saved = counterfactuals.saving(parts, tmp_path, Circumstances())
+    parts = [OperatorReplacement(operators, operators, (4, 4), ms) for ms in (3.0, 6.0)]
+    saved = counterfactuals.measure_saving(parts, tmp_path, MeasurementSettings())
     assert len(calls) == 1, "equal operators on equal maps are one measurement"
     assert saved.ms == pytest.approx(6.0)
     assert saved.plus_minus > 0
-    assert counterfactuals.promises(parts, tmp_path, Circumstances()) >= 6.0
+    assert counterfactuals.estimate_saving(parts, tmp_path, MeasurementSettings()) >= 6.0
 
 
 @pytest.mark.parametrize(
@@ -219,56 +229,59 @@ def test_parts_are_measured_once_and_add_up(monkeypatch, tmp_path):
         (Operators(((8, 16, 1, 1), (16, 8, 1, 1))), Operators(((12, 12, 1, 1),) * 2), (8, 8)),
     ],
 )
-def test_operators_are_measured_on_end_where_they_can_follow_themselves(before, after, convolutions, tmp_path):
-    """So that what ONNX Runtime reorders at the ends of a file does not count for them."""
-    graphs = [Graph(path) for path in Pattern(before, after, (4, 4), 1.0).write(tmp_path, 1)]
+def test_operators_are_repeated_if_their_widths_allow_it(before, after, convolutions, tmp_path):
+    """This reduces the weight of ONNX Runtime's reordering at both ends of a file."""
+    graphs = [Graph(path) for path in OperatorReplacement(before, after, (4, 4), 1.0).write(tmp_path, 1)]
     assert tuple(len(graph.convolutions()) for graph in graphs) == convolutions
     relus = [sum(node.op_type == "Relu" for node in graph.nodes) for graph in graphs]
     assert relus == [convolutions[0] if before.activated else 0, 0]
 
 
-def test_g3_operators_are_activated_as_in_the_network(subject_of):
-    """ONNX Runtime joins an addition to a convolution only where nothing stands between them."""
-    (violation,) = fragments.fragmented(subject_of({"block": "fire", "out": 32}))
+def test_g3_operators_are_activated_as_in_the_network(context_of):
+    """ONNX Runtime fuses an addition into a convolution only if no operator lies between them."""
+    (violation,) = fragments.find_fragments(context_of({"block": "fire", "out": 32}))
     (part,) = violation.parts
     assert part.before.activated
     assert part.after.activated
 
 
-def test_measured_parts_are_kept_in_the_cache(tmp_path, monkeypatch):
+def test_measured_parts_are_cached(tmp_path, monkeypatch):
     operators = Operators(((8, 8, 1, 1),)), Operators(((8, 4, 1, 1),))
-    part, how = Pattern(*operators, (4, 4), 1.0), Circumstances(seconds=0.01)
-    first = counterfactuals.saving([part], tmp_path, how)
-    monkeypatch.setattr(counterfactuals, "side_by_side", None)
-    assert counterfactuals.saving([part], tmp_path, how) == first
+    part, how = OperatorReplacement(*operators, (4, 4), 1.0), MeasurementSettings(seconds=0.01)
+    first = counterfactuals.measure_saving([part], tmp_path, how)
+    monkeypatch.setattr(counterfactuals, "measure_side_by_side", None)
+    assert counterfactuals.measure_saving([part], tmp_path, how) == first
 
 
-def test_a_part_whose_outputs_are_not_pytorchs_is_not_measured(tmp_path, monkeypatch):
-    """Both sides of every kind of part: a runtime that computes something else is refused before the clock runs."""
-    monkeypatch.setattr(counterfactuals, "side_by_side", lambda *_: pytest.fail("it was measured"))
+def test_a_part_with_wrong_outputs_is_not_measured(tmp_path, monkeypatch):
+    """Outputs are compared before the measurement, for both sides of every kind of part."""
+    monkeypatch.setattr(counterfactuals, "measure_side_by_side", lambda *_: pytest.fail("it was measured"))
     outputs = runtimes.OnnxRuntime.outputs
     monkeypatch.setattr(runtimes.OnnxRuntime, "outputs", lambda self, batch: 1.01 * outputs(self, batch))
     layer = {"block": "conv", "out": 8, "se": 0.25}
-    context = Context((), (), (8, 6, 6))
+    surroundings = Surroundings((), (), (8, 6, 6))
     operators = Operators(((8, 8, 1, 1),)), Operators(((8, 4, 1, 1),))
-    for part in (Pattern(*operators, (4, 4), 1.0), Layers(0, (layer,), ({**layer, "kernel": 3},), context)):
-        with pytest.raises(InputError, match="outputs are not PyTorch's"):
-            counterfactuals.saving([part], tmp_path, Circumstances(seconds=0.01))
+    for part in (
+        OperatorReplacement(*operators, (4, 4), 1.0),
+        LayerReplacement(0, (layer,), ({**layer, "kernel": 3},), surroundings),
+    ):
+        with pytest.raises(InputError, match="outputs differ from PyTorch's"):
+            counterfactuals.measure_saving([part], tmp_path, MeasurementSettings(seconds=0.01))
     path = tmp_path / "changed.onnx"
     to_onnx(Operators(((8, 8, 3, 1),)).module(), (8, 6, 6), path)
-    with pytest.raises(InputError, match="with its optimizations than without"):
+    with pytest.raises(InputError, match="outputs change with its optimizations"):
         runtimes.check_optimized(path, 1)
 
 
 @pytest.mark.parametrize(
     ("saved", "expected"), [((4.0, 1.0), True), ((2.0, 0.1), False), ((4.0, 5.0), False), ((-4.0, 0.1), False)]
 )
-def test_a_saving_must_be_noticeable_and_above_its_doubt(saved, expected):
-    assert explanation.is_noticeable(Saved(*saved), 100.0) is expected
+def test_a_saving_must_be_noticeable_and_above_its_uncertainty(saved, expected):
+    assert explanation.is_noticeable(Saving(*saved), 100.0) is expected
 
 
-def test_time_has_a_row_a_layer_and_one_for_the_rest():
-    taken = Profile((Timed("/0/Conv", "Conv", 0, 3.0),), 1.0, 4.0, 20)
+def test_times_have_a_row_for_each_layer_and_the_rest():
+    taken = Profile((TimedOperator("/0/Conv", "Conv", 0, 3.0),), 1.0, 4.0, 20)
     layer = SimpleNamespace(block="conv", flops=600, memory_access=200)
     assert explanation._times([layer], taken) == (
         LayerTime(0, "conv", 3.0, 0.75, 600, 200, 3.0),
@@ -276,19 +289,19 @@ def test_time_has_a_row_a_layer_and_one_for_the_rest():
     )
 
 
-def test_the_latency_is_that_of_nas_latency_at_the_usual_speed(tmp_path):
-    """Beside the reference network, which is remembered; what cannot be is refused."""
+def test_the_latency_is_measured_as_by_nas_latency(tmp_path):
+    """It is measured next to the reference network, whose reading is stored; invalid settings are refused."""
     architecture = Architecture.of([pointwise(8), {"block": "linear", "out": 3}], input=(3, 8, 8))
     cache = LatencyCache(tmp_path / "latency.db")
     found = explain(architecture, seconds=0.02, cache=cache)
     assert sum(row.ms for row in found.time) == pytest.approx(found.latency_ms)
-    assert found.contended or cache.readings(reference.conditions(1, "cpu"))
+    assert found.contended or cache.readings(reference.reference_conditions(1, "cpu"))
     with pytest.raises(InputError, match="threads: 0"):
         explain(architecture, threads=0)
 
 
 @pytest.mark.slow
-def test_a_planted_violation_comes_first_and_its_change_is_measured_in_the_network():
+def test_a_planted_violation_comes_first_and_is_measured_in_the_network():
     layers = [pointwise(32), *[pointwise(32, activation="elu")] * 4]
     architecture = Architecture.of([*layers, {"block": "linear", "out": 3}], input=(3, 56, 56))
     found = explain(architecture, measure=True, seconds=0.2)

@@ -1,4 +1,4 @@
-"""What can be left out of a network is found by its operators, and what is left still runs."""
+"""Removable and mergeable operators are found in a graph, and the edited graph still runs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from nasspace import Architecture, blocks, build, zoo
-from nasspace.guidelines.graph_edits import operate, parallels, removables
+from nasspace.guidelines.graph_edits import find_parallel, find_removable, write_edited
 from nasspace.latency.convert import to_onnx
 from nasspace.latency.graph import Graph
 
 
 class Branches(nn.Module):
-    """1x1 convolutions side by side, concatenated or added."""
+    """Parallel 1x1 convolutions, concatenated or added."""
 
     def __init__(self, in_channels, out_channels, stride=1, *, count: int = 2, join: str = "concat"):
         super().__init__()
@@ -32,7 +32,7 @@ class Branches(nn.Module):
 
 @pytest.fixture
 def graph_of(tmp_path):
-    """The graph of layers behind a 3x3 convolution to 16 channels, and its file."""
+    """The graph and file of a 3x3 convolution to 16 channels and the given layers."""
 
     def make(*layers):
         architecture = Architecture.of(
@@ -60,44 +60,44 @@ LAYERS = {
 
 
 @pytest.mark.parametrize(("layer", "kind"), LAYERS.values(), ids=LAYERS)
-def test_element_wise_work_is_found_and_left_out(layer, kind, graph_of, tmp_path):
+def test_element_wise_work_is_found_and_removed(layer, kind, graph_of, tmp_path):
     graph, _ = graph_of(layer)
-    found = [one for one in removables(graph) if one.layer == 1 and one.kind == kind]
+    found = [one for one in find_removable(graph) if one.layer == 1 and one.kind == kind]
     assert found
-    changed = operate(graph, tmp_path / "changed.onnx", kind, {1})
+    changed = write_edited(graph, tmp_path / "changed.onnx", kind, {1})
     assert output(changed).shape == (1, 3)
     left = Graph(changed)
     assert not {name for one in found for name in one.names} & {node.name for node in left.nodes}
-    assert not [one for one in removables(left) if one.layer == 1 and one.kind == kind]
+    assert not [one for one in find_removable(left) if one.layer == 1 and one.kind == kind]
 
 
-def test_a_projected_shortcut_cannot_be_left_out(graph_of):
+def test_a_projected_shortcut_cannot_be_removed(graph_of):
     graph, _ = graph_of({"block": "basic", "out": 32, "stride": 2})
-    assert [one.kind for one in removables(graph) if one.layer == 1] == ["activation", "activation"]
+    assert [one.kind for one in find_removable(graph) if one.layer == 1] == ["activation", "activation"]
 
 
-def test_only_the_layers_asked_for_change(graph_of, tmp_path):
+def test_only_the_given_layers_change(graph_of, tmp_path):
     layer = {"block": "conv", "out": 16, "se": 0.25}
     graph, _ = graph_of(layer, layer)
-    left = Graph(operate(graph, tmp_path / "changed.onnx", "se", {2}))
-    assert [one.layer for one in removables(left) if one.kind == "se"] == [1]
+    left = Graph(write_edited(graph, tmp_path / "changed.onnx", "se", {2}))
+    assert [one.layer for one in find_removable(left) if one.kind == "se"] == [1]
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_concatenated_branches_become_one_convolution_that_does_the_same(count, graph_of, tmp_path, own_blocks):
+def test_concatenated_branches_become_one_equivalent_convolution(count, graph_of, tmp_path, own_blocks):
     blocks.register("branches", Branches)
     layer = {"block": "branches", "out": 16, "count": count}
     graph, path = graph_of(layer, layer)
-    assert [(len(one.convolutions), one.whole) for one in parallels(graph)] == [(count, True)] * 2
-    changed = operate(graph, tmp_path / "changed.onnx", "parallel", {1, 2})
+    assert [(len(one.convolutions), one.mergeable) for one in find_parallel(graph)] == [(count, True)] * 2
+    changed = write_edited(graph, tmp_path / "changed.onnx", "parallel", {1, 2})
     assert Counter(node.op_type for node in Graph(changed).nodes)["Conv"] == 3
     np.testing.assert_allclose(output(changed), output(path), rtol=1e-4, atol=1e-6)
 
 
-def test_branches_that_are_added_or_have_other_kernels_are_no_single_convolution(graph_of, own_blocks):
+def test_added_branches_or_different_kernels_are_not_merged(graph_of, own_blocks):
     blocks.register("branches", Branches)
     graph, _ = graph_of({"block": "branches", "out": 16, "count": 3, "join": "add"}, {"block": "fire", "out": 16})
-    assert [(one.join, len(one.convolutions), one.whole) for one in parallels(graph)] == [
+    assert [(one.join, len(one.convolutions), one.mergeable) for one in find_parallel(graph)] == [
         ("Add", 3, False),
         ("Concat", 2, False),
     ]
@@ -117,10 +117,10 @@ def test_convolutions_are_read_with_their_shapes(graph_of):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["shufflenet_v2_0.5", "mobilenet_v3_small_1.0", "xception", "resnet18"])
-def test_each_kind_can_be_left_out_of_published_networks(name, tmp_path):
+def test_each_kind_can_be_removed_from_published_networks(name, tmp_path):
     architecture = zoo.load(name, resolution=64, classes=10)
     graph = Graph(to_onnx(build(architecture), architecture.input, tmp_path / "network.onnx"))
-    for kind in {one.kind for one in removables(graph)}:
-        changed = operate(graph, tmp_path / f"{kind}.onnx", kind, set(range(len(architecture.layers))))
+    for kind in {one.kind for one in find_removable(graph)}:
+        changed = write_edited(graph, tmp_path / f"{kind}.onnx", kind, set(range(len(architecture.layers))))
         session = onnxruntime.InferenceSession(str(changed))
         assert session.run(None, {"input": np.zeros((1, 3, 64, 64), np.float32)})[0].shape == (1, 10)

@@ -1,4 +1,4 @@
-"""A device of its own: a real sshd on loopback, with its own keys and a Python that has numpy and ONNX Runtime only."""
+"""A test device: a real sshd on loopback with its own keys and a Python that only has numpy and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOT_THERE = (
 
 @dataclass
 class Board:
-    """The device: where it is, its files, its sshd."""
+    """The device: its folder, port and sshd process."""
 
     folder: Path
     port: int
@@ -44,7 +44,7 @@ class Board:
         return f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}{self.folder / python}"
 
     def cut(self) -> int:
-        """End every connection by its process; their number."""
+        """Kill the process of every connection and return their number."""
         found = children(self.process.pid)
         for pid in found:
             os.kill(pid, 9)
@@ -52,17 +52,17 @@ class Board:
 
 
 def children(parent: int) -> list[int]:
-    """Processes that a process started, from /proc: a container need not have `pgrep`."""
+    """Return the child processes from /proc, since a container may lack `pgrep`."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # the process has just ended
             if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
                 found.append(int(entry.name))
     return found
 
 
 def write_python(folder: Path, name: str, missing: tuple[str, ...]) -> None:
-    """A Python that finds what this one does, without some packages."""
+    """Write a Python launcher that cannot import some packages."""
     blocking = folder / f"without-{name}"
     blocking.mkdir()
     (blocking / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({missing!r}))\n")
@@ -104,7 +104,7 @@ def sshd(tmp_path_factory) -> Iterator[Board]:
     write_python(folder, "python", NOT_THERE)
     write_python(folder, "bare", (*NOT_THERE, "onnxruntime"))
     if os.getuid() == 0:
-        os.makedirs("/run/sshd", exist_ok=True)  # as its service does before it begins
+        os.makedirs("/run/sshd", exist_ok=True)  # as its service does before the start
     process = subprocess.Popen([SSHD, "-D", "-f", str(folder / "server"), "-E", str(folder / "log")])
     try:
         wait_for(port, process, folder / "log")
@@ -117,7 +117,7 @@ def sshd(tmp_path_factory) -> Iterator[Board]:
 def wait_for(port: int, process: subprocess.Popen, log: Path) -> None:
     for _ in range(100):
         if process.poll() is not None:
-            pytest.skip(f"sshd does not begin here: {log.read_text().strip()}")
+            pytest.skip(f"sshd does not start: {log.read_text().strip()}")
         with socket.socket() as one:
             if one.connect_ex(("127.0.0.1", port)) == 0:
                 return
@@ -126,6 +126,6 @@ def wait_for(port: int, process: subprocess.Popen, log: Path) -> None:
 
 @pytest.fixture
 def board(sshd, monkeypatch) -> Board:
-    """The device, known to this test's `ssh`."""
+    """The device, in the known hosts of this test's `ssh`."""
     monkeypatch.setenv("NASSPACE_SSH", f"ssh -F {sshd.folder / 'client'}")
     return sshd

@@ -1,4 +1,4 @@
-"""The cache remembers, is shared by processes, and is never the reason that something stops."""
+"""The cache: storing, sharing between processes, and damaged or unusable files that must not raise."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from nasspace.latency.cache import LatencyCache, machine
-from nasspace.latency.conditions import KEYS, Conditions
+from nasspace.latency.cache import LatencyCache
+from nasspace.latency.conditions import KEYS, Conditions, machine
 
 KEY = Conditions(
     digest="0123456789ab",
@@ -39,7 +39,7 @@ for i in range(25):
 """
 
 
-def test_what_is_put_is_had_and_replaced(tmp_path):
+def test_a_stored_document_is_read_and_replaced(tmp_path):
     cache = LatencyCache(tmp_path / "new" / "latency.db")
     turned = replace(KEY, versions=dict(reversed(KEY.versions.items())))
     assert cache.get(KEY) is None
@@ -50,13 +50,13 @@ def test_what_is_put_is_had_and_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("part", KEYS)
-def test_another_circumstance_is_another_entry(part, tmp_path):
+def test_other_conditions_are_another_entry(part, tmp_path):
     cache = LatencyCache(tmp_path / "latency.db")
     cache.put(KEY, DOCUMENT)
     assert cache.get(replace(KEY, **{part: {"other": 1}})) is None
 
 
-def test_the_folder_is_read_when_the_cache_is_made(tmp_path, monkeypatch):
+def test_the_environment_is_read_when_the_cache_is_created(tmp_path, monkeypatch):
     monkeypatch.setenv("NASSPACE_CACHE", str(tmp_path / "mine"))
     LatencyCache().put(KEY, DOCUMENT)
     assert (tmp_path / "mine" / "latency.db").is_file()
@@ -66,7 +66,7 @@ def test_the_folder_is_read_when_the_cache_is_made(tmp_path, monkeypatch):
     assert "nasspace" in str(LatencyCache().path)
 
 
-def test_several_processes_write_a_new_file_at_once(tmp_path):
+def test_several_processes_write_a_new_file_concurrently(tmp_path):
     path = tmp_path / "latency.db"
     writers = []
     for name in "abc":
@@ -82,7 +82,7 @@ def test_several_processes_write_a_new_file_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"this is not a database, but it is long enough" * 30, os.urandom(5000)])
-def test_a_broken_file_is_set_aside_with_one_warning(content, tmp_path, caplog):
+def test_a_damaged_file_is_renamed_with_one_warning(content, tmp_path, caplog):
     path = tmp_path / "latency.db"
     path.write_bytes(content)
     assert LatencyCache(path).get(KEY) is None
@@ -93,8 +93,8 @@ def test_a_broken_file_is_set_aside_with_one_warning(content, tmp_path, caplog):
     assert "damaged" in caplog.text
 
 
-def test_of_several_that_find_it_damaged_at_once_one_sets_it_aside(tmp_path, monkeypatch):
-    """All have met the damage before the first one moves the file; what each then puts stays."""
+def test_concurrent_processes_rename_a_damaged_file_once(tmp_path, monkeypatch):
+    """All find the damage before the first one renames the file; what each stores afterwards stays."""
     path, met = tmp_path / "latency.db", threading.Barrier(4)
     path.write_bytes(b"this is not a database, but it is long enough" * 30)
     set_aside = LatencyCache._set_aside
@@ -114,7 +114,7 @@ def test_of_several_that_find_it_damaged_at_once_one_sets_it_aside(tmp_path, mon
     assert (tmp_path / "latency.db.broken").read_bytes().startswith(b"this is not")
 
 
-def test_a_sound_file_is_not_set_aside(tmp_path, caplog):
+def test_an_intact_file_is_not_renamed(tmp_path, caplog):
     cache = LatencyCache(tmp_path / "latency.db")
     cache.put(KEY, DOCUMENT)
     cache._set_aside(sqlite3.DatabaseError("met a moment ago, in the file that was here"))
@@ -123,7 +123,7 @@ def test_a_sound_file_is_not_set_aside(tmp_path, caplog):
     assert not caplog.records
 
 
-def test_a_damaged_page_does_not_stop_anything(tmp_path):
+def test_a_damaged_page_raises_nothing(tmp_path):
     path = tmp_path / "latency.db"
     for i in range(60):
         LatencyCache(path).put(replace(KEY, digest=str(i)), {"samples_ms": list(range(150))})
@@ -137,7 +137,7 @@ def test_a_damaged_page_does_not_stop_anything(tmp_path):
 
 
 @pytest.mark.parametrize("document", ["", "nonsense", "[1, 2]", "null"])
-def test_a_document_that_is_none_is_a_miss(document, tmp_path):
+def test_an_invalid_document_is_a_miss(document, tmp_path):
     cache = LatencyCache(tmp_path / "latency.db")
     cache.put(KEY, DOCUMENT)
     connection = sqlite3.connect(cache.path)
@@ -147,7 +147,7 @@ def test_a_document_that_is_none_is_a_miss(document, tmp_path):
     assert cache.get(KEY) is None
 
 
-def test_a_place_that_cannot_be_used_is_ignored_with_one_warning(tmp_path, caplog):
+def test_an_unusable_location_is_ignored_with_one_warning(tmp_path, caplog):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "latency.db",) * 3:
         LatencyCache(path).put(KEY, DOCUMENT)
@@ -158,7 +158,7 @@ def test_a_place_that_cannot_be_used_is_ignored_with_one_warning(tmp_path, caplo
     assert LatencyCache(tmp_path / "folder.db").get(KEY) is None
 
 
-def test_machine_says_what_it_is():
+def test_the_machine_is_described():
     found = machine()
     assert set(found) == {"processor", "cores", "system", "memory_gib"}
     assert found["cores"] == os.cpu_count()
@@ -167,7 +167,7 @@ def test_machine_says_what_it_is():
         assert found["processor"]
 
 
-def test_a_user_without_a_home_has_no_cache_but_a_warning(monkeypatch, caplog):
+def test_without_a_home_directory_there_is_a_warning_and_no_cache(monkeypatch, caplog):
     import platformdirs
 
     def refused(*_):

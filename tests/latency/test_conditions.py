@@ -1,4 +1,4 @@
-"""The key of the cache names what was measured: weights do not matter, the graph does; what is not known has none."""
+"""The key of the cache: independent of weights, dependent on the graph, and None for unknown code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nasspace.errors import InputError
 from nasspace.latency import benchmark, layerwise, runtimes
 from nasspace.latency.benchmark import measure_latency
 from nasspace.latency.cache import LatencyCache
-from nasspace.latency.conditions import KEYS, Conditions, digest_of
+from nasspace.latency.conditions import KEYS, Conditions, network_digest
 
 SHAPE = (3, 16, 16)
 HEAD = [{"block": "global_pool"}, {"block": "linear", "out": 4}]
@@ -31,17 +31,17 @@ def architecture(width: int = 8) -> Architecture:
     return Architecture.of([{"block": "conv", "out": width, "stride": 2}, *HEAD], input=SHAPE)
 
 
-def test_conditions_are_one_frozen_value():
-    found = Conditions.here("0123", "onnxruntime", threads=2, input=SHAPE)
-    assert len(found.texts()) == len(KEYS) == 8
+def test_conditions_are_frozen_and_comparable():
+    found = Conditions.on_this_machine("0123", "onnxruntime", threads=2, input=SHAPE)
+    assert len(found.json_fields()) == len(KEYS) == 8
     with pytest.raises(FrozenInstanceError):
         found.threads = 1
     with pytest.raises(InputError, match="not a runtime"):
-        Conditions.here("0123", "onnxruntme")
+        Conditions.on_this_machine("0123", "onnxruntme")
 
 
-def test_the_cache_is_asked_with_conditions_only():
-    """No module of the package builds a key of its own."""
+def test_the_cache_is_only_used_with_conditions():
+    """No module of the package builds keys in another way."""
     for path in Path(nasspace.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             keys = (
@@ -53,23 +53,23 @@ def test_the_cache_is_asked_with_conditions_only():
 
 
 @pytest.mark.parametrize("space", ["mixed", "fire", "sandglass", "mobile", "resnext"])
-def test_a_network_of_the_architecture_has_its_digest_whatever_the_weights(space):
+def test_a_built_network_has_the_architectures_digest_whatever_its_weights(space):
     draw = random.Random(0)
     for seed in range(3):
         one = Space.load(space, classes=10).sample(draw)
         model = build(one, seed=seed)
-        assert digest_of(one, model) == digest_of(one) == one.digest
-        assert digest_of(one, copy.deepcopy(model).eval()) == one.digest
+        assert network_digest(one, model) == network_digest(one) == one.digest
+        assert network_digest(one, copy.deepcopy(model).eval()) == one.digest
 
 
 @pytest.mark.parametrize("name", ["alexnet", "xception_cifar", "shufflenet_v2_0.5_megvii", "mobilenet_v3_small_0.35"])
 def test_a_published_network_has_its_digest(name):
     one = zoo.load(name)
-    assert digest_of(one, build(one)) == one.digest
+    assert network_digest(one, build(one)) == one.digest
 
 
 def changed(change: str) -> nn.Module:
-    """A network of the architecture in which one thing is different."""
+    """Return a network of the architecture with one change."""
     model = build(architecture())
     convolution = model[0].layers[0]
     if change == "another width":
@@ -94,25 +94,25 @@ KNOWN = ["another width", "a layer more", "another activation", "another stride"
 
 @pytest.mark.parametrize("change", [*KNOWN, "another padding"])
 def test_another_graph_has_another_digest(change):
-    found = digest_of(architecture(), changed(change))
+    found = network_digest(architecture(), changed(change))
     assert found is not None
     assert found != architecture().digest
-    assert found == digest_of(architecture(), changed(change)) == digest_of(architecture(32), changed(change))
-    others = [digest_of(architecture(), changed(other)) for other in KNOWN if other != change]
+    assert found == network_digest(architecture(), changed(change)) == network_digest(architecture(32), changed(change))
+    others = [network_digest(architecture(), changed(other)) for other in KNOWN if other != change]
     assert found not in others
 
 
 class Own(nn.Module):
-    """A module of somebody's own: what its `forward` does is not in its settings."""
+    """A user's module, whose settings do not describe its `forward`."""
 
     def forward(self, x):
         return x
 
 
-def untold(how: str) -> nn.Module:
+def unknown_network(how: str) -> nn.Module:
     model = build(architecture())
     convolution = model[0].layers[0]
-    if how == "a class of one's own":
+    if how == "a user's class":
         model.append(Own())
     if how == "a hook":
         model[1].register_forward_hook(lambda *_: None)
@@ -132,18 +132,18 @@ def untold(how: str) -> nn.Module:
 
 
 UNTOLD = [
-    *("a class of one's own", "a hook", "a hook before", "a replaced forward", "a function as a setting"),
+    *("a user's class", "a hook", "a hook before", "a replaced forward", "a function as a setting"),
     *("parametrized", "pruned", "compiled"),
 ]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("how", UNTOLD)
-def test_what_cannot_be_told_has_no_digest(how):
-    assert digest_of(architecture(), untold(how)) is None
+def test_unknown_code_has_no_digest(how):
+    assert network_digest(architecture(), unknown_network(how)) is None
 
 
-def test_a_registered_block_of_ones_own_is_told_by_its_architecture(own_blocks):
+def test_a_registered_user_block_has_the_architectures_digest(own_blocks):
     class Twice(nn.Module):
         def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
             super().__init__()
@@ -154,30 +154,30 @@ def test_a_registered_block_of_ones_own_is_told_by_its_architecture(own_blocks):
 
     blocks.register("twice", Twice)
     one = Architecture.of([{"block": "twice", "out": 8}, *HEAD], input=SHAPE)
-    assert digest_of(one, build(one, seed=3)) == one.digest
+    assert network_digest(one, build(one, seed=3)) == one.digest
     other = build(one)
     other[0] = Own()
-    assert digest_of(one, other) is None
+    assert network_digest(one, other) is None
 
 
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
-    """`measure_latency` with a cache of its own, and the networks that it really measured."""
+    """`measure_latency` with its own cache, and the networks that it actually measured."""
     cache, seen, real = LatencyCache(tmp_path / "latency.db"), [], benchmark.measure
 
-    def measure(networks, **asked):
+    def measure(networks, **options):
         seen.append(networks["network"])
-        found = real(networks, reference=asked["reference"], seconds=0.01)
+        found = real(networks, reference=options["reference"], seconds=0.01)
         return {"network": found["network"]}
 
     monkeypatch.setattr(benchmark, "measure", measure)
     monkeypatch.setattr(
-        benchmark, "recalled", lambda key, cache: cache.get(key) and benchmark.Latency.from_json(cache.get(key))
+        benchmark, "cached_latency", lambda key, cache: cache.get(key) and benchmark.Latency.from_json(cache.get(key))
     )
     return lambda model=None: measure_latency(architecture(), model=model, cache=cache, runtime="eager"), seen
 
 
-def test_two_models_beside_one_architecture_do_not_share_a_latency(measured):
+def test_two_models_given_for_one_architecture_do_not_share_a_latency(measured):
     find, seen = measured
     find()
     find(build(architecture(), seed=5))
@@ -186,8 +186,8 @@ def test_two_models_beside_one_architecture_do_not_share_a_latency(measured):
     assert len(seen) == 2
     find(changed("another width"))
     assert len(seen) == 2, "remembered as what it is"
-    find(untold("a class of one's own"))
-    find(untold("a class of one's own"))
+    find(unknown_network("a user's class"))
+    find(unknown_network("a user's class"))
     assert len(seen) == 4, "not remembered"
     find()
     assert len(seen) == 4, "nor in place of the architecture's own"
@@ -196,17 +196,17 @@ def test_two_models_beside_one_architecture_do_not_share_a_latency(measured):
 def test_the_layers_of_another_model_are_not_those_of_the_architecture(monkeypatch, tmp_path):
     cache, one = LatencyCache(tmp_path / "latency.db"), architecture()
     latency = measure_latency(one, seconds=0.05, cache=cache)
-    monkeypatch.setattr(layerwise, "_profiled", lambda architecture, model, latency: [float(len(model))] * 3)
-    assert layerwise.layers_ms(one, build(one), latency, cache=cache) == [3.0] * 3
-    assert layerwise.layers_ms(one, changed("a layer more"), latency, cache=cache) == [4.0] * 3
-    assert layerwise.layers_ms(one, build(one, seed=1), latency, cache=cache) == [3.0] * 3
+    monkeypatch.setattr(layerwise, "_profile_layers", lambda architecture, model, latency: [float(len(model))] * 3)
+    assert layerwise.measure_layers(one, build(one), latency, cache=cache) == [3.0] * 3
+    assert layerwise.measure_layers(one, changed("a layer more"), latency, cache=cache) == [4.0] * 3
+    assert layerwise.measure_layers(one, build(one, seed=1), latency, cache=cache) == [3.0] * 3
     for _ in range(2):
-        longer = untold("a class of one's own")
+        longer = unknown_network("a user's class")
         longer.append(nn.Identity())
-        assert layerwise.layers_ms(one, longer, latency, cache=cache) == [5.0] * 3
+        assert layerwise.measure_layers(one, longer, latency, cache=cache) == [5.0] * 3
 
 
-def test_calibrated_networks_are_told_by_their_network(monkeypatch, tmp_path):
+def test_calibrated_models_have_the_digest_of_their_network(monkeypatch, tmp_path):
     import numpy as np
 
     cache, one = LatencyCache(tmp_path / "latency.db"), architecture()
@@ -216,15 +216,15 @@ def test_calibrated_networks_are_told_by_their_network(monkeypatch, tmp_path):
 
     monkeypatch.setattr(benchmark, "measure", measured)
     images = np.zeros((4, *SHAPE), np.float32)
-    key = Conditions.here(one.digest, "onnxruntime-int8", input=SHAPE)
+    key = Conditions.on_this_machine(one.digest, "onnxruntime-int8", input=SHAPE)
     document = real_document()
     cache.put(key, {**document, "runtime": "onnxruntime-int8"})
-    calibrated = runtimes.Calibrated(build(one), images)
+    calibrated = runtimes.CalibratedModel(build(one), images)
     assert measure_latency(one, "onnxruntime-int8", model=calibrated, cache=cache).runtime == "onnxruntime-int8"
 
 
 def real_document() -> dict:
-    """A document as `Latency.to_json` writes it."""
+    """Return a document in the form of `Latency.to_json`."""
     from nasspace.latency.conditions import machine
 
     times = {"median_ms": 1.0, "low_ms": 0.9, "high_ms": 1.1, "reference_usual_ms": 2.0}

@@ -1,4 +1,4 @@
-"""What is converted computes the same, and the caller's network is left alone."""
+"""Converted networks compute the same, and the caller's network is not changed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Residual(nn.Module):
 
 
 class Untraceable(Residual):
-    """A branch on a value, as in users' own code; the child inside can still be traced."""
+    """A branch on a value, as in users' code; the child inside can still be traced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Untraceable(Residual):
 
 
 def trained(model: nn.Module) -> nn.Module:
-    """Give every batch norm statistics and weights that matter, as training does."""
+    """Give every batch norm nontrivial statistics and weights, as training does."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -89,33 +89,33 @@ def test_onnx_equals_pytorch_and_has_no_batch_norm_after_a_convolution(name, tmp
 @pytest.mark.parametrize("name", LAYERS)
 def test_folded_network_computes_the_same_without_batch_norm(name):
     model, image = network(name), torch.randn(2, *SHAPE)
-    folded = convert.folded(model, SHAPE)
+    folded = convert.fold_batch_norm(model, SHAPE)
     torch.testing.assert_close(folded(image), model.eval()(image), rtol=1e-4, atol=1e-4)
     assert norms(model) > 0 == norms(folded)
 
 
 @pytest.mark.parametrize(("module", "left"), [(Residual, 2), (Untraceable, 3)])
-def test_folding_takes_only_what_it_may(module, left):
+def test_only_foldable_batch_norms_are_folded(module, left):
     model, image = trained(module()).eval(), torch.randn(2, *SHAPE)
-    folded = convert.folded(model)
+    folded = convert.fold_batch_norm(model)
     torch.testing.assert_close(folded(image), model(image), rtol=1e-4, atol=1e-4)
     assert norms(folded) == left
 
 
-def test_folding_that_changes_the_outputs_is_given_up(monkeypatch):
+def test_folding_that_changes_the_outputs_is_undone(monkeypatch):
     monkeypatch.setattr(torch.nn.utils, "fuse_conv_bn_eval", lambda convolution, norm: convolution)
-    assert norms(convert.folded(network("plain"), SHAPE)) == norms(network("plain"))
+    assert norms(convert.fold_batch_norm(network("plain"), SHAPE)) == norms(network("plain"))
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_the_callers_network_is_untouched(mode, tmp_path):
+def test_the_callers_network_is_not_changed(mode, tmp_path):
     model = network("shuffle_v2").train(mode)
     model[0].eval()
     modes = [module.training for module in model.modules()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.random.get_rng_state()
     path = convert.to_onnx(model, SHAPE, tmp_path / "network.onnx")
-    convert.folded(model, SHAPE)
+    convert.fold_batch_norm(model, SHAPE)
     convert.largest_difference(model, path, SHAPE)
     assert [module.training for module in model.modules()] == modes
     assert model.state_dict().keys() == before.keys()
@@ -124,7 +124,7 @@ def test_the_callers_network_is_untouched(mode, tmp_path):
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_batch_size_is_fixed_or_free(tmp_path):
+def test_the_batch_size_is_fixed_or_dynamic(tmp_path):
     model = network("plain")
     fixed = convert.to_onnx(model, SHAPE, tmp_path / "fixed.onnx", batch_size=4)
     free = convert.to_onnx(model, SHAPE, tmp_path / "free.onnx", dynamic_batch=True)
@@ -160,7 +160,7 @@ def test_errors_name_the_place(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_onnx_cannot_say_is_the_users_error(tmp_path):
+def test_a_network_that_onnx_cannot_represent_is_an_input_error(tmp_path):
     class Eigenvalues(nn.Module):
         def forward(self, x):
             return torch.linalg.eigvals(x)
@@ -195,14 +195,14 @@ SMALL = {  # one network of each family; AlexNet's adaptive pooling needs more t
 }
 
 
-def test_every_family_of_the_zoo_is_among_them():
+def test_every_family_of_the_zoo_is_covered():
     assert {zoo.family_of(name) for name in SMALL} == {zoo.family_of(name) for name in zoo.names()}
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Constant folding")  # of the ONNX exporter, at lrn
 @pytest.mark.parametrize("name", SMALL)
-def test_a_free_batch_gives_pytorchs_outputs_by_the_same_operators(name, tmp_path):
+def test_a_dynamic_batch_gives_pytorchs_outputs_with_the_same_operators(name, tmp_path):
     """`largest_difference` runs batches of 1 and of 3."""
     architecture = zoo.load(name, resolution=SMALL[name], classes=7)
     model = build(architecture)
@@ -213,18 +213,18 @@ def test_a_free_batch_gives_pytorchs_outputs_by_the_same_operators(name, tmp_pat
     found = onnx.load(free).graph
     constants = {one.name: onnx.numpy_helper.to_array(one) for one in found.initializer}
     reshapes = [constants[node.input[1]] for node in found.node if node.op_type == "Reshape"]
-    assert all(wanted[0] == 0 for wanted in reshapes), "ONNX Runtime fuses less behind -1"
+    assert all(shape[0] == 0 for shape in reshapes), "ONNX Runtime fuses less after -1"
 
 
 class Folding(nn.Module):
-    """A reshape that does not keep the batch: pairs of channels become images, and come back."""
+    """A reshape that changes the batch: pairs of channels become images and back."""
 
     def forward(self, x):
         pairs = x.reshape(-1, 2, *map(int, x.shape[2:]))
         return (pairs * pairs.amax((1, 2, 3), keepdim=True)).reshape(-1, math.prod(map(int, x.shape[1:])))
 
 
-def test_a_reshape_that_moves_the_batch_is_left_as_it_is(tmp_path):
+def test_a_reshape_that_changes_the_batch_stays(tmp_path):
     shape = (4, 6, 6)
     path = convert.to_onnx(Folding(), shape, tmp_path / "free.onnx", dynamic_batch=True)
     assert convert.largest_difference(Folding(), path, shape) < 1e-4

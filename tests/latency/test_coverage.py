@@ -1,4 +1,4 @@
-"""The interval holds what another measurement finds, on simulated machines whose speed wanders: coverage and width."""
+"""Coverage and width of intervals on simulated machines with drifting speed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from nasspace.latency import benchmark, reference, runtimes
 from nasspace.latency.benchmark import measure, measure_latency
 from nasspace.latency.cache import LatencyCache
 from nasspace.latency.runtimes import Clocks
-from nasspace.latency.statistics import PAUSE, History, Speed, Spread, against, half_interval, sittings
+from nasspace.latency.statistics import (
+    SESSION_GAP,
+    History,
+    Spread,
+    UsualSpeed,
+    half_interval,
+    reference_interval,
+    split_sessions,
+)
 
 DAY = 86_400.0
 REFERENCE_MS = 2.4
@@ -24,9 +32,9 @@ RESTLESS = {"within": 0.046, "between": 0.08, "own": 0.012}  # a shared machine:
 
 @dataclass
 class Machine:
-    """Its speed, in logarithms: a value of each sitting, and a wander within it that forgets itself in a minute.
+    """A machine whose log speed has a value per session and a drift within it (time constant: one minute).
 
-    `own` is by how much a network differs from the reference, from sitting to sitting.
+    `own` is the variation between sessions of a network relative to the reference.
     """
 
     within: float
@@ -35,30 +43,30 @@ class Machine:
     draw: np.random.Generator
     now: float = 1e9
     _level: float = 0.0
-    _wander: float = 0.0
+    _drift: float = 0.0
     _moved: float = 1e9
     _own: dict[str, float] = field(default_factory=dict)
 
-    def begin_sitting(self) -> None:
+    def begin_session(self) -> None:
         self.now += DAY
         self._moved, self._level, self._own = self.now, self.draw.normal(0, self.between), {}
-        self._wander = self.draw.normal(0, self.within)
+        self._drift = self.draw.normal(0, self.within)
 
     def speed(self) -> float:
         kept = math.exp(-(self.now - self._moved) / 60)
-        self._wander = kept * self._wander + self.draw.normal(0, self.within * math.sqrt(1 - kept**2))
+        self._drift = kept * self._drift + self.draw.normal(0, self.within * math.sqrt(1 - kept**2))
         self._moved = self.now
-        return self._level + self._wander
+        return self._level + self._drift
 
     def takes(self, name: str) -> float:
-        """By how much a network is slower now than usual, in logarithms."""
+        """Return how much slower than usual a network is now, in logarithms."""
         if name not in self._own:
             self._own[name] = 0.0 if name == "reference" else self.draw.normal(0, self.own)
         return self._own[name]
 
 
 class Simulated:
-    """A network of a simulated machine."""
+    """A network on a simulated machine."""
 
     name, libraries, device, threads, batch_size, input = "onnxruntime", (), "cpu", 1, 1, (3, 16, 16)
 
@@ -84,7 +92,7 @@ MILLISECONDS = {"small": 3.0, "large": 9.0}
 
 @pytest.fixture
 def simulate(monkeypatch, tmp_path):
-    """A function that makes `measure_latency` run on a simulated machine with a cache of its own."""
+    """A function that runs `measure_latency` on a simulated machine with its own cache."""
 
     def begin(seed: int, **kind: float):
         machine = Machine(**kind, draw=np.random.default_rng(seed))
@@ -94,12 +102,12 @@ def simulate(monkeypatch, tmp_path):
         monkeypatch.setattr("time.time", clock)
         monkeypatch.setattr("gc.collect", lambda: 0)  # takes longer than all the rest
         monkeypatch.setattr(benchmark, "measure", partial(measure, clocks=clocks))
-        monkeypatch.setattr(reference, "network", lambda *_: Simulated(machine, "reference", REFERENCE_MS))
+        monkeypatch.setattr(reference, "reference_network", lambda *_: Simulated(machine, "reference", REFERENCE_MS))
 
-        def find(name: str, **asked):
+        def find(name: str, **options):
             loaded = Simulated(machine, name, MILLISECONDS[name])
             monkeypatch.setattr(runtimes.OnnxRuntime, "load", lambda *_: loaded)
-            return measure_latency(NETWORKS[name], cache=cache, seconds=0.3, **asked)
+            return measure_latency(NETWORKS[name], cache=cache, seconds=0.3, **options)
 
         return machine, find
 
@@ -120,19 +128,19 @@ def half(latency) -> float:
     [(STEADY, 0.17, 0.065), (RESTLESS, 0.17, 0.12)],
     ids=["steady", "restless"],
 )
-def test_a_printed_interval_holds_within_a_sitting_and_on_another_day(kind, widest_first, widest_later, simulate):
-    """From `measure_latency` and its cache: what was printed on the first days against what later days find."""
+def test_printed_intervals_cover_the_same_session_and_later_days(kind, widest_first, widest_later, simulate):
+    """Intervals that `measure_latency` prints on the first days, compared with measurements on later days."""
     same, next_day, later, read_again, first_widths, later_widths = ([] for _ in range(6))
     for seed in range(10):
         machine, find = simulate(seed, **kind)
-        machine.begin_sitting()
+        machine.begin_session()
         first = [find(name) for name in NETWORKS]
         again = [find(name, fresh=True) for name in NETWORKS]
         same += map(holds, first, again)
         first_widths += map(half, first)
         days = []
         for _ in range(3):
-            machine.begin_sitting()
+            machine.begin_session()
             cached = [find(name) for name in NETWORKS]
             assert [one.samples_ms for one in cached] == [one.samples_ms for one in (days[-1] if days else again)]
             days.append([find(name, fresh=True) for name in NETWORKS])
@@ -150,10 +158,10 @@ def test_a_printed_interval_holds_within_a_sitting_and_on_another_day(kind, wide
 
 
 def days_of(machine: Machine, count: int, measured: int = 6) -> list[list[tuple[tuple[float, float], float]]]:
-    """Of each day each measurement's reading of the reference and its ratio of a network to it, without a meter."""
+    """Simulate, for each day and measurement, the reference's reading and a network's ratio to it."""
     days = []
     for _ in range(count):
-        machine.begin_sitting()
+        machine.begin_session()
         own = machine.draw.normal(0, machine.own)
         day = []
         for _ in range(measured):
@@ -164,8 +172,8 @@ def days_of(machine: Machine, count: int, measured: int = 6) -> list[list[tuple[
     return days
 
 
-def ends(ratio: float, speed: Speed) -> tuple[float, float]:
-    """The logarithms of the interval's ends as `against` gives them, for rounds that scatter by 1 %."""
+def ends(ratio: float, speed: UsualSpeed) -> tuple[float, float]:
+    """Return the logarithms of the ends of `reference_interval` for rounds that scatter by 1 %."""
     usual = math.log(ratio * speed.usual_ms)
     width = half_interval(Spread(2 * 0.0025**2, 24), speed.residual.times(2), speed.spread)
     return usual - width, usual + width
@@ -180,20 +188,20 @@ def ends(ratio: float, speed: Speed) -> tuple[float, float]:
     ],
     ids=["steady", "restless", "usual"],
 )
-def test_the_interval_is_as_wide_as_the_machine_deserves(kind, widest):
-    """After one day, two, five, twenty: against the same day, the next, and one when much more is known."""
+def test_the_intervals_width_follows_the_machines_variation(kind, widest):
+    """After one, two, five and twenty days, compared with the same day, the next, and a much later one."""
     shares, widths = {}, {}
     for seed in range(150):
         days = days_of(Machine(**kind, draw=np.random.default_rng(seed)), 26)
         everything = [reading for day in days for reading, _ in day]
         for known in widest:
             readings = [reading for day in days[:known] for reading, _ in day]
-            low, high = ends(days[known - 1][-1][1], Speed.of(History(tuple(readings))))
+            low, high = ends(days[known - 1][-1][1], UsualSpeed.of(History(tuple(readings))))
             first = days[known][0]
             others = {
-                "same day": days[known - 1][0][1] * Speed.of(History(tuple(readings[:-5]))).usual_ms,
-                "next day": first[1] * Speed.of(History((*readings, first[0]))).usual_ms,
-                "later": days[-1][-1][1] * Speed.of(History(tuple(everything))).usual_ms,
+                "same day": days[known - 1][0][1] * UsualSpeed.of(History(tuple(readings[:-5]))).usual_ms,
+                "next day": first[1] * UsualSpeed.of(History((*readings, first[0]))).usual_ms,
+                "later": days[-1][-1][1] * UsualSpeed.of(History(tuple(everything))).usual_ms,
             }
             for name, value in others.items():
                 shares.setdefault((known, name), []).append(low <= math.log(value) <= high)
@@ -206,10 +214,10 @@ def test_the_interval_is_as_wide_as_the_machine_deserves(kind, widest):
     assert all(halves[known] <= most for known, most in widest.items()), halves
 
 
-def test_a_restless_machine_has_wider_intervals_than_a_steady_one():
+def test_an_unsteady_machine_has_wider_intervals_than_a_steady_one():
     def width(values) -> float:
         readings = tuple((DAY * (i + 1), value) for i, value in enumerate(values))
-        _, low, high = against([2.5] * 20, Speed.of(History(readings)))
+        _, low, high = reference_interval([2.5] * 20, UsualSpeed.of(History(readings)))
         return high - low
 
     steady, restless = width([2.0, 2.01, 1.99] * 4), width([1.7, 2.0, 2.3] * 4)
@@ -218,45 +226,52 @@ def test_a_restless_machine_has_wider_intervals_than_a_steady_one():
 
 
 def half_of(values, apart: float = 10.0) -> float:
-    """Half of the interval of the usual speed, after readings so many seconds apart."""
-    return half_interval(Speed.of(History(tuple((apart * (i + 1), value) for i, value in enumerate(values)))).spread)
+    """Return half of the interval of the usual speed after readings `apart` seconds apart."""
+    return half_interval(
+        UsualSpeed.of(History(tuple((apart * (i + 1), value) for i, value in enumerate(values)))).spread
+    )
 
 
-def test_what_varies_within_a_sitting_counts_before_there_is_another():
+def test_drift_within_the_first_session_widens_the_interval():
     draw = np.random.default_rng(0)
     steady = 2 * np.exp(draw.normal(0, 0.004, 40))
-    wandering = 2 * np.exp(0.05 * np.sin(np.arange(40) / 5))
-    assert half_of(steady) < half_of([2.0]) < half_of(wandering)
+    drifting = 2 * np.exp(0.05 * np.sin(np.arange(40) / 5))
+    assert half_of(steady) < half_of([2.0]) < half_of(drifting)
     assert half_of(steady) < 0.09
 
 
-def test_noise_of_single_readings_is_not_taken_for_a_wander():
-    """A machine beside other work: readings 7 % apart from the next, whose median stays."""
+def test_noise_of_single_readings_is_not_drift():
+    """A machine under other load: consecutive readings differ by 7 %, their median does not change."""
     noisy = 2 * np.exp(np.random.default_rng(1).normal(0, 0.07, 40))
     assert half_of(noisy) < 0.16
     assert half_of(noisy) < 0.7 * half_of(np.sort(noisy)), "the same readings as a trend"
     assert half_of(noisy[:2]) > half_of(noisy[:8])
 
 
-def test_networks_measured_again_say_how_far_they_vary():
+def test_repeated_networks_determine_the_residual_spread():
     def residual(*repeats) -> float:
-        speed = Speed.of(History(((1.0, 2.0),), repeats))
+        speed = UsualSpeed.of(History(((1.0, 2.0),), repeats))
         return half_interval(speed.residual)
 
     steady, restless = (0.5, 0.501, 0.499), (0.5, 0.56, 0.45)
     assert residual(*[steady] * 5) < residual() < residual(*[restless] * 5)
 
 
-def test_sittings_end_with_a_pause():
-    timed = [(10.0, 1.0), (10.0 + 0.9 * PAUSE, 2.0), (10.0 + 1.8 * PAUSE, 3.0), (10.0 + 3 * PAUSE, 4.0)]
-    assert sittings(reversed(timed)) == [timed[:3], timed[3:]]
-    assert sittings([]) == []
+def test_a_gap_ends_a_session():
+    timed = [
+        (10.0, 1.0),
+        (10.0 + 0.9 * SESSION_GAP, 2.0),
+        (10.0 + 1.8 * SESSION_GAP, 3.0),
+        (10.0 + 3 * SESSION_GAP, 4.0),
+    ]
+    assert split_sessions(reversed(timed)) == [timed[:3], timed[3:]]
+    assert split_sessions([]) == []
 
 
-def test_the_usual_speed_is_of_all_readings_each_sitting_counting_once():
+def test_every_session_counts_once_in_the_usual_speed():
     one = [(10.0 * (i + 1), 2.0) for i in range(30)]
     two, three = [(DAY, 3.0)], [(2 * DAY, 2.5)]
-    assert Speed.of(History((*one, *two, *three))).usual_ms == pytest.approx(2.5)
+    assert UsualSpeed.of(History((*one, *two, *three))).usual_ms == pytest.approx(2.5)
 
 
 def test_students_quantile():

@@ -1,4 +1,4 @@
-"""What each layer takes: measured once, remembered, and learned from in a search."""
+"""Times of layers: measured once, cached, and used by the search's predictor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nasspace import Space, build, cost
-from nasspace.engine.latency_evaluator import Measurer
+from nasspace.engine.latency_evaluator import LatencyEvaluator
 from nasspace.latency import layerwise
 from nasspace.latency.benchmark import measure_latency
 from nasspace.latency.cache import LatencyCache
@@ -33,29 +33,29 @@ def networks(space):
     return [space.sample(random.Random(seed)) for seed in range(12)]
 
 
-def test_layers_are_measured_once_and_add_up_to_the_latency_at_most(networks, tmp_path, monkeypatch):
+def test_layers_are_measured_once_and_do_not_exceed_the_latency(networks, tmp_path, monkeypatch):
     architecture, cache = networks[0], LatencyCache(tmp_path / "latency.db")
     model = build(architecture)
     latency = measure_latency(architecture, model=model, seconds=0.05, cache=cache)
-    found = layerwise.layers_ms(architecture, model, latency, cache=cache)
+    found = layerwise.measure_layers(architecture, model, latency, cache=cache)
     assert len(found) == len(architecture.layers)
     assert 0 < sum(found) <= latency.median_ms * 1.001
-    monkeypatch.setattr(layerwise, "_profiled", lambda *_: [1.0] * len(architecture.layers))
-    assert layerwise.layers_ms(architecture, model, latency, cache=cache) == found
-    assert layerwise.layers_ms(architecture, model, latency, fresh=True, cache=cache) == [1.0] * len(found)
+    monkeypatch.setattr(layerwise, "_profile_layers", lambda *_: [1.0] * len(architecture.layers))
+    assert layerwise.measure_layers(architecture, model, latency, cache=cache) == found
+    assert layerwise.measure_layers(architecture, model, latency, fresh=True, cache=cache) == [1.0] * len(found)
 
 
 def test_a_profile_that_cannot_be_read_does_not_stop_a_search(networks, monkeypatch):
     def broken(*_, **__):
         raise KeyError("node")
 
-    monkeypatch.setattr(layerwise, "layers_ms", broken)
+    monkeypatch.setattr(layerwise, "measure_layers", broken)
     recipe = type("Recipe", (), {"runtime": "onnxruntime", "latency_device": "local"})
-    assert Measurer(recipe(), None)._layers(networks[0], None, None) is None
+    assert LatencyEvaluator(recipe(), None)._layers(networks[0], None, None) is None
 
 
 def seen(architectures, profiled: int, margin: float = 1.0) -> list[Seen]:
-    """Trials of a made-up machine on which a layer takes what its multiply-adds and its memory access say."""
+    """Trials on a fictitious machine whose times follow from multiply-adds and memory access."""
     trials = []
     for i, architecture in enumerate(architectures):
         layers = [1e-7 * part.flops + 1e-6 * part.memory_access for part in cost(architecture).layers]
@@ -69,7 +69,7 @@ def features(space, networks) -> Features:
     return Features(space.options, {"flops": lambda one: cost(one).flops}, networks)
 
 
-def test_a_search_predicts_from_layers_where_most_were_measured(features, networks):
+def test_a_search_predicts_from_layers_if_most_were_measured(features, networks):
     assert isinstance(acquisition._prediction(features, "latency", seen(networks, 12)), acquisition._FromLayers)
     assert isinstance(acquisition._prediction(features, "latency", seen(networks, 1)), acquisition._Predicted)
     assert isinstance(acquisition._prediction(features, "latency", []), acquisition._Predicted)
@@ -79,7 +79,7 @@ def test_a_search_predicts_from_layers_where_most_were_measured(features, networ
     assert (deviation > 0).all()
 
 
-def test_the_upper_end_of_the_interval_decides_about_a_limit(features, networks):
+def test_the_upper_end_of_the_interval_decides_on_a_limit(features, networks):
     trials = seen(networks, 12, margin=1.05)
     slowest = max(trial.values["latency"] for trial in trials)
     assert acquisition._within({"latency": 10.0, "flops": 5.0}, trials) == {"latency": 10 / 1.05, "flops": 5.0}

@@ -1,4 +1,4 @@
-"""What is measured computes what PyTorch computes: blocks at odd maps, and each runtime before it is measured."""
+"""Measured networks compute what PyTorch computes: blocks at odd map sizes, and every runtime before measuring."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PLAIN = [{"block": name, "out": 24, "stride": stride} for name in blocks.known()
 
 
 class Ceiling(nn.Module):
-    """Takes half of the rows, rounded up: on a traced size the quotient is rounded the other way."""
+    """Returns half of the rows, rounded up; with a traced size the quotient is rounded down."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,36 +70,36 @@ def test_alexnet_is_alexnet_at_any_resolution(resolution, tmp_path):
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "onnxruntime-int8"])
-def test_a_runtime_that_computes_something_else_is_not_measured(runtime, tmp_path, monkeypatch):
-    """The network is the case that ONNX gets wrong."""
+def test_a_runtime_with_wrong_outputs_is_not_measured(runtime, tmp_path, monkeypatch):
+    """The network is one that ONNX computes wrong."""
     cache = LatencyCache(tmp_path / "latency.db")
     monkeypatch.setattr(benchmark, "measure", lambda *_, **__: pytest.fail("it must not be measured"))
     with pytest.raises(
-        InputError, match=r"--runtime onnxruntime: its outputs are not PyTorch's .*--runtime eager"
+        InputError, match=r"--runtime onnxruntime: its outputs differ from PyTorch's .*--runtime eager"
     ) as one:
         measure_latency(architecture(), runtime, model=Ceiling(), cache=cache)
     assert len(str(one.value)) < 300
 
 
-def test_the_same_network_is_measured_where_it_is_right(tmp_path):
+def test_the_same_network_is_measured_in_a_correct_runtime(tmp_path):
     cache = LatencyCache(tmp_path / "latency.db")
     assert measure_latency(architecture(), "eager", model=Ceiling(), seconds=0.02, cache=cache).rounds >= 12
     even = Architecture.of([*HEAD], input=(3, 16, 16))
     assert measure_latency(even, model=Ceiling(), seconds=0.02, cache=cache).rounds >= 12
 
 
-def test_outputs_are_compared_once_for_a_measurement_and_not_for_what_is_remembered(tmp_path, monkeypatch):
+def test_outputs_are_compared_for_new_measurements_only(tmp_path, monkeypatch):
     compared, real = [], runtimes.check_outputs
-    monkeypatch.setattr(runtimes, "check_outputs", lambda *told: compared.append(told) or real(*told))
-    monkeypatch.setattr(runtimes.timing, "CONTENDED", 1e9)
-    monkeypatch.setattr(benchmark, "STOLEN", 1e9)
+    monkeypatch.setattr(runtimes, "check_outputs", lambda *arguments: compared.append(arguments) or real(*arguments))
+    monkeypatch.setattr(runtimes.timing, "CONTENTION_RATIO", 1e9)
+    monkeypatch.setattr(benchmark, "STEAL_LIMIT", 1e9)
     for _ in range(3):
         measure_latency(architecture(), seconds=0.02, cache=LatencyCache(tmp_path / "latency.db"))
     assert len(compared) == 1
 
 
 class Loaded:
-    """A loaded network that gives what it is told."""
+    """A loaded network with fixed outputs."""
 
     name, batch_size, input, tolerance = "made up", 2, SHAPE, 1e-3
 
@@ -128,12 +128,12 @@ def sums(batch) -> np.ndarray:
         lambda batch: np.full((2, 2), np.nan),
     ],
 )
-def test_other_outputs_are_refused(outputs):
-    with pytest.raises(InputError, match="--runtime made up: its outputs are not PyTorch's"):
+def test_wrong_outputs_are_refused(outputs):
+    with pytest.raises(InputError, match="--runtime made up: its outputs differ from PyTorch's"):
         runtimes.check_outputs(Loaded(outputs), Sum())
 
 
-def test_outputs_within_the_tolerance_are_taken():
+def test_outputs_within_the_tolerance_are_accepted():
     runtimes.check_outputs(Loaded(lambda batch: sums(batch) * (1 + 5e-4)), Sum())
     loose = Loaded(lambda batch: 2 * sums(batch))
     loose.tolerance = None
@@ -142,12 +142,12 @@ def test_outputs_within_the_tolerance_are_taken():
     runtimes.check_outputs(Loaded(lambda batch: sums(batch)), overflowing)
 
 
-def test_files_for_another_device_are_compared_here_before_they_are_sent(tmp_path, monkeypatch):
+def test_files_for_another_device_are_compared_before_they_are_sent(tmp_path, monkeypatch):
     hello = {"machine": {"processor": "abacus"}, "versions": {"python": "3.11"}}
     connection = SimpleNamespace(hello=hello, ask=lambda *_: pytest.fail("it must not be sent"))
-    there = remote.Remote("ssh://board")
+    there = remote.RemoteDevice("ssh://board")
     monkeypatch.setitem(vars(there), "_connection", connection)
-    with pytest.raises(InputError, match="its outputs are not PyTorch's"):
+    with pytest.raises(InputError, match="its outputs differ from PyTorch's"):
         there.measure_latency(architecture(), model=Ceiling(), cache=LatencyCache(tmp_path / "latency.db"))
 
 
@@ -159,5 +159,5 @@ def test_exported_folders_are_compared_too(tmp_path, monkeypatch):
     save_file(build(one).state_dict(), tmp_path / "weights.safetensors")
     assert subprocess_benchmark.measure_folders([tmp_path], "eager", seconds=0.02)[0].rounds >= 12
     monkeypatch.setattr(runtimes.Eager, "outputs", lambda self, batch: np.zeros((1, 4), np.float32))
-    with pytest.raises(InputError, match=r"--runtime eager: its outputs are not PyTorch's .*--runtime onnxruntime"):
+    with pytest.raises(InputError, match=r"--runtime eager: its outputs differ from PyTorch's .*--runtime onnxruntime"):
         subprocess_benchmark.measure_folders([tmp_path], "eager", seconds=0.02)

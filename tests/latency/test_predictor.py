@@ -1,4 +1,4 @@
-"""The predictor against networks whose operations take a known time."""
+"""The predictor on networks whose operations take a known time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import nn
 from nasspace import Architecture, Space, blocks, cost
 from nasspace.counting import operations
 from nasspace.latency import predictor
-from nasspace.latency.predictor import Predictor, held_out, informative
+from nasspace.latency.predictor import Predictor, cross_validate, select_informative
 
 PER_KIND = {"pointwise": 2.0, "depthwise": 9.0, "grouped": 6.0, "dense": 1.5, "linear": 3.0}  # 1e-8 ms a multiply-add
 
 
 def layers_ms(architecture: Architecture) -> list[float]:
-    """A made-up machine: each kind of operation has its price, channels come in lanes of 16, maps are moved."""
+    """A fictitious machine: a cost for each kind of operation, lanes of 16 channels, and memory traffic."""
     parts = zip(architecture.layers, cost(architecture).layers, strict=True)
     return [sum(map(operation_ms, operations(layer, part.in_shape))) for layer, part in parts]
 
@@ -49,7 +49,7 @@ def errors(fitted: Predictor, architectures) -> np.ndarray:
     return np.abs(mean / measured(architectures) - 1)
 
 
-def test_it_learns_what_operations_take(networks):
+def test_it_learns_the_times_of_operations(networks):
     known, others = networks[:40], networks[40:]
     assert np.quantile(errors(Predictor(known, measured(known, 0.01)), others), 0.9) < 0.06
 
@@ -74,8 +74,8 @@ def test_uncertainty_is_honest_and_less_where_more_is_known(networks):
     assert np.median(of_known) < np.median(deviation) < np.median(few)
 
 
-def test_blocks_say_what_networks_take(networks):
-    """Measured are blocks alone, each a network of one layer, and a single network."""
+def test_networks_are_predicted_from_single_blocks(networks):
+    """Only single blocks, each a network of one layer, and one whole network are measured."""
     parts = {
         (layer, part.in_shape)
         for one in networks[:25]
@@ -93,7 +93,7 @@ def test_blocks_say_what_networks_take(networks):
 
 def test_held_out_networks_are_predicted_by_predictors_without_them(networks):
     known, layers = networks[:6], [layers_ms(one) for one in networks[:4]]
-    found = held_out(known, measured(known, 0.03), layers)
+    found = cross_validate(known, measured(known, 0.03), layers)
     rest = [0, 1, 3, 4, 5]
     taught = Predictor(
         [known[i] for i in rest], measured(known, 0.03)[rest], [*(layers[i] for i in (0, 1, 3)), None, None]
@@ -104,26 +104,26 @@ def test_held_out_networks_are_predicted_by_predictors_without_them(networks):
     assert 0 <= document["within_5"] <= document["within_10"] <= 1
     assert -1 <= document["tau"] <= 1
     assert "6 networks" in str(found)
-    assert held_out([known[0], known[0]], [1.0, 1.0]).to_json()["tau"] is None
+    assert cross_validate([known[0], known[0]], [1.0, 1.0]).to_json()["tau"] is None
 
 
-def test_what_one_network_surprises_by_is_what_leaving_it_out_gives(networks):
+def test_the_closed_form_equals_leaving_one_network_out(networks):
     known = networks[:8]
     fitted = Predictor(known, measured(known, 0.03), [layers_ms(one) for one in known[:4]])
-    apart = predictor._apart(fitted.known, fitted.known)
+    apart = predictor._distances(fitted.known, fitted.known)
     covariance = fitted._covariance(apart, fitted.parameters)
     kept = fitted.owner != 2
     weights = np.linalg.solve(covariance[np.ix_(kept, kept)], fitted._residual[kept])
     expected = fitted.weights[2].sum() + covariance[2, kept] @ weights
-    assert fitted._left_out[0][2] == pytest.approx(fitted.measured[2] - expected)
+    assert fitted._leave_one_out[0][2] == pytest.approx(fitted.measured[2] - expected)
 
 
-def test_informative_networks_teach_more_than_random_ones(networks):
+def test_informative_networks_predict_better_than_random_ones(networks):
     pool, others = networks[:60], networks[60:]
-    chosen = informative(pool, 12)
+    chosen = select_informative(pool, 12)
     assert len(set(chosen)) == 12
-    assert informative(pool, 5) == chosen[:5]
-    assert sorted(informative(pool[:3], 9)) == [0, 1, 2]
+    assert select_informative(pool, 5) == chosen[:5]
+    assert sorted(select_informative(pool[:3], 9)) == [0, 1, 2]
     best = [pool[i] for i in chosen]
     taught = np.median(errors(Predictor(best, measured(best)), others))
     at_random = []
@@ -133,7 +133,7 @@ def test_informative_networks_teach_more_than_random_ones(networks):
     assert taught < 1.1 * np.median(at_random)
 
 
-def test_one_network_is_enough_to_begin(networks):
+def test_one_network_is_enough_to_fit(networks):
     fitted = Predictor(networks[:1], measured(networks[:1]))
     mean, deviation = fitted.predict(networks[:5])
     assert mean[0] == pytest.approx(measured(networks[:1])[0], rel=0.1)
@@ -141,7 +141,7 @@ def test_one_network_is_enough_to_begin(networks):
     assert np.isfinite(deviation).all()
 
 
-def test_kinds_never_measured_are_guessed(networks):
+def test_unmeasured_kinds_use_the_prior(networks):
     plain = Architecture.of([{"block": "conv", "out": 16}, {"block": "global_pool"}], input=(3, 32, 32))
     mean, deviation = Predictor([plain], [0.1]).predict(networks[:2])
     assert (mean > 0.1).all()
@@ -149,7 +149,7 @@ def test_kinds_never_measured_are_guessed(networks):
 
 
 class Scaled(nn.Module):
-    """A user's own block with a learned scalar."""
+    """A user's block with a learned scalar."""
 
     def __init__(self, in_channels, out_channels, stride=1):
         super().__init__()
@@ -159,7 +159,7 @@ class Scaled(nn.Module):
         return self.scale * self.conv(x) + x.mean((1, 2, 3))[:, None, None, None]
 
 
-def test_blocks_of_ones_own_are_learned_from(own_blocks):
+def test_user_defined_blocks_are_learned(own_blocks):
     blocks.register("scaled", Scaled)
     known = [Architecture.of([{"block": "scaled", "out": out}], input=(3, 16, 16)) for out in (4, 8, 16, 32)]
     mean, _ = Predictor(known, [0.1, 0.15, 0.25, 0.45]).predict(known)

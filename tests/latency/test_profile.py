@@ -1,4 +1,4 @@
-"""Where the time goes: every operator that runs belongs to a layer, and the shares add up."""
+"""The profile: every operator belongs to a layer, and the shares add up."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 from nasspace import Architecture, Space, build, files, zoo
 from nasspace.latency import profile
 from nasspace.latency.convert import to_onnx
-from nasspace.latency.graph import Graph, layer_of
-from nasspace.latency.profile import Timed, own_ms, settled, take, times_of
+from nasspace.latency.graph import Graph, layer_index
+from nasspace.latency.profile import TimedOperator, node_times, profile_onnx, scale_to_latency, standalone_ms
 
 BRIEF = 0.01
 
 
 def profiled(architecture: Architecture, folder: Path) -> tuple[Graph, profile.Profile]:
     path = to_onnx(build(architecture), architecture.input, folder / "network.onnx")
-    return Graph(path), take(path, len(architecture.layers), 100.0, seconds=BRIEF)
+    return Graph(path), profile_onnx(path, len(architecture.layers), 100.0, seconds=BRIEF)
 
 
 def assert_all_mapped(architecture: Architecture, folder: Path) -> None:
@@ -29,16 +29,16 @@ def assert_all_mapped(architecture: Architecture, folder: Path) -> None:
         1, abs=1e-6
     )
     for one in found.operators:
-        assert layer_of(one.works_for) in (one.layer, None), one
+        assert layer_index(one.source) in (one.layer, None), one
     busy = {one.layer for one in graph.convolutions()}
     assert busy <= {one.layer for one in found.operators}, "a layer with a convolution has operators of its own"
     types = {node.name: node.op_type for node in graph.nodes}
-    for name, (ms, joined) in times_of(graph, found).items():
+    for name, (ms, joined) in node_times(graph, found).items():
         assert types[name] != "Conv" or (joined and ms >= 0), f"{name} is nowhere in the profile"
 
 
 def test_a_slower_machine_takes_longer_everywhere():
-    taken = profile.Profile((Timed("/0/Conv", "Conv", 0, 3.0),), 1.0, 4.0, 20).scaled(1.5)
+    taken = profile.Profile((TimedOperator("/0/Conv", "Conv", 0, 3.0),), 1.0, 4.0, 20).scaled(1.5)
     assert (taken.operators[0].ms, taken.rest_ms, taken.total_ms, taken.runs) == (4.5, 1.5, 6.0, 20)
 
 
@@ -72,12 +72,12 @@ def test_activations_are_mapped_to_their_own_layer(activation, tmp_path):
     assert operators[0] == operators[1], "alike layers have alike operators"
 
 
-def test_the_numbered_file_computes_what_the_first_one_does(tmp_path):
+def test_the_numbered_file_equals_the_original(tmp_path):
     import numpy as np
 
     architecture = zoo.load("mobilenet_v3_small_1.0", resolution=32, classes=10)
     path = to_onnx(build(architecture), architecture.input, tmp_path / "network.onnx")
-    profile._optimised(path, tmp_path / "numbered.onnx", 1)
+    profile._optimize(path, tmp_path / "numbered.onnx", 1)
     image = np.random.default_rng(0).standard_normal((1, *architecture.input), dtype=np.float32)
     outs = []
     for one, optimise in ((path, True), (tmp_path / "numbered.onnx", False)):
@@ -87,26 +87,26 @@ def test_the_numbered_file_computes_what_the_first_one_does(tmp_path):
 
 
 def test_operators_and_the_rest_add_up_to_the_latency():
-    operators = [Timed("/0/Conv", "Conv", 0, 3.0), Timed("/1/Relu", "Relu", 1, 1.0)]
-    slower = settled(operators, 5.0, 10)
+    operators = [TimedOperator("/0/Conv", "Conv", 0, 3.0), TimedOperator("/1/Relu", "Relu", 1, 1.0)]
+    slower = scale_to_latency(operators, 5.0, 10)
     assert (slower.of_layer(0), slower.of_layer(1), slower.rest_ms) == (3.0, 1.0, 1.0)
-    faster = settled(operators, 2.0, 10)
+    faster = scale_to_latency(operators, 2.0, 10)
     assert (faster.of_layer(0), faster.of_layer(1), faster.rest_ms) == (1.5, 0.5, 0.0)
-    assert settled([], 2.0, 1).rest_ms == 2.0
+    assert scale_to_latency([], 2.0, 1).rest_ms == 2.0
 
 
-def test_the_warm_up_does_not_count_and_durations_are_those_of_nodes():
+def test_warm_up_is_dropped_and_durations_are_by_node():
     events = []
     for run in range(profile.WARM_UP_RUNS + 2):
         events.append({"cat": "Node", "name": "7_kernel_time", "dur": 100 if run < profile.WARM_UP_RUNS else 10 + run})
         events.append({"cat": "Node", "name": "7_fence_before", "dur": 1})
         events.append({"cat": "Session", "name": "model_run", "dur": 1000})
-    kept = profile._behind_warm_up(events)
+    kept = profile._after_warm_up(events)
     assert profile._runs(kept) == 2
     assert profile._durations(kept) == {"7": [15.5, 16.5]}
 
 
-def test_a_relu_that_is_joined_to_its_convolution_takes_no_time_of_its_own(tmp_path):
+def test_a_relu_fused_into_a_convolution_takes_no_time(tmp_path):
     architecture = Architecture.of(
         [
             {"block": "conv", "out": 16},
@@ -116,9 +116,9 @@ def test_a_relu_that_is_joined_to_its_convolution_takes_no_time_of_its_own(tmp_p
         input=(3, 16, 16),
     )
     graph, found = profiled(architecture, tmp_path)
-    times = times_of(graph, found)
+    times = node_times(graph, found)
     names = {node.op_type: node.name for node in graph.nodes}
-    assert own_ms(graph, times, [names["Relu"]]) == 0
-    assert own_ms(graph, times, [names["Elu"]]) > 0
-    everything = own_ms(graph, times, times)
+    assert standalone_ms(graph, times, [names["Relu"]]) == 0
+    assert standalone_ms(graph, times, [names["Elu"]]) > 0
+    everything = standalone_ms(graph, times, times)
     assert everything == pytest.approx(sum(one.ms for one in found.operators))

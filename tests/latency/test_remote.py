@@ -1,4 +1,4 @@
-"""Another device over a real SSH connection: measured as here, remembered, and every trouble told in one sentence."""
+"""Latency on another device over a real SSH connection: measurement, cache, and one message for each failure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import pytest
 import nasspace
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError
-from nasspace.latency import cache as caches
-from nasspace.latency import convert, remote
+from nasspace.latency import conditions, convert, remote
 from nasspace.latency.cache import LatencyCache
-from nasspace.latency.connection import Address, Connection, explained
-from nasspace.latency.remote import Remote
+from nasspace.latency.connection import Address, Connection, connection_error
+from nasspace.latency.remote import RemoteDevice
 from nasspace.network import build
 
 SHAPE = (3, 16, 16)
@@ -36,45 +35,45 @@ def network(width: int = 8) -> Architecture:
     ],
 )
 def test_addresses(text, target, port, python):
-    address = Address.of(text)
+    address = Address.parse(text)
     assert (address.target, address.port, address.python) == (target, port, python)
     assert address.command()[-2:-1] == [target]
     assert text.startswith(str(address))
 
 
 @pytest.mark.parametrize("text", ["pi", "ssh://", "ssh://-oProxyCommand=x", "ssh://a b", "http://pi", "ssh://pi:port"])
-def test_what_is_no_address_is_refused(text):
+def test_invalid_addresses_are_refused(text):
     with pytest.raises(InputError, match="ssh://user@host"):
-        remote.check(text, "onnxruntime")
+        remote.check_device(text, "onnxruntime")
 
 
-def test_a_runtime_that_takes_no_files_is_refused_before_any_connection():
-    remote.check("local", "eager")
-    remote.check("ssh://pi", "onnxruntime-int8")
+def test_runtimes_that_cannot_load_files_are_refused_before_connecting():
+    remote.check_device("local", "eager")
+    remote.check_device("ssh://pi", "onnxruntime-int8")
     with pytest.raises(InputError, match=r"'eager'.*onnxruntime-int8"):
-        remote.check("ssh://pi", "eager")
+        remote.check_device("ssh://pi", "eager")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "onnxruntime-int8"])
-def test_a_network_is_measured_there_and_remembered_here(runtime, board):
-    with Remote(board.address()) as there:
-        found = there.measure_latency(network(), runtime, seconds=0.05)
-        again = there.measure_latency(network(), runtime, seconds=0.05)
-        fresh = there.measure_latency(network(), runtime, seconds=0.05, fresh=True)
+def test_a_network_is_measured_remotely_and_cached_locally(runtime, board):
+    with RemoteDevice(board.address()) as device:
+        found = device.measure_latency(network(), runtime, seconds=0.05)
+        again = device.measure_latency(network(), runtime, seconds=0.05)
+        fresh = device.measure_latency(network(), runtime, seconds=0.05, fresh=True)
     assert found.contended or again == found, "only a disturbed measurement is repeated"
     assert fresh != found
     assert 0 < found.low_ms <= found.median_ms <= found.high_ms
     assert len(found.samples_ms) == len(found.reference_ms) == found.rounds >= 8
     assert (found.runtime, found.input) == (runtime, SHAPE)
     assert found.device == f"ssh://{board.address().split('/')[2]}"
-    assert found.machine == caches.machine()
+    assert found.machine == conditions.machine()
     assert {"python", "numpy", "onnxruntime", "torch", "nasspace"} <= found.versions.keys()
     assert "unknown" not in found.versions.values()
 
 
 @pytest.mark.slow
-def test_the_package_measures_there(board):
+def test_the_public_function_measures_remotely(board):
     found = nasspace.measure_latency(network(), resolution=24, latency_device=board.address(), seconds=0.05)
     assert (found.device, found.input) == (f"ssh://{board.address().split('/')[2]}", (3, 24, 24))
     with pytest.raises(InputError, match="resolution"):
@@ -84,13 +83,13 @@ def test_the_package_measures_there(board):
 @pytest.mark.slow
 def test_files_come_in_groups(board, tmp_path):
     path = convert.to_onnx(build(network()), SHAPE, tmp_path / "network.onnx")
-    with Remote(board.address()) as there:
-        found = there.measure_files([path] * 5, seconds=0.02)
+    with RemoteDevice(board.address()) as device:
+        found = device.measure_files([path] * 5, seconds=0.02)
         assert next(found).input == SHAPE
         assert len(list(found)) == 4
         with pytest.raises(InputError, match=r"127\.0\.0\.1.*batch of 1, not 2"):
-            list(there.measure_files([path], batch_size=2))
-        assert len(list(there.measure_files([path], seconds=0.02))) == 1
+            list(device.measure_files([path], batch_size=2))
+        assert len(list(device.measure_files([path], seconds=0.02))) == 1
 
 
 @pytest.mark.slow
@@ -98,16 +97,16 @@ def test_nothing_is_left_on_the_device(board, tmp_path, monkeypatch):
     (tmp_path / "python").write_text(f'#!/bin/sh\nTMPDIR={tmp_path} exec {board.folder / "python"} "$@"\n')
     (tmp_path / "python").chmod(0o755)
     address = board.address().removesuffix(str(board.folder / "python")) + str(tmp_path / "python")
-    with Remote(address) as there:
-        assert there.machine
+    with RemoteDevice(address) as device:
+        assert device.machine
         assert any(path.name.startswith("nasspace-") for path in tmp_path.iterdir())
     assert not any(path.name.startswith("nasspace-") for path in tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_a_lost_connection_is_told_and_what_was_measured_stays(board, monkeypatch):
-    there = Remote(board.address())
-    first = there.measure_latency(network(8), seconds=0.05)
+def test_a_lost_connection_is_reported_and_the_cache_stays(board, monkeypatch):
+    device = RemoteDevice(board.address())
+    first = device.measure_latency(network(8), seconds=0.05)
     send = Connection._send
 
     def then_cut(connection, *parts):
@@ -116,34 +115,34 @@ def test_a_lost_connection_is_told_and_what_was_measured_stays(board, monkeypatc
 
     monkeypatch.setattr(Connection, "_send", then_cut)
     with pytest.raises(InputError, match=r"lost while it was measuring.*nas resume"):
-        there.measure_latency(network(16), seconds=0.05)
+        device.measure_latency(network(16), seconds=0.05)
     monkeypatch.setattr(Connection, "_send", send)
-    again = there.measure_latency(network(8))  # over a new connection
+    again = device.measure_latency(network(8))  # over a new connection
     assert first.contended or again == first, "from the cache, except where other work disturbed the first"
-    assert there.measure_latency(network(16), seconds=0.05).rounds >= 8
-    there.close()
+    assert device.measure_latency(network(16), seconds=0.05).rounds >= 8
+    device.close()
 
 
-def test_a_missing_runtime_is_told_with_its_command(board):
+def test_a_missing_runtime_is_reported_with_its_install_command(board):
     with pytest.raises(InputError, match=r"has no onnxruntime; run there: .* -m pip install numpy onnxruntime"):
-        _ = Remote(board.address("bare")).machine
+        _ = RemoteDevice(board.address("bare")).machine
 
 
-def test_a_missing_python_is_told(board):
-    with pytest.raises(InputError, match=r"there is no .*nowhere.*install Python"):
-        _ = Remote(board.address("nowhere")).machine
+def test_a_missing_python_is_reported(board):
+    with pytest.raises(InputError, match=r"nowhere not found; install Python"):
+        _ = RemoteDevice(board.address("nowhere")).machine
 
 
-@pytest.mark.parametrize(("known", "message"), [("other", "not the one that is known"), (None, "not known yet")])
-def test_a_wrong_host_key_is_told(known, message, board, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("known", "message"), [("other", "host key has changed"), (None, "not known yet")])
+def test_a_wrong_host_key_is_reported(known, message, board, tmp_path, monkeypatch):
     key = (board.folder / f"{known}.pub").read_text().split()[1] if known else ""
     (tmp_path / "known").write_text(f"[127.0.0.1]:{board.port} ssh-ed25519 {key}\n" if known else "")
     monkeypatch.setenv("NASSPACE_SSH", f"ssh -o UserKnownHostsFile={tmp_path / 'known'} -F {board.folder / 'client'}")
     with pytest.raises(InputError, match=message):
-        _ = Remote(board.address()).machine
+        _ = RemoteDevice(board.address()).machine
 
 
-def test_a_key_that_is_not_let_in_is_told(board, monkeypatch):
+def test_a_refused_user_key_is_reported(board, monkeypatch):
     monkeypatch.setenv(
         "NASSPACE_SSH", f"ssh -i {board.folder / 'other'} -o IdentityAgent=none -F {board.folder}/client"
     )
@@ -151,33 +150,33 @@ def test_a_key_that_is_not_let_in_is_told(board, monkeypatch):
     (board.folder / "authorized").write_text("")
     try:
         with pytest.raises(InputError, match="ssh-copy-id"):
-            _ = Remote(board.address()).machine
+            _ = RemoteDevice(board.address()).machine
     finally:
         (board.folder / "authorized").write_text(accepted)
 
 
-def test_an_unreachable_device_is_told(board):
+def test_an_unreachable_device_is_reported(board):
     with pytest.raises(InputError, match=r"ssh://127\.0\.0\.1:1: cannot be reached: .*refused"):
-        _ = Remote("ssh://127.0.0.1:1").machine
+        _ = RemoteDevice("ssh://127.0.0.1:1").machine
 
 
-def test_a_missing_ssh_is_told(monkeypatch):
+def test_a_missing_ssh_is_reported(monkeypatch):
     monkeypatch.setenv("NASSPACE_SSH", "no-such-ssh")
     with pytest.raises(InputError, match="install openssh-client"):
-        _ = Remote("ssh://pi").machine
+        _ = RemoteDevice("ssh://pi").machine
 
 
-def test_an_old_python_and_a_failure_there_are_told():
-    address = Address.of("ssh://pi")
-    old = explained(address, 1, "Python 3.11 or newer is needed, this is 3.9.2\n", "while it was reached")
+def test_an_old_python_and_a_remote_failure_are_reported():
+    address = Address.parse("ssh://pi")
+    old = connection_error(address, 1, "Python 3.11 or newer is needed, this is 3.9.2\n", "while it was reached")
     assert "3.11 or newer is needed, this is 3.9.2" in str(old)
-    assert "exit status 3" in str(explained(address, 3, "", "while it was measuring"))
+    assert "exit status 3" in str(connection_error(address, 3, "", "while it was measuring"))
 
 
-def test_a_refused_connection_leaves_the_cache_as_it_was(board, tmp_path):
+def test_a_failed_connection_does_not_change_the_cache(board, tmp_path):
     cache = LatencyCache(tmp_path / "latency.db")
-    began = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(InputError):
-        Remote("ssh://127.0.0.1:1").measure_latency(network(), cache=cache)
-    assert time.monotonic() - began < 30
+        RemoteDevice("ssh://127.0.0.1:1").measure_latency(network(), cache=cache)
+    assert time.monotonic() - start < 30
     assert not cache.path.exists()

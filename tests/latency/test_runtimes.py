@@ -1,4 +1,4 @@
-"""One suite for every runtime: a new one is tested by being registered."""
+"""One suite for all runtimes; registering a new one tests it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nasspace import zoo
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError
 from nasspace.latency import convert, quantization, runtimes
-from nasspace.latency.runtimes import RUNTIMES, Calibrated, pytorch
+from nasspace.latency.runtimes import RUNTIMES, CalibratedModel, pytorch
 from nasspace.network import build
 
 SHAPE = (3, 16, 16)
@@ -54,7 +54,7 @@ def small() -> nn.Module:
 
 
 def agrees(name: str, found: np.ndarray, expected: np.ndarray) -> bool:
-    """(N, classes) are PyTorch's: to the last digits of the format, in int8 by their direction."""
+    """Compare outputs (N, classes) with PyTorch's: within the format's precision, in int8 by direction."""
     if name.endswith("int8"):
         lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
         return bool(((found * expected).sum(1) > COSINE * lengths).all())
@@ -62,7 +62,7 @@ def agrees(name: str, found: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def with_statistics(model: nn.Module) -> nn.Module:
-    """Batch norms that a folding must respect."""
+    """Give batch norms nontrivial statistics, so that folding matters."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -72,7 +72,7 @@ def with_statistics(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_runtime_loads_and_runs_a_network_and_leaves_it_alone(name):
+def test_a_runtime_loads_and_runs_a_network_without_changing_it(name):
     model = small().train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     threads, state = torch.get_num_threads(), torch.random.get_rng_state()
@@ -96,7 +96,7 @@ def test_runtime_loads_and_runs_a_network_and_leaves_it_alone(name):
 def test_outputs_are_pytorchs(name, family):
     layers = [*LAYERS[family], {"block": "global_pool"}, {"block": "linear", "out": 7}]
     model = with_statistics(build(Architecture.of(layers, input=SHAPE))).eval()
-    images = quantization.digits(SHAPE, 4)
+    images = quantization.digit_images(SHAPE, 4)
     found = RUNTIMES[name](1, 4).load(model, SHAPE).outputs(images)
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).numpy()
@@ -110,7 +110,7 @@ def test_outputs_are_pytorchs(name, family):
 def test_a_published_network_gives_pytorchs_outputs(name):
     architecture = zoo.load("shufflenet_v2_0.5", resolution=64, classes=10)
     model = with_statistics(build(architecture)).eval()
-    images = quantization.digits(architecture.input, 1)
+    images = quantization.digit_images(architecture.input, 1)
     found = RUNTIMES[name]().load(model, architecture.input).outputs(images)
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).numpy()
@@ -119,8 +119,8 @@ def test_a_published_network_gives_pytorchs_outputs(name):
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps", "tpu"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_device_that_is_not_here_is_named(name, device):
-    if RUNTIMES[name].accelerated and (torch.cuda.is_available() or torch.backends.mps.is_available()):
+def test_an_unavailable_device_is_named(name, device):
+    if RUNTIMES[name].uses_accelerator and (torch.cuda.is_available() or torch.backends.mps.is_available()):
         pytest.skip("this machine has such a device")
     with pytest.raises(InputError, match=device):
         RUNTIMES[name](device=device).load(small(), SHAPE)
@@ -128,11 +128,11 @@ def test_a_device_that_is_not_here_is_named(name, device):
 
 @pytest.mark.parametrize("name", ["eager", "torchscript"])
 @pytest.mark.parametrize("device", ["cuda:1", "mps"])
-def test_a_run_ends_when_the_device_is_done(name, device, monkeypatch):
+def test_a_run_ends_when_the_device_has_finished(name, device, monkeypatch):
     done, kind = [], device.partition(":")[0]
     monkeypatch.setattr(torch.cuda if kind == "cuda" else torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(getattr(torch, kind), "synchronize", lambda *which: done.append(which))
-    finish = pytorch.synchroniser(device)
+    finish = pytorch.synchronizer(device)
     network = RUNTIMES[name]().load(small(), SHAPE)
     model, network._finish = network._model, finish
     network._model = lambda batch: (done.append("model"), model(batch))[1]
@@ -146,7 +146,7 @@ def test_an_unknown_runtime_is_named_with_the_nearest():
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
-def test_a_missing_engine_is_told_with_its_command(name, monkeypatch):
+def test_a_missing_package_is_reported_with_its_install_command(name, monkeypatch):
     for package in OPTIONAL[name]:
         monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
@@ -154,7 +154,7 @@ def test_a_missing_engine_is_told_with_its_command(name, monkeypatch):
         RUNTIMES[name]()
 
 
-def test_a_missing_compiler_is_told_with_its_remedy():
+def test_a_missing_compiler_is_reported_with_its_remedy():
     from torch._inductor import config, cpp_builder
 
     cpp_builder.cpp_compiler_search.cache_clear()
@@ -167,12 +167,12 @@ def test_a_missing_compiler_is_told_with_its_remedy():
 
 
 @pytest.mark.parametrize("name", ["eager", "torchscript"])
-def test_pytorch_has_its_threads_while_it_is_measured_only(name):
+def test_pytorchs_threads_are_restored_after_a_measurement(name):
     network = RUNTIMES[name](threads=2).load(small(), SHAPE)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with network.ready():
+        with network.configured():
             assert torch.get_num_threads() == 2
         assert torch.get_num_threads() == 1
     finally:
@@ -188,7 +188,7 @@ def test_pytorch_runs_without_batch_norm_and_no_files(name, tmp_path):
         RUNTIMES[name]().load(tmp_path / "network.onnx")
 
 
-def test_onnx_file_gives_its_own_shape_and_batch(tmp_path):
+def test_an_onnx_file_determines_its_shape_and_batch(tmp_path):
     fixed = convert.to_onnx(small(), SHAPE, tmp_path / "fixed.onnx", batch_size=2)
     free = convert.to_onnx(small(), SHAPE, tmp_path / "free.onnx", dynamic_batch=True)
     assert RUNTIMES["onnxruntime"](1, None).load(fixed).batch_size == 2
@@ -200,10 +200,10 @@ def test_onnx_file_gives_its_own_shape_and_batch(tmp_path):
         RUNTIMES["onnxruntime"](1, 3).load(fixed)
 
 
-def test_int8_takes_its_ranges_from_the_images_given():
-    model, images = small().eval(), quantization.digits(SHAPE, 8)
-    narrow = RUNTIMES["onnxruntime-int8"](1, 8).load(Calibrated(model, images / 4), SHAPE).outputs(images)
-    wide = RUNTIMES["onnxruntime-int8"](1, 8).load(Calibrated(model, images), SHAPE).outputs(images)
+def test_int8_is_calibrated_on_the_given_images():
+    model, images = small().eval(), quantization.digit_images(SHAPE, 8)
+    narrow = RUNTIMES["onnxruntime-int8"](1, 8).load(CalibratedModel(model, images / 4), SHAPE).outputs(images)
+    wide = RUNTIMES["onnxruntime-int8"](1, 8).load(CalibratedModel(model, images), SHAPE).outputs(images)
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).numpy()
     assert np.abs(wide - expected).max() < np.abs(narrow - expected).max() / 4
@@ -220,7 +220,7 @@ def test_a_missing_or_broken_file_is_one_clear_error(content, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="Linux tells how long threads waited")
-def test_the_time_threads_wait_for_a_core_grows():
+def test_the_time_waited_for_a_core_grows():
     before = runtimes.CLOCKS.queue()
     time.sleep(0.01)
     assert runtimes.CLOCKS.queue() >= before
@@ -240,7 +240,7 @@ def test_a_trained_network_classifies_as_in_pytorch(name):
     calibrating, images = (
         normalised(part.pixels, data).numpy() for part in (data.train.at(torch.arange(32)), data.validation)
     )
-    found = RUNTIMES[name](1, len(images)).load(Calibrated(model, calibrating), images.shape[1:]).outputs(images)
+    found = RUNTIMES[name](1, len(images)).load(CalibratedModel(model, calibrating), images.shape[1:]).outputs(images)
     with torch.no_grad():
         expected = model.eval()(torch.from_numpy(images)).argmax(1).numpy()
     assert (found.argmax(1) == expected).mean() > 0.97

@@ -30,8 +30,8 @@ BRIEF = {"resolution": 16, "epochs": 1}
 
 
 def searched(**settings):
-    asked = {"data": "digits", "trials": 2, "latency_target_ms": 500, "fidelity": BRIEF, "study": "s", **settings}
-    return nasspace.search(Space(Document(SPACE, "few")), **asked)
+    defaults = {"data": "digits", "trials": 2, "latency_target_ms": 500, "fidelity": BRIEF, "study": "s", **settings}
+    return nasspace.search(Space(Document(SPACE, "few")), **defaults)
 
 
 @pytest.fixture(autouse=True)
@@ -48,9 +48,9 @@ def intervals(study):
 def test_a_search_measures_with_its_runtime(runtime):
     if runtime == "ncnn" and not importlib.util.find_spec("ncnn"):
         pytest.skip("pip install 'nasspace[ncnn]'")
-    told = []
-    study = searched(runtime=runtime, trials=1, on_event=lambda kind, **about: told.append(about.get("text", "")))
-    assert any("in int8: accuracy" in text for text in told) == runtime.endswith("int8")
+    texts = []
+    study = searched(runtime=runtime, trials=1, on_event=lambda kind, **about: texts.append(about.get("text", "")))
+    assert any("in int8: accuracy" in text for text in texts) == runtime.endswith("int8")
     assert [interval["runtime"] for interval in intervals(study)] == [runtime]
     assert set(RUNTIMES[runtime].libraries) < set(intervals(study)[0]["versions"])
     again = [found["runtime"] for found in study.remeasured().values()]
@@ -58,7 +58,7 @@ def test_a_search_measures_with_its_runtime(runtime):
 
 
 @pytest.mark.slow
-def test_a_front_in_int8_is_that_of_its_int8_files():
+def test_an_int8_front_comes_from_its_int8_files():
     study = searched(runtime="onnxruntime-int8", trials=1)
     (member,) = study.document()["front"]
     export = study.folder / "exports" / str(member["id"])
@@ -77,7 +77,7 @@ def test_a_search_of_latency_and_flops_in_int8_measures_untrained_networks():
     assert (study.folder / "exports" / str(study.front_numbers()[0]) / INT8).is_file()
 
 
-def test_what_a_runtime_needs_is_looked_for_before_any_work(monkeypatch, capsys):
+def test_a_runtimes_packages_are_checked_before_any_work(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
     status = cli.run(["search", "--space", "shuffle", "--runtime", "ncnn"])
     assert (status, "pip install 'nasspace[ncnn]'" in capsys.readouterr().err) == (2, True)
@@ -88,7 +88,7 @@ def test_what_a_runtime_needs_is_looked_for_before_any_work(monkeypatch, capsys)
 
 
 @pytest.mark.slow
-def test_a_search_measures_on_the_device_its_front_too(board):
+def test_a_search_measures_its_front_on_the_device_too(board):
     study = searched(latency_device=board.address(), runtime="onnxruntime")
     device = board.address().removesuffix(str(board.folder / "python"))
     assert {interval["device"] for interval in intervals(study)} == {device}
@@ -99,7 +99,7 @@ def test_a_search_measures_on_the_device_its_front_too(board):
 
 
 @pytest.mark.slow
-def test_a_search_that_lost_its_device_is_resumed(board, monkeypatch):
+def test_a_search_resumes_after_losing_its_device(board, monkeypatch):
     send, sent = Connection._send, []
 
     def cut_at_the_second(connection, *parts):
@@ -119,11 +119,11 @@ def test_a_search_that_lost_its_device_is_resumed(board, monkeypatch):
 
 
 @pytest.mark.slow
-def test_latency_of_the_command_line_on_the_device(board, capsys):
-    asked = ["latency", "shufflenet_v2_0.5", "--resolution", "32", "--seconds", "0.1", "--json"]
-    assert cli.run([*asked, "--latency-device", board.address()]) == 0
+def test_the_command_line_measures_on_the_device(board, capsys):
+    arguments = ["latency", "shufflenet_v2_0.5", "--resolution", "32", "--seconds", "0.1", "--json"]
+    assert cli.run([*arguments, "--latency-device", board.address()]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["device"].startswith("ssh://")
     assert document["machine"]["cores"] >= 1
-    assert cli.run([*asked, "--latency-device", board.address(), "--device", "cuda"]) == 2
+    assert cli.run([*arguments, "--latency-device", board.address(), "--device", "cuda"]) == 2
     assert "measures on its cpu" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A cache that somebody changed is measured again: no mutation of it is an error, and none is believed as it stands."""
+"""A tampered cache is measured again: no mutation raises an error, and none is used as it is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nasspace.latency import benchmark, layerwise
 from nasspace.latency.benchmark import Latency, measure_latency
 from nasspace.latency.cache import LatencyCache
 from nasspace.latency.conditions import Conditions, machine
-from nasspace.latency.reference import conditions, history
+from nasspace.latency.reference import machine_history, reference_conditions
 from nasspace.network import build
 
 SHAPE = (3, 16, 16)
@@ -42,7 +42,7 @@ HOSTILE = [
 
 
 def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    """Every place in a document."""
+    """Yield every path in a document."""
     yield path
     if isinstance(value, dict):
         for key in value:
@@ -53,7 +53,7 @@ def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
 
 
 def mutated(document: Any, draw: random.Random) -> Any:
-    """A document with one to three values changed, left out or moved."""
+    """Return a document with one to three values changed, removed or moved."""
     document = copy.deepcopy(document)
     for _ in range(draw.randint(1, 3)):
         path = draw.choice([one for one in places(document) if one] or [()])
@@ -72,7 +72,7 @@ def mutated(document: Any, draw: random.Random) -> Any:
 
 
 class MeasuredAgain(Exception):
-    """Stands for a measurement."""
+    """A stand-in for a measurement."""
 
 
 @pytest.fixture
@@ -81,13 +81,13 @@ def cache(tmp_path, monkeypatch) -> LatencyCache:
         raise MeasuredAgain
 
     monkeypatch.setattr(benchmark, "measure", measure)
-    monkeypatch.setattr(benchmark, "reference_for", lambda *_: None)
+    monkeypatch.setattr(benchmark, "load_reference", lambda *_: None)
     monkeypatch.setattr(benchmark.runtimes.OnnxRuntime, "load", lambda *_: benchmark)
     monkeypatch.setattr(benchmark.runtimes, "check_outputs", lambda *_: None)
     return LatencyCache(tmp_path / "latency.db")
 
 
-KEY = Conditions.here(ARCHITECTURE.digest, "onnxruntime", input=SHAPE)
+KEY = Conditions.on_this_machine(ARCHITECTURE.digest, "onnxruntime", input=SHAPE)
 
 
 def write(cache: LatencyCache, text: str | bytes) -> None:
@@ -98,18 +98,18 @@ def write(cache: LatencyCache, text: str | bytes) -> None:
     connection.close()
 
 
-def test_the_unchanged_document_is_believed(cache):
+def test_the_unchanged_document_is_used(cache):
     write(cache, json.dumps(VALID))
     assert measure_latency(ARCHITECTURE, cache=cache).samples_ms == tuple(VALID["samples_ms"])
 
 
 @pytest.mark.parametrize("name", sorted(VALID))
 @pytest.mark.parametrize("value", HOSTILE, ids=lambda value: repr(value)[:12])
-def test_a_value_that_was_not_measured_is_an_input_error_or_a_measurement(name, value):
+def test_a_changed_value_is_an_input_error_or_a_measurement(name, value):
     document = {**VALID, name: value}
     with contextlib.suppress(InputError):
         found = Latency.from_json(document)
-        again = found.normalized(history(conditions(1, "cpu"), "onnxruntime", LatencyCache()))
+        again = found.normalized(machine_history(reference_conditions(1, "cpu"), "onnxruntime", LatencyCache()))
         assert 0 < again.low_ms <= again.median_ms <= again.high_ms < math.inf
 
 
@@ -123,7 +123,7 @@ def test_the_error_names_the_value(name, value):
 
 
 @pytest.mark.parametrize("missing", sorted(VALID))
-def test_a_document_that_lacks_a_value_is_refused(missing):
+def test_a_document_with_a_missing_value_is_refused(missing):
     with pytest.raises(InputError, match=missing):
         Latency.from_json({name: value for name, value in VALID.items() if name != missing})
 
@@ -151,7 +151,7 @@ def test_a_mutated_cache_is_measured_again(cache):
     ],
     ids=lambda text: repr(text[:10]),
 )
-def test_a_text_that_is_no_document_is_measured_again(text, cache):
+def test_an_invalid_text_is_measured_again(text, cache):
     write(cache, text)
     with pytest.raises(MeasuredAgain):
         measure_latency(ARCHITECTURE, cache=cache)
@@ -167,36 +167,36 @@ def test_a_document_of_other_conditions_is_measured_again(change, cache):
 
 
 @pytest.mark.parametrize("value", ["fast", b"\x01\x02", 0, -2.0, math.inf, 1e300, ""], ids=repr)
-def test_a_reading_that_was_not_measured_does_not_count(value, cache):
-    reference = conditions(1, "cpu")
+def test_an_invalid_reading_is_ignored(value, cache):
+    reference = reference_conditions(1, "cpu")
     cache.add_reading(reference, 2.0)
     cache.add_ratio(reference, KEY, 0.5)
     connection = sqlite3.connect(cache.path)
     with connection:
-        connection.execute("INSERT INTO reference_1 VALUES (?, ?, ?)", (reference.text(), 1e9, value))
-        connection.execute("INSERT INTO reference_1 VALUES (?, ?, ?)", (reference.text(), value, 2.5))
-        key = json.dumps(["onnxruntime", reference.text()])
-        connection.execute("INSERT INTO ratio_1 VALUES (?, ?, ?, ?)", (key, KEY.text(), 1e9, value))
+        connection.execute("INSERT INTO reference_1 VALUES (?, ?, ?)", (reference.json_text(), 1e9, value))
+        connection.execute("INSERT INTO reference_1 VALUES (?, ?, ?)", (reference.json_text(), value, 2.5))
+        key = json.dumps(["onnxruntime", reference.json_text()])
+        connection.execute("INSERT INTO ratio_1 VALUES (?, ?, ?, ?)", (key, KEY.json_text(), 1e9, value))
         connection.execute("INSERT INTO ratio_1 VALUES (?, ?, ?, ?)", (key, value, value, value))
     connection.close()
-    found = history(reference, "onnxruntime", cache)
+    found = machine_history(reference, "onnxruntime", cache)
     assert [milliseconds for _, milliseconds in found.readings] == [2.0]
     assert found.repeats == ()
 
 
 def test_mutated_times_of_layers_are_measured_again(cache, monkeypatch):
     latency, model, draw = Latency.from_json(VALID), build(ARCHITECTURE), random.Random(1)
-    monkeypatch.setattr(layerwise, "_profiled", lambda *_: [0.1, 0.2, 0.3])
+    monkeypatch.setattr(layerwise, "_profile_layers", lambda *_: [0.1, 0.2, 0.3])
     for value in [*HOSTILE, [1.0, 2.0], [1.0, 2.0, "3"], [1.0, 2.0, -3.0], [1.0, math.nan, 2.0], [10**400, 1, 1]]:
         cache.put(layerwise._conditions(ARCHITECTURE, model, latency), {"layers_ms": value})
-        assert layerwise.layers_ms(ARCHITECTURE, model, latency, cache=cache) == [0.1, 0.2, 0.3]
+        assert layerwise.measure_layers(ARCHITECTURE, model, latency, cache=cache) == [0.1, 0.2, 0.3]
     for _ in range(100):
         document = mutated({"layers_ms": [0.5, 0.25, 0.0]}, draw)
         cache.put(layerwise._conditions(ARCHITECTURE, model, latency), document)
-        assert all(0 <= ms < 1e12 for ms in layerwise.layers_ms(ARCHITECTURE, model, latency, cache=cache))
+        assert all(0 <= ms < 1e12 for ms in layerwise.measure_layers(ARCHITECTURE, model, latency, cache=cache))
 
 
-def test_mutated_sides_of_a_prediction_are_not_believed():
+def test_mutated_sides_of_a_prediction_are_not_used():
     good = [{"ms": 1.0, "scatter": 0.0}, {"ms": 0.5, "scatter": 0.1}]
     assert counterfactuals._are_sides(good)
     for value in HOSTILE:

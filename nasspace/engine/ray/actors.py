@@ -10,9 +10,9 @@ from typing import Any
 
 from nasspace.architecture import Architecture
 from nasspace.engine.evaluator import Outcome, evaluate
-from nasspace.engine.latency_evaluator import Measured, Measurer
+from nasspace.engine.latency_evaluator import LatencyEvaluator, MeasuredLatency
 from nasspace.engine.ray.payload import Payload
-from nasspace.engine.timeouts import paused, stopped_after
+from nasspace.engine.timeouts import limits_paused, time_limit
 from nasspace.errors import InputError
 
 LATENCY_TIMEOUT = 1800.0  # seconds for one latency, including the wait for other measurements on the node
@@ -70,15 +70,15 @@ class LatencyActor:
     """Actor that measures latencies, one at a time, on its node."""
 
     def __init__(self, payload: Payload) -> None:
-        self._measurer: Measurer = payload.measurer()
+        self._measurer: LatencyEvaluator = payload.measurer()
 
     def machine(self) -> dict[str, Any]:
-        """The node's machine, as `latency.cache.machine` describes it."""
-        from nasspace.latency.cache import machine
+        """The node's machine, as `latency.conditions.machine` describes it."""
+        from nasspace.latency.conditions import machine
 
         return machine()
 
-    def measure(self, architecture: str) -> Measured:
+    def measure(self, architecture: str) -> MeasuredLatency:
         """Measure an architecture, given as JSON."""
         return self._measurer(Architecture.from_json(architecture))
 
@@ -89,12 +89,12 @@ class ActorMeasurer:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
-    def __call__(self, architecture: Architecture) -> Measured:
+    def __call__(self, architecture: Architecture) -> MeasuredLatency:
         """Measure an architecture on the actor's node; raises what the measurement raises."""
         import ray
 
         try:
-            with paused():  # waiting for the node does not count for the trial's timeout
+            with limits_paused():  # waiting for the node does not count for the trial's timeout
                 return ray.get(self._actor.measure.remote(architecture.to_json()), timeout=LATENCY_TIMEOUT)
         except ray.exceptions.RayTaskError as error:  # is a RayError, too, which would count as a dead process
             raise error.cause from None
@@ -157,7 +157,7 @@ def worker_class(mailbox: Any, latency_actor: Any) -> type:
             """Return what the evaluator raises as an outcome, too: only after the death of a process is it retried."""
             architecture = Architecture.from_json(candidate["architecture"])
             try:
-                with stopped_after(candidate.get("timeout"), candidate.get("trace")):
+                with time_limit(candidate.get("timeout"), candidate.get("trace")):
                     return evaluate(self._evaluator, architecture)
             except ray.exceptions.RayError:
                 raise

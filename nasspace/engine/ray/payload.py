@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.documents import Document
 from nasspace.engine.evaluator import FunctionEvaluator, TrainingEvaluator
-from nasspace.engine.latency_evaluator import Measurer
+from nasspace.engine.latency_evaluator import LatencyEvaluator
 from nasspace.engine.problem import Problem
 from nasspace.studies import recipe as recipes
 from nasspace.studies.recipe import Recipe
@@ -62,10 +62,10 @@ class Payload:
             return None
         return DataSet(**self.data, **{split: _to_images(*arrays) for split, arrays in self.arrays.items()})
 
-    def measurer(self) -> Measurer:
+    def measurer(self) -> LatencyEvaluator:
         """The object that measures latencies in this process."""
         self._register_blocks()
-        return Measurer(self._recipe(), self.dataset(), fresh=self.fresh_latency)
+        return LatencyEvaluator(self._recipe(), self.dataset(), fresh=self.fresh_latency)
 
     def evaluator(self, measure: Any = None) -> Any:
         """The evaluator; `measure` returns the latencies in place of a measurement in this process."""
@@ -74,7 +74,7 @@ class Payload:
             return self.function
         data = self.dataset()
         assert data is not None
-        measure = measure or Measurer(self._recipe(), data, fresh=self.fresh_latency)
+        measure = measure or LatencyEvaluator(self._recipe(), data, fresh=self.fresh_latency)
         return TrainingEvaluator(self._recipe(), data, measure=measure)
 
     def _recipe(self) -> Recipe:

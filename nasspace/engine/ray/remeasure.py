@@ -37,5 +37,5 @@ def _measure(contents: Sequence[bytes], settings: dict[str, Any]) -> list[Latenc
         paths = [Path(folder) / f"{i}.onnx" for i in range(len(contents))]
         for path, content in zip(paths, contents, strict=True):
             path.write_bytes(content)
-        with machine_lock.measuring():
-            return subprocess_benchmark.measure_files_afresh(paths, **settings)
+        with machine_lock.measurement_lock():
+            return subprocess_benchmark.measure_files_in_subprocess(paths, **settings)

@@ -1,8 +1,9 @@
-"""Ways to run a network, each a class with `load`, `run` and `outputs`; and to time a round of runs.
+"""Runtimes: classes with `load`, `run` and `outputs` that run a network.
 
-A runtime says its `name`, the `libraries` whose versions are part of a measurement, whether it is `accelerated` (runs
-on the device of the training) and `calibrated` (on images), and by its `tolerance` how far its outputs may be from
-PyTorch's. One that is added to `RUNTIMES` is measured, searched with and tested like these.
+A runtime has a `name`, the `libraries` whose versions are part of a measurement's conditions, `uses_accelerator` (it
+runs on the training's device), `needs_calibration` (it needs images) and `tolerance`, the largest difference of its
+outputs from PyTorch's, relative to the largest output. A class that is added to `RUNTIMES` can be measured and searched
+with, and is covered by the tests.
 """
 
 from __future__ import annotations
@@ -12,28 +13,28 @@ from collections.abc import Iterable
 from typing import Any
 
 from nasspace.errors import InputError, nearest
-from nasspace.latency.runtimes.common import Calibrated, Shape, batch_of, check_outputs, network_of
+from nasspace.latency.runtimes.common import CalibratedModel, Shape, check_outputs, module_of, random_batch
 from nasspace.latency.runtimes.ncnn import Ncnn
 from nasspace.latency.runtimes.ort import OnnxRuntime, OnnxRuntimeInt8, check_optimized
 from nasspace.latency.runtimes.pytorch import Compiled, Eager, TorchScript, device_label
 from nasspace.latency.runtimes.timing import (
     CLOCKS,
-    CONTENDED,
+    CONTENTION_RATIO,
     ROUND_SECONDS,
     WARM_UP_SECONDS,
     Clocks,
     Round,
-    take_round,
+    time_round,
     warm_up,
 )
 
 __all__ = [
     "CLOCKS",
-    "CONTENDED",
+    "CONTENTION_RATIO",
     "ROUND_SECONDS",
     "RUNTIMES",
     "WARM_UP_SECONDS",
-    "Calibrated",
+    "CalibratedModel",
     "Clocks",
     "Compiled",
     "Eager",
@@ -43,14 +44,14 @@ __all__ = [
     "Round",
     "Shape",
     "TorchScript",
-    "batch_of",
     "check_optimized",
     "check_outputs",
     "device_label",
     "get",
     "library_versions",
-    "network_of",
-    "take_round",
+    "module_of",
+    "random_batch",
+    "time_round",
     "versions",
     "warm_up",
 ]
@@ -58,21 +59,21 @@ RUNTIMES = {runtime.name: runtime for runtime in (OnnxRuntime, OnnxRuntimeInt8, 
 
 
 def get(name: str) -> type[Any]:
-    """The class of a runtime; an `InputError` names the nearest where there is none."""
+    """Return the class of a runtime; `InputError` with the nearest name if there is none."""
     if name not in RUNTIMES:
         raise InputError(f"'{name}' is not a runtime{nearest(name, RUNTIMES)}")
     return RUNTIMES[name]
 
 
 def versions(runtime: str) -> dict[str, str]:
-    """The versions of the libraries behind a runtime, and ours, without importing them."""
+    """Return the versions of a runtime's libraries and of nasspace, without importing them."""
     return library_versions(get(runtime).libraries)
 
 
 def library_versions(libraries: Iterable[str]) -> dict[str, str]:
-    """The installed version of each, and of nasspace; "unknown" for one that was not installed by pip.
+    """Return the installed version of each library and of nasspace, "unknown" without metadata.
 
-    A checkout on PYTHONPATH and a vendor's build of torch need not have metadata.
+    A checkout on PYTHONPATH or a vendor's build of torch may have no metadata.
     """
     return {library: _version(library) for library in (*libraries, "nasspace")}
 

@@ -1,4 +1,4 @@
-"""What every runtime takes: sources, the seeded batch; and what it refuses."""
+"""Sources, the seeded input and the checks that all runtimes share."""
 
 from __future__ import annotations
 
@@ -15,68 +15,68 @@ if TYPE_CHECKING:
     from torch import nn
 
 Shape = tuple[int, int, int]
-COMPARED = 16  # images
+COMPARED_IMAGES = 16  # at most so many of a batch are compared with PyTorch
 
 
 @dataclass(frozen=True, eq=False)
-class Calibrated:
-    """A network with the images, float32 (N, C, H, W) as it is fed, from which int8 runtimes take their ranges."""
+class CalibratedModel:
+    """A network with preprocessed images, float32 (N, C, H, W), for the calibration of int8 runtimes."""
 
     model: nn.Module
     images: np.ndarray
 
 
 if TYPE_CHECKING:
-    Source = nn.Module | Calibrated | str | PathLike
+    Source = nn.Module | CalibratedModel | str | PathLike
 
 
-def network_of(source: Source, name: str) -> nn.Module:
-    """The `nn.Module` in a source; a file is an `InputError` that names the runtime."""
+def module_of(source: Source, name: str) -> nn.Module:
+    """Return the `nn.Module` of a source; `InputError` for a file."""
     if isinstance(source, str | PathLike):
         raise InputError(f"{source}: the runtime '{name}' runs networks, not files; use --runtime onnxruntime")
-    return source.model if isinstance(source, Calibrated) else source
+    return source.model if isinstance(source, CalibratedModel) else source
 
 
-def batch_of(batch_size: int, input_shape: Shape) -> np.ndarray:
-    """Seeded normal input, (batch, C, H, W) in float32."""
+def random_batch(batch_size: int, input_shape: Shape) -> np.ndarray:
+    """Return seeded normal input, float32 (batch_size, C, H, W)."""
     return np.random.default_rng(0).standard_normal((batch_size, *input_shape), dtype=np.float32)
 
 
 def check_outputs(network: Any, source: Source) -> None:
-    """Compare a loaded network's outputs with PyTorch's of its source, on the CPU in float32; up to 16 images.
+    """Compare a loaded network's outputs with PyTorch's, on the CPU in float32, for up to 16 images.
 
-    The largest difference may be `network.tolerance` of the largest output; a runtime without one is not compared, nor
-    are outputs that are not finite. Other outputs are those of another network: an `InputError`.
+    Raises `InputError` if the largest difference exceeds `network.tolerance` times the largest output. A runtime
+    without a tolerance is not compared, nor are outputs that are not finite.
     """
     tolerance = getattr(network, "tolerance", None)
     if tolerance is None:
         return
     import torch
 
-    from nasspace.latency.convert import relative_difference, shipped
+    from nasspace.latency.convert import inference_copy, relative_difference
 
-    batch = batch_of(network.batch_size, network.input)
+    batch = random_batch(network.batch_size, network.input)
     with torch.inference_mode():
-        expected = shipped(network_of(source, network.name))(torch.from_numpy(batch[:COMPARED]))
+        expected = inference_copy(module_of(source, network.name))(torch.from_numpy(batch[:COMPARED_IMAGES]))
     if not isinstance(expected, torch.Tensor) or not expected.isfinite().all():
         return
-    difference = relative_difference(expected.numpy(), network.outputs(batch)[:COMPARED])
+    difference = relative_difference(expected.numpy(), network.outputs(batch)[:COMPARED_IMAGES])
     if not difference <= tolerance:
         other = "eager" if network.name != "eager" else "onnxruntime"
         raise InputError(
-            f"--runtime {network.name}: its outputs are not PyTorch's (largest difference: {100 * difference:.2g} % of "
-            f"the largest output), so that another network would be measured; use --runtime {other}"
+            f"--runtime {network.name}: its outputs differ from PyTorch's (largest difference: {100 * difference:.2g} "
+            f"% of the largest output), so another network would be measured; use --runtime {other}"
         )
 
 
-def only_on_cpu(name: str, device: str) -> None:
-    """Refuse every other device."""
+def require_cpu(name: str, device: str) -> None:
+    """Raise `InputError` for any device other than the CPU."""
     if device != "cpu":
-        raise InputError(f"device '{device}': {name} runs on the cpu here; use --runtime eager")
+        raise InputError(f"device '{device}': {name} runs on the cpu only; use --runtime eager")
 
 
-def require(name: str, *packages: str) -> None:
-    """The packages of an optional engine, or an `InputError` with the command that installs them."""
+def require_packages(name: str, *packages: str) -> None:
+    """Raise `InputError` with the install command if a package of an optional runtime is missing."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise InputError(f"--runtime {name} needs {' and '.join(missing)}; run: pip install 'nasspace[{name}]'")

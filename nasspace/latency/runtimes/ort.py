@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, in float32 and in int8."""
+"""The runtime ONNX Runtime on the CPU, in float32 and int8."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import numpy as np
 
 from nasspace import temporary
 from nasspace.errors import InputError, first_line
-from nasspace.latency.runtimes.common import Calibrated, batch_of, check_outputs, network_of, only_on_cpu
+from nasspace.latency.runtimes.common import CalibratedModel, check_outputs, module_of, random_batch, require_cpu
 
 if TYPE_CHECKING:
     from nasspace.latency.runtimes.common import Shape, Source
 
 
 class OnnxRuntime:
-    """ONNX Runtime on the CPU: operators one after another, each on `threads` threads.
+    """ONNX Runtime on the CPU: operators run one after another, each on `threads` threads.
 
-    With several threads the pool spins while a run lasts, as users have it, and rests between runs, so that several
-    networks measured in turn do not disturb each other.
+    With several threads the pool spins during a run, which is the default, and stops between runs, so that networks
+    measured in turn do not disturb each other.
     """
 
     name = "onnxruntime"
     libraries: tuple[str, ...] = ("onnxruntime", "torch")  # torch writes the file
-    accelerated = False
-    calibrated = False
+    uses_accelerator = False
+    needs_calibration = False
     tolerance: float | None = 1e-3
 
     def __init__(self, threads: int = 1, batch_size: int | None = 1, device: str = "cpu") -> None:
-        only_on_cpu(self.name, device)
+        require_cpu(self.name, device)
         self.threads, self.batch_size, self.device = threads, batch_size, device
 
     def load(self, source: Source, input_shape: Shape | None = None) -> OnnxRuntime:
-        """Load an ONNX file, or a network by way of a temporary one (then `input_shape`, (C, H, W), is needed).
+        """Load an ONNX file, or a network through a temporary file (which needs `input_shape`, (C, H, W)).
 
-        `batch_size=None` takes the file's own, 1 where it is free.
+        `batch_size=None` uses the file's own batch size, or 1 if it is dynamic.
         """
         if isinstance(source, str | PathLike):
             return self._load(Path(source))
@@ -44,79 +44,81 @@ class OnnxRuntime:
             return self._load(self.write(source, input_shape, Path(folder) / "network.onnx"))
 
     def write(self, source: Source, input_shape: Shape | None, path: Path) -> Path:
-        """Write a network as the file that this runtime loads."""
+        """Write a network as a file that this runtime loads."""
         from nasspace.latency.convert import to_onnx
 
-        return to_onnx(network_of(source, self.name), input_shape, path, batch_size=self.batch_size or 1)
+        return to_onnx(module_of(source, self.name), input_shape, path, batch_size=self.batch_size or 1)
 
     def _load(self, path: Path) -> OnnxRuntime:
+        """Load a file and prepare its input."""
         self._session = _session(path, self.threads)
-        given = self._session.get_inputs()
-        if len(given) != 1 or given[0].type != "tensor(float)" or len(given[0].shape) != 4:
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
             raise InputError(f"{path}: its input must be one float32 tensor (batch, channels, height, width)")
-        batch, *shape = given[0].shape
+        batch, *shape = inputs[0].shape
         if not all(isinstance(size, int) for size in shape):
-            raise InputError(f"{path}: the size of its input is not fixed: {given[0].shape}; export it at one size")
+            raise InputError(f"{path}: its input size is not fixed: {inputs[0].shape}; export it with a fixed size")
         if isinstance(batch, int) and self.batch_size not in (None, batch):
             raise InputError(f"{path}: was exported for a batch of {batch}, not {self.batch_size}")
         self.batch_size = batch if isinstance(batch, int) else self.batch_size or 1
         self.input = tuple(shape)
-        self._input_name = given[0].name
-        self._feed = {self._input_name: batch_of(self.batch_size, self.input)}
+        self._input_name = inputs[0].name
+        self._feed = {self._input_name: random_batch(self.batch_size, self.input)}
         return self
 
     def run(self) -> None:
-        """One batch."""
+        """Run one batch."""
         self._session.run(None, self._feed)
 
     def outputs(self, batch: np.ndarray) -> np.ndarray:
-        """What the loaded network gives for a batch, float32 (batch_size, C, H, W)."""
+        """Return the loaded network's outputs for a batch, float32 (batch_size, C, H, W)."""
         return self._session.run(None, {self._input_name: batch})[0]
 
 
 class OnnxRuntimeInt8(OnnxRuntime):
-    """ONNX Runtime with the network quantised: weights in int8 a channel, activations in uint8, ranges of real images.
+    """ONNX Runtime with a quantized network: weights in int8 per channel, activations in uint8.
 
-    The images are those of a `Calibrated` source, else handwritten digits (see `quantization`).
-    A file is taken to be quantised already.
+    Ranges are calibrated on the images of a `CalibratedModel`, else on handwritten digits (see `quantization`). A file
+    is assumed to be quantized already.
     """
 
     name = "onnxruntime-int8"
     libraries = ("onnxruntime", "onnx", "torch")
-    calibrated = True
-    tolerance = None  # eight bits say little about a network that was not trained: the file before is compared
+    needs_calibration = True
+    tolerance = None  # int8 outputs of an untrained network differ widely; the float file is compared instead
 
     def write(self, source: Source, input_shape: Shape | None, path: Path) -> Path:
-        """Write a network as a quantised file."""
-        from nasspace.latency.quantization import digits, to_int8
+        """Write a network as a quantized file."""
+        from nasspace.latency.quantization import digit_images, to_int8
 
         plain = super().write(source, input_shape, path.with_name("float.onnx"))
         check_outputs(OnnxRuntime(self.threads, self.batch_size).load(plain), source)
-        images = source.images if isinstance(source, Calibrated) else digits(input_shape)
+        images = source.images if isinstance(source, CalibratedModel) else digit_images(input_shape)
         return to_int8(plain, path, images)
 
 
 def check_optimized(path: Path, batch_size: int) -> None:
-    """Compare a file's outputs with those that it has without ONNX Runtime's optimizations; others are an `InputError`.
+    """Raise `InputError` if ONNX Runtime's optimizations change the outputs of a file.
 
-    For a file that no PyTorch network was written to, such as one that was changed as a graph.
+    Used for files without a PyTorch network, such as an edited graph.
     """
     from nasspace.latency.convert import relative_difference
 
     network = OnnxRuntime(1, batch_size).load(path)
-    batch = batch_of(network.batch_size, network.input)
+    batch = random_batch(network.batch_size, network.input)
     plain = _session(path, 1, optimized=False).run(None, {network._input_name: batch})[0]
     if not np.isfinite(plain).all():
         return
     difference = relative_difference(plain, network.outputs(batch))
     if not difference <= OnnxRuntime.tolerance:
         raise InputError(
-            f"ONNX Runtime gives other outputs with its optimizations than without (largest difference: "
-            f"{100 * difference:.2g} % of the largest output), so that another network would be measured"
+            f"ONNX Runtime's outputs change with its optimizations (largest difference: "
+            f"{100 * difference:.2g} % of the largest output), so another network would be measured"
         )
 
 
 def _session(path: Path, threads: int, *, optimized: bool = True) -> Any:
+    """Load a file in ONNX Runtime."""
     import onnxruntime
 
     if not path.is_file():
@@ -131,6 +133,6 @@ def _session(path: Path, threads: int, *, optimized: bool = True) -> Any:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions share no base class
+    except Exception as error:  # without a common base class
         reason = first_line(error)
         raise InputError(f"{path}: ONNX Runtime cannot load it: {reason}") from error

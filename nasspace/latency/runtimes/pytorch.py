@@ -1,4 +1,4 @@
-"""PyTorch's own ways to run a network: eager, TorchScript, `torch.compile`; batch norm folded, in inference mode."""
+"""The runtimes of PyTorch: eager, TorchScript and `torch.compile`, in inference mode with folded batch norm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasspace.errors import InputError
-from nasspace.latency.runtimes.common import batch_of, network_of
+from nasspace.latency.runtimes.common import module_of, random_batch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,51 +19,52 @@ if TYPE_CHECKING:
 
 
 class Eager:
-    """PyTorch as it is; on a GPU a run ends when the device is done."""
+    """Eager PyTorch; on a GPU a run ends when the device has finished."""
 
     name = "eager"
     libraries: tuple[str, ...] = ("torch",)
-    accelerated = True
-    calibrated = False
+    uses_accelerator = True
+    needs_calibration = False
 
     def __init__(self, threads: int = 1, batch_size: int | None = 1, device: str = "cpu") -> None:
         self.threads, self.batch_size, self.device = threads, batch_size or 1, device
-        self.tolerance = 1e-3 if device == "cpu" else 0.05  # GPUs may multiply in fewer bits
+        self.tolerance = 1e-3 if device == "cpu" else 0.05  # GPUs may multiply with reduced precision
 
     def load(self, source: Source, input_shape: Shape | None = None) -> Eager:
         """Load a copy of a network; `input_shape` is (C, H, W)."""
-        model = network_of(source, self.name)
+        model = module_of(source, self.name)
         import torch
 
-        from nasspace.latency.convert import folded
+        from nasspace.latency.convert import fold_batch_norm
 
-        self._finish = synchroniser(self.device)
+        self._finish = synchronizer(self.device)
         self.input = tuple(input_shape)
-        self._batch = torch.from_numpy(batch_of(self.batch_size, self.input)).to(self.device)
+        self._batch = torch.from_numpy(random_batch(self.batch_size, self.input)).to(self.device)
         self._inference_mode = torch.inference_mode
-        with self.ready():
-            self._model = self._made(folded(model, self.input).requires_grad_(False).to(self.device))
+        with self.configured():
+            self._model = self._prepare(fold_batch_norm(model, self.input).requires_grad_(False).to(self.device))
         return self
 
-    def _made(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+    def _prepare(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """Return the callable that runs the model."""
         return model
 
     def run(self) -> None:
-        """One batch."""
+        """Run one batch."""
         with self._inference_mode():
             self._model(self._batch)
         self._finish()
 
     def outputs(self, batch: np.ndarray) -> np.ndarray:
-        """What the loaded network gives for a batch, float32 (batch_size, C, H, W)."""
+        """Return the loaded network's outputs for a batch, float32 (batch_size, C, H, W)."""
         import torch
 
-        with self.ready(), torch.inference_mode():
+        with self.configured(), torch.inference_mode():
             return self._model(torch.from_numpy(batch).to(self.device)).cpu().numpy()
 
     @contextlib.contextmanager
-    def ready(self) -> Iterator[None]:
-        """While it lasts PyTorch has our number of threads; then the caller's again."""
+    def configured(self) -> Iterator[None]:
+        """Set PyTorch's number of threads for the body, and restore it afterwards."""
         import torch
 
         before = torch.get_num_threads()
@@ -75,21 +76,21 @@ class Eager:
 
 
 class TorchScript(Eager):
-    """The network traced and frozen, as LibTorch runs it."""
+    """TorchScript: the network traced and frozen, as LibTorch runs it."""
 
     name = "torchscript"
 
-    def _made(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+    def _prepare(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         from nasspace.latency.convert import to_torchscript
 
         return to_torchscript(model, self._batch)
 
 
 class Compiled(Eager):
-    """The network compiled by `torch.compile` (Inductor) for this batch; half a minute or more the first time.
+    """`torch.compile` with Inductor for a fixed batch; the first compilation takes half a minute or more.
 
-    On the CPU Inductor writes C++; without a compiler it is an `InputError`. Its cache on disk makes a second
-    compilation of the same parts quick.
+    On the CPU Inductor needs a C++ compiler; without one the constructor raises `InputError`. Inductor's disk cache
+    makes later compilations of the same parts fast.
     """
 
     name = "compile"
@@ -99,13 +100,13 @@ class Compiled(Eager):
         if device == "cpu":
             _require_compiler()
 
-    def _made(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+    def _prepare(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         import torch
 
         def forward(batch: Tensor) -> Tensor:
             return model(batch)
 
-        # Compiled code is kept for each code object, eight at most: each network gets one of its own.
+        # PyTorch caches at most eight compilations per code object, so each network gets its own code object.
         own = types.FunctionType(forward.__code__.replace(), globals(), "forward", None, forward.__closure__)
         compiled = torch.compile(own, fullgraph=True, dynamic=False)
         with _compiling(), torch.inference_mode():
@@ -115,7 +116,7 @@ class Compiled(Eager):
 
 @contextlib.contextmanager
 def _compiling() -> Iterator[None]:
-    """Inductor's errors as ours, and PyTorch's notices about its own use of TorchScript silenced by their text."""
+    """Convert Inductor's errors to `InputError`, and ignore warnings about TorchScript that PyTorch itself causes."""
     import torch
 
     from nasspace.latency.convert import torchscript_warnings
@@ -131,20 +132,20 @@ def _compiling() -> Iterator[None]:
 
 
 def _require_compiler() -> None:
-    """A C++ compiler as Inductor finds it."""
+    """Raise `InputError` if Inductor finds no C++ compiler."""
     from torch._inductor import cpp_builder, exc
 
     try:
         cpp_builder.get_cpp_compiler()
     except (exc.InvalidCxxCompiler, RuntimeError):
         raise InputError(
-            "--runtime compile needs a C++ compiler, and there is none; install g++ (Debian: apt-get install g++), "
-            "or name one in the environment variable CXX"
+            "--runtime compile needs a C++ compiler; install g++ (Debian: apt-get install g++), "
+            "or name a compiler in the environment variable CXX"
         ) from None
 
 
-def synchroniser(device: str) -> Any:
-    """The function that waits until the device has done all it was told."""
+def synchronizer(device: str) -> Any:
+    """Return the function that waits until a device has finished its work; `InputError` for an unavailable device."""
     import torch
 
     kind = device.partition(":")[0]
@@ -154,13 +155,13 @@ def synchroniser(device: str) -> Any:
         return lambda: torch.cuda.synchronize(device)
     if kind == "mps" and torch.backends.mps.is_available():
         return torch.mps.synchronize
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    known = ", ".join(name for name, there in here.items() if there)
-    raise InputError(f"device '{device}' is not here; this machine has: {known}")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    known = ", ".join(name for name, is_available in available.items() if is_available)
+    raise InputError(f"device '{device}' is not available; this machine has: {known}")
 
 
 def device_label(device: str) -> str:
-    """The device with its model, as far as that is known: two GPUs are two devices."""
+    """Return the device with the name of the GPU, so that measurements on different GPUs are kept apart."""
     if not device.startswith("cuda"):
         return device
     import torch

@@ -1,4 +1,4 @@
-"""Time a loaded network: warm-up, and rounds of runs on end that tell whether they were disturbed."""
+"""Timing of a loaded network: warm-up, and rounds of consecutive runs with detection of contention."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-CONTENDED = 1.15  # wall time over CPU time from which a round counts as disturbed
+CONTENTION_RATIO = 1.15  # a round whose wall time exceeds its CPU time by this factor counts as disturbed
 WARM_UP_SECONDS = 0.5
 ROUND_SECONDS = 0.02
 
 
 def _queue_seconds() -> float:
-    """Seconds in which threads of this process were ready to run and had no core, summed; grows with time.
+    """Return the total seconds that threads of this process waited for a core.
 
-    Where the system does not tell (not Linux): the time in which the whole process had less than one core.
+    On systems other than Linux: the time in which the whole process used less than one core.
     """
     waited = 0
     for path in glob.glob("/proc/self/task/*/schedstat"):
@@ -29,7 +29,7 @@ def _queue_seconds() -> float:
 
 
 def _stolen_seconds() -> float:
-    """Seconds that the cores of this virtual machine were ready and its host let others run; 0 where nobody tells."""
+    """Return the steal time of this virtual machine in seconds; 0 if unavailable."""
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/stat", encoding="ascii") as file:
         return int(file.readline().split()[8]) / os.sysconf("SC_CLK_TCK")
     return 0.0
@@ -37,7 +37,7 @@ def _stolen_seconds() -> float:
 
 @dataclass(frozen=True)
 class Clocks:
-    """Seconds: wall time, CPU time of the calling thread, time that threads waited for a core, time that was stolen."""
+    """Clocks in seconds: wall time, CPU time of the calling thread, time waited for a core, steal time."""
 
     wall: Callable[[], float] = time.perf_counter
     cpu: Callable[[], float] = time.thread_time
@@ -50,14 +50,14 @@ CLOCKS = Clocks()
 
 @dataclass(frozen=True)
 class Round:
-    """Several runs of one network on end, as one value in milliseconds."""
+    """Several consecutive runs of one network, summarized as one value in milliseconds."""
 
     value_ms: float
     contended: bool
 
 
-def _runs(network: Any, clocks: Clocks, seconds: float) -> tuple[list[float], list[float]]:
-    """Wall and CPU seconds of each run; at least two runs, for about `seconds`."""
+def _time_runs(network: Any, clocks: Clocks, seconds: float) -> tuple[list[float], list[float]]:
+    """Return wall and CPU seconds of each run; at least two runs, for about `seconds`."""
     walls, cpus = [], []
     while len(walls) < 2 or sum(walls) < seconds:
         cpu, wall = clocks.cpu(), clocks.wall()
@@ -67,32 +67,33 @@ def _runs(network: Any, clocks: Clocks, seconds: float) -> tuple[list[float], li
     return walls, cpus
 
 
-def take_round(network: Any, clocks: Clocks = CLOCKS) -> Round:
-    """Run for about 20 ms: the median run, or where the round was disturbed the best that is known of it.
+def time_round(network: Any, clocks: Clocks = CLOCKS) -> Round:
+    """Run for about 20 ms and return the median run, or the best estimate if the round was disturbed.
 
-    Disturbed is a round whose wall time exceeds its thread's CPU time by 15 %; with several threads, one in which
-    they waited for a core for 15 % of it. A thread that waits for another device shows nothing, and raises no alarm.
+    A round is disturbed if its wall time exceeds the thread's CPU time by 15 %; with several threads, if they waited
+    for a core for 15 % of the time. Contention is not detected on devices other than the CPU. The estimate for a
+    disturbed round uses the CPU time of its runs, with several threads its fastest run.
     """
     several = network.threads > 1
     before = clocks.queue() if several else 0.0
-    walls, cpus = _runs(network, clocks, ROUND_SECONDS)
+    walls, cpus = _time_runs(network, clocks, ROUND_SECONDS)
     if network.device != "cpu":
         contended = False
     elif several:
-        contended = clocks.queue() - before > (CONTENDED - 1) * sum(walls)
+        contended = clocks.queue() - before > (CONTENTION_RATIO - 1) * sum(walls)
     else:
-        contended = sum(walls) > CONTENDED * sum(cpus)
+        contended = sum(walls) > CONTENTION_RATIO * sum(cpus)
     if contended:
         walls = [min(walls)] if several else [min(pair) for pair in zip(walls, cpus, strict=True)]
     return Round(1e3 * statistics.median(walls), contended)
 
 
 def warm_up(network: Any, clocks: Clocks = CLOCKS) -> None:
-    """Run until the fastest of some runs is within 2 % of the fastest of the runs before, or half a second is up."""
+    """Run until the fastest run improves by less than 2 % from one group of runs to the next, at most half a second."""
     network.run()
     end, fastest = clocks.wall() + WARM_UP_SECONDS, float("inf")
     while clocks.wall() < end:
-        walls, _ = _runs(network, clocks, ROUND_SECONDS / 2)
+        walls, _ = _time_runs(network, clocks, ROUND_SECONDS / 2)
         if min(walls) > 0.98 * fastest:
             return
         fastest = min(walls)
