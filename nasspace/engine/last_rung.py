@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.architecture import Architecture
 from nasspace.engine import machine_lock
-from nasspace.engine.latency_evaluator import seed_of
+from nasspace.engine.latency_evaluator import candidate_seed
 from nasspace.errors import NasspaceError
 from nasspace.failures import CandidateFailed, is_of_machine, of_candidates
 from nasspace.studies.recipe import Recipe
@@ -107,7 +107,7 @@ def _train_deployed(
     from nasspace.network import build
     from nasspace.training.trainer import train
 
-    seed, fidelity = seed_of(recipe.seed, architecture), fidelity_of(recipe, architecture)
+    seed, fidelity = candidate_seed(recipe.seed, architecture), fidelity_of(recipe, architecture)
     model = build(architecture, seed=seed)
     steps: list[tuple[Fidelity, TrainingSettings]] = []
     if start is not None and _shapes(start) != _shapes(model.state_dict()):
