@@ -61,7 +61,7 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
             failed = _Delivery(study, on_event or (lambda kind, **_: None)).run()
         write_report(study.snapshot())
         study.record.set_user_attr(records.FINISHED, not failed and not study.promoted())
-        records.write_tables(study)  # last: the document says whether the study is finished
+        records.write_tables(study)  # last: the document has `finished`
     if failed:
         errors = "; ".join(f"trial {number}: {error}" for number, error in failed.items())
         raise VerificationError(f"{errors} (`nas resume {study.name}` tries again)")

@@ -95,7 +95,7 @@ def _latency(front: Front, member: Member) -> dict[str, Any]:
 
 
 def _search(front: Front, member: Member) -> dict[str, Any]:
-    """What the card tells about the accuracy, and the accuracy in the search."""
+    """The facts on the card about the accuracy and the search."""
     return {
         "accuracy_is_of": front.accuracy_is_of,
         "search_accuracy": member.row["search_accuracy"],

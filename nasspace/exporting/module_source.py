@@ -1,6 +1,6 @@
 """The source of a loaded module: its top-level statements by name, the positions of names, and edits.
 
-The compiler tells which names are global and where they stand: its bytecode carries both.
+The bytecode of the compiler shows which names are global and where they stand.
 """
 
 from __future__ import annotations

@@ -138,18 +138,18 @@ def constants(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences_in_source(tree: ast.Module, spec: Mapping[str, Any]) -> list[str]:
     """The keys whose constants differ in model.py; the program is parsed, not run."""
-    wanted = constants(spec)
+    expected = constants(spec)
     found: dict[str, Any] = {}
     for statement in tree.body:
         targets = statement.targets if isinstance(statement, ast.Assign) else []
         for target in targets:
-            if isinstance(target, ast.Name) and target.id in wanted:
+            if isinstance(target, ast.Name) and target.id in expected:
                 try:
                     value = _plain(ast.literal_eval(statement.value))
                 except (ValueError, TypeError, MemoryError, RecursionError):
                     value = NotImplemented
                 found[target.id] = NotImplemented if target.id in found else value  # assigned twice
-    return [name.lower() for name, value in wanted.items() if found.get(name, NotImplemented) != value]
+    return [name.lower() for name, value in expected.items() if found.get(name, NotImplemented) != value]
 
 
 def differences(spec: Mapping[str, Any], data: DataSet) -> list[str]:
@@ -174,7 +174,7 @@ def in_words(spec: Mapping[str, Any]) -> str:
     """The steps as one sentence for the model card."""
     steps = ["decoded"]
     if spec["orientation"] == "exif":
-        steps.append("turned upright as its EXIF data says")
+        steps.append("turned upright according to its EXIF data")
     if spec["range"]:
         low, high = spec["range"]
         steps.append(f"scaled so that {low:g} becomes 0 and {high:g} becomes 255 if it has more than eight bits")

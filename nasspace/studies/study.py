@@ -361,16 +361,16 @@ class Study:
         """The front, and all that tables, report and exports need of the study, as a frozen value."""
         rows, numbers = self._rows(), set(self.front_numbers())
         members = fronts.ordered([row for row in rows if row["id"] in numbers], self.objectives)
-        tied = ties(members)
+        tied, attributes = ties(members), self.record.user_attrs
         return Front(
             name=self.name,
             folder=self.folder,
             settings=self.settings,
-            members=tuple(self._member(row, others) for row, others in zip(members, tied, strict=True)),
+            members=tuple(self._member(row, attributes, ids) for row, ids in zip(members, tied, strict=True)),
             trials=tuple(rows),
             weights=self.weight_stores,
             machine=self.latency_machine() or self.settings["machine"],
-            latency_predictor=self.record.user_attrs.get(PREDICTOR),
+            latency_predictor=attributes.get(PREDICTOR),
             untrained=len(self.promoted()),
             is_finished=self.is_finished,
             ended_early=self.ended_early,
@@ -379,20 +379,22 @@ class Study:
     def member(self, number: int) -> Member:
         """A trial with its figures, whether it is on the front or not; an unknown number is an `InputError`."""
         self._recorded(number)
-        return self._member(next(row for row in self._rows() if row["id"] == number))
+        return self._member(next(row for row in self._rows() if row["id"] == number), self.record.user_attrs)
 
-    def _member(self, row: Mapping[str, Any], tied: tuple[int, ...] = ()) -> Member:
+    def _member(self, row: Mapping[str, Any], attributes: Mapping[str, Any], tied: tuple[int, ...] = ()) -> Member:
+        """A row of trials.csv as a member; `attributes` are the study's, read once."""
         number = row["id"]
+        deployed = attributes.get(f"{DEPLOYED}{number}") or {}
         return Member(
             study=self.name,
             id=number,
             row=row,
             architecture=self._named(number),
             ties=tied,
-            remeasured=self.remeasured().get(str(number), {}),
+            remeasured=attributes.get(REMEASURED, {}).get(str(number), {}),
             fidelity=self.fidelity(number),
-            last_rung=self.last_rung(number),
-            deployed=self.deployed().get(number),
+            last_rung=attributes.get(f"{LAST_RUNG}{number}"),
+            deployed=deployed if "accuracy" in deployed else None,
         )
 
     def _rows(self) -> list[dict[str, Any]]:
@@ -475,7 +477,7 @@ def _create_or_join(folder: Path, settings: dict[str, Any], sampler: Any) -> Stu
 
 
 def load(name: str | Path, sampler: Any = None) -> Study:
-    """The study of a name or folder; a missing, damaged or foreign one is an `InputError`."""
+    """Load the study of a name or folder; a missing, damaged or foreign one is an `InputError`."""
     folder = folder_of(name)
     path = folder / "study.yaml"
     if not path.is_file():
@@ -499,7 +501,7 @@ def _check(study: Study) -> None:
         found = [direction.name.lower() for direction in record.directions]
     if found != _directions(study.settings):
         raise InputError(
-            f"{study.folder}: the objectives of study.yaml ({', '.join(study.objectives)}) are not those of its "
+            f"{study.folder}: the objectives of study.yaml ({', '.join(study.objectives)}) differ from those of its "
             f"database; {storage.REMEDY}"
         )
     check_trials(trials, study.objectives, place)
@@ -525,7 +527,7 @@ def _connect(folder: Path, settings: Mapping[str, Any], sampler: Any, new: bool 
     """Open the database; with `new`, create the study in a shared storage."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # nasspace shows its own progress
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # nasspace prints its own progress
     name, url = settings["name"], settings.get("storage")
     database = storage.connect(url) if url else storage.open_file(folder / "study.db")
     if not new:
