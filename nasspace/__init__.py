@@ -1,6 +1,6 @@
-"""nasspace: neural architecture search and design-space exploration for light-weight convolutional networks.
+"""nasspace: neural architecture search and design-space exploration for lightweight convolutional networks.
 
-The names below are loaded when they are first used, so that `import nasspace` and `nas --help` are quick.
+Public names are loaded on first use, so that `import nasspace` and `nas --help` are quick.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_HOMES = {  # name: the module that defines it, or None for a submodule
     "Architecture": "nasspace.architecture",
     "Space": "nasspace.space.space",
     "build": "nasspace.network",
@@ -28,6 +28,7 @@ __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    """Import the module of a public name when it is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module 'nasspace' has no attribute '{name}'")
     home = _HOMES[name]
@@ -39,4 +40,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
     return sorted({*globals(), *__all__})

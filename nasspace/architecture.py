@@ -1,10 +1,10 @@
-"""One frozen network description: a flat chain of layers, its JSON, its digest."""
+"""`Architecture`: the frozen description of a network as a chain of layers, its JSON and its digest."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -25,10 +25,10 @@ KEYS = ("nasspace", "name", "input", "classes", "layers")
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One layer: a block's name, its output width, its stride, and the options that differ from nothing said.
+    """One layer: a block's name, its output width, its stride, and the given options.
 
-    `options` are as they act: a `groups` that does not divide the widths stands here as the one that does.
-    `out` is None only from a `flatten` on to the next layer that names its width.
+    `options` are resolved: a `groups` that does not divide the widths is replaced by the one that the block uses.
+    `out` is None only from a `flatten` to the next layer that has a width.
     """
 
     block: str
@@ -39,8 +39,8 @@ class Layer:
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         options = tuple((key, value, type(value)) for key, value in sorted(self.options.items()))
-        object.__setattr__(self, "_key", (self.block, self.out, self.stride, options))  # 1 is not True here
-        object.__setattr__(self, "_hash", hash(self._key))  # layers are memo keys: hashed far more often than made
+        object.__setattr__(self, "_key", (self.block, self.out, self.stride, options))  # with types: 1 is not True
+        object.__setattr__(self, "_hash", hash(self._key))  # layers are cache keys, hashed far more often than created
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Layer) and self._key == other._key
@@ -52,9 +52,9 @@ class Layer:
         return (Layer, (self.block, self.out, self.stride, dict(self.options)))
 
     def to_dict(self, in_channels: int | None = None) -> dict[str, Any]:
-        """As in the JSON; `out` is left out where it is the input's width, `stride` where it is 1."""
-        unsaid = self.out is None or (self.out == in_channels and not blocks.get(self.block).flattens)
-        out = {} if unsaid else {"out": self.out}
+        """Return the JSON object, without `out` if it is the input's width and without `stride` if it is 1."""
+        implied = self.out is None or (self.out == in_channels and not blocks.get(self.block).flattens)
+        out = {} if implied else {"out": self.out}
         stride = {} if self.stride == 1 else {"stride": self.stride}
         return {"block": self.block, **out, **stride, **self.options}
 
@@ -63,8 +63,8 @@ class Layer:
 class Architecture:
     """A network: input (channels, height, width), number of classes, layers.
 
-    Two spellings of one network are equal and have one `digest`; the name and the choices of the space that it
-    came from do not count. Made by `Architecture.of`, `from_json` or a `Space`, which check every part.
+    Two spellings of one network are equal and have the same `digest`; the name and the choices made in a space do not
+    count. Create one with `Architecture.of`, `from_json` or a `Space`, which check every part.
     """
 
     input: tuple[int, int, int]
@@ -90,21 +90,24 @@ class Architecture:
         choices: Mapping[str, Any] | None = None,
         document: Document | None = None,
     ) -> Architecture:
-        """Check the layers, given as dictionaries, and settle their widths; `classes` is the last layer's out."""
+        """Create an architecture from layers as dictionaries, checked and resolved.
+
+        `classes` must be the last layer's `out`; `document` gives the places for errors.
+        """
         if fault := files.unfit_name(name):
             raise (document or Document({})).error(("name",), fault)
         document = document or Document({}, name)
         size = _checked_input(list(input), document)
-        settled = tuple(_settled(layers, size[0], document))
-        if not settled:
-            raise document.error(("layers",), "there is no layer")
-        out = settled[-1].out
+        checked = tuple(_checked_layers(layers, size[0], document))
+        if not checked:
+            raise document.error(("layers",), "there are no layers")
+        out = checked[-1].out
         if out is None:
-            place = ("layers", len(settled) - 1)
-            raise document.error(place, "the last layer must say its 'out', the number of classes")
+            place = ("layers", len(checked) - 1)
+            raise document.error(place, "the last layer needs 'out', the number of classes")
         if classes is not None and classes != out:
             raise document.error(("classes",), f"{classes} classes, but the last layer's out is {out}")
-        return cls(size, out, settled, name, choices)
+        return cls(size, out, checked, name, choices)
 
     @classmethod
     def from_json(cls, text: str, source: str = "") -> Architecture:
@@ -113,7 +116,7 @@ class Architecture:
 
     @classmethod
     def from_document(cls, document: Document) -> Architecture:
-        """From a document that is read already."""
+        """Create an architecture from a parsed document."""
         value = document.value
         if not isinstance(value, dict):
             raise document.error((), "an architecture is an object with 'nasspace', 'input', 'classes', 'layers'")
@@ -134,12 +137,12 @@ class Architecture:
         return cls.of(value["layers"], input=value["input"], classes=classes, name=name, document=document)
 
     def to_dict(self) -> dict[str, Any]:
-        """The plain values of the JSON."""
+        """Return the plain values of the JSON."""
         layers, channels = [], self.input[0]
         for layer in self.layers:
             layers.append(layer.to_dict(channels))
             channels = layer.out
-        # A study's folder may bear a name that no document may have, and its members are named after it.
+        # Members are named after their study's folder, whose name may not be allowed in a document.
         name = {"name": self.name} if self.name and not files.unfit_name(self.name) else {}
         return {
             "nasspace": VERSION,
@@ -150,14 +153,14 @@ class Architecture:
         }
 
     def to_json(self) -> str:
-        """The JSON of DESIGN 3.2, a line a layer."""
+        """Return the JSON of DESIGN 3.2, one line per layer."""
         document = self.to_dict()
         layers = ",\n  ".join(json.dumps(layer) for layer in document.pop("layers"))
         return json.dumps(document)[:-1] + ',\n "layers": [\n  ' + layers + "]}\n"
 
     @cached_property
     def digest(self) -> str:
-        """12 hex digits of the canonical form: defaults filled in, options settled, keys sorted, no name."""
+        """12 hex digits of the canonical form: with defaults, options resolved, keys sorted, no name."""
         layers, channels = [], self.input[0]
         for layer in self.layers:
             layers.append(_canonical_text(layer, channels))
@@ -166,7 +169,7 @@ class Architecture:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def with_input(self, channels: int | None = None, resolution: int | None = None) -> Architecture:
-        """The same layers at another number of input channels or another square resolution."""
+        """Return the same layers with another number of input channels or another square resolution."""
         height, width = self.input[1:] if resolution is None else (resolution, resolution)
         size = (channels or self.input[0], height, width)
         if size == self.input:
@@ -177,16 +180,16 @@ class Architecture:
         return Architecture.of(layers, input=size, classes=self.classes, name=self.name, choices=self.choices)
 
     def with_resolution(self, resolution: int) -> Architecture:
-        """The same layers at another square resolution."""
+        """Return the same layers at another square resolution."""
         return self.with_input(resolution=resolution)
 
     def with_name(self, name: str) -> Architecture:
-        """The same network under another name."""
+        """Return the same network with another name."""
         return replace(self, name=name)
 
 
 def canonical(layer: Layer, in_channels: int | None) -> dict[str, Any]:
-    """Every option that the layer's block uses, defaults filled in and settled at these widths."""
+    """Return every option of the layer's block, with defaults and resolved at these widths."""
     if in_channels is None or layer.out is None:
         return {**blocks.get(layer.block).defaults, **layer.options}
     return blocks.resolve_if_possible(layer.block, in_channels, layer.out, layer.stride, layer.options)
@@ -194,25 +197,25 @@ def canonical(layer: Layer, in_channels: int | None) -> dict[str, Any]:
 
 @lru_cache(maxsize=100_000)
 def _canonical_text(layer: Layer, in_channels: int | None) -> str:
-    """What of a layer enters the digest."""
+    """The text of a layer that enters the digest."""
     block, options = blocks.get(layer.block), canonical(layer, in_channels)
     options = {k: v for k, v in options.items() if not (k in block.added and v == block.defaults[k])}
     return json.dumps([layer.block, layer.out, layer.stride, options], sort_keys=True, default=_default_text)
 
 
 def _default_text(value: Any) -> str:
-    """A default of a user's own block that is no plain value (`nn.ReLU`): its name, which stays from run to run."""
+    """Name a default that is not a plain value, such as `nn.ReLU` in a user's block: the same in every run."""
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
 
 
 def load(path: str | Path) -> Architecture:
-    """The architecture in a JSON file."""
+    """Load the architecture in a JSON file."""
     return Architecture.from_document(files.load_json(Path(path)))
 
 
 def whole_number(value: Any, low: int, high: int, document: Document, keys: Keys) -> int:
-    """`value` if it is a whole number from `low` to `high`; else an `InputError` at its place."""
+    """Return `value` if it is a whole number from `low` to `high`, else raise an `InputError` at its place."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise document.error(keys, f"{value!r} is not allowed: it must be a whole number from {low} to {high}")
     if not low <= value <= high:
@@ -221,6 +224,7 @@ def whole_number(value: Any, low: int, high: int, document: Document, keys: Keys
 
 
 def _checked_input(size: list[Any], document: Document) -> tuple[int, int, int]:
+    """Check [channels, height, width]."""
     if len(size) != 3:
         raise document.error(("input",), f"{size} must be [channels, height, width]")
     for i, part in enumerate(size):
@@ -228,7 +232,8 @@ def _checked_input(size: list[Any], document: Document) -> tuple[int, int, int]:
     return (size[0], size[1], size[2])
 
 
-def _settled(layers: Iterable[Mapping[str, Any]], channels: int | None, document: Document) -> Iterable[Layer]:
+def _checked_layers(layers: Iterable[Mapping[str, Any]], channels: int | None, document: Document) -> Iterator[Layer]:
+    """Check and resolve a chain of layers that starts with `channels`."""
     for i, layer in enumerate(layers):
         if i >= MAX_LAYERS:
             raise document.error(("layers",), f"more than {MAX_LAYERS} layers")
@@ -236,28 +241,29 @@ def _settled(layers: Iterable[Mapping[str, Any]], channels: int | None, document
         if not isinstance(layer, Mapping) or not isinstance(layer.get("block"), str):
             raise document.error(keys, "a layer is an object with the key 'block', the name of a block")
         try:
-            settled = checked_layer(layer, channels)
-        except (InputError, TypeError):  # TypeError: a list or object as a value, which no memo can hold
-            settled = _checked_layer(layer, channels, document, keys)
-        yield settled
-        channels = settled.out
+            checked = checked_layer(layer, channels)
+        except (InputError, TypeError):  # check again for the place; TypeError: a value that cannot be a cache key
+            checked = _checked_layer(layer, channels, document, keys)
+        yield checked
+        channels = checked.out
 
 
 def checked_layer(layer: Mapping[str, Any], channels: int | None) -> Layer:
-    """One layer, given as a dictionary, checked and settled behind a layer of `channels`; equal ones are one object."""
-    return _one_layer(tuple((key, value, type(value)) for key, value in layer.items()), channels)
+    """Check and resolve one layer whose input has `channels`; equal layers are the same object."""
+    return _cached_layer(tuple((key, value, type(value)) for key, value in layer.items()), channels)
 
 
 @lru_cache(maxsize=100_000)
-def _one_layer(items: tuple[tuple[str, Any, type], ...], channels: int | None) -> Layer:
-    """The same layer is checked once, and is one object: sampling thousands of networks meets few layers.
+def _cached_layer(items: tuple[tuple[str, Any, type], ...], channels: int | None) -> Layer:
+    """Check each distinct layer once; thousands of sampled networks have few distinct layers.
 
-    The types are part of the memo's key, since True and 1.0 equal 1 there and only one of them may be right.
+    The types are part of the cache key, since True and 1.0 equal 1 but may not be allowed.
     """
     return _checked_layer({key: value for key, value, _ in items}, channels, Document({}), ())
 
 
 def _checked_layer(layer: Mapping[str, Any], channels: int | None, document: Document, keys: Keys) -> Layer:
+    """Check and resolve one layer; an `InputError` names its place."""
     options = {key: value for key, value in layer.items() if key not in ("block", "out", "stride")}
     try:
         block = blocks.get(layer["block"])
@@ -270,12 +276,12 @@ def _checked_layer(layer: Mapping[str, Any], channels: int | None, document: Doc
         out = whole_number(layer["out"], 1, MAX_WIDTH, document, (*keys, "out"))
     if channels is not None and out is not None and not block.flattens:
         full = blocks.resolve_if_possible(block.name, channels, out, stride, options)
-        options = _acting(block, options, full)
+        options = _resolved(block, options, full)
     return Layer(block.name, out, stride, options)
 
 
-def _acting(block: blocks.Block, options: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
-    """The given options as they act, and each whole number (`groups`) that does not act as its default says."""
+def _resolved(block: blocks.Block, options: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
+    """The given options as resolved in `full`, and each whole number (`groups`) whose default was changed there."""
     changed = {
         key for key, default in block.defaults.items() if type(default) is int and full[key] not in (None, default)
     }

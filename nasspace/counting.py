@@ -1,10 +1,10 @@
-"""FLOPs, parameters, memory access and activations, layer by layer, each distinct block counted once.
+"""FLOPs, parameters, memory access and activations of every layer; each distinct block is counted once.
 
-FLOPs are multiply-adds of convolutions and linear layers at batch 1, as in the papers and in fvcore. They are read
-off the operations of the block itself as it runs on PyTorch's meta device, which takes no arithmetic: so a
-block of one's own is counted without further code, and a thousand blocks take about a second (fvcore traces
-each for 17 ms; the tests hold the two equal). Memory access is ShuffleNet V2's MAC, section 2: the elements that
-each convolution and linear layer reads and writes, input + output + weights.
+FLOPs are multiply-adds of convolutions and linear layers at batch 1, as in the papers and in fvcore. They are counted
+from the operations that the block runs on PyTorch's meta device, which computes shapes only. A user's block is thus
+counted without further code, and a thousand blocks take about a second (fvcore traces each for 17 ms; the tests hold
+the two equal). Memory access is ShuffleNet V2's MAC, section 2: the elements that each convolution and linear layer
+reads and writes, input + output + weights.
 """
 
 from __future__ import annotations
@@ -26,11 +26,49 @@ from nasspace.errors import InputError
 from nasspace.network import make_block
 
 aten = torch.ops.aten
+FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn}
+INITIALIZERS = {
+    nn.init.uniform_,
+    nn.init.normal_,
+    nn.init.constant_,
+    nn.init.kaiming_uniform_,
+    Tensor.zero_,
+    Tensor.fill_,
+}
+UNCOUNTED = {  # modules that keep the shape; skipped on the meta device, where they would take nine tenths of the time
+    nn.BatchNorm2d,
+    nn.Dropout,
+    nn.Sigmoid,
+    nn.Hardsigmoid,
+    *ACTIVATIONS.values(),
+}
+OPERANDS = {  # operation: positions of its input and its weight
+    aten.convolution.default: (0, 1),
+    aten.linear.default: (0, 1),
+    aten.addmm.default: (1, 2),
+    aten.mm.default: (0, 1),
+    aten.bmm.default: (0, 1),
+    aten.baddbmm.default: (1, 2),
+}
+MOVES = {  # operations that move or combine values
+    aten.add.Tensor,
+    aten.mul.Tensor,
+    aten.cat.default,
+    aten.clone.default,
+    aten.mean.dim,
+    aten.max_pool2d_with_indices.default,
+    aten.avg_pool2d.default,
+    aten._adaptive_avg_pool2d.default,
+}
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one layer costs for one image: multiply-adds, parameters, and elements read, written, produced."""
+    """Cost of one layer for one image.
+
+    `flops` are multiply-adds, `memory_access` elements read and written, `activations` elements of the outputs of
+    convolutions and linear layers.
+    """
 
     block: str
     in_shape: tuple[int, ...]
@@ -43,10 +81,11 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of a layer on one image: `kind` and the shapes of what it reads, of its weight, of what it gives.
+    """One operation of a layer on one image: its kind and the shapes of its input, weight and output.
 
     `kind` is `pointwise`, `dense`, `grouped` or `depthwise` for convolutions, `linear` for matrix products, else
-    PyTorch's name of an operation that moves or combines values (`add`, `mul`, `cat`, `clone`, `max_pool2d`, ...).
+    PyTorch's name of an operation that moves or combines values (`add`, `mul`, `cat`, `clone`, `max_pool2d`, ...),
+    which has no weight: `()`.
     """
 
     kind: str
@@ -59,9 +98,8 @@ class Operation:
         """Multiply-adds."""
         if not self.weight_shape:
             return 0
-        return math.prod(self.out_shape) * (
-            self.in_shape[-1] if self.kind == "linear" else math.prod(self.weight_shape[1:])
-        )
+        per_output = self.in_shape[-1] if self.kind == "linear" else math.prod(self.weight_shape[1:])
+        return math.prod(self.out_shape) * per_output
 
     @property
     def memory_access(self) -> int:
@@ -71,7 +109,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs for one image: the sums over its layers."""
+    """Cost of a network for one image: the sums over its layers."""
 
     flops: int
     params: int
@@ -81,7 +119,7 @@ class Cost:
 
 
 def cost(architecture: Architecture) -> Cost:
-    """Count an architecture at its own input; a map too small for a layer is an `InputError` that names it."""
+    """Count an architecture at its own input; an `InputError` names a layer whose input map is too small."""
     shape: tuple[int, ...] = architecture.input
     flops = params = memory_access = activations = 0
     layers = []
@@ -102,13 +140,9 @@ def cost(architecture: Architecture) -> Cost:
 @lru_cache(maxsize=200_000)
 def layer_cost(layer: Layer, in_shape: tuple[int, ...]) -> LayerCost:
     """Count one layer on an input of `in_shape` (channels, height, width)."""
-    channels = math.prod(in_shape) if blocks.get(layer.block).flattens else in_shape[0]
-    try:
-        module, recorder, out = _on_meta(layer, channels, in_shape)
-    except Exception:  # an operation without a meta form (any error may come of it), or a map that is too small
-        module, recorder, out = _on_cpu(layer, channels, in_shape)
+    module, recorder, out = _run(layer, in_shape)
     if layer.out is not None and (out.dim() < 2 or out.shape[1] != layer.out):
-        raise InputError(f"gives an output of {_times(out.shape[1:])}, not {layer.out} channels")
+        raise InputError(f"its output is {_times(out.shape[1:])}, not {layer.out} channels")
     return LayerCost(
         block=layer.block,
         in_shape=in_shape,
@@ -122,31 +156,35 @@ def layer_cost(layer: Layer, in_shape: tuple[int, ...]) -> LayerCost:
 
 @lru_cache(maxsize=50_000)
 def operations(layer: Layer, in_shape: tuple[int, ...]) -> tuple[Operation, ...]:
-    """What one layer does to one image of `in_shape`, in order; batch norm and activations apart, which are folded."""
+    """Operations of one layer on an image of `in_shape`, in order, without batch norm and activations, which fuse."""
+    return tuple(_run(layer, in_shape)[1].operations)
+
+
+def _run(layer: Layer, in_shape: tuple[int, ...]) -> tuple[nn.Module, _Recorder, Tensor]:
+    """Run a layer's block on one image; return the block, its recorded operations and its output."""
     channels = math.prod(in_shape) if blocks.get(layer.block).flattens else in_shape[0]
     try:
-        _, recorder, _ = _on_meta(layer, channels, in_shape)
-    except Exception:  # as in `layer_cost`
-        _, recorder, _ = _on_cpu(layer, channels, in_shape)
-    return tuple(recorder.operations)
+        return _run_on_meta(layer, channels, in_shape)
+    except Exception:  # an operation without a meta form, which may raise anything, or a map that is too small
+        return _run_on_cpu(layer, channels, in_shape)
 
 
-def _on_meta(layer: Layer, channels: int, in_shape: tuple[int, ...]) -> tuple[nn.Module, _Recorder, Tensor]:
-    """The block, its recorded operations and its output, with the shape of one image run through it."""
-    with _Hollow():
+def _run_on_meta(layer: Layer, channels: int, in_shape: tuple[int, ...]) -> tuple[nn.Module, _Recorder, Tensor]:
+    """Run the block on the meta device, which computes shapes only."""
+    with _OnMeta():
         module = make_block(layer, channels).eval()
     for part in module.modules():
-        if type(part) in WITHOUT_COUNT:
+        if type(part) in UNCOUNTED:
             part.forward = _same
-    with torch.no_grad(), _Recorder() as recorder, _Shapes(recorder):
+    with torch.no_grad(), _Recorder() as recorder, _FastConvolutions(recorder):
         out = module(torch.empty(1, *in_shape, device="meta"))
     if not isinstance(out, Tensor):
         raise TypeError("not a tensor")
     return module, recorder, out
 
 
-def _on_cpu(layer: Layer, channels: int, in_shape: tuple[int, ...]) -> tuple[nn.Module, _Recorder, Tensor]:
-    """The same with one image of zeros; what fails here is the layer's own fault and is told."""
+def _run_on_cpu(layer: Layer, channels: int, in_shape: tuple[int, ...]) -> tuple[nn.Module, _Recorder, Tensor]:
+    """Run the block on an image of zeros on the CPU; an error here is the layer's own and becomes an `InputError`."""
     with torch.random.fork_rng(devices=[]):
         module = make_block(layer, channels).eval()
         try:
@@ -156,34 +194,36 @@ def _on_cpu(layer: Layer, channels: int, in_shape: tuple[int, ...]) -> tuple[nn.
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f"does not run on an input of {_times(in_shape)}: {reason}") from error
     if not isinstance(out, Tensor):
-        raise InputError(f"gives a {type(out).__name__}, not a tensor")
+        raise InputError(f"its output is a {type(out).__name__}, not a tensor")
     return module, recorder, out
 
 
 def _times(shape: Iterable[int]) -> str:
+    """Format a shape as 8x4x4."""
     return "x".join(map(str, shape))
 
 
 def _same(x: Tensor) -> Tensor:
+    """Return the input."""
     return x
 
 
-class _Hollow(TorchFunctionMode):
-    """Modules made within have their weights on the meta device, and are not initialised."""
+class _OnMeta(TorchFunctionMode):
+    """Create the weights of modules on the meta device and skip their initialization."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func in FILLS:
+        if func in INITIALIZERS:
             tensor = args[0] if args else kwargs["tensor"]
             if tensor.is_meta:
                 return tensor
-        if func in MAKES and kwargs.get("device") is None:
+        if func in FACTORIES and kwargs.get("device") is None:
             kwargs["device"] = "meta"
         return func(*args, **kwargs)
 
 
-class _Shapes(TorchFunctionMode):
-    """Plain 2d convolutions give a tensor of the right shape at once: PyTorch's way on meta takes ten times as long."""
+class _FastConvolutions(TorchFunctionMode):
+    """Compute the shape of plain 2d convolutions directly: PyTorch's meta kernels take ten times as long."""
 
     def __init__(self, recorder: _Recorder):
         super().__init__()
@@ -199,22 +239,23 @@ class _Shapes(TorchFunctionMode):
 
 
 def _conv_shape(*args, **kwargs) -> tuple[int, ...] | None:
-    """The shape of `conv2d(input, weight, bias, stride, padding, dilation, groups)` as `nn.Conv2d` calls it.
+    """Output shape of `conv2d(input, weight, bias, stride, padding, dilation, groups)` as `nn.Conv2d` calls it.
 
-    None for another call, or one that cannot be: PyTorch sees to those.
+    None for other forms of the call and for invalid shapes, which PyTorch handles.
     """
     if kwargs or len(args) != 7 or args[0].dim() != 4 or isinstance(args[4], str):
         return None
-    (batch, channels, *size), (out, of_group, *kernel) = args[0].shape, args[1].shape
-    stride, padding, dilation = (2 * (n,) if isinstance(n, int) else n for n in args[3:6])
-    room = [size[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1 for i in (0, 1)]
-    if channels != of_group * args[6] or min(room) < 0:
+    source, weight, _, stride, padding, dilation, groups = args
+    (batch, channels, *size), (out, group_channels, *kernel) = source.shape, weight.shape
+    stride, padding, dilation = (2 * (n,) if isinstance(n, int) else n for n in (stride, padding, dilation))
+    free = [size[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1 for i in (0, 1)]
+    if channels != group_channels * groups or min(free) < 0:
         return None
-    return (batch, out, room[0] // stride[0] + 1, room[1] // stride[1] + 1)
+    return (batch, out, free[0] // stride[0] + 1, free[1] // stride[1] + 1)
 
 
 class _Recorder(TorchDispatchMode):
-    """Adds up the multiply-adds and the memory access of every convolution and matrix product that runs."""
+    """Record every operation that runs, with the multiply-adds and memory access of those with weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -232,14 +273,14 @@ class _Recorder(TorchDispatchMode):
         return out
 
     def _move(self, func, args, out) -> None:
-        """Note an operation that moves or combines values."""
-        given = args[0][0] if isinstance(args[0], list | tuple) else args[0]
-        given, out = (value[0] if isinstance(value, tuple) else value for value in (given, out))
+        """Record an operation that moves or combines values."""
+        source = args[0][0] if isinstance(args[0], list | tuple) else args[0]
+        source, out = (value[0] if isinstance(value, tuple) else value for value in (source, out))
         name = func.name().partition("::")[2].partition(".")[0]
-        self.operations.append(Operation(name, tuple(given.shape[1:]), (), tuple(out.shape[1:])))
+        self.operations.append(Operation(name, tuple(source.shape[1:]), (), tuple(out.shape[1:])))
 
     def add(self, source: Tensor, weight: Tensor, out: Tensor, flops: int) -> None:
-        """Count one operation."""
+        """Record one operation with a weight."""
         self.flops += flops
         self.memory_access += source.numel() + weight.numel() + out.numel()
         self.activations += out.numel()
@@ -248,6 +289,7 @@ class _Recorder(TorchDispatchMode):
 
     @staticmethod
     def _multiply_adds(func, args, source: Tensor, weight: Tensor, out: Tensor) -> int:
+        """Multiply-adds of a convolution or a matrix product."""
         if func is aten.convolution.default:
             transposed = args[6]
             return (source if transposed else out).numel() * math.prod(weight.shape[1:])
@@ -255,45 +297,10 @@ class _Recorder(TorchDispatchMode):
 
 
 def _kind(in_shape: tuple[int, ...], weight_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> str:
+    """Kind of an operation with a weight."""
     if len(weight_shape) < 4:
         return "linear"
     groups = in_shape[0] // weight_shape[1] if in_shape else 1
     if groups > 1:
         return "depthwise" if weight_shape[1] == 1 else "grouped"
     return "pointwise" if math.prod(weight_shape[2:]) == 1 else "dense"
-
-
-MAKES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn}
-FILLS = {
-    nn.init.uniform_,
-    nn.init.normal_,
-    nn.init.constant_,
-    nn.init.kaiming_uniform_,
-    Tensor.zero_,
-    Tensor.fill_,
-}
-WITHOUT_COUNT = {  # and keep the shape: they are left out on the meta device, nine tenths of whose time they take
-    nn.BatchNorm2d,
-    nn.Dropout,
-    nn.Sigmoid,
-    nn.Hardsigmoid,
-    *ACTIVATIONS.values(),
-}
-OPERANDS = {  # operation: the positions of its input and its weight
-    aten.convolution.default: (0, 1),
-    aten.linear.default: (0, 1),
-    aten.addmm.default: (1, 2),
-    aten.mm.default: (0, 1),
-    aten.bmm.default: (0, 1),
-    aten.baddbmm.default: (1, 2),
-}
-MOVES = {
-    aten.add.Tensor,
-    aten.mul.Tensor,
-    aten.cat.default,
-    aten.clone.default,
-    aten.mean.dim,
-    aten.max_pool2d_with_indices.default,
-    aten.avg_pool2d.default,
-    aten._adaptive_avg_pool2d.default,
-}

@@ -1,58 +1,58 @@
-"""What can go wrong, and what a person can do about it."""
+"""Exceptions for users, with the exit status of each, and helpers for their messages."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-MOST_NAMED = 20
-MESSAGE = 400  # characters of a message that holds a value from outside
-PLACE = 200  # characters of a place, whose keys come from outside
-LONGEST = 1200  # characters of any message
+MAX_NAMES = 20  # known names listed in a message
+MAX_VALUE_MESSAGE = 400  # characters of a message that quotes a value from outside
+MAX_PLACE = 200  # characters of a place, whose keys come from outside
+MAX_MESSAGE = 1200  # characters of any message
 
 
 class NasspaceError(Exception):
-    """An error of nasspace's own; the message is written for the person at the keyboard.
+    """Base of nasspace's errors; the message is written for the user.
 
-    A message may hold values and names from outside, of any length: of a long one, the middle is left out.
+    A message may quote values and names of any length, so the middle of a long message is left out.
     """
 
     exit_status = 1
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(cut(message, LONGEST))
+        super().__init__(cut(message, MAX_MESSAGE))
 
 
 class InputError(NasspaceError):
-    """Something given from outside is wrong; the message names the place and the remedy."""
+    """Bad input; the message names the place and the remedy."""
 
     exit_status = 2
 
     def at(self, place: str) -> InputError:
-        """The same error, with `place` (a file and line, a key) put before the message."""
+        """Return the same error with `place` (a file and line, a key) before the message."""
         return type(self)(f"{place}: {self}" if place else str(self))
 
 
 class NothingFound(NasspaceError):
-    """A search ended without a network inside its limits."""
+    """A search found no network within its limits."""
 
     exit_status = 3
 
 
 class VerificationError(NasspaceError):
-    """A check of a result failed: what was written is not what was meant."""
+    """A check of a result failed: the files are not those of the network."""
 
     exit_status = 1
 
 
 class Interrupted(NasspaceError):
-    """The work was stopped by a person, or its cluster was; the message says what is kept and how to continue."""
+    """The user stopped the work, or its cluster stopped; the message says what is kept and how to continue."""
 
     exit_status = 130
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """'; did you mean 'x'?' with the nearest known name, or the list of them where none is near.
+    """Suggest the nearest known name, '; did you mean 'x'?', or list the known names if none is near.
 
     >>> nearest("shufle_v2", ["shuffle_v2", "fire"])
     "; did you mean 'shuffle_v2'?"
@@ -63,12 +63,12 @@ def nearest(name: object, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{near[0]}'?"
-    shown = ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
+    shown = ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
     return f"; known: {shown}" if names else ""
 
 
-def cut(text: str, most: int = MESSAGE) -> str:
-    """A text that holds a value from outside, which may be long, without its middle.
+def cut(text: str, most: int = MAX_VALUE_MESSAGE) -> str:
+    """Shorten a text to `most` characters by leaving out its middle.
 
     >>> cut("a" * 30, 10)
     'aaaaa ... aaaaa'
@@ -77,5 +77,5 @@ def cut(text: str, most: int = MESSAGE) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, without its type; its type where it says nothing."""
+    """First line of an error's message, or the name of its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

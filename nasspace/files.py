@@ -1,4 +1,4 @@
-"""Find a space, recipe or study by name or path; read YAML and JSON strictly; write files whole or not at all."""
+"""Find spaces and recipes by name or path, read YAML and JSON strictly, write files atomically."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from nasspace.errors import InputError, nearest
 
 PACKAGE = Path(__file__).resolve().parent
 MAX_BYTES = 4_000_000
-MAX_NAME = 240  # bytes of a name; systems take 255, and a temporary file's name is a little longer
+MAX_NAME = 240  # bytes of a name: file systems allow 255, and the names of temporary files are longer
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of a file; an `InputError` for a missing, unreadable, binary or huge one, a pipe or a device."""
+    """Read a UTF-8 text file; an `InputError` for one that is missing, unreadable, binary, huge, a pipe or a device."""
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # which may have no end
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # may never end
             raise InputError(f"{path}: cannot be read (a pipe or a device); write it to a file")
         data = path.read_bytes() if status.st_size <= MAX_BYTES else None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if data is None:
-        raise InputError(f"{path}: more than {MAX_BYTES:,} bytes; this is no file of nasspace's")
+        raise InputError(f"{path}: more than {MAX_BYTES:,} bytes; this is not a file of nasspace")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -45,24 +45,24 @@ def read_text(path: Path) -> str:
 
 
 def load_yaml(path: Path) -> Document:
-    """The YAML document in a file."""
-    return parse_yaml(read_text(path), _shown(path))
+    """Read a YAML file."""
+    return parse_yaml(read_text(path), _display(path))
 
 
 def load_json(path: Path) -> Document:
-    """The JSON document in a file."""
-    return parse_json(read_text(path), _shown(path))
+    """Read a JSON file."""
+    return parse_json(read_text(path), _display(path))
 
 
-def _shown(path: Path) -> str:
-    """The path as the person would type it: relative where it lies below the working folder."""
+def _display(path: Path) -> str:
+    """Format a path for messages, relative if it is below the working folder."""
     with contextlib.suppress(ValueError, OSError):
         return str(path.resolve().relative_to(Path.cwd()))
     return str(path)
 
 
 def folders(kind: str) -> list[Path]:
-    """Where a `kind` ('spaces', 'search') is looked up: the working folder first, then what ships."""
+    """Folders in which a `kind` ('spaces', 'search') is looked up: the working folder's, then the shipped one."""
     shipped = PACKAGE / "_shipped" / kind
     if not shipped.is_dir() and (PACKAGE.parent / "pyproject.toml").is_file():
         shipped = PACKAGE.parent / kind
@@ -70,7 +70,7 @@ def folders(kind: str) -> list[Path]:
 
 
 def names(kind: str) -> dict[str, Path]:
-    """Every name of a kind with its file; a user's own comes before a shipped one of the same name."""
+    """Every name of a kind and its file; a user's file takes precedence over a shipped one of the same name."""
     found: dict[str, Path] = {}
     for folder in folders(kind):
         for path in sorted(folder.glob("*.yaml")) if folder.is_dir() else []:
@@ -79,12 +79,12 @@ def names(kind: str) -> dict[str, Path]:
 
 
 def find(kind: str, name: str | os.PathLike) -> Path:
-    """The file that `name` means: a path, then `./KIND/name.yaml`, then one that ships.
+    """Find the file of `name`: a path, else `./KIND/name.yaml`, else a shipped one.
 
     An unknown name is an `InputError` with the nearest known one.
     """
     path = Path(name)
-    with contextlib.suppress(OSError):  # a name too long, a folder that may not be read: no file
+    with contextlib.suppress(OSError):  # a name that is too long, a folder that cannot be read
         if path.is_file():
             return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
@@ -98,7 +98,7 @@ def find(kind: str, name: str | os.PathLike) -> Path:
 
 
 def kind_of(path: Path) -> str:
-    """'folder', 'file', or '' where there is neither, or no such path can be (300 letters, NUL)."""
+    """Return 'folder', 'file', or '' where there is neither or the path is impossible (300 letters, NUL)."""
     try:
         return "folder" if path.is_dir() else "file" if path.exists() else ""
     except PermissionError as error:
@@ -108,20 +108,20 @@ def kind_of(path: Path) -> str:
 
 
 def expanded(path: str | os.PathLike) -> Path:
-    """The path with `~` and `~USER` filled in; an `InputError` where that home folder is not known."""
+    """Expand `~` and `~USER`; an `InputError` if that home folder is unknown."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise InputError(f"{path}: this home folder is not known; write the path in full") from None
+        raise InputError(f"{path}: this home folder is unknown; write the path in full") from None
 
 
 def unfit_name(name: str) -> str:
-    """Why `name` cannot name a file or folder of its own, with the remedy; '' if it can.
+    """Explain why `name` cannot name a file or folder, with the remedy; '' if it can.
 
-    Names of strangers' documents become names of folders: one with `/` would be written elsewhere.
+    Names in documents from others become names of folders; one with `/` would be written elsewhere.
 
     >>> unfit_name("mobile-1.0"), unfit_name("../x")
-    ('', "the name '../x' holds '/'; give one without it")
+    ('', "the name '../x' contains '/'; give one without it")
     """
     shown = repr(name if len(name) <= 40 else name[:40] + "...")
     size = len(name.encode("utf-8", "surrogatepass"))
@@ -131,18 +131,18 @@ def unfit_name(name: str) -> str:
         return f"the name {shown} has {size} bytes; give one of {MAX_NAME} at most"
     for character in name:
         if character in "/\\":
-            return f"the name {shown} holds '{character}'; give one without it"
+            return f"the name {shown} contains '{character}'; give one without it"
         if (category := unicodedata.category(character)) in ("Cc", "Cs"):
-            kind = "no character of a text" if category == "Cs" else "a control character"
-            return f"the name {shown} holds {character!r}, {kind}; give one without it"
+            kind = "not a valid character" if category == "Cs" else "a control character"
+            return f"the name {shown} contains {character!r}, {kind}; give one without it"
     return ""
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it into place if the body succeeds, else remove it.
+    """Yield a temporary path next to `path`; move it to `path` if the body succeeds, else remove it.
 
-    A full disk or a folder that cannot be written becomes an `InputError` that names it.
+    A full disk or a read-only folder becomes an `InputError` that names it.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; these are documents
+        temporary.chmod(0o666 & ~umask)  # mkstemp creates private files; these are documents
         temporary.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from None
@@ -164,23 +164,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def cannot_write(path: Path, error: Exception) -> InputError:
-    """The error of a place that cannot be written, with the remedy."""
+    """Create the `InputError` for a path that cannot be written."""
     reason = getattr(error, "strerror", None) or error
     return InputError(f"{path}: cannot be written ({reason}); make room or choose another folder")
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""Write a text whole or not at all, in UTF-8.
+    r"""Write a text atomically, in UTF-8.
 
-    A file's name need not be text: a byte of one that UTF-8 cannot hold is written as `\udce9`, which JSON reads as
-    the same character again.
+    A byte of a file's name that is not UTF-8 is written as `\udce9`, which JSON reads as the same character.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def write_yaml(path: Path, value: Any) -> None:
-    """Write plain values as YAML, in their own order."""
+    """Write plain values as YAML in their own order."""
     write_text(path, dump_yaml(value))
 
 

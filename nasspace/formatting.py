@@ -1,4 +1,4 @@
-"""Numbers as text for people."""
+"""Format numbers for people."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number with so many digits that count, never in powers of ten.
+    """Format a number with `digits` significant digits, never in scientific notation.
 
     >>> significant(1.6), significant(12345.6), significant(0.01234, 2), significant(0)
     ('1.60', '12,346', '0.012', '0')
     """
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 9.999 is 10.0
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 9.999 becomes 10.0
     return f"{value:,.{max(0, digits - 1 - exponent)}f}"

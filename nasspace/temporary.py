@@ -1,8 +1,7 @@
-"""Private temporary folders, which go with their process, and the removal of those whose process was killed.
+"""Private temporary folders, removed when their process ends or, if it was killed, by the next run.
 
-A folder holds a file that its process keeps locked for as long as it lives. The lock is the operating system's and goes
-with the process however it ends, so that a folder whose lock is free is a dead one's, also if the process id was used
-again since.
+A folder holds a file that its process keeps locked. The operating system releases the lock however the process ends,
+so a folder whose lock is free has no process, even if the process id is in use again.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ from pathlib import Path
 from nasspace.errors import InputError
 
 PREFIX = "nasspace-"
-LOCK = "process"  # the file that is locked; holds the process id, for people, and the machine's name
-RAY = "r"  # folder of Ray's sessions, which Ray opens for all users
-LONGEST = 19  # characters of a parent folder: Ray's sockets lie 84 deeper, and a socket's path may have 103
-ENDING = 5.0  # seconds in which a process that was killed is gone
+LOCK = "process"  # the locked file; holds the process id, for people, and the machine's name
+RAY = "r"  # folder of Ray's sessions, which Ray makes accessible to all users
+MAX_PARENT = 19  # characters of a parent folder: Ray's socket paths are 84 longer, and a socket's path may have 103
+KILL_WAIT = 5.0  # seconds to wait for killed processes to end
 
 
 @contextlib.contextmanager
 def private(parent: Path | None = None) -> Iterator[Path]:
-    """A folder in `parent`, else in the temporary folder, that only this user can enter; removed at the end."""
+    """Create a folder in `parent`, else in the temporary one, that only this user can enter; remove it at the end."""
     parent = parent or Path(tempfile.gettempdir()).resolve()
     try:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     except OSError as error:
         remedy = "set TMPDIR (for Ray RAY_TMPDIR) to a folder that can be written"
-        raise InputError(f"{parent}: no temporary folder can be made there ({error.strerror}); {remedy}") from None
+        raise InputError(f"{parent}: cannot create a temporary folder ({error.strerror}); {remedy}") from None
     descriptor = _locked(folder)
     try:
         yield folder
@@ -47,20 +46,20 @@ def private(parent: Path | None = None) -> Iterator[Path]:
 
 
 def for_ray() -> Path:
-    """Where those of Ray lie: RAY_TMPDIR, else the temporary folder; /tmp where paths of sockets would be too long."""
+    """Parent of Ray's folders: RAY_TMPDIR, else the temporary folder; /tmp if socket paths would be too long."""
     given = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()).resolve()
-    return given if len(os.fspath(given)) <= LONGEST or not Path("/tmp").is_dir() else Path("/tmp").resolve()
+    return given if len(os.fspath(given)) <= MAX_PARENT or not Path("/tmp").is_dir() else Path("/tmp").resolve()
 
 
 def clear() -> None:
-    """Remove the folders of killed processes of this user, and the Ray processes that such a one left."""
+    """Remove folders of this user's killed processes and the Ray processes that those left running."""
     try:
         import fcntl
     except ImportError:  # Windows
         return
     parents = {for_ray(), Path(tempfile.gettempdir()).resolve()}
     for folder in (folder for parent in parents for folder in parent.glob(f"{PREFIX}*")):
-        with contextlib.suppress(OSError):  # in use, another's, or being removed by another process
+        with contextlib.suppress(OSError):  # in use, another user's, or being removed by another process
             found = folder.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
                 continue
@@ -68,7 +67,7 @@ def clear() -> None:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.read(descriptor, 300).split()[1:] != [platform.node().encode()]:
-                    continue  # of another machine on a shared disk, whose locks may not be seen here
+                    continue  # another machine's on a shared disk, whose locks may not be visible here
                 _end_processes(folder)
                 _remove(folder)
             finally:
@@ -76,21 +75,21 @@ def clear() -> None:
 
 
 def _locked(folder: Path) -> int | None:
-    """Lock the folder for this process; the file gets its name when it is locked, so that nobody finds it free."""
+    """Lock the folder for this process; the file is renamed once locked, so that no process sees it unlocked."""
     try:
         import fcntl
     except ImportError:
         return None
     descriptor = os.open(folder / f"{LOCK}.new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     os.write(descriptor, f"{os.getpid()} {platform.node()}\n".encode())
-    with contextlib.suppress(OSError):  # a disk without locks: the folder is then never taken for a dead one's
+    with contextlib.suppress(OSError):  # a disk without locks: the folder then never counts as abandoned
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.rename(folder / f"{LOCK}.new", folder / LOCK)
     return descriptor
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, its lock last, so that a removal that is interrupted is taken up later."""
+    """Remove a folder, its lock last, so that a later run completes an interrupted removal."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             if path.name == LOCK:
@@ -105,29 +104,31 @@ def _remove(folder: Path) -> None:
 
 
 def _end_processes(folder: Path) -> None:
-    """Kill the processes of Ray that were started with a path in the folder, and wait until they are gone.
+    """Kill Ray processes that were started with a path in the folder, and wait until they have ended.
 
-    Ray ends them itself when the search's process is killed, unless what it starts for that was killed, too.
+    Ray ends them itself when the search's process is killed, unless its own supervisor was killed, too.
     """
     found = _processes(folder)
     for pid in found:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    end = time.monotonic() + ENDING
+    end = time.monotonic() + KILL_WAIT
     while time.monotonic() < end and set(found) & set(_processes(folder)):
         time.sleep(0.05)
 
 
 def _processes(folder: Path) -> list[int]:
-    """Processes of Ray, of this user, with a path in the folder among their arguments (on Linux only)."""
+    """Ids of this user's Ray processes with a path in the folder among their arguments (Linux only)."""
     if not sys.platform.startswith("linux"):
         return []
     within, found = os.fsencode(folder) + b"/", []
     for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):  # ended meanwhile
+        with contextlib.suppress(OSError):  # has ended
             if entry.name.isdecimal() and entry.stat().st_uid == os.getuid() and int(entry.name) != os.getpid():
                 arguments = (entry / "cmdline").read_bytes().split(b"\0")
-                of_ray = any(b"/ray/" in argument for argument in arguments[:3])  # the program, or what Python runs
+                of_ray = any(
+                    b"/ray/" in argument for argument in arguments[:3]
+                )  # the program, or the script that Python runs
                 if of_ray and any(argument.startswith(within) or b"=" + within in argument for argument in arguments):
                     found.append(int(entry.name))
     return found

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
+import signal
+import subprocess
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +29,137 @@ SLOWEST = ("test_clusters", "test_delivery", "test_ray_hygiene", "test_full_trai
 def pytest_collection_modifyitems(items):
     """The slowest files first: with `-n 2 --dist loadfile` no process is left alone with one of them at the end."""
     items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
+
+
+IMPORTED = ("torch", "pandas", "optuna", "sqlalchemy", "sklearn.ensemble", "ray.tune", "nasspace.engine.trials")
+PRELUDE = """
+import os, sys, tempfile, warnings
+os.chdir({folder!r})
+os.environ.clear()
+os.environ.update({environment!r})
+tempfile.tempdir = None
+warnings.simplefilter("ignore")
+sys.argv[1:] = {arguments!r}
+for descriptor in (1, 2):
+    os.dup2(os.open({output!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT), descriptor)
+"""
+
+
+class Forked:
+    """A process that runs Python code as `python -c` does, with the methods of `subprocess.Popen` that tests use.
+
+    It is forked from one that has imported torch and Ray, which each would take seconds for.
+    """
+
+    def __init__(self, code: str, arguments: list[str], folder: Path, output: Path) -> None:
+        self._output = output
+        values = {"folder": str(folder), "environment": dict(os.environ), "arguments": arguments, "output": str(output)}
+        module = {"__name__": "__main__"}
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(IMPORTED))
+        self._process: Any = context.Process(target=exec, args=(PRELUDE.format(**values) + code, module))
+        self._process.start()
+        self.pid: int = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("forked", timeout or 0.0)
+        return self._process.exitcode
+
+    def output(self) -> str:
+        """What it has written to standard output and standard error."""
+        return self._output.read_text(errors="backslashreplace") if self._output.is_file() else ""
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it has written, when it has ended; both streams are one."""
+        self.wait(timeout)
+        return self.output(), self.output()
+
+    def send_signal(self, which: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, which)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def lines(self) -> Iterator[str]:
+        """What it writes, line by line, until it ends."""
+        while not self._output.is_file() and self.poll() is None:
+            time.sleep(0.01)
+        with self._output.open() as stream:
+            rest = ""
+            while True:
+                has_ended = self.poll() is not None
+                rest += (read := stream.read())
+                *whole, rest = rest.split("\n")
+                yield from whole
+                if not read:
+                    if has_ended:
+                        break
+                    time.sleep(0.01)
+
+
+@pytest.fixture
+def forked(tmp_path_factory) -> Iterator[Callable[..., Forked]]:
+    """Start Python code as a process of its own: `forked(code, *arguments)`, in the working folder or `folder`."""
+    made: list[Forked] = []
+
+    def start(code: str, *arguments: str, folder: Path | None = None) -> Forked:
+        output = tmp_path_factory.mktemp("forked") / "output"
+        made.append(Forked(code, list(arguments), folder or Path.cwd(), output))
+        return made[-1]
+
+    yield start
+    for process in made:  # of a test that failed
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
+
+
+class ForkedModelPy:
+    """In place of the process that `exporting.code_runner` starts for a model.py: forked, and without nasspace, too."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._process: Forked | None = None
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process and self._process.returncode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def kill(self) -> None:
+        if self._process:
+            self._process.kill()
+
+    def communicate(self, given: str | None = None, timeout: float | None = None) -> tuple[str, str]:
+        from nasspace.exporting import code_runner
+
+        if given is not None:
+            forgotten = "for name in [name for name in sys.modules if name.startswith('nasspace')]:\n"
+            forgotten += f"    del sys.modules[name]\nimport io\nsys.stdin = io.StringIO({given!r})\n"
+            self._process = Forked(forgotten + code_runner.PROGRAM, [], Path.cwd(), self._output)
+        return self._process.communicate(timeout) if self._process else ("", "")
+
+
+@pytest.fixture(scope="module")
+def forked_model_py(tmp_path_factory) -> Iterator[None]:
+    """Exports run model.py in forked processes; for tests of which that process is not the subject."""
+    from nasspace.exporting import code_runner
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code_runner, "_started", lambda: ForkedModelPy(tmp_path_factory.mktemp("model_py") / "output"))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,9 @@ WINGS = (
 ROWS = {wing: row for row, (wings, _) in enumerate(WINGS) for wing in wings.split()}
 HOMES = {
     "optuna": {"studies.storage", "studies.study", "samplers.optuna_samplers"},
-    "ray": {f"engine.ray.{name}" for name in ("cluster", "remeasure", "actors", "runner", "watch")},
+    "ray": {
+        f"engine.ray.{name}" for name in ["cluster", "mailbox", "payload", "actors", "runner", "remeasure", "watch"]
+    },
     "plotly": {"reporting.plots"},
     "jinja2": {"reporting.report"},
     "onnx": {"latency.convert", "latency.quantization", "latency.graph", "latency.profile", "guidelines.graph_edits"},
@@ -169,12 +171,13 @@ def test_data_folders_hold_no_code(folder):
     assert list((ROOT / folder).rglob("*.py")) == []
 
 
-def test_help_is_quick_because_it_imports_nothing_heavy():
+def test_help_and_the_box_between_driver_and_workers_import_nothing_heavy():
     if not hasattr(__import__("nasspace.cli", fromlist=["main"]), "main"):
         pytest.skip("the command line is not there yet")
     heavy = ["torch", "numpy", "pandas", "optuna", "ray", "plotly", "onnx", "onnxruntime", "datasets", "sklearn"]
     script = (
         "import sys\n"
+        "import nasspace.engine.ray.mailbox\n"
         "from nasspace.cli import main\n"
         "sys.argv = ['nas', '--help']\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"

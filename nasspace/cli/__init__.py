@@ -9,7 +9,7 @@ import traceback
 import typer
 
 from nasspace.cli import explaining, networks, predicting, printing, process, searching, spaces, training
-from nasspace.errors import LONGEST, NasspaceError, cut, first_line
+from nasspace.errors import MAX_MESSAGE, NasspaceError, cut, first_line
 
 app = typer.Typer(
     name="nas",
@@ -87,5 +87,5 @@ def _interrupted() -> int:
 
 
 def _said(message: str, status: int) -> int:
-    printing.say(f"nas: {cut(printing.shown(message), LONGEST)}")
+    printing.say(f"nas: {cut(printing.shown(message), MAX_MESSAGE)}")
     return status

@@ -67,7 +67,7 @@ def estimate_duration(problem: Problem) -> Duration | None:
             network = problem.space.sample(rng)
             with (
                 contextlib.suppress(failures.CandidateFailed),
-                failures.of_candidates(),
+                failures.as_candidate_failures(),
             ):  # networks that cannot be trained
                 timed.append(_time_network(network, recipe, len(data.train.labels)))
             if time.perf_counter() - start > LONGEST:

@@ -49,9 +49,9 @@ def evaluate(evaluator: Callable[[Architecture], Outcome], architecture: Archite
     try:
         return evaluator(architecture)
     except Exception as error:
-        if isinstance(evaluator, FunctionEvaluator) or not failures.is_of_candidate(error):
+        if isinstance(evaluator, FunctionEvaluator) or not failures.is_candidate_fault(error):
             raise
-        failed = failures.failed(error)
+        failed = failures.candidate_failure(error)
         return Outcome({}, failure=str(failed), traceback=failed.traceback)
 
 

@@ -65,7 +65,7 @@ def cheapest(space: Space, count: Callable[[Architecture], float], seed: int) ->
     rng = random.Random(seed)
     best = min((space.sample(rng) for _ in range(RANDOM_NETWORKS)), key=count)
     for _ in range(DESCENT_STEPS):
-        better = min(space.neighbours(best), key=count, default=best)
+        better = min(space.neighbors(best), key=count, default=best)
         if count(better) >= count(best):
             break
         best = better

@@ -12,7 +12,7 @@ from nasspace.architecture import Architecture
 from nasspace.engine import machine_lock
 from nasspace.engine.latency_evaluator import candidate_seed
 from nasspace.errors import NasspaceError
-from nasspace.failures import CandidateFailed, is_of_machine, of_candidates
+from nasspace.failures import CandidateFailed, as_candidate_failures, is_machine_fault
 from nasspace.studies.recipe import Recipe
 from nasspace.training.settings import Fidelity, TrainingSettings
 
@@ -83,12 +83,12 @@ def train_deployed(
     this resolution, and `NasspaceError` if the machine ran out of memory or lost its device.
     """
     try:
-        with of_candidates():
+        with as_candidate_failures():
             return _train_deployed(architecture, recipe, data, start, checkpoints, device, on_epoch)
     except Diverged:
         raise
     except CandidateFailed as error:
-        if is_of_machine(error.__cause__ or error):  # not recorded: it may succeed later
+        if is_machine_fault(error.__cause__ or error):  # not recorded: it may succeed later
             raise NasspaceError(
                 f"a training of the front stopped: {error}; free memory or the device, then run `nas resume`"
             ) from error

@@ -128,7 +128,7 @@ class Proposals:
         if (other := self._duplicate(trial, architecture.digest)) is not None:
             return f"the network of trial {other.number}"
         try:
-            with failures.of_candidates():
+            with failures.as_candidate_failures():
                 values = {name: count(architecture) for name, count in self.known.items() if name in self.study.limits}
         except failures.CandidateFailed as error:  # one of its blocks does not run
             trial.set_user_attr("traceback", error.traceback)

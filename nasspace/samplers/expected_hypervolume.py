@@ -101,7 +101,7 @@ class ExpectedGain:
         if architecture.digest in self._broken:
             return False
         try:
-            with failures.of_candidates():
+            with failures.as_candidate_failures():
                 if "features" in self.__dict__:  # which remember the figures
                     self.features.figures(architecture)
                 else:
@@ -130,11 +130,11 @@ class ExpectedGain:
         return best[0][1]
 
     def _last(self, pool: _Pool, seen: Sequence[Seen], rng: random.Random) -> Architecture | None:
-        """Whatever is left: of the whole space if it is small, else of many random ones and all neighbours."""
+        """Whatever is left: of the whole space if it is small, else of many random ones and all neighbors."""
         if self.space.size <= SEARCHED:
             left: Iterable[Architecture] = self.space.enumerate()
         else:
-            near = (neighbour for trial in seen for neighbour in self.space.neighbours(trial.architecture))
+            near = (neighbor for trial in seen for neighbor in self.space.neighbors(trial.architecture))
             left = chain((self.space.sample(rng) for _ in range(TRIES)), near)
         return next((found for architecture in left for found in pool.add([architecture])), None)
 

@@ -1,1 +1,1 @@
-"""Search spaces: the grammar, what is chosen where, what is reachable."""
+"""Search spaces: the YAML grammar, the tree of choices, the reachable range of costs."""

@@ -1,8 +1,8 @@
-"""The reachable range of FLOPs, parameters and memory access of a space, exactly and before any search.
+"""Reachable range of FLOPs, parameters and memory access of a space, exact and known before any search.
 
-Costs add up along the chain, and a layer's cost depends only on what stands before it through the shape of the map.
-So the smallest and largest sums are found stage by stage, over the shapes that can stand between two stages,
-without walking through the networks themselves.
+Costs add up along the chain of layers, and a layer's cost depends on the earlier layers only through the shape of its
+input. The smallest and largest sums are therefore found layer by layer for every shape that is possible there, without
+enumerating the networks.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from nasspace.architecture import checked_layer
 from nasspace.counting import LayerCost, cost, layer_cost
 from nasspace.space.space import SMALL, Space, unstrided
-from nasspace.space.tree import Parts, Stage, every
+from nasspace.space.tree import Parts, Stage, all_walks
 
 COUNTS = ("flops", "params", "memory_access")
-MOST = 30_000  # layers looked at before the exact way is given up
-SAMPLE = 500
+MAX_LAYERS = 30_000  # layers counted before giving up the exact range
+SAMPLES = 500  # random networks counted instead
 Shape = tuple[int, ...]
 Range = tuple[tuple[int, int], ...]  # smallest and largest, for each of COUNTS
 NOTHING: Range = ((0, 0),) * len(COUNTS)
@@ -27,7 +27,7 @@ NOTHING: Range = ((0, 0),) * len(COUNTS)
 
 @dataclass(frozen=True)
 class Reachable:
-    """Smallest and largest count over a space; not `exact` for a very large one, where they are of a sample."""
+    """Smallest and largest count over a space; of a random sample, not `exact`, for a very large space."""
 
     flops: tuple[int, int]
     params: tuple[int, int]
@@ -36,81 +36,88 @@ class Reachable:
 
 
 class _TooMany(Exception):
-    """The exact way would look at too many layers."""
+    """The exact range would need too many layers."""
 
 
 def reachable(space: Space) -> Reachable:
-    """The range of each count over every network of the space."""
+    """Find the range of each count over all networks of the space."""
     try:
         return Reachable(*_Walk(space).ranges(), exact=True)
     except _TooMany:
         rng = random.Random(0)
-        costs = [cost(space.sample(rng)) for _ in range(SAMPLE)]
+        costs = [cost(space.sample(rng)) for _ in range(SAMPLES)]
         spans = [(min(values), max(values)) for values in ([getattr(c, n) for c in costs] for n in COUNTS)]
         return Reachable(*spans, exact=False)
 
 
 class _Walk:
-    """One pass over a space's plan, for each combination of resolution and width."""
+    """One pass over a space's tree for each combination of resolution and width multiplier."""
 
     def __init__(self, space: Space):
         self.space = space
         self.plan = space.plan
-        self.looked_at = 0
+        self.seen = 0
 
     def ranges(self) -> Range:
-        spans = [self._of_top(top) for top in every(lambda choose: self._top(choose))]
+        """The range over all combinations of resolution and width multiplier."""
+        spans = [self._of_top(top) for top in all_walks(lambda choose: self._top(choose))]
         return _joined(spans)
 
     def _top(self, choose: Callable) -> dict[str, Any]:
+        """Choose resolution and width multiplier."""
         return {key: value.walk(key, choose) for key, value in self.plan.top.items()}
 
     def _of_top(self, top: dict[str, Any]) -> Range:
+        """The range at one resolution and width multiplier."""
         height, width = (top["resolution"],) * 2 if top.get("resolution") else self.plan.input[1:]
         multiplier = top.get("width", 1.0)
 
-        def settle(layer: dict[str, Any]) -> dict[str, Any]:
-            return self.space.settled_layer(layer, multiplier)
+        def scale(layer: dict[str, Any]) -> dict[str, Any]:
+            """Multiply and round the layer's width."""
+            return self.space.scaled_layer(layer, multiplier)
 
-        states = self._stem({(self.plan.input[0], height, width): NOTHING}, min(height, width), settle)
+        states = self._stem({(self.plan.input[0], height, width): NOTHING}, min(height, width), scale)
         for stage in self.plan.parts["stages"]:
-            states = self._stage(states, stage, settle)
+            states = self._stage(states, stage, scale)
         for part in self.plan.parts["head"]:
             states = self._layer(states, part, dict)
         return _joined(states.values())
 
-    def _stem(self, states: dict[Shape, Range], side: int, settle: Callable) -> dict[Shape, Range]:
+    def _stem(self, states: dict[Shape, Range], side: int, scale: Callable) -> dict[Shape, Range]:
+        """The states after the stem."""
         parts = self.plan.parts["stem"]
         if side >= SMALL:
             for part in parts:
-                states = self._layer(states, part, settle)
+                states = self._layer(states, part, scale)
             return states
-        ends: list[tuple[Shape, Range]] = []  # of every whole stem: which strides go depends on all of its layers
-        for stem in every(lambda choose: [part.walk("", choose) for part in parts]):
+        ends: list[tuple[Shape, Range]] = []  # of every whole stem: which strides are removed depends on all its layers
+        for stem in all_walks(lambda choose: [part.walk("", choose) for part in parts]):
             current = states
             for layer in unstrided(stem, side):
-                current = self._after(current, [settle(layer)])
+                current = self._after(current, [scale(layer)])
             ends.extend(current.items())
         return _merged(ends)
 
-    def _layer(self, states: dict[Shape, Range], part: Parts, settle: Callable) -> dict[Shape, Range]:
-        layers = every(lambda choose: part.walk("", choose))
-        return self._after(states, [settle(layer) for layer in self._counted(layers)])
+    def _layer(self, states: dict[Shape, Range], part: Parts, scale: Callable) -> dict[Shape, Range]:
+        """The states after one layer of the stem or the head."""
+        layers = all_walks(lambda choose: part.walk("", choose))
+        return self._after(states, [scale(layer) for layer in self._counted(layers)])
 
-    def _stage(self, states: dict[Shape, Range], stage: Stage, settle: Callable) -> dict[Shape, Range]:
+    def _stage(self, states: dict[Shape, Range], stage: Stage, scale: Callable) -> dict[Shape, Range]:
+        """The states after a stage."""
         ends: list[tuple[Shape, Range]] = []
-        anew = list(self._counted(every(lambda choose: stage.each.walk("", choose))))
-        for once in self._counted(every(lambda choose: stage.direct.walk("", choose))):
+        per_layer = list(self._counted(all_walks(lambda choose: stage.each.walk("", choose))))
+        for once in self._counted(all_walks(lambda choose: stage.direct.walk("", choose))):
             depth, stride = once.pop("depth"), once.pop("stride", 1)
             current = states
             for i in range(depth):
-                layers = [settle({**once, **each, "stride": 1 if i else stride}) for each in anew]
+                layers = [scale({**once, **each, "stride": 1 if i else stride}) for each in per_layer]
                 current = self._after(current, layers)
             ends.extend(current.items())
         return _merged(ends)
 
     def _after(self, states: dict[Shape, Range], layers: list[dict[str, Any]]) -> dict[Shape, Range]:
-        """The states behind one layer that is any of `layers`."""
+        """The states after one layer that is any of `layers`."""
         ends = []
         for shape, spans in states.items():
             for layer in self._counted(layers):
@@ -118,27 +125,30 @@ class _Walk:
                 ends.append((counted.out_shape, _added(spans, counted)))
         return _merged(ends)
 
-    def _counted(self, things: Iterable[Any]) -> Iterator[Any]:
-        for thing in things:
-            self.looked_at += 1
-            if self.looked_at > MOST:
+    def _counted(self, items: Iterable[Any]) -> Iterator[Any]:
+        """Yield the items and raise `_TooMany` after `MAX_LAYERS` in total."""
+        for item in items:
+            self.seen += 1
+            if self.seen > MAX_LAYERS:
                 raise _TooMany
-            yield thing
+            yield item
 
 
 def _added(spans: Range, counted: LayerCost) -> Range:
+    """Add a layer's counts to both ends of each range."""
     counts = [getattr(counted, name) for name in COUNTS]
     return tuple((low + count, high + count) for (low, high), count in zip(spans, counts, strict=True))
 
 
 def _joined(ranges: Iterable[Range]) -> Range:
-    """The ranges that hold all of `ranges`."""
+    """The smallest range that includes all of `ranges`, for each count."""
     return tuple(
         (min(lows), max(highs)) for lows, highs in (zip(*spans, strict=True) for spans in zip(*ranges, strict=True))
     )
 
 
 def _merged(ends: list[tuple[Shape, Range]]) -> dict[Shape, Range]:
+    """Join the ranges of equal shapes."""
     by_shape: dict[Shape, list[Range]] = {}
     for shape, spans in ends:
         by_shape.setdefault(shape, []).append(spans)

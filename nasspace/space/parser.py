@@ -1,8 +1,8 @@
-"""The grammar of a space: what its YAML may say, read into a plan.
+"""Parse and check the YAML of a space into a `Plan`.
 
-A list is a choice, everything else is fixed. What stands directly in a stage is chosen once for the stage, what
-stands under its `each` anew for each layer. Every value is checked when the file is read, so that a walk of
-the plan cannot fail on a mistake of the file.
+A list is a choice, everything else is fixed. Keys directly in a stage are chosen once for the stage, keys under `each`
+separately for every layer. Every value is checked when the file is read, so a walk of the plan cannot fail on a mistake
+in the file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DIRECT = ("depth", "out", "stride", "block", "each")
 
 
 def read(document: Document, classes: int, resolution: int | tuple[int, ...] | None, channels: int | None) -> Plan:
-    """Check a whole space and return its plan; an `InputError` names file, line, place and remedy."""
+    """Parse a whole space; an `InputError` names file, line, place and remedy of a mistake."""
     space = document.value
     if not isinstance(space, dict):
         raise document.error((), "a space is a mapping with 'input' and 'stages'")
@@ -62,7 +62,7 @@ def read(document: Document, classes: int, resolution: int | tuple[int, ...] | N
 
 
 def _check_extremes(document: Document, parts: dict[str, list], widest: float, divisor: int) -> None:
-    """The widest and the deepest network of the space are within what an architecture may be."""
+    """Refuse a space whose widest or deepest network exceeds the limits of an architecture."""
     held = [(("stem", i), layer) for i, layer in enumerate(parts["stem"])]
     held += [(("stages", i), part) for i, stage in enumerate(parts["stages"]) for part in (stage.direct, stage.each)]
     for keys, part in held:
@@ -75,6 +75,7 @@ def _check_extremes(document: Document, parts: dict[str, list], widest: float, d
 
 
 def _text(document: Document, key: str) -> str:
+    """The text of a key, by default empty."""
     text = document.value.get(key, "")
     if not isinstance(text, str):
         raise document.error((key,), f"{text!r} is not a text")
@@ -82,6 +83,7 @@ def _text(document: Document, key: str) -> str:
 
 
 def _input(document: Document, channels: int | None) -> tuple[int, int, int]:
+    """[channels, height, width], with the task's channels if given."""
     size = document.value["input"]
     if not isinstance(size, list) or len(size) != 3:
         raise document.error(("input",), f"{size!r} must be [channels, height, width]")
@@ -93,26 +95,29 @@ def _input(document: Document, channels: int | None) -> tuple[int, int, int]:
 
 
 def _top(document: Document, space: dict, resolution: int | tuple[int, ...] | None) -> dict[str, Value]:
+    """`resolution`, which the task's replaces, and `width`, as far as there are any."""
     top = {}
     if "resolution" in space:
         top["resolution"] = _value(document, ("resolution",), _whole(1, MAX_SIZE))
     if resolution is not None:
-        given = Document({}, "resolution")
+        task = Document({}, "resolution")
         sizes = resolution if isinstance(resolution, tuple) else (resolution,)
-        top["resolution"] = Value(tuple(whole_number(size, 1, MAX_SIZE, given, ()) for size in sizes))
+        top["resolution"] = Value(tuple(whole_number(size, 1, MAX_SIZE, task, ()) for size in sizes))
     if "width" in space:
         top["width"] = _value(document, ("width",), _multiplier)
     return top
 
 
-Check = Callable[[Document, Keys, Any], Any]
+Check = Callable[[Document, Keys, Any], Any]  # check(document, keys, value) returns the value or raises `InputError`
 
 
 def _whole(low: int, high: int) -> Check:
+    """The check of a whole number from `low` to `high`."""
     return lambda document, keys, value: whole_number(value, low, high, document, keys)
 
 
 def _multiplier(document: Document, keys: Keys, value: Any) -> Any:
+    """Check a width multiplier."""
     number = not isinstance(value, bool) and isinstance(value, int | float)
     if not number or not 0 < value <= MAX_MULTIPLIER:
         limits = f"above 0 and at most {MAX_MULTIPLIER:g}"
@@ -121,7 +126,7 @@ def _multiplier(document: Document, keys: Keys, value: Any) -> Any:
 
 
 def _value(document: Document, keys: Keys, check: Check) -> Value:
-    """A value or a list of them, each checked; an empty list and equal elements are refused."""
+    """Parse a value or a list of options and check each; refuse an empty list and equal options."""
     raw = _at(document, keys)
     if not isinstance(raw, list):
         check(document, keys, _scalar(document, keys, raw))
@@ -130,20 +135,22 @@ def _value(document: Document, keys: Keys, check: Check) -> Value:
         raise document.error(keys, "an empty list leaves no choice; give at least one option")
     seen = []
     for i, option in enumerate(raw):
-        settled = check(document, (*keys, i), _scalar(document, (*keys, i), option))
-        if settled in seen:
-            raise document.error((*keys, i), f"the option {option!r} stands in this list twice")
-        seen.append(settled)
+        checked = check(document, (*keys, i), _scalar(document, (*keys, i), option))
+        if checked in seen:
+            raise document.error((*keys, i), f"the option {option!r} is in this list twice; remove one")
+        seen.append(checked)
     return Value(tuple(raw))
 
 
 def _scalar(document: Document, keys: Keys, value: Any) -> Any:
+    """Refuse a list or a mapping."""
     if isinstance(value, dict | list):
         raise document.error(keys, f"{value!r} is not allowed here: an option is a number or a word")
     return value
 
 
 def _at(document: Document, keys: Keys) -> Any:
+    """The document's value at `keys`."""
     value = document.value
     for key in keys:
         value = value[key]
@@ -151,6 +158,7 @@ def _at(document: Document, keys: Keys) -> Any:
 
 
 def _sequence(document: Document, key: str) -> range:
+    """The indices of a list of layers or stages."""
     value = document.value.get(key, [])
     if not isinstance(value, list):
         raise document.error((key,), f"'{key}' must be a list of layers" if key != "stages" else "must be a list")
@@ -158,6 +166,7 @@ def _sequence(document: Document, key: str) -> range:
 
 
 def _mapping(document: Document, keys: Keys) -> dict[str, Any]:
+    """The mapping at `keys`."""
     value = _at(document, keys)
     if not isinstance(value, dict):
         raise document.error(keys, f"{value!r} must be a mapping, such as {{block: conv, out: 24}}")
@@ -165,7 +174,7 @@ def _mapping(document: Document, keys: Keys) -> dict[str, Any]:
 
 
 def _layer(document: Document, keys: Keys) -> Parts:
-    """A layer of the stem or the head: `block`, `out`, `stride` and the block's options beside them."""
+    """Parse a layer of the stem or the head: `block`, `out`, `stride` and the block's options."""
     layer = _mapping(document, keys)
     if "block" not in layer:
         raise document.error(keys, "a layer needs 'block'")
@@ -173,25 +182,25 @@ def _layer(document: Document, keys: Keys) -> Parts:
     for name in ("depth", "each"):
         if name in layer:
             raise document.error((*keys, name), f"'{name}' belongs to a stage, not to a layer")
-    _complete(document, keys, known, set(layer))
+    _check_required(document, keys, known, set(layer))
     return Parts({key: known if key == "block" else _part(document, (*keys, key), known) for key in layer})
 
 
 def _part(document: Document, keys: Keys, known: Blocks) -> Value:
-    """`out`, `stride`, `depth`, or an option that every alternative of `known` must have."""
+    """Parse `out`, `stride`, `depth`, or an option that every alternative of `known` must have."""
     fixed = {"out": _whole(1, MAX_WIDTH), "stride": _whole(1, MAX_STRIDE), "depth": _whole(1, MAX_DEPTH)}
     key = str(keys[-1])
     if key in fixed:
         return _value(document, keys, fixed[key])
-    for taken in known.alternatives:
-        if key in taken.options:
-            raise document.error(keys, f"'{key}' is said twice: here and in {taken.block}")
-        value = _value(document, keys, _option(document, keys, taken.block))
+    for alternative in known.alternatives:
+        if key in alternative.options:
+            raise document.error(keys, f"'{key}' is set twice: here and in {alternative.block}; remove one")
+        value = _value(document, keys, _option(document, keys, alternative.block))
     return value
 
 
 def _option(document: Document, keys: Keys, block: str) -> Check:
-    """The check of a block's option, the last of `keys`."""
+    """The check of a block's option, which is the last of `keys`."""
     described, option = blocks.get(block), str(keys[-1])
     if option not in described.types:
         remedy = nearest(option, (*described.types, *DIRECT))
@@ -200,6 +209,7 @@ def _option(document: Document, keys: Keys, block: str) -> Check:
 
 
 def _blocks(document: Document, keys: Keys) -> Blocks:
+    """Parse `block`: one block or a list of alternatives."""
     raw = _at(document, keys)
     if not isinstance(raw, list):
         return Blocks((_alternative(document, keys, raw, ""),))
@@ -210,12 +220,14 @@ def _blocks(document: Document, keys: Keys) -> Blocks:
     parts = [_alternative(document, (*keys, i), part, labels[i]) for i, part in enumerate(raw)]
     for i, part in enumerate(parts):
         if any(part.block == other.block and part.options == other.options for other in parts[:i]):
-            raise document.error((*keys, i), f"the block {part.block} stands in this list twice, with equal options")
+            raise document.error(
+                (*keys, i), f"the block {part.block} is in this list twice with equal options; remove one"
+            )
     return Blocks(tuple(parts))
 
 
 def _block_name(document: Document, keys: Keys, raw: Any) -> str:
-    """The name in `conv` or in `conv: {kernel: 3}`, known to the library."""
+    """The name of a known block in `conv` or in `conv: {kernel: 3}`."""
     if isinstance(raw, dict) and len(raw) != 1:
         raise document.error(keys, "a block with options is written 'name: {option: value}'")
     name = next(iter(raw)) if isinstance(raw, dict) else raw
@@ -226,6 +238,7 @@ def _block_name(document: Document, keys: Keys, raw: Any) -> str:
 
 
 def _alternative(document: Document, keys: Keys, raw: Any, position: str) -> Alternative:
+    """Parse one block with its options; `position` follows its name in the label."""
     name = _block_name(document, keys, raw)
     options: dict[str, Value] = {}
     if isinstance(raw, dict) and raw[name] is not None:
@@ -237,11 +250,14 @@ def _alternative(document: Document, keys: Keys, raw: Any, position: str) -> Alt
 
 
 def _stage(document: Document, keys: Keys) -> Stage:
+    """Parse a stage."""
     stage = _mapping(document, keys)
     each = _mapping(document, (*keys, "each")) if "each" in stage else {}
     for key in each:
         if key in stage:
-            raise document.error((*keys, "each", key), f"'{key}' is said twice: in the stage and under 'each'")
+            raise document.error(
+                (*keys, "each", key), f"'{key}' is set twice: in the stage and under 'each'; remove one"
+            )
     for key in ("depth", "stride"):
         if key in each:
             raise document.error((*keys, "each", key), f"'{key}' belongs to the stage, not under 'each'")
@@ -251,33 +267,37 @@ def _stage(document: Document, keys: Keys) -> Stage:
     known = _blocks(document, place)
 
     def part(key: str, *folder: str) -> Value | Blocks:
+        """Parse one key, with `folder` ('each') between the stage and it."""
         return known if key == "block" else _part(document, (*keys, *folder, key), known)
 
     direct = {key: part(key) for key in stage if key != "each"}
     order = tuple(stage)
     if "depth" not in stage:
         direct, order = {"depth": Value((1,)), **direct}, ("depth", *order)
-    _complete(document, keys, known, {*direct, *each})
+    _check_required(document, keys, known, {*direct, *each})
     return Stage(Parts(direct), Parts({key: part(key, "each") for key in each}), order)
 
 
-def _complete(document: Document, keys: Keys, known: Blocks, given: set[str]) -> None:
-    """Options without a default must be given, in the block or beside it."""
-    for taken in known.alternatives:
-        for option, default in blocks.get(taken.block).defaults.items():
-            if default is blocks.REQUIRED and option not in given | taken.options.keys():
-                raise document.error(keys, f"{taken.block} needs the option '{option}'")
+def _check_required(document: Document, keys: Keys, known: Blocks, given: set[str]) -> None:
+    """Refuse a layer or stage that lacks an option without a default."""
+    for alternative in known.alternatives:
+        for option, default in blocks.get(alternative.block).defaults.items():
+            if default is blocks.REQUIRED and option not in given | alternative.options.keys():
+                raise document.error(keys, f"{alternative.block} needs the option '{option}'")
 
 
 def _head(head: list[Parts], classes: int, document: Document) -> list[Parts]:
-    """The head with global pooling, dropout and the classifier added where they are missing."""
-    names = [{taken.block for taken in layer.parts["block"].alternatives} for layer in head]
+    """Complete the head with global pooling, dropout and the classifier where they are missing."""
+    names = [{alternative.block for alternative in layer.parts["block"].alternatives} for layer in head]
 
     def fixed(block: str, **values: int) -> Parts:
-        return Parts({"block": Blocks((Alternative(block, block, {}),)), **{k: Value((v,)) for k, v in values.items()}})
+        """A layer without choices."""
+        only = Blocks((Alternative(block, block, {}),))
+        return Parts({"block": only, **{key: Value((value,)) for key, value in values.items()}})
 
-    def missing(*wanted: str) -> bool:
-        return not any(name in wanted for known in names for name in known)
+    def missing(*required: str) -> bool:
+        """Whether no layer of the head can be any of these blocks."""
+        return not any(name in required for known in names for name in known)
 
     classifier = _classifier(head, names, classes, document)
     body = head if classifier is None else head[:-1]
@@ -289,11 +309,11 @@ def _head(head: list[Parts], classes: int, document: Document) -> list[Parts]:
 
 
 def _classifier(head: list[Parts], names: list[set[str]], classes: int, document: Document) -> Parts | None:
-    """The head's last layer as the classifier if it is a `linear`, with `out` the number of classes."""
+    """The head's last layer if it is a `linear`, with the number of classes as `out`; None otherwise."""
     if not head or names[-1] != {"linear"}:
         return None
     out = head[-1].parts.get("out", Value((classes,)))
     if out.options != (classes,):
         place = ("head", len(head) - 1, "out")
-        raise document.error(place, f"the last layer gives the {classes} classes of the data; leave its 'out' away")
+        raise document.error(place, f"the last layer's out must be the {classes} classes of the data; leave out 'out'")
     return Parts({**head[-1].parts, "out": out})

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,8 +22,8 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from test_loop import SPACE, flops, scored
 import nasspace
-from nasspace.studies import sharing, storage
-sharing.GRACE, storage.PAUSE = 4.0, 0.3  # not a minute
+from nasspace.studies import heartbeat, storage
+heartbeat.GRACE, storage.PAUSE = 4.0, 0.3  # not a minute
 
 def evaluated(architecture):
     with open({log!r}, "a") as log:
@@ -141,17 +142,30 @@ def database(server, request) -> Iterator[str]:
 class Searches:
     """Searches of one study, each a process; `log` has the digest of every evaluation begun."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, forked: Callable[..., Any]) -> None:
         self.folder = folder
-        self.processes: list[subprocess.Popen] = []
+        self._forked = forked
+        self._unwaited: list[subprocess.Popen] = []
 
-    def start(self, url: str, sampler: str = "random", trials: int = 100, place: str = "here") -> subprocess.Popen:
+    def start(self, url: str, sampler: str = "random", trials: int = 100, place: str = "here") -> Any:
         """Begin one in a working folder below the test's."""
+        return self._forked(self._code(place), url, sampler, str(trials), folder=self.folder / place)
+
+    def start_unwaited(self, url: str, sampler: str = "random", trials: int = 100) -> subprocess.Popen:
+        """Begin one that stays in the table of processes after its end, until the test waits for it."""
+        command = [sys.executable, "-W", "ignore", "-c", self._code("here"), url, sampler, str(trials)]
+        self._unwaited.append(subprocess.Popen(command, cwd=self.folder / "here", env=os.environ))
+        return self._unwaited[-1]
+
+    def end(self) -> None:
+        for process in self._unwaited:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+    def _code(self, place: str) -> str:
         (self.folder / place).mkdir(exist_ok=True)
-        code = SCRIPT.format(tests=str(Path(__file__).parent), log=str(self.folder / "log.txt"))
-        command = [sys.executable, "-W", "ignore", "-c", code, url, sampler, str(trials)]
-        self.processes.append(subprocess.Popen(command, cwd=self.folder / place, env=os.environ))
-        return self.processes[-1]
+        return SCRIPT.format(tests=str(Path(__file__).parent), log=str(self.folder / "log.txt"))
 
     def log(self) -> list[str]:
         path = self.folder / "log.txt"
@@ -166,10 +180,7 @@ class Searches:
 
 
 @pytest.fixture
-def searches(tmp_path) -> Iterator[Searches]:
-    made = Searches(tmp_path)
+def searches(tmp_path, forked) -> Iterator[Searches]:
+    made = Searches(tmp_path, forked)
     yield made
-    for process in made.processes:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    made.end()

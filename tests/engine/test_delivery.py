@@ -8,8 +8,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from nasspace.space.space import Space
 from nasspace.studies import study as records
 from nasspace.training.settings import Fidelity
 
+pytestmark = pytest.mark.usefixtures("forked_model_py")
 SPACE = """
 name: few
 input: [3, 32, 32]
@@ -44,7 +43,7 @@ from nasspace.space.space import Space
 def told(kind, **about):
     print(kind, about.get("text", ""), flush=True)
 
-nasspace.search(Space.from_text({space!r}, "few.yaml"), data="digits", trials=4, seed=3, sampler="random",
+nasspace.search(Space.from_text({space!r}, "few.yaml"), data="digits", trials=2, seed=3, sampler="random",
                 objectives=["accuracy", "flops"], fidelity={{"resolution": 8, "epochs": 4}}, study=sys.argv[1],
                 resolution=16, on_event=told)
 """
@@ -126,16 +125,6 @@ def test_the_rungs_double_the_size():
     assert [(rung.resolution, rung.epochs) for rung in rungs(Fidelity(16, 1), 16)] == [(16, 2)]
 
 
-def started(study):
-    script = SCRIPT.format(space=SPACE)
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", script, study],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 def shipped(study):
     """The front, and the digest of every file of weights and ONNX that ships."""
     document = records.load(study).document()
@@ -147,14 +136,15 @@ def shipped(study):
 
 
 @pytest.mark.slow
-def test_a_delivery_that_was_killed_exports_the_same_files(tmp_path, monkeypatch):
+def test_a_delivery_that_was_killed_exports_the_same_files(tmp_path, monkeypatch, forked):
     monkeypatch.chdir(tmp_path)
-    rest = started("undisturbed").communicate()[0]
+    script = SCRIPT.format(space=SPACE)
+    rest = forked(script, "undisturbed").communicate()[0]
     assert "training at 16x16" in rest
     rng, seen = random.Random(7), set()
     for word in ("training at", "exporting", "training at"):
-        process = started("killed")
-        for line in process.stdout:
+        process = forked(script, "killed")
+        for line in process.lines():
             if line.startswith("finishing") and word in line:
                 seen.add(word)
                 time.sleep(rng.uniform(0.0, 0.6))
@@ -162,7 +152,7 @@ def test_a_delivery_that_was_killed_exports_the_same_files(tmp_path, monkeypatch
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
     assert seen == {"training at", "exporting"}
-    process = started("killed")
+    process = forked(script, "killed")
     rest = process.communicate()[0]
     assert process.returncode == 0, rest
     assert shipped("killed") == shipped("undisturbed")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -174,7 +172,7 @@ def raised(code, module):
     ],
 )
 def test_whose_fault_it_is(code, module, of_candidate):
-    assert failures.is_of_candidate(raised(code, module)) is of_candidate
+    assert failures.is_candidate_fault(raised(code, module)) is of_candidate
 
 
 def test_an_evaluators_error_is_the_callers(own):
@@ -265,12 +263,11 @@ nasspace.search(space, evaluator=evaluated, trials=9, retries=1, study="s", obje
 
 
 @pytest.mark.slow
-def test_a_candidate_that_kills_its_process_is_left_after_some_attempts(tmp_path, monkeypatch):
+def test_a_candidate_that_kills_its_process_is_left_after_some_attempts(tmp_path, monkeypatch, forked):
     """Each time the same command goes on with the study; with one retry a candidate may kill it twice."""
     monkeypatch.chdir(tmp_path)
     text = "{name: little, input: [1, 8, 8], stages: [{depth: 1, out: [8, 12], block: conv}]}"
-    command = [sys.executable, "-W", "ignore", "-c", KILLING, text]
-    ended = [subprocess.run(command, capture_output=True, check=False).returncode for _ in range(3)]
+    ended = [forked(KILLING, text).wait() for _ in range(3)]
     assert ended == [-signal.SIGSEGV, -signal.SIGSEGV, 0]
     study = records.load("s")
     assert study.evaluated == 1
@@ -281,15 +278,12 @@ def test_a_candidate_that_kills_its_process_is_left_after_some_attempts(tmp_path
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_from_outside_is_not_the_candidates_fault(tmp_path, monkeypatch):
+def test_a_process_that_is_killed_from_outside_is_not_the_candidates_fault(tmp_path, monkeypatch, forked):
     """By a batch system, for lack of memory, at a power cut: the candidate is tried again, however often."""
     monkeypatch.chdir(tmp_path)
     text = "{name: little, input: [1, 8, 8], stages: [{depth: 1, out: [8, 12], block: conv}]}"
     killing = KILLING.replace("SIGSEGV", "SIGKILL").replace("layers[0].out == 12", "layers[0].out == 12 and DIE")
-    ended = []
-    for die in (True, True, True, True, False):
-        command = [sys.executable, "-W", "ignore", "-c", f"DIE = {die}\n{killing}", text]
-        ended.append(subprocess.run(command, capture_output=True, check=False).returncode)
+    ended = [forked(f"DIE = {die}\n{killing}", text).wait() for die in (True, True, True, True, False)]
     assert ended == [-signal.SIGKILL] * 4 + [0]
     assert records.load("s").evaluated == 2
 

@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy
@@ -32,6 +30,7 @@ from nasspace.training import trainer
 from nasspace.training.settings import TrainingSettings
 from nasspace.training.trainer import Fidelity
 
+pytestmark = pytest.mark.usefixtures("forked_model_py")
 NETWORK = "mobilenet_v1_0.25"
 LAYERS = [
     {"block": "conv", "out": 8, "stride": 2},
@@ -132,13 +131,12 @@ def quick(monkeypatch):
 
 
 @pytest.mark.slow
-def test_killed_at_every_stage_it_ends_in_the_same_bits(data, tmp_path):
+def test_killed_at_every_stage_it_ends_in_the_same_bits(data, tmp_path, forked):
     log, out = tmp_path / "log", tmp_path / "killed"
     script = SCRIPT.format(tests=str(Path(__file__).parent), network=NETWORK)
     for place, count in PLACES:
-        command = [sys.executable, "-c", script, str(out), str(log), place, str(count)]
-        killed = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
-        assert killed.returncode == -signal.SIGKILL, (place, killed.stderr)
+        killed = forked(script, str(out), str(log), place, str(count))
+        assert killed.wait() == -signal.SIGKILL, (place, killed.output())
         assert (out / "training.json").is_file() == (place == "recorded")
     lines = []
     how = {"data": data, "epochs": 3, "resolution": 16, "batch_size": 32}

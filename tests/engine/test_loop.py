@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -165,26 +163,22 @@ nasspace.search(nasspace.Space.from_text(SPACE, "little.yaml"), trials=14, evalu
 """
 
 
-def run_script(*arguments):
-    code = SCRIPT.format(tests=str(Path(__file__).parent))
-    return subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, *arguments])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["gain", "tpe"])
-def test_killed_at_any_moment_it_ends_in_the_same_study(space, sampler):
+def test_killed_at_any_moment_it_ends_in_the_same_study(space, sampler, forked):
+    code = SCRIPT.format(tests=str(Path(__file__).parent))
     undisturbed = found(space, trials=14, study="undisturbed", sampler=sampler)
     rng = random.Random(5)
     kills = 0
     while kills < 4:
-        process = run_script("killed", sampler)
+        process = forked(code, "killed", sampler)
         while not (Path("reports/killed/study.db")).is_file() and process.poll() is None:
             time.sleep(0.05)
         time.sleep(rng.uniform(0.05, 1.0))
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         kills += 1
-    assert run_script("killed", sampler).wait() == 0
+    assert forked(code, "killed", sampler).wait() == 0
     killed = records.load("killed")
     assert digests(killed) == digests(undisturbed)
     fronts = [study.front().drop(columns="architecture") for study in (killed, undisturbed)]  # it holds the name
@@ -285,13 +279,12 @@ def test_braces_in_a_name_are_letters(space):
     assert records.load("a{0}").evaluated == 2
 
 
-def test_of_two_processes_that_start_one_name_the_first_one_stands(space):
+def test_of_two_processes_that_start_one_name_the_first_one_stands(space, forked):
     """The settings are those of the study whose trials are in the database, whoever comes second."""
     code = SCRIPT.format(tests=str(Path(__file__).parent)).replace("trials=14", "trials=2, seed=int(sys.argv[3])")
     for race in range(2):
         name = f"race{race}"
-        command = [sys.executable, "-W", "ignore", "-c", code, name, "random"]
-        racing = [subprocess.Popen([*command, str(seed)], stderr=subprocess.PIPE, text=True) for seed in (1, 2)]
+        racing = [forked(code, name, "random", str(seed)) for seed in (1, 2)]
         said = [process.communicate()[1] for process in racing]
         status = [process.returncode for process in racing]
         assert 0 in status, said

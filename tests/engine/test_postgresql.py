@@ -46,9 +46,9 @@ def checked(folder, count=100):
 @pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "places"), [("random", ["here", "here"]), ("gain", ["here", "there"])])
 def test_processes_share_a_study_and_evaluate_nothing_twice(database, searches, sampler, places):
-    count = 100 if sampler == "random" else 16
+    count = 60 if sampler == "random" else 16
     both = [searches.start(database, sampler, count, place) for place in places]
-    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert [process.wait(timeout=500) for process in both] == [0, 0]
     seen = [checked(searches.folder / place / "reports" / "s", count) for place in places]
     assert seen[0] == seen[1]
     assert seen[0][0] == sorted(searches.log()), "nothing was evaluated in vain"
@@ -59,14 +59,16 @@ def test_processes_share_a_study_and_evaluate_nothing_twice(database, searches, 
 
 @pytest.mark.slow
 def test_a_killed_process_loses_nothing(database, searches):
-    killed, left = searches.start(database, trials=40), searches.start(database, trials=40)
+    killed = searches.start_unwaited(database, trials=40)
+    searches.wait_for(1)
+    left = searches.start(database, trials=40)
     searches.wait_for(12)
     os.kill(killed.pid, signal.SIGKILL)  # it stays in the table of processes, since nobody waits for it yet
-    assert left.wait(timeout=120) == 0
+    assert left.wait(timeout=500) == 0
     digests, _, processes = checked(searches.folder / "here/reports/s", 40)
     assert left.pid in processes
     assert set(searches.log()) <= set(digests), "what the killed process had begun was evaluated by the other"
-    assert searches.start(database, trials=43).wait(timeout=60) == 0
+    assert searches.start(database, trials=43).wait(timeout=500) == 0
     checked(searches.folder / "here/reports/s", 43)
 
 
@@ -78,7 +80,7 @@ def test_a_server_that_is_gone_for_seconds_is_waited_for(server, database, searc
         server.stop()
         time.sleep(2)
         server.start()
-    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert [process.wait(timeout=500) for process in both] == [0, 0]
     digests, *_ = checked(searches.folder / "here/reports/s", 40)
     assert set(searches.log()) <= set(digests)
 

@@ -19,6 +19,7 @@ from nasspace.latency.runtimes import RUNTIMES
 from nasspace.space.space import Space
 from nasspace.studies import study as records
 
+pytestmark = pytest.mark.usefixtures("forked_model_py")
 SPACE = {
     "name": "few",
     "input": [3, 32, 32],

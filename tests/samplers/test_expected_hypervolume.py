@@ -51,7 +51,7 @@ class Table:
     def sample(self, rng: random.Random) -> SimpleNamespace:
         return self.architecture(lambda _, options: rng.choice(options))
 
-    def neighbours(self, architecture: SimpleNamespace) -> Iterator[SimpleNamespace]:
+    def neighbors(self, architecture: SimpleNamespace) -> Iterator[SimpleNamespace]:
         for name, option in architecture.choices.items():
             for other in self.options[name]:
                 changed = {**architecture.choices, name: other}

@@ -38,6 +38,6 @@ def test_exact(text):
 
 
 def test_a_space_too_large_for_it_says_that_a_sample_was_taken(monkeypatch):
-    monkeypatch.setattr(bounds, "MOST", 5)
+    monkeypatch.setattr(bounds, "MAX_LAYERS", 5)
     space = Space.from_text(next(iter(SPACES.values())), "t.yaml")
     assert not bounds.reachable(space).exact

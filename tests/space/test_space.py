@@ -1,4 +1,4 @@
-"""The space's grammar: sizes and choices against brute force, neighbours, widths, and what it refuses."""
+"""The space's grammar: sizes and choices against brute force, neighbors, widths, and what it refuses."""
 
 from __future__ import annotations
 
@@ -264,27 +264,27 @@ def test_replay(name):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_neighbours_differ_in_one_choice(name):
+def test_neighbors_differ_in_one_choice(name):
     space = Space.load(name)
     arch = space.sample(random.Random(1))
-    neighbours = list(space.neighbours(arch))
-    digests = [neighbour.digest for neighbour in neighbours]
+    neighbors = list(space.neighbors(arch))
+    digests = [neighbor.digest for neighbor in neighbors]
     assert len(set(digests)) == len(digests)
     assert arch.digest not in digests
-    for neighbour in neighbours:
-        shared = arch.choices.keys() & neighbour.choices.keys()
-        changed = [choice for choice in shared if arch.choices[choice] != neighbour.choices[choice]]
+    for neighbor in neighbors:
+        shared = arch.choices.keys() & neighbor.choices.keys()
+        changed = [choice for choice in shared if arch.choices[choice] != neighbor.choices[choice]]
         assert len(changed) == 1
-        only_one_has = arch.choices.keys() ^ neighbour.choices.keys()
+        only_one_has = arch.choices.keys() ^ neighbor.choices.keys()
         assert not only_one_has or changed[0].endswith((".depth", ".block"))
-    assert len(neighbours) <= sum(len(space.options[choice]) - 1 for choice in arch.choices)
+    assert len(neighbors) <= sum(len(space.options[choice]) - 1 for choice in arch.choices)
 
 
-def test_neighbours_are_all_there():
+def test_neighbors_are_all_there():
     space = of(SMALL["choices in choices"])
     arch = space.sample(random.Random(0))
     every = {other.digest for other in space.enumerate()}
-    found = {neighbour.digest for neighbour in space.neighbours(arch)}
+    found = {neighbor.digest for neighbor in space.neighbors(arch)}
     assert found <= every
     for choices in sequences(space):
         if choices.keys() == arch.choices.keys() and sum(choices[c] != arch.choices[c] for c in choices) == 1:
@@ -294,17 +294,17 @@ def test_neighbours_are_all_there():
 def test_a_new_layer_is_as_the_one_before_it():
     space = of("input: [3, 8, 8]\nstages: [{depth: [1, 2, 3], out: 8, each: {block: conv, kernel: [1, 3, 5]}}]")
     arch = space.replay({"stages.0.depth": 2, "stages.0.0.kernel": 1, "stages.0.1.kernel": 5})
-    deeper = next(n for n in space.neighbours(arch) if n.choices["stages.0.depth"] == 3)
+    deeper = next(n for n in space.neighbors(arch) if n.choices["stages.0.depth"] == 3)
     assert deeper.choices["stages.0.2.kernel"] == 5
 
 
-def test_only_what_a_space_made_has_neighbours():
+def test_only_what_a_space_made_has_neighbors():
     space = of(SMALL["no choice"])
     arch = next(space.enumerate())
-    assert list(space.neighbours(arch)) == []
+    assert list(space.neighbors(arch)) == []
     foreign = type(arch).from_json(arch.to_json())
-    with pytest.raises(InputError, match="not made by a space"):
-        list(space.neighbours(foreign))
+    with pytest.raises(InputError, match="not created by a space"):
+        list(space.neighbors(foreign))
 
 
 def test_an_option_that_is_none_is_refused():
@@ -460,9 +460,9 @@ BAD = {  # what is replaced in GOOD, by what, and what the message says
     "too wide together": ("out: [16, 32]", "out: 60000", None),
     "an empty choice": ("[16, 32]", "[]", "s.yaml:8: stages[0].out: an empty list leaves no choice; give at least one"),
     "an empty choice of blocks": ("block: fire", "block: []", "s.yaml:14: stages[1].block: an empty list leaves no"),
-    "an option twice": ("[16, 32]", "[16, 16]", "s.yaml:8: stages[0].out[1]: the option 16 stands in this list twice"),
-    "equal options": ("[0.25, 0.5]", "[0.5, 1/2]", "s.yaml:14: stages[1].squeeze[1]: the option '1/2' stands in this"),
-    "a block twice": ("block: fire", "block: [conv, conv]", "s.yaml:14: stages[1].block[1]: the block conv stands in"),
+    "an option twice": ("[16, 32]", "[16, 16]", "s.yaml:8: stages[0].out[1]: the option 16 is in this list twice"),
+    "equal options": ("[0.25, 0.5]", "[0.5, 1/2]", "s.yaml:14: stages[1].squeeze[1]: the option '1/2' is in this"),
+    "a block twice": ("block: fire", "block: [conv, conv]", "s.yaml:14: stages[1].block[1]: the block conv is in"),
     "a list in a list": ("[16, 32]", "[16, [32, 48]]", "s.yaml:8: stages[0].out[1]: [32, 48] is not allowed here"),
     "a list of blocks in a list": ("block: fire", "block: [[fire]]", "s.yaml:14: stages[1].block[0]: ['fire'] is not"),
     "a mapping as option": ("[16, 32]", "{a: 1}", "s.yaml:8: stages[0].out: {'a': 1} is not allowed here"),
@@ -473,15 +473,15 @@ BAD = {  # what is replaced in GOOD, by what, and what the message says
         "block[0].shuffle_v2: 3 must be a mapping",
     ),
     "no block": (", block: fire, squeeze: [0.25, 0.5]", "", "s.yaml:14: stages[1]: a stage needs 'block', directly or"),
-    "a block in both": ("each:", "block: conv\n    each:", "s.yaml:12: stages[0].each.block: 'block' is said twice"),
-    "a width in both": ("each:", "each:\n      out: 8", "s.yaml:11: stages[0].each.out: 'out' is said twice"),
-    "a depth in each": ("each:", "each:\n      depth: 8", "s.yaml:11: stages[0].each.depth: 'depth' is said twice"),
+    "a block in both": ("each:", "block: conv\n    each:", "s.yaml:12: stages[0].each.block: 'block' is set twice"),
+    "a width in both": ("each:", "each:\n      out: 8", "s.yaml:11: stages[0].each.out: 'out' is set twice"),
+    "a depth in each": ("each:", "each:\n      depth: 8", "s.yaml:11: stages[0].each.depth: 'depth' is set twice"),
     "a stride in each": (
         "    stride: 2\n    each:",
         "    each:\n      stride: 1",
         "'stride' belongs to the stage, not under",
     ),
-    "an option in both": ("{block: conv, out: 16", "{block: {conv: {kernel: 3}}, kernel: 5, out: 16", "is said twice"),
+    "an option in both": ("{block: conv, out: 16", "{block: {conv: {kernel: 3}}, kernel: 5, out: 16", "is set twice"),
     "a depth of 0": ("depth: [1, 2]", "depth: [0, 2]", "s.yaml:7: stages[0].depth[0]: 0 is not allowed"),
     "an absurd depth": ("depth: [1, 2]", "depth: 100000", "s.yaml:7: stages[0].depth: 100000 is not allowed"),
     "a depth in the head": (
@@ -518,11 +518,11 @@ BAD = {  # what is replaced in GOOD, by what, and what the message says
     ),
     "a layer without block": ("{block: conv, out: 64", "{out: 64", "s.yaml:16: head[0]: a layer needs 'block'"),
     "another classifier": ("{block: conv, out: 64", "{block: linear, out: 64", "'kernel' is not an option of linear"),
-    "other classes": ("{block: conv, out: 64, kernel: 1}", "{block: linear, out: 64}", "leave its 'out' away"),
+    "other classes": ("{block: conv, out: 64, kernel: 1}", "{block: linear, out: 64}", "leave out 'out'"),
     "a name that is none": ("width:", "name: 3\nwidth:", "s.yaml:3: name: 3 is not a text"),
     "a divisor of 0": ("width:", "divisor: 0\nwidth:", "s.yaml:3: divisor: 0 is not allowed"),
     "a resolution of 0": ("width:", "resolution: [0, 32]\nwidth:", "s.yaml:3: resolution[0]: 0 is not allowed"),
-    "a key twice": ("stem:", "input: [1, 8, 8]\nstem:", "s.yaml:4: the key 'input' stands here a second time"),
+    "a key twice": ("stem:", "input: [1, 8, 8]\nstem:", "s.yaml:4: duplicate key 'input'; keep one"),
     "a tag that would run code": (
         "[16, 32]",
         "!!python/name:os.system",

@@ -1,17 +1,15 @@
-"""Processes of a Ray cluster: the trainable that evaluates candidates, and actors for messages and latencies."""
+"""Processes of a Ray cluster: the trainable that evaluates candidates, and the actor that measures latencies."""
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import traceback
-from collections import defaultdict
 from typing import Any
 
 from nasspace.architecture import Architecture
 from nasspace.engine.evaluator import Outcome, evaluate
 from nasspace.engine.latency_evaluator import LatencyEvaluator, MeasuredLatency
-from nasspace.engine.ray.payload import Payload
+from nasspace.engine.ray.payload import Arrays, deserialized
 from nasspace.engine.timeouts import limits_paused, time_limit
 from nasspace.errors import InputError
 
@@ -20,57 +18,11 @@ NO_TRIAL = -1  # the number in the result of a step without a candidate
 SETUP_FAILED = -2  # the number under which a worker stores the error of its setup
 
 
-class Mailbox:
-    """Actor that passes candidates to the workers, by worker, and outcomes to the driver, by trial number.
-
-    Outcomes are too large for Tune's result tables. The methods are coroutines, so that every worker can wait here.
-    """
-
-    def __init__(self) -> None:
-        self._payload: list[Any] = []
-        self._outcomes: dict[int, Outcome | Exception] = {}
-        self._candidates: defaultdict[int, asyncio.Queue[dict[str, Any] | None]] = defaultdict(asyncio.Queue)
-        self._closed = False
-
-    async def store_payload(self, payload: Payload) -> list[Any]:
-        """Put the payload into the object store; return its reference in a list, as Ray resolves a bare one."""
-        import ray
-
-        self._payload = [ray.put(payload)]
-        return self._payload
-
-    async def payload(self) -> list[Any]:
-        """The reference to the payload, in a list."""
-        return self._payload
-
-    async def send(self, worker: int, candidate: dict[str, Any]) -> None:
-        """Queue a candidate for a worker."""
-        self._candidates[worker].put_nowait(candidate)
-
-    async def receive(self, worker: int) -> dict[str, Any] | None:
-        """Wait for the next candidate of a worker; None if there will be none."""
-        return None if self._closed else await self._candidates[worker].get()
-
-    async def close(self) -> None:
-        """Release the workers that wait."""
-        self._closed = True
-        for queue in self._candidates.values():
-            queue.put_nowait(None)
-
-    async def put_outcome(self, number: int, outcome: Outcome | Exception) -> None:
-        """Store the outcome of a trial, or the error that it raised."""
-        self._outcomes[number] = outcome
-
-    async def pop_outcome(self, number: int) -> Outcome | Exception | None:
-        """Pop and return the outcome of a trial."""
-        return self._outcomes.pop(number, None)
-
-
 class LatencyActor:
     """Actor that measures latencies, one at a time, on its node."""
 
-    def __init__(self, payload: Payload) -> None:
-        self._measurer: LatencyEvaluator = payload.measurer()
+    def __init__(self, payload: tuple[bytes, Arrays]) -> None:
+        self._measurer: LatencyEvaluator = deserialized(payload).measurer()
 
     def machine(self) -> dict[str, Any]:
         """The node's machine, as `latency.conditions.machine` describes it."""
@@ -124,7 +76,7 @@ def worker_class(mailbox: Any, latency_actor: Any) -> type:
     exit status 1.
     """
     import ray
-    from ray import tune
+    from ray import cloudpickle, tune
 
     class Worker(tune.Trainable):
         """Evaluates candidates in one process, one per step; imports and data are loaded once for all of them."""
@@ -135,11 +87,11 @@ def worker_class(mailbox: Any, latency_actor: Any) -> type:
             self._has_started = False
             try:
                 measure = None if latency_actor is None else ActorMeasurer(latency_actor)
-                self._evaluator = ray.get(reference).evaluator(measure)
+                self._evaluator = deserialized(ray.get(reference)).evaluator(measure)
             except ray.exceptions.RayError:
                 raise
             except Exception as error:
-                ray.get(mailbox.put_outcome.remote(SETUP_FAILED, serializable(error)))
+                ray.get(mailbox.put_outcome.remote(SETUP_FAILED, cloudpickle.dumps(serializable(error))))
                 raise
 
         def step(self) -> dict[str, Any]:
@@ -150,7 +102,8 @@ def worker_class(mailbox: Any, latency_actor: Any) -> type:
             candidate = ray.get(mailbox.receive.remote(self._worker))
             if candidate is None:
                 return {"number": NO_TRIAL, "done": True}
-            ray.get(mailbox.put_outcome.remote(candidate["number"], self._evaluate(candidate)))
+            outcome = cloudpickle.dumps(self._evaluate(candidate))
+            ray.get(mailbox.put_outcome.remote(candidate["number"], outcome))
             return {"number": candidate["number"]}
 
         def _evaluate(self, candidate: dict[str, Any]) -> Outcome | Exception:

@@ -16,13 +16,14 @@ from pathlib import Path
 from nasspace.errors import InputError
 
 ANSWER_TIMEOUT = 5.0  # seconds for an address to accept a connection
-CONNECT_TIMEOUT = 12.0  # seconds for Ray to connect
+CONNECT_TIMEOUT = 12.0  # seconds for Ray to connect, after its import: that alone is slow on a busy machine
 CLIENT = "ray://"
 TOKEN = {"RAY_AUTH_MODE": "token"}  # needed for a cluster that was started on a machine with a token
 PROBE = """
 import json, sys
 try:
     import ray
+    print(flush=True)
     ray.init(address=sys.argv[1], log_to_driver=False, logging_level="CRITICAL")
     print(json.dumps(""))
 except BaseException as error:
@@ -69,14 +70,20 @@ def check_address(address: str) -> None:
 def _try_connecting(address: str, environment: Mapping[str, str]) -> str:
     """Connect in a subprocess; return Ray's error message, empty on success."""
     command = [sys.executable, "-W", "ignore", "-c", PROBE, address]
-    environment = {**os.environ, **environment}
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=CONNECT_TIMEOUT, env=environment)
-        return json.loads(done.stdout.decode().strip().splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        return f"no connection within {CONNECT_TIMEOUT:.0f} s"
-    except (ValueError, IndexError):
-        return "Ray ends without a message"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "bufsize": 0}
+    with subprocess.Popen(command, env={**os.environ, **environment}, **pipes) as process:
+        first_line = process.stdout.readline()  # printed after the import of Ray
+        try:
+            rest, _ = process.communicate(timeout=CONNECT_TIMEOUT)
+            return json.loads((first_line + rest).decode().strip().splitlines()[-1])
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return f"no connection within {CONNECT_TIMEOUT:.0f} s"
+        except (ValueError, IndexError):
+            return "Ray ends without a message"
+        except BaseException:  # such as Ctrl-C
+            process.kill()
+            raise
 
 
 def _has_token() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nasspace.documents import Document
 from nasspace.engine.evaluator import FunctionEvaluator, TrainingEvaluator
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from nasspace.data.loading import DataSet
 
+Arrays: TypeAlias = "dict[str, tuple[numpy.ndarray, numpy.ndarray]]"  # pixels and labels by split
 SPLITS = ("train", "validation")  # a search does not use the test split
 
 
@@ -32,7 +33,7 @@ class Payload:
     recipe: dict[str, Any]
     blocks: dict[str, type] = field(default_factory=dict)
     data: dict[str, Any] | None = None
-    arrays: dict[str, tuple[numpy.ndarray, numpy.ndarray]] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
     function: FunctionEvaluator | None = None
     fresh_latency: bool = False
 
@@ -86,6 +87,21 @@ class Payload:
         for name, block in self.blocks.items():
             if name not in registry.own_blocks():
                 registry.register(name, block)
+
+
+def serialized(payload: Payload) -> tuple[bytes, Arrays]:
+    """The payload as bytes, next to its arrays, which Ray shares among the workers of a node."""
+    from ray import cloudpickle
+
+    return cloudpickle.dumps(dataclasses.replace(payload, arrays={})), payload.arrays
+
+
+def deserialized(parts: tuple[bytes, Arrays]) -> Payload:
+    """The payload of `serialized`."""
+    from ray import cloudpickle
+
+    rest, arrays = parts
+    return dataclasses.replace(cloudpickle.loads(rest), arrays=arrays)
 
 
 def _to_arrays(images: Any) -> tuple[numpy.ndarray, numpy.ndarray]:

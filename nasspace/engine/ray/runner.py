@@ -14,7 +14,8 @@ from typing import Any
 
 from nasspace.engine.evaluator import Outcome, needs_latency
 from nasspace.engine.ray import actors, cluster
-from nasspace.engine.ray.payload import Payload
+from nasspace.engine.ray.mailbox import Mailbox
+from nasspace.engine.ray.payload import Payload, serialized
 from nasspace.engine.ray.watch import ClusterLost, ClusterMonitor
 from nasspace.engine.trials import Candidate, TrialManager
 from nasspace.errors import InputError, NasspaceError
@@ -96,7 +97,7 @@ class Dispatcher:
 
     def _count_failed_start(self) -> None:
         self._failed_starts += 1
-        error = self._monitor.get(self.mailbox.pop_outcome.remote(actors.SETUP_FAILED))
+        error = self._pop_outcome(actors.SETUP_FAILED)
         if isinstance(error, Exception):
             raise error
         if self._failed_starts > MAX_FAILED_STARTS:
@@ -143,7 +144,7 @@ class Dispatcher:
 
     def _tell(self, candidate: Candidate) -> None:
         """Tell the outcome of a candidate; requeue it, a few times, if its process died."""
-        outcome = self._monitor.get(self.mailbox.pop_outcome.remote(candidate.number))
+        outcome = self._pop_outcome(candidate.number)
         if isinstance(outcome, Exception):
             raise outcome
         if outcome is None:
@@ -157,6 +158,13 @@ class Dispatcher:
                 return
             outcome = Outcome({}, failure=f"its process died {deaths} times (such as by a signal)")
         self.manager.tell(candidate, outcome)
+
+    def _pop_outcome(self, number: int) -> Any:
+        """The outcome of a trial, or the exception that it ended with; None if there is none."""
+        from ray import cloudpickle
+
+        outcome = self._monitor.get(self.mailbox.pop_outcome.remote(number))
+        return None if outcome is None else cloudpickle.loads(outcome)
 
     def _timeout_outcome(self, candidate: Candidate) -> Outcome | None:
         """The failure of a trial that was stopped at its timeout; None if its process died for another reason."""
@@ -213,9 +221,9 @@ def _run_tuner(manager: TrialManager, payload: Payload, recipe: Recipe, connecti
     cluster.pickle_by_value(payload.blocks)
     nodes = cluster.nodes()
     cluster.check_nodes(nodes, recipe)
-    mailbox = ray.remote(actors.Mailbox).options(num_cpus=0, **cluster.on_driver_node()).remote()
+    mailbox = ray.remote(Mailbox).options(num_cpus=0, **cluster.on_driver_node()).remote()
     # The payload is owned by the mailbox: see `actors.worker_class`.
-    (reference,) = connection.monitor.get(mailbox.store_payload.remote(payload))
+    (reference,) = connection.monitor.get(mailbox.store_payload.remote(serialized(payload)))
     latency_actor = _start_latency_actor(manager, reference, recipe, nodes, connection.monitor)
     resources, capacity = _worker_resources(recipe, nodes)
     workers = min(recipe.workers, capacity)

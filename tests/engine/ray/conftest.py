@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,21 +63,19 @@ SLEEP = 0.2
 class Searches:
     """Runs Python lines behind SCRIPT in a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, forked: Callable[..., Any]) -> None:
         self.folder = folder
-        self.processes: list[subprocess.Popen] = []
+        self.processes: list[Any] = []
+        self._forked = forked
 
-    def start(self, code: str) -> subprocess.Popen:
-        command = [sys.executable, "-W", "ignore", "-c", SCRIPT + code]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, cwd=self.folder, env=environment, stderr=subprocess.PIPE, text=True)
-        self.processes.append(process)
-        return process
+    def start(self, code: str) -> Any:
+        self.processes.append(self._forked(SCRIPT + code, folder=self.folder))
+        return self.processes[-1]
 
     def run(self, code: str, timeout: float = 500) -> subprocess.CompletedProcess:
         process = self.start(code)
-        _, said = process.communicate(timeout=timeout)
-        return subprocess.CompletedProcess(process.args, process.returncode, "", said)
+        said, _ = process.communicate(timeout=timeout)
+        return subprocess.CompletedProcess(code, process.returncode, "", said)
 
     def log(self) -> list[list[str]]:
         """Digest, process and node of every evaluation begun."""
@@ -96,20 +92,14 @@ class Searches:
         while not holds(self.log()):
             process = self.processes[-1]
             if process.poll() is not None and not holds(self.log()):
-                pytest.fail(f"the search ended before {what}: {process.stderr.read()}")
+                pytest.fail(f"the search ended before {what}: {process.output()}")
             assert time.monotonic() < end, f"not within {timeout} s: {what}; {len(self.log())} evaluations begun"
             time.sleep(0.05)
 
 
 @pytest.fixture
-def searches(tmp_path) -> Iterator[Searches]:
-    made = Searches(tmp_path)
-    yield made
-    for process in made.processes:  # of a test that failed
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        process.stderr.close()
+def searches(tmp_path, forked) -> Searches:
+    return Searches(tmp_path, forked)
 
 
 @contextlib.contextmanager

@@ -65,12 +65,9 @@ def listening(pids: set[int]) -> dict[str, str]:
     return found
 
 
-@linux
-def test_ray_on_one_machine_is_nobody_elses(searches, temporary, monkeypatch):
-    monkeypatch.setenv("HOME", str(temporary))
-    process = searches.start("search(study='s', workers=2, trials=1000)")
-    searches.wait_for(4)
-    found = listening(family(process.pid))
+def check_private(pid: int, temporary: Path) -> None:
+    """What the search's Ray listens on and writes is for this user on this machine only."""
+    found = listening(family(pid))
     assert "gcs_server" in found.values(), found
     assert "raylet" in found.values(), found
     assert {where.partition(":")[0] for where in found} <= LOOPBACK, found
@@ -78,23 +75,43 @@ def test_ray_on_one_machine_is_nobody_elses(searches, temporary, monkeypatch):
     assert folder.parent.stat().st_mode & 0o777 == 0o700
     assert list(folder.parent.glob(f"{leftovers.RAY}/session_*/sockets/raylet"))
     assert (temporary / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=500)
-    assert not list(temporary.glob(f"{leftovers.PREFIX}*/{leftovers.LOCK}"))
 
 
-@linux
-def test_a_worker_that_is_killed_is_replaced_while_the_others_work(searches, temporary):
-    """Trials are shorter than the start of a worker: the others never wait for it."""
-    process = searches.start("SLEEP = 0.1\nsearch(study='s', workers=2, trials=100000)")
-    searches.wait_until(lambda log: len({pid for _, pid, _ in log}) == 2, "both workers are at work")
+def check_replaced(searches) -> None:
+    """A worker that is killed is replaced while the other works.
+
+    Trials are shorter than the start of a worker: the other never waits for it.
+    """
     before = {pid for _, pid, _ in searches.log()}
     os.kill(int(next(iter(before))), signal.SIGKILL)
     searches.wait_until(lambda log: len({pid for _, pid, _ in log}) == 3, "a third one is at work")
     begun = len(searches.log())
     searches.wait_until(lambda log: len({pid for _, pid, _ in log[begun:]}) == 2, "two are at work again")
+
+
+@linux
+def test_ray_on_one_machine_is_private_replaces_a_killed_worker_and_ends_with_the_search(
+    searches, temporary, monkeypatch
+):
+    """One search for all of it, since each has a Ray of its own; interrupted, it goes on without Ray."""
+    monkeypatch.setenv("HOME", str(temporary))
+    process = searches.start("SLEEP = 0.1\nsearch(study='s', workers=2, trials=100000)")
+    searches.wait_until(lambda log: len({pid for _, pid, _ in log}) == 2, "both workers are at work")
+    searches.wait_for(4)
+    check_private(process.pid, temporary)
+    check_replaced(searches)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=500)
+    _, said = process.communicate(timeout=500)
+    assert "KeyboardInterrupt" in said
+    assert process.returncode != 0
+    assert not list(temporary.glob(f"{leftovers.PREFIX}*/{leftovers.LOCK}"))
+    kept = records.load(searches.folder / "reports" / "s").evaluated
+    assert kept >= 2
+    done = searches.run(f"search(study='s', trials={kept + 3})")
+    assert done.returncode == 0, done.stderr
+    study = records.load(searches.folder / "reports" / "s")
+    finished = [trial.user_attrs["digest"] for trial in study.frozen("COMPLETE", "PRUNED")]
+    assert len(finished) == len(set(finished)) == kept + 3
 
 
 @linux

@@ -1,0 +1,55 @@
+"""Actor between the driver and the workers of a Ray cluster; it imports little."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from typing import Any
+
+
+class Mailbox:
+    """Actor that passes candidates to the workers, by worker, and outcomes to the driver, by trial number.
+
+    Outcomes are too large for Tune's result tables. The methods are coroutines, so that every worker can wait here.
+    Payload and outcomes arrive serialized (`payload.serialized`), so that this process imports neither PyTorch nor the
+    user's code, which would take seconds and some hundred megabytes.
+    """
+
+    def __init__(self) -> None:
+        self._payload: list[Any] = []
+        self._outcomes: dict[int, bytes] = {}
+        self._candidates: defaultdict[int, asyncio.Queue[dict[str, Any] | None]] = defaultdict(asyncio.Queue)
+        self._closed = False
+
+    async def store_payload(self, payload: Any) -> list[Any]:
+        """Put the payload into the object store; return its reference in a list, as Ray resolves a bare one."""
+        import ray
+
+        self._payload = [ray.put(payload)]
+        return self._payload
+
+    async def payload(self) -> list[Any]:
+        """The reference to the payload, in a list."""
+        return self._payload
+
+    async def send(self, worker: int, candidate: dict[str, Any]) -> None:
+        """Queue a candidate for a worker."""
+        self._candidates[worker].put_nowait(candidate)
+
+    async def receive(self, worker: int) -> dict[str, Any] | None:
+        """Wait for the next candidate of a worker; None if there will be none."""
+        return None if self._closed else await self._candidates[worker].get()
+
+    async def close(self) -> None:
+        """Release the workers that wait."""
+        self._closed = True
+        for queue in self._candidates.values():
+            queue.put_nowait(None)
+
+    async def put_outcome(self, number: int, outcome: bytes) -> None:
+        """Store the serialized outcome of a trial, or the error that it raised."""
+        self._outcomes[number] = outcome
+
+    async def pop_outcome(self, number: int) -> bytes | None:
+        """Pop and return the serialized outcome of a trial; None if there is none."""
+        return self._outcomes.pop(number, None)
