@@ -241,7 +241,7 @@ def scores(model: torch.nn.Module, data: DataSet, side: int, split: str, device:
     model.to(device).eval()
     with torch.inference_mode():
         parts = [
-            model(trainer.normalised(part.to(device), data)).float().cpu()
+            model(trainer.normalized(part.to(device), data)).float().cpu()
             for part in trainer.resized(images.pixels, side).split(500)
         ]
     return torch.cat(parts), images.labels
@@ -299,7 +299,7 @@ class Graphs:
         if self.of is not step:
             self.of, self.recorded = step, {}
         now = trainer.rate(step.settings, step.done, step.steps, step.per_epoch, drops)
-        for group in step.optimiser.param_groups:
+        for group in step.optimizer.param_groups:
             group["lr"] = now
         key = tuple(pixels.shape)
         if key not in self.recorded:
@@ -308,7 +308,7 @@ class Graphs:
         given.copy_(pixels)
         wanted.copy_(labels)
         graph.replay()
-        step.optimiser.step()
+        step.optimizer.step()
         step.done += 1
         if step.average:
             step.average.update_parameters(step.model)

@@ -3,7 +3,7 @@
     python benchmarks/fuzz.py [--cases 10000] [--seed 0] [--kind KIND ...] [--case NUMBER]
 
 A case is one document with one to three mutations: spaces, recipes, architectures, study.yaml, study.db, the latency
-cache, the files of an export. A fault is a traceback, an error of nasspace's own, a message of 1,500 characters or
+cache, the files of an export. A fault is a traceback, an internal error, a message of 1,500 characters or
 more, a file written outside of the case's folder or left in the temporary folder, or more than five seconds of CPU
 time. A case depends on its kind, number and the seed alone: `--kind KIND --case NUMBER` runs one again. Each kind
 runs in a process of its own, which is started again after a case that killed it.
@@ -528,7 +528,7 @@ def _command(arguments: list[str]) -> tuple[str, str]:
         return MESSAGE, "a check failed"
     if status == 0:
         return (FAULT if "Traceback" in said else SUCCESS), said
-    if status not in (1, 2, 3) or "Traceback" in said or "error of nasspace's own" in said or "nas: " not in said:
+    if status not in (1, 2, 3) or "Traceback" in said or "internal error" in said or "nas: " not in said:
         return FAULT, f"status {status}: {said[-6000:]}{_kept()}"
     if len(said) >= LONGEST:
         return FAULT, f"a message of {len(said)} characters: {said[:300]}"
@@ -536,7 +536,7 @@ def _command(arguments: list[str]) -> tuple[str, str]:
 
 
 def _kept() -> str:
-    """The traceback that an error of nasspace's own left."""
+    """The traceback that an internal error left."""
     paths = sorted(Path(tempfile.gettempdir()).glob("nasspace-error-*.txt"))
     return "\n" + paths[-1].read_text(errors="replace")[-2500:] if paths else ""
 

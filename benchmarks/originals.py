@@ -135,7 +135,7 @@ def compared(pair: Pair, seed: int = 0) -> tuple[list[str], bool]:
 def least_exchanged(network: nn.Module, image: Tensor, expected: Tensor) -> float:
     """The smallest difference that the exchange of one kind of activation makes."""
     kinds = values.OTHERS.keys() & {type(part) for part in network.modules()}
-    return min(difference(values.exchanged(network, kind)(image), expected) for kind in kinds)
+    return min(difference(values.with_other_activation(network, kind)(image), expected) for kind in kinds)
 
 
 def matched(ours: nn.Module, theirs: nn.Module, image: Tensor, late: str) -> list[tuple[nn.Module, nn.Module]]:

@@ -35,7 +35,7 @@ def rows(folder: Path) -> Iterator[dict[str, Any]]:
             continue
         names.remove(pair.name)
         row = {"name": pair.name, "options": pair.options, "source": pair.source, "input": [1, 3, 64, 64]}
-        image, network = values.picture(row), adaptive(pair.original()).double().eval()
+        image, network = values.image_of(row), adaptive(pair.original()).double().eval()
         leaves = executed(network, image, pair.late)
         for leaf in leaves:
             if isinstance(leaf, nn.BatchNorm2d) and pair.name.startswith(WITH_EPS):

@@ -35,7 +35,7 @@ def case(
 ) -> dict[str, Any]:
     """One record: the outputs of the original, what ours is, what it is not; `late` as in `originals.Pair`."""
     record = {"name": name, "source": source, "input": list(size), "scale": scale, "layers": layers, "wrong": wrong}
-    image, network = values.picture(record), nn.Sequential(original).double().eval()
+    image, network = values.image_of(record), nn.Sequential(original).double().eval()
     values.fill(executed(network, image, late))
     with torch.no_grad():
         return {**record, **values.summary(network(image))}

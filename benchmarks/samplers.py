@@ -27,7 +27,8 @@ import numpy as np
 import optuna
 
 from nasspace.samplers import pareto
-from nasspace.samplers.expected_hypervolume import ExpectedGain, Seen
+from nasspace.samplers.gain_sampler import GainSampler
+from nasspace.samplers.observation import Observation
 from nasspace.samplers.optuna_samplers import optuna_sampler
 
 TABLE = Path(__file__).parents[1] / ".." / "shared" / "data" / "nasbench201.csv.gz"
@@ -88,22 +89,22 @@ def cells() -> Cells:
     return Cells()
 
 
-def ours(objectives: Sequence[str], limits: Mapping[str, float], seed: int) -> Callable[[list[Seen]], Cell]:
+def ours(objectives: Sequence[str], limits: Mapping[str, float], seed: int) -> Callable[[list[Observation]], Cell]:
     """Asks the project's sampler."""
     known = {"flops": lambda cell: cells().values[cell]["flops"]}
-    sampler = ExpectedGain(cells(), objectives, limits, known, seed)
+    sampler = GainSampler(cells(), objectives, limits, known, seed)
     return lambda seen: sampler.propose(seen, len(seen))
 
 
 def optunas(
     name: str, objectives: Sequence[str], limits: Mapping[str, float], seed: int
-) -> Callable[[list[Seen]], Cell]:
+) -> Callable[[list[Observation]], Cell]:
     """Asks one of Optuna's, and tells it what became of its last proposal."""
     directions = ["maximize" if objective == "accuracy" else "minimize" for objective in objectives]
     study = optuna.create_study(directions=directions, sampler=optuna_sampler(name, seed))
     asked: list[optuna.Trial] = []
 
-    def ask(seen: list[Seen]) -> Cell:
+    def ask(seen: list[Observation]) -> Cell:
         if seen:
             _tell(study, asked[-1], seen[-1].values, objectives, limits)
         taken = {trial.architecture for trial in seen}
@@ -140,7 +141,7 @@ def run(name: str, task: str, seed: int) -> dict[str, Any]:
     """One search: the shares after each number of evaluations, how many were rejected, seconds an ask."""
     objectives, limits = TASKS[task]
     ask = ours(objectives, limits, seed) if name == "gain" else optunas(name, objectives, limits, seed)
-    seen: list[Seen] = []
+    seen: list[Observation] = []
     evaluated: list[dict[str, float]] = []
     began = time.process_time()
     while len(evaluated) < EVALUATIONS[-1]:
@@ -150,7 +151,7 @@ def run(name: str, task: str, seed: int) -> dict[str, Any]:
             evaluated.append(dict(values))
         else:
             del values["accuracy"]
-        seen.append(Seen(cell, values))
+        seen.append(Observation(cell, values))
     seconds = (time.process_time() - began) / len(seen)
     shares = [share(evaluated[:count], task) for count in EVALUATIONS]
     return {"shares": shares, "rejected": len(seen) - len(evaluated), "seconds": seconds}

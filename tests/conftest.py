@@ -1,4 +1,4 @@
-"""What every test has: a latency cache of its own, blocks that vanish again, and an oracle for counts."""
+"""Fixtures: a latency cache per test, blocks registered for one test only, an oracle for counts."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from typing import Any
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other make small networks ten times slower
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # waiting threads make small networks ten times slower
 
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # of `pytest -n`: searches of two processes take turns by files
+# With `pytest -n`, searches of two processes would wait for each other's lock files.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ["TMPDIR"] = tempfile.mkdtemp(prefix=f"nasspace-{worker}-")
-    os.chmod(os.environ["TMPDIR"], 0o711)  # a server of another user has a folder below
-    tempfile.tempdir = None  # read the environment again
+    os.chmod(os.environ["TMPDIR"], 0o711)  # a server of another user has a folder in it
+    tempfile.tempdir = None  # makes tempfile read TMPDIR again
 
 
 SLOWEST = ("test_clusters", "test_delivery", "test_ray_hygiene", "test_full_training", "test_postgresql", "test_loop")
 
 
 def pytest_collection_modifyitems(items):
-    """The slowest files first: with `-n 2 --dist loadfile` no process is left alone with one of them at the end."""
+    """Run the slowest files first: with `-n 2 --dist loadfile` both processes then end at about the same time."""
     items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
 
 
@@ -164,13 +165,13 @@ def forked_model_py(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path, monkeypatch):
-    """No test reads or writes the user's cache."""
+    """Keep tests from reading and writing the user's cache."""
     monkeypatch.setenv("NASSPACE_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
 def own_blocks(monkeypatch):
-    """What a test registers is forgotten after it."""
+    """Remove the blocks that a test registered."""
     from nasspace.blocks import registry
 
     monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
@@ -178,18 +179,17 @@ def own_blocks(monkeypatch):
 
 @pytest.fixture(scope="session")
 def by_hooks():
-    """Count (FLOPs, parameters, memory access) of a module on an image, by forward hooks on its layers."""
+    """Return a function that counts FLOPs, parameters and memory access of a module on an image by forward hooks."""
     import torch
     from torch import nn
 
     def count(module: nn.Module, image: torch.Tensor) -> tuple[int, int, int]:
         flops = memory_access = 0
 
-        def hook(layer, given, out):
+        def hook(layer, inputs, out):
             nonlocal flops, memory_access
-            each = layer.weight[0].numel()  # multiply-adds for one output value
-            flops += out.numel() * each
-            memory_access += given[0].numel() + layer.weight.numel() + out.numel()
+            flops += out.numel() * layer.weight[0].numel()
+            memory_access += inputs[0].numel() + layer.weight.numel() + out.numel()
 
         layers = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
         handles = [layer.register_forward_hook(hook) for layer in layers]

@@ -1,4 +1,4 @@
-"""The architecture: its JSON, its digest, and what it refuses."""
+"""Architectures: JSON, digest, and errors."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ TEXT = """{"nasspace": 1, "name": "small", "input": [3, 64, 64], "classes": 10,
   {"block": "global_pool"},
   {"block": "linear", "out": 10}]}
 """
-# A digest is written down in studies: what changes one makes old studies unreadable.
+# Studies record digests: a change of one makes old studies unreadable.
 DIGEST = "2da2e32efbc9"
 
 
-def of(*layers, size=(3, 32, 32), **given) -> Architecture:
-    return Architecture.of([*layers, {"block": "linear", "out": 10}], input=size, **given)
+def of(*layers, size=(3, 32, 32), **options) -> Architecture:
+    """The layers and a classifier of 10 classes."""
+    return Architecture.of([*layers, {"block": "linear", "out": 10}], input=size, **options)
 
 
 def test_json_round_trip():
@@ -41,7 +42,7 @@ def test_json_round_trip():
     assert (arch.name, arch.input, arch.classes) == ("small", (3, 64, 64), 10)
 
 
-def test_the_digest_is_what_it_was():
+def test_the_digest_has_not_changed():
     assert Architecture.from_json(TEXT).digest == DIGEST
 
 
@@ -58,7 +59,7 @@ def test_the_name_does_not_count_but_input_and_classes_do():
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "..", "a\0b", "a\x1b[2J", "caf\udce9", "x" * 300], ids=ascii)
-def test_a_name_that_cannot_be_a_folders_is_refused(name):
+def test_a_name_that_cannot_name_a_folder_is_refused(name):
     document = {**json.loads(TEXT), "name": name}
     with pytest.raises(InputError, match=r"a\.json:1: name: the name .*; give"):
         Architecture.from_json(json.dumps(document), "a.json")
@@ -102,7 +103,7 @@ SPELLINGS = [
 
 @pytest.mark.parametrize(("one", "other"), SPELLINGS, ids=lambda layer: json.dumps(layer))
 def test_two_spellings_of_one_network_have_one_digest(one, other):
-    """Behind a layer of 12 channels."""
+    """After a layer of 12 channels."""
     first = {"block": "conv", "out": 12}
     assert of(first, one).digest == of(first, other).digest
 
@@ -131,7 +132,7 @@ def test_networks_that_differ_have_different_digests():
     assert len(set(digests)) == len(layers) + 1  # the last repeats the first
 
 
-def test_an_architecture_shows_the_groups_that_act():
+def test_an_architecture_shows_resolved_groups():
     shown = of({"block": "conv", "out": 36}, {"block": "shuffle_v1", "out": 80, "groups": 8}).to_dict()["layers"]
     assert shown[1] == {"block": "shuffle_v1", "out": 80, "groups": 4}
     shown = of({"block": "conv", "out": 32}, {"block": "shuffle_v1"}).to_dict()["layers"]
@@ -176,7 +177,7 @@ def test_loading_a_file(tmp_path, monkeypatch):
         architecture.load("a.json")
 
 
-BAD = {  # what is replaced in TEXT, by what, and what the message says
+BAD = {  # text to replace in TEXT, its replacement, part of the message
     "a block": ('"shuffle_v2", "out"', '"shufle_v2", "out"', "a:5: layers[2].block: 'shufle_v2' is not a block; did"),
     "a block that is a number": ('"global_pool"', "3", "a:7: layers[4]: a layer is an object with the key 'block'"),
     "an option": ('"kernel": 5', '"kernal": 5', "a:5: layers[2].kernal: 'kernal' is not an option of shuffle_v2; did"),
@@ -239,7 +240,7 @@ def test_bad_architectures(old, new, message):
 
 
 def mutated(text: str, rng: random.Random) -> str:
-    """A text with one to three random wounds: characters lost, doubled, exchanged, or words put in."""
+    """A text with one to three random changes: characters removed, doubled, replaced, or words inserted."""
     words = ["null", "true", "-1", "0", "1.5", "1e999", "[]", "{}", '"x"', "99999999999", "[[1]]", ",", ":", "\x00"]
     for _ in range(rng.randint(1, 3)):
         i, j = sorted(rng.choices(range(len(text) + 1), k=2))
@@ -248,7 +249,7 @@ def mutated(text: str, rng: random.Random) -> str:
     return text
 
 
-def wounded(value, rng: random.Random):
+def corrupted(value, rng: random.Random):
     """A JSON value with one part replaced by something else."""
     others = [None, True, -1, 0, 1, 7, 2.5, 1e300, "x", "1/2", [], {}, [3, 5], {"a": 1}, 10**30, ""]
     if isinstance(value, dict | list) and value and rng.random() < 0.85:
@@ -257,19 +258,19 @@ def wounded(value, rng: random.Random):
         if rng.random() < 0.15:
             del value[key]
         else:
-            value[key] = wounded(value[key], rng)
+            value[key] = corrupted(value[key], rng)
         return value
     return rng.choice(others)
 
 
 @pytest.mark.slow
-def test_a_wounded_architecture_is_read_or_refused():
+def test_a_corrupted_architecture_is_read_or_refused():
     rng = random.Random(0)
     texts = [TEXT] + [Space.load(name).sample(rng).to_json() for name in ("mixed", "mobile", "shuffle")]
     messages = []
     for i in range(4000):
         text = texts[i % len(texts)]
-        text = mutated(text, rng) if i % 2 else json.dumps(wounded(json.loads(text), rng))
+        text = mutated(text, rng) if i % 2 else json.dumps(corrupted(json.loads(text), rng))
         try:
             arch = Architecture.from_json(text, "a.json")
         except InputError as error:

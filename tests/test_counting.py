@@ -1,4 +1,4 @@
-"""Counts against forward hooks, fvcore, closed forms and recorded numbers."""
+"""Counts against forward hooks, fvcore and closed forms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPACES = ["fire", "mixed", "mnasnet", "mobile", "resnext", "sandglass", "shuffle
 
 
 def check(arch: Architecture, by_hooks) -> None:
-    """Build, forward, count and JSON round trip."""
+    """Check counts of a network against forward hooks, and its JSON round trip."""
     counted, network = cost(arch), build(arch).eval()
     image = torch.randn(1, *arch.input)
     assert (counted.flops, counted.params, counted.memory_access) == by_hooks(network, image)
@@ -117,7 +117,7 @@ def test_a_layer_is_counted_once():
     assert layer_cost.cache_info().misses == 2
 
 
-def test_counting_leaves_no_trace():
+def test_counting_has_no_side_effects():
     state, modes = torch.get_rng_state(), torch.is_grad_enabled()
     layer_cost.cache_clear()
     cost(Space.load("mixed").sample(random.Random(0)))
@@ -128,7 +128,7 @@ def test_counting_leaves_no_trace():
 
 
 class Odd(nn.Module):
-    """Operations that the library's blocks do not use: each is counted where PyTorch runs it."""
+    """Operations that the library's blocks do not use."""
 
     def __init__(self, in_channels, out_channels, stride=1):
         super().__init__()

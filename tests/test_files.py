@@ -1,4 +1,4 @@
-"""Strict reading of YAML and JSON, looking up names, and files written whole or not at all."""
+"""Strict YAML and JSON, lookup of names, atomic writing of files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BAD_YAML = {
     "two documents": ("a: 1\n---\nb: 2\n", "a.yaml:2: not valid YAML"),
     "a key twice": ("a: 1\nb: 2\na: 3\n", "a.yaml:3: duplicate key 'a'; keep one"),
     "a tag that would run code": ("a: 1\nb: !!python/object/apply:os.system [ls]\n", "a.yaml:2: the tag !!python/"),
-    "a tag of one's own": ("a: !mine 3\n", "a.yaml:1: the tag !mine is not allowed"),
+    "a custom tag": ("a: !mine 3\n", "a.yaml:1: the tag !mine is not allowed"),
     "a date": ("a: 2020-01-01\n", "a.yaml:1: the tag !!timestamp"),
     "an alias bomb": (BOMB, "more than 100,000 parts"),
     "an alias of itself": ("a: &a [*a]\n", "nested too deeply"),
@@ -93,7 +93,7 @@ def places(value, keys=()):
             yield from places(part, (*keys, key))
 
 
-def test_every_part_of_a_json_text_has_its_line():
+def test_every_part_of_a_json_text_has_a_line():
     rng = random.Random(0)
     for _ in range(200):
         value = random_json(rng)
@@ -106,7 +106,7 @@ def test_every_part_of_a_json_text_has_its_line():
     assert document.place(("c",)) == "a.json:4: c"
 
 
-def test_a_document_names_the_nearest_place_it_knows():
+def test_a_document_without_lines_names_no_place():
     error = documents.Document({}, "", {}).error((), "wrong")
     assert str(error) == "wrong"
     assert str(InputError("wrong").at("x.yaml:3")) == "x.yaml:3: wrong"
@@ -138,7 +138,7 @@ def test_files_that_cannot_be_read(tmp_path):
         files.load_yaml(tmp_path / "large.yaml")
 
 
-def test_a_name_is_a_path_then_the_folder_here_then_what_ships(tmp_path, monkeypatch):
+def test_a_name_is_a_path_then_in_the_working_folder_then_shipped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shipped = files.find("spaces", "shuffle")
     assert shipped.parent.name == "spaces"
@@ -163,13 +163,13 @@ def test_a_name_is_a_path_then_the_folder_here_then_what_ships(tmp_path, monkeyp
         ("a\0b", "is not a space"),
     ],
 )
-def test_names_that_are_none(name, message):
+def test_unknown_names(name, message):
     with pytest.raises(InputError) as caught:
         files.find("spaces", name)
     assert message in str(caught.value)
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+def test_a_file_is_written_atomically(tmp_path):
     path = tmp_path / "new" / "a.json"
     files.write_json(path, {"a": 1})
     assert json.loads(path.read_text()) == {"a": 1}
@@ -182,13 +182,13 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert [part.name for part in path.parent.iterdir()] == ["a.json"]
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_a_path_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         files.write_text(tmp_path / "file" / "below", "x")
 
 
-def test_yaml_that_is_written_is_read_again(tmp_path):
+def test_yaml_round_trip(tmp_path):
     value = {"b": [1, 2.5, "x: y", None, True], "a": {"ü": "é"}}
     files.write_yaml(tmp_path / "a.yaml", value)
     document = files.load_yaml(tmp_path / "a.yaml")
@@ -241,7 +241,7 @@ LETTERS = ["0", "1", "9", "e", "E", ".", "+", "-", "_", ":", "a", "é", "e\u0301
 
 
 def random_text(rng: random.Random) -> str:
-    """A word that YAML may take for something else, digits with an e in it, or a row of awkward letters."""
+    """A word that YAML may not read as text, digits with an e, or a sequence of awkward characters."""
     kind = rng.randrange(4)
     if kind == 0:
         return rng.choice(WORDS)
@@ -252,7 +252,7 @@ def random_text(rng: random.Random) -> str:
     return "".join(rng.choices(LETTERS, k=rng.choice([1, 2, 3, 12, 200])))
 
 
-def test_every_text_is_read_back_as_it_was_written(tmp_path):
+def test_every_text_is_read_as_it_was_written(tmp_path):
     rng = random.Random(0)
     texts = [*WORDS, *(random_text(rng) for _ in range(2000))]
     documents_ = [{"fingerprint": text, text: [text, {"a": text}], "n": 1e3} for text in texts]
@@ -267,7 +267,7 @@ def test_every_text_is_read_back_as_it_was_written(tmp_path):
         assert read(tmp_path / name).value == whole
 
 
-def test_every_number_is_read_back_as_it_was_written(tmp_path):
+def test_every_number_is_read_as_it_was_written(tmp_path):
     rng = random.Random(0)
     numbers = [rng.choice([1, -1]) * rng.random() * 10.0 ** rng.randrange(-300, 300) for _ in range(500)]
     numbers += [0.0, -0.0, 1e3, 1e16, 1e22, 5e-324, float("inf"), 10**30, True, None]
@@ -293,7 +293,7 @@ UNFIT = [
 
 
 @pytest.mark.parametrize("name", UNFIT, ids=lambda name: ascii(name)[:20])
-def test_a_name_that_cannot_be_a_files_has_a_reason(name):
+def test_an_unfit_name_has_a_reason(name):
     reason = files.unfit_name(name)
     assert "give" in reason
     assert reason.isprintable()
@@ -306,7 +306,7 @@ def test_other_names_are_fit(tmp_path, name):
     files.write_text(tmp_path / name, "")
 
 
-def test_paths_that_cannot_be_are_no_files(tmp_path):
+def test_impossible_paths_are_not_files(tmp_path):
     for path in ("a\0b", "x" * 300, str(tmp_path / "y" / ("x" * 5000))):
         assert files.kind_of(tmp_path / path) == ""
         with pytest.raises(InputError, match="cannot be read"):
@@ -318,8 +318,8 @@ def test_paths_that_cannot_be_are_no_files(tmp_path):
         files.expanded("~nobody-here/x")
 
 
-def test_a_checkout_that_pip_did_not_install_searches(tmp_path, monkeypatch):
-    """On a vendor's machine the package may only be on PYTHONPATH, and torch may have no metadata."""
+def test_a_search_works_in_a_checkout_without_installation(tmp_path, monkeypatch):
+    """The package may only be on PYTHONPATH, and a vendor's build of torch may have no metadata."""
     import importlib.metadata
 
     import nasspace

@@ -32,6 +32,7 @@ WINGS = (
     ("training", "one network trained for a budget"),
     ("latency", "what a network takes on a device"),
     ("guidelines", "why a network is slow"),
+    ("optuna_adapter", "what Optuna does not document, in one place"),
     ("samplers", "what to try next"),
     ("studies", "the record"),
     ("exporting", "a folder to ship, and its verification"),
@@ -41,7 +42,7 @@ WINGS = (
 )
 ROWS = {wing: row for row, (wings, _) in enumerate(WINGS) for wing in wings.split()}
 HOMES = {
-    "optuna": {"studies.storage", "studies.study", "samplers.optuna_samplers"},
+    "optuna": {"optuna_adapter", "studies.storage", "studies.study", "samplers.optuna_samplers"},
     "ray": {
         f"engine.ray.{name}" for name in ["cluster", "mailbox", "payload", "actors", "runner", "remeasure", "watch"]
     },
@@ -148,7 +149,25 @@ def test_a_heavy_library_has_a_home_and_is_imported_late(library, trees):
     for name, tree in trees.items():
         used = {found.split(".")[0] for found in imports(that_run(tree))}
         assert library not in used or name in HOMES[library], f"{name} imports {library}"
-        assert library not in {found.split(".")[0] for found in imports(at_import(tree))}, f"{name}: import it late"
+        if name != "optuna_adapter":  # which is imported late itself
+            assert library not in {found.split(".")[0] for found in imports(at_import(tree))}, f"{name}: import it late"
+            assert "nasspace.optuna_adapter" not in set(imports(at_import(tree))), f"{name}: import it late"
+
+
+def test_only_the_adapter_uses_what_optuna_does_not_document(trees):
+    import optuna
+
+    private: set[str] = set()
+    for kind in (optuna.Study, optuna.Trial, optuna.trial.FrozenTrial, optuna.storages.RDBStorage):
+        names = {*dir(kind), *kind.__init__.__code__.co_names}
+        private |= {name for name in names if name.startswith("_") and not name.endswith("__")}
+    assert {"_trial_id", "_storage", "_get_trials"} <= private
+    for name in FILES.keys() - {"optuna_adapter"}:
+        modules = [found for found in imports(trees[name]) if found.split(".")[0] == "optuna"]
+        assert not [found for found in modules if "._" in found], name
+        for node in ast.walk(trees[name]):
+            if isinstance(node, ast.Attribute) and node.attr in private:
+                assert ast.unparse(node.value) in ("self", "cls"), f"{name}: {ast.unparse(node)}"
 
 
 def test_no_module_bears_the_name_of_a_public_function():

@@ -1,4 +1,4 @@
-"""Building networks: seeds, initialization, shapes, and constructors that fail."""
+"""Building networks: seeds, initialization, shapes, failing constructors."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Blocks and networks by value: the outputs of the originals, and wrong spellings that must not give them.
+"""Outputs of blocks and networks against those of the originals, which wrong variants must not reproduce.
 
-A case of `recorded/values.json` has our layers, the source of the expected outputs and layers that count as much or
-nearly so but are another function; a row of `recorded/networks.json` is a network of the zoo. Weights and images come
-from a formula, so that no random generator matters. `benchmarks/record_*.py` compute the outputs by the originals.
+A case of `recorded/values.json` has our layers, the source of the expected outputs, and layers with about equal counts
+that are another function; a row of `recorded/networks.json` is a network of the zoo. Weights and images come from a
+formula, so no random generator matters. `benchmarks/record_*.py` compute the outputs with the originals.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NETWORKS = BLOCKS.with_name("networks.json")
 TOLERANCE = 1e-4
 LEAVES = nn.Conv2d | nn.BatchNorm2d | nn.Linear
 VALUES = 16
-OTHERS = {  # activations that have no parameters either
+OTHERS = {  # activation: another one without parameters
     nn.ReLU6: nn.ReLU,
     nn.Hardswish: nn.SiLU,
     nn.Hardsigmoid: nn.Sigmoid,
@@ -35,17 +35,18 @@ SLOW = ("xception", "resnet50")
 
 
 def numbers(shape: tuple[int, ...], seed: int) -> Tensor:
-    """Values between -1 and 1 without a pattern: quadratic residues of their index."""
+    """Values between -1 and 1 without a visible pattern: quadratic residues of the index."""
     index = torch.arange(math.prod(shape))
     return (((37 * index + 11 + 2 * seed) * index + 101 * seed) % 1009 / 504.5 - 1).double().reshape(shape)
 
 
-def picture(case: dict[str, Any]) -> Tensor:
+def image_of(case: dict[str, Any]) -> Tensor:
+    """The formula's images for a case."""
     return numbers(tuple(case["input"]), 0) * case.get("scale", 1)
 
 
 def fill(leaves: list[nn.Module]) -> None:
-    """Weights and statistics by the place of each layer in the order of execution."""
+    """Set weights and statistics by the position of each layer in the order of execution."""
     for place, leaf in enumerate(leaves, 1):
         weight = numbers(tuple(leaf.weight.shape), place)
         bias = numbers((len(weight),), place + 500)
@@ -59,7 +60,7 @@ def fill(leaves: list[nn.Module]) -> None:
 
 
 def executed(network: nn.Module, image: Tensor) -> list[nn.Module]:
-    """The layers with weights, in the order in which they run."""
+    """The layers with weights in the order of execution."""
     leaves = []
     parts = [part for part in network.modules() if isinstance(part, LEAVES)]
     handles = [part.register_forward_hook(lambda part, *_: leaves.append(part)) for part in parts]
@@ -71,14 +72,14 @@ def executed(network: nn.Module, image: Tensor) -> list[nn.Module]:
 
 
 def level(network: nn.Module, image: Tensor) -> None:
-    """Scale each layer's weights to outputs of one deviation, or a deep network leaves the range of every activation.
+    """Scale each layer's weights to outputs of equal standard deviation, within the range of the activations.
 
-    The deviation is 1, and without batch norm, which scales too, 3: a part of the outputs is above 6.
+    It is 1, or 3 without batch norm, so that some outputs are above 6.
     """
-    aim = 1 if any(isinstance(part, nn.BatchNorm2d) for part in network.modules()) else 3
+    target = 1 if any(isinstance(part, nn.BatchNorm2d) for part in network.modules()) else 3
 
     def scaled(part: nn.Module, _: Any, out: Tensor) -> Tensor:
-        scale = aim / out.std().clamp(min=1e-6)
+        scale = target / out.std().clamp(min=1e-6)
         for value in part.parameters():
             value.data *= scale
         return out * scale
@@ -92,7 +93,7 @@ def level(network: nn.Module, image: Tensor) -> None:
 
 
 def summary(out: Tensor) -> dict[str, Any]:
-    """What is recorded of an output: its shape, some values, its sums."""
+    """The recorded summary of an output: its shape, some values, its sums."""
     flat = out.flatten()
     values = flat[:: max(1, len(flat) // VALUES)][:VALUES]
     sums = [flat.sum().item(), flat.abs().sum().item()]
@@ -100,36 +101,38 @@ def summary(out: Tensor) -> dict[str, Any]:
 
 
 def disagreement(found: dict[str, Any], expected: dict[str, Any]) -> float:
-    """The largest difference of the values and of the sums, relative to the largest value and sum."""
+    """The largest difference of values and sums, relative to the largest value and sum."""
     if found["shape"] != expected["shape"]:
         return math.inf
     pairs = [[torch.tensor(each[key]) for each in (found, expected)] for key in ("values", "sums")]
     return max(((mine - other).abs().max() / other.abs().max()).item() for mine, other in pairs)
 
 
-def of_ours(case: dict[str, Any], layers: list[dict[str, Any]]) -> dict[str, Any]:
+def computed(case: dict[str, Any], layers: list[dict[str, Any]]) -> dict[str, Any]:
+    """The summary of our layers' output."""
     blocks = build(Architecture.of(layers, input=case["input"][1:])).double().eval()
-    network, image = nn.Sequential(*blocks), picture(case)  # a plain chain: a 1x1 map stays one
+    network, image = nn.Sequential(*blocks), image_of(case)  # a plain chain keeps a 1x1 map
     fill(executed(network, image))
     with torch.no_grad():
         return summary(network(image))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
+    """The records in a file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
-def of_zoo(row: dict[str, Any]) -> tuple[nn.Module, Tensor]:
-    """A network of the zoo with the formula's weights, and its image."""
+def zoo_network(row: dict[str, Any]) -> tuple[nn.Module, Tensor]:
+    """A network of the zoo with the formula's weights, and its images."""
     network = build(zoo.load(row["name"], resolution=row["input"][-1], **row["options"])).double().eval()
-    image = picture(row)
+    image = image_of(row)
     fill(executed(network, image))
     level(network, image)
     return network, image
 
 
-def exchanged(network: nn.Module, kind: type[nn.Module]) -> nn.Module:
-    """The network with another activation for every one of a kind."""
+def with_other_activation(network: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    """The network with one kind of activation replaced."""
     network = copy.deepcopy(network)
     for part in list(network.modules()):
         for name, child in part.named_children():
@@ -138,8 +141,8 @@ def exchanged(network: nn.Module, kind: type[nn.Module]) -> nn.Module:
     return network
 
 
-def with_epsilon(network: nn.Module) -> nn.Module:
-    """The network with the other of the two usual epsilons, 1e-5 and 1e-3."""
+def with_other_epsilon(network: nn.Module) -> nn.Module:
+    """The network with the other of the usual epsilons 1e-5 and 1e-3."""
     network = copy.deepcopy(network)
     for part in network.modules():
         if isinstance(part, nn.BatchNorm2d):
@@ -152,28 +155,31 @@ WRONG = [(case, wrong) for case in CASES for wrong in case["wrong"]]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
-def test_the_original_value(case):
-    assert disagreement(of_ours(case, case["layers"]), case) < TOLERANCE, case["source"]
+def test_the_output_is_the_originals(case):
+    assert disagreement(computed(case, case["layers"]), case) < TOLERANCE, case["source"]
 
 
 @pytest.mark.parametrize(("case", "wrong"), WRONG, ids=[f"{case['name']}-{wrong}" for case, wrong in WRONG])
-def test_another_function_shows(case, wrong):
-    assert disagreement(of_ours(case, case["wrong"][wrong]), case) > 10 * TOLERANCE
+def test_another_function_has_another_output(case, wrong):
+    assert disagreement(computed(case, case["wrong"][wrong]), case) > 10 * TOLERANCE
 
 
 def marked(row: dict[str, Any]) -> Any:
+    """A test parameter, marked slow for large networks."""
     slow = [pytest.mark.slow] if any(name in row["name"] for name in SLOW) else []
     return pytest.param(row, marks=slow, id="-".join([row["name"], *row["options"]]))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("row", [marked(row) for row in ROWS])
-def test_a_network_is_the_original(row):
-    network, image = of_zoo(row)
+def test_a_networks_output_is_the_originals(row):
+    network, image = zoo_network(row)
     assert disagreement(summary(network(image)), row) < TOLERANCE, row["source"]
-    others = [exchanged(network, kind) for kind in OTHERS.keys() & {type(part) for part in network.modules()}]
+    others = [
+        with_other_activation(network, kind) for kind in OTHERS.keys() & {type(part) for part in network.modules()}
+    ]
     if any(isinstance(part, nn.BatchNorm2d) for part in network.modules()):
-        others.append(with_epsilon(network))
+        others.append(with_other_epsilon(network))
     assert others
     for other in others:
         assert disagreement(summary(other(image)), row) > 10 * TOLERANCE

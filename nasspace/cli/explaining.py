@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add this file's verb."""
+    """Add this module's command."""
     app.command("explain")(explain)
 
 
@@ -28,60 +28,61 @@ def explain(
     threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime.", min=1)] = 1,
     batch_size: Annotated[int, typer.Option(help="Images in a batch.", min=1)] = 1,
     resolution: Resolution = None,
-    seconds: Annotated[float, typer.Option(help="Time to measure, and to profile, at most about.", min=0.01)] = 1.0,
+    seconds: Annotated[float, typer.Option(help="Approximate time to measure, and to profile.", min=0.01)] = 1.0,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Measure the parts of predictions again; else earlier figures are taken.")
+        bool, typer.Option("--fresh", help="Measure again what predictions are made from, in place of cached figures.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Say where a network's time goes, layer by layer, and what ShuffleNet V2's guidelines would save in it."""
+    """Show where a network's time goes, layer by layer, and what changes by ShuffleNet V2's guidelines would save."""
     from nasspace import guidelines
 
     architecture, _ = printing.architecture_of(arch)
     architecture = architecture if resolution is None else architecture.with_resolution(resolution)
-    found = guidelines.explain(
+    explanation = guidelines.explain(
         architecture, threads=threads, batch_size=batch_size, seconds=seconds, measure=measure, fresh=fresh
     )
     if json:
         document = {"name": architecture.name, "digest": architecture.digest, "input": list(architecture.input)}
-        return printing.print_json({**document, **found.to_json()})
-    _show(found, f"{architecture.name or 'network'} (digest {architecture.digest})")
-    if found.contended:
-        printing.say("nas: another process was competing for the processor; explain again when it is quiet")
+        return printing.print_json({**document, **explanation.to_json()})
+    _show(explanation, f"{architecture.name or 'network'} (digest {architecture.digest})")
+    if explanation.contended:
+        printing.say("nas: another process competed for the processor; run it again when the machine is idle")
     return None
 
 
 COLUMNS = ("layer", "ms", "share", "FLOPs", "memory access", "FLOPs/element")
-SPARED = ("FLOPs/element", "memory access", "FLOPs", "ms")  # in a narrow terminal, the first one first
+DROPPABLE = ("FLOPs/element", "memory access", "FLOPs", "ms")  # in a narrow terminal, in this order
 
 
-def _show(found: Explanation, name: str) -> None:
+def _show(explanation: Explanation, name: str) -> None:
+    """Print the table of layers, then the findings."""
     shown: Callable[[int], str] = printing.count if printing.is_narrow() else "{:,}".format
     rows = []
-    for row in found.time:
+    for row in explanation.time:
         label = f"    {row.block}" if row.layer is None else f"{row.layer:>3} {row.block}"
         cells = [label, f"{row.ms:.4f}", f"{100 * row.share:.1f} %", "-", "-", "-"]
         if row.layer is not None:
             per_element = "-" if row.intensity is None else f"{row.intensity:.1f}"
             cells[3:] = [shown(row.flops), shown(row.memory_access), per_element]
         rows.append(dict(zip(COLUMNS, cells, strict=True)))
-    interval = printing.latency(found.low_ms, found.latency_ms, found.high_ms)
-    title = f"{name}: {interval} ms in ONNX Runtime, {found.threads} thread(s), batch {found.batch_size}"
-    caption = f"Median of {found.runs} profiled runs; the rest is the time between operators. {printing.FLOPS_ARE}"
-    printing.print_fitting(COLUMNS, rows, SPARED, title=title, caption=caption)
-    for finding in found.findings:
-        printing.print_text(_sentence(finding, found.latency_ms))
-    if not found.findings:
+    interval = printing.latency(explanation.low_ms, explanation.latency_ms, explanation.high_ms)
+    title = f"{name}: {interval} ms in ONNX Runtime, {explanation.threads} thread(s), batch {explanation.batch_size}"
+    runs = f"Median of {explanation.runs} profiled runs; the rest is the time between operators."
+    printing.print_fitted(COLUMNS, rows, DROPPABLE, title=title, caption=f"{runs} {printing.FLOPS_ARE}")
+    for finding in explanation.findings:
+        printing.print_text(_sentence(finding, explanation.latency_ms))
+    if not explanation.findings:
         printing.print_text("G1 to G4: no change of this network is predicted to save 3 % of its time.")
 
 
 def _sentence(finding: Finding, latency_ms: float) -> str:
-    """A finding as two lines: what there is, and what its change saves."""
+    """Two lines for a finding: the problem, and what its change saves."""
     where = ", ".join(map(str, finding.layers))
     saves = f"{finding.saving_ms:.3g} ms ({100 * finding.saving_ms / latency_ms:.0f} %) predicted"
     if finding.measured_ms is not None:
-        doubt = printing.milliseconds(finding.measured_plus_minus_ms)
-        saves += f", {finding.measured_ms:.3g} +- {doubt} ms measured ({finding.measured_on})"
+        error = printing.milliseconds(finding.measured_plus_minus_ms)
+        saves += f", {finding.measured_ms:.3g} +- {error} ms measured ({finding.measured_on})"
     return (
         f"{finding.guideline} layers {where}, {100 * finding.share:.1f} % of the time: {finding.text}.\n"
         f"   What if: {finding.change}; saves {saves}."

@@ -1,7 +1,7 @@
-"""What `nas spaces` and `nas zoo` print, as recorded for what ships: reading it needs no PyTorch.
+"""Data of `nas spaces` and `nas zoo`, recorded in `listed.json` for what ships: reading it needs no PyTorch.
 
-`python -m nasspace.cli.listing` writes `listed.json` again, and a test computes it again. A space of the user's own is
-computed once and remembered in the user's cache by its text.
+`python -m nasspace.cli.listing` writes `listed.json` again, and a test compares it. A user's own space is computed
+once and cached by its text.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ KEYS = {"name", "description", "input", "size", "flops", "params", "memory_acces
 
 
 def spaces() -> list[dict[str, Any]]:
-    """Every space by name: its document, as `space` gives it."""
+    """The documents of all spaces, as `space` returns them."""
     return [space(str(path)) for path in files.names("spaces").values()]
 
 
 def space(name: str, classes: int = CLASSES, resolution: int | None = None) -> dict[str, Any]:
-    """A space's size, choices, and reachable range of FLOPs, parameters and memory access; plain values."""
+    """A space's size, choices, and reachable range of FLOPs, parameters and memory access, as plain values."""
     path = files.find("spaces", name)
     key = _key(files.read_text(path), classes, resolution)
     if key in (recorded := _recorded()["spaces"]):
         return recorded[key]
-    if (remembered := _remembered(key)) is not None:
-        return remembered
+    if (cached := _cached(key)) is not None:
+        return cached
     from nasspace.space.space import Space
 
-    found = Space.load(path, classes=classes, resolution=resolution)
-    document = computed(found)
-    if not _has_own_blocks(found):  # whose code may change
+    loaded = Space.load(path, classes=classes, resolution=resolution)
+    document = computed(loaded)
+    if not _has_own_blocks(loaded):  # their code may change
         with contextlib.suppress(InputError):
-            files.write_json(_cache(key), document)
+            files.write_json(_cache_path(key), document)
     return document
 
 
 def computed(space: Space) -> dict[str, Any]:
-    """The document of a space."""
+    """Compute the document of a space."""
     from nasspace.space.bounds import reachable
 
     span, labels = reachable(space), space.plan.labels()
@@ -65,12 +65,12 @@ def computed(space: Space) -> dict[str, Any]:
 
 
 def zoo() -> list[dict[str, Any]]:
-    """The published networks: our counts, and the published figures with their sources."""
+    """The published networks: counted figures, and the published ones with their sources."""
     return _recorded()["zoo"]
 
 
 def computed_zoo() -> list[dict[str, Any]]:
-    """The documents of all published networks, counted."""
+    """Compute the documents of all published networks."""
     from nasspace import zoo as published
     from nasspace.counting import cost
 
@@ -84,7 +84,7 @@ def computed_zoo() -> list[dict[str, Any]]:
 
 
 def computed_all() -> dict[str, Any]:
-    """The content of listed.json."""
+    """Compute the content of listed.json."""
     from nasspace.space.space import Space
 
     shipped = sorted(files.folders("spaces")[-1].glob("*.yaml"))
@@ -101,23 +101,23 @@ def _key(text: str, classes: int, resolution: int | None) -> str:
     return hashlib.sha256(json.dumps([text, classes, resolution]).encode()).hexdigest()[:24]
 
 
-def _cache(key: str) -> Path:
+def _cache_path(key: str) -> Path:
     from nasspace.latency.cache import LatencyCache
     from nasspace.latency.runtimes import library_versions
 
     return LatencyCache().path.parent / "spaces" / f"{library_versions([])['nasspace']}-{key}.json"
 
 
-def _remembered(key: str) -> dict[str, Any] | None:
-    """What was computed earlier; a damaged file is computed again."""
+def _cached(key: str) -> dict[str, Any] | None:
+    """Read a document from the cache; None if it is missing or damaged."""
     with contextlib.suppress(InputError, OSError):
-        document = files.load_json(_cache(key)).value
-        if isinstance(document, dict) and document.keys() == KEYS and _is_whole(document):
+        document = files.load_json(_cache_path(key)).value
+        if isinstance(document, dict) and document.keys() == KEYS and _is_valid(document):
             return document
     return None
 
 
-def _is_whole(document: dict[str, Any]) -> bool:
+def _is_valid(document: dict[str, Any]) -> bool:
     ranges = [document[name] for name in ("flops", "params", "memory_access")]
     counted = all(isinstance(span, list) and [type(end) for end in span] == [int, int] for span in ranges)
     choices = document["choices"]
@@ -129,11 +129,11 @@ def _has_own_blocks(space: Space) -> bool:
     from nasspace.blocks import registry
 
     own = registry.own_blocks()
-    return any(layer.block in own for layer in _layers(space)) if own else False
+    return any(layer.block in own for layer in _sample_layers(space)) if own else False
 
 
-def _layers(space: Space) -> list[Any]:
-    """The layers of networks that together have every block of a space."""
+def _sample_layers(space: Space) -> list[Any]:
+    """Layers of a few networks that together have every block of the space."""
     labels = space.plan.labels()
     most = max((len(names) for names in labels.values()), default=1)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nasspace.cli import printing
+from nasspace.cli import choices, printing
 from nasspace.cli.spaces import Json
 from nasspace.errors import InputError
 
@@ -26,9 +26,9 @@ Resolution = Annotated[int | None, typer.Option(help="Square input resolution; t
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add this file's verbs."""
-    for verb in (show, latency, export, verify):
-        app.command(verb.__name__)(verb)
+    """Add this module's commands."""
+    for command in (show, latency, export, verify):
+        app.command(command.__name__, cls=choices.CommandWithChoices)(command)
 
 
 def _load(text: str, resolution: int | None) -> tuple[Architecture, Path | None]:
@@ -36,15 +36,15 @@ def _load(text: str, resolution: int | None) -> tuple[Architecture, Path | None]
 
     architecture, weights = printing.architecture_of(text)
     architecture = architecture if resolution is None else architecture.with_resolution(resolution)
-    cost(architecture)  # says what does not run at this resolution
+    cost(architecture)  # raises if a layer does not run at this resolution
     return architecture, weights
 
 
 def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
-    """Show a network layer by layer: shapes, options, parameters, FLOPs, memory access; totals; what was published.
+    """Show a network layer by layer: shapes, options, parameters, FLOPs, memory access; totals; published figures.
 
-    Of a trial that failed in the search: why, and the traceback; of one that failed later, at the deployment
-    resolution, these after the layers.
+    For a trial that failed in the search, show the reason and the traceback instead; for one that failed later, at
+    the deployment resolution, show them after the layers.
     """
     from nasspace.counting import cost
     from nasspace.zoo import published_of
@@ -79,7 +79,7 @@ def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
 
 
 def _failure_of(arch: str) -> dict[str, Any] | None:
-    """What is kept of a trial of a study whose block or training failed; None for any other network."""
+    """The recorded failure of a study's trial; None for any other network."""
     from nasspace.studies.study import load
 
     trial = printing.study_trial(arch)
@@ -89,18 +89,18 @@ def _failure_of(arch: str) -> dict[str, Any] | None:
 def _show_failure(failure: dict[str, Any]) -> None:
     trial = f"trial {failure['id']} of study {failure['study']} (digest {failure['digest']})"
     print(printing.shown(f"{trial} {failure['failure']}"))
-    kept = failure["traceback"] or "no traceback was kept: its process died, or its loss was not a number"
-    print(*map(printing.shown, kept.splitlines()), sep="\n")
+    trace = failure["traceback"] or "no traceback was kept: its process died, or its loss was not a number"
+    print(*map(printing.shown, trace.splitlines()), sep="\n")
 
 
-NOTICEABLE = 0.03  # difference of a machine's speed from its usual one
+NOTICEABLE = 0.03  # relative difference of a machine's speed from its usual one
 COUNTED = {"params": "params", "flops": "FLOPs", "memory_access": "memory access"}
 LAYER_COLUMNS = ("layer", "options", "stride", "in", "out", *COUNTED.values())
-SPARED = ("in", "memory access", "stride", "options", "out")  # in a narrow terminal, the first one first
+DROPPABLE = ("in", "memory access", "stride", "options", "out")  # in a narrow terminal, in this order
 
 
 def _show_table(architecture: Architecture, layers: list[dict[str, Any]], totals: dict[str, int]) -> None:
-    """A row a layer; in a narrow terminal with rounded counts and without the columns that do not fit."""
+    """Print one row per layer; in a narrow terminal counts are rounded and columns dropped."""
     shown: Callable[[int], str] = printing.count if printing.is_narrow() else "{:,}".format
     rows = []
     for i, layer in enumerate(layers):
@@ -113,21 +113,27 @@ def _show_table(architecture: Architecture, layers: list[dict[str, Any]], totals
     size = "x".join(map(str, architecture.input))
     title = f"{architecture.name or 'network'} (digest {architecture.digest}), input {size}"
     caption = printing.FLOPS_ARE
-    printing.print_fitting(LAYER_COLUMNS, rows, SPARED, title=title, caption=caption, folding="options")
+    printing.print_fitted(LAYER_COLUMNS, rows, DROPPABLE, title=title, caption=caption, wrapped="options")
 
 
 def latency(
     arch: Arch,
-    runtime: Annotated[str, typer.Option(help=printing.RUNTIMES)] = "onnxruntime",
+    runtime: Annotated[
+        str, typer.Option(help="What runs the network: {runtimes}.", autocompletion=choices.runtimes)
+    ] = "onnxruntime",
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
     batch_size: Annotated[int, typer.Option(help="Images in a batch.")] = 1,
     resolution: Resolution = None,
     device: Annotated[
-        str, typer.Option(help="cpu, cuda or mps; the last two with eager, torchscript, compile.")
+        str,
+        typer.Option(
+            help="Where to run: {devices}; others than cpu with eager, torchscript, compile.",
+            autocompletion=choices.devices,
+        ),
     ] = "cpu",
     latency_device: Annotated[str, typer.Option(help=printing.LATENCY_DEVICE)] = "local",
-    seconds: Annotated[float, typer.Option(min=0.01, help="Time to measure for, at most about.")] = 3.0,
-    cached: Annotated[bool, typer.Option("--cached", help="Take an earlier measurement if there is one.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Approximate time to measure.")] = 3.0,
+    cached: Annotated[bool, typer.Option("--cached", help="Use an earlier measurement if there is one.")] = False,
     json: Json = False,
 ) -> None:
     """Measure the latency of a network on this machine, or on one reached over SSH."""
@@ -156,10 +162,12 @@ def latency(
         f"{runtime} on {measured.device}, {threads} thread(s), batch {batch_size}, input {size}; {machine}"
     )
     if measured.speed and abs(measured.speed - 1) > NOTICEABLE:
-        printing.print_text(f"the machine ran at {100 * measured.speed:.0f} % of its usual speed, which is taken out")
+        printing.print_text(
+            f"the machine ran at {100 * measured.speed:.0f} % of its usual speed; the latency is corrected for it"
+        )
     if measured.contended:
         printing.say(
-            "nas: another process was competing for the processor all the while; measure again when it is quiet"
+            "nas: another process competed for the processor throughout; measure again when the machine is idle"
         )
     return None
 
@@ -172,12 +180,12 @@ def export(
     batch: Annotated[str, typer.Option(help="Images in a batch of the ONNX file: a number, or dynamic.")] = "dynamic",
     seed: Annotated[int, typer.Option(help="Seed of the weights of a network that was never trained.")] = 0,
     force: Annotated[
-        bool, typer.Option("--force", help="Write over another network's export in the folder exports/NAME.")
+        bool, typer.Option("--force", help="Overwrite another network's export in the folder exports/NAME.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Export a network to ship without nasspace: architecture, model.py, weights, ONNX; checked as it is written."""
-    from nasspace.engine import subjects
+    """Export a network that runs without nasspace: architecture, model.py, weights, ONNX; every file is checked."""
+    from nasspace.engine import arch_reference
     from nasspace.exporting import preprocessing
     from nasspace.exporting.export import earlier
     from nasspace.exporting.export import export as write
@@ -188,26 +196,31 @@ def export(
     size = int(batch) if batch.isascii() and batch.isdecimal() else batch
     if not formats:
         raise InputError("--format: names no format; give some of source, onnx, torch")
-    how: dict[str, Any] = {"formats": formats, "seed": seed, "batch_size": size, "replace": force or out is not None}
-    if name := subjects.study_front(arch):
+    options: dict[str, Any] = {
+        "formats": formats,
+        "seed": seed,
+        "batch_size": size,
+        "replace": force or out is not None,
+    }
+    if name := arch_reference.parse_front(arch):
         folder = out or Path("exports") / Path(name).name
-        front = export_front(load(name).snapshot(), folder, resolution=resolution, **how)
-        return _checked(_joined(folder, front), json)
+        front = export_front(load(name).snapshot(), folder, resolution=resolution, **options)
+        return _print_checks(_merge_exports(folder, front), json)
     if trial := printing.study_trial(arch):
         folder = out or Path("exports") / f"{Path(trial[0]).name}-{trial[1]}"
         study = load(trial[0])
-        exported = export_member(study.snapshot(), study.member(trial[1]), folder, resolution=resolution, **how)
+        exported = export_member(study.snapshot(), study.member(trial[1]), folder, resolution=resolution, **options)
     else:
         architecture, weights = _load(arch, resolution)
         folder = out or Path("exports") / (
             Path(arch).resolve().name if weights else architecture.name or architecture.digest
         )
-        given = {"weights": weights, **how}
+        arguments = {"weights": weights, **options}
         if (Path(arch) / preprocessing.NAME).is_file():
-            given["preprocessing"] = preprocessing.read_for(Path(arch), architecture)
-            given |= earlier(Path(arch), architecture)
-        exported = write(architecture, folder, **given)
-    return _checked(exported, json)
+            arguments["preprocessing"] = preprocessing.read_for(Path(arch), architecture)
+            arguments |= earlier(Path(arch), architecture)
+        exported = write(architecture, folder, **arguments)
+    return _print_checks(exported, json)
 
 
 def verify(
@@ -220,34 +233,35 @@ def verify(
     no_code: Annotated[bool, typer.Option("--no-code", help="Do not run model.py; its checks are not run.")] = False,
     json: Json = False,
 ) -> None:
-    """Check an export again on this machine: outputs of all its forms equal, counts as written.
+    """Check an export again on this machine: equal outputs of all its files, and the recorded counts.
 
     This runs code from the folder: model.py, with the rights of your account, unless it was changed since the export.
-    The record of what was exported lies in the same folder, so use --no-code for a folder that you do not trust.
+    The record of the export lies in the same folder, so use --no-code for a folder that you do not trust.
     """
     from nasspace.exporting.export import verify as check
 
-    how = {"data": data, "data_dir": data_dir, "code": not no_code}
+    options = {"data": data, "data_dir": data_dir, "code": not no_code}
     if exports := _exports_of(folder):
-        _checked(_joined(exports[0].parent, [_verified(each, how) for each in exports]), json)
+        merged = _merge_exports(exports[0].parent, [_verify_member(each, options) for each in exports])
+        _print_checks(merged, json)
     else:
-        _checked(check(folder, **how), json)
+        _print_checks(check(folder, **options), json)
 
 
-def _verified(folder: Path, how: dict[str, Any]) -> Any:
-    """An export of a study, checked; one that is missing or damaged is a failed check, and the others are checked."""
+def _verify_member(folder: Path, options: dict[str, Any]) -> Any:
+    """Check an export of a study; a missing or damaged one is a failed check, so that the others are still checked."""
     from nasspace.exporting.checks import Check
     from nasspace.exporting.export import Exported
     from nasspace.exporting.export import verify as check
 
     try:
-        return check(folder, **how)
+        return check(folder, **options)
     except InputError as error:
         return Exported(folder, [], [Check("is a whole export", False, str(error), "")])
 
 
 def _exports_of(name: Path) -> list[Path]:
-    """The exports of a study, by their numbers; none where the name means no study."""
+    """The exports of a study, by their numbers; none if the name is not a study."""
     from nasspace.studies.paths import folder_of
     from nasspace.studies.study import load
 
@@ -256,12 +270,12 @@ def _exports_of(name: Path) -> list[Path]:
         return []
     found = {int(path.name) for path in (folder / "exports").glob("*") if path.name.isdecimal()}
     if not found:
-        raise InputError(f"{folder}: this study has no exports; `nas resume {folder.name}` makes them")
+        raise InputError(f"{folder}: this study has no exports; run `nas resume {folder.name}`")
     return [folder / "exports" / str(number) for number in sorted(found | set(load(str(folder)).front_numbers()))]
 
 
-def _joined(folder: Path, exports: Sequence[Any]) -> Any:
-    """Several exports as one; each check and file with the name of its folder."""
+def _merge_exports(folder: Path, exports: Sequence[Any]) -> Any:
+    """Merge several exports into one, with the folder's name before each check and file."""
     from nasspace.exporting.export import Exported
 
     named = [(one.folder.name, one) for one in exports]
@@ -271,27 +285,27 @@ def _joined(folder: Path, exports: Sequence[Any]) -> Any:
     return Exported(folder, files, checks, accuracy)
 
 
-def _checked(exported: Any, json: bool) -> None:
-    """Print what was written and checked; a failed check ends with exit status 1."""
+def _print_checks(exported: Any, json: bool) -> None:
+    """Print the files and checks of an export; a failed check ends with exit status 1."""
     if json:
         printing.print_json(exported.to_dict())
     else:
         printing.print_text(f"{exported.folder}: {', '.join(exported.files)}")
-        printing.print_fitting(CHECKED, [_row(check) for check in exported.checks], ("limit",), folding=None)
+        printing.print_fitted(CHECK_COLUMNS, [_check_row(check) for check in exported.checks], ("limit",), wrapped=None)
         print(exported.summary)
     if not exported.ok:
         raise typer.Exit(1)
 
 
-CHECKED = ("check", "", "value", "limit")
+CHECK_COLUMNS = ("check", "", "value", "limit")
 
 
-def _row(check: Any) -> dict[str, str]:
+def _check_row(check: Any) -> dict[str, str]:
     if check.ok is None:
         cells = check.name, "not run", check.why, ""
     else:
         cells = check.name, "ok" if check.ok else "FAILED", _figure(check.value), _figure(check.limit)
-    return dict(zip(CHECKED, cells, strict=True))
+    return dict(zip(CHECK_COLUMNS, cells, strict=True))
 
 
 def _figure(value: Any) -> str:

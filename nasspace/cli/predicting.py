@@ -1,4 +1,4 @@
-"""`nas predict`: images classified by an export or a training."""
+"""`nas predict`: classify images with an export or a training."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nasspace.cli.spaces import Json
 from nasspace.errors import InputError
 
 NETWORK = "model.onnx"
-BELOW = ("", "export")  # where in a folder the files of an export are: an export itself, or a training
+SUBFOLDERS = ("", "export")  # with the files: of an export, and of a training
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add this file's verb."""
+    """Add this module's command."""
     app.command("predict")(predict)
 
 
@@ -33,25 +33,25 @@ def predict(
     from nasspace.data.predict import classify
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd files
+        warnings.simplefilter("ignore")  # Pillow's, about unusual files
         try:
-            predictions = classify(images, _home(folder), top or (5 if json else 1))
+            predictions = classify(images, _network_folder(folder), top or (5 if json else 1))
         except (ValueError, ImportError) as error:
             raise InputError((str(error).splitlines() or [str(folder)])[0]) from None
     if json:
-        return printing.print_json({"predictions": [_as_text(found) for found in predictions]})
+        return printing.print_json({"predictions": [_encodable(found) for found in predictions]})
     for found in predictions:
         ranked = (f"{printing.shown(each['class'])}\t{each['probability']:.4f}" for each in found["top"])
         print(printing.shown(found["file"]), *ranked, sep="\t")
     return None
 
 
-def _home(folder: Path) -> Path:
-    """Where model.onnx is; an `InputError` where there is none."""
+def _network_folder(folder: Path) -> Path:
+    """The folder that has model.onnx; raise `InputError` if there is none."""
     try:
-        for below in BELOW:
-            if (folder / below / NETWORK).is_file():
-                return folder / below
+        for subfolder in SUBFOLDERS:
+            if (folder / subfolder / NETWORK).is_file():
+                return folder / subfolder
         if not folder.is_dir():
             raise InputError(f"{folder}: there is no such folder")
     except OSError as error:  # a name too long, a folder that may not be read
@@ -61,10 +61,10 @@ def _home(folder: Path) -> Path:
     raise InputError(f"{folder}: holds no {NETWORK}; export the network with --format onnx")
 
 
-def _as_text(value: Any) -> Any:
-    """What UTF-8 can hold: the name of a file or class need not be text."""
+def _encodable(value: Any) -> Any:
+    """Replace what UTF-8 cannot encode: the name of a file or class need not be text."""
     if isinstance(value, dict):
-        return {key: _as_text(one) for key, one in value.items()}
+        return {key: _encodable(one) for key, one in value.items()}
     if isinstance(value, list):
-        return [_as_text(one) for one in value]
+        return [_encodable(one) for one in value]
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value

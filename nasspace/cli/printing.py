@@ -1,4 +1,4 @@
-"""What the verbs share: tables, JSON, numbers as people read them, the meaning of ARCH."""
+"""Output of the commands: tables, JSON, readable numbers; and the resolution of ARCH."""
 
 from __future__ import annotations
 
@@ -14,27 +14,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nasspace.architecture import Architecture
 
-RUNTIMES = "What runs the network: onnxruntime, onnxruntime-int8, eager, torchscript, compile, ncnn."
 LATENCY_DEVICE = "Where to measure: local, or ssh://USER@HOST:PORT/PATH/OF/PYTHON (HOST is enough)."
-PIPED, WIDE = 180, 120  # columns: of a file or pipe, and from which on exact figures stand side by side
+PIPED, WIDE = 180, 120  # columns: of a file or pipe; with this many, exact figures fit side by side
 FLOPS_ARE = "FLOPs are multiply-adds of convolutions and linear layers at batch 1."
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on standard output; what a terminal would obey, or UTF-8 cannot hold, is escaped."""
+    """Print one JSON document on standard output; control characters and what UTF-8 cannot encode are escaped."""
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
     sys.stdout.write(re.sub("[\x7f-\x9f\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def say(text: str) -> None:
-    """A message, on standard error; in a terminal its lines break between words."""
+    """Print a message on standard error, wrapped to the terminal."""
     _print_wrapped(text, sys.stderr, console(stderr=True).width if sys.stderr.isatty() else None)
 
 
 def shown(text: object) -> str:
-    r"""A text in which everything can be seen, names of strangers' files and classes too.
-
-    What a terminal would obey, such as ESC, what is invisible, and what is no character become escapes.
+    r"""Escape control characters, invisible ones, and surrogates: names of files and classes may hold anything.
 
     >>> print(shown("a\x1b[2J, caf\udce9, café"))
     a\x1b[2J, caf\udce9, café
@@ -50,13 +47,13 @@ def table(
     rows: Iterable[Sequence[Any]],
     title: str = "",
     caption: str = "",
-    folding: str | None = None,
+    wrapped: str | None = None,
     width: int | None = None,
 ) -> Any:
-    """A Rich table of at most `width` columns (the terminal's); the first and the `folding` column are set to the left.
+    """A Rich table of at most `width` characters (the terminal's); the first and the `wrapped` column are left-aligned.
 
-    Lines break between words: in every cell, or, if `folding` is given, in headers and the cells of that column only;
-    "" for none. Within a word they break only where not even the longest words fit side by side.
+    Lines break between words: in every cell, or, if `wrapped` is given, in headers and the cells of that column only;
+    "" for none. Words are broken only if not even the longest words fit side by side.
     """
     from rich import box
     from rich.table import Table
@@ -66,21 +63,21 @@ def table(
     )
     result.caption_justify = "left"
     names, cells = [shown(column) for column in columns], [list(map(shown, row)) for row in rows]
-    least, most = _widths(names, cells, [folding in (None, column) for column in columns])
+    least, most = _widths(names, cells, [wrapped in (None, column) for column in columns])
     given = _shared(least, most, (width or console().width) - EDGES - GAP * len(names))
     for i, (column, room) in enumerate(zip(columns, given, strict=True)):
-        justify = "left" if i == 0 or column == folding else "right"
+        justify = "left" if i == 0 or column == wrapped else "right"
         result.add_column(names[i], justify=justify, overflow="fold", width=room)
     for row in cells:
         result.add_row(*row)
     return result
 
 
-EDGES, GAP = 1, 3  # columns of the terminal that a table takes, and each of its columns beside its text
+EDGES, GAP = 1, 3  # characters that a table adds to a line, and to the text of each column
 
 
 def _widths(names: Sequence[str], cells: Sequence[Sequence[str]], folds: Sequence[bool]) -> tuple[list[int], list[int]]:
-    """The least and the greatest width of each column's text: of its longest word, and of its longest cell."""
+    """The smallest and largest width of each column: of its longest word, and of its longest cell."""
     least, most = [], []
     for i, (name, fold) in enumerate(zip(names, folds, strict=True)):
         below = [row[i] for row in cells]
@@ -97,7 +94,7 @@ def _lines_width(text: str) -> int:
 
 
 def _shared(least: Sequence[int], most: Sequence[int], room: int) -> list[int | None]:
-    """The width of each column: the least, and what is left of `room` in equal parts; None if `room` is too small."""
+    """The width of each column: the smallest, and an equal part of the rest of `room`; None if `room` is too small."""
     left = room - sum(least)
     if left < 0:
         return [None] * len(least)
@@ -111,12 +108,12 @@ def _shared(least: Sequence[int], most: Sequence[int], room: int) -> list[int | 
 
 
 def print_table(*args: Any, **kwargs: Any) -> None:
-    """A table on standard output; as wide as it needs to be where nobody looks at a terminal."""
+    """Print a table on standard output; outside a terminal, as wide as it needs to be."""
     console().print(table(*args, **kwargs))
 
 
 def print_text(text: str) -> None:
-    """Text on standard output; lines longer than the terminal, or than COLUMNS says, break between words."""
+    """Print text on standard output, wrapped to the terminal, or to COLUMNS."""
     _print_wrapped(text, sys.stdout, console().width if _is_width_given(sys.stdout) else None)
 
 
@@ -128,9 +125,9 @@ def _print_wrapped(text: str, stream: Any, width: int | None) -> None:
 
 
 def console(*, stderr: bool = False) -> Any:
-    """A Rich console; into a file or pipe as wide as COLUMNS says, else as lines need.
+    """A Rich console; for a file or pipe as wide as COLUMNS, or else as the lines.
 
-    It reads no markup: names and descriptions are strangers', and `[/b]` or `:bug:` in one is text.
+    Markup is off: names and descriptions may hold anything, and `[/b]` or `:bug:` in one is text.
     """
     from rich.console import Console
 
@@ -144,12 +141,12 @@ def _is_width_given(stream: Any) -> bool:
 
 
 def is_narrow() -> bool:
-    """Whether standard output has no room for exact figures side by side."""
+    """Whether standard output is too narrow for exact figures."""
     return console().width < WIDE
 
 
 def count(value: float) -> str:
-    """A count as people read it.
+    """A count with a unit, rounded to four digits.
 
     >>> count(145_814_296), count(2_278_760), count(576)
     ('145.8M', '2.279M', '576')
@@ -161,7 +158,7 @@ def count(value: float) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Milliseconds with three digits; '-' where there are none."""
+    """Milliseconds with three digits; '-' for None and NaN."""
     return "-" if value is None or value != value else f"{value:.3g}"
 
 
@@ -173,12 +170,12 @@ def latency(low: float | None, median: float | None, high: float | None) -> str:
 
 
 def fraction(value: float | None) -> str:
-    """An accuracy with four digits; '-' where there is none."""
+    """An accuracy with four digits; '-' for None and NaN."""
     return "-" if value is None or value != value else f"{value:.4f}"
 
 
-# Columns of a front that a narrow terminal goes without, the first one first.
-SPARED = (
+# Columns of a front that are dropped in a narrow terminal, in this order.
+DROPPABLE = (
     *(
         "memory access",
         "ties with",
@@ -196,24 +193,24 @@ SPARED = (
 def front_table(
     front: Sequence[Mapping[str, Any]], accuracy_is_of: str, title: str = "", width: int | None = None
 ) -> Any:
-    """The Pareto front as a table, without the columns that `width` (the terminal's) has no room for."""
+    """The Pareto front as a table; columns that do not fit into `width` (the terminal's) are dropped."""
 
     def has(column: str) -> bool:
         return any(row.get(column) not in (None, "") and row[column] == row[column] for row in front)
 
     again, searched, ties = has("latency_again_ms"), has("search_accuracy"), has("latency_ties")
-    accuracy = has("accuracy") or searched  # else it is no objective
+    accuracy = has("accuracy") or searched  # else it is not an objective
     rows = [_front_row(row) for row in front]
     absent = {"accuracy": accuracy, "in the search": searched, "measured again": again, "ties with": ties}
     columns = [column for column in FRONT_COLUMNS if absent.get(column, True)]
     width = width or console().width
-    shown, left_out = fitting(columns, rows, width, SPARED, {"latency ms (95 %)": "latency ms"})
+    shown, dropped = fit_columns(columns, rows, width, DROPPABLE, {"latency ms (95 %)": "latency ms"})
     tied = " Ties: intervals of latency overlap." if "ties with" in shown else ""
     caption = f"Accuracy is of {accuracy_is_of}. " if accuracy else ""
     caption += f"{FLOPS_ARE}{tied}"
     if "in the search" in shown:
         caption += " 'In the search' is the accuracy at the search's own, lower budget."
-    caption += not_shown(left_out, width, "--csv")
+    caption += dropped_note(dropped, width, "--csv")
     return table(shown, [[row[column] for column in shown] for row in rows], title, caption, "", width)
 
 
@@ -240,74 +237,74 @@ def _front_row(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def fitting(
+def fit_columns(
     columns: Sequence[str],
     rows: Sequence[Mapping[str, str]],
     width: int,
-    spared: Sequence[str],
+    droppable: Sequence[str],
     shorter: Mapping[str, str] | None = None,
-    folding: str | None = "",
+    wrapped: str | None = "",
 ) -> tuple[list[str], list[str]]:
-    """The columns that fit side by side into `width`, and those that are left out: of `spared`, the first ones first.
+    """The columns that fit into `width`, and those that are dropped, in the order of `droppable`.
 
-    What fits after all, since a wider column was left out later, is kept. `shorter` names what takes the place of a
-    column that is left out; `folding` is as in `table`.
+    A column is kept if it fits after a wider one was dropped. `shorter` names replacements for dropped columns;
+    `wrapped` is as in `table`.
     """
     shorter = shorter or {}
 
-    def taken(left_out: Sequence[str]) -> list[str]:
-        instead = (shorter.get(name) if name in left_out else name for name in columns)
-        return [name for name in instead if name is not None and name not in left_out]
+    def taken(dropped: Sequence[str]) -> list[str]:
+        instead = (shorter.get(name) if name in dropped else name for name in columns)
+        return [name for name in instead if name is not None and name not in dropped]
 
-    def fits(left_out: Sequence[str]) -> bool:
-        names = taken(left_out)
+    def fits(dropped: Sequence[str]) -> bool:
+        names = taken(dropped)
         cells = [[shown(row[name]) for name in names] for row in rows]
-        least, _ = _widths(names, cells, [folding in (None, name) for name in names])
+        least, _ = _widths(names, cells, [wrapped in (None, name) for name in names])
         return EDGES + sum(GAP + each for each in least) <= width
 
-    left_out: list[str] = []
-    for name in spared:
-        if fits(left_out):
+    dropped: list[str] = []
+    for name in droppable:
+        if fits(dropped):
             break
-        if name in taken(left_out):
-            left_out.append(name)
-    for name in reversed(left_out[:-1]):
-        if fits(fewer := [other for other in left_out if other != name]):
-            left_out = fewer
-    return taken(left_out), left_out
+        if name in taken(dropped):
+            dropped.append(name)
+    for name in reversed(dropped[:-1]):
+        if fits(fewer := [other for other in dropped if other != name]):
+            dropped = fewer
+    return taken(dropped), dropped
 
 
-def print_fitting(
+def print_fitted(
     columns: Sequence[str],
     rows: Sequence[Mapping[str, str]],
-    spared: Sequence[str],
+    droppable: Sequence[str],
     *,
     title: str = "",
     caption: str = "",
-    folding: str | None = "",
+    wrapped: str | None = "",
 ) -> None:
-    """A table without the columns of `spared` that the terminal has no room for, which its caption names."""
+    """Print a table; columns of `droppable` that do not fit the terminal are dropped and named in the caption."""
     width = console().width
-    fit, left_out = fitting(columns, rows, width, spared, folding=folding)
-    caption = f"{caption}{not_shown(left_out, width, '--json')}".strip()
-    print_table(fit, [[row[name] for name in fit] for row in rows], title, caption, folding, width)
+    fit, dropped = fit_columns(columns, rows, width, droppable, wrapped=wrapped)
+    caption = f"{caption}{dropped_note(dropped, width, '--json')}".strip()
+    print_table(fit, [[row[name] for name in fit] for row in rows], title, caption, wrapped, width)
 
 
-def not_shown(left_out: Sequence[str], width: int, flag: str) -> str:
-    """The end of a caption: which columns are left out, and the flag that prints them; empty where none is."""
-    return f" Not shown in {width} columns: {', '.join(left_out)} ({flag} has all)." if left_out else ""
+def dropped_note(dropped: Sequence[str], width: int, flag: str) -> str:
+    """The end of a caption: the dropped columns, and the flag that prints them; empty if there are none."""
+    return f" Not shown in {width} columns: {', '.join(dropped)} ({flag} has all)." if dropped else ""
 
 
 def study_trial(text: str) -> tuple[str, int] | None:
-    """The study and trial that `STUDY:ID` means; None for anything else."""
-    from nasspace.engine import subjects
+    """The study and trial of `STUDY:ID`; None for anything else."""
+    from nasspace.engine import arch_reference
 
-    return subjects.study_trial(text)
+    return arch_reference.parse_trial(text)
 
 
 def architecture_of(text: str) -> tuple[Architecture, Path | None]:
-    """What ARCH means, and its trained weights if it is a study's: a path, STUDY:ID, or a published network."""
-    from nasspace.engine import subjects
+    """Load ARCH (a path, STUDY:ID, or a published network) and find its trained weights, if it has any."""
+    from nasspace.engine import arch_reference
 
-    found = subjects.subject(text)
+    found = arch_reference.resolve_arch(text)
     return found.architecture, found.weights

@@ -1,4 +1,4 @@
-"""The live display of a search: trials, time left, what is under way, the front so far."""
+"""Live display of a search: trials, time left, running trials, the front so far."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN = 12  # members of the front in the live table
 
 @contextmanager
 def display() -> Iterator[Callable[..., None]]:
-    """Yield the function that the search reports to; live on a terminal, a line an event elsewhere."""
+    """Yield the function that the search reports to: a live display on a terminal, a line per event elsewhere."""
     if not sys.stderr.isatty():
         yield Display().report_line
         return
@@ -32,27 +32,27 @@ def _limit(name: str, value: float) -> str:
 
 
 class Display:
-    """What is known of a search under way, and how it is shown."""
+    """State of a running search, from its events."""
 
     def __init__(self) -> None:
         self.study: Any = None
         self.trials: int | None = 0  # None where time alone ends the search
-        self.began = time.monotonic()
+        self.started_at = time.monotonic()
         self.evaluated_before = 0
         self.now = "reading the data"
         self.last = ""
         self.done = self.rejected = 0
         self._front: Any = ""
-        self._under_way: list[int] = []
+        self._running: list[int] = []
 
     def report(self, kind: str, **event: Any) -> None:
-        """Take in one event of the search."""
+        """Handle one event of the search."""
         handler = getattr(self, f"_{kind}", None)
         if handler:
             handler(**event)
 
     def report_line(self, kind: str, **event: Any) -> None:
-        """Take in one event, and print a line for those that matter."""
+        """Handle one event, and print a line if it is of interest."""
         self.report(kind, **event)
         if kind in ("outcome", "left", "note", "start", "finishing"):
             printing.say(self.last)
@@ -64,10 +64,10 @@ class Display:
         self.study, self.trials = study, recipe.trials if recipe.is_bounded else None
         self.done, self.rejected = study.evaluated, study.rejected
         self.evaluated_before = self.done
-        self.began = time.monotonic()
+        self.started_at = time.monotonic()
         skipped = getattr(problem.data, "skipped", ())
         if skipped:
-            printing.say(f"left out, unreadable or in no class: {', '.join(map(str, skipped))}")
+            printing.say(f"skipped, unreadable or in no class: {', '.join(map(str, skipped))}")
         limits = ", ".join(f"{name} <= {_limit(name, limit)}" for name, limit in study.limits.items()) or "no limits"
         until = f"{self.trials} trials" if self.trials else f"{recipe.time_budget:g} s"
         self.last = f"{study.name}: {problem.space.name} on {recipe.data}, {limits}, {until}"
@@ -76,15 +76,15 @@ class Display:
             self.last += f"; deployed at {sizes} ({deployment.why})"
 
     def _trial(self, number: int, architecture: Any) -> None:
-        self._under_way.append(number)
+        self._running.append(number)
         self.now = f"trial {number} ({architecture.digest}): counting and measuring"
 
     def _epoch(self, epoch: int, epochs: int, loss: float) -> None:
-        self.now = f"{self.now.split(':')[0]}: training, pass {epoch} of {epochs}, loss {loss:.3f}"
+        self.now = f"{self.now.split(':')[0]}: training, epoch {epoch} of {epochs}, loss {loss:.3f}"
 
     def _outcome(self, number: int, outcome: Any, architecture: Any) -> None:
-        self.done, self.rejected = self.study.evaluated, self.study.rejected  # asked once: drawing is often
-        self._under_way = [other for other in self._under_way if other != number]
+        self.done, self.rejected = self.study.evaluated, self.study.rejected  # read once: drawing is frequent
+        self._running = [other for other in self._running if other != number]
         values = outcome.values
         figures = [f"search accuracy {values['accuracy']:.4f}"] if "accuracy" in values else []
         figures += [f"{values['latency']:.3g} ms"] if "latency" in values else []
@@ -94,7 +94,7 @@ class Display:
         self._front = ""
 
     def _left(self, number: int, text: str) -> None:
-        self._under_way = [other for other in self._under_way if other != number]
+        self._running = [other for other in self._running if other != number]
         self.last = text
 
     def _note(self, text: str) -> None:
@@ -111,13 +111,13 @@ class Display:
         if self.trials and not done:
             return ""
         if self.trials:
-            seconds = (time.monotonic() - self.began) / done * max(0, self.trials - self.done)
+            seconds = (time.monotonic() - self.started_at) / done * max(0, self.trials - self.done)
         else:
             seconds = max(0.0, self.study.deadline - time.monotonic())
         return f" (about {seconds / 60:.0f} min left)" if seconds >= 90 else f" (about {seconds:.0f} s left)"
 
     def render(self) -> Any:
-        """The display as Rich draws it."""
+        """The display as a Rich renderable."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.text import Text
@@ -126,8 +126,8 @@ class Display:
             return Text(printing.shown(self.now))
         head = f"{self.study.name}  {self._count()} evaluated, {self.rejected} rejected{self._time_left()}"
         bar = ProgressBar(total=self.trials, completed=self.done, width=60, pulse=self.trials is None)
-        several = len(self._under_way) > 1  # workers tell of no passes
-        now = f"trials {', '.join(map(str, self._under_way))} under way" if several else self.now
+        several = len(self._running) > 1  # workers do not report epochs
+        now = f"trials {', '.join(map(str, self._running))} running" if several else self.now
         return Group(
             Text(printing.shown(head), style="bold"),
             bar,

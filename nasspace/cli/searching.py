@@ -1,4 +1,4 @@
-"""`nas search`, `nas resume`, `nas front`, `nas report`: studies."""
+"""`nas search`, `nas resume`, `nas front`, `nas report`: search, and what was found."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nasspace.cli import printing
+from nasspace.cli import choices, printing
 from nasspace.cli.spaces import Json
 from nasspace.errors import InputError, Interrupted
+from nasspace.studies.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
     from nasspace.studies.study import Study
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name (below ./reports) or folder.")]
 Workers = Annotated[
-    int | None, typer.Option(help="Candidates evaluated at a time, on Ray; 1 without --ray starts no Ray.", min=1)
+    int | None, typer.Option(help="Candidates evaluated at a time, on Ray; 1 without --ray does not use Ray.", min=1)
 ]
 RayAddress = Annotated[
     str | None, typer.Option("--ray", metavar="ADDRESS", help="Ray cluster: HOST:PORT of its head, auto, or none.")
@@ -26,7 +27,7 @@ RayAddress = Annotated[
 Gpus = Annotated[float | None, typer.Option(help="GPUs of one worker, such as 0.25; 1 with --device cuda.", min=0)]
 TrialTimeout = Annotated[
     str | None,
-    typer.Option(help="Stop a trial that takes longer, such as 10m; it then runs in a process of Ray's."),
+    typer.Option(help="Stop a trial that takes longer, such as 10m; trials then run on Ray."),
 ]
 StoragePath = Annotated[
     str | None, typer.Option(help="Shared or cloud storage for trained weights: a path, s3://..., gs://...")
@@ -34,33 +35,40 @@ StoragePath = Annotated[
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add this file's verbs."""
-    for verb in (search, resume, front, report):
-        app.command(verb.__name__)(verb)
+    """Add this module's commands."""
+    app.command("search", cls=choices.CommandWithChoices)(search)
+    for command in (resume, front, report):
+        app.command(command.__name__)(command)
 
 
 def search(
-    space: Annotated[str, typer.Option(help="Search space: a name (`nas spaces` lists them) or a path.")],
-    latency_target: Annotated[str | None, typer.Option(help="Latency limit with its unit, such as 20ms.")] = None,
-    flops_target: Annotated[str | None, typer.Option(help="FLOPs (multiply-adds) limit, such as 150M.")] = None,
-    params_target: Annotated[str | None, typer.Option(help="Parameters limit, such as 2M.")] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="digits, fashion-mnist, cifar10, imagefolder:DIR, parquet:FILE, or a name on the hub."),
+    space: Annotated[
+        str,
+        typer.Option(help="Search space: a name (`nas spaces` lists them) or a path.", autocompletion=choices.spaces),
+    ],
+    latency_target: Annotated[str | None, typer.Option(help=OBJECTIVES["latency"].limit_help)] = None,
+    flops_target: Annotated[str | None, typer.Option(help=OBJECTIVES["flops"].limit_help)] = None,
+    params_target: Annotated[str | None, typer.Option(help=OBJECTIVES["params"].limit_help)] = None,
+    data: Annotated[str | None, typer.Option(help="Data set: {datasets}.", autocompletion=choices.datasets)] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Folder of the files of a named data set.")] = None,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip images that cannot be read.")] = False,
+    recipe: Annotated[
+        str, typer.Option(help="How to search: {recipes}, or a path.", autocompletion=choices.recipes)
+    ] = "quick",
+    objectives: Annotated[
+        str | None, typer.Option(help="Comma-separated, any of {objectives}.", autocompletion=choices.objectives)
     ] = None,
-    data_dir: Annotated[str | None, typer.Option(help="Where a named data set's files lie.")] = None,
-    skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Go on without images that cannot be read.")
-    ] = False,
-    recipe: Annotated[str, typer.Option(help="How to search: quick, standard, or a path.")] = "quick",
-    objectives: Annotated[str | None, typer.Option(help="Any of accuracy,latency,flops,params,memory_access.")] = None,
     trials: Annotated[int | None, typer.Option(help="Candidates whose accuracy is evaluated.")] = None,
     time_budget: Annotated[
         str | None,
         typer.Option(help="For the whole command, such as 30m: alone, or with --trials, whichever comes first."),
     ] = None,
-    sampler: Annotated[str | None, typer.Option(help="gain, tpe, nsga2, random.")] = None,
-    runtime: Annotated[str | None, typer.Option(help=printing.RUNTIMES)] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="How candidates are chosen: {samplers}.", autocompletion=choices.samplers)
+    ] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="What runs the network: {runtimes}.", autocompletion=choices.runtimes)
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a batch, for the latency.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Deployment resolution.")] = None,
@@ -74,12 +82,14 @@ def search(
     gpus: Gpus = None,
     trial_timeout: TrialTimeout = None,
     storage_path: StoragePath = None,
-    device: Annotated[str | None, typer.Option(help="Where to train: cpu, cuda or mps.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where to train: {devices}.", autocompletion=choices.devices)
+    ] = None,
     latency_device: Annotated[str | None, typer.Option(help=printing.LATENCY_DEVICE)] = None,
     fresh_latency: Annotated[bool, typer.Option("--fresh-latency", help="Measure again what is in the cache.")] = False,
     json: Json = False,
 ) -> None:
-    """Search a space for the Pareto front of accuracy, measured latency and FLOPs, inside the targets."""
+    """Search a space for the Pareto front of accuracy, measured latency and FLOPs, within the targets."""
     from nasspace.engine import loop
 
     settings: dict[str, Any] = {
@@ -191,14 +201,15 @@ def front(
 
     if json and csv:
         raise InputError("--json and --csv exclude each other; give one")
-    found = load(study)
+    loaded = load(study)
     if csv:
-        sys.stdout.write(found.front().drop(columns="architecture").to_csv(index=False))
+        sys.stdout.write(loaded.front().drop(columns="architecture").to_csv(index=False))
         return
-    _print_front(found, json)
+    _print_front(loaded, json)
 
 
 def _print_front(study: Study, json: bool) -> None:
+    """Print the front as a document, or as a table with notes on standard error."""
     if json:
         return printing.print_json(study.document())
     title = f"{study.name}: {study.evaluated} evaluated, {study.rejected} rejected"
@@ -208,22 +219,22 @@ def _print_front(study: Study, json: bool) -> None:
         printing.say(f"deployment resolution {document['resolution']}: {document['resolution_why']}")
     if document["untrained"]:
         number = document["untrained"]
-        printing.say(f"{number} more to be trained at the deployment resolution: `nas resume {study.name}` does it")
+        printing.say(f"{number} more to train at the deployment resolution: run `nas resume {study.name}`")
     if document["ended_early"]:
         printing.say(f"the search ended early: {document['ended_early']}")
     if document["budget_use"]:
         printing.say(document["budget_use"])
-    if judged := document["latency_predictor"]:
-        printing.say(judged.get("sentence") or _sentence(judged))
+    if predictor := document["latency_predictor"]:
+        printing.say(predictor.get("sentence") or _predictor_sentence(predictor))
     printing.say(f"{study.folder}: report.html, front.csv, exports")
     return None
 
 
-def _sentence(judged: Any) -> str:
-    """What a study of an older version recorded of its predictor, in words."""
+def _predictor_sentence(predictor: Any) -> str:
+    """Describe the predictor of a study that an older version recorded without a sentence."""
     from nasspace.latency.predictor import cross_validation_sentence
 
-    return cross_validation_sentence(judged)
+    return cross_validation_sentence(predictor)
 
 
 def report(
@@ -234,10 +245,10 @@ def report(
     from nasspace.reporting.report import write_report
     from nasspace.studies.study import load, write_tables
 
-    found = load(study)
-    write_tables(found)
-    path: Path = write_report(found.snapshot())
+    loaded = load(study)
+    write_tables(loaded)
+    path: Path = write_report(loaded.snapshot())
     if json:
-        printing.print_json({"study": found.name, "report": str(path)})
+        printing.print_json({"study": loaded.name, "report": str(path)})
     else:
         print(printing.shown(path))

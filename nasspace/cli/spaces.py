@@ -1,4 +1,4 @@
-"""`nas spaces` and `nas zoo`: what there is to search and to begin with."""
+"""`nas spaces` and `nas zoo`: the search spaces, and the published networks."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on standar
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add this file's verbs."""
+    """Add this module's commands."""
     app.command("spaces")(spaces)
     app.command("zoo")(zoo)
 
 
 def spaces(
     name: Annotated[str | None, typer.Argument(help="A space's name or path; without it, all are listed.")] = None,
-    resolution: Annotated[
-        int | None, typer.Option(help="Deployment resolution; as the file says if not given.")
-    ] = None,
+    resolution: Annotated[int | None, typer.Option(help="Deployment resolution; the file's own if not given.")] = None,
     classes: Annotated[int, typer.Option(help="Number of classes of the last layer.")] = 10,
     json: Json = False,
 ) -> None:
     """List the search spaces; or one: its choices, its size, and the reachable range of FLOPs and parameters."""
     if name is None:
-        return _all(json)
-    return _one(name, classes, resolution, json)
+        return _list_all(json)
+    return _show_one(name, classes, resolution, json)
 
 
-def _all(json: bool) -> None:
+def _list_all(json: bool) -> None:
+    """Print one row per space."""
     from nasspace.cli import listing
 
     found = listing.spaces()
@@ -41,10 +40,11 @@ def _all(json: bool) -> None:
     columns = ("space", "networks", "input", "description")
     cells = [(s["name"], _short(s["size"]), "x".join(map(str, s["input"])), s["description"]) for s in found]
     rows = [dict(zip(columns, row, strict=True)) for row in cells]
-    return printing.print_fitting(columns, rows, ("input", "networks", "description"), folding="description")
+    return printing.print_fitted(columns, rows, ("input", "networks", "description"), wrapped="description")
 
 
-def _one(name: str, classes: int, resolution: int | None, json: bool) -> None:
+def _show_one(name: str, classes: int, resolution: int | None, json: bool) -> None:
+    """Print the choices and the reachable range of one space."""
     from nasspace.cli import listing
 
     space = listing.space(name, classes, resolution)
@@ -52,7 +52,7 @@ def _one(name: str, classes: int, resolution: int | None, json: bool) -> None:
         return printing.print_json(space)
     rows = [(choice, ", ".join(map(str, options))) for choice, options in space["choices"].items()]
     title = f"{space['name']}: {space['description']}"
-    printing.print_table(["choice", "options"], rows, title=title, folding="options")
+    printing.print_table(["choice", "options"], rows, title=title, wrapped="options")
     kind = "exact" if space["exact"] else "of a sample of networks"
     print(f"{space['size']:,} sequences of choices ({_short(space['size'])})")
     for label, key in (("FLOPs", "flops"), ("parameters", "params"), ("memory access", "memory_access")):
@@ -63,12 +63,12 @@ def _one(name: str, classes: int, resolution: int | None, json: bool) -> None:
 
 
 def _short(size: int) -> str:
-    """A size as people read it: exact up to a million, then a power of ten."""
+    """A size, exact up to a million, then rounded to a power of ten."""
     return f"{size:,}" if size < 10**6 else f"{size:.2e}"
 
 
 def zoo(json: Json = False) -> None:
-    """List the published networks: our parameters and FLOPs beside the published figures and their source."""
+    """List the published networks: counted parameters and FLOPs, and the published figures with their source."""
     from nasspace.cli import listing
 
     found = listing.zoo()
@@ -77,13 +77,13 @@ def zoo(json: Json = False) -> None:
     shown = printing.count if printing.is_narrow() else "{:,}".format
     rows = [_zoo_row(network, shown) for network in found]
     caption = printing.FLOPS_ARE + PUBLISHED_ARE
-    return printing.print_fitting(ZOO_COLUMNS, rows, SPARED, caption=caption, folding="source")
+    return printing.print_fitted(ZOO_COLUMNS, rows, DROPPABLE, caption=caption, wrapped="source")
 
 
 ZOO_COLUMNS = ("network", "input", "params", "FLOPs", "top-1 %", "params M", "FLOPs M", "source")
-SPARED = ("source", "FLOPs M", "params M", "input", "top-1 %", "params")  # in a narrow terminal, the first one first
+DROPPABLE = ("source", "FLOPs M", "params M", "input", "top-1 %", "params")  # in a narrow terminal, in this order
 PUBLISHED_ARE = (
-    "\nTop-1 accuracy on ImageNet and what stands right of it are published, by the source named (`nas show NAME`)."
+    "\nTop-1 accuracy on ImageNet and the columns to its right are published figures (`nas show NAME` has all sources)."
 )
 
 

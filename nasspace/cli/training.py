@@ -1,4 +1,4 @@
-"""`nas train`: full trainings."""
+"""`nas train`: full training."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from nasspace.cli import printing
+from nasspace.cli import choices, printing
 from nasspace.cli.spaces import Json
 from nasspace.errors import Interrupted
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add this file's verb."""
-    app.command("train")(train)
+    """Add this module's command."""
+    app.command("train", cls=choices.CommandWithChoices)(train)
 
 
 def train(
@@ -28,10 +28,8 @@ def train(
         str | None,
         typer.Option(help="As in `nas search`; the study's or export's own if not given, digits for other networks."),
     ] = None,
-    data_dir: Annotated[str | None, typer.Option(help="Where a named data set's files lie.")] = None,
-    skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Go on without images that cannot be read.")
-    ] = False,
+    data_dir: Annotated[str | None, typer.Option(help="Folder of the files of a named data set.")] = None,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip images that cannot be read.")] = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images; 25 if not given.", min=1)] = None,
     resolution: Annotated[
         int | None, typer.Option(help="Deployment resolution; the study's, or that of network and images.")
@@ -46,21 +44,22 @@ def train(
         bool, typer.Option("--from-scratch", help="Do not start from the weights that the study or export kept.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write; trainings/NAME if not given. Of a front: a folder a member.")
+        Path | None,
+        typer.Option(help="Folder to write; trainings/NAME if not given. For a front: a folder per member."),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same network.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="Where to train: cpu, cuda or mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where to train: {devices}.", autocompletion=choices.devices)] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads; 1 if not given.", min=1)] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images a step; the learning rate follows in proportion.", min=2)
+        int | None, typer.Option(help="Images per step; the learning rate changes in proportion.", min=2)
     ] = None,
     json: Json = False,
 ) -> None:
-    """Train a network fully and export it; the test split is evaluated once. The same command resumes."""
+    """Train a network fully and export it; the test split is evaluated once. Run the same command to resume."""
     from nasspace.engine import full_training
 
     try:
-        found = full_training.train(
+        result = full_training.train(
             arch,
             data=data,
             data_dir=data_dir,
@@ -80,16 +79,16 @@ def train(
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the checkpoint is kept, the same command continues") from None
     if json:
-        return printing.print_json(found.to_dict())
-    _print(found.trained if isinstance(found, full_training.FrontTraining) else (found,))
+        return printing.print_json(result.to_dict())
+    _print_table(result.trained if isinstance(result, full_training.FrontTraining) else (result,))
     return None
 
 
 COLUMNS = ("folder", "validation accuracy", "test accuracy (95 %)", "balanced accuracy", "macro F1", "seconds")
-SPARED = ("seconds", "macro F1", "balanced accuracy")  # in a narrow terminal, the first one first
+DROPPABLE = ("seconds", "macro F1", "balanced accuracy")  # in a narrow terminal, in this order
 
 
-def _print(trained: Any) -> None:
+def _print_table(trained: Any) -> None:
     rows = []
     for one in trained:
         test = one.test
@@ -97,4 +96,4 @@ def _print(trained: Any) -> None:
         others = [f"{test.balanced_accuracy:.4f}", f"{test.macro_f1:.4f}"] if test else ["-", "-"]
         cells = (str(one.folder), f"{one.validation.accuracy:.4f}", interval, *others, f"{one.seconds:.0f}")
         rows.append(dict(zip(COLUMNS, cells, strict=True)))
-    printing.print_fitting(COLUMNS, rows, SPARED)
+    printing.print_fitted(COLUMNS, rows, DROPPABLE)

@@ -1,1 +1,1 @@
-"""Data sets found, checked, decoded, and held or streamed."""
+"""Data sets: found, checked, decoded, split, held in memory; augmentation of batches."""

@@ -1,4 +1,4 @@
-"""Image files to one uint8 tensor by the shipped preprocessing, and the facts of a data set that it depends on."""
+"""Decode image files to one uint8 tensor by the shipped preprocessing, and derive that preprocessing from the files."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from nasspace.data import predict
 from nasspace.errors import InputError
 
 GRAY_MODES = {"1", "L", "LA", "La"}
-BACKGROUND = (255, 255, 255)  # what transparent images are put on
-CHUNK = 32  # images that a thread takes at once
-FREQUENT = 0.1  # of the images
-DIMMEST = 64  # of 255; colors of sixteen bits that all lie below use fourteen bits at most
+BACKGROUND = (255, 255, 255)  # of transparent images
+CHUNK = 32  # images per task of a thread
+FREQUENT = 0.1  # share of the images
+DIMMEST = 64  # of 255; 16-bit colors that are all below use at most 14 bits
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """An image not yet decoded: where a person finds it (a path, a row), and its file, bytes or array."""
+    """An image that is not decoded: its `place` for messages (a path, a row), and its path, bytes or array."""
 
     place: str
     content: Path | bytes | np.ndarray | None
@@ -38,9 +38,10 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an image before it is decoded; `broken` says why it cannot be.
+    """Properties of an image before it is decoded; `broken` is the reason why it cannot be.
 
-    `shorter` is in pixels; `deep` is more than eight bits; `wide` is color of sixteen, of which Pillow gives eight.
+    `shorter` is the shorter side in pixels. `deep`: gray of more than eight bits. `wide`: color of sixteen bits, of
+    which Pillow reads eight.
     """
 
     shorter: int = 0
@@ -58,9 +59,9 @@ def headers(images: Sequence[Encoded]) -> list[Header]:
 
 
 def native_side(found: Sequence[Header]) -> int:
-    """The most frequent shorter side in pixels, the larger one of equals; the median where sizes are all different.
+    """The most frequent shorter side in pixels, the larger one of a tie; the median if no side is frequent.
 
-    A size is frequent that a tenth of the images have: a few odd ones among photographs of any size say nothing.
+    A side is frequent if a tenth of the images have it; in photographs of many sizes none is.
     """
     counts = Counter(header.shorter for header in found if not header.broken)
     side = max(counts, key=lambda side: (counts[side], side))
@@ -68,9 +69,9 @@ def native_side(found: Sequence[Header]) -> int:
 
 
 def value_range(images: Sequence[Encoded]) -> tuple[float, float] | None:
-    """The least and the greatest finite value in images of more than eight bits; None without any.
+    """The smallest and the largest finite value in images of more than eight bits; None without any.
 
-    Images that cannot be decoded are left out: `decode` names them.
+    Images that cannot be decoded are skipped; `decode` reports them.
     """
     with _quiet_pillow(), _threads() as threads:
         found = [extremes for extremes in threads.map(_extremes, images) if extremes]
@@ -78,15 +79,15 @@ def value_range(images: Sequence[Encoded]) -> tuple[float, float] | None:
 
 
 def check_brightness(images: Sequence[Encoded]) -> None:
-    """Refuse color images of sixteen bits that use the lower ones only, such as those of a camera of twelve bits.
+    """Refuse color images of sixteen bits that use the lower bits only, such as those of a 12-bit camera.
 
-    Pillow gives the upper eight bits of such an image, which would be close to black and have few levels.
+    Pillow reads the upper eight bits of such an image, which would be almost black and have few levels.
     """
     with _quiet_pillow(), _threads() as threads:
-        found = [value for value in threads.map(_brightest, images) if value is not None]
-    if found and max(found) < DIMMEST:
+        maxima = [value for value in threads.map(_brightest, images) if value is not None]
+    if maxima and max(maxima) < DIMMEST:
         more = f" and {len(images) - 1} more" if len(images) > 1 else ""
-        limit = 256 * (max(found) + 1)
+        limit = 256 * (max(maxima) + 1)
         raise InputError(
             f"{images[0].place}{more}: color of sixteen bits with values below {limit:,} only, of which Pillow reads "
             "the upper eight bits; scale the images to the full range, or save them with eight bits"
@@ -96,10 +97,10 @@ def check_brightness(images: Sequence[Encoded]) -> None:
 def specification(
     channels: int, resolution: int, *, values: tuple[float, float] | None = None, jpeg: bool = False
 ) -> dict[str, Any]:
-    """The content of preprocessing.json, except `mean`, `std` and `classes`: square images of `resolution` pixels.
+    """The content of preprocessing.json without `mean`, `std` and `classes`, for square images of `resolution` pixels.
 
-    `values` becomes `range`. With `jpeg` a JPEG far larger than needed is decoded at 1/2, 1/4 or 1/8; twice the
-    resolution is left to scale smoothly.
+    `values` becomes `range`. With `jpeg`, a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but at twice the
+    resolution at least, so that resizing stays smooth.
     """
     return {
         "input": [channels, resolution, resolution],
@@ -115,9 +116,9 @@ def specification(
 
 
 def decode(images: Sequence[Encoded], spec: dict[str, Any]) -> tuple[Tensor, dict[int, str]]:
-    """Pixels uint8 [N, *spec["input"]], and why each unreadable image is (its row stays zero)."""
+    """Pixels uint8 [N, *spec["input"]], and the reason for each unreadable image, whose pixels are zero."""
     _check_memory(len(images), *spec["input"][:2])
-    # NumPy, not torch: a torch operation in each of many threads would start a team of threads of its own.
+    # NumPy, not torch: a torch operation in each thread would start another pool of threads.
     pixels = np.zeros((len(images), *spec["input"]), np.uint8)
     broken: dict[int, str] = {}
 
@@ -125,7 +126,7 @@ def decode(images: Sequence[Encoded], spec: dict[str, Any]) -> tuple[Tensor, dic
         for index in range(start, min(start + CHUNK, len(images))):
             try:
                 pixels[index] = predict.preprocess(_content(images[index]), spec)
-            except Exception as error:  # Pillow's decoders raise whatever foreign bytes lead them to
+            except Exception as error:  # Pillow's decoders raise all kinds of exceptions on damaged files
                 broken[index] = _reason(error)
 
     with _quiet_pillow(), _threads() as threads:
@@ -134,7 +135,7 @@ def decode(images: Sequence[Encoded], spec: dict[str, Any]) -> tuple[Tensor, dic
 
 
 def name_broken(broken: Sequence[tuple[str, str]]) -> InputError:
-    """The error that names the unreadable images: (place, reason) of each."""
+    """An error that names the unreadable images, given the place and reason of each."""
     place, reason = broken[0]
     others = [f"\n  {place}: {reason}" for place, reason in broken[1:5]]
     more = f"\n  and {len(broken) - 5} more" if len(broken) > 5 else ""
@@ -145,6 +146,7 @@ def name_broken(broken: Sequence[tuple[str, str]]) -> InputError:
 
 
 def _header(image: Encoded) -> Header:
+    """The properties of one image."""
     try:
         with predict.opened(_content(image)) as picture:
             deep, jpeg = predict.is_deep(picture), isinstance(picture, JpegImagePlugin.JpegImageFile)
@@ -157,6 +159,7 @@ def _header(image: Encoded) -> Header:
 
 
 def _extremes(image: Encoded) -> tuple[float, float] | None:
+    """The smallest and the largest finite value of an image; None if it cannot be decoded or has none."""
     try:
         with predict.opened(_content(image)) as picture:
             values = np.asarray(picture)
@@ -167,12 +170,13 @@ def _extremes(image: Encoded) -> tuple[float, float] | None:
 
 
 def _is_wide(picture: Image.Image) -> bool:
-    """Whether its pixels have sixteen bits in the file and eight in Pillow."""
-    tiles = getattr(picture, "tile", ())  # codec, extent, offset and what the codec is to unpack: `RGB;16B`
+    """Whether the pixels have sixteen bits in the file and eight in Pillow."""
+    tiles = getattr(picture, "tile", ())  # codec, extent, offset, arguments of the codec such as `RGB;16B`
     return any(";16" in str(tile[3]) or (tile[0] == "ppm" and tile[3][-1] > 255) for tile in tiles)
 
 
 def _brightest(image: Encoded) -> int | None:
+    """The largest value of an image's channels, 0 to 255; None if it cannot be decoded."""
     try:
         with predict.opened(_content(image)) as picture:
             return max(high for _, high in picture.convert("RGB").getextrema())
@@ -181,12 +185,14 @@ def _brightest(image: Encoded) -> int | None:
 
 
 def _content(image: Encoded) -> Path | bytes | np.ndarray:
+    """The content of an image; ValueError if there is none."""
     if image.content is None:
         raise ValueError("there are no bytes")
     return image.content
 
 
 def _reason(error: Exception) -> str:
+    """Why an image cannot be decoded, in one line."""
     if isinstance(error, UnidentifiedImageError):  # its message is a path or an address in memory
         return "no image format that Pillow knows"
     if isinstance(error, OSError) and error.strerror:  # without the path, which the place names
@@ -195,6 +201,7 @@ def _reason(error: Exception) -> str:
 
 
 def _check_memory(count: int, channels: int, resolution: int) -> None:
+    """Refuse images that need more than half of the machine's memory."""
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -208,13 +215,13 @@ def _check_memory(count: int, channels: int, resolution: int) -> None:
 
 
 def _threads() -> ThreadPoolExecutor:
-    """Pillow decodes outside the interpreter's lock; twice the cores also hides the waiting for the disk."""
+    """A pool of twice as many threads as cores: Pillow releases the GIL, and the rest hides the latency of the disk."""
     return ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)))
 
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Pillow's remarks on odd files are silent; `predict.check_size` refuses what is too large."""
+    """Silence Pillow's warnings about unusual files; `predict.check_size` refuses files that are too large."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""Image folders: their splits and classes found, every file taken or named."""
+"""Image folders: find splits and classes; every file is used or named."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nasspace import files
 from nasspace.data.decoding import Encoded
-from nasspace.data.sources import ALIASES, Found, Part, split_of, splits_among, words_of
+from nasspace.data.sources import ALIASES, SourceData, SourceSplit, split_of, splits_among, words_of
 from nasspace.errors import InputError, nearest
 
 SUFFIXES = {
@@ -20,26 +20,26 @@ SUFFIXES = {
     *(".jp2", ".j2k", ".j2c", ".jpx", ".jpf", ".avif", ".heic", ".heif"),  # Pillow reads the last two with a plugin
 }
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"qoif")
-BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1")  # of the container that AVIF and HEIC share with films
-SYSTEM = {  # what network drives, archives and file managers put next to images
+BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1")  # AVIF and HEIC, whose container is also used for videos
+SYSTEM = {  # files and folders of network drives, archives and file managers
     *("@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "system volume information"),
     *("lost+found", "__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
     *("network trash folder", "temporary items"),
 }
-DRAWINGS = {".svg", ".eps", ".ps"}  # texts that are pictures all the same
-HEAD = 1024  # bytes that tell a text from an image
+DRAWINGS = {".svg", ".eps", ".ps"}  # pictures in text files
+HEAD = 1024  # bytes read to tell a text from an image
 UNLABELED = {"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled"}
 
 
-def image_folder(root: Path) -> Found:
-    """Images in a folder for each class: directly in `root`, in its splits, or in CLASS/train and CLASS/test.
+def image_folder(root: Path) -> SourceData:
+    """Images in one folder per class: directly in `root`, in its splits, or in CLASS/train and CLASS/test.
 
-    A split is a folder of class folders that is named after it: `train`, `Validation`, `test_set`, `seg_train`. What
-    could be read in two ways is refused. Hidden folders, those of the system (`@eaDir`) and texts are left out without
-    a word; what else is left out is named in `left_out`.
+    A split is a folder of class folders whose name denotes it: `train`, `Validation`, `test_set`, `seg_train`.
+    Ambiguous folders are refused. Hidden folders, system folders (`@eaDir`) and texts are ignored; everything else that
+    is not used is named in `left_out`.
 
-    Read with Pillow and not with Hugging Face's `imagefolder`: that one copies the list of files to a cache in the
-    home folder on every change, and a corrupt image comes as a decoding error without the file's name.
+    Not read with Hugging Face's `imagefolder`, which copies the list of files to a cache in the home folder on every
+    change and reports a corrupt image without the file's name.
     """
     if (kind := files.kind_of(root)) != "folder":
         what = "is a file" if kind else "does not exist"
@@ -50,12 +50,12 @@ def image_folder(root: Path) -> Found:
         folders = _split_folders(root, left_out)
         left_out += [text for folder in folders.values() if folder != root for text in _loose(folder)]
         classes = {split: _class_folders(folder) for split, folder in folders.items()}
-    parts = {split: _part(root, found, left_out) for split, found in classes.items()}
-    return Found(str(root), parts, left_out=tuple(left_out))
+    parts = {split: _split(root, found, left_out) for split, found in classes.items()}
+    return SourceData(str(root), parts, left_out=tuple(left_out))
 
 
 def _split_folders(root: Path, left_out: list[str]) -> dict[str, Path]:
-    """Split → folder. A folder named `train` that holds images and no folders is a class of that name."""
+    """Split → folder. A folder named `train` with images and no folders is a class of that name."""
     children = _subfolders(root)
     found = splits_among(child for child in children if _classes_in(child))
     for split, folders in found.items():
@@ -72,13 +72,13 @@ def _split_folders(root: Path, left_out: list[str]) -> dict[str, Path]:
     classes = _classes_in(chosen["train"])
     for other in children:
         if other not in named:
-            _refuse_misspelt(other, classes)
-            left_out += _beside_splits(other, certain=len(found) > 1)
+            _refuse_misspelled(other, classes)
+            left_out += _image_folder_outside_splits(other, certain=len(found) > 1)
     return chosen
 
 
 def _unwrapped(folder: Path, split: str) -> Path:
-    """The folder that holds the classes: `seg_train/seg_train`, as some archives are packed."""
+    """The folder with the classes: the inner one of `seg_train/seg_train`, as in some archives."""
     inside = _subfolders(folder)
     if len(inside) == 1 and _classes_in(inside[0]) and (split_of(inside[0].name) or [""])[0] == split:
         return _unwrapped(inside[0], split)
@@ -86,7 +86,7 @@ def _unwrapped(folder: Path, split: str) -> Path:
 
 
 def _refuse_flat_splits(root: Path, classes: Sequence[Path]) -> None:
-    """`train/1.jpg` and `test/1.jpg` would be two classes."""
+    """Refuse `train/1.jpg` and `test/1.jpg`, which would be two classes."""
     found = splits_among(folder for folder in classes if _holds_images(folder))
     if "train" in found and len(found) > 1:
         names = _listed(folder.name for folders in found.values() for folder in folders)
@@ -96,14 +96,14 @@ def _refuse_flat_splits(root: Path, classes: Sequence[Path]) -> None:
         )
 
 
-def _refuse_misspelt(other: Path, classes: Mapping[str, Path]) -> None:
-    """A misspelt split would otherwise be left out."""
+def _refuse_misspelled(other: Path, classes: Mapping[str, Path]) -> None:
+    """Refuse a folder of known classes whose name denotes no split, instead of ignoring it."""
     if classes.keys() & _classes_in(other).keys():
         raise InputError(f"{other}: holds class folders but is no split{nearest(other.name, ALIASES)}")
 
 
-def _beside_splits(other: Path, certain: bool) -> Iterator[str]:
-    """The name of a folder of images that is no split; `certain` if two splits were found, so that none is a class."""
+def _image_folder_outside_splits(other: Path, certain: bool) -> Iterator[str]:
+    """Describe a folder of images that is no split; `certain` if two splits were found, so that it is no class."""
     count = sum(map(_is_image, _files(other)))
     if not count:
         return
@@ -119,24 +119,24 @@ def _beside_splits(other: Path, certain: bool) -> Iterator[str]:
 
 
 def _splits_in_classes(root: Path) -> dict[str, list[tuple[str, Path]]] | None:
-    """Split → class and folder CLASS/SPLIT, where every class has a `train` of its own; else None."""
+    """Split → class and folder CLASS/SPLIT, if every class has a `train` folder; else None."""
     classes = _subfolders(root)
     if splits_among(child for child in classes if _classes_in(child)):
         return None
     found: dict[str, list[tuple[str, Path]]] = {}
     for child in classes:
         inside = splits_among(_classes_in(child).values())
-        folders = [folder for those in inside.values() for folder in those]
+        folders = [folder for group in inside.values() for folder in group]
         mixed = len(folders) != len(_classes_in(child)) or any(_loose(child)) or any(map(_classes_in, folders))
         if "train" not in inside or mixed:
-            return None  # `_class_folders` refuses what is split in some classes only
-        for split, those in inside.items():
-            found.setdefault(split, []).extend((child.name, folder) for folder in those)
+            return None  # `_class_folders` refuses splits in some classes only
+        for split, group in inside.items():
+            found.setdefault(split, []).extend((child.name, folder) for folder in group)
     return found or None
 
 
 def _class_folders(folder: Path) -> list[tuple[str, Path]]:
-    """The classes and their folders; those that look like another arrangement of folders are refused."""
+    """The classes and their folders; folders that suggest another arrangement are refused."""
     inside = {child: _classes_in(child) for child in _subfolders(folder)}
     if len(inside) == 1 and any(inside.values()):
         (only,) = inside
@@ -162,37 +162,39 @@ def _class_folders(folder: Path) -> list[tuple[str, Path]]:
 
 
 def _listed(names: Iterable[str]) -> str:
+    """Up to four names in order, and the number of others."""
     ordered = sorted(names)
     more = f" and {len(ordered) - 4} more" if len(ordered) > 4 else ""
     return ", ".join(f"'{name}'" for name in ordered[:4]) + more
 
 
-def _part(root: Path, classes: Sequence[tuple[str, Path]], left_out: list[str]) -> Part:
+def _split(root: Path, classes: Sequence[tuple[str, Path]], left_out: list[str]) -> SourceSplit:
+    """The images of a split's class folders; adds to `left_out`."""
     images, labels = [], []
     for name, folder in classes:
-        taken, others = _sorted_out(folder)
-        if not taken:
+        found, others = _images_below(folder)
+        if not found:
             instead = f" (but {'; '.join(others)})" if others else ""
             raise InputError(f"{folder}: this class folder holds no images{instead}; fill or remove it")
-        images += taken
-        labels += [_class_name(name)] * len(taken)
+        images += found
+        labels += [_class_name(name)] * len(found)
         left_out += [f"{folder} ({text})" for text in others]
     if not images:
         raise InputError(f"{root}: holds no class folders; images are looked for as {root}/CLASS/NAME.jpg")
-    return Part(images, labels)
+    return SourceSplit(images, labels)
 
 
 def _class_name(name: str) -> str:
-    """The class of a folder: one for both ways to write `é`, and bytes that are no text as escapes."""
+    """The class of a folder: both Unicode forms of `é` are one class; bytes that are not UTF-8 are escaped."""
     return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))
 
 
-def _sorted_out(folder: Path) -> tuple[list[Encoded], list[str]]:
-    """The images below a folder, in one order on every machine, and what else lies there, counted by suffix."""
+def _images_below(folder: Path) -> tuple[list[Encoded], list[str]]:
+    """The images below a folder, in the same order on every machine, and counts of other files by suffix."""
     images, others = [], {}
     for entry in _files(folder):
         path, suffix = Path(entry.path), _suffix(entry)
-        if not _is_file(entry):  # a link to nothing, which is named when it is read; a pipe, which must not be
+        if not _is_file(entry):  # a broken link, reported when it is read, or a pipe, which must not be read
             images.append((path, Encoded(entry.path, path if entry.is_symlink() else None)))
         elif _is_image(entry):
             images.append((path, Encoded(entry.path, path)))
@@ -206,7 +208,7 @@ def _sorted_out(folder: Path) -> tuple[list[Encoded], list[str]]:
 
 
 def _loose(folder: Path) -> Iterator[str]:
-    """The images directly in a folder of class folders, as one text; a link to nothing is refused."""
+    """Describe the images directly in a folder of class folders; a broken link is refused."""
     loose = []
     for entry in _entries(folder):
         if entry.is_symlink() and not os.path.exists(entry.path):
@@ -218,20 +220,22 @@ def _loose(folder: Path) -> Iterator[str]:
 
 
 def _classes_in(folder: Path) -> dict[str, Path]:
-    """Class name → folder, of the folders that hold images."""
+    """Class name → folder, for the subfolders that hold images."""
     return {_class_name(child.name): child for child in _subfolders(folder) if _holds_images(child)}
 
 
 def _holds_images(folder: Path) -> bool:
+    """Whether there is an image below a folder."""
     return any(map(_is_image, _files(folder)))
 
 
 def _subfolders(folder: Path) -> list[Path]:
+    """The folders directly in a folder, in order."""
     return sorted(Path(entry.path) for entry in _entries(folder) if _is_folder(entry))
 
 
 def _files(folder: Path) -> Iterator[os.DirEntry]:
-    """Every file below a folder, in no order; links to folders are followed."""
+    """Every file below a folder, in no particular order; links to folders are followed."""
     waiting = [(os.fspath(folder), frozenset[str]())]
     while waiting:
         place, above = waiting.pop()
@@ -246,7 +250,7 @@ def _files(folder: Path) -> Iterator[os.DirEntry]:
 
 
 def _entries(folder: str | Path) -> Iterator[os.DirEntry]:
-    """What is directly in a folder, without what is hidden or the system's; not read to the end where one is enough."""
+    """The entries of a folder, without hidden and system ones, read as needed."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -257,24 +261,27 @@ def _entries(folder: str | Path) -> Iterator[os.DirEntry]:
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder or a link to one."""
     return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))
 
 
 def _is_file(entry: os.DirEntry) -> bool:
+    """Whether an entry is a regular file or a link to one."""
     return entry.is_file(follow_symlinks=False) or (entry.is_symlink() and os.path.isfile(entry.path))
 
 
 def _is_image(entry: os.DirEntry) -> bool:
-    """By its suffix, else by its first bytes: files from the web often have none."""
+    """Whether an entry is an image, by its suffix, else by its first bytes: files from the web often have no suffix."""
     return _suffix(entry) in SUFFIXES or _kind(entry) == "image"
 
 
 def _suffix(entry: os.DirEntry) -> str:
+    """The suffix in lower case."""
     return os.path.splitext(entry.name)[1].lower()
 
 
 def _kind(entry: os.DirEntry) -> str:
-    """'image', 'text' or 'other', by the first bytes of a file; a link to nothing and a pipe are 'other'."""
+    """'image', 'text' or 'other' by the first bytes of a file; broken links and pipes are 'other'."""
     if not _is_file(entry):
         return "other"
     try:

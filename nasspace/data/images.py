@@ -1,4 +1,4 @@
-"""Images held in memory: one uint8 tensor a split, its fingerprint, other resolutions, stratified shares."""
+"""Images in memory: one uint8 tensor per split, fingerprints, other resolutions, stratified subsets."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from torch.nn import functional
 from nasspace.data.decoding import specification
 from nasspace.data.sources import SPLITS
 
-CHUNK = 128  # images worked on at once where they become floats
+CHUNK = 128  # images converted to floats at once
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """One split: `pixels` uint8 [N, C, H, W], `labels` int64 [N], `originals` what the pixels were decoded from.
+    """One split: `pixels` uint8 [N, C, H, W], `labels` int64 [N], and the `originals` of the pixels.
 
     An original is a path, the bytes of an image file, or a uint8 array [H, W] or [H, W, 3]. Validation and test splits
-    keep theirs, the training split does not.
+    keep their originals, the training split does not.
     """
 
     pixels: Tensor
@@ -37,24 +37,25 @@ class Images:
         return len(self.labels)
 
     def at(self, indices: Tensor) -> Images:
-        """The images at these positions."""
+        """The images at these indices."""
         originals = self.originals
         if originals is not None:
             originals = [originals[index] for index in torch.arange(len(self))[indices].tolist()]
         return Images(self.pixels[indices], self.labels[indices], originals)
 
     def without_originals(self) -> Images:
-        """Pixels and labels alone."""
+        """Pixels and labels only."""
         return Images(self.pixels, self.labels)
 
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Splits of square images held at `resolution`; `skipped` names what was left out.
+    """Splits of square images at `resolution`; `skipped` names images that were left out.
 
-    `mean` and `std` are of each channel of the training split, of 0 to 255, and stay at other resolutions; a 255th of
-    each has six decimals, as in `preprocessing`, the content of preprocessing.json at this resolution. `native` is the
-    most frequent shorter side of the training images in pixels. `seed` and `held_out` are those of `load_data`.
+    `mean` and `std` of each channel are computed on the training split, on a scale of 0 to 255, and are kept at other
+    resolutions. Divided by 255 they have six decimals, as in `preprocessing`, the content of preprocessing.json at this
+    resolution. `native` is the most frequent shorter side of the training images in pixels. `seed` and `held_out` are
+    the arguments of `load_data`.
     """
 
     name: str
@@ -71,30 +72,30 @@ class DataSet:
     preprocessing: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     held_out: float = 0.2
-    own_validation: bool = False  # the data came with a validation split
+    own_validation: bool = False  # the source has a validation split
 
     def __post_init__(self) -> None:
-        found = (self.mean, self.std) if self.mean else moments(self.train.pixels)
-        scaled = [[round(value / 255, 6) for value in values] for values in found]
+        mean_and_std = (self.mean, self.std) if self.mean else moments(self.train.pixels)
+        scaled = [[round(value / 255, 6) for value in values] for values in mean_and_std]
         spec = self.preprocessing or specification(self.channels, self.resolution)
         spec = {**spec, "mean": scaled[0], "std": scaled[1], "classes": list(self.classes)}
-        settled = {
+        derived = {
             "mean": tuple(255 * value for value in scaled[0]),
             "std": tuple(255 * value for value in scaled[1]),
             "native": self.native or self.resolution,
             "preprocessing": spec,
         }
-        for name, value in settled.items():
+        for name, value in derived.items():
             object.__setattr__(self, name, value)
 
     @property
     def validated_on(self) -> str:
-        """What the validation split is made of, as it is named next to an accuracy."""
+        """The name of the validation images in tables and reports."""
         return "validation images" if self.own_validation else "held-out training images"
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What an export needs to find the same validation images again: name, seed, held_out, fingerprint."""
+        """What identifies the validation images: name, seed, held_out, fingerprint."""
         return {
             "name": self.name,
             "seed": self.seed,
@@ -104,7 +105,7 @@ class DataSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """12 hex digits of all that is held: classes, splits, labels, pixels."""
+        """12 hex digits of a hash of classes, resolution, labels and pixels of all splits."""
         digest = hashlib.sha256(repr((self.classes, self.resolution)).encode())
         for images in (self.train, self.validation, self.test):
             for tensor in (images.labels, images.pixels) if images else ():
@@ -115,7 +116,7 @@ class DataSet:
 
 def moments(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation (at least 1) of each channel of uint8 [N, C, H, W]."""
-    counts = torch.zeros(pixels.shape[1], 256, dtype=torch.int64)  # 256 values: counting them is quick and exact
+    counts = torch.zeros(pixels.shape[1], 256, dtype=torch.int64)  # counting 256 values is fast and exact
     for start in range(0, len(pixels), CHUNK):
         for channel, count in enumerate(counts):
             count += torch.bincount(pixels[start : start + CHUNK, channel].flatten(), minlength=256)
@@ -127,9 +128,9 @@ def moments(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def prepared(data: DataSet, resolution: int) -> DataSet:
-    """The data set held at another resolution: itself, or a copy that is worth keeping by whoever trains often.
+    """The data set at another resolution: itself, or a copy; keep the copy to train often.
 
-    The copy's pixels are scaled from those held, not from the originals, which it drops; `preprocessing` names the new
+    The copy's pixels are scaled from the pixels in memory. It drops the originals, and its `preprocessing` has the new
     resolution.
     """
     if resolution == data.resolution:
@@ -144,7 +145,7 @@ def prepared(data: DataSet, resolution: int) -> DataSet:
 
 
 def resized(pixels: Tensor, resolution: int) -> Tensor:
-    """uint8 [N, C, H, W] scaled to `resolution` squared, bilinear and without aliasing."""
+    """Resize uint8 [N, C, H, W] to `resolution` squared, bilinear with antialiasing."""
     if pixels.shape[-2:] == (resolution, resolution):
         return pixels
     scaled = pixels.new_empty((*pixels.shape[:2], resolution, resolution))
@@ -156,7 +157,10 @@ def resized(pixels: Tensor, resolution: int) -> Tensor:
 
 
 def stratified(labels: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Sorted indices of a random `share` of each class, and of the rest; of two or more images each side has one."""
+    """Sorted indices of a random `share` of each class, and of the rest.
+
+    Both parts have at least one image of each class with two or more images.
+    """
     taken, rest = [], []
     for label in labels.unique():
         members = (labels == label).nonzero()[:, 0]

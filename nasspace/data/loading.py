@@ -1,4 +1,4 @@
-"""Data sets by name: found, checked, cut to one size and split."""
+"""Load data sets by name: find, check, decode to one size, and split."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from torch import Tensor
 from nasspace import files
 from nasspace.data import decoding, folders, sources, tables
 from nasspace.data.images import DataSet, Images, prepared, stratified
-from nasspace.data.sources import Found, Part
+from nasspace.data.names import NAMED, PREFIXED
+from nasspace.data.sources import SourceData, SourceSplit
 from nasspace.errors import InputError, nearest
 
 __all__ = ["DataSet", "Images", "load_data", "prepared", "stratified"]
 
-NAMED = ("digits", "fashion-mnist", "cifar10")
-PREFIXED = ("imagefolder:DIR", "parquet:FILE", "hub:NAME")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-LARGEST_NATIVE = 224  # pixels a side that images are held at where nobody asked for a resolution
-MOST_CLASSES = 100_000  # a label above is a mistake: the largest public set of images has 21,841 classes
+LARGEST_NATIVE = 224  # pixels: largest side of images if no resolution is given
+MOST_CLASSES = 100_000  # larger labels are mistakes: the largest public image data set has 21,841 classes
 
 
 def load_data(
@@ -35,13 +34,13 @@ def load_data(
     held_out: float = 0.2,
     skip_broken: bool = False,
 ) -> DataSet:
-    """The data set that `spec` names: `digits`, `imagefolder:DIR`, `parquet:FILE`, a name on the hub, ...
+    """Load the data set that `spec` names: `digits`, `imagefolder:DIR`, `parquet:FILE`, a name on the hub, ...
 
-    Images are cut square and held at `resolution`. A function is given the size of the training images (their most
-    frequent shorter side in pixels) and returns the resolution; without either it is that size, at most 224. Without a
-    validation split of their own, the share `held_out` of each class's training images becomes one, drawn with `seed`;
-    the test split never does. Raises `InputError` for whatever is missing, empty or unreadable, and for training images
-    that show nothing; with `skip_broken` unreadable images are left out. `skipped` names all that was left out.
+    Images are cropped to squares of `resolution` pixels. `resolution` may be a function that gets the size of the
+    training images (their most frequent shorter side in pixels) and returns the resolution; None is that size, at most
+    224. If the source has no validation split, the share `held_out` of each class's training images becomes one, drawn
+    with `seed`; the test split is never used for it. Raises `InputError` for missing, empty or unreadable data, and for
+    training images that are all blank. With `skip_broken`, unreadable images are left out; `skipped` names them.
     """
     if resolution is not None and not callable(resolution):
         _check_resolution(resolution)
@@ -49,8 +48,8 @@ def load_data(
         raise InputError(f"held_out: {held_out} is no share of the training images; give one between 0 and 1")
     found = _find(spec, files.expanded(data_dir) if data_dir else None)
     classes, labels = _encode_labels(found)
-    held = _pixels(found, labels, resolution, skip_broken)
-    splits = held.splits
+    decoded = _decoded(found, labels, resolution, skip_broken)
+    splits = decoded.splits
     own = "validation" in splits
     _check_classes(found.place, classes, splits["train"].labels, split_off=not own)
     if not own:
@@ -58,16 +57,16 @@ def load_data(
         splits = {**splits, "validation": splits["train"].at(taken), "train": splits["train"].at(kept)}
     splits["train"] = splits["train"].without_originals()
     _check_variance(found.place, splits["train"].pixels)
-    channels, side, _ = held.preprocessing["input"]
+    channels, side, _ = decoded.preprocessing["input"]
     return DataSet(
         spec,
         classes,
         channels,
         **{split: splits.get(split) for split in sources.SPLITS},
         resolution=side,
-        skipped=(*found.left_out, *held.skipped),
-        native=held.native,
-        preprocessing=held.preprocessing,
+        skipped=(*found.left_out, *decoded.skipped),
+        native=decoded.native,
+        preprocessing=decoded.preprocessing,
         seed=seed,
         held_out=held_out,
         own_validation=own,
@@ -75,11 +74,13 @@ def load_data(
 
 
 def _check_resolution(resolution: int) -> None:
+    """Refuse a resolution below 1."""
     if resolution < 1:
         raise InputError(f"a resolution of {resolution} holds no image; give one above 0")
 
 
-def _find(spec: str, data_dir: Path | None) -> Found:
+def _find(spec: str, data_dir: Path | None) -> SourceData:
+    """The source that `spec` names, not yet decoded."""
     kind, _, rest = spec.partition(":")
     if data_dir and spec not in ("fashion-mnist", "cifar10"):
         raise InputError(f"--data-dir names the files of fashion-mnist or cifar10; {spec} does not take it")
@@ -98,7 +99,8 @@ def _find(spec: str, data_dir: Path | None) -> Found:
     return _from_hub(spec, rest if kind == "hub" else spec)
 
 
-def _cifar10(data_dir: Path | None) -> Found:
+def _cifar10(data_dir: Path | None) -> SourceData:
+    """CIFAR-10 from parquet files in `data_dir`, else from the hub."""
     if data_dir:
         found = tables.parquet(data_dir)
     else:
@@ -106,10 +108,11 @@ def _cifar10(data_dir: Path | None) -> Found:
             found = tables.hub("uoft-cs/cifar10")
         except InputError as error:
             raise InputError(f"{error}; --data-dir may name a folder with its train.parquet and test.parquet") from None
-    return found if found.names else dataclasses.replace(found, names=CIFAR10)
+    return found if found.class_names else dataclasses.replace(found, class_names=CIFAR10)
 
 
-def _from_hub(spec: str, name: str) -> Found:
+def _from_hub(spec: str, name: str) -> SourceData:
+    """A data set of the hub; an unknown name is an `InputError` with the nearest built-in one."""
     if kind := files.kind_of(files.expanded(spec)):
         raise InputError(f"'{spec}' is a path; write {'imagefolder' if kind == 'folder' else 'parquet'}:{spec}")
     try:
@@ -120,25 +123,26 @@ def _from_hub(spec: str, name: str) -> Found:
         raise InputError(f"{error}; {built_in}{hint if 'mean' in hint else ''}") from None
 
 
-def _encode_labels(found: Found) -> tuple[tuple[str, ...], dict[str, Tensor]]:
-    """Class names and, for each split, the labels as their positions; a split without labels is left out."""
-    train = found.parts["train"].labels
+def _encode_labels(found: SourceData) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+    """Class names, and the labels of each split as indices into them; a test split without labels is left out."""
+    train = found.splits["train"].labels
     numbers = not any(isinstance(label, str) for label in train)
-    if numbers and found.names:
-        known: Sequence[int | str] = range(len(found.names))
+    if numbers and found.class_names:
+        known: Sequence[int | str] = range(len(found.class_names))
     else:
-        known = found.names or sorted({label for label in train if label is not None})
+        known = found.class_names or sorted({label for label in train if label is not None})
     positions = {label: position for position, label in enumerate(known)}
     labels = {}
-    for split, part in found.parts.items():
-        # Competitions hold back the labels of a test split: on the hub all are -1, elsewhere null or empty.
+    for split, part in found.splits.items():
+        # Competitions withhold the labels of the test split: all are -1 on the hub, null or empty elsewhere.
         if split != "test" or not set(part.labels) <= {-1, None, ""}:
             _check_labels(split, part, positions, found)
             labels[split] = torch.tensor([positions[label] for label in part.labels])
-    return found.names or tuple(map(str, known)), labels
+    return found.class_names or tuple(map(str, known)), labels
 
 
-def _check_labels(split: str, part: Part, known: Mapping[int | str, int], found: Found) -> None:
+def _check_labels(split: str, part: SourceSplit, known: Mapping[int | str, int], found: SourceData) -> None:
+    """Refuse missing and unknown labels."""
     for label in dict.fromkeys(part.labels):
         if label in known and (isinstance(label, str) or 0 <= label < MOST_CLASSES):
             continue
@@ -146,14 +150,14 @@ def _check_labels(split: str, part: Part, known: Mapping[int | str, int], found:
         place = image.place if isinstance(image, decoding.Encoded) else f"{found.place} {split}"
         if label is None:
             raise InputError(f"{place}: has no label; {part.labels.count(None)} images of the split have none")
-        what = f"the {len(found.names)} named classes" if found.names else "the training images' classes"
+        what = f"the {len(found.class_names)} named classes" if found.class_names else "the training images' classes"
         if label in known:
             what = f"numbers from 0 to {MOST_CLASSES - 1:,}"
         raise InputError(f"{place}: its label {label!r} is not among {what}; correct it or leave the image out")
 
 
 def _check_classes(place: str, classes: tuple[str, ...], labels: Tensor, split_off: bool) -> None:
-    """Each class has an image to train on, and one more where validation images are split off."""
+    """Refuse a single class, and classes with too few training images (two if validation images are split off)."""
     if len(classes) < 2:
         raise InputError(f"{place}: has one class only, '{classes[0]}'; there is nothing to tell apart")
     counts = torch.bincount(labels, minlength=len(classes)).tolist()
@@ -167,6 +171,7 @@ def _check_classes(place: str, classes: tuple[str, ...], labels: Tensor, split_o
 
 
 def _check_variance(place: str, pixels: Tensor) -> None:
+    """Refuse training images whose pixels are all equal."""
     low, high = pixels.amin((0, 2, 3)), pixels.amax((0, 2, 3))
     if torch.equal(low, high):
         raise InputError(
@@ -177,8 +182,8 @@ def _check_variance(place: str, pixels: Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class _Held:
-    """The splits decoded, the places of images left out, the native side, and the preprocessing."""
+class _Decoded:
+    """Decoded splits, places of images left out, native side, and preprocessing."""
 
     splits: dict[str, Images]
     skipped: tuple[str, ...]
@@ -186,15 +191,15 @@ class _Held:
     preprocessing: dict[str, Any]
 
 
-def _pixels(
-    found: Found, labels: dict[str, Tensor], resolution: int | Callable[[int], int] | None, skip_broken: bool
-) -> _Held:
-    """Each split's images at one resolution.
+def _decoded(
+    found: SourceData, labels: dict[str, Tensor], resolution: int | Callable[[int], int] | None, skip_broken: bool
+) -> _Decoded:
+    """Decode the images of all splits at one resolution.
 
-    Size, color and range of values are those of the training images as found, before any are held out, so that they do
-    not depend on the seed.
+    Size, color and range of values are those of all training images, before any are held out, so that they do not
+    depend on the seed.
     """
-    parts = {split: found.parts[split].images for split in labels}
+    parts = {split: found.splits[split].images for split in labels}
     if isinstance(parts["train"], Tensor):
         return _from_arrays(found.place, parts, labels, resolution)
     heads = {split: decoding.headers(images) for split, images in parts.items()}
@@ -215,20 +220,20 @@ def _pixels(
     broken = [(parts[split][at].place, why) for split, (_, wrong) in decoded.items() for at, why in wrong.items()]
     if broken and not skip_broken:
         raise decoding.name_broken(broken)
-    held = {split: _kept(*decoded[split], labels[split], parts[split]) for split in parts}
-    for split, images in held.items():
+    splits = {split: _readable(*decoded[split], labels[split], parts[split]) for split in parts}
+    for split, images in splits.items():
         if not len(images):
             raise InputError(f"{found.place}: none of its {split} images can be read")
-    return _Held(held, tuple(place for place, _ in broken), native, preprocessing)
+    return _Decoded(splits, tuple(place for place, _ in broken), native, preprocessing)
 
 
 def _from_arrays(
     place: str, parts: dict[str, Tensor], labels: dict[str, Tensor], resolution: int | Callable[[int], int] | None
-) -> _Held:
-    """As `_pixels`, of images that were found as uint8 [N, C, H, W]."""
+) -> _Decoded:
+    """As `_decoded`, for sources of uint8 [N, C, H, W]."""
     native = min(parts["train"].shape[2:])
     preprocessing = decoding.specification(parts["train"].shape[1], _resolution(resolution, native))
-    held = {}
+    splits = {}
     for split, pixels in parts.items():
         arrays = list(pixels[:, 0].numpy() if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1).numpy())
         if list(pixels.shape[1:]) != preprocessing["input"]:
@@ -236,26 +241,29 @@ def _from_arrays(
             pixels, broken = decoding.decode(encoded, preprocessing)
             if broken:
                 raise decoding.name_broken([(encoded[index].place, why) for index, why in broken.items()])
-        held[split] = Images(pixels, labels[split], arrays)
-    return _Held(held, (), native, preprocessing)
+        splits[split] = Images(pixels, labels[split], arrays)
+    return _Decoded(splits, (), native, preprocessing)
 
 
-def _resolution(asked: int | Callable[[int], int] | None, native: int) -> int:
-    if not callable(asked):
-        return asked or min(native, LARGEST_NATIVE)
-    chosen = asked(native)
+def _resolution(requested: int | Callable[[int], int] | None, native: int) -> int:
+    """The resolution for images of the side `native`."""
+    if not callable(requested):
+        return requested or min(native, LARGEST_NATIVE)
+    chosen = requested(native)
     _check_resolution(chosen)
     return chosen
 
 
 def _broken_headers(parts: dict, heads: dict) -> Iterator[tuple[str, str]]:
+    """Place and reason of each image whose header cannot be read."""
     for split, images in parts.items():
         for image, head in zip(images, heads[split], strict=True):
             if head.broken:
                 yield image.place, head.broken
 
 
-def _kept(pixels: Tensor, broken: dict[int, str], labels: Tensor, encoded: Sequence[decoding.Encoded]) -> Images:
+def _readable(pixels: Tensor, broken: dict[int, str], labels: Tensor, encoded: Sequence[decoding.Encoded]) -> Images:
+    """The images of a split without the broken ones."""
     images = Images(pixels, labels, [image.content for image in encoded])
     kept = [index for index in range(len(labels)) if index not in broken]
     return images.at(torch.tensor(kept, dtype=torch.int64)) if broken else images

@@ -1,7 +1,7 @@
 """Classify images with an exported network: `python predict.py IMAGE... [--top K] [--json] [--folder DIR]`.
 
-Needs numpy, pillow and onnxruntime. This file is copied into every export folder and is also the training pipeline's
-preprocessing, so that both see the same pixels.
+Needs numpy, pillow and onnxruntime. This file is copied into every export folder and does the preprocessing of the
+training pipeline, too, so that both see the same pixels.
 """
 
 import argparse
@@ -23,11 +23,11 @@ KEYS = (
     *("resize", "interpolation", "crop", "mean", "std", "classes"),
 )
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's names
-LARGEST = float(np.finfo(np.float32).max)  # of a number in preprocessing.json
-SMALLEST = 1e-30  # of a standard deviation: one that is not 0 as a float32
-BATCH = 32  # images run at once where the network takes any number
-FULL_SCALE = (0, 65535)  # the range of integer images of more than eight bits where none is given
-TURNS = {
+LARGEST = float(np.finfo(np.float32).max)  # largest number in preprocessing.json
+SMALLEST = 1e-30  # smallest standard deviation: not 0 as a float32
+BATCH = 32  # images of a batch if the network takes any number
+FULL_SCALE = (0, 65535)  # default `range` of integer images of more than eight bits
+TURNS = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -39,13 +39,13 @@ TURNS = {
 
 
 def preprocess(image: str | Path | bytes | Image.Image | np.ndarray, spec: dict) -> np.ndarray:
-    """Pixels as the network was trained on them, uint8 [C, H, W]; `normalize` comes next.
+    """Preprocess an image as in training, to uint8 [C, H, W]; `normalize` comes next.
 
     `image` is a path, the bytes of an image file, a Pillow image, or a uint8 array [H, W] or [H, W, 3]. `spec` is the
     content of preprocessing.json. Steps: decode (a large JPEG at a fraction of its size, `draft`), rotate as EXIF says,
-    scale more than eight bits by `range`, put transparency on `background`, convert to `color`, resize, crop the
-    center. Raises ValueError or OSError for an image that cannot be used. A Pillow image that is not decoded yet is
-    decoded in place.
+    scale more than eight bits by `range`, blend transparent images with `background`, convert to `color`, resize, crop
+    the center. Raises ValueError or OSError for an unusable image. A Pillow image that is not decoded yet is decoded in
+    place.
     """
     if isinstance(image, np.ndarray):
         return _pixels(_from_array(image), spec)
@@ -58,7 +58,7 @@ def preprocess(image: str | Path | bytes | Image.Image | np.ndarray, spec: dict)
 def normalize(pixels: np.ndarray, spec: dict) -> np.ndarray:
     """The network's input `(pixels / 255 - mean) / std`, float32 [N, C, H, W].
 
-    `pixels` is uint8 [N, C, H, W] or [C, H, W].
+    `pixels` are uint8 [N, C, H, W] or [C, H, W].
     """
     pixels = pixels if pixels.ndim == 4 else pixels[None]
     mean, std = (np.array(spec[key], np.float32)[:, None, None] for key in ("mean", "std"))
@@ -72,15 +72,15 @@ def class_probabilities(scores: np.ndarray) -> np.ndarray:
 
 
 def classify(files: Sequence[str | Path], folder: str | Path, top: int = 5) -> list[dict]:
-    """The class of each file by model.onnx in `folder`: `file`, `class`, `probability`, and the `top` classes.
+    """Classify files with model.onnx in `folder`: `file`, `class`, `probability` and the `top` classes of each.
 
-    Raises ValueError that names the file for one that cannot be used, ImportError without onnxruntime.
+    Raises ValueError that names an unusable file, ImportError without onnxruntime.
     """
     spec, session = read_spec(folder), open_network(folder)
     predictions = []
     for start in range(0, len(files), BATCH):
         chunk = files[start : start + BATCH]
-        pixels = np.stack([_named(file, spec) for file in chunk])
+        pixels = np.stack([_preprocess_file(file, spec) for file in chunk])
         try:
             scores = network_scores(session, normalize(pixels, spec))
         except Exception as error:  # ONNX Runtime's exceptions have no common class
@@ -102,7 +102,7 @@ def classify(files: Sequence[str | Path], folder: str | Path, top: int = 5) -> l
 
 
 def read_spec(folder: str | Path) -> dict:
-    """The content of preprocessing.json in `folder`; raises ValueError where it is missing or damaged."""
+    """Read preprocessing.json in `folder`; raises ValueError if it is missing or damaged."""
     path = Path(folder) / "preprocessing.json"
     try:
         spec = json.loads(path.read_text(encoding="utf-8"))
@@ -114,14 +114,14 @@ def read_spec(folder: str | Path) -> dict:
 
 
 def problems(spec: Any) -> Iterator[str]:
-    """What of the content of preprocessing.json is missing, unknown or of a wrong kind, in words."""
+    """Messages about missing, unknown and invalid values in the content of preprocessing.json."""
     if not isinstance(spec, dict):
         yield "not an object of named values"
         return
     if missing := [key for key in KEYS if key not in spec]:
         yield f"lacks {', '.join(missing)}"
         return
-    if unknown := [key for key in spec if key not in KEYS]:  # a step that this version would leave out
+    if unknown := [key for key in spec if key not in KEYS]:  # perhaps a step that this version would skip
         yield f"{unknown[0]!r} is not known to this version"
     if not _is_list(spec["input"], 3, _is_size):
         yield "input is not three whole numbers above 0"
@@ -150,6 +150,7 @@ def problems(spec: Any) -> Iterator[str]:
 
 
 def _problems_of_resize(resize: Any) -> Iterator[str]:
+    """Messages about an invalid `resize`."""
     if not isinstance(resize, dict) or list(resize) not in (["size"], ["shorter_side"]):
         yield "resize is neither a size nor a shorter_side"
     elif "size" in resize and not _is_list(resize["size"], 2, _is_size):
@@ -159,24 +160,27 @@ def _problems_of_resize(resize: Any) -> Iterator[str]:
 
 
 def _is_list(value: Any, count: int | None, each: Callable[[Any], bool]) -> bool:
+    """Whether a value is a list, of `count` elements unless None, that all pass `each`."""
     return isinstance(value, list) and (count is None or len(value) == count) and all(map(each, value))
 
 
 def _is_number(value: Any) -> bool:
-    """Not NaN, not infinite, and no truth value, which Python takes for a number."""
+    """Whether a value is a finite number and no boolean, which Python takes for a number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 def _is_size(value: Any) -> bool:
+    """Whether a value is a number of pixels."""
     return _is_number(value) and isinstance(value, int) and value >= 1
 
 
 def _is_level(value: Any) -> bool:
+    """Whether a value is a level of eight bits."""
     return _is_number(value) and isinstance(value, int) and 0 <= value <= 255
 
 
 def _is_name(value: Any) -> bool:
-    """A text that can be printed; the bytes of a folder's name need not be UTF-8."""
+    """Whether a value is a string that can be printed; the bytes of a folder's name need not be UTF-8."""
     if not isinstance(value, str):
         return False
     try:
@@ -187,6 +191,7 @@ def _is_name(value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
+    """The representation of a value, cut to 40 characters."""
     text = repr(value)
     return text if len(text) <= 40 else text[:40] + "..."
 
@@ -202,65 +207,66 @@ def open_network(folder: str | Path):
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file; --folder names the export folder")
     try:
-        # The content, since ONNX Runtime takes no path that is not UTF-8.
+        # The content, since ONNX Runtime accepts only paths in UTF-8.
         return onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common class
         raise ValueError(f"{path}: cannot be loaded ({_first_line(error)})") from None
 
 
 def network_scores(session, inputs: np.ndarray) -> np.ndarray:
-    """Scores [N, classes] of inputs [N, C, H, W]; a network of a fixed batch gets full batches, padded with zeros."""
-    given = session.get_inputs()[0]
-    fixed = given.shape[0] if isinstance(given.shape[0], int) else 0
+    """Scores [N, classes] of inputs [N, C, H, W]; a fixed batch size is filled with zeros."""
+    declared = session.get_inputs()[0]
+    fixed = declared.shape[0] if isinstance(declared.shape[0], int) else 0
     size = fixed or BATCH
     scores = []
     for start in range(0, len(inputs), size):
         batch = inputs[start : start + size]
         padding = np.zeros((fixed - len(batch) if fixed else 0, *batch.shape[1:]), batch.dtype)
-        scores.append(session.run(None, {given.name: np.concatenate([batch, padding])})[0][: len(batch)])
+        scores.append(session.run(None, {declared.name: np.concatenate([batch, padding])})[0][: len(batch)])
     return np.concatenate(scores)
 
 
 @contextlib.contextmanager
 def opened(image: str | Path | bytes) -> Iterator[Image.Image]:
-    """A Pillow image of a file or its bytes, not yet decoded."""
+    """Open a file or its bytes as a Pillow image that is not decoded yet."""
     with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as file:
         jpeg = file.read(3) == b"\xff\xd8\xff"
         file.seek(0)
         with _opened_jpeg(file) if jpeg else Image.open(file) as picture:
-            if picture.format == "EPS":  # for which Pillow starts Ghostscript, whatever the file is called
+            if picture.format == "EPS":  # whatever its suffix; Pillow would start Ghostscript
                 raise ValueError("PostScript, a program that is not run; convert it to PNG")
             yield picture
 
 
 def is_deep(picture: Image.Image) -> bool:
-    """Whether its pixels have more than eight bits."""
+    """Whether the pixels of a gray image have more than eight bits."""
     return picture.mode in ("I", "F") or picture.mode.startswith("I;16")
 
 
 def check_size(size: tuple[int, int], what: str = "") -> None:
-    """Refuse a picture of (width, height) above Pillow's limit for decompression bombs by ValueError."""
+    """Raise ValueError for a size (width, height) above Pillow's limit for decompression bombs."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit and size[0] * size[1] > limit:
         raise ValueError(f"{what}{size[0]}x{size[1]} pixels exceeds limit of {limit:,} pixels")
 
 
 def _opened_jpeg(file: io.BufferedIOBase) -> Image.Image:
-    """As Image.open, without its limit of pixels: `draft` may decode far fewer."""
+    """Open a JPEG without the pixel limit of Image.open: `draft` may decode far fewer pixels."""
     try:
         return JpegImagePlugin.JpegImageFile(file)
-    except (SyntaxError, IndexError, TypeError, struct.error):  # those that Image.open takes for "not this format"
+    except (SyntaxError, IndexError, TypeError, struct.error):  # as in Image.open
         raise UnidentifiedImageError("not a JPEG file") from None
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
+    """A Pillow image from a uint8 array."""
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         raise ValueError(f"an array of {array.dtype} {array.shape} is no image; give uint8 [H, W] or [H, W, 3]")
     return Image.fromarray(array)
 
 
 def _decoded(picture: Image.Image, spec: dict) -> Image.Image:
-    """Upright, of eight bits, without transparency."""
+    """Decode a picture: upright, eight bits, no transparency."""
     if spec["draft"] and isinstance(picture, JpegImagePlugin.JpegImageFile):
         picture.draft(None, (spec["draft"][1], spec["draft"][0]))
     check_size(picture.size)
@@ -273,6 +279,7 @@ def _decoded(picture: Image.Image, spec: dict) -> Image.Image:
 
 
 def _pixels(picture: Image.Image, spec: dict) -> np.ndarray:
+    """Convert a decoded picture to `color`, resize and crop it: uint8 [C, H, W]."""
     picture = picture if picture.mode == spec["color"] else picture.convert(spec["color"])
     pixels = np.asarray(_cropped(_resized(picture, spec), spec["crop"]))
     pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
@@ -282,16 +289,16 @@ def _pixels(picture: Image.Image, spec: dict) -> np.ndarray:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Turned as EXIF says; an EXIF block that cannot be read is ignored."""
+    """Rotate a picture as EXIF says; unreadable EXIF data is ignored."""
     try:
         turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # Pillow's parsers raise whatever foreign bytes lead them to
+    except Exception:  # Pillow's parsers raise all kinds of exceptions on damaged data
         turn = None
     return picture if turn is None else picture.transpose(turn)
 
 
 def _eight_bits(picture: Image.Image, limits: Sequence[float] | None) -> Image.Image:
-    """LOW becomes 0 and HIGH 255; values outside are clipped, and what is not a number becomes 0."""
+    """Scale the low limit to 0 and the high one to 255; values outside are clipped, and NaN becomes 0."""
     if limits is None and picture.mode == "F":
         raise ValueError("its pixels are floating-point numbers, and preprocessing.json gives no range for them")
     low, high = limits or FULL_SCALE
@@ -306,28 +313,31 @@ def _eight_bits(picture: Image.Image, limits: Sequence[float] | None) -> Image.I
 
 
 def _opaque(picture: Image.Image, background: Sequence[int]) -> Image.Image:
+    """Blend a transparent picture with the background."""
     if not picture.has_transparency_data:
         return picture
-    if picture.mode == "La":  # which Pillow converts to LA only
+    if picture.mode == "La":  # Pillow converts it to LA only
         picture = picture.convert("LA")
     picture = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", picture.size, (*background, 255)), picture)
 
 
 def _resized(picture: Image.Image, spec: dict) -> Image.Image:
+    """Resize a picture to `size` or by its `shorter_side`."""
     width, height = picture.size
     if "size" in spec["resize"]:
-        wanted = (spec["resize"]["size"][1], spec["resize"]["size"][0])
+        size = (spec["resize"]["size"][1], spec["resize"]["size"][0])
     else:
         side, shorter = spec["resize"]["shorter_side"], min(width, height)
-        wanted = (round(width * side / shorter), round(height * side / shorter))
-    if wanted == picture.size:
+        size = (round(width * side / shorter), round(height * side / shorter))
+    if size == picture.size:
         return picture
-    check_size(wanted, f"{width}x{height} pixels is too long and narrow: scaled to ")
-    return picture.resize(wanted, Image.Resampling[spec["interpolation"].upper()])
+    check_size(size, f"{width}x{height} pixels is too long and narrow: scaled to ")
+    return picture.resize(size, Image.Resampling[spec["interpolation"].upper()])
 
 
 def _cropped(picture: Image.Image, crop: Sequence[int] | None) -> Image.Image:
+    """Crop the center of a picture."""
     if not crop or (crop[1], crop[0]) == picture.size:
         return picture
     height, width = crop
@@ -337,44 +347,47 @@ def _cropped(picture: Image.Image, crop: Sequence[int] | None) -> Image.Image:
     return picture.crop((left, top, left + width, top + height))
 
 
-def _named(file: str | Path, spec: dict) -> np.ndarray:
+def _preprocess_file(file: str | Path, spec: dict) -> np.ndarray:
+    """Preprocess a file; an unusable one is a ValueError that names it."""
     try:
         return preprocess(file, spec)
     except UnidentifiedImageError:
         raise ValueError(f"{file}: no image format that Pillow knows") from None
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror or _first_line(error)}") from None
-    except Exception as error:  # Pillow's decoders raise whatever foreign bytes lead them to
+    except Exception as error:  # Pillow's decoders raise all kinds of exceptions on damaged files
         raise ValueError(f"{file}: {_first_line(error)}") from None
 
 
 def _first_line(error: Exception) -> str:
+    """The first line of an error's message, else the name of its class."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the class of each image; exit status 2 and one message for what cannot be used."""
+    """Print the class of each image; exit status 2 and one message for unusable input."""
     parser = argparse.ArgumentParser(prog="predict.py", description="Classify images with the network of a folder.")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image file")
     parser.add_argument("--top", type=int, metavar="K", help="list the K most probable classes (default: 1, --json: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--folder", default=Path(__file__).parent, help="the export folder (default: this file's)")
-    asked = parser.parse_args(arguments)
-    if asked.top is not None and asked.top < 1:
+    options = parser.parse_args(arguments)
+    if options.top is not None and options.top < 1:
         parser.error("--top: give a number above 0")
-    warnings.simplefilter("ignore")  # Pillow's remarks on odd files
+    warnings.simplefilter("ignore")  # Pillow's warnings about unusual files
     try:
-        predictions = classify(asked.images, asked.folder, asked.top or (5 if asked.json else 1))
+        predictions = classify(options.images, options.folder, options.top or (5 if options.json else 1))
     except (ValueError, ImportError) as error:
         print(error, file=sys.stderr)
         return 2
-    if asked.json:
+    if options.json:
         print(json.dumps({"predictions": predictions}, indent=2))
         return 0
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name need not be text
-    for found in predictions:
-        print(found["file"], *(f"{each['class']}\t{each['probability']:.4f}" for each in found["top"]), sep="\t")
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name need not be UTF-8
+    for prediction in predictions:
+        classes = (f"{each['class']}\t{each['probability']:.4f}" for each in prediction["top"])
+        print(prediction["file"], *classes, sep="\t")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: bundled sets and IDX files, found but not yet decoded; splits by their names."""
+"""Data sets before decoding: bundled sets, IDX files, and which names denote which split."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPLITS = {
     "test": ("test", "testing"),
 }
 ALIASES = {alias: split for split, aliases in SPLITS.items() for alias in aliases}
-NEUTRAL = {
+NEUTRAL = {  # words that say nothing about the kind of a split
     "of",
     "set",
     "seg",
@@ -40,7 +40,7 @@ NEUTRAL = {
     "files",
     "photos",
 }
-FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
+FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package
 FASHION_CLASSES = (
     *("t-shirt", "trouser", "pullover", "dress", "coat"),
     *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
@@ -48,23 +48,23 @@ FASHION_CLASSES = (
 
 
 @dataclass(frozen=True)
-class Part:
-    """One split as it was found: images, decoded (uint8 [N, C, H, W]) or not, and a label each, None if unknown."""
+class SourceSplit:
+    """One split of a source: images, decoded (uint8 [N, C, H, W]) or not, and their labels, None if unknown."""
 
     images: Sequence[Encoded] | Tensor
     labels: Sequence[int | str | None]
 
 
 @dataclass(frozen=True)
-class Found:
-    """The splits by name (`train` at least) and, where labels are numbers and it is known, the name of each class.
+class SourceData:
+    """The splits of a source by name (at least `train`); `place` names the source in messages.
 
-    `left_out` has a text for whatever is not used.
+    `class_names` are the names of numeric labels, if known. `left_out` describes what is not used.
     """
 
     place: str
-    parts: dict[str, Part]
-    names: tuple[str, ...] | None = None
+    splits: dict[str, SourceSplit]
+    class_names: tuple[str, ...] | None = None
     left_out: tuple[str, ...] = ()
 
 
@@ -79,12 +79,13 @@ def words_of(name: str) -> list[str]:
 
 
 def _without_set(word: str) -> tuple[str, str] | None:
+    """Split a word such as `testset` in two; None for others."""
     stem = word.removesuffix("set")
     return (stem, "set") if stem != word and stem in ALIASES else None
 
 
 def split_of(name: str) -> tuple[str, tuple[str, ...]] | None:
-    """The split that a name names, and its other words but for such as `set` and `images`; None if it names none.
+    """The split that a name denotes, and its other words except neutral ones (`set`, `images`); None if it is none.
 
     >>> split_of("seg_train"), split_of("asl_test"), split_of("cats"), split_of("train_val")
     (('train', ()), ('test', ('asl',)), None, None)
@@ -97,10 +98,10 @@ def split_of(name: str) -> tuple[str, tuple[str, ...]] | None:
 
 
 def splits_among(paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """Split → those of the paths whose name (without suffix) names it.
+    """Map each split to the paths whose names (without suffix) denote it.
 
-    Where none is plainly `train`, names with other words, such as `asl_train` and `asl_test`, count if two splits have
-    the same ones: `test_tube` is a class.
+    If no path is plainly named `train`, names with other words, such as `asl_train` and `asl_test`, count if two splits
+    share these words; `test_tube` is a class.
     """
     groups: dict[tuple[str, ...], dict[str, list[Path]]] = {}
     for path in paths:
@@ -114,15 +115,18 @@ def splits_among(paths: Iterable[Path]) -> dict[str, list[Path]]:
     return {split: those for split, those in found.items() if those}
 
 
-def digits() -> Found:
-    """1,797 handwritten digits of 8x8 grey levels, bundled with scikit-learn (UCI ML, optdigits, its test part)."""
+def digits() -> SourceData:
+    """1,797 handwritten digits of 8x8 gray levels, bundled with scikit-learn (UCI ML, optdigits, its test part)."""
     table = _digits()
     pixels = torch.from_numpy(table[:, :-1]).view(-1, 8, 8).mul(255 / 16).round().to(torch.uint8)[:, None]
-    return Found("digits", {"train": Part(pixels, table[:, -1].astype(int).tolist())}, tuple("0123456789"))
+    return SourceData("digits", {"train": SourceSplit(pixels, table[:, -1].astype(int).tolist())}, tuple("0123456789"))
 
 
 def _digits() -> np.ndarray:
-    """A row an image: 64 levels of 0 to 16 and the digit; read without importing scikit-learn, which takes seconds."""
+    """One row per image: 64 levels of 0 to 16, then the digit.
+
+    The file is read without importing scikit-learn, which takes seconds.
+    """
     package = importlib.util.find_spec("sklearn")
     for place in package.submodule_search_locations or () if package else ():
         path = Path(place) / "datasets" / "data" / "digits.csv.gz"
@@ -134,15 +138,15 @@ def _digits() -> np.ndarray:
     return np.column_stack([bunch.data, bunch.target])
 
 
-def fashion_mnist(folder: Path | None) -> Found:
-    """Fashion-MNIST from its four IDX files; Debian's folder unless another is given."""
+def fashion_mnist(folder: Path | None) -> SourceData:
+    """Fashion-MNIST from its four IDX files in `folder`, by default Debian's."""
     home = folder or FASHION_FOLDER
     if kind_of(home) != "folder":
         raise InputError(
             f"fashion-mnist: there is no folder {home}; install Debian's package (apt install "
             "dataset-fashion-mnist), or name the folder of the four IDX files by --data-dir"
         )
-    parts = {}
+    splits = {}
     for split, stem in (("train", "train"), ("test", "t10k")):
         pixels = _idx(home / f"{stem}-images-idx3-ubyte.gz", dimensions=3)
         labels = _idx(home / f"{stem}-labels-idx1-ubyte.gz", dimensions=1)
@@ -150,16 +154,16 @@ def fashion_mnist(folder: Path | None) -> Found:
             raise InputError(f"{home}: {len(pixels)} {split} images but {len(labels)} labels; get them again")
         if not len(labels):
             raise InputError(f"{home}: has no {split} images; get the files again")
-        parts[split] = Part(pixels[:, None], labels.tolist())
-    return Found(str(home), parts, FASHION_CLASSES)
+        splits[split] = SourceSplit(pixels[:, None], labels.tolist())
+    return SourceData(str(home), splits, FASHION_CLASSES)
 
 
 def _idx(path: Path, dimensions: int) -> Tensor:
-    """The uint8 array of an IDX file, packed or not: zeros, type 8, dimensions, their sizes, then the bytes."""
-    packed = path.exists()
-    path = path if packed else path.with_suffix("")
+    """Read the uint8 array of an IDX file, compressed or not: zeros, type 8, dimensions, their sizes, the bytes."""
+    compressed = path.exists()
+    path = path if compressed else path.with_suffix("")
     try:
-        content = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
+        content = gzip.decompress(path.read_bytes()) if compressed else path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}.gz: there is no such file; --data-dir names the folder that has it") from None
     except (OSError, EOFError, zlib.error) as error:

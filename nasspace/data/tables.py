@@ -1,4 +1,4 @@
-"""Images as rows of a table: parquet files as they lie on the Hugging Face hub, and the hub itself."""
+"""Images as rows of tables: parquet files in the format of the Hugging Face hub, and the hub itself."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from pathlib import Path
 from typing import Any
 
 from nasspace.data.decoding import Encoded
-from nasspace.data.sources import SPLITS, Found, Part, splits_among
+from nasspace.data.sources import SPLITS, SourceData, SourceSplit, splits_among
 from nasspace.errors import InputError, first_line
 from nasspace.files import kind_of
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
-HUB_TIMEOUT = 10.0  # seconds within which the hub must say that it has the data set
+HUB_TIMEOUT = 10.0  # seconds for the hub to answer
 
 
-def parquet(path: Path) -> Found:
-    """A file, or a folder with the files of each split, which they are named after.
+def parquet(path: Path) -> SourceData:
+    """A parquet file, or a folder of files named after their splits.
 
-    A file that is one of several pieces (`train-00000-of-00002.parquet`) stands for all of them. Next to a file of
-    the train split, those of the other splits are taken too.
+    One of several pieces (`train-00000-of-00002.parquet`) stands for all of them. With a file of the train split, the
+    files of the other splits next to it are read, too.
     """
     splits, left_out = _parquet_files(path)
     names = _class_names(_schema(splits["train"][0]).metadata or {}, splits["train"][0])
-    parts = {split: _read_all(files, labeled=split != "test") for split, files in splits.items()}
-    return Found(str(path), parts, names, left_out)
+    read = {split: _read_all(files, labeled=split != "test") for split, files in splits.items()}
+    return SourceData(str(path), read, names, left_out)
 
 
-def hub(name: str) -> Found:
+def hub(name: str) -> SourceData:
     """A data set of the Hugging Face hub, `NAME` or `NAME:CONFIGURATION`, through `datasets` and its cache."""
     import datasets
 
@@ -48,12 +48,12 @@ def hub(name: str) -> Found:
     parts = {}
     for split, rows in splits.items():
         table = rows.cast_column(image, datasets.Image(decode=False)).with_format("arrow")[:]
-        parts[split] = _part(table.column(image), table.column(label), f"{name} {split}")
-    return Found(name, parts, tuple(features[label].names) if label in classes else None)
+        parts[split] = _split(table.column(image), table.column(label), f"{name} {split}")
+    return SourceData(name, parts, tuple(features[label].names) if label in classes else None)
 
 
 def _parquet_files(path: Path) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
-    """The files of each split, and a text for those in a folder that are of none."""
+    """The files of each split, and a description of a folder's other files."""
     kind = kind_of(path)
     if not kind:
         raise InputError(f"parquet:{path}: there is no such file")
@@ -62,7 +62,7 @@ def _parquet_files(path: Path) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
     splits = splits_among(tables)
     if kind == "file":
         own = next((first for first, pieces in tables.items() if path in pieces), path)
-        pieces = tables[own] if own in tables and _are_surely_pieces(tables[own]) else [path]
+        pieces = tables[own] if own in tables and _are_pieces(tables[own]) else [path]
         others = {
             split: those for split, those in splits.items() if own in splits.get("train", ()) and split != "train"
         }
@@ -78,7 +78,7 @@ def _parquet_files(path: Path) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
 
 
 def _in_pieces(folder: Path) -> dict[Path, list[Path]]:
-    """The parquet files of a folder, first piece → all: those that differ in a number only are pieces of a table."""
+    """The tables in a folder, first piece → all pieces: files whose names differ only in a number are pieces."""
     tables: dict[tuple[str, ...], list[Path]] = {}
     for file in sorted(folder.glob("*.parquet")):
         if not file.name.startswith("."):
@@ -89,94 +89,103 @@ def _in_pieces(folder: Path) -> dict[Path, list[Path]]:
 
 
 def _number(file: Path) -> re.Match | None:
-    """What numbers a piece: `00000-of-00002`, as the hub writes; a last number; one of four digits, as Spark writes."""
+    """The number of a piece: `00000-of-00002` (the hub), a number at the end, or one of four digits (Spark)."""
     for pattern in (r"(\d+)-of-\d+", r"(\d+)$", r"(\d{4,})"):
         if found := re.search(pattern, file.stem):
             return found
     return None
 
 
-def _are_surely_pieces(files: Sequence[Path]) -> bool:
-    """`0000`, `0001` and `0-of-2` are; `2020`, `2021` and `train-1` may be tables of their own."""
+def _are_pieces(files: Sequence[Path]) -> bool:
+    """Whether files are pieces: `0000`, `0001`, `0-of-2` are; `2020`, `2021`, `train-1` may be separate tables."""
     first = _number(files[0])
     return first is not None and ("-of-" in first[0] or re.fullmatch("0{4,}", first[1]) is not None)
 
 
 def _complete(files: Sequence[Path]) -> Sequence[Path]:
-    """The pieces of a table; one that lacks is an `InputError`."""
+    """The pieces of a table; a missing piece is an `InputError`."""
     if found := re.search(r"(\d+)-of-(\d+)", files[0].stem):
-        there = {int(re.search(r"(\d+)-of-", file.stem)[1]) for file in files}
-        gone = sorted(set(range(int(found[2]))) - there)
-        if gone:
-            first = f"{gone[0]:0{len(found[1])}}"
+        present = {int(re.search(r"(\d+)-of-", file.stem)[1]) for file in files}
+        missing = sorted(set(range(int(found[2]))) - present)
+        if missing:
+            first = f"{missing[0]:0{len(found[1])}}"
             name = f"{files[0].stem[: found.start(1)]}{first}{files[0].stem[found.end(1) :]}{files[0].suffix}"
-            raise InputError(f"{files[0].parent}: lacks {name}, so {len(gone)} of {found[2]} pieces; get it again")
+            raise InputError(f"{files[0].parent}: lacks {name}, so {len(missing)} of {found[2]} pieces; get it again")
     return files
 
 
-def _only(those: Sequence[Path], split: str, place: object) -> Path:
-    if len(those) > 1:
-        raise InputError(f"{place}: both '{those[0].name}' and '{those[1].name}' could be the {split} split; name one")
-    return those[0]
+def _only(candidates: Sequence[Path], split: str, place: object) -> Path:
+    """The only table of a split; several are an `InputError`."""
+    if len(candidates) > 1:
+        first, second = candidates[0].name, candidates[1].name
+        raise InputError(f"{place}: both '{first}' and '{second}' could be the {split} split; name one")
+    return candidates[0]
 
 
 def _schema(file: Path) -> Any:
+    """The Arrow schema of a parquet file."""
     with _opened(file) as opened:
         return opened.schema_arrow
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    """A parquet file; whatever is wrong with it is an `InputError`."""
+    """Open a parquet file; any error in it is an `InputError`."""
     import pyarrow
     from pyarrow import parquet as reader
 
     try:
-        with file.open("rb") as content:  # not by its name, which pyarrow takes for UTF-8 and for a partition's label
+        with file.open("rb") as content:  # pyarrow would read a name as UTF-8 and as a partition
             yield reader.ParquetFile(content)
     except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise InputError(f"{file}: cannot be read as parquet ({reason})") from None
 
 
-def _read_all(files: Sequence[Path], labeled: bool) -> Part:
-    """The rows of all pieces; without `labeled` the column of labels may be missing."""
+def _read_all(files: Sequence[Path], labeled: bool) -> SourceSplit:
+    """Read the rows of all pieces; without `labeled` the label column may be missing."""
     parts = [_read(file, labeled) for file in files]
     images = [image for part in parts for image in part.images]
     labels = [label for part in parts for label in part.labels]
     if not images:
         raise InputError(f"{files[0]}: has no rows")
     if len({type(label) for label in labels if label is not None}) > 1:
-        raise InputError(f"{files[0].parent}: the labels are numbers in some pieces and texts in others; make them one")
-    return Part(images, labels)
+        raise InputError(
+            f"{files[0].parent}: the labels are numbers in some pieces and strings in others; make them one"
+        )
+    return SourceSplit(images, labels)
 
 
-def _read(file: Path, labeled: bool) -> Part:
+def _read(file: Path, labeled: bool) -> SourceSplit:
+    """Read the rows of one file."""
     with _opened(file) as opened:
         columns = opened.schema_arrow.names
         image = _column(columns, IMAGE_COLUMNS, file)
         known = labeled or any(name in columns for name in LABEL_COLUMNS)
         label = _column(columns, LABEL_COLUMNS, file) if known else None
         table = opened.read(columns=[image, label] if label else [image])
-        return _part(table.column(image), table.column(label) if label else None, str(file))
+        return _split(table.column(image), table.column(label) if label else None, str(file))
 
 
-def _column(columns: Sequence[str], wanted: Sequence[str], place: object) -> str:
-    for name in wanted:
+def _column(columns: Sequence[str], candidates: Sequence[str], place: object) -> str:
+    """The first of the candidate names that is a column; an `InputError` if none is."""
+    for name in candidates:
         if list(columns).count(name) > 1:
             raise InputError(f"{place}: has two columns '{name}'; remove or rename one")
         if name in columns:
             return name
-    raise InputError(f"{place}: has no column {' or '.join(wanted)}; its columns are {', '.join(columns)}")
+    raise InputError(f"{place}: has no column {' or '.join(candidates)}; its columns are {', '.join(columns)}")
 
 
-def _part(images: Any, labels: Any, place: str) -> Part:
+def _split(images: Any, labels: Any, place: str) -> SourceSplit:
+    """A split from Arrow columns of images and labels."""
     contents = _contents(images, place)
     encoded = [Encoded(f"{place} row {row}", content) for row, content in enumerate(contents)]
-    return Part(encoded, [None] * len(encoded) if labels is None else _labels(labels, place))
+    return SourceSplit(encoded, [None] * len(encoded) if labels is None else _labels(labels, place))
 
 
 def _contents(column: Any, place: str) -> list[bytes | None]:
+    """The bytes of image files in a column."""
     from pyarrow import compute, types
 
     column = _plain(column)
@@ -191,29 +200,31 @@ def _contents(column: Any, place: str) -> list[bytes | None]:
 
 
 def _labels(column: Any, place: str) -> list[int | str | None]:
+    """The labels in a column of integers or strings."""
     column = _plain(column)
     if not _is_any(column.type, "integer", "string", "large_string", "string_view", "null"):
         raise InputError(f"{place}: its labels are {column.type}; integers or strings are read")
     labels = column.to_pylist()
-    # As in folders: one class for both ways to write `é`.
+    # As in folders: both Unicode forms of `é` are one class.
     return [unicodedata.normalize("NFC", label) if isinstance(label, str) else label for label in labels]
 
 
 def _plain(column: Any) -> Any:
-    """The values themselves of a column that holds each different one once."""
+    """The plain values of a dictionary-encoded column."""
     from pyarrow import types
 
     return column.cast(column.type.value_type) if types.is_dictionary(column.type) else column
 
 
 def _is_any(kind: Any, *names: str) -> bool:
+    """Whether an Arrow type is one of the named types."""
     from pyarrow import types
 
     return any(getattr(types, f"is_{name}")(kind) for name in names)
 
 
 def _class_names(metadata: dict[bytes, bytes], file: Path) -> tuple[str, ...] | None:
-    """The names in Hugging Face's description of the label column, which `datasets` writes into its files."""
+    """The class names in the metadata that `datasets` writes into its files."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         label = features.get(next((name for name in LABEL_COLUMNS if name in features), ""), {})
@@ -223,7 +234,7 @@ def _class_names(metadata: dict[bytes, bytes], file: Path) -> tuple[str, ...] | 
 
 
 def _load(name: str, configuration: str) -> Any:
-    """The data set's splits; from the local cache where the hub cannot be reached, else one `InputError`."""
+    """Load a data set of the hub, from the local cache if the hub cannot be reached."""
     import datasets
 
     reached, reason = _ask_hub(name)
@@ -234,16 +245,16 @@ def _load(name: str, configuration: str) -> Any:
             return datasets.load_dataset(name, configuration or None)
         with _offline():
             return datasets.load_dataset(name, configuration or None)
-    except Exception as error:  # of the many libraries below; each would end in a traceback
+    except Exception as error:  # of any of the libraries that `datasets` uses
         if reached:
             raise InputError(f"{name}: cannot be loaded ({first_line(error)})") from None
         raise InputError(f"'{name}': the Hugging Face hub cannot be reached ({reason}), nor is it cached") from None
 
 
 def _ask_hub(name: str) -> tuple[bool | None, str]:
-    """Whether the hub has the data set, None if it cannot be reached; and why.
+    """Whether the hub has the data set (None if it cannot be reached), and the reason if not.
 
-    Asked once, beforehand, because `load_dataset` retries for half a minute where there is no network.
+    `load_dataset` would retry for half a minute without a network.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -252,14 +263,14 @@ def _ask_hub(name: str) -> tuple[bool | None, str]:
         HfApi().dataset_info(name, timeout=HUB_TIMEOUT)
     except (HFValidationError, RepositoryNotFoundError) as error:
         return False, first_line(error)
-    except Exception as error:  # whichever library of HTTP the hub's client uses has exceptions of its own
+    except Exception as error:  # of the HTTP library that the hub's client uses
         return None, type(error).__name__
     return True, ""
 
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Both libraries' offline mode, which the environment sets otherwise, for one call."""
+    """Set both libraries to offline mode, as environment variables would."""
     import datasets
     import huggingface_hub
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nasspace.engine.devices import check_device
 from nasspace.engine.ray.address import connection_environment
 from nasspace.errors import InputError, nearest
 from nasspace.studies import weight_store
@@ -17,7 +18,6 @@ from nasspace.studies.trial_table import is_same_machine, machine_text
 EXECUTION_SETTINGS = ("workers", "ray", "gpus", "retries", "trial_timeout", "storage_path")
 SPLIT_SETTINGS = ("seed", "held_out", "skip_broken")  # the splits of the data depend on these
 MAX_DIFFERENCES = 4  # differences that an error message lists
-DEVICES = ("cpu", "cuda", "mps")
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -46,18 +46,6 @@ def check_execution(recipe: Recipe) -> None:
         connection_environment(recipe.ray)
     if recipe.storage_path is not None:
         weight_store.check(recipe.storage_path)
-
-
-def check_device(name: str) -> None:
-    """Raise `InputError` for a device that PyTorch does not have on this machine."""
-    import torch
-
-    kind = name.partition(":")[0]
-    if kind not in DEVICES:
-        raise InputError(f"device: '{name}' is not a device{nearest(kind, DEVICES)}")
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available[kind]:
-        raise InputError(f"device: PyTorch finds no {kind} on this machine; choose cpu")
 
 
 def check_same_settings(

@@ -14,7 +14,7 @@ from nasspace import files
 from nasspace.architecture import Architecture
 from nasspace.documents import Document
 from nasspace.engine import last_rung, machine_lock
-from nasspace.engine.checks import check_device
+from nasspace.engine.devices import check_device
 from nasspace.engine.infeasible import empty_front
 from nasspace.engine.latency_evaluator import input_images
 from nasspace.engine.problem import data_of

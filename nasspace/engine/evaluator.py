@@ -123,10 +123,10 @@ class TrainingEvaluator:
 
         seed, fidelity = candidate_seed(self.recipe.seed, architecture), fidelity_of(self.recipe, architecture)
         model = build(architecture, seed=seed)
-        with machine_lock.TrainingLock() as turn:
+        with machine_lock.TrainingLock() as lock:
 
             def after_epoch(epoch: int, epochs: int, loss: float) -> None:
-                turn.yield_to_measurements()
+                lock.yield_to_measurements()
                 self.on_epoch(epoch, epochs, loss)
 
             if self._resized is None or self._resized.resolution != fidelity.resolution:

@@ -1,4 +1,4 @@
-"""The full training of a network at its deployment resolution: resumable, tested once, exported."""
+"""Full training of a network at its deployment resolution: resumable, tested once, exported."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from nasspace import files, zoo
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.data.loading import DataSet, load_data, prepared
-from nasspace.engine import machine_lock, origins, subjects
-from nasspace.engine.checks import check_device
-from nasspace.engine.origins import Origin
+from nasspace.engine import arch_reference, data_origin, machine_lock
+from nasspace.engine.arch_reference import ResolvedArch
+from nasspace.engine.data_origin import DataOrigin
+from nasspace.engine.devices import check_device
 from nasspace.engine.problem import with_absolute_path
 from nasspace.engine.settings import ResolvedSettings, resolve_settings
-from nasspace.engine.subjects import Subject
 from nasspace.errors import InputError, NasspaceError
 from nasspace.exporting.export import LARGEST_SEED, TRAINED, check_folder, export
 from nasspace.exporting.weights import load_into, read_safetensors, read_state
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EPOCHS = 25  # a recipe's `full`
-SMALLEST = 32  # pixels: smaller images are enlarged to this, where the architecture's own input is not below it
-RECORD, CONFUSION = TRAINED
+SMALLEST = 32  # pixels: smaller images are enlarged to this, unless the architecture's own input is smaller
+RECORD, CONFUSION = TRAINED  # training.json, confusion.csv
 VERSION = 1
-HOME = Path("trainings")
-SETTLED = 50  # steps until the running statistics of batch norm say something of the network
+HOME = Path("trainings")  # the default place of output folders
+SETTLED = 50  # steps until the running statistics of batch norm are usable
 MOST_SHOWN = 20  # classes of a confusion matrix in the README
-MOST_NAMED = 3  # images left out
+MOST_NAMED = 3  # skipped images listed by path
 PACKAGES = ("nasspace", "torch", "numpy", "pillow")
 NUMBER = int | float
-FREE = ("version of PyTorch", "device")  # a finished training stays the same training on another machine
+PORTABLE = ("version of PyTorch", "device")  # parts of an identity that do not distinguish finished trainings
 Report = Callable[[str], None]
 
 
@@ -72,14 +72,14 @@ class Test:
 
 
 SCORES = {part.name: NUMBER for part in dataclasses.fields(Test)}
-RESULT = {  # what of result.json is relied on, and the types; of training.json likewise
+RESULT = {  # required keys of result.json and their types
     "identity": dict,
     "validation": {"accuracy": NUMBER},
     "test": SCORES,
     "confusion_is_of": str,
     "confusion": list,
 }
-RECORDED = {
+RECORDED = {  # required keys of training.json and their types
     **{"nasspace_training": int, "identity": dict, "validation": {"accuracy": NUMBER}, "test": SCORES},
     **{"digest": str, "resolution": int, "epochs": int, "seconds": NUMBER, "settings": str, "not_applied": str},
 }
@@ -106,7 +106,7 @@ class FullTraining:
 
 @dataclass(frozen=True)
 class FrontTraining:
-    """The trainings of a study's front."""
+    """The trainings of a study's front, one for each member."""
 
     trained: tuple[FullTraining, ...]
 
@@ -117,7 +117,7 @@ class FrontTraining:
 
 @dataclass(frozen=True)
 class Options:
-    """What a training is asked besides the network and the folder."""
+    """The arguments of `train` other than the network and the folder."""
 
     data: str | DataSet | None
     data_dir: str | Path | None
@@ -154,19 +154,20 @@ def train(
     """Train a network on all training images of `data` and export it to `out`; the same call resumes a stopped one.
 
     `arch` is an `Architecture`, the name of a published network, a path (of an architecture JSON or an export folder),
-    `STUDY:ID`, or `STUDY:front`, which gives a `FrontTraining`. Published networks take the classes and channels of the
-    data. `data` is a data set's name as in `load_data`, by default that of the study or export which the architecture
-    or the weights come from, else digits; with `skip_broken` images that cannot be read are left out. `resolution` is
-    by default that of the study's member or the export, else the smaller of the network's input and the images' size.
-    `settings` are the package's own unless a published training is named (`nasspace.training.published`), a YAML file,
-    or `TrainingSettings`. The start is `weights` (a state dictionary or a file), else the weights that a study or
-    export kept, unless `from_scratch`, else initial ones of `seed`.
+    `STUDY:ID`, or `STUDY:front`, which returns a `FrontTraining`. Published networks are built for the classes and
+    channels of the data. `data` is a data set's name as in `load_data`; the default is the data of the study or export
+    that the architecture or the weights come from, else digits. With `skip_broken`, unreadable images are skipped.
+    `resolution` defaults to that of the study's member or the export, else to the smaller of the network's input and
+    the images' size. `settings` is None or `own` (the package's own), the name of a published training
+    (`nasspace.training.published`), a YAML file, or `TrainingSettings`. Training starts from `weights` (a state
+    dictionary or a file), else from the weights in the study or export unless `from_scratch`, else from initial
+    weights of `seed`.
 
-    The validation split stays held out. It is that of the study or export, so that none of its images was trained on
-    before; `report` says where it is another. The test split is evaluated once, at the end. `out` becomes an export
-    folder with `training.json` and `confusion.csv`; until then the state is kept next to it, in `.NAME.training`. A
-    finished training is read, not repeated. `report` is called with a line of text for each epoch. Errors: `InputError`
-    for what does not fit together; `NasspaceError` if the loss diverges.
+    The validation split stays held out. It is the split of the study or export, so that none of its images was trained
+    on before; `report` says if it differs. The test split is evaluated once, at the end. `out` becomes an export folder
+    with `training.json` and `confusion.csv`; until then the state is kept next to it, in `.NAME.training`. A finished
+    training is read, not repeated. `report` is called with a line of text for each epoch. Raises `InputError` for
+    arguments that do not fit together and `NasspaceError` if the loss diverges.
     """
     _check_whole("seed", seed, 0)
     for name, value, least in (
@@ -194,9 +195,9 @@ def train(
     )
     report = report or _silent
     if isinstance(arch, Architecture):
-        return _trained(Subject(arch), options, out, report)
-    if (name := subjects.study_front(str(arch))) is None:
-        return _trained(subjects.subject(str(arch)), options, out, report)
+        return _train_one(ResolvedArch(arch), options, out, report)
+    if (name := arch_reference.parse_front(str(arch))) is None:
+        return _train_one(arch_reference.resolve_arch(str(arch)), options, out, report)
     study = records.load(name)
     numbers = study.front_numbers()
     if not numbers:
@@ -207,11 +208,12 @@ def train(
     for i, number in enumerate(numbers):
         report(f"member {number} ({i + 1} of {len(numbers)})")
         folder = None if out is None else Path(out) / str(number)
-        trained.append(_trained(subjects.member(study, number), options, folder, report))
+        trained.append(_train_one(arch_reference.resolve_trial(study, number), options, folder, report))
     return FrontTraining(tuple(trained))
 
 
 def _check_whole(name: str, value: Any, least: int) -> None:
+    """Refuse an argument that is not a whole number of `least` or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name}: {value!r} is not a whole number of {least} or more")
     if value > LARGEST_SEED:
@@ -219,14 +221,15 @@ def _check_whole(name: str, value: Any, least: int) -> None:
 
 
 def _silent(text: str) -> None:
-    """Nobody reads the progress."""
+    """Discard the progress."""
 
 
-def _trained(subject: Subject, options: Options, out: str | os.PathLike | None, report: Report) -> FullTraining:
-    folder = HOME / subject.name if out is None else Path(out)
+def _train_one(source: ResolvedArch, options: Options, out: str | os.PathLike | None, report: Report) -> FullTraining:
+    """Train one network, or read its finished training."""
+    folder = HOME / source.name if out is None else Path(out)
     check_folder(folder)
-    data, resolution = _data(subject, options, report)
-    architecture = _fitted(subject, data, resolution)
+    data, resolution = _data(source, options, report)
+    architecture = _architecture(source, data, resolution)
     resolved = resolve_settings(
         options.settings,
         images=len(data.train),
@@ -234,104 +237,108 @@ def _trained(subject: Subject, options: Options, out: str | os.PathLike | None, 
         batch_size=options.batch_size,
         threads=options.threads,
     )
-    model = _started(architecture, subject, options, report)
-    run = _Run(subject, options, folder, data, architecture, resolved, model, report)
+    model = _initial_network(architecture, source, options, report)
+    run = _Run(source, options, folder, data, architecture, resolved, model, report)
     return run.finished() or run.train()
 
 
-def _data(subject: Subject, options: Options, report: Report) -> tuple[DataSet, int]:
-    """The data held at the deployment resolution, split as where the weights come from; the resolution."""
-    exported = origins.of_export(subject.folder) if subject.folder else None
-    from_weights = origins.of_weights(options.weights)
-    usual = origins.of_study(subject.study) if subject.study else from_weights or exported
-    started = from_weights if options.weights is not None else usual
-    chosen = _resolution(subject, exported, options.resolution, report)
+def _data(source: ResolvedArch, options: Options, report: Report) -> tuple[DataSet, int]:
+    """The data at the deployment resolution, split as in the study or export of the weights; the resolution."""
+    of_export = data_origin.of_export(source.folder) if source.folder else None
+    of_weights = data_origin.of_weights(options.weights)
+    default = data_origin.of_study(source.study) if source.study else of_weights or of_export
+    trained_on = of_weights if options.weights is not None else default
+    choose = _resolution_chooser(source, of_export, options.resolution, report)
     if isinstance(options.data, DataSet):
-        given, resolution = options.data, chosen(options.data.resolution)
+        given, resolution = options.data, choose(options.data.resolution)
         data = prepared(given, resolution)
     else:
-        given = data = _loaded(subject, options, usual, chosen, report)
-    recorded = (subject.study.settings["data"] or {}) if subject.study else {}
-    if recorded and usual.is_called(data.name) and list(data.classes) != recorded["classes"]:
+        given = data = _load_by_name(source, options, default, choose, report)
+    recorded = (source.study.settings["data"] or {}) if source.study else {}
+    if recorded and default.has_name(data.name) and list(data.classes) != recorded["classes"]:
         raise InputError(
             f"{data.name}: not the classes that the study was searched with; restore them, or name other --data"
         )
     if count := len(data.skipped):
         named = ", ".join(map(str, data.skipped[:MOST_NAMED])) + (", ..." if count > MOST_NAMED else "")
         report(f"left out, unreadable or in no class: {count:,} ({named})")
-    if started and not started.is_of(given):
-        starts = options.weights is not None or (subject.weights is not None and not options.from_scratch)
-        effect = "; images that its weights were trained on may be held out here" if starts else ""
-        report(f"{data.name}: another split than that of {started.place} ({started}){effect}")
+    if trained_on and not trained_on.is_split_of(given):
+        has_weights = options.weights is not None or (source.weights is not None and not options.from_scratch)
+        effect = "; images that its weights were trained on may be held out here" if has_weights else ""
+        report(f"{data.name}: another split than that of {trained_on.recorded_in} ({trained_on}){effect}")
     return data, data.resolution
 
 
-def _loaded(
-    subject: Subject, options: Options, usual: Origin | None, chosen: Callable[[int], int], report: Report
+def _load_by_name(
+    source: ResolvedArch,
+    options: Options,
+    default: DataOrigin | None,
+    resolution: Callable[[int], int],
+    report: Report,
 ) -> DataSet:
-    """The data set by its name; `usual` is the default, and its split that of any other data too.
+    """Load the data set that `options.data` names, else the `default`; both are split as the default was.
 
-    Images that were moved have another name, and are to be split as before.
+    Images that were moved have another name but must be split as before.
     """
-    asked = options.data
-    if asked is None and usual is None:
-        _check_digits_are_meant(subject, options)
-    name, how = (
-        with_absolute_path(str(asked or "digits")),
-        {"data_dir": options.data_dir, "skip_broken": options.skip_broken},
-    )
-    if usual:
-        how |= {"seed": usual.seed, "held_out": usual.held_out}
-        if asked is None or usual.is_called(name):
-            name = usual.name
-            recipe = subject.study.settings["recipe"] if subject.study else {}
-            how["data_dir"] = options.data_dir or recipe.get("data_dir")
-            how["skip_broken"] = options.skip_broken or recipe.get("skip_broken", False)
+    requested = options.data
+    if requested is None and default is None:
+        _check_default_data(source, options)
+    name = with_absolute_path(str(requested or "digits"))
+    arguments: dict[str, Any] = {"data_dir": options.data_dir, "skip_broken": options.skip_broken}
+    if default:
+        arguments |= {"seed": default.seed, "held_out": default.held_out}
+        if requested is None or default.has_name(name):
+            name = default.name
+            recipe = source.study.settings["recipe"] if source.study else {}
+            arguments["data_dir"] = options.data_dir or recipe.get("data_dir")
+            arguments["skip_broken"] = options.skip_broken or recipe.get("skip_broken", False)
     try:
-        data = load_data(name, resolution=chosen, **how)
+        data = load_data(name, resolution=resolution, **arguments)
     except InputError as error:
-        if asked is not None or usual is None:
+        if requested is not None or default is None:
             raise
-        raise InputError(f"{error} (the data of {usual.place}; --data names others)") from None
-    if usual and not subject.study and name == usual.name:
-        named = f"{usual.name}, with its own validation split" if data.own_validation else str(usual)
-        report(f"data of {usual.place}: {named}")
+        raise InputError(f"{error} (the data of {default.recorded_in}; --data names others)") from None
+    if default and not source.study and name == default.name:
+        description = f"{default.name}, with its own validation split" if data.own_validation else str(default)
+        report(f"data of {default.recorded_in}: {description}")
     return data
 
 
-def _check_digits_are_meant(subject: Subject, options: Options) -> None:
-    """Refuse digits as the default where the network or its weights come from other data, which are not known."""
-    if subject.study:
-        raise InputError(f"{subject.study.folder}: this study was searched without images; name some with --data")
-    weights = options.weights if options.weights is not None else not options.from_scratch and subject.weights
-    folder = origins.export_of(weights) if weights and not isinstance(weights, Mapping) else None
+def _check_default_data(source: ResolvedArch, options: Options) -> None:
+    """Refuse digits as the default for a network or weights that come from other, unknown data."""
+    if source.study:
+        raise InputError(f"{source.study.folder}: this study was searched without images; name some with --data")
+    weights = options.weights if options.weights is not None else not options.from_scratch and source.weights
+    folder = data_origin.export_folder(weights) if weights and not isinstance(weights, Mapping) else None
     if folder:
         raise InputError(f"{folder}: its export.json names no data; name those of its training with --data")
 
 
-def _resolution(subject: Subject, exported: Origin | None, asked: int | None, report: Report) -> Callable[[int], int]:
+def _resolution_chooser(
+    source: ResolvedArch, of_export: DataOrigin | None, requested: int | None, report: Report
+) -> Callable[[int], int]:
     """The deployment resolution as a function of the size of the data's images."""
-    rows, columns = subject.architecture.input[1:]
+    rows, columns = source.architecture.input[1:]
 
     def choose(native: int) -> int:
-        if asked:
-            return asked
+        if requested:
+            return requested
         if rows != columns:
             raise InputError(f"the network's input of {rows}x{columns} is not square; give a --resolution")
-        if subject.study or exported:
+        if source.study or of_export:
             return rows
-        found = min(rows, max(native, SMALLEST))
-        if found != rows or native < found:
-            report(f"images of {native}x{native}: trained at {found}x{found}; --resolution sets another")
-        return found
+        chosen = min(rows, max(native, SMALLEST))
+        if chosen != rows or native < chosen:
+            report(f"images of {native}x{native}: trained at {chosen}x{chosen}; --resolution sets another")
+        return chosen
 
     return choose
 
 
-def _fitted(subject: Subject, data: DataSet, resolution: int) -> Architecture:
-    """The architecture at the resolution; a published one with the data's classes and channels."""
-    architecture, classes = subject.architecture, len(data.classes)
-    if subject.is_published:
+def _architecture(source: ResolvedArch, data: DataSet, resolution: int) -> Architecture:
+    """The architecture at `resolution`; a published network's for the data's classes and channels."""
+    architecture, classes = source.architecture, len(data.classes)
+    if source.is_published:
         loaded = zoo.load(architecture.name, resolution=resolution, classes=classes)
         fitted = loaded.with_input(channels=data.channels)
     else:
@@ -346,47 +353,48 @@ def _fitted(subject: Subject, data: DataSet, resolution: int) -> Architecture:
                 "'input', or name other --data"
             )
         fitted = architecture.with_resolution(resolution)
-    cost(fitted)  # says what does not run at this resolution
+    cost(fitted)  # raises if the network does not run at this resolution
     return fitted
 
 
-def _started(architecture: Architecture, subject: Subject, options: Options, report: Report) -> Network:
-    """The network with the weights that it starts from."""
+def _initial_network(architecture: Architecture, source: ResolvedArch, options: Options, report: Report) -> Network:
+    """The network with the weights that its training starts from."""
     # A published network that was named starts as in its paper.
-    scheme = zoo.initialization_of(architecture.name) if subject.is_published else DEFAULT
+    scheme = zoo.initialization_of(architecture.name) if source.is_published else DEFAULT
     model = build(architecture, seed=options.seed, initialization=scheme)
     given = options.weights
     if given is None and not options.from_scratch:
-        given = subject.weights
-        if given is None and subject.folder:
+        given = source.weights
+        if given is None and source.folder:
             report(
-                f"{subject.folder}: holds no {origins.WEIGHTS}; starts from the initial weights of seed {options.seed}"
+                f"{source.folder}: holds no {data_origin.WEIGHTS}; starts from the initial weights of seed "
+                f"{options.seed}"
             )
     if given is None:
         return model
-    source = "weights" if isinstance(given, Mapping) else str(given)
-    state = dict(given) if isinstance(given, Mapping) else _read(origins.file_of(given))
+    place = "weights" if isinstance(given, Mapping) else str(given)
+    state = dict(given) if isinstance(given, Mapping) else _read_weights(data_origin.weights_file(given))
     head = f"{len(architecture.layers) - 1}."
-    own = model.state_dict()
-    other = [n for n in state if n in own and n.startswith(head) and state[n].shape != own[n].shape]
-    if other:
-        report(f"{source}: the last layer is of other classes and starts from its initial weights")
-        state |= {name: own[name] for name in own if name.startswith(head)}
-    load_into(model, state, source)
-    report(f"starts from {source}")
+    initial = model.state_dict()
+    if any(n in initial and n.startswith(head) and state[n].shape != initial[n].shape for n in state):
+        report(f"{place}: the last layer has other classes and starts from its initial weights")
+        state |= {name: initial[name] for name in initial if name.startswith(head)}
+    load_into(model, state, place)
+    report(f"starts from {place}")
     return model
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dictionary from a safetensors or PyTorch file."""
     return read_safetensors(path) if path.suffix == ".safetensors" else read_state(path)
 
 
 class _Run:
-    """One training: its checkpoint and result next to the folder, then the folder itself."""
+    """One training: checkpoint and result are kept next to the output folder until the folder is written."""
 
     def __init__(
         self,
-        subject: Subject,
+        source: ResolvedArch,
         options: Options,
         folder: Path,
         data: DataSet,
@@ -395,7 +403,7 @@ class _Run:
         model: Network,
         report: Report,
     ):
-        self.subject = subject
+        self.source = source
         self.options = options
         self.folder = folder
         self.data = data
@@ -411,35 +419,35 @@ class _Run:
         self.identity["architecture"] = architecture.digest
 
     def finished(self) -> FullTraining | None:
-        """The training that the folder holds, if it is this one; another is an `InputError`."""
+        """The finished training in the folder, or None; another training is an `InputError`."""
         path = self.folder / RECORD
         if not path.is_file():
             return None
-        record = _kept(path, RECORDED, f"delete {path} to train again, or choose another --out folder")
+        record = _read_record(path, RECORDED, f"delete {path} to train again, or choose another --out folder")
         recorded = record["identity"]
-        other = [part for part, value in self.identity.items() if part not in FREE and recorded.get(part) != value]
+        other = [part for part, value in self.identity.items() if part not in PORTABLE and recorded.get(part) != value]
         if other:
             raise InputError(
                 f"{self.folder}: holds another training ({', '.join(other)} differ); choose another --out folder"
             )
         self.report(f"{self.folder}: finished before")
-        shutil.rmtree(self.work, ignore_errors=True)  # of a process that was killed in between
-        return self._read(record)
+        shutil.rmtree(self.work, ignore_errors=True)  # left by a process killed after it wrote the record
+        return self._result(record)
 
     def train(self) -> FullTraining:
-        """Train, judge, export; a training that another process has finished in the meantime is read."""
-        with self._alone():
-            return self.finished() or self._trained()
+        """Train, evaluate and export; if another process has finished this training meanwhile, read it."""
+        with self._locked():
+            return self.finished() or self._train()
 
-    def _trained(self) -> FullTraining:
-        self._say()
-        found = self._fit()
-        if found.diverged:
+    def _train(self) -> FullTraining:
+        self._report_settings()
+        trained = self._fit()
+        if trained.diverged:
             raise NasspaceError(
-                f"the loss of epoch {len(found.losses)} is not a number: the training diverged; lower the learning "
+                f"the loss of epoch {len(trained.losses)} is not a number: the training diverged; lower the learning "
                 f"rate (--settings), and delete {self.work}"
             )
-        result = self._judged(found)
+        result = self._evaluate(trained)
         export(
             self.architecture,
             self.folder,
@@ -448,13 +456,14 @@ class _Run:
             card=self._card(result),
             data=self.data if self.data.validation.originals is not None else None,
         )
-        return self._written(found, result)
+        return self._complete_folder(trained, result)
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock of the output folder, so that no other process trains into it."""
         import filelock
 
-        if self.folder.is_dir() and not os.access(self.folder, os.W_OK | os.X_OK):  # the export comes last
+        if self.folder.is_dir() and not os.access(self.folder, os.W_OK | os.X_OK):  # fail now, not at the export
             raise InputError(f"{self.folder}: cannot be written; choose another --out folder")
         try:
             self.work.mkdir(parents=True, exist_ok=True)
@@ -471,7 +480,7 @@ class _Run:
         finally:
             lock.release()
 
-    def _say(self) -> None:
+    def _report_settings(self) -> None:
         for note in self.resolved.notes:
             self.report(note)
         if self.resolved.not_applied:
@@ -480,6 +489,7 @@ class _Run:
             self.report(f"continues from {self.work / 'checkpoint.pt'}")
 
     def _fit(self) -> trainer.Trained:
+        """Train from the checkpoint or from the start, with the machine's lock for training."""
         options, data = self.options, self.data
         with machine_lock.TrainingLock() as turn:
             progress = _Progress(self, turn)
@@ -494,17 +504,17 @@ class _Run:
                 checkpoint=self.work / "checkpoint.pt",
             )
 
-    def _judged(self, found: trainer.Trained) -> dict[str, Any]:
-        """Scores of the trained network, kept before the export so that the test split is not evaluated again."""
+    def _evaluate(self, trained: trainer.Trained) -> dict[str, Any]:
+        """Scores of the trained network, written before the export so that the test split is evaluated only once."""
         path = self.work / "result.json"
         if path.is_file():
             remedy = f"delete {path} to evaluate again"
-            kept = _kept(path, RESULT, remedy)
-            count = len(self.data.classes)
-            if not all(isinstance(row, list) and len(row) == count for row in [kept["confusion"], *kept["confusion"]]):
+            previous = _read_record(path, RESULT, remedy)
+            count, confusion = len(self.data.classes), previous["confusion"]
+            if not all(isinstance(row, list) and len(row) == count for row in [confusion, *confusion]):
                 raise InputError(f"{path}: confusion is not {count} rows of {count} counts; {remedy}")
-            if kept["identity"] == self.identity:
-                return kept
+            if previous["identity"] == self.identity:
+                return previous
         split = "validation" if self.data.test is None else "test"
         images = self.data.test or self.data.validation
         with trainer.threads(self.resolved.settings.threads):
@@ -515,12 +525,12 @@ class _Run:
                 self.data.resolution,
                 batch_size=self.resolved.settings.evaluation_batch_size,
             )
-        scored = asdict(metrics.scores(predicted, images.labels, len(self.data.classes)))
-        confusion = [list(row) for row in scored.pop("confusion")]
+        scores = asdict(metrics.scores(predicted, images.labels, len(self.data.classes)))
+        confusion = [list(row) for row in scores.pop("confusion")]
         result = {
             "identity": self.identity,
-            "validation": {"accuracy": found.accuracy},
-            "test": scored if split == "test" else None,
+            "validation": {"accuracy": trained.accuracy},
+            "test": scores if split == "test" else None,
             "confusion_is_of": split,
             "confusion": confusion,
         }
@@ -528,7 +538,8 @@ class _Run:
         return result
 
     def _card(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        study, side = self.subject.study, self.data.resolution
+        """The fields of the export's model card."""
+        study, side = self.source.study, self.data.resolution
         return {
             "mean": [value / 255 for value in self.data.mean],
             "std": [value / 255 for value in self.data.std],
@@ -537,23 +548,24 @@ class _Run:
             "data": self.data.name,
             "study": study and study.name,
             "space": study and study.settings["space"]["name"],
-            "id": self.subject.number,
+            "id": self.source.number,
         }
 
-    def _written(self, found: trainer.Trained, result: Mapping[str, Any]) -> FullTraining:
-        """Complete the exported folder; `training.json` comes last and marks a finished training."""
+    def _complete_folder(self, trained: trainer.Trained, result: Mapping[str, Any]) -> FullTraining:
+        """Add the training's files to the export; `training.json` comes last and marks a finished training."""
         confusion = metrics.confusion_csv(result["confusion"], self.data.classes)
         files.write_text(self.folder / CONFUSION, confusion)
-        record = self._record(found, result)
+        record = self._record(trained, result)
         readme = (self.folder / "README.md").read_text(encoding="utf-8")
         files.write_text(
             self.folder / "README.md", f"{readme}\n{_section(record, result['confusion'], self.data.validated_on)}"
         )
         files.write_json(self.folder / RECORD, record)
         shutil.rmtree(self.work, ignore_errors=True)
-        return self._read(record)
+        return self._result(record)
 
-    def _record(self, found: trainer.Trained, result: Mapping[str, Any]) -> dict[str, Any]:
+    def _record(self, trained: trainer.Trained, result: Mapping[str, Any]) -> dict[str, Any]:
+        """The content of `training.json`."""
         data, options = self.data, self.options
         splits = {"train": data.train, "validation": data.validation, "test": data.test}
         return {
@@ -562,14 +574,14 @@ class _Run:
             "folder": str(self.folder),
             "resolution": data.resolution,
             "epochs": options.epochs,
-            "seconds": round(found.seconds, 2),
+            "seconds": round(trained.seconds, 2),
             "validation": result["validation"],
             "test": result["test"],
             "confusion_is_of": result["confusion_is_of"],
             "settings": self.resolved.name,
             "not_applied": self.resolved.not_applied,
             "training": asdict(self.resolved.settings),
-            "losses": list(found.losses),
+            "losses": list(trained.losses),
             "seed": options.seed,
             "device": options.device,
             "data": {
@@ -585,7 +597,8 @@ class _Run:
             "versions": library_versions(PACKAGES),
         }
 
-    def _read(self, record: Mapping[str, Any]) -> FullTraining:
+    def _result(self, record: Mapping[str, Any]) -> FullTraining:
+        """The content of `training.json` as a `FullTraining`."""
         names = [part.name for part in dataclasses.fields(FullTraining)]
         values = {name: record[name] for name in names}
         test = record["test"]
@@ -593,8 +606,8 @@ class _Run:
         return FullTraining(**{**values, "folder": self.folder})
 
 
-def _kept(path: Path, kinds: Mapping[str, Any], remedy: str) -> dict[str, Any]:
-    """The content of a file that a training wrote; an `InputError` with the remedy for a damaged one."""
+def _read_record(path: Path, kinds: Mapping[str, Any], remedy: str) -> dict[str, Any]:
+    """Read a JSON file that a training wrote; a damaged file is an `InputError` with the remedy."""
     try:
         document = files.load_json(path)
     except InputError as error:
@@ -603,23 +616,25 @@ def _kept(path: Path, kinds: Mapping[str, Any], remedy: str) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("nasspace_training", VERSION) != VERSION:
         raise document.error((), f"not the record of a training of version {VERSION}; {remedy}")
     for key, kind in kinds.items():
-        may_lack = key in record and record[key] is None and key in ("test", "not_applied")
-        if not may_lack and not _is(record.get(key), kind):
-            raise document.error((key,), f"missing or of another kind; {remedy}")
+        is_null = key in record and record[key] is None and key in ("test", "not_applied")
+        if not is_null and not _has_type(record.get(key), kind):
+            raise document.error((key,), f"missing or of the wrong type; {remedy}")
     return record
 
 
-def _is(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type, or an object with these keys of these types."""
+def _has_type(value: Any, kind: Any) -> bool:
+    """Whether a value has a type, or is a dictionary with exactly these keys of these types."""
     if isinstance(kind, Mapping):
-        return (
-            isinstance(value, dict) and value.keys() == kind.keys() and all(_is(value[key], kind[key]) for key in kind)
-        )
+        same_keys = isinstance(value, dict) and value.keys() == kind.keys()
+        return same_keys and all(_has_type(value[key], kind[key]) for key in kind)
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
 class _Progress:
-    """A line an epoch: loss, validation accuracy where it costs little, time left; lets measurements go first."""
+    """Reports one line per epoch: loss, validation accuracy if that is cheap, time left.
+
+    Between epochs it lets waiting latency measurements use the machine.
+    """
 
     def __init__(self, run: _Run, turn: machine_lock.TrainingLock):
         self.run = run
@@ -627,33 +642,32 @@ class _Progress:
         self.start = time.monotonic()
         self.done = 0
         settings, data = run.resolved.settings, run.data
-        usual = settings.norm_momentum is None and not settings.average  # else the current network is not the result
-        self.cheap = run.report is not _silent and usual and 3 * len(data.validation) <= len(data.train)
-        self.steps = max(1, len(data.train) // settings.batch_size)  # of an epoch
+        # With an average or a slow norm momentum, the current weights say little about the result.
+        usual = settings.norm_momentum is None and not settings.average
+        self.evaluates = run.report is not _silent and usual and 3 * len(data.validation) <= len(data.train)
+        self.steps_per_epoch = max(1, len(data.train) // settings.batch_size)
 
     def __call__(self, epoch: int, epochs: int, loss: float) -> None:
         self.done += 1
         left = (time.monotonic() - self.start) / self.done * (epochs - epoch)
         text = f"epoch {epoch} of {epochs}: loss {loss:.4f}"
-        if self.cheap and epoch * self.steps >= SETTLED:
+        if self.evaluates and epoch * self.steps_per_epoch >= SETTLED:
             run, data = self.run, self.run.data
-            found = trainer.evaluate(
-                run.model, data.validation, data, data.resolution, device=run.options.device
-            )  # fmt: skip
-            text += f", validation {found:.2%}"
+            accuracy = trainer.evaluate(run.model, data.validation, data, data.resolution, device=run.options.device)
+            text += f", validation {accuracy:.2%}"
         self.run.report(f"{text}, {_duration(left)} left" if epoch < epochs else text)
         self.turn.yield_to_measurements()
 
 
 def _duration(seconds: float) -> str:
-    """A time as people read it: 45 s, 12 min, 3.2 h."""
+    """Format seconds as 45 s, 12 min or 3.2 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _section(record: Mapping[str, Any], confusion: list[list[int]], validated_on: str) -> str:
-    """What the README says of the training; `validated_on` names the validation images."""
+    """The README's section about the training; `validated_on` names the validation images."""
     data, test = record["data"], record["test"]
     images = ", ".join(f"{data[name]:,} {name}" for name in ("train", "validation", "test") if data[name])
     rows = [
@@ -678,9 +692,9 @@ def _section(record: Mapping[str, Any], confusion: list[list[int]], validated_on
 
 
 def _matrix(confusion: list[list[int]], classes: list[str]) -> str:
-    """The matrix as a table, or of many classes the most frequent confusions."""
+    """The confusion matrix as a table; for many classes, the most frequent confusions."""
     names = [_cell(name) for name in classes]
-    where = f"A row a true class, a column a predicted one; also in `{CONFUSION}`."
+    where = f"Rows are true classes, columns predicted ones; also in `{CONFUSION}`."
     if len(classes) <= MOST_SHOWN:
         head = f"| | {' | '.join(names)} |\n|{' -- |' * (len(names) + 1)}"
         rows = [f"| **{name}** | {' | '.join(map(str, row))} |" for name, row in zip(names, confusion, strict=True)]
@@ -699,5 +713,5 @@ def _matrix(confusion: list[list[int]], classes: list[str]) -> str:
 
 
 def _cell(text: Any) -> str:
-    """Words of others on one line, with nothing that Markdown would read."""
+    """Text from elsewhere on one line, with Markdown's special characters escaped."""
     return "".join("\\" + c if c in "\\`*_[]<>#|" else c for c in " ".join(str(text).split()))

@@ -99,11 +99,11 @@ def input_images(
     """Return preprocessed images spread over a split; those of the training split calibrate int8 runtimes."""
     from nasspace.data.images import resized
     from nasspace.latency.quantization import IMAGES
-    from nasspace.training.trainer import normalised
+    from nasspace.training.trainer import normalized
 
     pixels, count = getattr(data, split).pixels, count or IMAGES
     chosen = resized(pixels[:: max(1, len(pixels) // count)][:count], architecture.input[1])
-    return normalised(chosen, data).contiguous().numpy()
+    return normalized(chosen, data).contiguous().numpy()
 
 
 def candidate_seed(seed: int, architecture: Architecture) -> int:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from nasspace import failures
 from nasspace.architecture import Architecture
 from nasspace.engine.evaluator import violated_limit
-from nasspace.samplers.expected_hypervolume import ExpectedGain, Seen
+from nasspace.samplers.gain_sampler import GainSampler
+from nasspace.samplers.observation import Observation
 from nasspace.space.space import Space
 from nasspace.studies import storage
 from nasspace.studies.study import Study
@@ -48,7 +49,7 @@ class Proposals:
         self.sampler = sampler
         self.known = known
         self.seed = seed
-        self.gain = ExpectedGain(space, study.objectives, study.limits, known, seed)
+        self.gain = GainSampler(space, study.objectives, study.limits, known, seed)
         self.exhausted = False  # the last call found no new network
         self._labels = space.plan.labels()
         self._architectures: dict[int, Architecture] = {}
@@ -87,15 +88,15 @@ class Proposals:
         self.exhausted = True
         return None
 
-    def seen(self) -> list[Seen]:
+    def seen(self) -> list[Observation]:
         """Every trial whose network is evaluated or running, as the sampler takes it; running ones have no values."""
         return [self._seen(trial) for trial in self.study.frozen() if is_taken(trial)]
 
-    def _seen(self, trial: optuna.trial.FrozenTrial) -> Seen:
+    def _seen(self, trial: optuna.trial.FrozenTrial) -> Observation:
         attributes = trial.user_attrs
         interval = attributes.get("latency_interval")
         margin = interval["high_ms"] / interval["median_ms"] if interval else 1.0
-        return Seen(self._architecture(trial), attributes.get("values", {}), attributes.get("layers_ms"), margin)
+        return Observation(self._architecture(trial), attributes.get("values", {}), attributes.get("layers_ms"), margin)
 
     def _architecture(self, trial: optuna.trial.FrozenTrial) -> Architecture:
         if trial.number not in self._architectures:

@@ -1,4 +1,4 @@
-"""Training settings by name: the package's own, a published network's, or a file's, for a batch size and a length."""
+"""Resolve training settings given by name or file, for a data set, a batch size and a number of epochs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nasspace.training import published
 from nasspace.training.settings import TrainingSettings
 
 OWN = "own"
-NOTHING = "nothing that is known of"  # the table's words where all is applied
-LEAST_STEPS = 20  # an epoch: a published batch size that leaves fewer is lowered
+NOTHING = "nothing that is known of"  # `not_applied` in the table where everything is applied
+LEAST_STEPS = 20  # of an epoch: a published batch size that leaves fewer is lowered
 
 
 @dataclass(frozen=True)
 class ResolvedSettings:
-    """Training settings, the name they were asked by, what of them cannot be done, and what is worth saying."""
+    """Training settings, their name, what of a published training is not applied, and notes for the user."""
 
     name: str
     settings: TrainingSettings
@@ -28,33 +28,34 @@ class ResolvedSettings:
 
 
 def resolve_settings(
-    asked: str | os.PathLike | TrainingSettings | None,
+    requested: str | os.PathLike | TrainingSettings | None,
     *,
     images: int,
     epochs: int,
     batch_size: int | None = None,
     threads: int | None = None,
 ) -> ResolvedSettings:
-    """The settings for `images` training images and `epochs` passes.
+    """The settings for `images` training images and `epochs` epochs.
 
-    `asked` is None or `own`, the name of a published training, the path of a YAML file, or settings. With another
-    batch size the rates follow in proportion (Goyal et al. 2017). Published settings also follow the number of
-    epochs. An unknown name is an `InputError` with the nearest.
+    `requested` is None or `own` (the package's own), the name of a published training, the path of a YAML file, or
+    settings. With another batch size the learning rates are scaled in proportion (Goyal et al. 2017). Published
+    settings are also scaled to the number of epochs. An unknown name is an `InputError` with the nearest known one.
     """
-    if asked is None or asked == OWN:
-        found = ResolvedSettings(OWN, _resized(TrainingSettings(), batch_size))
-    elif isinstance(asked, TrainingSettings):
-        found = ResolvedSettings("given", _resized(asked, batch_size))
-    elif str(asked) in published.names():
-        found = _published(str(asked), images, epochs, batch_size)
+    if requested is None or requested == OWN:
+        resolved = ResolvedSettings(OWN, _with_batch_size(TrainingSettings(), batch_size))
+    elif isinstance(requested, TrainingSettings):
+        resolved = ResolvedSettings("given", _with_batch_size(requested, batch_size))
+    elif str(requested) in published.names():
+        resolved = _published(str(requested), images, epochs, batch_size)
     else:
-        found = ResolvedSettings(str(asked), _resized(_of_file(Path(asked)), batch_size))
+        resolved = ResolvedSettings(str(requested), _with_batch_size(_read_file(Path(requested)), batch_size))
     if threads is None:
-        return found
-    return dataclasses.replace(found, settings=dataclasses.replace(found.settings, threads=threads))
+        return resolved
+    return dataclasses.replace(resolved, settings=dataclasses.replace(resolved.settings, threads=threads))
 
 
-def _resized(settings: TrainingSettings, batch_size: int | None) -> TrainingSettings:
+def _with_batch_size(settings: TrainingSettings, batch_size: int | None) -> TrainingSettings:
+    """The settings with another batch size and learning rates in proportion."""
     if batch_size is None or batch_size == settings.batch_size:
         return settings
     factor = batch_size / settings.batch_size
@@ -66,10 +67,11 @@ def _resized(settings: TrainingSettings, batch_size: int | None) -> TrainingSett
     )
 
 
-def _of_file(path: Path) -> TrainingSettings:
+def _read_file(path: Path) -> TrainingSettings:
+    """Read settings from a YAML file."""
     try:
         is_file = path.is_file()
-    except OSError as error:  # a name too long, a folder that may not be read
+    except OSError as error:  # a name that is too long, a folder that may not be read
         raise InputError(f"--settings {path}: cannot be read ({error.strerror or error})") from None
     if not is_file:
         known = [OWN, *published.names()]
@@ -84,26 +86,27 @@ def _of_file(path: Path) -> TrainingSettings:
 
 
 def _published(name: str, images: int, epochs: int, batch_size: int | None) -> ResolvedSettings:
+    """The settings of a published training, scaled to the batch size and the number of epochs."""
     entry = published.load(name)
-    size = batch_size or _fitting(entry.batch_size, images)
+    size = batch_size or _fitting_batch_size(entry.batch_size, images)
     settings = entry.scaled(size, epochs)
     notes = [f"settings {name} ({entry.source}): {entry.augmentation}"]
     if size != entry.batch_size:
         why = "" if batch_size else f", since {images:,} images make few batches of {entry.batch_size:,}"
         notes.append(
-            f"batches of {size} in place of {entry.batch_size:,}{why}; the learning rates follow in proportion"
+            f"batches of {size} in place of {entry.batch_size:,}{why}; the learning rates are scaled in proportion"
         )
     if entry.epochs and entry.epochs != epochs:
-        notes.append(f"{epochs} epochs in place of {entry.epochs}; what is counted in epochs follows in proportion")
+        notes.append(f"{epochs} epochs in place of {entry.epochs}; settings in epochs are scaled in proportion")
     elif not entry.epochs:
-        notes.append(f"the published number of epochs is not recorded; what is counted in epochs stays, of {epochs}")
+        notes.append(f"the published number of epochs is not known; settings in epochs are not scaled to {epochs}")
     if entry.settings.norm_statistics == "running":
         notes.append("batch norm's statistics are re-estimated at the end: running ones need the published length")
     return ResolvedSettings(name, settings, None if entry.not_applied == NOTHING else entry.not_applied, tuple(notes))
 
 
-def _fitting(batch_size: int, images: int) -> int:
-    """The batch size halved until an epoch has 20 steps, at least 16."""
+def _fitting_batch_size(batch_size: int, images: int) -> int:
+    """Halve the batch size until an epoch has 20 steps, but not below 16."""
     while batch_size > 16 and images / batch_size < LEAST_STEPS:
         batch_size = max(16, batch_size // 2)
     return batch_size

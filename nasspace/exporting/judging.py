@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nasspace.data import predict
 from nasspace.errors import InputError, first_line
-from nasspace.training.trainer import normalised
+from nasspace.training.trainer import normalized
 
 if TYPE_CHECKING:
     from nasspace.data.images import DataSet
@@ -60,7 +60,7 @@ class Pipeline:
 
         def batches() -> Iterator[Tensor]:
             for part in data.validation.pixels.split(BATCH):
-                yield network(normalised(part, data)).argmax(1)
+                yield network(normalized(part, data)).argmax(1)
 
         with torch.inference_mode():
             return cls(data, torch.cat(list(batches())))

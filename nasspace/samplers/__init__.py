@@ -1,1 +1,1 @@
-"""What to try next: mathematics on plain values."""
+"""Samplers propose the next architecture: mathematics on plain values, without storage and torch."""

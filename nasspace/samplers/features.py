@@ -1,4 +1,4 @@
-"""An architecture as numbers: cheap figures, sizes, and the options chosen, in groups from coarse to fine."""
+"""Numeric features of architectures for the Gaussian process, in groups from coarse to fine."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 if TYPE_CHECKING:
     from nasspace.architecture import Architecture
 
-SCALARS = ("depth", "width", "resolution", "out")  # numbers that say how large a network is
-PLACE = re.compile(r"(?<![^.])\d+(?![^.])|\d+$")  # the stage and the layer in a choice's name
+SCALARS = ("depth", "width", "resolution", "out")  # choices that set the size of a network
+POSITION = re.compile(r"(?<![^.])\d+(?![^.])|\d+$")  # the stage and the layer in a choice's name
 
 
 class Features:
-    """An architecture as numbers, in four groups from coarse to fine: known figures, sizes, counts, every option.
+    """Four groups of features: known figures, sizes, counts of options, and every choice's option.
 
-    `options` is every choice of the space with its options, `known` the figures that are cheap (FLOPs, ...),
-    `sample` some architectures that set the scales. All is memoised by digest until `forget`.
+    `options` has every choice of the space with its options, `known` functions that compute figures (FLOPs, ...),
+    `sample` architectures that set the scales. Results are memoized by digest until `forget`.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class Features:
         self._figures: dict[str, dict[str, float]] = {}
         self._rows: dict[str, tuple[list[float], list[float], list[int]]] = {}
         self.scales = [_scale(block, each=i < 3) for i, block in enumerate(self._blocks(sample))]
-        self._of_sample = (dict(self._figures), dict(self._rows))
+        self._sample_memo = (dict(self._figures), dict(self._rows))
 
     def forget(self) -> None:
-        """Forget all but the sample: a proposal meets some hundred architectures that never come again."""
-        self._figures, self._rows = map(dict, self._of_sample)
+        """Drop all results but the sample's: most architectures of a proposal never occur again."""
+        self._figures, self._rows = map(dict, self._sample_memo)
 
     def figures(self, architecture: Architecture) -> dict[str, float]:
         """The known figures of an architecture, by name."""
@@ -53,20 +53,21 @@ class Features:
         return self._figures[architecture.digest]
 
     def groups(self, architectures: Sequence[Architecture]) -> list[np.ndarray]:
-        """One array (architectures, columns) a group; random networks have a mean squared distance of 1 in each."""
+        """One array (architectures, columns) per group, scaled to a mean squared distance of 1 in the sample."""
         blocks = self._blocks(architectures)
         return [(block - mean) * factor for block, (mean, factor) in zip(blocks, self.scales, strict=True)]
 
     def _blocks(self, architectures: Sequence[Architecture]) -> list[np.ndarray]:
+        """The groups before scaling."""
         rows = [self._row(architecture) for architecture in architectures]
         figures, sizes = (np.array(part, float) for part in zip(*((row[0], row[1]) for row in rows), strict=True))
         chosen = np.array([positions for *_, positions in rows], int)
         coded = [code[column] for code, column in zip(self.codes, chosen.T, strict=True)]
-        places = np.hstack([np.zeros((len(rows), 0)), *coded])
-        return [figures, sizes, places @ self.families, places]
+        options = np.hstack([np.zeros((len(rows), 0)), *coded])
+        return [figures, sizes, options @ self.families, options]
 
     def _row(self, architecture: Architecture) -> tuple[list[float], list[float], list[int]]:
-        """Figures, sizes, and the position of each choice's option; one past the last where it is not reached."""
+        """Figures, sizes, and the index of each choice's option; one past the last for choices not reached."""
         if architecture.digest not in self._rows:
             choices = architecture.choices
             figures = [math.log(max(figure, 1e-9)) for figure in self.figures(architecture).values()]
@@ -78,9 +79,9 @@ class Features:
 
 
 def _code(name: str, values: Sequence[Any]) -> np.ndarray:
-    """A row an option: a 1 in its own column, for numbers their rank from 0 to 1 beside it; a last row of zeros.
+    """One-hot rows for the options of a choice, and a last row of zeros for choices not reached.
 
-    Blocks are numbered by their position, which says nothing of their order.
+    Numeric options get another column, their rank from 0 to 1. Blocks do not: their numbers are no order.
     """
     code = np.eye(len(values) + 1, len(values))
     if name.endswith("block") or len(values) < 3 or not _numeric(values):
@@ -90,16 +91,17 @@ def _code(name: str, values: Sequence[Any]) -> np.ndarray:
 
 
 def _numeric(values: Sequence[Any]) -> bool:
+    """Whether all options are numbers."""
     return all(isinstance(value, int | float) for value in values)
 
 
 def _families(options: Mapping[str, Sequence[Any]], codes: Sequence[np.ndarray]) -> np.ndarray:
-    """What adds up the columns of choices that differ in their place only: in one stage, in the whole network."""
+    """A matrix that sums the columns of choices that differ in position only: over a stage, over the network."""
     families: dict[tuple, list[int]] = {}
     for i, (name, values) in enumerate(options.items()):
-        places = list(PLACE.finditer(name))
-        stage = name[: places[-1].start()] + "#" + name[places[-1].end() :] if places else name
-        for family in sorted({stage, PLACE.sub("#", name)}):
+        positions = list(POSITION.finditer(name))
+        stage = name[: positions[-1].start()] + "#" + name[positions[-1].end() :] if positions else name
+        for family in sorted({stage, POSITION.sub("#", name)}):
             families.setdefault((family, tuple(values)), []).append(i)
     starts = np.cumsum([0, *(code.shape[1] for code in codes)])
     sums = [np.zeros((starts[-1], 0))]
@@ -112,7 +114,7 @@ def _families(options: Mapping[str, Sequence[Any]], codes: Sequence[np.ndarray])
 
 
 def _scale(block: np.ndarray, each: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and factor of the columns: `each` column to one spread, or all by one factor (options of a choice)."""
+    """Mean and factor of the columns: `each` column scaled to the same spread, or all columns by one factor."""
     spread = block.std(axis=0)
     varied = spread > 1e-9
     if each:

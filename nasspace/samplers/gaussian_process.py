@@ -1,4 +1,4 @@
-"""A Gaussian process on groups of features: accuracy of networks not yet tried, from those that were."""
+"""A Gaussian process on groups of features, fitted by its posterior mode."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 LINEAR, WEIGHT, SMOOTH = (1.0, 0.3, 0.2, 0.2), 1.0, 0.5  # prior modes of a, w and s
-SPREAD = 1.0  # of the priors on their logarithms
-MOST, ENOUGH = 1000, 200  # observations that are used, the latest; and of them to fit the parameters on
+SPREAD = 1.0  # standard deviation of the priors on their logarithms
+MOST, ENOUGH = 1000, 200  # latest observations that are used; of these, how many to fit the hyperparameters on
 
 
-class Parameters(NamedTuple):
-    """Of the kernel: weights of the linear parts and of the distances, a group each; of the smooth part; noise."""
+class Hyperparameters(NamedTuple):
+    """Kernel hyperparameters: weights of linear parts and distances (one per group), smooth part's weight, noise."""
 
     a: np.ndarray
     w: np.ndarray
@@ -23,61 +23,66 @@ class Parameters(NamedTuple):
 
 
 class GaussianProcess:
-    """A Gaussian process whose kernel is a sum over groups of features, fitted by its posterior mode.
+    """A Gaussian process whose kernel is a sum over groups of features.
 
-    k(x, x') = 1/2 + sum_g a_g x_g.x'_g + s Matern52(sum_g w_g |x_g - x'_g|^2), plus noise, on standardised values.
-    The logarithms of a, w, s and the noise have normal priors, so that a handful of observations is enough to start.
+    k(x, x') = 1/2 + sum_g a_g x_g.x'_g + s Matern52(sum_g w_g |x_g - x'_g|^2), plus noise, on standardized values.
+    The logarithms of a, w, s and the noise have normal priors, so that a few observations are enough to start.
     """
 
     def __init__(self, groups: Sequence[np.ndarray], values: np.ndarray, noise: float = 0.05, spread: float = 1e-6):
-        """`values` of shape (observations,); prior guesses: `noise`'s share of their variance, their least `spread`."""
+        """Fit `values` of shape (observations,).
+
+        `noise` is the prior mode of the noise's share of the variance, `spread` the smallest standard deviation that
+        the values are scaled by.
+        """
         self.groups = [group[-MOST:] for group in groups]
         values = values[-MOST:]
         self.mean, self.scale = float(values.mean()), max(float(values.std()), spread)
         target = (values - self.mean) / self.scale
-        some = np.linspace(0, len(values) - 1, min(len(values), ENOUGH)).astype(int)
-        self.parameters = _mode([group[some] for group in self.groups], target[some], noise)
-        kernel, _, _ = _kernel(self.parameters, *_compared(self.groups, self.groups))
+        subset = np.linspace(0, len(values) - 1, min(len(values), ENOUGH)).astype(int)
+        self.parameters = _posterior_mode([group[subset] for group in self.groups], target[subset], noise)
+        kernel, _, _ = _kernel(self.parameters, *_products_and_distances(self.groups, self.groups))
         self.root = np.linalg.cholesky(kernel + self.parameters.noise * np.eye(len(values)))
         self.weights = _solve(self.root, target)
 
     def predict(self, groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation, without the noise of a measurement, each of shape (architectures,)."""
+        """Mean and standard deviation without the noise, each of shape (architectures,)."""
         from scipy.linalg import solve_triangular
 
         a, _, s, _ = self.parameters
-        kernel, _, _ = _kernel(self.parameters, *_compared(groups, self.groups))
-        own = 0.5 + sum(share * (group**2).sum(axis=1) for share, group in zip(a, groups, strict=True)) + s
+        kernel, _, _ = _kernel(self.parameters, *_products_and_distances(groups, self.groups))
+        prior = 0.5 + sum(share * (group**2).sum(axis=1) for share, group in zip(a, groups, strict=True)) + s
         left = solve_triangular(self.root, kernel.T, lower=True)
-        variance = np.maximum(own - (left**2).sum(axis=0), 1e-10)
+        variance = np.maximum(prior - (left**2).sum(axis=0), 1e-10)
         return self.mean + self.scale * (kernel @ self.weights), self.scale * np.sqrt(variance)
 
     @property
     def noise_deviation(self) -> float:
-        """The standard deviation of a measurement's noise, in the units of the values."""
+        """The standard deviation of the noise, in the units of the values."""
         return self.scale * math.sqrt(self.parameters.noise)
 
 
-def _mode(groups: Sequence[np.ndarray], target: np.ndarray, noise: float) -> Parameters:
-    """The most probable parameters."""
+def _posterior_mode(groups: Sequence[np.ndarray], target: np.ndarray, noise: float) -> Hyperparameters:
+    """The hyperparameters with the highest posterior density, by L-BFGS-B from the prior's mode."""
     from scipy.optimize import minimize
 
     prior = np.log([*LINEAR[: len(groups)], *[WEIGHT] * len(groups), SMOOTH, noise])
-    given = (prior, *_compared(groups, groups), target)
+    given = (prior, *_products_and_distances(groups, groups), target)
     bounds = [(mode - 6 * SPREAD, mode + 6 * SPREAD) for mode in prior]
     found = minimize(_loss, prior, given, "L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": 50})
     return _parameters(found.x)
 
 
-def _parameters(logs: np.ndarray) -> Parameters:
+def _parameters(logs: np.ndarray) -> Hyperparameters:
+    """Hyperparameters from the vector of their logarithms."""
     values, count = np.exp(logs), len(logs) // 2 - 1
-    return Parameters(values[:count], values[count : 2 * count], float(values[-2]), float(values[-1]))
+    return Hyperparameters(values[:count], values[count : 2 * count], float(values[-2]), float(values[-1]))
 
 
 def _kernel(
-    parameters: Parameters, products: np.ndarray, distances: np.ndarray
+    parameters: Hyperparameters, products: np.ndarray, distances: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The kernel, its smooth part over s, and the smooth part's derivative by the squared distance, over s."""
+    """The kernel; its smooth part divided by s; the derivative of that by the squared distance."""
     a, w, s, _ = parameters
     r = np.sqrt(5 * np.maximum(np.tensordot(w, distances, 1), 1e-12))
     smooth, slope = (1 + r + r**2 / 3) * np.exp(-r), -5 / 6 * (1 + r) * np.exp(-r)
@@ -102,7 +107,7 @@ def _loss(
     return loss, gradient + off
 
 
-def _compared(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _products_and_distances(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Inner products and squared distances of rows, each of shape (groups, left rows, right rows)."""
     products = np.array([one @ other.T for one, other in zip(left, right, strict=True)])
     squares = [[(group**2).sum(axis=1) for group in side] for side in (left, right)]
@@ -111,6 +116,7 @@ def _compared(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> tuple[
 
 
 def _solve(root: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Solve a linear system given the lower Cholesky factor of its matrix."""
     from scipy.linalg import cho_solve
 
     return cho_solve((root, True), right)

@@ -1,6 +1,6 @@
 """Dominance, the Pareto front and its hypervolume, on plain arrays.
 
-Every column is to be minimised; who wants accuracy to rise passes its negative. A row is a point.
+A row is a point. Every column is minimized; negate maximized columns.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def dominates(a: Any, b: Any) -> bool:
-    """Whether point `a` is nowhere worse than point `b` and somewhere better.
+    """Whether point `a` is no worse than point `b` in every column and better in at least one.
 
     >>> dominates([1, 2], [1, 3]), dominates([1, 3], [1, 3]), dominates([0, 4], [1, 3])
     (True, False, False)
@@ -21,9 +21,9 @@ def dominates(a: Any, b: Any) -> bool:
 
 
 def front(points: Any) -> np.ndarray:
-    """Which points no other point dominates: a mask of shape (points,); of equal points the first is kept.
+    """A mask of shape (points,) of the points that no other point dominates; of equal points the first is kept.
 
-    ValueError where a value is NaN, which is neither better nor worse than anything.
+    Raises ValueError if a value is NaN.
 
     >>> front([[1, 3], [2, 2], [2, 3], [1, 3]]).tolist()
     [True, True, False, False]
@@ -40,10 +40,10 @@ def front(points: Any) -> np.ndarray:
 
 
 def hypervolume(points: Any, reference: Any) -> float:
-    """The volume that lies above some point and below `reference` in every column; exact.
+    """The volume that points dominate, bounded by `reference` (one value per column); exact.
 
-    `reference` has one value a column. Points not below it in every column add nothing. By slices along the
-    last column (Zitzler 2001), meant for up to four columns and some hundred points.
+    Points that are not below the reference in every column add nothing. Computed in slices along the last column
+    (Zitzler 2001); meant for up to four columns and a few hundred points.
 
     >>> hypervolume([[0, 2], [1, 1], [9, 0]], [3, 3])
     5.0
@@ -58,7 +58,7 @@ def hypervolume(points: Any, reference: Any) -> float:
 
 
 def _volume(points: np.ndarray, reference: np.ndarray) -> float:
-    """Hypervolume of points that all lie below the reference; shape (at least one, columns)."""
+    """The hypervolume of at least one point, all below the reference."""
     points = points[np.argsort(points[:, -1], kind="stable")]
     if points.shape[1] == 1:
         return reference[0] - points[0, 0]
@@ -69,6 +69,7 @@ def _volume(points: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _rows(points: Any) -> np.ndarray:
+    """Points as a float array of shape (points, columns)."""
     points = np.asarray(points, float)
     if points.size == 0:
         return points.reshape(0, points.shape[1] if points.ndim == 2 else 0)

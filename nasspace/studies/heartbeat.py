@@ -68,9 +68,11 @@ class Heartbeat:
     def begin(self, trial: optuna.Trial) -> None:
         """Mark a trial as this process's own."""
         if self.study.is_shared:
-            storage.record_heartbeat(self.study.record, trial._trial_id)
+            from nasspace.optuna_adapter import trial_id
+
+            storage.record_heartbeat(self.study.record, trial_id(trial))
             trial.set_user_attr(PROCESS, identity(self._search))  # last: a trial with a process has a heartbeat
-            self._own_trials[trial.number] = trial._trial_id
+            self._own_trials[trial.number] = trial_id(trial)
 
     def end(self, number: int) -> None:
         """Send no more heartbeats for a trial that finished."""
@@ -92,13 +94,15 @@ class Heartbeat:
         """The running trials of other processes; own trials that finished are dropped."""
         running = self.study.frozen("RUNNING")
         numbers = {trial.number for trial in running}
-        self._own_trials = {number: trial_id for number, trial_id in self._own_trials.items() if number in numbers}
+        self._own_trials = {number: key for number, key in self._own_trials.items() if number in numbers}
         return [trial for trial in running if trial.number not in self._own_trials]
 
     def _abandoned(self, running: list[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:
         """The running trials whose process is dead, is stale, or died before it marked the trial as its own."""
+        from nasspace.optuna_adapter import trial_id
+
         now, stale_ids = time.monotonic(), storage.stale_trials(self.study.record)
-        stale = {t.number for t in running if t._trial_id in stale_ids or not t.user_attrs.get(PROCESS)}
+        stale = {t.number for t in running if trial_id(t) in stale_ids or not t.user_attrs.get(PROCESS)}
         self._stale_since = {number: self._stale_since.get(number, now) for number in stale}
         abandoned = []
         for trial in running:

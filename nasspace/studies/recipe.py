@@ -23,7 +23,7 @@ from nasspace import files
 from nasspace.documents import Document
 from nasspace.errors import InputError, nearest
 from nasspace.studies.objectives import OBJECTIVES
-from nasspace.training.settings import Fidelity, TrainingSettings
+from nasspace.training.settings import Fidelity, TrainingSettings, with_current_names
 
 UNITS = {
     "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},  # to milliseconds
@@ -65,6 +65,11 @@ def _objective(name: str) -> str:
     if name not in OBJECTIVES:
         raise ValueError(f"{name!r} is not an objective{nearest(name, OBJECTIVES)}")
     return name
+
+
+def _current_training(value: Any) -> Any:
+    """Training settings of a file written before, under their current names."""
+    return with_current_names(value) if isinstance(value, Mapping) else value
 
 
 ObjectiveName = Annotated[str, AfterValidator(_objective)]
@@ -116,7 +121,7 @@ class Recipe(Strict):
     trial_timeout: Annotated[float | None, _amount("time")] = None
     storage_path: str | None = None
     fidelity: Fidelity = Fidelity(resolution=32, epochs=8)
-    training: TrainingSettings = TrainingSettings()
+    training: Annotated[TrainingSettings, BeforeValidator(_current_training)] = TrainingSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -150,6 +155,7 @@ class Recipe(Strict):
         own = self.as_written()
         if changes.get("time_budget") is not None:
             own.pop("trials")
+        changes = {**changes, "training": _current_training(changes.get("training"))}
         return read_value(_merged(own, changes), Document({}, ""))
 
     def as_written(self) -> dict[str, Any]:

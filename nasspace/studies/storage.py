@@ -33,9 +33,6 @@ TABLES = {  # of Optuna; every database of a study has them
     *("studies", "study_directions", "study_user_attributes", "trials", "trial_values", "trial_params"),
     *("trial_user_attributes", "trial_system_attributes", "version_info", "alembic_version"),
 }
-RETRIED = (  # methods of Optuna's storage besides those of its base class
-    *("_create_new_trial", "_get_trials", "_set_trial_param", "record_heartbeat", "_get_stale_trial_ids"),
-)
 log = logging.getLogger(__name__)
 _thread = threading.local()
 
@@ -259,12 +256,16 @@ def ask(study: Any) -> Any:
 
 def stale_trials(study: Any) -> set[int]:
     """Storage ids of the running trials whose last heartbeat is older than GRACE seconds."""
-    return set(study._storage._get_stale_trial_ids(study._study_id))
+    from nasspace import optuna_adapter
+
+    return optuna_adapter.stale_trial_ids(study)
 
 
 def record_heartbeat(study: Any, trial_id: int) -> None:
     """Record that a trial is in progress, for the other processes of a shared storage."""
-    study._storage.record_heartbeat(trial_id)
+    from nasspace import optuna_adapter
+
+    optuna_adapter.record_heartbeat(study, trial_id)
 
 
 def name_objectives(study: Any, names: list[str]) -> None:
@@ -278,9 +279,11 @@ def name_objectives(study: Any, names: list[str]) -> None:
 
 def requeue(study: Any, trial: Any) -> None:
     """Queue the parameters of a trial whose process died, unless they are queued already."""
-    parameters = trial.params if "digest" in trial.user_attrs else trial.system_attrs.get("fixed_params")
+    from nasspace.optuna_adapter import enqueued_params
+
+    parameters = trial.params if "digest" in trial.user_attrs else enqueued_params(trial)
     waiting = [other for other in study.get_trials(deepcopy=False) if other.state.name == "WAITING"]
-    if parameters and all(other.system_attrs.get("fixed_params") != parameters for other in waiting):
+    if parameters and all(enqueued_params(other) != parameters for other in waiting):
         study.enqueue_trial(dict(parameters))
 
 
@@ -308,8 +311,10 @@ def _retrying_storage() -> type:
     """Optuna's storage with every call retried while the database is unreachable."""
     import optuna
 
+    from nasspace import optuna_adapter
+
     # Optuna retries on the broken connection and logs a long warning; `_retried` logs one line.
-    logging.getLogger("optuna.storages._rdb.storage").addFilter(lambda line: "Falling back" not in line.getMessage())
+    logging.getLogger(optuna_adapter.STORAGE_LOGGER).addFilter(lambda line: "Falling back" not in line.getMessage())
 
     class RetryingStorage(optuna.storages.RDBStorage):
         def __init__(self, url: str, **settings: Any) -> None:
@@ -317,10 +322,8 @@ def _retrying_storage() -> type:
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of heartbeats
                 super().__init__(url, **settings)
 
-    for name in [*vars(optuna.storages.BaseStorage), *RETRIED]:
-        method = getattr(optuna.storages.RDBStorage, name, None)
-        if callable(method) and not name.startswith("__"):
-            setattr(RetryingStorage, name, _retried(method))
+    for name, method in optuna_adapter.storage_methods():
+        setattr(RetryingStorage, name, _retried(method))
     return RetryingStorage
 
 

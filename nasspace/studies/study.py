@@ -101,11 +101,11 @@ class Study:
 
         `in_progress` are the trials that this process is working on.
         """
-        import optuna
+        from nasspace.optuna_adapter import reopened_trial
 
         running = () if self.is_shared else self.frozen("RUNNING")
         left = next((trial for trial in running if trial.number not in in_progress), None)
-        return None if left is None else optuna.Trial(self.record, left._trial_id)
+        return None if left is None else reopened_trial(self.record, left)
 
     def finish_trial(self, trial: optuna.Trial | int, state: str, values: list[float] | None = None) -> bool:
         """Record that a trial finished: COMPLETE with the values of its objectives, PRUNED or FAIL.

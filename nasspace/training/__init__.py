@@ -1,1 +1,1 @@
-"""One network trained for a budget."""
+"""Training of one network for a budget: settings, optimizers, schedules, the loop, checkpoints, metrics."""

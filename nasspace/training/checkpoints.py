@@ -1,4 +1,4 @@
-"""Where a training stands, in one file: written whole or not at all, and read only by the same training."""
+"""The checkpoint file of a training: written atomically, and read only by the same training."""
 
 from __future__ import annotations
 
@@ -22,49 +22,49 @@ INTERVAL = 30.0  # seconds between two checkpoints within an epoch
 
 
 class Checkpoints:
-    """The checkpoint file of one training; `identity` says part by part which training it is."""
+    """The checkpoint file of one training; `identity` identifies the training, part by part."""
 
     def __init__(self, path: Path, identity: Mapping[str, str]):
         self.path = path
         self.identity = dict(identity)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Replace the file; `state` is of tensors, numbers, strings, lists and dictionaries."""
+        """Replace the file; `state` holds tensors, numbers, strings, lists and dictionaries."""
         buffer = io.BytesIO()
         torch.save({"nasspace_checkpoint": VERSION, "identity": self.identity, "state": dict(state)}, buffer)
         with files.replacing(self.path) as temporary:
             temporary.write_bytes(buffer.getvalue())
 
     def load(self) -> dict[str, Any] | None:
-        """The state saved last, or None before the first; an `InputError` for another training's or a damaged file."""
+        """The last saved state, or None; a damaged file or another training's is an `InputError`."""
         if not self.path.is_file():
             return None
         remedy = "delete it to start from the beginning, or train into another folder"
         try:
-            found = torch.load(self.path, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({error.strerror or error}); {remedy}") from None
-        except Exception as error:  # what a damaged file makes of torch.load has no common base
+        except Exception as error:  # torch.load's exceptions on damaged files have no common base
             raise InputError(f"{self.path}: not a sound checkpoint ({type(error).__name__}); {remedy}") from None
-        if not isinstance(found, dict) or found.get("nasspace_checkpoint") != VERSION:
+        if not isinstance(checkpoint, dict) or checkpoint.get("nasspace_checkpoint") != VERSION:
             raise InputError(f"{self.path}: not a checkpoint of this version of nasspace; {remedy}")
-        other = [part for part, value in self.identity.items() if found["identity"].get(part) != value]
+        other = [part for part, value in self.identity.items() if checkpoint["identity"].get(part) != value]
         if other:
             raise InputError(f"{self.path}: the checkpoint of another training ({', '.join(other)} differ); {remedy}")
-        return found["state"]
+        return checkpoint["state"]
 
 
 def identity(
     model: nn.Module, data: DataSet, fidelity: Fidelity, settings: TrainingSettings, seed: int, device: str
 ) -> dict[str, str]:
-    """What makes a training the one it is, a short text a part; `model` still has its initial weights."""
+    """What distinguishes a training, one short string per part; `model` still has its initial weights."""
     state = model.state_dict()
     shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in state.items()]
     content = hashlib.sha256()
     for tensor in state.values():
         content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return {
-        "settings": _digest(sorted(asdict(settings).items())),
+        "settings": settings.fingerprint(),
         "epochs or resolution": _digest(sorted(asdict(fidelity).items())),
         "seed": str(seed),
         "device": device.partition(":")[0],
@@ -76,4 +76,5 @@ def identity(
 
 
 def _digest(value: Any) -> str:
+    """12 hex digits of a value's representation."""
     return hashlib.sha256(repr(value).encode()).hexdigest()[:12]

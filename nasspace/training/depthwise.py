@@ -1,4 +1,4 @@
-"""Depthwise convolutions of tiny maps while a network is trained: the same sums, without a slow case of oneDNN."""
+"""Fast depthwise convolutions of tiny maps during training: equal sums, without a slow case of oneDNN."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-LARGEST = 4  # pixels of a side: above, oneDNN is quicker
+LARGEST = 4  # pixels of a side: above, oneDNN is faster
 
 
 @contextmanager
 def fast_tiny_maps(model: nn.Module, device: str = "cpu") -> Iterator[None]:
-    """Train `model` on the CPU without the gradients that oneDNN takes in a slow way.
+    """Train `model` on the CPU without oneDNN's slow gradients.
 
-    Where a map is smaller than a depthwise kernel (3x3 on 2x2 and below, 5x5 and 7x7 on 4x4 and below) the gradient of
-    a batch of 64 takes 6 to 40 ms in torch 2.13, some 10 times that of a map that is larger. There each output pixel is
-    written as a sum over the input's pixels instead: 2 to 40 times faster, equal up to rounding.
+    If a map is smaller than a depthwise kernel (3x3 on 2x2 and below, 5x5 and 7x7 on 4x4 and below), the gradient of a
+    batch of 64 takes 6 to 40 ms in torch 2.13, about 10 times as long as on a larger map. Here each output pixel is
+    computed as a sum over the input's pixels instead: 2 to 40 times faster, equal up to rounding.
     """
     convolutions = [part for part in model.modules() if type(part) is nn.Conv2d and _is_depthwise(part)]
     if torch.device(device).type != "cpu":
@@ -34,12 +34,14 @@ def fast_tiny_maps(model: nn.Module, device: str = "cpu") -> Iterator[None]:
 
 
 def _is_depthwise(convolution: nn.Conv2d) -> bool:
+    """Whether `by_pixels` can compute a convolution."""
     channels = convolution.groups == convolution.in_channels == convolution.out_channels > 1
     plain = convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
     return channels and plain and convolution.dilation == (1, 1)
 
 
 def _forward(convolution: nn.Conv2d, maps: Tensor) -> Tensor:
+    """`by_pixels` for tiny maps, else the convolution's own forward."""
     height, width = maps.shape[2:]
     kernel = min(convolution.kernel_size)
     if max(height, width) > LARGEST or min(height, width) >= kernel:
@@ -50,13 +52,13 @@ def _forward(convolution: nn.Conv2d, maps: Tensor) -> Tensor:
 def by_pixels(
     maps: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]
 ) -> Tensor:
-    """A depthwise convolution of maps [N, C, H, W] by weights [C, 1, K, L], each output a sum over all H x W pixels.
+    """A depthwise convolution of maps [N, C, H, W] with weights [C, 1, K, L], as sums over all H x W pixels.
 
-    The work grows with the square of the map: for maps of a few pixels.
+    The cost grows with the square of the number of pixels.
     """
     batch, channels, height, width = maps.shape
     taps, rows, columns = _taps((height, width), weight.shape[2:], stride, padding)
-    padded = functional.pad(weight.flatten(1), (0, 1)).t()  # the last tap is zero: pixels out of a kernel's reach
+    padded = functional.pad(weight.flatten(1), (0, 1)).t()  # the last tap is zero: pixels outside the kernel
     table = padded.index_select(0, taps).view(height * width, rows * columns, channels)
     pixels = maps.permute(0, 2, 3, 1).reshape(batch, height * width, 1, channels)
     sums = (pixels * table).sum(1)
@@ -67,9 +69,9 @@ def by_pixels(
 def _taps(
     size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
 ) -> tuple[Tensor, int, int]:
-    """For each pair of an input and an output pixel the kernel's tap between them, flat; rows and columns of outputs.
+    """The kernel's tap between each input and output pixel, flattened; rows and columns of the output.
 
-    The tap after the last one stands for none.
+    The index after the last tap stands for no tap.
     """
     rows, columns = ((size[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in (0, 1))
     y, x, row, column = torch.meshgrid(*map(torch.arange, (*size, rows, columns)), indexing="ij")

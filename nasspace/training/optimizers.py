@@ -1,4 +1,4 @@
-"""What makes a step of a training: the optimisers, what of a network decays, and the average of its weights."""
+"""Optimizers, the parameters that weight decay acts on, and the moving average of weights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nasspace.training.settings import TrainingSettings
 
 
 class RMSprop(torch.optim.Optimizer):
-    """Root mean square propagation as in TensorFlow, with which the MobileNets were trained.
+    """RMSprop as in TensorFlow, with which the MobileNets were trained.
 
-    square <- decay square + (1 - decay) g², from 1; moved <- momentum moved + rate g / sqrt(square + epsilon); the
-    weight less `moved`. PyTorch's own starts the mean square at 0, adds epsilon outside the root, and applies a
-    changed rate to past steps as well. Weight decay is added to the gradient g.
+    square <- decay square + (1 - decay) g², from 1; moved <- momentum moved + rate g / sqrt(square + epsilon);
+    weight <- weight - moved. PyTorch's RMSprop starts the mean square at 0, adds epsilon outside the root, and applies
+    a changed rate to past steps as well. Weight decay is added to the gradient g.
     """
 
     def __init__(self, groups: list[dict], lr: float, decay: float, momentum: float, epsilon: float):
@@ -25,13 +25,14 @@ class RMSprop(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Move every parameter that has a gradient; there is no closure."""
+        """Update every parameter that has a gradient; a closure is not supported."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._move(parameter, parameter.grad, group)
+                    self._update(parameter, parameter.grad, group)
 
-    def _move(self, parameter: Tensor, gradient: Tensor, group: dict) -> None:
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict) -> None:
+        """Update one parameter in place."""
         state = self.state[parameter]
         if not state:
             state |= {"square": torch.ones_like(parameter), "moved": torch.zeros_like(parameter)}
@@ -43,46 +44,47 @@ class RMSprop(torch.optim.Optimizer):
         parameter.sub_(moved)
 
 
-def optimiser(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """The optimiser of all that is trained in a model, with weight decay where the settings want it."""
-    spared = _spared(model, settings.decayed)
+def optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """The optimizer of a model's trainable parameters, with weight decay on those that the settings name."""
+    exempt = _exempt_from_decay(model, settings.decayed)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in parameters if id(p) not in spared], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if id(p) in spared], "weight_decay": 0.0},
+        {"params": [p for p in parameters if id(p) not in exempt], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if id(p) in exempt], "weight_decay": 0.0},
     ]
     rate, momentum = settings.learning_rate, settings.momentum
-    if settings.optimiser == "adamw":
+    if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=rate, fused=True)
-    if settings.optimiser == "rmsprop":
+    if settings.optimizer == "rmsprop":
         return RMSprop(groups, rate, settings.square_decay, momentum, settings.epsilon)
     return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=settings.nesterov and momentum > 0, fused=True)
 
 
-def _spared(model: nn.Module, decayed: str) -> set[int]:
-    """The identities of the parameters that do not decay."""
+def _exempt_from_decay(model: nn.Module, decayed: str) -> set[int]:
+    """The `id`s of the parameters without weight decay."""
     if decayed == "all":
         return set()
-    flat = {id(parameter) for parameter in model.parameters() if parameter.ndim <= 1}
-    apart = {id(part.weight) for part in model.modules() if is_depthwise(part)}
-    return flat | apart if decayed == "weights-but-depthwise" else flat
+    vectors = {id(parameter) for parameter in model.parameters() if parameter.ndim <= 1}
+    depthwise = {id(part.weight) for part in model.modules() if is_depthwise(part)}
+    return vectors | depthwise if decayed == "weights-but-depthwise" else vectors
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of the model that follows its weights and batch norms' statistics; `update_parameters` after each step.
+    """An exponential moving average of a model's weights and batch norm statistics.
 
-    After n steps the decay is (1 + n) / (10 + n) until that is above `decay`, as in TensorFlow.
+    Call its `update_parameters` after each step. After n steps the decay is the smaller of `decay` and
+    (1 + n) / (10 + n), as in TensorFlow.
     """
 
-    def follow(averages: Sequence[Tensor], currents: Sequence[Tensor], steps: Tensor) -> None:
+    def update(averages: Sequence[Tensor], currents: Sequence[Tensor], steps: Tensor) -> None:
         count = int(steps)
-        kept = min(decay, (1 + count) / (10 + count))
+        current_decay = min(decay, (1 + count) / (10 + count))
         for average, current in zip(averages, currents, strict=True):
             if average.is_floating_point():
-                average.lerp_(current, 1 - kept)
+                average.lerp_(current, 1 - current_decay)
             else:  # a count of batches has no average
                 average.copy_(current)
 
-    average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
-    average.update_parameters(model)  # the first call copies: the average begins at the initial weights
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    average.update_parameters(model)  # the first call copies the initial weights
     return average

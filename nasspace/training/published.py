@@ -1,4 +1,4 @@
-"""How the published networks were trained, each under its name; the table itself is `published.yaml`."""
+"""How the published networks were trained, by name; the table is `published.yaml`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ SHARED = {  # families with one training
     "shufflenet_v1": "shufflenet",
     "shufflenet_v2": "shufflenet",
 }
-IMAGES = 1_281_167  # ImageNet's for training, by which iterations became epochs
+IMAGES = 1_281_167  # ImageNet's training images, for conversion of iterations to epochs
 
 
 @dataclass(frozen=True)
 class PublishedTraining:
     """The training of a published network.
 
-    `settings` are what can be applied here, `augmentation` is what the source did with its images and `not_applied`
-    what of it is not done here; dropout is the architecture's. `epochs` is None where no length is recorded.
+    `settings` are what can be applied here, `augmentation` is what the source did with its images, and `not_applied`
+    what of it is not done here; dropout is part of the architecture. `epochs` is None if it is not known.
     `resolution` is in pixels, `initialization` a scheme of `nasspace.initialization`. `source` says where the values
-    are from (paper, official code, secondary, recalled), `note` which of them are not, and what else was different.
+    are from (paper, official code, secondary, recalled), `note` which are from elsewhere, and other differences.
     """
 
     name: str
@@ -43,15 +43,15 @@ class PublishedTraining:
 
     @property
     def batch_size(self) -> int:
-        """Images a step, over all devices where they go in step."""
+        """Images per step, over all synchronous devices."""
         return self.settings.batch_size
 
     def scaled(self, batch_size: int, epochs: int | None = None) -> TrainingSettings:
-        """The settings for another batch size, and for another length where the published one is known.
+        """The settings for another batch size, and for another number of epochs if the published one is known.
 
-        The rates follow the batch size in proportion (Goyal et al. 2017: a rule for SGD; for RMSprop a custom). What
-        is counted in epochs (warm-up, falls, patience) follows `epochs`. Batch norm's statistics are re-estimated in
-        the end: those that run with the published momentum need the published number of steps.
+        Learning rates are scaled in proportion to the batch size (Goyal et al. 2017: a rule for SGD; for RMSprop a
+        custom), settings in epochs (warm-up, drops, patience) in proportion to `epochs`. Batch norm statistics are
+        re-estimated at the end: running ones with the published momentum need the published number of steps.
         """
         settings = self.settings
         factor = batch_size / settings.batch_size
@@ -67,7 +67,7 @@ class PublishedTraining:
 
 
 def _stretched(settings: TrainingSettings, factor: float) -> dict[str, Any]:
-    """What is counted in epochs, `factor` times as long."""
+    """The settings that are counted in epochs, times `factor`."""
     warm_up = settings.warm_up * (factor if settings.warm_up_in == "epochs" else 1)
     return {
         "warm_up": warm_up,
@@ -83,7 +83,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> PublishedTraining:
-    """The published training of a name; an unknown one is an `InputError` with the nearest."""
+    """The published training of a name; an unknown name is an `InputError` with the nearest known one."""
     if name not in _table():
         raise InputError(f"'{name}' is not a published training{nearest(name, _table())}")
     entry = dict(_table()[name])
@@ -95,7 +95,7 @@ def load(name: str) -> PublishedTraining:
 
 
 def of(network: str) -> PublishedTraining:
-    """How the published network of this name was trained: as its family, and with `_cifar` as the CIFAR-100 networks.
+    """The training of a published network: its family's, or that of the CIFAR-100 networks for names in `_cifar`.
 
     A name of no published family is an `InputError`.
     """
@@ -112,4 +112,5 @@ def of(network: str) -> PublishedTraining:
 
 @lru_cache(maxsize=1)
 def _table() -> dict[str, dict[str, Any]]:
+    """The content of `published.yaml`."""
     return files.load_yaml(TABLE).value

@@ -1,20 +1,22 @@
-"""How long and how a network is trained: two frozen values, checked when they are made."""
+"""Training settings and budgets: two frozen values, checked when they are created."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from nasspace.errors import InputError, nearest
 
-OPTIMISERS = ("sgd", "rmsprop", "adamw")
+OPTIMIZERS = ("sgd", "rmsprop", "adamw")
 SCHEDULES = ("cosine", "one-cycle", "exponential", "steps", "plateau")
 WARM_UPS = ("share", "epochs")
 DECAYED = ("weights", "weights-but-depthwise", "all")
 STATISTICS = ("re-estimated", "running")
 POLICIES = ("randaugment", "trivialaugment")
+FORMER_NAMES = {"optimiser": "optimizer"}  # settings under the name that files of earlier versions give them
 
 
 @dataclass(frozen=True)
@@ -32,30 +34,35 @@ class Fidelity:
 
 
 def _is_whole(value: object) -> bool:
+    """Whether a value is a whole number."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:
+    """Whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check(holds: bool, place: str, value: object, allowed: str) -> None:
+    """Raise an `InputError` that names the setting unless `holds`."""
     if not holds:
         raise InputError(f"{place}: {value!r} is not {allowed}")
 
 
 def _whole(default: int, least: int, allowed: str) -> Any:
+    """A field for whole numbers of at least `least`."""
     rules = [(_is_whole, "a whole number"), (lambda value: value >= least, allowed)]
     return field(default=default, metadata={"rules": rules})
 
 
 def _number(default: float | None, allowed: str, holds: Callable[[float], bool]) -> Any:
+    """A field for numbers that satisfy `holds`; None too if it is the default."""
     rules = [(lambda value: (default is None and value is None) or (_is_number(value) and holds(value)), allowed)]
     return field(default=default, metadata={"rules": rules})
 
 
 def _range(default: tuple[float, float] | None, allowed: str, holds: Callable[[float, float], bool]) -> Any:
-    """A pair of numbers, the lower one first."""
+    """A field for pairs of numbers, the lower one first, that satisfy `holds`; None too if it is the default."""
 
     def fits(value: object) -> bool:
         if value is None:
@@ -66,10 +73,13 @@ def _range(default: tuple[float, float] | None, allowed: str, holds: Callable[[f
 
 
 def _are_numbers(value: object, count: int) -> bool:
+    """Whether a value is a list of `count` numbers."""
     return isinstance(value, list | tuple) and len(value) == count and all(map(_is_number, value))
 
 
 def _jitter() -> Any:
+    """The field for the strengths of color jitter."""
+
     def fits(value: object) -> bool:
         return _are_numbers(value, 4) and all(part >= 0 for part in value) and value[3] <= 0.5
 
@@ -78,50 +88,62 @@ def _jitter() -> Any:
 
 
 def _one_of(default: Any, options: tuple, allowed: str = "") -> Any:
+    """A field for one of some options."""
     words = allowed or f"{', '.join(options[:-1])} or {options[-1]}"
     return field(default=default, metadata={"rules": [(lambda value: value in options, words)]})
+
+
+def with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Training settings as a file has them, former names replaced by the current ones."""
+    renamed: dict[str, Any] = {}
+    for key, value in values.items():
+        name = FORMER_NAMES.get(key, key)
+        if name in renamed:
+            former = next(old for old, current in FORMER_NAMES.items() if current == name)
+            raise InputError(f"training.{name}: also given under its former name '{former}'; remove one of them")
+        renamed[name] = value
+    return renamed
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
     """How a network is trained; the defaults are for short trainings of small networks.
 
-    **Rate.** `learning_rate` is the peak: it rises in a line over `warm_up`, a share of all steps or, with
-    `warm_up_in: epochs`, so many epochs. Then it falls to `last_rate` by a half cosine (`cosine`) or in a line
-    (`one-cycle`; without a warm-up that is "linear to 0"), is multiplied by `factor` after each `every` epochs
-    (`exponential`, at once: TensorFlow's staircase), at each of the epochs `milestones` (`steps`), or whenever
-    `patience` epochs brought no better accuracy of the validation split (`plateau`, whose accuracy in the end is so
-    of images that had a say), but never below `last_rate`. Epochs are counted from the training's start, those of
-    the warm-up among them.
+    **Learning rate.** `learning_rate` is the peak. The rate rises linearly during `warm_up`, a share of all steps or,
+    with `warm_up_in: epochs`, a number of epochs. Then it falls to `last_rate` by a half cosine (`cosine`) or linearly
+    (`one-cycle`), or is multiplied by `factor` after every `every` epochs (`exponential`, TensorFlow's staircase), at
+    the epochs in `milestones` (`steps`), or after `patience` epochs without a better accuracy on the validation split
+    (`plateau`; the reported validation accuracy is then of images that influenced the training), but not below
+    `last_rate`. Epochs are counted from the start of the training, warm-up included.
 
-    **Step.** `sgd` has `momentum`, Nesterov's unless `nesterov` is false. `rmsprop` is TensorFlow's: `square_decay`
-    for the mean square, which starts at 1, `momentum`, and `epsilon` under the root. `adamw` has PyTorch's constants.
-    `weight_decay` acts on the `decayed`: `weights` spares biases and norms, `weights-but-depthwise` depthwise
-    convolutions, too, `all` nothing. `gradient_norm` is the largest that a step may have (0: any).
+    **Optimizer.** `sgd` uses `momentum`, with Nesterov's method unless `nesterov` is false. `rmsprop` is TensorFlow's:
+    `square_decay` for the mean square, which starts at 1, `momentum`, and `epsilon` inside the root. `adamw` uses
+    PyTorch's constants. `weight_decay` acts on the parameters named by `decayed`: `weights` excludes biases and norms,
+    `weights-but-depthwise` also depthwise convolutions, `all` nothing. `gradient_norm` is the largest norm of the
+    gradient of a step (0: unlimited).
 
-    **Result.** `average` is the decay of an exponential moving average of the weights, which then are the result (0:
-    none); it is smaller at the beginning, (1 + n) / (10 + n) after n steps, as in TensorFlow. `norm_momentum` is given
-    to every batch norm (PyTorch's, 1 - TensorFlow's decay; None: as it is), whose statistics in the end are
-    `re-estimated` over training images or the `running` ones.
+    **Result.** `average` is the decay of an exponential moving average of the weights, which becomes the result (0:
+    none); the decay is smaller at the start, (1 + n) / (10 + n) after n steps, as in TensorFlow. `norm_momentum` is the
+    momentum of every batch norm (PyTorch's, that is 1 - TensorFlow's decay; None: unchanged). The final batch norm
+    statistics are `re-estimated` on training images or the `running` ones.
 
-    **Images.** `crop_padding` is the largest random shift as a share of the side. `flip` mirrors images left to right;
-    None does so for colour images only, since what is drawn or written seldom survives it. `threads` are torch's, on
-    the CPU. All of the following are off by default (`accuracy/augmentation.py`, `accuracy/policies.py`). `crop_scale`
-    is the range of a random box's area as a share of the image's, `crop_ratio` that of its width over its height; the
-    box is resized to the whole image and takes the place of the shift. `jitter` is the largest change of brightness,
-    contrast, saturation (factors of 1 - value to 1 + value) and hue (a share of the color circle). `rotation` is in
-    degrees either way, `color_noise` the standard deviation of AlexNet's noise along the principal components of the
-    colors, `erasing` the share of images in which a random box takes the mean color. `policy` is `randaugment`, with
-    `policy_layers` operations of `policy_magnitude` (0 to 30) an image, or `trivialaugment`. `mixup` and `cutmix` are
-    the parameter of the Beta distribution; where both are on, each batch has one of them by chance.
-    The order is that of the fields.
+    **Images.** `crop_padding` is the largest random shift as a share of the side. `flip` flips images horizontally;
+    None does so for color images only, since drawings and writing seldom keep their meaning. `threads` are torch's, on
+    the CPU. The following are off by default (`data/augmentation.py`, `data/policies.py`) and applied in this order.
+    `crop_scale` is the range of a random box's area as a share of the image's, `crop_ratio` the range of its width over
+    its height; the box is resized to the whole image and replaces the shift. `policy` is `randaugment`, with
+    `policy_layers` operations of `policy_magnitude` (0 to 30) per image, or `trivialaugment`. `jitter` is the largest
+    change of brightness, contrast, saturation (factors of 1 - value to 1 + value) and hue (a share of the color
+    circle). `rotation` is in degrees in each direction, `color_noise` the standard deviation of AlexNet's noise along
+    the principal components of the colors, `erasing` the share of images in which a random box gets the mean color.
+    `mixup` and `cutmix` are parameters of the Beta distribution; if both are on, each batch has one of them by chance.
 
-    What a value may be is checked here; what is wrong is an `InputError` that names the setting.
+    An invalid value is an `InputError` that names the setting.
     """
 
     batch_size: int = _whole(64, 2, "2 or more, for batch norm")
     learning_rate: float = _number(0.2, "a number above 0", lambda value: value > 0)
-    optimiser: str = _one_of("sgd", OPTIMISERS)
+    optimizer: str = _one_of("sgd", OPTIMIZERS)
     weight_decay: float = _number(5e-4, "0 or more", lambda value: value >= 0)
     label_smoothing: float = _number(0.1, "from 0 to below 1", lambda value: 0 <= value < 1)
     warm_up: float = _number(0.2, "0 or more", lambda value: value >= 0)
@@ -174,14 +196,22 @@ class TrainingSettings:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> TrainingSettings:
-        """The settings of a recipe's `training`; unknown keys are refused with the nearest known one."""
+        """Settings from a recipe's `training`; an unknown key is an `InputError` with the nearest known one."""
         known = [setting.name for setting in fields(cls)]
+        values = with_current_names(values)
         for key in values:
             if key not in known:
                 raise InputError(f"training: '{key}' is not a setting{nearest(key, known)}")
         return cls(**values)
 
+    def fingerprint(self) -> str:
+        """12 hex digits that are equal for equal settings, in every version: former names count, not current ones."""
+        former = {name: old for old, name in FORMER_NAMES.items()}
+        content = sorted((former.get(name, name), value) for name, value in asdict(self).items())
+        return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
+
     def _check_milestones(self) -> None:
+        """Check the epochs of the schedule `steps`."""
         epochs = self.milestones
         fit = isinstance(epochs, list | tuple) and all(_is_number(epoch) and epoch > 0 for epoch in epochs)
         _check(fit and sorted(set(epochs)) == list(epochs), "training.milestones", epochs, "a rising list of epochs")

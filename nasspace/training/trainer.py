@@ -1,4 +1,4 @@
-"""One network trained for a budget, and its accuracy."""
+"""Train one network for a budget, and evaluate it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from torch.nn import functional
 
 from nasspace.data import augmentation
 from nasspace.data.images import DataSet, Images, prepared, resized, stratified
-from nasspace.data.policies import rand_augmented, trivially_augmented
+from nasspace.data.policies import rand_augment, trivial_augment
 from nasspace.training import checkpoints
 from nasspace.training.checkpoints import Checkpoints
 from nasspace.training.depthwise import fast_tiny_maps
-from nasspace.training.optimizers import averaged, optimiser
+from nasspace.training.optimizers import averaged, optimizer
 from nasspace.training.schedules import Plateau, rate
 from nasspace.training.settings import Fidelity, TrainingSettings
 
 __all__ = ["Fidelity", "Trained", "TrainingSettings", "evaluate", "predictions", "re_estimate", "train"]
 
-NORM_IMAGES = 1024  # as many as batch norm's statistics are taken over in the end
+NORM_IMAGES = 1024  # for the re-estimation of batch norm statistics
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What became of a training: validation accuracy (a fraction), mean loss of each epoch, cost."""
+    """The result of a training: validation accuracy (a fraction), mean loss of each epoch, cost."""
 
     accuracy: float
     losses: tuple[float, ...]
@@ -51,25 +51,24 @@ def train(
     on_epoch: Callable[[int, int, float], None] | None = None,
     checkpoint: Path | None = None,
 ) -> Trained:
-    """Train `model` in place and leave it on the CPU in evaluation mode; accuracy is of the validation split.
+    """Train `model` in place and leave it on the CPU in evaluation mode; accuracy is on the validation split.
 
-    On the CPU of one machine the same seed gives the same weights, bit by bit. There is no limit of time. A loss
-    that is no longer a number ends the training, and the accuracy is of what is left. `data` held at another
-    resolution than the fidelity's is scaled each time; `prepared` does it once.
+    On the CPU of one machine, the same seed gives the same weights, bit by bit. A loss that is NaN or infinite ends
+    the training; the accuracy is then that of the weights at that point. Data at another resolution than the fidelity's
+    is resized in every call; use `prepared` to do so once.
 
-    With `checkpoint` the state is saved to that file after each epoch, and every 30 seconds within one. If the file
-    exists, the training continues from it; a killed training that is continued ends in the same weights, bit by bit,
-    on the CPU of one machine. The file of another training is an `InputError`. It stays when the training is done.
+    With `checkpoint`, the state is saved to that file after each epoch, and every 30 seconds within an epoch. If the
+    file exists, the training continues from it and ends in the same weights as an uninterrupted one, bit by bit, on the
+    CPU of one machine. The file of another training is an `InputError`. The file is kept when the training is finished.
     """
     settings = settings or TrainingSettings()
     start = time.perf_counter()
-    kept = checkpoint and Checkpoints(
-        checkpoint, checkpoints.identity(model, data, fidelity, settings, seed, device)
-    )  # fmt: skip
-    data = _share(prepared(data, fidelity.resolution), fidelity.share, seed)
+    identity = checkpoints.identity(model, data, fidelity, settings, seed, device) if checkpoint else {}
+    saved = Checkpoints(checkpoint, identity) if checkpoint else None
+    data = _subset(prepared(data, fidelity.resolution), fidelity.share, seed)
     with threads(settings.threads), _seeded(seed, device):
-        _lay_out(model.to(device), device)
-        fit = _Fit(model, data, fidelity, settings, seed, device, kept)
+        _to_channels_last(model.to(device), device)
+        fit = _Fit(model, data, fidelity, settings, seed, device, saved)
         with fast_tiny_maps(model, device):
             fit.run(on_epoch)
         if settings.norm_statistics == "re-estimated":
@@ -82,7 +81,7 @@ def train(
             device=device,
             batch_size=settings.evaluation_batch_size,
         )
-        # Also back to the plain layout: safetensors refuses any other.
+        # safetensors accepts the contiguous layout only.
         model.to("cpu", memory_format=torch.contiguous_format)
     seconds = fit.seconds_before + time.perf_counter() - start
     return Trained(accuracy, tuple(fit.losses), seconds, len(fit.losses) * len(data.train), fit.diverged)
@@ -97,9 +96,9 @@ def evaluate(
     device: str = "cpu",
     batch_size: int = 256,
 ) -> float:
-    """The share of `images` that the model, which is put in evaluation mode on `device`, gets right."""
-    found = predictions(model, images, data, resolution, device=device, batch_size=batch_size)
-    return int((found == images.labels).sum()) / len(images)
+    """The accuracy of the model on `images`; puts the model in evaluation mode on `device`."""
+    predicted = predictions(model, images, data, resolution, device=device, batch_size=batch_size)
+    return int((predicted == images.labels).sum()) / len(images)
 
 
 def predictions(
@@ -111,46 +110,46 @@ def predictions(
     device: str = "cpu",
     batch_size: int = 256,
 ) -> Tensor:
-    """The class of each image, int64 [N] on the CPU, by the model, which is put in evaluation mode on `device`."""
+    """The predicted class of each image, int64 [N] on the CPU; puts the model in evaluation mode on `device`."""
     model.to(device).eval()
     pixels = resized(images.pixels, resolution)
-    found = torch.empty(len(images), dtype=torch.int64)
+    predicted = torch.empty(len(images), dtype=torch.int64)
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
-            batch = normalised(pixels[start : start + batch_size].to(device), data)
-            found[start : start + batch_size] = model(batch).argmax(1).cpu()
-    return found
+            batch = normalized(pixels[start : start + batch_size].to(device), data)
+            predicted[start : start + batch_size] = model(batch).argmax(1).cpu()
+    return predicted
 
 
 def re_estimate(model: nn.Module, data: DataSet, batch_size: int, seed: int, device: str = "cpu") -> None:
-    """Take the statistics of every batch norm anew, as the mean over some 1,024 training images.
+    """Re-estimate the statistics of every batch norm as means over about 1,024 training images.
 
-    The running ones lag behind the weights in a short training: after 2 epochs on digits (44 steps) this brought 10
-    to 20 percent points of accuracy, after 3 one, after 5 a third of one, after 8 none.
+    In a short training the running statistics lag the weights: after 2 epochs on digits (44 steps) this brought 10 to
+    20 percentage points of accuracy, after 3 one, after 5 a third of one, after 8 none.
     """
     norms = _norms(model)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # torch's word for a plain mean
+        norm.momentum = None  # cumulative average
     chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:NORM_IMAGES]
     model.to(device).train()
     with torch.no_grad():
         for batch in chosen.tensor_split(_steps(len(chosen), batch_size)) if norms else ():
-            model(normalised(data.train.pixels[batch].to(device), data))
+            model(normalized(data.train.pixels[batch].to(device), data))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
 
-def normalised(pixels: Tensor, data: DataSet) -> Tensor:
-    """float32 [N, C, H, W] of mean 0 and standard deviation 1 in each channel, over the training split."""
+def normalized(pixels: Tensor, data: DataSet) -> Tensor:
+    """Pixels as float32 [N, C, H, W] with mean 0 and standard deviation 1 per channel over the training split."""
     mean = torch.tensor(data.mean, device=pixels.device, dtype=torch.float32)[:, None, None]
     std = torch.tensor(data.std, device=pixels.device, dtype=torch.float32)[:, None, None]
-    return _lay_out((pixels.float() - mean) / std, pixels.device.type)
+    return _to_channels_last((pixels.float() - mean) / std, pixels.device.type)
 
 
 class _Fit:
-    """The steps of a training, and where it stands: the mean losses of whole epochs, the batches done of the next."""
+    """The epochs of a training and its state: mean losses of finished epochs, finished batches of the current one."""
 
     def __init__(
         self,
@@ -160,81 +159,89 @@ class _Fit:
         settings: TrainingSettings,
         seed: int,
         device: str,
-        kept: Checkpoints | None,
+        checkpoint: Checkpoints | None,
     ):
         self.model = model
         self.data = data
         self.fidelity = fidelity
         self.settings = settings
         self.device = device
-        self.kept = kept
+        self.checkpoint = checkpoint
         self.generator = torch.Generator().manual_seed(seed)
-        self.augmented = _Augmentation(data, settings, self.generator)
+        self.augment = _Augmentation(data, settings, self.generator)
         self.step = _Step(model, settings, fidelity.epochs, _steps(len(data.train), settings.batch_size))
         self.plateau = Plateau(settings.patience)
         self.losses: list[float] = []
-        self.opening = self.generator.get_state()  # at the start of the epoch
+        self.epoch_start = self.generator.get_state()  # of the random generator
         self.batch = 0
         self.total = torch.zeros((), device=device)
         self.seconds_before = 0.0
-        self.start = self.saved = time.perf_counter()
-        if kept and (state := kept.load()):
+        self.start = self.last_save = time.perf_counter()
+        if checkpoint and (state := checkpoint.load()):
             self._restore(state)
 
     @property
     def diverged(self) -> bool:
+        """Whether the last epoch's loss is NaN or infinite."""
         return bool(self.losses) and not math.isfinite(self.losses[-1])
 
     def run(self, on_epoch: Callable[[int, int, float], None] | None) -> None:
-        """All epochs that are left."""
+        """Train the remaining epochs."""
         while len(self.losses) < self.fidelity.epochs and not self.diverged:
             self._epoch()
             if on_epoch:
                 on_epoch(len(self.losses), self.fidelity.epochs, self.losses[-1])
             if self.settings.schedule == "plateau" and not self.diverged:
-                self.plateau.tell(self._validation_accuracy())
+                self.plateau.update(self._validation_accuracy())
             self._save()
         self.step.finish()
 
     def _epoch(self) -> None:
+        """Train the remaining batches of the current epoch."""
         self.model.train()
         for chosen in self._order().tensor_split(self.step.per_epoch)[self.batch :]:
             batch = self.data.train.at(chosen)
-            pixels, labels = self.augmented(batch.pixels.to(self.device), batch.labels.to(self.device))
+            pixels, labels = self.augment(batch.pixels.to(self.device), batch.labels.to(self.device))
             self.total += self.step(pixels, labels, self.plateau.drops)
             self.batch += 1
-            if time.perf_counter() - self.saved > checkpoints.INTERVAL and self.batch < self.step.per_epoch:
+            if time.perf_counter() - self.last_save > checkpoints.INTERVAL and self.batch < self.step.per_epoch:
                 self._save()
         self.losses.append(float(self.total) / self.step.per_epoch)
         self.total.zero_()
         self.batch = 0
 
     def _order(self) -> Tensor:
-        """The images of this epoch in their order; within an epoch drawn again as at its start."""
+        """The order of the epoch's images; in a continued epoch, drawn again from the state at its start."""
         if not self.batch:
-            self.opening = self.generator.get_state()
+            self.epoch_start = self.generator.get_state()
             return torch.randperm(len(self.data.train), generator=self.generator)
-        return torch.randperm(len(self.data.train), generator=torch.Generator().set_state(self.opening))
+        return torch.randperm(len(self.data.train), generator=torch.Generator().set_state(self.epoch_start))
 
     def _validation_accuracy(self) -> float:
-        size = self.settings.evaluation_batch_size
-        resolution = self.fidelity.resolution
+        """The accuracy on the validation split after this epoch, for the schedule `plateau`."""
         return evaluate(
-            self.model, self.data.validation, self.data, resolution, device=self.device, batch_size=size
-        )  # fmt: skip
+            self.model,
+            self.data.validation,
+            self.data,
+            self.fidelity.resolution,
+            device=self.device,
+            batch_size=self.settings.evaluation_batch_size,
+        )
 
     def _save(self) -> None:
-        self.saved = time.perf_counter()
-        if self.kept:
-            self.kept.save(self._state())
+        """Save a checkpoint, if there is a file for it."""
+        self.last_save = time.perf_counter()
+        if self.checkpoint:
+            self.checkpoint.save(self._state())
 
     def _state(self) -> dict[str, Any]:
+        """The content of a checkpoint; its keys are a file format."""
         cuda = self.device.startswith("cuda")
         return {
             "losses": self.losses,
             "batch": self.batch,
             "total": self.total.cpu(),
-            "opening": self.opening,
+            "opening": self.epoch_start,
             "generator": self.generator.get_state(),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
@@ -245,10 +252,11 @@ class _Fit:
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint."""
         self.model.load_state_dict(state["model"])
         self.step.restore(state["step"])
         vars(self.plateau).update(state["plateau"])
-        self.losses, self.batch, self.opening = state["losses"], state["batch"], state["opening"]
+        self.losses, self.batch, self.epoch_start = state["losses"], state["batch"], state["opening"]
         self.total.copy_(state["total"])
         self.seconds_before = state["seconds"]
         self.generator.set_state(state["generator"])
@@ -258,7 +266,7 @@ class _Fit:
 
 
 class _Step:
-    """One batch after another: forward, loss, backward, the optimiser's step at the schedule's rate, the average."""
+    """A training step: forward, loss, backward, optimizer at the schedule's rate, moving average."""
 
     def __init__(self, model: nn.Module, settings: TrainingSettings, epochs: int, per_epoch: int):
         self.model = model
@@ -266,52 +274,53 @@ class _Step:
         self.per_epoch = per_epoch
         self.steps = epochs * per_epoch
         self.done = 0
-        self.optimiser = optimiser(model, settings)
+        self.optimizer = optimizer(model, settings)
         self.average = averaged(model, settings.average) if settings.average else None
         if settings.norm_momentum is not None:
             for norm in _norms(model):
                 norm.momentum = settings.norm_momentum
 
     def __call__(self, pixels: Tensor, labels: Tensor, drops: int) -> Tensor:
-        """The loss, without its graph."""
-        now = rate(self.settings, self.done, self.steps, self.per_epoch, drops)
-        for group in self.optimiser.param_groups:
-            group["lr"] = now
+        """Train on a batch; returns the detached loss."""
+        current_rate = rate(self.settings, self.done, self.steps, self.per_epoch, drops)
+        for group in self.optimizer.param_groups:
+            group["lr"] = current_rate
         loss = functional.cross_entropy(self.model(pixels), labels, label_smoothing=self.settings.label_smoothing)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.settings.gradient_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_norm)
-        self.optimiser.step()
+        self.optimizer.step()
         self.done += 1
         if self.average:
             self.average.update_parameters(self.model)
         return loss.detach()
 
     def state(self) -> dict[str, Any]:
-        """What the next step needs, besides the model."""
+        """The state of optimizer and average, for checkpoints."""
         average = self.average and self.average.state_dict()
-        return {"done": self.done, "optimizer": self.optimiser.state_dict(), "average": average}
+        return {"done": self.done, "optimizer": self.optimizer.state_dict(), "average": average}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from `state`."""
         self.done = state["done"]
-        self.optimiser.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
             self.average.load_state_dict(state["average"])
 
     def finish(self) -> None:
-        """The average, where there is one, becomes the model's own weights and statistics."""
+        """Copy the average, if there is one, to the model."""
         if self.average:
             self.model.load_state_dict(self.average.module.state_dict())
 
 
 def _norms(model: nn.Module) -> list[nn.Module]:
+    """The batch norms of a model."""
     return [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
 
 
-def _share(data: DataSet, share: float, seed: int) -> DataSet:
-    """The data set with a stratified share of its training images."""
+def _subset(data: DataSet, share: float, seed: int) -> DataSet:
+    """The data set with a stratified random share of its training images."""
     if share == 1:
         return data
     taken, _ = stratified(data.train.labels, share, torch.Generator().manual_seed(seed))
@@ -319,69 +328,74 @@ def _share(data: DataSet, share: float, seed: int) -> DataSet:
 
 
 def _steps(count: int, batch_size: int) -> int:
-    """Into how many near-equal batches an epoch is cut: none is ever of one image, which batch norm cannot take."""
+    """The number of nearly equal batches of an epoch; no batch has a single image, which batch norm cannot process."""
     return max(1, min(round(count / batch_size), count // 2))
 
 
 class _Augmentation:
-    """Batches as a training sees them: augmented as the settings say, normalized, and their labels."""
+    """Augments and normalizes batches by the settings."""
 
     def __init__(self, data: DataSet, settings: TrainingSettings, generator: torch.Generator):
         self.data = data
         self.settings = settings
         self.generator = generator
         self.shift = min(round(settings.crop_padding * data.resolution), data.resolution - 1)
-        self.mirrors = settings.flip or (settings.flip is None and data.channels == 3)
-        self.components = augmentation.principal(data.train.pixels) if settings.color_noise else None
+        self.flips = settings.flip or (settings.flip is None and data.channels == 3)
+        self.components = augmentation.principal_components(data.train.pixels) if settings.color_noise else None
 
     def __call__(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """float32 [N, C, H, W]; labels int64 [N], or [N, classes] where images are mixed."""
-        return self._mixed(normalised(self._recolored(self._moved(pixels)), self.data), labels)
+        """Images float32 [N, C, H, W]; labels int64 [N], or [N, classes] if images are mixed."""
+        return self._mix(normalized(self._distort(self._crop_and_flip(pixels)), self.data), labels)
 
-    def _moved(self, pixels: Tensor) -> Tensor:
+    def _crop_and_flip(self, pixels: Tensor) -> Tensor:
+        """Random crop or shift, then random flip."""
         if self.settings.crop_scale:
-            pixels = augmentation.cropped(pixels, self.settings.crop_scale, self.settings.crop_ratio, self.generator)
+            pixels = augmentation.random_resized_crop(
+                pixels, self.settings.crop_scale, self.settings.crop_ratio, self.generator
+            )
         elif self.shift:
-            pixels = augmentation.shifted(pixels, self.shift, self.generator)
-        return augmentation.mirrored(pixels, self.generator) if self.mirrors else pixels
+            pixels = augmentation.random_shift(pixels, self.shift, self.generator)
+        return augmentation.random_flip(pixels, self.generator) if self.flips else pixels
 
-    def _recolored(self, pixels: Tensor) -> Tensor:
+    def _distort(self, pixels: Tensor) -> Tensor:
+        """Policy, color jitter, rotation, color noise, erasing."""
         settings, generator = self.settings, self.generator
         if settings.policy == "randaugment":
-            pixels = rand_augmented(pixels, generator, settings.policy_layers, settings.policy_magnitude)
+            pixels = rand_augment(pixels, generator, settings.policy_layers, settings.policy_magnitude)
         elif settings.policy == "trivialaugment":
-            pixels = trivially_augmented(pixels, generator)
+            pixels = trivial_augment(pixels, generator)
         if any(settings.jitter):
-            pixels = augmentation.jittered(pixels, settings.jitter, generator)
+            pixels = augmentation.color_jitter(pixels, settings.jitter, generator)
         if settings.rotation:
-            pixels = augmentation.rotated(pixels, settings.rotation, generator)
+            pixels = augmentation.random_rotation(pixels, settings.rotation, generator)
         if self.components is not None:
-            pixels = augmentation.color_noised(pixels, self.components, settings.color_noise, generator)
+            pixels = augmentation.color_noise(pixels, self.components, settings.color_noise, generator)
         if settings.erasing:
-            pixels = augmentation.erased(pixels, settings.erasing, self.data.mean, generator)
+            pixels = augmentation.random_erasing(pixels, settings.erasing, self.data.mean, generator)
         return pixels
 
-    def _mixed(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _mix(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """MixUp or CutMix."""
         mixup, cutmix = self.settings.mixup, self.settings.cutmix
         if not mixup and not cutmix:
             return pixels, labels
         soft = functional.one_hot(labels, len(self.data.classes)).float()
-        second = bool(cutmix) and (not mixup or float(torch.rand((), generator=self.generator)) < 0.5)
-        mix, alpha = (augmentation.cut_mixed, cutmix) if second else (augmentation.mixed_up, mixup)
+        use_cutmix = bool(cutmix) and (not mixup or float(torch.rand((), generator=self.generator)) < 0.5)
+        mix, alpha = (augmentation.cutmix, cutmix) if use_cutmix else (augmentation.mixup, mixup)
         return mix(pixels, soft, alpha, self.generator)
 
 
-def _lay_out(thing: Any, device: str) -> Any:
-    """A model or a batch in the channels-last layout, which is up to twice as fast but on Apple's devices."""
-    return thing if device.startswith("mps") else thing.to(memory_format=torch.channels_last)
+def _to_channels_last(value: Any, device: str) -> Any:
+    """A model or a batch in the channels-last layout, up to twice as fast, except on MPS."""
+    return value if device.startswith("mps") else value.to(memory_format=torch.channels_last)
 
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """torch's threads for a while.
+    """Set the number of torch's threads.
 
-    One by default: where anything else runs on the machine, a second thread made training of small networks 10 to
-    40 times slower (each of the thousands of tiny operations waits for the slower thread).
+    Trainings use one by default: if anything else runs on the machine, a second thread made training of small networks
+    10 to 40 times slower (each of thousands of tiny operations waits for the slower thread).
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -393,7 +407,7 @@ def threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def _seeded(seed: int, device: str) -> Iterator[None]:
-    """torch's global generators, from which a model's dropout draws, seeded for a while."""
+    """Seed torch's global generators, which dropout uses, and restore them."""
     with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
         torch.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""Every registered block, at every combination of widths and strides, and what counts do not show, by value."""
+"""Every registered block at every combination of widths and strides, and properties that counts do not show."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SIDE = 8
 INS, OUTS, STRIDES = (1, 5, 8, 16, 24), (1, 6, 16, 24, 37), (1, 2)
 SHAPES = list(itertools.product(INS, OUTS, STRIDES))
 VALUES = [1, 2, 5, 8, 0.0, 0.05, 1 / 3, 2.5, True, False, None]
-ENDS = {"global_pool", "flatten", "dropout", "linear"}  # they have no map to stride over
+ENDS = {"global_pool", "flatten", "dropout", "linear"}  # without a map to stride over
 FREE = {"padding", "ceil", "size"}  # options that change the size of the map
 EVERY = blocks.known()
 
 
 def options_of(name: str) -> list[dict]:
-    """No option, then each option alone with everything from VALUES and its words that its type takes."""
+    """No option, then each option alone with every value of VALUES and every word that its type allows."""
     block = blocks.get(name)
     found = [{}]
     for option, adapter in block.types.items():
@@ -55,15 +55,15 @@ def shapes(module: nn.Module) -> list[tuple[int, ...]]:
 
 
 def check(name: str, options: dict, width: int, out: int, stride: int, by_hooks) -> None:
-    """It builds, runs, has the shape it should, is settled, is one thing by its digest, and is counted right."""
+    """Check that it builds, runs, has the right shape and counts, and that resolving its options changes nothing."""
     arch = architecture_of(name, options, width, out, stride)
     block, layer = blocks.get(name), arch.layers[0]
     flattens = getattr(block.cls, "flattens", False)
     channels = width * SIDE * SIDE if flattens else width
     raw, module = block.cls(channels, out, stride, **options), make_block(layer, channels)
-    assert shapes(raw) == shapes(module), "settling changed the network"
+    assert shapes(raw) == shapes(module), "resolving changed the network"
     assert all(min(shape) > 0 for shape in shapes(module))
-    assert Architecture.from_json(arch.to_json()).layers == arch.layers, "settling is not idempotent"
+    assert Architecture.from_json(arch.to_json()).layers == arch.layers, "resolving is not idempotent"
     image = torch.randn(1, width, SIDE, SIDE)
     expected = by_hooks(module, image)
     with torch.no_grad():
@@ -132,17 +132,17 @@ def test_every_block_trains(name):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_every_block_says_what_it_is(name):
+def test_every_block_has_a_formula(name):
     formula = blocks.get(name).formula
     assert formula.endswith(".")
     assert len(formula) > 20
 
 
-# What counts do not show
+# Properties that counts do not show
 
 
 def quiet(module: nn.Module) -> nn.Module:
-    """The module in inference with the last batch norm of its branch at zero: the branch gives zeros."""
+    """The module in evaluation mode with the last batch norm of its branch at zero, so the branch returns zeros."""
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     nn.init.zeros_(norms[-1].weight)
     return module.eval()
@@ -202,7 +202,7 @@ def test_shuffle_v2_splits_as_paper_or_in_halves():
     assert [block("shuffle_v2", 24, 116, 2, split=s).branch[-1][0].out_channels for s in ("paper", "half")] == [92, 58]
 
 
-def test_shuffle_v1_puts_the_pooled_input_in_front():
+def test_shuffle_v1_puts_the_pooled_input_first():
     out = block("shuffle_v1", 12, 36, 2).eval()(IMAGE)
     assert torch.equal(out[:, :12], F.avg_pool2d(IMAGE, 3, 2, 1))
     assert torch.equal(quiet(block("shuffle_v1", 12, 12))(IMAGE), IMAGE)
@@ -226,7 +226,7 @@ def test_fire_has_its_1x1_part_first_and_adds_its_bypass():
 
 @pytest.mark.parametrize("bypass", ["none", "simple", "complex"])
 def test_fire_has_biases_or_batch_norms(bypass):
-    """A bias in front of a batch norm is a parameter that does nothing, also in the bypass: the next layer's norm."""
+    """A bias before a batch norm does nothing; for the bypass that is the next layer's norm."""
     for norm, biased in (("none", True), ("bn", False)):
         module = block("fire", 12, 16, bypass=bypass, norm=norm)
         convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
@@ -241,7 +241,7 @@ def test_averaging_to_a_size_is_pytorchs(side):
     assert torch.allclose(pooled, F.adaptive_avg_pool2d(image, 6), atol=1e-6)
 
 
-def test_xception_activates_in_front_and_never_behind():
+def test_xception_activates_before_convolutions_and_not_after_the_sum():
     module = quiet(block("xception", 12, 12))
     assert torch.equal(module(IMAGE), IMAGE)
     kinds = [type(part).__name__ for part in block("xception", 12, 24, 2, repeats=2).residual]
@@ -287,7 +287,7 @@ def test_bottleneck_widths_and_stride_are_those_of_resnext_and_of_both_resnets()
         cost(too_wide)
 
 
-def test_official_order_of_channels_is_the_other_one():
+def test_official_order_of_channels_is_the_inverse():
     numbered = torch.arange(12.0)[None, :, None, None]
     assert layers.channel_shuffle(numbered, 3).flatten().tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
     assert layers.channel_shuffle(numbered, 4).flatten().tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
@@ -312,7 +312,7 @@ def test_skips_and_squeeze_of_mnasnets_space(name):
     assert 3 in squeezed
 
 
-def test_whether_there_is_a_skip_is_a_word_too():
+def test_a_skip_may_be_true_or_false():
     def skip(value) -> object:
         return (
             Architecture.of([{"block": "depthwise_separable", "skip": value}], input=(8, 8, 8))
@@ -329,7 +329,7 @@ def test_lrn_is_alexnets():
     assert torch.allclose(block("lrn", 3, 3)(x), expected)
 
 
-def test_activations_and_epsilon_go_where_they_are_said():
+def test_activations_and_epsilon_are_where_the_options_put_them():
     module = block("depthwise_separable", 12, 16, activation="none", middle="relu6", eps=1e-3)
     assert [type(m) for m in module.modules() if type(m).__name__.startswith("ReLU")] == [nn.ReLU6]
     assert {m.eps for m in module.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-3}
@@ -338,16 +338,16 @@ def test_activations_and_epsilon_go_where_they_are_said():
     assert block("conv", 3, 8).layers[0].bias is None
 
 
-def test_linear_takes_a_map_by_its_mean():
+def test_linear_averages_a_map():
     module = block("linear", 12, 5)
     assert torch.allclose(module(IMAGE), module(IMAGE.mean((2, 3))), atol=1e-6)
 
 
-# Blocks of one's own
+# Users' own blocks
 
 
 class Plain(nn.Module):
-    """1x1 -> kxk, by functions; nothing of nasspace in it."""
+    """1x1 -> kxk, with functions and without nasspace."""
 
     def __init__(self, in_channels, out_channels, stride=1, size=3, gain=1.0, act=nn.ReLU, note=None):
         super().__init__()
@@ -370,7 +370,7 @@ class Required(nn.Module):
 
 
 class Dependent(nn.Module):
-    """Its constructor and its forward need real numbers, which the meta device has not."""
+    """Its constructor and its forward need real numbers, which the meta device does not have."""
 
     def __init__(self, in_channels, out_channels, stride=1):
         super().__init__()
@@ -387,7 +387,7 @@ def mine(own_blocks):
         blocks.register(name, cls)
 
 
-def test_a_block_of_ones_own_is_counted(mine):
+def test_a_users_block_is_counted(mine):
     arch = Architecture.of([{"block": "my_plain", "out": 10, "stride": 2, "size": 5}], input=(4, 9, 9))
     counted = cost(arch)
     assert counted.flops == 9 * 9 * 4 * 10 + 5 * 5 * 25 * 10 * 10
@@ -403,7 +403,7 @@ def test_a_block_without_a_meta_form_is_counted(mine):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_block_of_ones_own_in_a_space_and_in_json(mine):
+def test_a_users_block_in_a_space_and_in_json(mine):
     text = """
 input: [3, 16, 16]
 stages:
@@ -424,7 +424,7 @@ stages:
         assert build(arch).eval()(torch.randn(2, 3, 16, 16)).shape == (2, 10)
 
 
-def test_a_default_that_is_no_plain_value_has_a_steady_digest(mine):
+def test_a_default_that_is_not_a_plain_value_has_a_stable_digest(mine):
     arch = Architecture.of([{"block": "my_plain", "out": 10}])
     assert arch.digest == "e109f2b4c4b6"
 
@@ -440,7 +440,7 @@ def test_a_default_that_is_no_plain_value_has_a_steady_digest(mine):
         ({"block": "my_plan"}, "did you mean 'my_plain'?"),
     ],
 )
-def test_a_block_of_ones_own_refuses(mine, layer, message):
+def test_a_users_block_refuses(mine, layer, message):
     with pytest.raises(InputError) as caught:
         Architecture.of([{"out": 10, **layer}])
     assert message in str(caught.value)
@@ -501,7 +501,7 @@ def test_registering(own_blocks):
             blocks.register(name, cls)
 
 
-def test_annotations_that_cannot_be_read_do_not_matter(own_blocks):
+def test_unreadable_annotations_do_not_matter(own_blocks):
     class Annotated(Plain):
         def __init__(self, in_channels, out_channels, stride=1, size: "torch.nowhere" = 3, other: nn.Module = None):  # noqa
             super().__init__(in_channels, out_channels, stride, size)

@@ -58,7 +58,7 @@ def test_choices_among_blocks_have_their_names(capsys, monkeypatch):
 
 def test_a_space_of_ones_own_is_remembered_by_its_text(capsys):
     first = listing.space("own")
-    kept = listing._cache(listing._key(OWN, 10, None))
+    kept = listing._cache_path(listing._key(OWN, 10, None))
     assert json.loads(kept.read_text()) == first
     kept.write_text("{}")
     assert listing.space("own") == first, "a damaged file is computed again"

@@ -127,7 +127,7 @@ EXPLAINED = Explanation(12.3, 11.2, 13.4, False, 15, tuple(LayerTime(*time) for 
 @pytest.mark.parametrize(
     ("show", "whole"),
     [
-        (lambda: networks._checked(EXPORTED, False), {"a5fe4c17541c3db1", "preprocessing.json", "1.846e-06"}),
+        (lambda: networks._print_checks(EXPORTED, False), {"a5fe4c17541c3db1", "preprocessing.json", "1.846e-06"}),
         (lambda: explaining._show(EXPLAINED, "net (digest 2be9f137b56d)"), {"inverted_residual", "123.4567", "1.235G"}),
     ],
     ids=["verify", "explain"],
@@ -152,7 +152,7 @@ def test_columns_are_left_out_and_named_before_a_word_is_broken(capsys, monkeypa
     row = dict(
         zip(columns, ("weights.pt", "123,456,789", "some words, none of them long", "0123456789ab"), strict=True)
     )
-    printing.print_fitting(columns, [row] * 2, ("digest", "first number"), folding="a long description")
+    printing.print_fitted(columns, [row] * 2, ("digest", "first number"), wrapped="a long description")
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= width
     table, _, _ = out.partition("Not shown")

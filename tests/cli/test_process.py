@@ -116,7 +116,7 @@ def test_an_error_of_our_own_keeps_its_traceback_in_a_file(monkeypatch, capsys):
     def broken(*_, **__):
         raise KeyError("speed")
 
-    monkeypatch.setattr(cli.spaces, "_all", broken)
+    monkeypatch.setattr(cli.spaces, "_list_all", broken)
     assert cli.run(["spaces"]) == 1
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1

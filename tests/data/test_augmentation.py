@@ -1,4 +1,4 @@
-"""Random augmentation of whole batches, against plain computations one image at a time."""
+"""Random augmentation of batches against plain computations on single images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch.nn import functional
 
 from nasspace.data import augmentation, policies
-from nasspace.data.augmentation import mirrored, shifted
+from nasspace.data.augmentation import random_flip, random_shift
 
 
 def generator(seed: int) -> torch.Generator:
@@ -20,7 +20,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def images(count: int = 12, channels: int = 3, rows: int = 16, columns: int = 16) -> torch.Tensor:
-    """Smooth random images: noise scaled up, so that interpolation has something to keep."""
+    """Smooth random images: upsampled noise, so that interpolation changes little."""
     noise = torch.rand(count, channels, 5, 5, generator=generator(0))
     return functional.interpolate(noise, (rows, columns), mode="bicubic").mul(300).clamp(0, 255).to(torch.uint8)
 
@@ -39,25 +39,25 @@ def tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
-# every operation as (pixels, generator) -> pixels, and with parameters that change nothing
+# every operation as (pixels, generator) -> pixels; then with parameters that change nothing
 AUGMENTED = {
-    "crop": lambda p, g: augmentation.cropped(p, (0.08, 1), (3 / 4, 4 / 3), g),
-    "jitter": lambda p, g: augmentation.jittered(p, (0.4, 0.4, 0.4, 0.2), g),
-    "rotation": lambda p, g: augmentation.rotated(p, 15, g),
-    "color noise": lambda p, g: augmentation.color_noised(p, augmentation.principal(p), 0.1, g),
-    "erasing": lambda p, g: augmentation.erased(p, 0.5, [100.0] * p.shape[1], g),
-    "randaugment": policies.rand_augmented,
-    "trivialaugment": policies.trivially_augmented,
+    "crop": lambda p, g: augmentation.random_resized_crop(p, (0.08, 1), (3 / 4, 4 / 3), g),
+    "jitter": lambda p, g: augmentation.color_jitter(p, (0.4, 0.4, 0.4, 0.2), g),
+    "rotation": lambda p, g: augmentation.random_rotation(p, 15, g),
+    "color noise": lambda p, g: augmentation.color_noise(p, augmentation.principal_components(p), 0.1, g),
+    "erasing": lambda p, g: augmentation.random_erasing(p, 0.5, [100.0] * p.shape[1], g),
+    "randaugment": policies.rand_augment,
+    "trivialaugment": policies.trivial_augment,
 }
 UNCHANGED = {
-    "crop": lambda p, g: augmentation.cropped(p, (1, 1), (1, 1), g),
-    "jitter": lambda p, g: augmentation.jittered(p, (0, 0, 0, 0), g),
-    "hue": lambda p, g: augmentation.with_jitter(p, torch.tensor([[1.0], [1], [1], [0]]).repeat(1, len(p)), orders(p)),
-    "rotation": lambda p, g: augmentation.rotated(p, 0, g),
-    "color noise": lambda p, g: augmentation.color_noised(p, augmentation.principal(p), 0, g),
-    "erasing": lambda p, g: augmentation.erased(p, 0, [100.0] * p.shape[1], g),
-    "identity": lambda p, g: policies.applied(p, torch.zeros(len(p)).long(), torch.zeros(len(p))),
-    "geometry": lambda p, g: policies.applied(p, torch.arange(len(p)) % 9, torch.zeros(len(p))),
+    "crop": lambda p, g: augmentation.random_resized_crop(p, (1, 1), (1, 1), g),
+    "jitter": lambda p, g: augmentation.color_jitter(p, (0, 0, 0, 0), g),
+    "hue": lambda p, g: augmentation.apply_jitter(p, torch.tensor([[1.0], [1], [1], [0]]).repeat(1, len(p)), orders(p)),
+    "rotation": lambda p, g: augmentation.random_rotation(p, 0, g),
+    "color noise": lambda p, g: augmentation.color_noise(p, augmentation.principal_components(p), 0, g),
+    "erasing": lambda p, g: augmentation.random_erasing(p, 0, [100.0] * p.shape[1], g),
+    "identity": lambda p, g: policies.apply_operations(p, torch.zeros(len(p)).long(), torch.zeros(len(p))),
+    "geometry": lambda p, g: policies.apply_operations(p, torch.arange(len(p)) % 9, torch.zeros(len(p))),
 }
 
 
@@ -67,7 +67,7 @@ def orders(pixels: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", AUGMENTED)
-def test_a_batch_keeps_its_form_and_repeats_with_its_generator(name, channels):
+def test_shape_and_type_are_kept_and_a_seed_repeats(name, channels):
     pixels = images(channels=channels)
     before = pixels.clone()
     result = AUGMENTED[name](pixels, generator(3))
@@ -80,7 +80,7 @@ def test_a_batch_keeps_its_form_and_repeats_with_its_generator(name, channels):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", UNCHANGED)
-def test_parameters_of_no_change_change_nothing(name, channels):
+def test_neutral_parameters_change_nothing(name, channels):
     pixels = images(18, channels)
     assert torch.equal(UNCHANGED[name](pixels, generator(3)), pixels)
 
@@ -95,9 +95,9 @@ def test_an_image_does_not_depend_on_the_others(name):
 
 
 @pytest.mark.parametrize("most", [1, 3, 6])
-def test_a_shift_is_a_cut_out_of_the_reflected_image(most):
+def test_a_shift_is_a_crop_of_the_reflected_image(most):
     pixels = torch.rand(20, 3, 7, 9, generator=generator(0))
-    moved = shifted(pixels, most, generator(5))
+    moved = random_shift(pixels, most, generator(5))
     offsets = torch.randint(-most, most + 1, (2, 20, 1), generator=generator(5))[..., 0] + most
     padded = functional.pad(pixels, (most,) * 4, mode="reflect")
     for image, result, top, left in zip(padded, moved, *offsets.tolist(), strict=True):
@@ -107,35 +107,35 @@ def test_a_shift_is_a_cut_out_of_the_reflected_image(most):
 def test_every_shift_occurs_and_stays_uint8():
     image = torch.zeros(1, 1, 9, 9, dtype=torch.uint8)
     image[0, 0, 4, 4] = 1
-    moved = shifted(image.expand(500, -1, -1, -1), 2, generator(0))
+    moved = random_shift(image.expand(500, -1, -1, -1), 2, generator(0))
     assert moved.dtype == torch.uint8
     assert {tuple(place) for place in moved[:, 0].nonzero()[:, 1:].tolist()} == {
         (row, column) for row in range(2, 7) for column in range(2, 7)
     }
 
 
-def test_about_half_the_images_are_mirrored():
+def test_about_half_the_images_are_flipped():
     pixels = torch.rand(400, 1, 3, 3, generator=generator(0))
-    result = mirrored(pixels, generator(1))
+    result = random_flip(pixels, generator(1))
     same = (result == pixels).all((1, 2, 3))
     flipped = (result == pixels.flip(3)).all((1, 2, 3))
     assert (same ^ flipped).all()
     assert 160 < int(flipped.sum()) < 240
-    assert torch.equal(result, mirrored(pixels, generator(1)))
+    assert torch.equal(result, random_flip(pixels, generator(1)))
 
 
 @pytest.mark.parametrize("size", [(16, 16), (20, 12)])
-def test_a_crop_is_a_box_cut_out_and_resized(size):
+def test_a_crop_is_a_resized_box(size):
     pixels = images(30, 3, *size)
-    result = augmentation.cropped(pixels, (0.08, 1), (3 / 4, 4 / 3), generator(5))
-    found = augmentation.boxes(30, size, (0.08, 1), (3 / 4, 4 / 3), generator(5))
+    result = augmentation.random_resized_crop(pixels, (0.08, 1), (3 / 4, 4 / 3), generator(5))
+    found = augmentation.random_boxes(30, size, (0.08, 1), (3 / 4, 4 / 3), generator(5))
     for image, crop, (top, left, height, width) in zip(pixels, result, found.tolist(), strict=True):
         box = image[None, :, top : top + height, left : left + width].float()
         assert close(crop, functional.interpolate(box, size, mode="bilinear")[0].round())
 
 
-def test_boxes_have_the_area_and_the_shape_that_are_asked():
-    found = augmentation.boxes(4000, (200, 200), (0.1, 0.6), (1 / 2, 2), generator(1)).double()
+def test_boxes_have_the_given_area_and_shape():
+    found = augmentation.random_boxes(4000, (200, 200), (0.1, 0.6), (1 / 2, 2), generator(1)).double()
     top, left, height, width = found.unbind(1)
     areas, shapes = height * width / 200**2, width / height
     assert 0.098 < areas.min() < 0.12
@@ -151,29 +151,29 @@ def test_boxes_have_the_area_and_the_shape_that_are_asked():
     assert (top + height == 200).any()
 
 
-def test_a_box_that_cannot_be_is_the_largest_central_one():
-    found = augmentation.boxes(3, (10, 40), (1, 1), (1, 2), generator(0))
+def test_without_a_fitting_box_it_is_the_largest_central_one():
+    found = augmentation.random_boxes(3, (10, 40), (1, 1), (1, 2), generator(0))
     assert found.tolist() == [[0, 10, 10, 20]] * 3
-    found = augmentation.boxes(3, (40, 10), (1, 1), (1, 2), generator(0))
+    found = augmentation.random_boxes(3, (40, 10), (1, 1), (1, 2), generator(0))
     assert found.tolist() == [[15, 0, 10, 10]] * 3
 
 
 @pytest.mark.parametrize("name", ["Brightness", "Contrast", "Color"])
 @pytest.mark.parametrize("factor", [0.3, 0.9, 1.4])
-def test_jitter_is_pillow_s_enhancement(name, factor):
+def test_jitter_equals_pillow_s_enhancement(name, factor):
     pixels = images()
     kind = ("Brightness", "Contrast", "Color").index(name)
     changes = torch.tensor([[1.0], [1], [1], [0]]).repeat(1, len(pixels))
     changes[kind] = factor
-    result = augmentation.with_jitter(pixels, changes, orders(pixels))
+    result = augmentation.apply_jitter(pixels, changes, orders(pixels))
     for image, found in zip(pixels, result, strict=True):
         assert close(found, tensor(getattr(ImageEnhance, name)(pillow(image)).enhance(factor)), 2)
 
 
 @pytest.mark.parametrize("turn", [-0.4, -0.1, 0.25, 0.5])
-def test_hue_is_turned_as_colorsys_does(turn):
+def test_hue_changes_as_in_colorsys(turn):
     pixels = images(2, rows=6, columns=6)
-    result = augmentation.as_bytes(augmentation.recolored(pixels.float(), torch.full((2, 1, 1, 1), turn)))
+    result = augmentation.to_uint8(augmentation.adjust_hue(pixels.float(), torch.full((2, 1, 1, 1), turn)))
     for image, found in zip(pixels, result, strict=True):
         for color, other in zip(image.flatten(1).T.tolist(), found.flatten(1).T.tolist(), strict=True):
             hue, saturation, value = colorsys.rgb_to_hsv(*(part / 255 for part in color))
@@ -184,23 +184,23 @@ def test_hue_is_turned_as_colorsys_does(turn):
 def test_jitter_takes_each_order_and_stays_in_range():
     pixels = images(1).expand(200, -1, -1, -1)
     gray = pixels.float().mean()
-    changed = augmentation.jittered(pixels, (0.4, 0, 0, 0), generator(2)).float().mean((1, 2, 3)) / gray
+    changed = augmentation.color_jitter(pixels, (0.4, 0, 0, 0), generator(2)).float().mean((1, 2, 3)) / gray
     assert 0.59 < changed.min() < 0.65
     assert 1.2 < changed.max() < 1.41
     changes = torch.tensor([[1.5], [0.5], [1], [0]])
     both = [
-        augmentation.with_jitter(pixels[:1], changes, torch.tensor([order]))
+        augmentation.apply_jitter(pixels[:1], changes, torch.tensor([order]))
         for order in ([0, 1, 2, 3], [1, 0, 2, 3])  # brightness first clips more
     ]
     assert not torch.equal(*both)
-    expected = augmentation.contrasted(augmentation.brightened(pixels[:1].float(), 1.5), 0.5)
-    assert torch.equal(both[0], augmentation.as_bytes(expected))
+    expected = augmentation.adjust_contrast(augmentation.adjust_brightness(pixels[:1].float(), 1.5), 0.5)
+    assert torch.equal(both[0], augmentation.to_uint8(expected))
 
 
 @pytest.mark.parametrize("degrees", [-20.0, 7.0, 90.0])
-def test_rotation_is_pillow_s(degrees):
+def test_rotation_equals_pillow_s(degrees):
     pixels = images(3)
-    result = augmentation.warped(pixels, augmentation.rotations(torch.full((3,), degrees)))
+    result = augmentation.affine(pixels, augmentation.rotation_matrices(torch.full((3,), degrees)))
     for image, found in zip(pixels, result, strict=True):
         expected = tensor(pillow(image).rotate(degrees, Image.Resampling.BILINEAR))
         assert close(found[:, 4:12, 4:12], expected[:, 4:12, 4:12], 3)
@@ -209,9 +209,9 @@ def test_rotation_is_pillow_s(degrees):
 
 def test_rotations_are_within_their_range(monkeypatch):
     drawn = []
-    turned = augmentation.rotations
-    monkeypatch.setattr(augmentation, "rotations", lambda degrees: drawn.append(degrees) or turned(degrees))
-    augmentation.rotated(images(1).expand(500, -1, -1, -1), 15, generator(0))
+    matrices = augmentation.rotation_matrices
+    monkeypatch.setattr(augmentation, "rotation_matrices", lambda degrees: drawn.append(degrees) or matrices(degrees))
+    augmentation.random_rotation(images(1).expand(500, -1, -1, -1), 15, generator(0))
     assert -15 <= drawn[0].min() < -14.5
     assert 14.5 < drawn[0].max() <= 15
 
@@ -220,18 +220,18 @@ def test_color_noise_is_along_the_principal_components():
     pixels = images(60)
     colors = pixels.permute(1, 0, 2, 3).reshape(3, -1).double().numpy() / 255
     values, vectors = numpy.linalg.eigh(numpy.cov(colors, bias=True))
-    components = augmentation.principal(pixels)
+    components = augmentation.principal_components(pixels)
     assert (components.norm(dim=0).numpy()) == pytest.approx(values, rel=1e-4)
     assert abs((components.numpy() / values * vectors).sum(0)) == pytest.approx(1, rel=1e-4)
     flat = torch.full((40_000, 3, 1, 1), 128, dtype=torch.uint8)
-    moved = augmentation.color_noised(flat, components * 10, 0.1, generator(0)).double()[:, :, 0, 0] - 128
+    moved = augmentation.color_noise(flat, components * 10, 0.1, generator(0)).double()[:, :, 0, 0] - 128
     spread = numpy.cov(moved.T.numpy(), bias=True)
     assert spread == pytest.approx((255 * vectors * values) @ (255 * vectors * values).T, rel=0.05, abs=8)
 
 
 def test_erasing_fills_one_box_with_the_color():
     pixels = images(300) // 2 + 1
-    result = augmentation.erased(pixels, 0.5, [200.4, 210, 220], generator(1))
+    result = augmentation.random_erasing(pixels, 0.5, [200.4, 210, 220], generator(1))
     changed = (result != pixels).any(1)
     touched = changed.flatten(1).any(1)
     assert 120 < int(touched.sum()) < 180
@@ -245,7 +245,7 @@ def test_erasing_fills_one_box_with_the_color():
 
 def test_mixup_blends_images_and_labels_alike():
     pixels, labels = images().float(), torch.eye(12)
-    mixed, soft = augmentation.mixed_up(pixels, labels, 0.4, generator(2))
+    mixed, soft = augmentation.mixup(pixels, labels, 0.4, generator(2))
     assert soft.sum(1).tolist() == pytest.approx([1] * 12)
     expected = torch.einsum("nm,mchw->nchw", soft, pixels)  # the labels say what was mixed
     assert torch.allclose(mixed, expected, atol=1e-3)
@@ -255,7 +255,7 @@ def test_mixup_blends_images_and_labels_alike():
 def test_cutmix_pastes_a_box_and_mixes_labels_by_area():
     pixels = torch.arange(12.0)[:, None, None, None].expand(-1, 3, 16, 16).contiguous()
     for seed in range(20):
-        mixed, soft = augmentation.cut_mixed(pixels, torch.eye(12), 1.0, generator(seed))
+        mixed, soft = augmentation.cutmix(pixels, torch.eye(12), 1.0, generator(seed))
         for i, (image, label) in enumerate(zip(mixed, soft, strict=True)):
             values, counts = image[0].unique(return_counts=True)
             shares = dict(zip(values.int().tolist(), (counts / 256).tolist(), strict=True))
@@ -264,7 +264,7 @@ def test_cutmix_pastes_a_box_and_mixes_labels_by_area():
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
-def test_shares_are_of_the_beta_distribution(alpha):
+def test_shares_follow_the_beta_distribution(alpha):
     from scipy import stats
 
     source = generator(0)
@@ -295,11 +295,11 @@ def sheared(image: Image.Image, matrix: tuple) -> Image.Image:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", PILLOW)
-def test_an_operation_is_pillow_s(name, channels):
+def test_an_operation_equals_pillow_s(name, channels):
     magnitude, expected = PILLOW[name]
     pixels = images(6, channels)
     kinds = torch.full((6,), policies.NAMES.index(name))
-    result = policies.applied(pixels, kinds, torch.full((6,), magnitude))
+    result = policies.apply_operations(pixels, kinds, torch.full((6,), magnitude))
     inner = (slice(None), slice(4, 12), slice(4, 12)) if name in policies.GEOMETRIC else ()
     for image, found in zip(pixels, result, strict=True):
         assert close(found[inner], tensor(expected(pillow(image)))[inner], 3)
@@ -309,7 +309,7 @@ def test_flat_images_stay_flat():
     flat = torch.full((14, 3, 8, 8), 77, dtype=torch.uint8)
     kept = [policies.NAMES.index(name) for name in ("autocontrast", "equalize", "contrast", "color", "sharpness")]
     for kind in kept:
-        result = policies.applied(flat, torch.full((14,), kind), torch.full((14,), 0.5))
+        result = policies.apply_operations(flat, torch.full((14,), kind), torch.full((14,), 0.5))
         assert close(result, flat)
 
 

@@ -1,4 +1,4 @@
-"""Image files to tensors: Pillow is the oracle."""
+"""Decoding of image files, with Pillow as the oracle."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nasspace.errors import InputError
 
 
 def photograph(width: int, height: int) -> Image.Image:
-    """A smooth picture, as photographs are: waves of another length in each channel."""
+    """A smooth picture, like a photograph: waves of a different length in each channel."""
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(x * (0.05 + 0.03 * channel)) + np.cos(y * 0.07) for channel in range(3)]
     return Image.fromarray(((np.stack(waves, -1) + 2) * 63).astype(np.uint8))
@@ -38,20 +38,20 @@ def saved(picture: Image.Image, path: Path, **options) -> Encoded:
 
 
 def only(image: Encoded, channels: int, resolution: int) -> np.ndarray:
-    """The one image decoded, [C, H, W] of int."""
+    """Decode one image, to int [C, H, W]."""
     pixels, broken = decode([image], specification(channels, resolution, jpeg=True))
     assert broken == {}
     return pixels[0].numpy().astype(int)
 
 
-def test_the_native_size_is_kept_to_the_bit(tmp_path):
+def test_the_native_size_is_decoded_exactly(tmp_path):
     picture = photograph(24, 24)
     pixels = only(saved(picture, tmp_path / "a.png"), 3, 24)
     assert np.array_equal(pixels, np.asarray(picture).transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("size", [(100, 60), (60, 100), (40, 40), (15, 25)])
-def test_the_shorter_side_is_scaled_and_the_centre_cut_out(tmp_path, size):
+def test_the_shorter_side_is_scaled_and_the_center_cropped(tmp_path, size):
     picture = photograph(*size)
     pixels = only(saved(picture, tmp_path / "a.png"), 3, 30)
     scale = 30 / min(size)
@@ -61,22 +61,22 @@ def test_the_shorter_side_is_scaled_and_the_centre_cut_out(tmp_path, size):
     assert np.array_equal(pixels, expected)
 
 
-def test_a_large_jpeg_may_be_decoded_at_a_fraction_but_looks_the_same(tmp_path):
+def test_a_large_jpeg_decoded_at_a_fraction_looks_the_same(tmp_path):
     picture = photograph(800, 640)
     quick = only(saved(picture, tmp_path / "a.jpg", quality=95), 3, 40)
     exact = only(saved(picture, tmp_path / "a.png"), 3, 40)
     assert np.abs(quick - exact).mean() < 2
 
 
-def test_a_cameras_rotation_is_obeyed(tmp_path):
+def test_the_exif_rotation_is_applied(tmp_path):
     picture = photograph(30, 30)
     rotation = Image.Exif()
-    rotation[0x0112] = 6  # to be turned by a quarter, clockwise
+    rotation[0x0112] = 6  # orientation: to be rotated by 90 degrees clockwise
     turned = only(saved(picture, tmp_path / "a.png", exif=rotation), 3, 30)
     assert np.array_equal(turned, np.asarray(picture.rotate(-90)).transpose(2, 0, 1))
 
 
-def test_every_mode_becomes_what_is_asked(tmp_path):
+def test_every_mode_is_converted(tmp_path):
     picture = photograph(20, 20)
     gray = np.asarray(picture.convert("L"), int)
     for mode in ("L", "LA", "P", "RGBA", "CMYK", "1"):
@@ -105,9 +105,9 @@ def test_channels_and_size_are_the_data_sets(tmp_path):
     assert [header.shorter for header in found] == [9, 9, 40]
     assert [header.gray for header in found] == [True, True, False]
     assert native_side(found) == 9
-    assert native_side(found[1:]) == 40  # the larger one of equals
+    assert native_side(found[1:]) == 40  # the larger one of a tie
     sizes = [replace(found[0], shorter=side) for side in (12, 12, *range(150, 229))]
-    assert native_side(sizes) == 188  # two odd ones among 81 say nothing
+    assert native_side(sizes) == 188  # a side of two images among 81 is not frequent
     assert native_side(headers([saved(photograph(300, 400), tmp_path / "large.png")])) == 300
 
 
@@ -119,7 +119,7 @@ def test_a_decompression_bomb_is_a_broken_image(tmp_path, monkeypatch):
         assert "exceeds limit" in decode([bomb], specification(1, 8))[1][0]
 
 
-def test_a_jpeg_is_as_large_as_what_is_decoded_of_it(tmp_path, monkeypatch):
+def test_the_limit_of_pixels_counts_decoded_pixels_of_a_jpeg(tmp_path, monkeypatch):
     phone = saved(photograph(320, 240), tmp_path / "phone.jpg")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)  # Pillow itself refuses twice as many
     assert headers([phone]) == [Header(240, jpeg=True)]
@@ -144,7 +144,7 @@ def png16(values: np.ndarray) -> bytes:
 
 @pytest.mark.parametrize("channels", [2, 3, 4])
 @pytest.mark.parametrize("bits", [8, 12, 14, 16])
-def test_color_of_sixteen_bits_is_read_only_if_it_uses_the_upper_ones(channels, bits):
+def test_color_of_sixteen_bits_is_read_only_if_it_uses_the_upper_bits(channels, bits):
     values = np.random.default_rng(0).integers(0, 2**bits, (6, 6, channels))
     if channels != 3:
         values[..., -1] = 65535
@@ -182,7 +182,7 @@ def test_the_range_is_that_of_all_finite_values(tmp_path):
     assert value_range([]) is None
 
 
-def test_what_cannot_be_read_has_a_reason_and_leaves_a_gap(tmp_path):
+def test_unreadable_images_have_a_reason_and_zero_pixels(tmp_path):
     good = saved(photograph(8, 8), tmp_path / "good.png")
     whole = good.content.read_bytes()
     contents = [b"", b"text", whole[:-30], None, tmp_path / "missing.png", whole]
@@ -194,7 +194,7 @@ def test_what_cannot_be_read_has_a_reason_and_leaves_a_gap(tmp_path):
     assert np.array_equal(pixels[5].numpy(), only(good, 3, 8))
 
 
-def test_a_program_that_is_called_an_image_is_not_run(tmp_path):
+def test_postscript_named_as_an_image_is_not_run(tmp_path):
     picture = tmp_path / "drawing.eps"
     photograph(8, 8).save(picture)
     image = Encoded("a.png", picture.rename(tmp_path / "a.png"))
@@ -211,7 +211,7 @@ def test_the_error_names_five_and_counts_the_rest():
     assert str(name_broken([("0.jpg", "torn")])).endswith("--skip-broken")
 
 
-def test_what_cannot_fit_in_memory_is_refused_before_it_is_read(tmp_path):
+def test_data_that_cannot_fit_in_memory_is_refused_before_reading(tmp_path):
     image = Encoded("x", b"")
     with pytest.raises(InputError, match=r"need [\d.]+ GiB.*a resolution of \d+"):
         decode([image] * 1000, specification(3, 1_000_000))

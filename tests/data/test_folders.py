@@ -1,4 +1,4 @@
-"""Image folders: what is read is what lies there, and every unfit folder is refused by name."""
+"""Image folders: every image is read or named, and every unsuitable folder is refused by name."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def picture(value: int, size: tuple[int, int] = (6, 6), mode: str = "RGB") -> Im
 
 
 def torn() -> bytes:
-    """A PNG without its end."""
+    """A truncated PNG."""
     buffer = io.BytesIO()
     picture(1).save(buffer, "PNG")
     return buffer.getvalue()[:-40]
 
 
 def folder(root: Path, classes: dict[str, int], **options) -> Path:
-    """A folder of noise pictures: class → how many."""
+    """A folder of noise pictures; `classes` maps each class to its number of pictures."""
     for position, (name, count) in enumerate(classes.items()):
         (root / name).mkdir(parents=True)
         for number in range(count):
@@ -39,7 +39,7 @@ def folder(root: Path, classes: dict[str, int], **options) -> Path:
     return root
 
 
-def test_a_folder_of_classes_is_read_as_it_lies(tmp_path):
+def test_a_folder_of_classes_is_read_and_not_changed(tmp_path):
     folder(tmp_path, {"cat": 3, "ant": 2})
     (tmp_path / "ant" / "deeper").mkdir()
     picture(7).save(tmp_path / "ant" / "deeper" / "x.PNG")
@@ -56,7 +56,7 @@ def test_a_folder_of_classes_is_read_as_it_lies(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_folder_brings_its_own_splits(tmp_path):
+def test_split_folders_are_the_splits(tmp_path):
     for split, count in {"Train": 3, "val": 1, "test": 2}.items():
         folder(tmp_path / split, {"a": count, "b": count})
     data = load_data(f"imagefolder:{tmp_path}")
@@ -69,10 +69,10 @@ def test_a_class_may_be_called_train(tmp_path):
     assert load_data(f"imagefolder:{tmp_path}").classes == ("bus", "train")
 
 
-def test_grey_images_stay_grey_until_one_has_colour(tmp_path):
+def test_gray_images_stay_gray_unless_one_has_color(tmp_path):
     folder(tmp_path, {"a": 2, "b": 2}, mode="L")
     assert load_data(f"imagefolder:{tmp_path}").channels == 1
-    picture(1).save(tmp_path / "a" / "colour.png")
+    picture(1).save(tmp_path / "a" / "color.png")
     data = load_data(f"imagefolder:{tmp_path}")
     assert (data.channels, data.train.pixels.shape[1]) == (3, 3)
 
@@ -82,7 +82,7 @@ def test_grey_images_stay_grey_until_one_has_colour(tmp_path):
     [(b"", "no image format"), (b"\xff\xd8\xff\xe0 but no more", "Truncated"), (torn(), "truncated")],
     ids=["empty", "first bytes only", "truncated"],
 )
-def test_a_corrupt_image_is_named_and_left_out_only_if_asked(tmp_path, content, reason):
+def test_a_corrupt_image_is_named_and_left_out_only_with_skip_broken(tmp_path, content, reason):
     folder(tmp_path, {"a": 4, "b": 4})
     bad = tmp_path / "b" / "02.png"
     bad.write_bytes(content)
@@ -161,7 +161,7 @@ def spoil_all(root: Path) -> None:
         (lambda root: (root.rmdir(), root.write_text("")), "is a file"),
     ],
 )
-def test_an_unfit_folder_is_refused_by_name(tmp_path, make, says):
+def test_an_unsuitable_folder_is_refused_by_name(tmp_path, make, says):
     root = tmp_path / "photographs"
     root.mkdir()
     make(root)
@@ -179,7 +179,7 @@ def test_clothing10_is_whole():
 
 
 def tree(root: Path, places: str, count: int = 3) -> str:
-    """Noise pictures in these folders, parted by blanks; the spec of the whole."""
+    """Write noise pictures into folders, separated by spaces; returns the data set's name."""
     for position, place in enumerate(places.split()):
         (root / place).mkdir(parents=True, exist_ok=True)
         for number in range(count):
@@ -206,7 +206,7 @@ INTEL = "seg_train/seg_train/a seg_train/seg_train/b seg_test/seg_test/a seg_tes
         ("a/train a/val a/test b/train b/val", (6, 6, 3)),
     ],
 )
-def test_splits_are_known_by_their_names(tmp_path, places, counts):
+def test_splits_are_recognized_by_their_names(tmp_path, places, counts):
     data = load_data(tree(tmp_path, places))
     splits = (data.train, data.validation, data.test)
     assert tuple(images and len(images) for images in splits) == counts
@@ -239,9 +239,9 @@ def test_images_without_labels_are_named_and_left_out(tmp_path, places, left_out
         "train/old bus/new",
     ],
 )
-def test_classes_may_bear_the_names_of_splits(tmp_path, places):
+def test_classes_may_have_the_names_of_splits(tmp_path, places):
     spec = tree(tmp_path, places)
-    if places == "train/old bus/new":  # a split whose only class is `old`, or a class: it is asked for
+    if places == "train/old bus/new":  # ambiguous: a split whose only class is `old`, or a class
         with pytest.raises(
             InputError, match=r"bus: holds images but is no split.*move the images in the folders of 'train'"
         ):
@@ -276,7 +276,7 @@ def test_classes_may_bear_the_names_of_splits(tmp_path, places):
         ("train/a/test train/b", "train/a/test: is named like a split"),
     ],
 )
-def test_folders_that_could_be_read_in_two_ways_are_refused(tmp_path, places, says):
+def test_ambiguous_folders_are_refused(tmp_path, places, says):
     with pytest.raises(InputError, match=says) as error:
         load_data(tree(tmp_path, places))
     assert str(tmp_path) in str(error.value)
@@ -297,7 +297,7 @@ def test_hidden_and_system_folders_hold_no_images(tmp_path, name):
     "name",
     ["x.jpe", "x.tga", "x.JPG", "x", "x.jpg_large", "x.jpeg!d", "x.bin", "x.dib", "x.pcx", "x.mpo", "x.pnm"],
 )
-def test_images_are_known_by_their_suffix_or_their_first_bytes(tmp_path, name):
+def test_images_are_recognized_by_suffix_or_first_bytes(tmp_path, name):
     spec = tree(tmp_path, "a b")
     kinds = {".tga": "TGA", ".dib": "DIB", ".pcx": "PCX", ".pnm": "PPM", ".mpo": "MPO"}
     picture(99).save(tmp_path / "a" / name, format=kinds.get(Path(name).suffix, "JPEG"))
@@ -314,7 +314,7 @@ def test_a_class_of_images_without_suffixes_is_read(tmp_path, kind):
     assert len(load_data(f"imagefolder:{tmp_path}").validation) == 2
 
 
-def test_what_is_no_image_is_named_unless_it_is_a_text(tmp_path):
+def test_other_files_are_named_unless_they_are_texts(tmp_path):
     spec = tree(tmp_path, "a b")
     for name in ("notes.txt", "README", "labels.csv", "x.xml", "empty", "Thumbs.db", "desktop.ini"):
         (tmp_path / "a" / name).write_text("" if name == "empty" else "<words>")
@@ -366,7 +366,7 @@ def test_links_are_followed_or_named(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
-def test_a_pipe_is_named_and_not_waited_for(tmp_path):
+def test_a_pipe_is_named_and_not_read(tmp_path):
     spec = tree(tmp_path, "a b")
     for name in ("x.png", "x"):
         os.mkfifo(tmp_path / "a" / name)
@@ -375,7 +375,7 @@ def test_a_pipe_is_named_and_not_waited_for(tmp_path):
         (tmp_path / "a" / name).unlink()
 
 
-def test_both_ways_to_write_a_letter_are_one_class(tmp_path):
+def test_both_unicode_forms_of_a_letter_are_one_class(tmp_path):
     composed, decomposed = "caf\u00e9", "cafe\u0301"
     data = load_data(tree(tmp_path, f"train/{decomposed} train/b val/{composed} val/b"))
     assert (data.classes, data.validation.labels.tolist()) == (("b", composed), [0, 0, 0, 1, 1, 1])
@@ -384,7 +384,7 @@ def test_both_ways_to_write_a_letter_are_one_class(tmp_path):
     assert (data.classes, len(data.train) + len(data.validation)) == (("b", composed), 9)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file names are text elsewhere")
+@pytest.mark.skipif(os.name != "posix", reason="file names are Unicode elsewhere")
 @pytest.mark.parametrize("name", [b"caf\xe9", b"\xff\xfe", b"{0}", b"[red]x", b"a\x1b[2J", b"1e3", b"%s", b"50%"])
 def test_any_name_of_a_folder_is_a_class(tmp_path, name):
     spec = tree(tmp_path / os.fsdecode(name), f"b {os.fsdecode(name)}")
@@ -409,7 +409,7 @@ def test_one_image_a_class_is_enough_with_a_validation_split(tmp_path):
 
 @pytest.mark.parametrize("place", ["x" * 300, "a\0b", "~nobody-here/x", "x/" * 3000])
 @pytest.mark.parametrize("kind", ["imagefolder:", "parquet:", ""])
-def test_paths_that_cannot_be_are_one_message(tmp_path, monkeypatch, kind, place):
+def test_impossible_paths_are_one_message(tmp_path, monkeypatch, kind, place):
     monkeypatch.chdir(tmp_path)
     if kind:
         with pytest.raises(InputError, match=r"does not exist|no such file|not known"):

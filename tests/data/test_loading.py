@@ -1,4 +1,4 @@
-"""Data sets by name, their splits and what is held in memory."""
+"""Data sets by name, their splits and their contents in memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_validation_split_is_stratified_and_seeded():
     assert len(load_data("digits", held_out=0.5).validation) == pytest.approx(1797 / 2, abs=10)
 
 
-def test_the_fingerprint_tells_a_changed_pixel_or_label():
+def test_a_changed_pixel_or_label_changes_the_fingerprint():
     data = load_data("digits")
     pixels, labels = data.train.pixels.clone(), data.train.labels.clone()
     pixels[5, 0, 3, 3] += 1
@@ -95,18 +95,18 @@ def test_stratified_leaves_one_on_each_side():
         ("hub:", {}, "names no data set"),
     ],
 )
-def test_a_request_that_makes_no_sense_is_refused(spec, options, says):
+def test_invalid_arguments_are_refused(spec, options, says):
     with pytest.raises(InputError, match=says):
         load_data(spec, **options)
 
 
-def test_a_bare_path_gets_its_prefix_named(tmp_path):
+def test_a_bare_path_is_refused_with_its_prefix(tmp_path):
     with pytest.raises(InputError, match=f"write imagefolder:{tmp_path}"):
         load_data(str(tmp_path))
 
 
 def pictures(root, sizes, suffix="png"):
-    """Seeded noise of these sizes (width, height), as often in class `a` as in `b`."""
+    """Seeded noise of these sizes (width, height), once in class `a` and once in `b`."""
     for position, size in enumerate(sizes):
         noise = np.random.default_rng(position).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
         for name in "ab":
@@ -119,15 +119,15 @@ def test_a_function_of_the_native_side_chooses_the_resolution(tmp_path):
     folder = tmp_path / "own"
     spec = pictures(folder / "train", [(300, 240), (240, 500), (20, 20)])
     pictures(folder / "validation", [(30, 30)] * 9)
-    asked = []
-    data = load_data(spec.removesuffix("/train"), resolution=lambda native: asked.append(native) or 16)
-    assert (asked, data.native, data.resolution) == ([240], 240, 16)
+    sides = []
+    data = load_data(spec.removesuffix("/train"), resolution=lambda native: sides.append(native) or 16)
+    assert (sides, data.native, data.resolution) == ([240], 240, 16)
     assert data.own_validation
     assert data.validated_on == prepared(data, 8).validated_on == "validation images"
     assert load_data("digits").validated_on == "held-out training images"
-    asked_for = Recipe(data=data.name, resolution=16, objectives=("accuracy", "flops"))
-    said = Problem.from_data(asked_for, Space.load("shuffle")).settings("s", None)["accuracy_is_of"]
-    assert said == "the exported file on validation images at 16x16"
+    recipe = Recipe(data=data.name, resolution=16, objectives=("accuracy", "flops"))
+    described = Problem.from_data(recipe, Space.load("shuffle")).settings("s", None)["accuracy_is_of"]
+    assert described == "the exported file on validation images at 16x16"
     assert (load_data("digits", resolution=lambda native: 2 * native).resolution, load_data("digits").native) == (16, 8)
     plain = load_data(spec.removesuffix("/train"))
     assert (plain.native, plain.resolution) == (240, 224)
@@ -136,7 +136,7 @@ def test_a_function_of_the_native_side_chooses_the_resolution(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_originals_and_preprocessing_give_the_pixels_again(tmp_path, suffix):
+def test_originals_and_preprocessing_reproduce_the_pixels(tmp_path, suffix):
     data = load_data(pictures(tmp_path, [(12, 9), (20, 35), (90, 60), (9, 9)] * 2, suffix), resolution=10)
     assert data.train.originals is None
     assert data.preprocessing["draft"] == ([20, 20] if suffix == "jpg" else None)
@@ -148,7 +148,7 @@ def test_originals_and_preprocessing_give_the_pixels_again(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("resolution", [8, 13])
-def test_arrays_take_the_same_way(resolution):
+def test_arrays_are_preprocessed_like_files(resolution):
     data = load_data("digits", resolution=resolution)
     assert (data.native, data.preprocessing["input"]) == (8, [1, resolution, resolution])
     for original, pixels in zip(data.validation.originals, data.validation.pixels, strict=True):
@@ -156,7 +156,7 @@ def test_arrays_take_the_same_way(resolution):
         assert np.array_equal(preprocess(original, data.preprocessing), pixels)
 
 
-def test_mean_and_deviation_are_those_of_the_file():
+def test_mean_and_deviation_equal_those_of_preprocessing_json():
     data = load_data("digits")
     assert data.preprocessing["mean"] == [round(data.mean[0] / 255, 6)]
     assert data.mean == (255 * data.preprocessing["mean"][0],)
@@ -166,12 +166,12 @@ def test_mean_and_deviation_are_those_of_the_file():
     assert (again.mean, again.std, again.preprocessing) == (data.mean, data.std, data.preprocessing)
 
 
-def test_the_origin_finds_the_validation_images_again():
+def test_the_origin_identifies_the_validation_images():
     data = load_data("digits", seed=3, held_out=0.25)
     assert data.origin == {"name": "digits", "seed": 3, "held_out": 0.25, "fingerprint": data.fingerprint}
 
 
-def test_a_bare_data_set_describes_itself():
+def test_a_data_set_derives_its_preprocessing():
     noise = torch.randint(0, 256, (4, 3, 6, 6), dtype=torch.uint8)
     images = Images(noise, torch.tensor([0, 1, 0, 1]))
     data = DataSet("noise", ("a", "b"), 3, images, images, None, 6)
@@ -180,7 +180,7 @@ def test_a_bare_data_set_describes_itself():
 
 
 @pytest.mark.parametrize("value", [0, 90])
-def test_images_that_show_nothing_are_refused(tmp_path, value):
+def test_blank_images_are_refused(tmp_path, value):
     for name in "ab":
         (tmp_path / name).mkdir()
         for number in range(3):

@@ -1,4 +1,4 @@
-"""The shipped preprocessing gives the pipeline's pixels in a process without nasspace; Pillow and NumPy are oracles."""
+"""The shipped preprocessing equals the pipeline's, in a process without nasspace; Pillow and NumPy are oracles."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ assert "nasspace" not in sys.modules and "torch" not in sys.modules
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Waves of another length in each channel, with some noise."""
+    """Waves of a different length in each channel, with some noise."""
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(x * (0.05 + 0.03 * channel) + seed) + np.cos(y * 0.07) for channel in range(3)]
     noise = np.random.default_rng(seed).integers(0, 20, (height, width, 3))
@@ -46,7 +46,7 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def spec_of(channels: int = 3, resolution: int = 24, **changes) -> dict:
-    """A complete content of preprocessing.json."""
+    """A valid content of preprocessing.json."""
     rest = {"mean": [0.5] * channels, "std": [0.25] * channels, "classes": ["a", "b", "c"]}
     return {**specification(channels, resolution), **rest, **changes}
 
@@ -80,7 +80,7 @@ def write_photographs(root: Path) -> None:
 
 
 def alone(folder: Path, data: DataSet, paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels and normalized pixels of the files by predict.py, copied to a folder and run by itself."""
+    """Pixels and normalized pixels of the files by predict.py, copied to a folder and run alone."""
     folder.mkdir()
     shutil.copy(predict.__file__, folder / "predict.py")
     (folder / "preprocessing.json").write_text(json.dumps(data.preprocessing))
@@ -92,7 +92,7 @@ def alone(folder: Path, data: DataSet, paths: list[Path]) -> tuple[np.ndarray, n
 
 @pytest.mark.parametrize("resolution", [24, 32])
 def test_the_pipeline_and_the_shipped_file_see_the_same_pixels(tmp_path, resolution):
-    from nasspace.training.trainer import normalised
+    from nasspace.training.trainer import normalized
 
     write_photographs(tmp_path / "data" / "train")
     write_photographs(tmp_path / "data" / "val")
@@ -100,14 +100,14 @@ def test_the_pipeline_and_the_shipped_file_see_the_same_pixels(tmp_path, resolut
     pixels, normal = alone(tmp_path / "shipped", data, data.validation.originals)
     assert data.preprocessing["draft"] == [2 * resolution] * 2
     assert np.array_equal(pixels, data.validation.pixels)
-    assert np.allclose(normal, normalised(data.validation.pixels, data), atol=1e-5)
+    assert np.allclose(normal, normalized(data.validation.pixels, data), atol=1e-5)
     files = sorted((tmp_path / "data" / "train").rglob("*.*"))  # in the order of the training split
     assert np.array_equal(alone(tmp_path / "again", data, files)[0], data.train.pixels)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
 @pytest.mark.parametrize("value", range(1, 9))
-def test_every_orientation_is_obeyed(tmp_path, value, suffix):
+def test_every_orientation_is_applied(tmp_path, value, suffix):
     photograph(40, 24).save(tmp_path / f"a.{suffix}", exif=turned(value))
     with Image.open(tmp_path / f"a.{suffix}") as picture:
         upright = ImageOps.exif_transpose(picture)
@@ -131,7 +131,7 @@ def test_exif_that_cannot_be_read_is_ignored(tmp_path):
         assert np.array_equal(found, predict.preprocess(tmp_path / "good.jpg", spec_of()))
 
 
-def test_path_bytes_picture_and_array_are_one(tmp_path):
+def test_path_bytes_picture_and_array_give_equal_pixels(tmp_path):
     path = tmp_path / "a.jpg"
     photograph(300, 200).save(path)
     spec = spec_of(draft=[48, 48])
@@ -167,7 +167,7 @@ def test_resize_and_crop_are_pillows(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(1, 400_000), (300_000, 2)])
-def test_what_would_become_absurdly_large_is_refused(size):
+def test_an_extremely_large_result_is_refused(size):
     with pytest.raises(ValueError, match=r"too long and narrow: scaled to .* exceeds limit"):
         predict.preprocess(Image.new("RGB", size), spec_of(resolution=224))
 
@@ -178,7 +178,7 @@ def seen(path: Path, **changes) -> np.ndarray:
 
 
 def drawn(mode: str, clear: object, ink: object) -> Image.Image:
-    """The upper half drawn on a clear ground."""
+    """A drawing in the upper half on a transparent background."""
     picture = Image.new(mode, (24, 24), clear)
     if mode == "P":
         picture.putpalette([0, 0, 0, 0, 0, 0] + [9] * 762)
@@ -198,7 +198,7 @@ TRANSPARENT = {
 
 
 @pytest.mark.parametrize("kind", TRANSPARENT)
-def test_transparency_is_put_on_the_background(tmp_path, kind):
+def test_transparent_images_get_the_background(tmp_path, kind):
     mode, clear, ink, options = TRANSPARENT[kind]
     drawn(mode, clear, ink).save(tmp_path / "a.png", **options)
     for background in ([255, 255, 255], [40, 40, 40]):
@@ -207,7 +207,7 @@ def test_transparency_is_put_on_the_background(tmp_path, kind):
         assert (found[12:] == background[0]).all()
 
 
-def test_half_transparent_is_mixed_and_opaque_stays(tmp_path):
+def test_half_transparent_pixels_are_blended_and_opaque_ones_stay(tmp_path):
     assert predict.preprocess(Image.new("RGBA", (24, 24), (255, 0, 0, 128)), spec_of())[:, 0, 0].tolist() == [
         255,
         127,
@@ -222,8 +222,8 @@ def test_half_transparent_is_mixed_and_opaque_stays(tmp_path):
         assert np.array_equal(found[0], np.asarray(picture.convert("L")))
 
 
-LEVELS = np.linspace(0, 255, 24 * 24).round().reshape(24, 24)  # what must come out
-# File suffix, values, range: how more than eight bits are found.
+LEVELS = np.linspace(0, 255, 24 * 24).round().reshape(24, 24)  # the expected pixels
+# File suffix, values, range of images of more than eight bits.
 DEEP: dict[str, tuple[str, np.ndarray, tuple[float, float]]] = {
     "16 bits of low range": ("png", LEVELS.astype(np.uint16), (0, 255)),
     "12 bits": ("png", (LEVELS * 16).astype(np.uint16), (0, 255 * 16)),
@@ -265,7 +265,7 @@ def test_the_range_is_of_training_images_and_clips_others(tmp_path):
 def test_deep_images_without_a_usable_range(tmp_path):
     deep = Image.fromarray((LEVELS * 257).astype(np.uint16))
     deep.save(tmp_path / "a.png")
-    assert np.array_equal(seen(tmp_path / "a.png"), LEVELS)  # none given: all that 16 bits hold
+    assert np.array_equal(seen(tmp_path / "a.png"), LEVELS)  # without a range: all of 16 bits
     assert (seen(tmp_path / "a.png", range=[300, 300]) == np.where(LEVELS * 257 > 300, 255, 0)).all()
     odd = np.full((24, 24), 0.5, np.float32)
     odd[0, :3] = np.nan, np.inf, -np.inf
@@ -282,7 +282,7 @@ def test_a_camera_of_100_megapixels_is_decoded_at_a_fraction(tmp_path):
         seen(tmp_path / "phone.jpg")
 
 
-def test_a_truncated_jpeg_is_no_format_or_torn(tmp_path):
+def test_a_truncated_jpeg_has_no_format_or_is_truncated(tmp_path):
     photograph(60, 60).save(tmp_path / "a.jpg")
     whole = (tmp_path / "a.jpg").read_bytes()
     for content in (b"\xff\xd8\xff", whole[:100], whole[:-200]):
@@ -343,7 +343,7 @@ def colors(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8, "batch"])
-def test_the_file_classifies_by_itself(shipped, tmp_path, batch):
+def test_predict_py_classifies_alone(shipped, tmp_path, batch):
     folder, paths = shipped(batch), colors(tmp_path)
     done = run(folder, *paths)
     assert (done.returncode, done.stderr) == (0, "")
@@ -361,7 +361,7 @@ def test_the_file_classifies_by_itself(shipped, tmp_path, batch):
     assert sum(each["probability"] for each in many[0]["top"]) == pytest.approx(1)
 
 
-def test_what_cannot_be_used_is_named_in_one_line(shipped, tmp_path):
+def test_unusable_input_is_named_in_one_line(shipped, tmp_path):
     folder, paths = shipped(1), colors(tmp_path)
     bad = tmp_path / "bad.jpg"
     bad.write_text("no image")
@@ -387,7 +387,7 @@ WRONG = [
     *([1], [1, 2], [None] * 3, ["1"] * 3, [[1]] * 3, [0] * 3, [-1] * 3, [1.5] * 3, [True] * 3, [float("nan")] * 3),
     *([1e39] * 3, [1e-300] * 3, ["a", "b", "\ud800"], {"shorter_side": 0}, {"size": [24, 24], "shorter_side": 24}),
 ]
-MEANT = {  # those of WRONG that a key may have
+VALID = {  # values of WRONG that are valid for a key
     "orientation": [None],
     "draft": [None, [1, 2]],
     "range": [None, [1, 2]],
@@ -399,12 +399,12 @@ MEANT = {  # those of WRONG that a key may have
 }
 
 
-def test_whatever_is_damaged_in_preprocessing_json_is_one_message(shipped, tmp_path, capsys):
+def test_any_damage_of_preprocessing_json_is_one_message(shipped, tmp_path, capsys):
     folder, image = shipped("batch"), str(colors(tmp_path)[0])
     path = folder / "preprocessing.json"
     sound = json.loads(path.read_text())
     damaged = [
-        (key, {**sound, key: value}) for key in predict.KEYS for value in WRONG if value not in MEANT.get(key, [])
+        (key, {**sound, key: value}) for key in predict.KEYS for value in WRONG if value not in VALID.get(key, [])
     ]
     damaged += [("lacks", {key: sound[key] for key in predict.KEYS if key != left_out}) for left_out in predict.KEYS]
     damaged += [
@@ -414,7 +414,7 @@ def test_whatever_is_damaged_in_preprocessing_json_is_one_message(shipped, tmp_p
     ]
     for says, spec in damaged:
         path.write_text(json.dumps(spec))
-        for command in (predict.main, lambda asked: cli.run(["predict", asked[2], asked[0]])):
+        for command in (predict.main, lambda words: cli.run(["predict", words[2], words[0]])):
             with warnings.catch_warnings():  # main sets a filter
                 assert command([image, "--folder", str(folder)]) == 2, spec
             out, err = capsys.readouterr()
@@ -425,10 +425,10 @@ def test_whatever_is_damaged_in_preprocessing_json_is_one_message(shipped, tmp_p
         predict.read_spec(folder)
 
 
-def test_what_a_key_may_have_is_read(shipped):
+def test_valid_values_are_read(shipped):
     folder = shipped("batch")
     sound = spec_of()
-    for key, values in MEANT.items():
+    for key, values in VALID.items():
         for value in values:
             (folder / "preprocessing.json").write_text(json.dumps({**sound, key: value}))
             assert predict.read_spec(folder)[key] == value
@@ -465,7 +465,7 @@ def gray_halves(label: int) -> np.ndarray:
 
 
 def transparent_drawing(mode: str, clear: int | tuple[int, ...], ink: int | tuple[int, ...], label: int) -> Image.Image:
-    """A black rectangle on a transparent ground; its place is the class."""
+    """A black rectangle on a transparent background; its position is the class."""
     image = Image.new(mode, (40, 40), clear)
     if mode == "P":
         image.putpalette([0, 0, 0, 0, 0, 0] + [9] * 762)
@@ -514,7 +514,7 @@ def distance_of_classes(data: DataSet) -> float:
     return float((means[0] - means[1]).abs().mean())
 
 
-def test_white_drawings_on_nothing_are_refused(tmp_path):
+def test_white_drawings_on_a_transparent_background_are_refused(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         for number in range(2):
@@ -524,7 +524,7 @@ def test_white_drawings_on_nothing_are_refused(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are text elsewhere")
-def test_a_file_name_need_not_be_text(shipped, tmp_path):
+def test_a_file_name_need_not_be_utf8(shipped, tmp_path):
     folder, path = shipped("batch"), colors(tmp_path)[0]
     odd = bytes(tmp_path) + b"/r\xe9d.png"
     shutil.copy(bytes(path), odd)

@@ -1,4 +1,4 @@
-"""IDX files: what is read is what lies there, and every unfit file is refused by name."""
+"""IDX files: read exactly; invalid files are refused by name."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_fashion_mnist_is_read_from_its_idx_files(tmp_path):
     assert load_data("fashion-mnist", data_dir=tmp_path).fingerprint == data.fingerprint
 
 
-def test_unfit_idx_files_are_refused_by_name(tmp_path, monkeypatch):
+def test_invalid_idx_files_are_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr("nasspace.data.sources.FASHION_FOLDER", tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"apt install dataset-fashion-mnist.*--data-dir"):
         load_data("fashion-mnist")

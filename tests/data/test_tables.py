@@ -1,4 +1,4 @@
-"""Parquet files and the hub: read as `datasets` writes them, refused by name."""
+"""Parquet files as `datasets` writes them, and the hub; invalid ones are refused by name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def table(path: Path, labels: list, image: str = "img", label: str = "label", na
     """A parquet file as on the Hugging Face hub."""
     structs = [{"bytes": encoded(number), "path": f"{number}.png"} for number in range(len(labels))]
     rows = pyarrow.table({image: structs, label: labels})
-    with path.open("wb") as file:  # pyarrow takes names for UTF-8
+    with path.open("wb") as file:  # pyarrow reads names as UTF-8
         parquet.write_table(rows.replace_schema_metadata({"huggingface": names} if names else {}), file)
     return path
 
@@ -69,7 +69,7 @@ def test_parquet_pieces_and_gaps_between_labels(tmp_path):
 
 
 def pieces(folder: Path, names: str) -> None:
-    """Files of six rows each, by their names without suffix."""
+    """Write files of six rows each, by their names without suffix."""
     folder.mkdir(exist_ok=True)
     for name in names.split():
         table(folder / f"{name}.parquet", ["a", "b"] * 3)
@@ -79,7 +79,7 @@ SHARDS = "train-00000-of-00003 train-00001-of-00003 train-00002-of-00003"
 
 
 @pytest.mark.parametrize(
-    ("names", "asked", "counts"),
+    ("names", "file", "counts"),
     [
         (SHARDS, "train-00000-of-00003.parquet", (18, None)),
         (SHARDS, "train-00002-of-00003.parquet", (18, None)),
@@ -97,15 +97,15 @@ SHARDS = "train-00000-of-00003 train-00001-of-00003 train-00002-of-00003"
         ("other test", "other.parquet", (6, None)),
     ],
 )
-def test_every_piece_of_a_table_is_read(tmp_path, names, asked, counts):
+def test_every_piece_of_a_table_is_read(tmp_path, names, file, counts):
     pieces(tmp_path, names)
-    data = load_data(f"parquet:{tmp_path / asked}")
+    data = load_data(f"parquet:{tmp_path / file}")
     assert (len(data.train) + len(data.validation), data.test and len(data.test)) == counts
     assert data.skipped == ()
 
 
 @pytest.mark.parametrize(
-    ("names", "asked", "says"),
+    ("names", "file", "says"),
     [
         ("train-00000-of-00003 train-00002-of-00003", "", r"lacks train-00001-of-00003\.parquet, so 1 of 00003"),
         ("data-0-of-2", "data-0-of-2.parquet", r"lacks data-1-of-2\.parquet"),
@@ -114,10 +114,10 @@ def test_every_piece_of_a_table_is_read(tmp_path, names, asked, counts):
         ("0000 0001", "", r"holds no train\.parquet .*0000\.parquet is named after no split"),
     ],
 )
-def test_a_table_in_doubt_is_refused(tmp_path, names, asked, says):
+def test_an_ambiguous_table_is_refused(tmp_path, names, file, says):
     pieces(tmp_path, names)
     with pytest.raises(InputError, match=says) as error:
-        load_data(f"parquet:{tmp_path / asked}")
+        load_data(f"parquet:{tmp_path / file}")
     assert str(tmp_path) in str(error.value)
 
 
@@ -127,7 +127,7 @@ def test_a_file_of_no_split_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("labels", [[-1, -1], [None, None], [-1, None], ["", ""], None])
-def test_a_test_split_whose_labels_are_held_back_is_none(tmp_path, labels):
+def test_a_test_split_with_withheld_labels_is_none(tmp_path, labels):
     file = table(tmp_path / "train.parquet", [0, 1] * 2)
     if labels is None:
         parquet.write_table(pyarrow.table({"img": [encoded(0)]}), tmp_path / "test.parquet")
@@ -147,7 +147,7 @@ def test_other_missing_labels_are_named(tmp_path, split, labels):
         load_data(f"parquet:{tmp_path}")
 
 
-def test_both_ways_to_write_a_letter_are_one_class(tmp_path):
+def test_both_unicode_forms_of_a_letter_are_one_class(tmp_path):
     table(tmp_path / "train.parquet", ["caf\u00e9", "b", "cafe\u0301"])
     table(tmp_path / "val.parquet", ["b", "cafe\u0301"])
     data = load_data(f"parquet:{tmp_path}")
@@ -158,10 +158,10 @@ def test_both_ways_to_write_a_letter_are_one_class(tmp_path):
     )
 
 
-def test_labels_of_two_kinds_are_refused(tmp_path):
+def test_labels_of_two_types_are_refused(tmp_path):
     table(tmp_path / "train-0-of-2.parquet", [0, 1] * 2)
     table(tmp_path / "train-1-of-2.parquet", ["a", "b"] * 2)
-    with pytest.raises(InputError, match="numbers in some pieces and texts in others"):
+    with pytest.raises(InputError, match="numbers in some pieces and strings in others"):
         load_data(f"parquet:{tmp_path}")
 
 
@@ -187,7 +187,7 @@ def test_arrow_has_many_types_of_texts_and_bytes(tmp_path, text, binary):
     assert (data.classes, len(data.train) + len(data.validation)) == (("a", "b"), 6)
 
 
-def test_a_column_that_stands_twice_is_refused(tmp_path):
+def test_a_duplicate_column_is_refused(tmp_path):
     images = pyarrow.array([encoded(0)] * 4)
     rows = pyarrow.Table.from_arrays([images, images, pyarrow.array([0, 1, 0, 1])], ["img", "img", "label"])
     parquet.write_table(rows, tmp_path / "train.parquet")
@@ -220,7 +220,7 @@ def test_any_name_of_a_folder_is_read(tmp_path, name):
         ([], {}, "no rows"),
     ],
 )
-def test_an_unfit_parquet_file_is_refused_by_name(tmp_path, labels, columns, says):
+def test_an_invalid_parquet_file_is_refused_by_name(tmp_path, labels, columns, says):
     file = table(tmp_path / "train.parquet", labels, **columns)
     with pytest.raises(InputError, match=says) as error:
         load_data(f"parquet:{file}")
@@ -275,7 +275,7 @@ def test_cifar10_from_a_folder_has_its_class_names(tmp_path):
 
 @pytest.fixture
 def offline(monkeypatch):
-    """The hub's client as with HF_HUB_OFFLINE: nothing is asked of the network."""
+    """The hub's client without network, as with HF_HUB_OFFLINE."""
     import datasets
     import huggingface_hub
 
@@ -311,11 +311,11 @@ def test_a_hub_set_is_read_through_datasets(monkeypatch):
     )
     rows = {"picture": [{"bytes": encoded(n), "path": None} for n in range(6)], "kind": [0, 1] * 3, "note": ["x"] * 6}
     split = datasets.Dataset.from_dict(rows, features)
-    asked = []
+    calls = []
     monkeypatch.setattr("nasspace.data.tables._ask_hub", lambda name: (True, ""))
-    monkeypatch.setattr(datasets, "load_dataset", lambda *call: asked.append(call) or {"train": split, "valid": split})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *call: calls.append(call) or {"train": split, "valid": split})
     data = load_data("someone/insects:small")
-    assert asked == [("someone/insects", "small")]
+    assert calls == [("someone/insects", "small")]
     assert (data.classes, data.validation.labels.tolist()) == (("ant", "bee"), [0, 1] * 3)
     assert torch.equal(data.train.pixels[4], torch.tensor(np.asarray(picture(4))).permute(2, 0, 1))
 

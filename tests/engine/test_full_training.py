@@ -1,4 +1,4 @@
-"""Full trainings: killed anywhere they end in the same bits, are tested once, and leave an export."""
+"""Full trainings: a killed one ends in the same weights, is tested once, and leaves an export."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import nasspace
 from nasspace import cli, zoo
 from nasspace.architecture import Architecture
 from nasspace.data.loading import DataSet, load_data
-from nasspace.engine import full_training, subjects
+from nasspace.engine import arch_reference, full_training
 from nasspace.engine.settings import resolve_settings
 from nasspace.errors import InputError, NasspaceError
 from nasspace.exporting.export import export, verify
@@ -38,11 +38,11 @@ LAYERS = [
     {"block": "global_pool"},
     {"block": "linear", "out": 10},
 ]
-# Trains as a process of its own and kills it: argv is the folder, the log, and where to die.
+# Trains in a separate process and kills it: argv has the folder, the log, and where to kill.
 SCRIPT = """
 import os, signal, sys, types
 sys.path.insert(0, {tests!r})
-from test_full_training import asked
+from test_full_training import small_digits
 import nasspace
 from nasspace import files
 from nasspace.engine import full_training
@@ -50,7 +50,7 @@ from nasspace.training import checkpoints, trainer
 
 out, log, place, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 checkpoints.INTERVAL = 0.0
-data = asked()
+data = small_digits()
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -91,8 +91,8 @@ full_training.train({network!r}, data=data, epochs=3, resolution=16, batch_size=
 PLACES = [("a step", 5), ("writing", 3), ("a step", 2), ("result", 1), ("exported", 1), ("recorded", 1)]
 
 
-def asked() -> DataSet:
-    """150 digits to train on, 40 to validate, 50 to test."""
+def small_digits() -> DataSet:
+    """150 digits for training, 40 for validation, 50 for the test."""
     digits = load_data("digits", resolution=16)
     train, test = digits.train.at(torch.arange(150)), digits.train.at(torch.arange(200, 250))
     return dataclasses.replace(digits, train=train, test=test, validation=digits.validation.at(torch.arange(40)))
@@ -100,7 +100,7 @@ def asked() -> DataSet:
 
 @pytest.fixture(scope="module")
 def data() -> DataSet:
-    return asked()
+    return small_digits()
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +113,7 @@ def tiny(**changes) -> Architecture:
 
 
 def timeless(folder: Path) -> dict:
-    """What a training wrote, without time and place."""
+    """The record of a training, without time and folder."""
     record = json.loads((folder / "training.json").read_text())
     return {key: value for key, value in record.items() if key not in ("seconds", "folder")}
 
@@ -131,7 +131,7 @@ def quick(monkeypatch):
 
 
 @pytest.mark.slow
-def test_killed_at_every_stage_it_ends_in_the_same_bits(data, tmp_path, forked):
+def test_a_training_killed_at_every_stage_ends_in_the_same_weights(data, tmp_path, forked):
     log, out = tmp_path / "log", tmp_path / "killed"
     script = SCRIPT.format(tests=str(Path(__file__).parent), network=NETWORK)
     for place, count in PLACES:
@@ -155,7 +155,7 @@ def test_killed_at_every_stage_it_ends_in_the_same_bits(data, tmp_path, forked):
     assert verify(out).ok
 
 
-def test_it_trains_as_the_plain_function_does(data, quick, tmp_path):
+def test_it_equals_the_plain_training(data, quick, tmp_path):
     lines = []
     found = nasspace.train(tiny(), data=data, epochs=2, seed=4, out=tmp_path / "t", report=lines.append)
     model = build(tiny(), seed=4)
@@ -182,7 +182,7 @@ def test_it_trains_as_the_plain_function_does(data, quick, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_the_readme_says_what_was_found(data, quick, tmp_path):
+def test_the_readme_has_the_results(data, quick, tmp_path):
     found = nasspace.train(tiny(), data=data, epochs=1, settings="alexnet", out=tmp_path / "t")
     text = (tmp_path / "t" / "README.md").read_text()
     assert text.startswith("# A network")
@@ -208,7 +208,7 @@ def test_a_validation_split_of_the_users_own_is_called_so(data, monkeypatch, tmp
     assert f"{found.validation.accuracy:.2%} of validation images" in (tmp_path / "t" / "README.md").read_text()
 
 
-def test_many_classes_are_shown_by_their_confusions():
+def test_many_classes_have_a_table_of_confusions():
     matrix = [[0] * 30 for _ in range(30)]
     matrix[3][4], matrix[5][6] = 2, 9
     text = full_training._matrix(matrix, [f"class|{i}" for i in range(30)])
@@ -248,9 +248,9 @@ def test_a_folder_of_another_training_is_kept(data, quick, tmp_path):
         nasspace.train(tiny(), data=data, epochs=1, out=tmp_path / "own")
 
 
-MEANT = {"test": [None], "not_applied": [None, "word"], "digest": ["word"], "settings": ["word"]}
-MEANT |= {key: [5] for key in ("resolution", "epochs", "seconds")}
-MEANT |= {"identity": [{}]}  # of another training
+VALID = {"test": [None], "not_applied": [None, "word"], "digest": ["word"], "settings": ["word"]}
+VALID |= {key: [5] for key in ("resolution", "epochs", "seconds")}
+VALID |= {"identity": [{}]}  # of another training
 DAMAGE = [{key: kind} for key in full_training.RECORDED for kind in (None, "word", 5, True, [], {})]
 DAMAGE += [{"validation": {"accuracy": "high"}}, {"test": {"accuracy": 0.5, "top5": 0.9}}]
 
@@ -261,13 +261,13 @@ def test_a_damaged_record_is_one_message(data, quick, tmp_path):
     path = tmp_path / "t" / "training.json"
     sound = json.loads(path.read_text())
     texts = [
-        json.dumps({**sound, key: kind}) for ((key, kind),) in map(dict.items, DAMAGE) if kind not in MEANT.get(key, [])
+        json.dumps({**sound, key: kind}) for ((key, kind),) in map(dict.items, DAMAGE) if kind not in VALID.get(key, [])
     ]
     for text in ("{", "[]", *texts):
         path.write_text(text)
         with pytest.raises(InputError, match=r"^t/training\.json.*; delete .* to train again, or choose another --out"):
             nasspace.train(tiny(), **how)
-    for key, kinds in MEANT.items():
+    for key, kinds in VALID.items():
         for kind in kinds:
             if key != "identity":
                 path.write_text(json.dumps({**sound, key: kind}))
@@ -290,23 +290,23 @@ def test_a_damaged_result_is_one_message(data, quick, tmp_path, monkeypatch):
     nasspace.train(tiny(), **how)
 
 
-def test_what_another_process_has_finished_in_the_meantime_is_read(data, quick, tmp_path, monkeypatch):
-    """The other process finishes between the look at the folder and the lock."""
-    lock, lines = full_training._Run._alone, []
+def test_a_training_that_another_process_finished_meanwhile_is_read(data, quick, tmp_path, monkeypatch):
+    """The other process finishes between the check of the folder and the lock."""
+    lock, lines = full_training._Run._locked, []
     how = {"data": data, "epochs": 1, "out": tmp_path / "t"}
 
     def late(run):
-        monkeypatch.setattr(full_training._Run, "_alone", lock)
+        monkeypatch.setattr(full_training._Run, "_locked", lock)
         nasspace.train(tiny(), **how)
         return lock(run)
 
-    monkeypatch.setattr(full_training._Run, "_alone", late)
+    monkeypatch.setattr(full_training._Run, "_locked", late)
     nasspace.train(tiny(), **how, report=lines.append)
     assert lines == [f"{tmp_path / 't'}: finished before"]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_place_that_cannot_be_written_is_named_before_the_training(data, quick, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_named_before_the_training(data, quick, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(trainer, "train", lambda *_, **__: pytest.fail("it was trained"))
     for out in ("file", "file/below", f"{'x' * 300}"):
@@ -318,13 +318,13 @@ def test_a_place_that_cannot_be_written_is_named_before_the_training(data, quick
         nasspace.train(tiny(), data=data, epochs=1, out=tmp_path / "t")
 
 
-def test_broken_images_are_left_out_if_asked(quick, tmp_path, capsys):
+def test_broken_images_are_left_out_with_skip_broken(quick, tmp_path, capsys):
     folder = photos(tmp_path / "photos", 0)
     (folder / "cat" / "3.png").write_bytes(b"no image")
-    asked = ["train", NETWORK, "--data", f"imagefolder:{folder}", "--epochs", "1"]
-    assert cli.run(asked) == 2
+    command = ["train", NETWORK, "--data", f"imagefolder:{folder}", "--epochs", "1"]
+    assert cli.run(command) == 2
     assert "--skip-broken" in capsys.readouterr().err
-    assert cli.run([*asked, "--skip-broken"]) == 0
+    assert cli.run([*command, "--skip-broken"]) == 0
     assert f"left out, unreadable or in no class: 1 ({folder}/cat/3.png)" in capsys.readouterr().err
 
 
@@ -339,7 +339,7 @@ def test_two_processes_do_not_train_into_one_folder(data, tmp_path):
         nasspace.train(tiny(), data=data, epochs=1, out=tmp_path / "t")
 
 
-def test_a_diverged_training_says_so(data, tmp_path):
+def test_a_diverged_training_is_one_message(data, tmp_path):
     wild = TrainingSettings(learning_rate=1e30, gradient_norm=0, weight_decay=1)
     with pytest.raises(NasspaceError, match=r"the loss of epoch \d is not a number.*lower the learning rate"):
         nasspace.train(tiny(), data=data, epochs=9, settings=wild, out=tmp_path / "t")
@@ -354,17 +354,17 @@ def test_weights_are_the_start(data, quick, tmp_path):
     assert json.loads((tmp_path / "t" / "training.json").read_text())["losses"] == list(expected.losses)
 
 
-def test_a_head_of_other_classes_starts_anew(data, quick, tmp_path):
+def test_a_head_with_other_classes_is_initialized(data, quick, tmp_path):
     other = [*LAYERS[:-1], {"block": "linear", "out": 7}]
     torch.save(build(Architecture.of(other, input=(1, 16, 16)), seed=9).state_dict(), tmp_path / "w.pt")
     lines = []
     nasspace.train(tiny(), data=data, epochs=1, weights=tmp_path / "w.pt", out=tmp_path / "t", report=lines.append)
-    assert "the last layer is of other classes" in lines[0]
+    assert "the last layer has other classes" in lines[0]
     with pytest.raises(InputError, match="these weights are not of this architecture"):
         nasspace.train(tiny(), data=data, epochs=1, weights={"0.weight": torch.zeros(1)}, out=tmp_path / "u")
 
 
-def test_a_published_network_takes_the_data_s_form(quick, tmp_path):
+def test_a_published_network_is_fitted_to_the_data(quick, tmp_path):
     """Photos of 20x20 in two classes, with a test split: enlarged to 32, in color."""
     noise = numpy.random.default_rng(0)
     for split, count in (("train", 12), ("test", 4)):
@@ -410,7 +410,7 @@ def test_a_published_network_takes_the_data_s_form(quick, tmp_path):
         ({"data": "imagefolder:nowhere"}, "does not exist"),
     ],
 )
-def test_what_does_not_fit_is_refused(changes, says, data):
+def test_invalid_arguments_are_refused(changes, says, data):
     with pytest.raises(InputError, match=says):
         nasspace.train(**{"arch": tiny(), "data": data, "epochs": 1, **changes})
 
@@ -468,7 +468,7 @@ def split_line(lines: list[str]) -> str:
 
 
 @pytest.mark.parametrize("how", ["folder", "weights", "weights' folder"])
-def test_an_export_brings_its_data_and_split(how, shipped, quick, tmp_path):
+def test_an_export_names_its_data_and_split(how, shipped, quick, tmp_path):
     start = {"weights": shipped / "weights.safetensors", "weights' folder": shipped}
     arch, given = (str(shipped), {}) if how == "folder" else (tiny(), {"weights": start[how]})
     lines = []
@@ -481,12 +481,12 @@ def test_an_export_brings_its_data_and_split(how, shipped, quick, tmp_path):
 
 
 def test_another_split_than_that_of_the_weights_is_named(shipped, data, quick, tmp_path):
-    said = f"digits: another split than that of {shipped} (digits, split with held_out 0.3 and seed 3)"
+    expected = f"digits: another split than that of {shipped} (digits, split with held_out 0.3 and seed 3)"
     for number, (changes, effect) in enumerate([({}, True), ({"from_scratch": True}, False)]):
         lines = []
         how = {"data": data, "epochs": 1, "out": tmp_path / str(number), "report": lines.append}
         nasspace.train(str(shipped), **how, **changes)
-        assert split_line(lines).startswith(said)
+        assert split_line(lines).startswith(expected)
         assert ("may be held out here" in split_line(lines)) == effect
     lines, own = [], load_data("digits", resolution=16, seed=3, held_out=0.3)
     nasspace.train(str(shipped), data=own, epochs=1, out=tmp_path / "own", report=lines.append)
@@ -550,8 +550,8 @@ def changed(path: Path, **changes) -> None:
 def test_a_damaged_export_json_is_one_message(changes, shipped, tmp_path, capsys):
     folder = shutil.copytree(shipped, tmp_path / "x")
     changed(folder / "export.json", **changes) if changes else (folder / "export.json").write_text("{")
-    for asked in ([str(folder)], [NETWORK, "--weights", str(folder)]):
-        assert cli.run(["train", *asked, "--epochs", "1"]) == 2
+    for arguments in ([str(folder)], [NETWORK, "--weights", str(folder)]):
+        assert cli.run(["train", *arguments, "--epochs", "1"]) == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1
         assert "x/export.json" in err
@@ -559,7 +559,7 @@ def test_a_damaged_export_json_is_one_message(changes, shipped, tmp_path, capsys
 
 
 @pytest.mark.slow
-def test_weights_of_a_study_bring_its_split(study, quick, tmp_path):
+def test_weights_of_a_study_are_trained_on_its_split(study, quick, tmp_path):
     number = study.front_numbers()[0]
     lines = []
     how = {"epochs": 1, "out": tmp_path / "t", "report": lines.append}
@@ -572,13 +572,13 @@ def test_weights_of_a_study_bring_its_split(study, quick, tmp_path):
     assert split_line(lines).startswith(f"mine: another split than that of {study.folder}")
 
 
-def test_a_member_starts_from_scratch_if_asked(study, quick, tmp_path):
+def test_a_member_may_start_from_scratch(study, quick, tmp_path):
     lines, number = [], study.front_numbers()[0]
     nasspace.train(f"{study.folder}:{number}", epochs=1, from_scratch=True, out=tmp_path / "m", report=lines.append)
     assert not any(line.startswith("starts from") for line in lines)
 
 
-def test_the_settings_of_a_published_training_follow_batch_and_length():
+def test_published_settings_scale_with_batch_size_and_epochs():
     found = resolve_settings("shufflenet", images=1438, epochs=24)
     assert (found.settings.batch_size, found.settings.learning_rate) == (64, 0.5 / 16)
     assert found.settings.jitter == (0.4, 0.4, 0.4, 0)
@@ -597,11 +597,11 @@ def test_settings_of_a_file(tmp_path):
         resolve_settings(tmp_path / "mine.yaml", images=100, epochs=1)
 
 
-def test_what_arch_means():
-    assert subjects.study_front("photos:front") == "photos"
-    assert subjects.study_front("photos:3") is None
-    assert subjects.study_trial("photos:3") == ("photos", 3)
-    assert subjects.subject(NETWORK).is_published
+def test_arch_references():
+    assert arch_reference.parse_front("photos:front") == "photos"
+    assert arch_reference.parse_front("photos:3") is None
+    assert arch_reference.parse_trial("photos:3") == ("photos", 3)
+    assert arch_reference.resolve_arch(NETWORK).is_published
 
 
 def test_the_command_prints_one_document(quick, capsys):
@@ -616,7 +616,7 @@ def test_the_command_prints_one_document(quick, capsys):
     assert f"{document['validation']['accuracy']:.4f}" in out
     assert err == "o: finished before\n"
     assert cli.run(["train", NETWORK, "--settings", "none"]) == 2
-    assert capsys.readouterr().err.count("\n") == 2  # what resolution, and the message
+    assert capsys.readouterr().err.count("\n") == 2  # the resolution, and the message
 
 
 def test_an_interrupted_command_says_how_to_continue(monkeypatch, capsys):

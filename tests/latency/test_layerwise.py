@@ -12,9 +12,10 @@ from nasspace.engine.latency_evaluator import LatencyEvaluator
 from nasspace.latency import layerwise
 from nasspace.latency.benchmark import measure_latency
 from nasspace.latency.cache import LatencyCache
-from nasspace.samplers import acquisition
-from nasspace.samplers.acquisition import Belief, Seen
+from nasspace.samplers.acquisition import Acquisition, limits_of_measurements
 from nasspace.samplers.features import Features
+from nasspace.samplers.observation import Observation
+from nasspace.samplers.surrogates import FigureFromFeatures, LatencyFromLayers, surrogate
 
 SPACE = """
 input: [3, 32, 32]
@@ -54,13 +55,13 @@ def test_a_profile_that_cannot_be_read_does_not_stop_a_search(networks, monkeypa
     assert LatencyEvaluator(recipe(), None)._layers(networks[0], None, None) is None
 
 
-def seen(architectures, profiled: int, margin: float = 1.0) -> list[Seen]:
+def seen(architectures, profiled: int, margin: float = 1.0) -> list[Observation]:
     """Trials on a fictitious machine whose times follow from multiply-adds and memory access."""
     trials = []
     for i, architecture in enumerate(architectures):
         layers = [1e-7 * part.flops + 1e-6 * part.memory_access for part in cost(architecture).layers]
         values = {"accuracy": 0.5 + i / 100, "latency": sum(layers)}
-        trials.append(Seen(architecture, values, layers if i < profiled else None, margin))
+        trials.append(Observation(architecture, values, layers if i < profiled else None, margin))
     return trials
 
 
@@ -70,10 +71,10 @@ def features(space, networks) -> Features:
 
 
 def test_a_search_predicts_from_layers_if_most_were_measured(features, networks):
-    assert isinstance(acquisition._prediction(features, "latency", seen(networks, 12)), acquisition._FromLayers)
-    assert isinstance(acquisition._prediction(features, "latency", seen(networks, 1)), acquisition._Predicted)
-    assert isinstance(acquisition._prediction(features, "latency", []), acquisition._Predicted)
-    mean, deviation = acquisition._prediction(features, "latency", seen(networks[:8], 8))(networks[8:], None)
+    assert isinstance(surrogate(features, "latency", seen(networks, 12)), LatencyFromLayers)
+    assert isinstance(surrogate(features, "latency", seen(networks, 1)), FigureFromFeatures)
+    assert isinstance(surrogate(features, "latency", []), FigureFromFeatures)
+    mean, deviation = surrogate(features, "latency", seen(networks[:8], 8)).predict(networks[8:], None)
     truth = np.log([trial.values["latency"] for trial in seen(networks[8:], 0)])
     assert np.abs(mean - truth).max() < 0.3
     assert (deviation > 0).all()
@@ -82,9 +83,9 @@ def test_a_search_predicts_from_layers_if_most_were_measured(features, networks)
 def test_the_upper_end_of_the_interval_decides_on_a_limit(features, networks):
     trials = seen(networks, 12, margin=1.05)
     slowest = max(trial.values["latency"] for trial in trials)
-    assert acquisition._within({"latency": 10.0, "flops": 5.0}, trials) == {"latency": 10 / 1.05, "flops": 5.0}
-    assert acquisition._within({"latency": 10.0}, []) == {"latency": 10.0}
-    assert Belief(features, ["accuracy", "latency"], {"latency": 1.06 * slowest}, trials).front
-    strict = Belief(features, ["accuracy", "latency"], {"latency": 1.04 * slowest}, trials)
+    assert limits_of_measurements({"latency": 10.0, "flops": 5.0}, trials) == {"latency": 10 / 1.05, "flops": 5.0}
+    assert limits_of_measurements({"latency": 10.0}, []) == {"latency": 10.0}
+    assert Acquisition(features, ["accuracy", "latency"], {"latency": 1.06 * slowest}, trials).front
+    strict = Acquisition(features, ["accuracy", "latency"], {"latency": 1.04 * slowest}, trials)
     slow = next(trial.architecture for trial in trials if trial.values["latency"] == slowest)
     assert slow not in strict.front

@@ -229,7 +229,7 @@ def test_the_time_waited_for_a_core_grows():
 @pytest.mark.parametrize("name", [needs(name, slow=tuple(RUNTIMES)) for name in RUNTIMES if name != "compile"])
 def test_a_trained_network_classifies_as_in_pytorch(name):
     from nasspace.data.loading import load_data
-    from nasspace.training.trainer import Fidelity, TrainingSettings, normalised, train
+    from nasspace.training.trainer import Fidelity, TrainingSettings, normalized, train
 
     data = load_data("digits", resolution=16)
     layers = [{"block": "conv", "out": 16, "stride": 2}, *LAYERS["inverted"], *LAYERS["shuffle_v2"]]
@@ -238,7 +238,7 @@ def test_a_trained_network_classifies_as_in_pytorch(name):
     )
     assert train(model, data, Fidelity(resolution=16, epochs=6), TrainingSettings()).accuracy > 0.8
     calibrating, images = (
-        normalised(part.pixels, data).numpy() for part in (data.train.at(torch.arange(32)), data.validation)
+        normalized(part.pixels, data).numpy() for part in (data.train.at(torch.arange(32)), data.validation)
     )
     found = RUNTIMES[name](1, len(images)).load(CalibratedModel(model, calibrating), images.shape[1:]).outputs(images)
     with torch.no_grad():

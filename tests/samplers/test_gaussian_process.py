@@ -1,4 +1,4 @@
-"""Features by hand; the Gaussian process against scikit-learn's, finite differences and a function it must learn."""
+"""Features by hand; the Gaussian process against scikit-learn's, finite differences and a function to learn."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_gradient_is_that_of_the_loss() -> None:
 
     groups, values = some_data()
     prior = np.log(np.full(6, 0.3))
-    given = (prior, *gaussian_process._compared(groups, groups), values)
+    given = (prior, *gaussian_process._products_and_distances(groups, groups), values)
     for at in (prior, prior + 0.5):
         off = check_grad(
             lambda *all_of: gaussian_process._loss(*all_of)[0],

@@ -1,4 +1,4 @@
-"""Every sampler by name: it runs with limits and conditional choices, and a killed search goes on as it would have."""
+"""Every sampler by name: limits, conditional choices, and resumed searches equal to uninterrupted ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIMIT = 2.2
 
 
 def suggested(trial: optuna.Trial) -> dict[str, Any]:
-    """A conditional space: as many layers as the depth says, a kernel only for one of the blocks."""
+    """A conditional space: `depth` layers, a kernel for one of the blocks only."""
     chosen = {"depth": trial.suggest_categorical("depth", [1, 2, 3])}
     for i in range(chosen["depth"]):
         block = chosen[f"{i}.block"] = trial.suggest_categorical(f"{i}.block", [0, 1])
@@ -26,7 +26,7 @@ def suggested(trial: optuna.Trial) -> dict[str, Any]:
 
 
 def step(study: optuna.Study, trial: optuna.Trial | None = None) -> None:
-    """One trial: asked, and told as the search tells it; over the limit it is never trained."""
+    """Run one trial like a search; over the limit it is pruned."""
     trial = trial or study.ask()
     chosen = suggested(trial)
     cost = sum(chosen.get(f"{i}.kernel", 4) / 5 for i in range(chosen["depth"]))
@@ -53,24 +53,24 @@ def drawn(study: optuna.Study) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_search_that_is_stopped_goes_on_as_it_would_have(name: str, tmp_path: Path) -> None:
+def test_a_resumed_search_equals_an_uninterrupted_one(name: str, tmp_path: Path) -> None:
     count = 24  # past the first population of nsga2, past the random start of the others
-    undisturbed = create(name)
+    uninterrupted = create(name)
     for _ in range(count):
-        step(undisturbed)
-    assert {trial.state.name for trial in undisturbed.trials} == {"COMPLETE", "PRUNED"}
+        step(uninterrupted)
+    assert {trial.state.name for trial in uninterrupted.trials} == {"COMPLETE", "PRUNED"}
     storage = f"sqlite:///{tmp_path}/s.db"
     for number in range(count):
         if number % 5 == 0:
-            study = create(name, storage)  # as after a kill: a new process has a new sampler
+            study = create(name, storage)  # as after a kill, with a new sampler
         if number % 7 == 3:
-            study.ask().suggest_categorical("depth", [1, 2, 3])  # killed in the middle of a trial, which is taken up
+            study.ask().suggest_categorical("depth", [1, 2, 3])  # killed during a trial, which is then resumed
             study = create(name, storage)
             (killed,) = (trial for trial in study.trials if trial.state.name == "RUNNING")
             step(study, optuna.Trial(study, killed._trial_id))
         else:
             step(study)
-    assert drawn(study) == drawn(undisturbed)
+    assert drawn(study) == drawn(uninterrupted)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -84,7 +84,7 @@ def test_seeds_differ_and_so_do_trials(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_tpe_learns_from_what_was_rejected() -> None:
+def test_tpe_learns_from_rejected_trials() -> None:
     kept = {"tpe": 0, "random": 0}
     for name in kept:
         for seed in range(3):
@@ -100,5 +100,5 @@ def test_an_unknown_sampler_is_refused_with_the_nearest() -> None:
         optuna_sampler("tqe", 0)
 
 
-def test_ours_is_among_them() -> None:
+def test_gain_is_a_sampler() -> None:
     assert next(iter(SAMPLERS)) == "gain"

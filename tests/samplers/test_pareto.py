@@ -19,7 +19,7 @@ def points_of(seed: int, count: int, columns: int) -> np.ndarray:
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 4])
 @pytest.mark.parametrize("seed", range(8))
-def test_front_is_what_nothing_dominates(seed: int, columns: int) -> None:
+def test_the_front_has_all_points_that_are_not_dominated(seed: int, columns: int) -> None:
     points = points_of(seed, 40, columns)
     expected = [
         not any(pareto.dominates(other, point) for other in points)
@@ -71,7 +71,7 @@ def test_an_empty_front_is_empty() -> None:
 
 
 @pytest.mark.parametrize("points", [[[float("nan"), 1.0]], [1.0, 2.0]])
-def test_what_is_no_array_of_points_is_refused(points: list) -> None:
+def test_other_arrays_are_refused(points: list) -> None:
     with pytest.raises(ValueError, match="points must"):
         pareto.front(points)
 
@@ -81,7 +81,7 @@ def test_columns_must_agree() -> None:
         pareto.hypervolume([[1, 2]], [1, 2, 3])
 
 
-def test_front_of_many_points_is_quick() -> None:
+def test_the_front_of_many_points_is_fast() -> None:
     points = np.random.default_rng(0).random((20_000, 3))
     mask = pareto.front(points)
     survivors = points[mask]

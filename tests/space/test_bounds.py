@@ -8,7 +8,7 @@ from nasspace import Space, cost
 from nasspace.space import bounds
 
 SPACES = {
-    "choices once for the stage and anew for each layer": """
+    "choices once for the stage and separately for each layer": """
 input: [3, 64, 64]
 width: [0.5, 1.0]
 stem: [{block: conv, out: 16, kernel: [3, 5], stride: 2}]
@@ -37,7 +37,7 @@ def test_exact(text):
         assert getattr(found, name) == (min(counts), max(counts))
 
 
-def test_a_space_too_large_for_it_says_that_a_sample_was_taken(monkeypatch):
+def test_a_range_of_a_sample_is_not_exact(monkeypatch):
     monkeypatch.setattr(bounds, "MAX_LAYERS", 5)
     space = Space.from_text(next(iter(SPACES.values())), "t.yaml")
     assert not bounds.reachable(space).exact

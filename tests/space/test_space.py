@@ -1,4 +1,4 @@
-"""The space's grammar: sizes and choices against brute force, neighbors, widths, and what it refuses."""
+"""Spaces: sizes and choices against brute force, neighbors, widths, errors of the grammar."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ input: [3, 32, 32]
 stages:
   - {depth: [1, 2], out: [8, 12, 16], stride: [1, 2], block: conv, kernel: [1, 3]}
 """,
-    "choices anew for each layer": """
+    "choices for each layer": """
 input: [3, 32, 32]
 stages:
   - depth: [1, 3]
@@ -56,24 +56,24 @@ def of(text: str, **task) -> Space:
 
 
 def sequences(space: Space) -> list[dict]:
-    """Every complete sequence of choices, by brute force: a walk that asks for more is walked once for each answer."""
+    """Every complete sequence of choices by brute force: extend each by every option of its next choice."""
     done, open_ends = [], [{}]
     while open_ends:
-        given = open_ends.pop()
-        asked = []
+        choices = open_ends.pop()
+        missing = []
 
-        def choose(name, options, given=given, asked=asked):
-            if name not in given:
-                asked.append((name, options))
+        def choose(name, options, choices=choices, missing=missing):
+            if name not in choices:
+                missing.append((name, options))
                 return options[0]
-            return given[name]
+            return choices[name]
 
         space.architecture(choose)
-        if asked:
-            name, options = asked[0]
-            open_ends += [{**given, name: option} for option in options]
+        if missing:
+            name, options = missing[0]
+            open_ends += [{**choices, name: option} for option in options]
         else:
-            done.append(given)
+            done.append(choices)
     return done
 
 
@@ -133,15 +133,15 @@ head:
   - {block: conv, out: [512, 1024], kernel: 1}
 """
     space = of(text)
-    asked = []
+    calls = []
 
     def choose(name, options):
-        asked.append((name, options))
+        calls.append((name, options))
         return options[-1]
 
     arch = space.architecture(choose)
     groups = (1, 2, 3, 4, 8)
-    assert asked == [
+    assert calls == [
         ("resolution", (160, 224)),
         ("width", (0.5, 1.0)),
         ("stem.0.out", (16, 24)),
@@ -157,7 +157,7 @@ head:
         ("stages.1.conv.2.groups", (1, 2)),
         ("head.0.out", (512, 1024)),
     ]
-    assert dict(asked) == {name: space.options[name] for name in dict(asked)}
+    assert dict(calls) == {name: space.options[name] for name in dict(calls)}
     assert arch.choices["stages.0.3.shuffle_v1.groups"] == 8
     assert {name for name in space.options if name.startswith("stages.1")} == {
         "stages.1.kernel",
@@ -168,7 +168,7 @@ head:
     assert space.name == "demo"
 
 
-def test_order_is_that_of_the_file_but_depth_comes_before_its_layers():
+def test_choices_are_in_the_order_of_the_file_with_depth_before_its_layers():
     space = of(
         "stages: [{each: {block: conv, kernel: [1, 3]}, out: [8, 16], depth: [1, 2]}]\nwidth: [1, 2]\ninput: [3, 8, 8]"
     )
@@ -182,7 +182,7 @@ def test_options_that_are_plain_serve_as_categories():
             assert len(set(options)) == len(options) > 1
 
 
-def test_anchors_are_written_once_and_read_anew():
+def test_an_anchor_repeats_its_choices():
     space = Space.load("mixed")
     assert (
         space.options["stages.0.inverted_residual.expansion"] == space.options["stages.3.inverted_residual.expansion"]
@@ -291,7 +291,7 @@ def test_neighbors_are_all_there():
             assert space.replay(choices).digest in found | {arch.digest}
 
 
-def test_a_new_layer_is_as_the_one_before_it():
+def test_a_new_layer_copies_the_previous_one():
     space = of("input: [3, 8, 8]\nstages: [{depth: [1, 2, 3], out: 8, each: {block: conv, kernel: [1, 3, 5]}}]")
     arch = space.replay({"stages.0.depth": 2, "stages.0.0.kernel": 1, "stages.0.1.kernel": 5})
     deeper = next(n for n in space.neighbors(arch) if n.choices["stages.0.depth"] == 3)
@@ -307,7 +307,7 @@ def test_only_what_a_space_made_has_neighbors():
         list(space.neighbors(foreign))
 
 
-def test_an_option_that_is_none_is_refused():
+def test_an_unknown_option_is_refused():
     space = of(SMALL["choices in the stage"])
     with pytest.raises(InputError, match=r"stages\.0\.depth: 7 is not one of \[1, 2\]"):
         space.architecture(lambda name, options: 7)
@@ -397,7 +397,7 @@ def test_a_list_of_one_is_no_choice():
     assert len(list(of(SMALL["no choice"]).enumerate())) == 1
 
 
-def test_a_space_of_ones_own_folder(tmp_path, monkeypatch):
+def test_a_space_in_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     files.write_text(tmp_path / "spaces" / "mine.yaml", SMALL["no choice"])
     assert Space.load("mine").name == "mine"
@@ -426,7 +426,7 @@ stages:
 head:
   - {block: conv, out: 64, kernel: 1}
 """
-BAD = {  # what is replaced in GOOD, by what, and what the message says
+BAD = {  # text to replace in GOOD, its replacement, part of the message
     "a block": (
         "- shuffle_v2",
         "- shufle_v2",
@@ -435,7 +435,11 @@ BAD = {  # what is replaced in GOOD, by what, and what the message says
     "a block in the stem": ("block: conv, out: 16", "block: cnov, out: 16", "s.yaml:5: stem[0].block: 'cnov' is not"),
     "a block without name": ("block: fire", "block: 3", "s.yaml:14: stages[1].block: 3 is not the name of a block"),
     "an option": ("groups:", "gropus:", "'gropus' is not an option of shuffle_v1; did you mean 'groups'?"),
-    "an option beside": ("squeeze:", "sqeeze:", "s.yaml:14: stages[1].sqeeze: 'sqeeze' is not an option of fire; did"),
+    "an option of the stage": (
+        "squeeze:",
+        "sqeeze:",
+        "s.yaml:14: stages[1].sqeeze: 'sqeeze' is not an option of fire; did",
+    ),
     "a key": ("stages:", "stage:", "s.yaml:6: stage: 'stage' is not a key of a space; did you mean 'stages'?"),
     "an even kernel": ("[3, 5]", "[3, 4]", "s.yaml:12: stages[0].each.block[0].shuffle_v2.kernel[1]: 4 is not allowed"),
     "a kernel below 1": ("[3, 5]", "[3, 0]", "s.yaml:12: stages[0].each.block[0].shuffle_v2.kernel[1]: 0 is not"),
@@ -581,7 +585,7 @@ def test_huge_sizes_are_exact():
 
 
 def mutated(text: str, rng: random.Random) -> str:
-    """A YAML text with one to three wounds: words exchanged, doubled, lost, indentation moved, characters put in."""
+    """A YAML text with one to three changes: words replaced, doubled, removed, indentation or characters inserted."""
     for _ in range(rng.randint(1, 3)):
         words = [match.span() for match in re.finditer(r"[\w.]+|[\[\]{}:,*&-]|\n *", text)]
         i, j = rng.choice(words)
@@ -609,7 +613,7 @@ def mutated(text: str, rng: random.Random) -> str:
 
 
 @pytest.mark.slow
-def test_a_wounded_space_is_read_or_refused():
+def test_a_corrupted_space_is_read_or_refused():
     rng = random.Random(0)
     texts = [GOOD, *(files.find("spaces", name).read_text() for name in SHIPPED)]
     messages = []

@@ -1,4 +1,4 @@
-"""A training that was stopped continues from its checkpoint and ends in the same bits."""
+"""A stopped training continues from its checkpoint and ends in the same weights, bit by bit."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ EPOCHS, BATCHES = 3, 6
 SETTINGS = {
     "own": TrainingSettings(batch_size=16),
     "rmsprop, average, plateau": TrainingSettings(
-        batch_size=16, optimiser="rmsprop", average=0.9, schedule="plateau", patience=1, learning_rate=0.01
+        batch_size=16, optimizer="rmsprop", average=0.9, schedule="plateau", patience=1, learning_rate=0.01
     ),
     "adamw, everything random": TrainingSettings(
         batch_size=16,
-        optimiser="adamw",
+        optimizer="adamw",
         learning_rate=0.01,
         crop_scale=(0.3, 1),
         jitter=(0.4, 0.4, 0, 0),
@@ -79,13 +79,13 @@ def same(first, second) -> bool:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(few):
+def uninterrupted(few):
     return {name: trained(few, settings) for name, settings in SETTINGS.items()}
 
 
 @pytest.mark.parametrize("saves", [1, 4, BATCHES, BATCHES + 1, 2 * BATCHES + 3, EPOCHS * BATCHES])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_stopped_training_ends_in_the_same_bits(name, saves, few, undisturbed, tmp_path, monkeypatch):
+def test_a_stopped_training_ends_in_the_same_weights(name, saves, few, uninterrupted, tmp_path, monkeypatch):
     path, save, count = tmp_path / "checkpoint.pt", Checkpoints.save, 0
 
     def stop(self, state):
@@ -99,19 +99,19 @@ def test_a_stopped_training_ends_in_the_same_bits(name, saves, few, undisturbed,
         patch.setattr(Checkpoints, "save", stop)
         with pytest.raises(Stopped):
             trained(few, SETTINGS[name], path)
-    assert same(trained(few, SETTINGS[name], path), undisturbed[name])
-    assert same(trained(few, SETTINGS[name], path), undisturbed[name])  # a finished one is only read
+    assert same(trained(few, SETTINGS[name], path), uninterrupted[name])
+    assert same(trained(few, SETTINGS[name], path), uninterrupted[name])  # a finished training is only read
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_saving_changes_nothing_and_is_at_every_step(few, undisturbed, tmp_path, monkeypatch):
+def test_saving_changes_nothing_and_is_at_every_step(few, uninterrupted, tmp_path, monkeypatch):
     saved, save = [], Checkpoints.save
     monkeypatch.setattr(Checkpoints, "save", lambda self, state: saved.append(state["batch"]) or save(self, state))
-    assert same(trained(few, SETTINGS["own"], tmp_path / "c.pt"), undisturbed["own"])
+    assert same(trained(few, SETTINGS["own"], tmp_path / "c.pt"), uninterrupted["own"])
     assert saved == [1, 2, 3, 4, 5, 0] * EPOCHS
 
 
-def test_the_time_of_all_parts_is_counted(few, tmp_path):
+def test_the_time_includes_earlier_runs(few, tmp_path):
     path = tmp_path / "c.pt"
     first = train(network(), few, Fidelity(8, 2), checkpoint=path).seconds
     state = torch.load(path, weights_only=True)
@@ -133,10 +133,10 @@ def test_the_time_of_all_parts_is_counted(few, tmp_path):
 )
 def test_the_checkpoint_of_another_training_is_refused(change, part, few, tmp_path):
     path = tmp_path / "c.pt"
-    asked = {"settings": SETTINGS["own"], "path": path}
-    trained(few, **asked)
+    arguments = {"settings": SETTINGS["own"], "path": path}
+    trained(few, **arguments)
     with pytest.raises(InputError, match=rf"c\.pt: the checkpoint of another training \({part} differ\); delete it"):
-        trained(few, **{**asked, **change})
+        trained(few, **{**arguments, **change})
 
 
 def test_other_data_is_refused(few, tmp_path):

@@ -1,4 +1,4 @@
-"""Steps of the optimisers against a hand's computation, and what of a network decays."""
+"""Optimizer steps against computations by hand, and which parameters decay."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from nasspace.training.optimizers import averaged, optimiser
+from nasspace.training.optimizers import averaged, optimizer
 from nasspace.training.settings import TrainingSettings
 
 
@@ -22,14 +22,14 @@ FLAT = {"0.bias", "1.weight", "1.bias", "4.bias"}
 
 
 @pytest.mark.parametrize(
-    ("decayed", "spared"), [("weights", FLAT), ("all", set()), ("weights-but-depthwise", {*FLAT, "2.weight"})]
+    ("decayed", "exempt"), [("weights", FLAT), ("all", set()), ("weights-but-depthwise", {*FLAT, "2.weight"})]
 )
 @pytest.mark.parametrize("kind", ["sgd", "rmsprop", "adamw"])
-def test_what_decays(kind, decayed, spared):
+def test_decayed_parameters(kind, decayed, exempt):
     model = network()
-    made = optimiser(model, TrainingSettings(optimiser=kind, weight_decay=0.1, decayed=decayed))
+    made = optimizer(model, TrainingSettings(optimizer=kind, weight_decay=0.1, decayed=decayed))
     decays = {id(p): group["weight_decay"] for group in made.param_groups for p in group["params"]}
-    expected = {name: 0.0 if name in spared else 0.1 for name, _ in model.named_parameters()}
+    expected = {name: 0.0 if name in exempt else 0.1 for name, _ in model.named_parameters()}
     assert {name: decays[id(p)] for name, p in model.named_parameters()} == expected
 
 
@@ -38,9 +38,9 @@ def test_rmsprop_by_hand():
     weight = nn.Linear(1, 1, bias=False)
     nn.init.constant_(weight.weight, 2.0)
     settings = TrainingSettings(
-        optimiser="rmsprop", learning_rate=0.1, square_decay=0.8, momentum=0.7, epsilon=0.25, weight_decay=0.5
+        optimizer="rmsprop", learning_rate=0.1, square_decay=0.8, momentum=0.7, epsilon=0.25, weight_decay=0.5
     )
-    made = optimiser(weight, settings)
+    made = optimizer(weight, settings)
     value, square, moved = 2.0, 1.0, 0.0
     for given, rate in ((3.0, 0.1), (-1.0, 0.01)):
         for group in made.param_groups:
@@ -54,12 +54,12 @@ def test_rmsprop_by_hand():
         assert weight.weight.item() == pytest.approx(value, rel=1e-5)
 
 
-def test_rmsprop_is_pytorch_s_where_both_agree():
-    """Without momentum, epsilon nothing, the mean square started at the same place: torch's own steps."""
+def test_rmsprop_equals_pytorch_s_where_both_agree():
+    """Without momentum and epsilon, and with the same initial mean square."""
     one, other = network(), network()
     other.load_state_dict(one.state_dict())
-    settings = TrainingSettings(optimiser="rmsprop", learning_rate=0.01, momentum=0, epsilon=1e-30, weight_decay=0)
-    mine = optimiser(one, settings)
+    settings = TrainingSettings(optimizer="rmsprop", learning_rate=0.01, momentum=0, epsilon=1e-30, weight_decay=0)
+    mine = optimizer(one, settings)
     theirs = torch.optim.RMSprop(other.parameters(), lr=0.01, alpha=0.9, eps=0)
     for parameter in other.parameters():
         theirs.state[parameter] = {"step": torch.zeros(()), "square_avg": torch.ones_like(parameter)}
@@ -72,22 +72,22 @@ def test_rmsprop_is_pytorch_s_where_both_agree():
     assert all(torch.allclose(p, q, rtol=1e-5) for p, q in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_what_has_no_gradient_stays():
+def test_parameters_without_gradient_stay():
     model = network()
     before = [p.detach().clone() for p in model.parameters()]
-    optimiser(model, TrainingSettings(optimiser="rmsprop")).step()
+    optimizer(model, TrainingSettings(optimizer="rmsprop")).step()
     assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(("nesterov", "momentum"), [(True, 0.9), (False, 0.9), (True, 0.0)])
 def test_sgd_s_momentum(nesterov, momentum):
-    made = optimiser(network(), TrainingSettings(nesterov=nesterov, momentum=momentum))
+    made = optimizer(network(), TrainingSettings(nesterov=nesterov, momentum=momentum))
     assert made.defaults["momentum"] == momentum
     assert made.defaults["nesterov"] == (nesterov and momentum > 0)
 
 
 def test_the_average_by_hand():
-    """Decays 2/11, 3/12, then the limit 0.3; statistics of batch norm follow as the weights do."""
+    """Decays 2/11, 3/12, then the limit 0.3; batch norm statistics are averaged like weights."""
     model = nn.BatchNorm2d(1)
     average = averaged(model, 0.3)
     weight, mean = 1.0, 0.0

@@ -1,4 +1,4 @@
-"""The published trainings: every one loads, says what its source says, and trains."""
+"""The published trainings: each one loads, has the values of its source, and trains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nasspace.training.trainer import train
 
 ENTRIES = published.names()
 TINY = [{"block": "conv", "out": 8, "stride": 2}, {"block": "depthwise_separable", "out": 16}]
-# name: optimiser, rate, weight decay, batch size, epochs, label smoothing, average
+# name: optimizer, rate, weight decay, batch size, epochs, label smoothing, average
 PUBLISHED = {
     "alexnet": ("sgd", 0.01, 5e-4, 128, 90, 0, 0),
     "squeezenet": ("sgd", 0.04, 2e-4, 512, 68, 0, 0),
@@ -62,18 +62,18 @@ def few() -> DataSet:
     )
 
 
-def test_the_table_of_the_tests_is_whole():
+def test_the_table_of_this_file_is_complete():
     assert set(PUBLISHED) == set(SHAPES) == set(ENTRIES)
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_an_entry_says_what_its_source_says(name):
+def test_an_entry_has_the_values_of_its_source(name):
     entry = published.load(name)
     settings = entry.settings
-    given = (settings.optimiser, settings.learning_rate, settings.weight_decay, entry.batch_size, entry.epochs)
+    given = (settings.optimizer, settings.learning_rate, settings.weight_decay, entry.batch_size, entry.epochs)
     assert (*given, settings.label_smoothing, settings.average) == PUBLISHED[name]
     assert (settings.momentum, settings.square_decay, settings.gradient_norm) == (0.9, 0.9, 0)
-    assert settings.optimiser == "rmsprop" or not settings.nesterov
+    assert settings.optimizer == "rmsprop" or not settings.nesterov
     assert entry.initialization in initialization.names()
     assert entry.resolution in (32, 224, 227, 299)
     for text in (entry.source, entry.augmentation, entry.not_applied, entry.note):
@@ -81,7 +81,7 @@ def test_an_entry_says_what_its_source_says(name):
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_the_rate_is_the_source_s_at_every_epoch(name):
+def test_the_rate_of_every_epoch_is_that_of_the_source(name):
     entry = published.load(name)
     epochs, per_epoch = entry.epochs or 300, 100
     for epoch, share in SHAPES[name].items():
@@ -96,7 +96,7 @@ def test_epochs_are_iterations_times_batch():
     assert round(437_898 * 1024 / published.IMAGES) == published.load("mnasnet").epochs
 
 
-def test_what_decays_and_how_norms_are_kept():
+def test_decay_and_batch_norm_settings():
     decayed = {name: published.load(name).settings.decayed for name in ENTRIES}
     assert {name for name, kind in decayed.items() if kind == "weights-but-depthwise"} == {
         "mobilenet_v1",
@@ -125,7 +125,7 @@ def test_an_entry_trains(name, few):
     assert any(not torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
 
 
-def test_scaling_follows_batch_and_length():
+def test_settings_scale_with_batch_size_and_epochs():
     scaled = published.load("cifar100").scaled(32, epochs=20)
     assert (scaled.batch_size, scaled.learning_rate) == (32, 0.025)
     assert scaled.milestones == pytest.approx((6, 12, 16))
@@ -157,7 +157,7 @@ def test_unknown_names_are_refused():
         published.of("study-3")
 
 
-def test_an_unfit_table_is_named(monkeypatch):
+def test_an_invalid_table_is_named(monkeypatch):
     wrong = {"alexnet": {"training": {"batch_size": 1}}}
     monkeypatch.setattr(published, "_table", lambda: wrong)
     with pytest.raises(InputError, match=r"published\.yaml: alexnet: training\.batch_size: 1 is not 2 or more"):

@@ -17,7 +17,7 @@ def rates(steps: int, per_epoch: int = 1, **settings) -> list[float]:
 
 @pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
 @pytest.mark.parametrize(("warm_up", "steps"), [(0.2, 100), (0.0, 7), (0.9, 10), (0.5, 1)])
-def test_the_rate_rises_in_a_line_and_falls_to_almost_nothing(schedule, warm_up, steps):
+def test_the_rate_rises_linearly_and_falls_to_almost_zero(schedule, warm_up, steps):
     found = rates(steps, warm_up=warm_up, schedule=schedule)
     rising = max(1, round(warm_up * steps))
     assert found[:rising] == pytest.approx([2 * (step + 1) / rising for step in range(rising)])
@@ -48,7 +48,7 @@ def test_a_warm_up_in_epochs():
 @pytest.mark.parametrize(
     ("factor", "every", "per_epoch"), [(0.94, 2, 7), (0.98, 1, 10), (0.97, 2.4, 5), (0.9, 0.1, 10)]
 )
-def test_exponential_falls_at_once_after_every_so_many_epochs(factor, every, per_epoch):
+def test_exponential_drops_after_a_number_of_epochs(factor, every, per_epoch):
     found = rates(20 * per_epoch, per_epoch, schedule="exponential", factor=factor, every=every)
     tenths = round(10 * every)
     expected = [2 * factor ** (10 * step // (per_epoch * tenths)) for step in range(20 * per_epoch)]
@@ -61,14 +61,14 @@ def test_exponential_counts_the_epochs_of_the_warm_up():
     assert found[50] == 2 * 0.5**2
 
 
-def test_steps_fall_at_their_epochs():
+def test_steps_drop_at_their_epochs():
     found = rates(400, 2, schedule="steps", milestones=(60, 120, 160), factor=0.2)
     at = {epoch: found[2 * epoch] for epoch in (59, 60, 119, 120, 159, 160, 199)}
     drops = {59: 0, 60: 1, 119: 1, 120: 2, 159: 2, 160: 3, 199: 3}
     assert at == pytest.approx({epoch: 2 * 0.2**count for epoch, count in drops.items()})
 
 
-def test_no_rate_is_below_the_last():
+def test_no_rate_is_below_the_last_rate():
     assert min(rates(50, schedule="exponential", factor=0.1, last_rate=0.01)) == 0.01
 
 
@@ -76,7 +76,7 @@ def test_plateaus_are_counted():
     plateau = Plateau(patience=2)
     counts = []
     for accuracy in (0.1, 0.2, 0.2, 0.15, 0.3, 0.3, 0.3, 0.3, 0.3, 0.4):
-        plateau.tell(accuracy)
+        plateau.update(accuracy)
         counts.append(plateau.drops)
     assert counts == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3]
     settings = TrainingSettings(schedule="plateau", learning_rate=0.01, warm_up=0.0, last_rate=1e-5)

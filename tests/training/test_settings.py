@@ -1,16 +1,21 @@
-"""Training settings: from recipes, refused by name where they cannot be."""
+"""Training settings: read from recipes, former names, invalid values refused by name."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 
+from nasspace import files
 from nasspace.documents import Document
 from nasspace.errors import InputError
 from nasspace.studies import recipe
+from nasspace.studies.schema import study_settings
 from nasspace.training.settings import TrainingSettings
+
+RECORDED = Path(__file__).parents[1] / "recorded" / "study"  # of a version that wrote `optimiser`
 
 
 @pytest.mark.parametrize(
@@ -25,7 +30,7 @@ from nasspace.training.settings import TrainingSettings
         ({"learning_rate": "fast"}, "training.learning_rate: 'fast' is not a number above 0"),
         ({"learning_rate": math.inf}, "training.learning_rate: inf"),
         ({"learning_rate": None}, "training.learning_rate: None"),
-        ({"optimiser": "adam"}, "'adam' is not sgd, rmsprop or adamw"),
+        ({"optimizer": "adam"}, "'adam' is not sgd, rmsprop or adamw"),
         ({"weight_decay": -1}, "weight_decay"),
         ({"weight_decay": math.nan}, "weight_decay"),
         ({"label_smoothing": 1}, "label_smoothing"),
@@ -70,7 +75,7 @@ from nasspace.training.settings import TrainingSettings
         ({"cutmix": math.nan}, "cutmix"),
     ],
 )
-def test_an_unfit_setting_is_refused_by_name(values, says):
+def test_an_invalid_setting_is_refused_by_name(values, says):
     with pytest.raises(InputError, match=says):
         TrainingSettings.from_mapping(values)
 
@@ -81,20 +86,50 @@ def test_settings_come_from_a_recipe():
     assert TrainingSettings.from_mapping({"schedule": "steps", "milestones": [1, 2.5]}).milestones == (1, 2.5)
 
 
+def test_the_former_name_of_a_setting_is_read_and_not_written():
+    former = {"training": {"optimiser": "adamw"}}
+    read = recipe.read_value(former, Document({}, ""))
+    assert read.training == TrainingSettings(optimizer="adamw")
+    assert read == recipe.Recipe().with_changes(former)
+    assert read.as_written()["training"]["optimizer"] == "adamw"
+    assert "optimiser" not in read.as_written()["training"]
+    assert TrainingSettings.from_mapping(former["training"]) == read.training
+
+
+def test_a_study_of_an_earlier_version_has_the_current_name():
+    settings = study_settings(files.load_yaml(RECORDED / "study.yaml"))
+    assert settings["recipe"]["training"]["optimizer"] == "sgd"
+    assert recipe.Recipe().as_written()["training"] == settings["recipe"]["training"], "so that it goes on"
+
+
+def test_a_setting_under_both_names_is_refused():
+    both = {"optimizer": "sgd", "optimiser": "adamw"}
+    with pytest.raises(InputError, match=r"training\.optimizer: also given under its former name 'optimiser'"):
+        TrainingSettings.from_mapping(both)
+    with pytest.raises(InputError, match="former name"):
+        recipe.read_value({"training": both}, Document({}, ""))
+
+
+def test_fingerprints_are_those_of_earlier_versions():
+    """Checkpoints and full trainings keep them."""
+    assert TrainingSettings().fingerprint() == "a69cd765d8dd"
+    assert TrainingSettings(16, optimizer="rmsprop", learning_rate=0.01).fingerprint() == "d142af24e830"
+
+
 def test_the_defaults_are_the_documented_ones():
     assert dataclasses.astuple(TrainingSettings())[:6] == (64, 0.2, "sgd", 5e-4, 0.1, 0.2)
     assert (TrainingSettings().momentum, TrainingSettings().nesterov, TrainingSettings().average) == (0.9, True, 0)
 
 
 def test_a_recipe_keeps_every_setting():
-    training = {"optimiser": "rmsprop", "schedule": "steps", "milestones": [2, 4.5], "norm_momentum": 0.01}
+    training = {"optimizer": "rmsprop", "schedule": "steps", "milestones": [2, 4.5], "norm_momentum": 0.01}
     training |= {"crop_scale": [0.08, 1], "jitter": [0.4, 0.4, 0.4, 0], "policy": "trivialaugment", "mixup": 0.2}
     read = recipe.read_value({"training": training}, Document({}, ""))
     assert read.training == TrainingSettings.from_mapping(training)
     assert recipe.read_value(read.as_written(), Document({}, "")) == read
 
 
-def test_a_recipe_names_an_unfit_setting():
+def test_a_recipe_names_an_invalid_setting():
     with pytest.raises(InputError, match=r"training\.average: 2"):
         recipe.read_value({"training": {"average": 2}}, Document({}, ""))
     with pytest.raises(InputError, match="'avarage' is not a setting; did you mean 'average'"):

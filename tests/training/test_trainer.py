@@ -1,4 +1,4 @@
-"""Training and evaluation on real digits: learns, repeats bit by bit, leaves the machine as it was."""
+"""Training and evaluation on real digits: it learns, repeats bit by bit, and restores global state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from nasspace.data.loading import DataSet, Images, load_data
 from nasspace.errors import InputError
-from nasspace.training.trainer import Fidelity, TrainingSettings, evaluate, normalised, predictions, train
+from nasspace.training.trainer import Fidelity, TrainingSettings, evaluate, normalized, predictions, train
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def digits() -> DataSet:
 
 @pytest.fixture(scope="module")
 def few(digits) -> DataSet:
-    """97 training images, 29 to validate: batches of 16 would leave one over."""
+    """97 training and 29 validation images: batches of 16 would leave a single one."""
     return dataclasses.replace(
         digits, train=digits.train.at(torch.arange(97)), validation=digits.validation.at(torch.arange(29))
     )
@@ -67,7 +67,7 @@ def test_a_tiny_network_learns_digits(digits):
     assert 0 < trained.seconds < 60
 
 
-def test_a_seed_repeats_bit_by_bit_and_another_does_not(few):
+def test_a_seed_repeats_bit_by_bit_and_another_one_differs(few):
     results = []
     for seed in (3, 3, 4):
         model = network(dropout=0.5)
@@ -78,7 +78,7 @@ def test_a_seed_repeats_bit_by_bit_and_another_does_not(few):
     assert not same(results[0][2], results[2][2])
 
 
-def test_the_surroundings_stay_as_they_were(few):
+def test_global_state_is_restored(few):
     torch.manual_seed(11)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     model = network(dropout=0.5)
@@ -91,7 +91,7 @@ def test_the_surroundings_stay_as_they_were(few):
 
 def test_maps_of_one_pixel_and_any_size_of_batch_train(few):
     for batch_size in (2, 16, 96, 1000):
-        for settings in (TrainingSettings(batch_size=batch_size), TrainingSettings(batch_size, optimiser="adamw")):
+        for settings in (TrainingSettings(batch_size=batch_size), TrainingSettings(batch_size, optimizer="adamw")):
             trained = train(network(stride=8), few, Fidelity(8, 1), settings)
             assert math.isfinite(trained.losses[0])
             assert trained.images == 97
@@ -138,7 +138,7 @@ def test_norms_take_the_mean_over_training_images(few):
     assert model[0].momentum == 0.3
 
 
-def test_progress_is_told_after_each_epoch(few):
+def test_progress_is_reported_after_each_epoch(few):
     calls = []
     trained = train(network(), few, Fidelity(8, 3), on_epoch=lambda *call: calls.append(call))
     assert calls == [(epoch + 1, 3, loss) for epoch, loss in enumerate(trained.losses)]
@@ -160,9 +160,9 @@ def test_the_validation_and_test_splits_are_not_trained_on(few):
     assert same(*map(weights, models))
 
 
-def test_evaluate_counts_what_is_right(digits):
+def test_evaluate_counts_correct_predictions(digits):
     class Brightness(nn.Module):
-        """Says 1 for images brighter than the training split's mean, else 0."""
+        """Predicts 1 for images brighter than the training split's mean, else 0."""
 
         def forward(self, x):
             return torch.stack([torch.zeros(len(x)), x.mean((1, 2, 3))], 1)
@@ -176,7 +176,7 @@ def test_evaluate_counts_what_is_right(digits):
         assert evaluate(Brightness(), images, digits, 8, batch_size=batch_size) == pytest.approx(1 - 100 / len(images))
 
 
-def test_batches_are_normalised_and_mirrored_only_in_colour(few):
+def test_batches_are_normalized_and_flipped_only_in_color(few):
     colour = {
         split: Images(getattr(few, split).pixels.expand(-1, 3, -1, -1), getattr(few, split).labels)
         for split in ("train", "validation")
@@ -199,7 +199,7 @@ def test_batches_are_normalised_and_mirrored_only_in_colour(few):
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """As `train` has it by default: another number of threads adds in another order."""
+    """As in `train` by default: another number of threads adds in another order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -207,8 +207,8 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_the_defaults_are_a_plain_loop_of_torch_s_own(few):
-    """Nesterov's SGD, biases and norms spared, cosine behind a rise over a fifth of the steps: bit by bit."""
+def test_the_defaults_equal_a_plain_loop_of_torch(few):
+    """Nesterov's SGD, no decay of biases and norms, cosine after a warm-up of a fifth of the steps: bit by bit."""
     settings = TrainingSettings(crop_padding=0)
     expected, trained = network().to(memory_format=torch.channels_last), network()
     parameters = list(expected.parameters())
@@ -216,28 +216,28 @@ def test_the_defaults_are_a_plain_loop_of_torch_s_own(few):
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 5e-4},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimiser = torch.optim.SGD(groups, lr=0.2, momentum=0.9, nesterov=True, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=0.2, momentum=0.9, nesterov=True, fused=True)
     generator = torch.Generator().manual_seed(5)
     expected.train()
     for epoch in range(5):
         for part, chosen in enumerate(torch.randperm(97, generator=generator).tensor_split(2)):
             step = 2 * epoch + part
             left = (10 - step) / 9
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = 0.2 * (step + 1) / 2 if step < 2 else 0.2 * (1 - math.cos(math.pi * left)) / 2
-            batch = normalised(few.train.pixels[chosen], few)
+            batch = normalized(few.train.pixels[chosen], few)
             labels = few.train.labels[chosen]
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             nn.functional.cross_entropy(expected(batch), labels, label_smoothing=0.1).backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimiser.step()
+            optimizer.step()
     train(trained, few, Fidelity(8, 5), settings, seed=5)
     for (name, one), other in zip(expected.named_parameters(), trained.parameters(), strict=True):
         assert torch.equal(one, other), name
 
 
 def test_the_average_is_the_result(few):
-    """As if the weights of every step were averaged by hand, the decay (1 + n) / (10 + n) in so short a training."""
+    """The average of every step's weights by hand, with the decay (1 + n) / (10 + n) of a short training."""
     settings = TrainingSettings(average=0.9999, norm_statistics="running")
     plain, model, seen = network(), network(), []
     plain.register_forward_pre_hook(
@@ -268,7 +268,7 @@ def test_a_plateau_lowers_the_rate(few, monkeypatch):
     import nasspace.training.trainer as training
 
     rates = []
-    monkeypatch.setattr(training, "rate", lambda *given: rates.append(given[-1]) or 1e-30)  # nothing is learnt
+    monkeypatch.setattr(training, "rate", lambda *given: rates.append(given[-1]) or 1e-30)  # nothing is learned
     settings = TrainingSettings(1000, schedule="plateau", patience=2, norm_statistics="running", norm_momentum=1e-12)
     train(network(), few, Fidelity(8, 6), settings)
     assert rates == [0, 0, 0, 1, 1, 2]
@@ -277,7 +277,7 @@ def test_a_plateau_lowers_the_rate(few, monkeypatch):
 @pytest.mark.parametrize(
     "settings",
     [
-        TrainingSettings(optimiser="rmsprop", learning_rate=0.02, schedule="exponential", factor=0.9, every=0.5),
+        TrainingSettings(optimizer="rmsprop", learning_rate=0.02, schedule="exponential", factor=0.9, every=0.5),
         TrainingSettings(nesterov=False, decayed="all", schedule="steps", milestones=(1,), gradient_norm=0),
         TrainingSettings(momentum=0.0, decayed="weights-but-depthwise", warm_up=1, warm_up_in="epochs"),
         TrainingSettings(schedule="plateau", patience=1, average=0.99),
@@ -294,7 +294,7 @@ def test_every_setting_trains(few, settings):
     ("values", "says"),
     [((0, 1), "resolution"), ((8, 0), "epochs"), ((8, 1, 0.0), "share"), ((8, 1, 1.5), "share")],
 )
-def test_an_unfit_fidelity_is_refused(values, says):
+def test_an_invalid_fidelity_is_refused(values, says):
     with pytest.raises(InputError, match=f"fidelity.{says}"):
         Fidelity(*values)
 
@@ -303,13 +303,13 @@ def test_predictions_are_the_classes_of_the_highest_scores(few):
     model = network()
     found = predictions(model, few.validation, few, 8, batch_size=10)
     with torch.no_grad():
-        expected = model(normalised(few.validation.pixels, few)).argmax(1)
+        expected = model(normalized(few.validation.pixels, few)).argmax(1)
     assert torch.equal(found, expected)
     assert evaluate(model, few.validation, few, 8) == float((found == few.validation.labels).double().mean())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"mixup": 0.2}, {"cutmix": 1.0}, {"policy": "trivialaugment"}, {"rotation": 15}])
-def test_augmented_images_teach(changes, digits):
-    """0.93 to 0.98 in 8 epochs, as without."""
+def test_a_network_learns_from_augmented_images(changes, digits):
+    """0.93 to 0.98 in 8 epochs, as without augmentation."""
     assert train(network(), digits, Fidelity(8, 8), TrainingSettings(**changes)).accuracy > 0.88

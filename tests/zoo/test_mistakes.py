@@ -1,6 +1,6 @@
-"""The common mistakes in writing down published networks: each gives the wrong count that it is known by, not ours.
+"""Common mistakes in implementations of published networks: each has its known wrong count, which ours has not.
 
-The wrong counts were measured on implementations that make the mistake.
+The wrong counts were measured on implementations with the mistake.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MISTAKES: dict[str, tuple] = {}
 
 
 def mistake(name: str, params: int | None = None, flops: int | None = None, resolution: int | None = None):
-    """Register how a network is written down wrongly, and by which counts that shows (as many digits as are known)."""
+    """Register a wrong variant of a network with its wrong counts (to as many digits as are known)."""
 
     def register(edit):
         MISTAKES[f"{edit.__name__} of {name}"] = (name, edit, params, flops, resolution)
@@ -131,7 +131,7 @@ def test_mistake(key):
     counted, ours = cost(wrong), cost(right)
     assert params is None or counted.params == params
     if flops is not None:
-        digits = 5e-4 * flops if flops % 100_000 == 0 else 0  # known to four digits only, or to the last
+        digits = 5e-4 * flops if flops % 100_000 == 0 else 0  # known to four digits only, or exactly
         assert abs(counted.flops - flops) <= digits
     assert (ours.params, ours.flops) != (counted.params, counted.flops)
     assert wrong.digest != right.digest

@@ -1,4 +1,4 @@
-"""The shapes of the layers against the tables in which the papers print them, and what was published beside ours."""
+"""Shapes of layers against the tables in the papers, and published figures against our counts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from nasspace import Architecture, cost, zoo
 
-TABLES = {  # name: (channels, side) of each row of the paper's table, equal ones in sequence once
+TABLES = {  # name: CHANNELSxSIDE of each row of the paper's table, equal consecutive rows once
     "alexnet_grouped": "96x55 96x27 256x27 256x13 384x13 256x13 256x6",
     "squeezenet_1.0": "96x109 96x54 128x54 256x54 256x27 384x27 512x27 512x13 1000x13 1000x1",
     "squeezenet_1.1": "64x111 64x55 128x55 128x27 256x27 256x13 384x13 512x13 1000x13 1000x1",
@@ -25,7 +25,7 @@ TABLES = {  # name: (channels, side) of each row of the paper's table, equal one
     "resnet18_cifar": "64x32 128x16 256x8 512x4 512x1",
     "mobilenet_v2_1.0_cifar": "32x32 16x32 24x16 32x8 64x4 96x4 160x2 320x2 1280x2 1280x1",
 }
-UNITS = {  # name: how many layers give each of the table's maps, where the table says so
+UNITS = {  # name: number of layers for each row above, if the paper's table has it
     "mobilenet_v2_1.0": [1, 1, 2, 3, 4, 3, 3, 1, 1],
     "shufflenet_v1_g3_1.0": [1, 1, 4, 8, 4],
     "shufflenet_v2_1.0": [1, 1, 4, 8, 4, 1],
@@ -36,7 +36,7 @@ UNITS = {  # name: how many layers give each of the table's maps, where the tabl
 
 
 def rows(name: str) -> list[tuple[str, int]]:
-    """The maps of a network as in TABLES, and how many layers give each in sequence."""
+    """The maps of a network as in TABLES, each with its number of consecutive layers."""
     found: list[tuple[str, int]] = []
     for layer in cost(zoo.load(name)).layers:
         if len(layer.out_shape) == 3:
@@ -52,7 +52,7 @@ def test_maps_are_those_of_the_table(name):
 
 
 @pytest.mark.parametrize("name", UNITS)
-def test_as_many_layers_as_in_the_table(name):
+def test_numbers_of_layers_are_those_of_the_table(name):
     assert [count for _, count in rows(name)][: len(UNITS[name])] == UNITS[name]
 
 

@@ -1,4 +1,4 @@
-"""The published networks against reference counts, to the last digit."""
+"""Published networks against reference counts, to the last digit."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from nasspace.errors import InputError
 RECORDED_FILES = Path(__file__).parents[1] / "recorded"
 REFERENCE = RECORDED_FILES / "reference.csv"  # other implementations, and wrong variants (`!`), with their sources
 MEASURED = RECORDED_FILES / "counts.csv"  # the originals: torchvision, timm, official code
-RECORDED = {  # of ours, for what was not measured there: name: resolution, parameters, multiply-adds
+RECORDED = {  # our counts of networks not measured there: resolution, parameters, multiply-adds
     "mobilenet_v2_1.3": (224, 5_386_792, 509_374_560),
     "mobilenext_0.1": (256, 1_627_316, 36_290_048),
     "se_resnet18": (224, 11_778_592, 1_814_160_384),
-    # by the rule of this library, where the paper gives no widths
+    # by this library's rule, since the paper has no widths
     "shufflenet_v1_g1_0.25": (224, 208_908, 13_162_320),
     "shufflenet_v1_g2_0.25": (224, 252_732, 12_638_784),
     "shufflenet_v1_g3_0.25": (224, 305_124, 13_300_656),
@@ -31,7 +31,7 @@ RECORDED = {  # of ours, for what was not measured there: name: resolution, para
     "shufflenet_v1_g2_1.5": (224, 3_200_112, 293_648_928),
     "shufflenet_v1_g4_1.5": (224, 3_678_712, 295_086_976),
 }
-CIFAR = {  # for 100 classes at 32x32; the multiply-adds of SqueezeNet, MobileNet and ResNet-18 are tutorial code's, too
+CIFAR = {  # 100 classes at 32x32; the multiply-adds of SqueezeNet, MobileNet and ResNet-18 equal the tutorial code's
     "squeezenet_1.0_cifar": (775_204, 53_280_768),
     "squeezenet_1.1_cifar": (773_796, 24_248_320),
     "xception_cifar": (21_011_852, 375_134_464),
@@ -146,7 +146,7 @@ def test_networks_of_one_count_differ():
         (None, "is not the name"),
     ],
 )
-def test_names_that_are_none(name, message):
+def test_unknown_names(name, message):
     with pytest.raises(InputError) as caught:
         zoo.load(name)
     assert message in str(caught.value)
@@ -183,7 +183,7 @@ OFFICIAL = {  # the official code's rule by hand: channels in, out, stride, dept
 
 
 @pytest.mark.parametrize(("name", "expected"), OFFICIAL.items(), ids=OFFICIAL)
-def test_stages_as_wide_as_the_one_before_are_the_official_code_s(name, expected):
+def test_stages_as_wide_as_the_previous_one_are_the_official_codes(name, expected):
     found, channels = [], 3
     for layer, block in zip((architecture := zoo.load(name)).layers, build(architecture), strict=True):
         if layer.block == "sandglass":

@@ -22,7 +22,7 @@ class LatencyActor:
     """Actor that measures latencies, one at a time, on its node."""
 
     def __init__(self, payload: tuple[bytes, Arrays]) -> None:
-        self._measurer: LatencyEvaluator = deserialized(payload).measurer()
+        self._evaluator: LatencyEvaluator = deserialized(payload).latency_evaluator()
 
     def machine(self) -> dict[str, Any]:
         """The node's machine, as `latency.conditions.machine` describes it."""
@@ -32,11 +32,11 @@ class LatencyActor:
 
     def measure(self, architecture: str) -> MeasuredLatency:
         """Measure an architecture, given as JSON."""
-        return self._measurer(Architecture.from_json(architecture))
+        return self._evaluator(Architecture.from_json(architecture))
 
 
-class ActorMeasurer:
-    """A measurer that calls the latency actor."""
+class RemoteLatencyEvaluator:
+    """A latency evaluator that calls the latency actor."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
@@ -86,7 +86,7 @@ def worker_class(mailbox: Any, latency_actor: Any) -> type:
             self._worker = config["worker"]
             self._has_started = False
             try:
-                measure = None if latency_actor is None else ActorMeasurer(latency_actor)
+                measure = None if latency_actor is None else RemoteLatencyEvaluator(latency_actor)
                 self._evaluator = deserialized(ray.get(reference)).evaluator(measure)
             except ray.exceptions.RayError:
                 raise

@@ -63,7 +63,7 @@ class Payload:
             return None
         return DataSet(**self.data, **{split: _to_images(*arrays) for split, arrays in self.arrays.items()})
 
-    def measurer(self) -> LatencyEvaluator:
+    def latency_evaluator(self) -> LatencyEvaluator:
         """The object that measures latencies in this process."""
         self._register_blocks()
         return LatencyEvaluator(self._recipe(), self.dataset(), fresh=self.fresh_latency)

@@ -1,0 +1,83 @@
+"""Choices of flags, from the registries that define them; imported only when help or a completion is needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from typer.core import TyperCommand
+
+
+def samplers() -> list[str]:
+    """Names of the samplers."""
+    from nasspace.samplers.optuna_samplers import SAMPLERS
+
+    return list(SAMPLERS)
+
+
+def runtimes() -> list[str]:
+    """Names of the runtimes."""
+    from nasspace.latency.runtimes import RUNTIMES
+
+    return list(RUNTIMES)
+
+
+def objectives() -> list[str]:
+    """Names of the objectives."""
+    from nasspace.studies.objectives import OBJECTIVES
+
+    return list(OBJECTIVES)
+
+
+def devices() -> list[str]:
+    """Names of the devices that networks are trained on."""
+    from nasspace.engine.devices import DEVICES
+
+    return list(DEVICES)
+
+
+def datasets() -> list[str]:
+    """Names of the data sets, and the forms of those in files."""
+    from nasspace.data.names import NAMED, PREFIXED
+
+    return [*NAMED, *PREFIXED]
+
+
+def recipes() -> list[str]:
+    """Names of the recipes in `./search` and of those that ship."""
+    from nasspace import files
+
+    return list(files.names("search"))
+
+
+def spaces() -> list[str]:
+    """Names of the spaces in `./spaces` and of those that ship."""
+    from nasspace import files
+
+    return list(files.names("spaces"))
+
+
+CHOICES: dict[str, Callable[[], list[str]]] = {
+    choices.__name__: choices for choices in (samplers, runtimes, objectives, devices, datasets, recipes)
+}
+
+
+class CommandWithChoices(TyperCommand):
+    """A command in whose help `{samplers}` and the like become the names of the choices."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        for parameter in self.params:
+            if text := getattr(parameter, "help", None):
+                parameter.help = fill(text)
+        super().format_help(ctx, formatter)
+
+
+def fill(text: str) -> str:
+    """Replace `{samplers}` and the like by the names of the choices.
+
+    >>> fill("Where to train: {devices}.")
+    'Where to train: cpu, cuda, mps.'
+    """
+    return re.sub(r"\{(\w+)\}", lambda match: ", ".join(CHOICES[match[1]]()), text)

@@ -1,0 +1,91 @@
+"""Resolve an ARCH argument: a published network's name, an architecture JSON, an export folder, or `STUDY:ID`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nasspace import architecture as architectures
+from nasspace import zoo
+from nasspace.architecture import Architecture
+from nasspace.errors import InputError, nearest
+from nasspace.studies import study as records
+from nasspace.studies.study import Study
+
+FRONT = "front"
+
+
+@dataclass(frozen=True)
+class ResolvedArch:
+    """An architecture, its trained weights if there are any, and where it comes from."""
+
+    architecture: Architecture
+    weights: Path | None = None
+    study: Study | None = None
+    number: int | None = None  # of the study's trial
+    is_published: bool = False
+    folder: Path | None = None  # of an export
+
+    @property
+    def name(self) -> str:
+        """A name for output folders: STUDY-ID, the network's name, or the digest."""
+        if self.study:
+            return f"{self.study.name}-{self.number}"
+        return self.architecture.name or self.architecture.digest
+
+
+def resolve_arch(text: str) -> ResolvedArch:
+    """Resolve an ARCH argument; anything else is an `InputError` that names the nearest published network."""
+    path, kind = Path(text), _path_kind(text)
+    if kind == "file":
+        return ResolvedArch(architectures.load(path))
+    if kind == "folder" and (path / "architecture.json").is_file():
+        weights = path / "weights.safetensors"
+        export = path if (path / "export.json").is_file() else None
+        architecture = architectures.load(path / "architecture.json")
+        return ResolvedArch(architecture, weights if weights.is_file() else None, folder=export)
+    if trial := parse_trial(text):
+        return resolve_trial(records.load(trial[0]), trial[1])
+    if kind == "folder" and text not in zoo.names():
+        raise InputError(
+            f"{text}: a folder without architecture.json; name an export's folder, or a trial of a study as STUDY:ID"
+        )
+    if path.suffix == ".json" or len(path.parts) > 1:
+        raise InputError(f"{text}: there is no such file")
+    try:
+        return ResolvedArch(zoo.load(text), is_published=True)
+    except InputError as error:
+        known = nearest(text, zoo.names())
+        raise InputError(
+            f"'{text}' is not an architecture: not a file, not STUDY:ID, and not a published network{known}"
+        ) from error
+
+
+def resolve_trial(study: Study, number: int) -> ResolvedArch:
+    """The architecture of a study's trial, with its weights if the study has them."""
+    weights = study.weights(number) or study.search_weights.path(number)
+    return ResolvedArch(study.architecture(number), weights, study, number)
+
+
+def parse_trial(text: str) -> tuple[str, int] | None:
+    """Split `STUDY:ID` into the study and the trial's number; None for anything else."""
+    study, colon, number = text.rpartition(":")
+    is_number = number.isascii() and number.isdecimal()
+    return (study, int(number)) if colon and study and is_number and not _path_kind(text) else None
+
+
+def parse_front(text: str) -> str | None:
+    """The study of `STUDY:front`; None for anything else."""
+    study, colon, part = text.rpartition(":")
+    return study if colon and study and part == FRONT and not _path_kind(text) else None
+
+
+def _path_kind(text: str) -> str:
+    """'file', 'folder', or '' if there is neither, also for text that no path can have."""
+    path = Path(text)
+    try:
+        return "folder" if path.is_dir() else "file" if path.is_file() else ""
+    except PermissionError as error:
+        raise InputError(f"{text}: cannot be read ({error.strerror})") from None
+    except OSError:
+        return ""
