@@ -1,11 +1,11 @@
-"""What a free batch size costs in ONNX Runtime: the same network exported with a fixed and with a dynamic batch.
+"""Cost of a dynamic batch size in ONNX Runtime: networks exported with a fixed and with a dynamic batch.
 
     python benchmarks/dynamic_batch.py [--rounds 30] [--repeats 6] [--resolution 224] [NAME ...]
 
-Each round runs the dynamic file and two sessions of the fixed file, in a new random order, for about 20 ms each; a
-ratio is of one round, and the dynamic file is compared with the mean of the two. Their own ratio shows what
-difference the machine makes by itself. Each repeat loads the files again, in a random order, since the memory that a
-session gets also changes its speed. One thread, batch 1. The output is a table in Markdown.
+Each round runs the dynamic file and two sessions of the fixed file in a new random order, for about 20 ms each. Ratios
+are taken within a round, between the dynamic file and the mean of the two sessions; the ratio of the two sessions shows
+the machine's own variation. Each repeat loads the files again in a random order, since the memory that a session is
+given affects its speed too. One thread, batch 1. The output is a Markdown table.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ ROUND = 0.02  # seconds
 
 
 def timed(run: Callable[[], None], runs: int) -> float:
-    """Milliseconds of one run, the mean of so many."""
-    began = time.perf_counter()
+    """Return the mean milliseconds of a run."""
+    start = time.perf_counter()
     for _ in range(runs):
         run()
-    return 1000 * (time.perf_counter() - began) / runs
+    return 1000 * (time.perf_counter() - start) / runs
 
 
 def rounds(networks: dict[str, OnnxRuntime], count: int, seed: int) -> dict[str, list[float]]:
-    """Milliseconds of each network in each round."""
+    """Return milliseconds of each network in each round."""
     for network in networks.values():
         timed(network.run, 10)
     runs = max(1, round(1000 * ROUND / timed(networks["fixed"].run, 10)))
@@ -59,19 +59,19 @@ def rounds(networks: dict[str, OnnxRuntime], count: int, seed: int) -> dict[str,
 
 
 def ratios(found: dict[str, list[float]]) -> tuple[list[float], list[float]]:
-    """Of each round: dynamic to fixed (the mean of both sessions), and the second fixed session to the first."""
+    """Return two ratios per round: dynamic to the mean of both fixed sessions, and second to first fixed session."""
     each = list(zip(found["dynamic"], found["fixed"], found["again"], strict=True))
     return [2 * free / (one + other) for free, one, other in each], [other / one for _, one, other in each]
 
 
 def shown(values: list[list[float]]) -> str:
-    """The median of all rounds, and the medians of the repeats from least to largest."""
+    """Format the median of all rounds, and the smallest and largest median of a repeat."""
     medians = sorted(statistics.median(repeat) for repeat in values)
     return f"{statistics.median(itertools.chain(*values)):.4f} ({medians[0]:.4f} to {medians[-1]:.4f})"
 
 
 def optimized(path: Path) -> Counter:
-    """The operators that ONNX Runtime runs after its optimizations."""
+    """Count the operators that ONNX Runtime runs after its optimizations."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(path.with_suffix(".optimized.onnx"))
     options.log_severity_level = 3
@@ -80,7 +80,7 @@ def optimized(path: Path) -> Counter:
 
 
 def measured(name: str, resolution: int, count: int, repeats: int, folder: Path) -> tuple[str, float, float]:
-    """A row of the table, and the median ratios of the dynamic file and of the second fixed session."""
+    """Return a row of the table, and the median ratios of the dynamic file and of the second fixed session."""
     architecture = zoo.load(name, resolution=resolution)
     network = build(architecture).eval()
     fixed = to_onnx(network, architecture.input, folder / "fixed.onnx")
@@ -100,20 +100,21 @@ def measured(name: str, resolution: int, count: int, repeats: int, folder: Path)
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=6)
     parser.add_argument("--resolution", type=int, default=224)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     print(f"{machine()}; {library_versions(('onnxruntime', 'torch'))}; one thread, batch 1, ", end="")
-    print(f"{given.resolution} pixels; {given.repeats} repeats of {given.rounds} rounds.\n")
+    print(f"{arguments.resolution} pixels; {arguments.repeats} repeats of {arguments.rounds} rounds.\n")
     print("| network | fixed, ms | operators, fixed | dynamic | dynamic / fixed | fixed again / fixed |")
     print("| -- | -- | -- | -- | -- | -- |", flush=True)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in given.names:
-            row, *medians = measured(name, given.resolution, given.rounds, given.repeats, Path(folder))
+        for name in arguments.names:
+            row, *medians = measured(name, arguments.resolution, arguments.rounds, arguments.repeats, Path(folder))
             print(row, flush=True)
             rows.append(medians)
     free, control = np.exp(np.log(np.array(rows)).mean(0))

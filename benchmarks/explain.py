@@ -1,15 +1,15 @@
-"""Whether `nas explain` finds what was planted, is silent where nothing was, and predicts what a change saves.
+"""Whether `nas explain` finds planted violations, reports nothing without them, and predicts savings correctly.
 
     python benchmarks/explain.py [--cases 40] [--seconds 1] [--seed 0] [--out reports/explain]
 
-Planted, a quarter of the cases each, in plain networks of equal widths: G1 convolutions of widths 1:4 to 1:12; G2 2, 4
-or 8 groups; G3 2 to 4 branches, added or concatenated; G4 squeeze-and-excitation, channel shuffles, shortcuts, slow
-activations. Not every plant costs time on every processor: one is drawn anew until the network with it is at least 5 %
-slower than the one without it, measured side by side. That has plain layers in its place, as many as make the FLOPs of
-the two networks equal: wide maps in groups are dear to the dense layers around them, too, and what those FLOPs cost is
-not the plant's. Printed and written: how often the planted guideline comes first (at least 90 % wanted), how many
-networks without a plant have a finding (at most 10 %), and how often the predicted saving is within 25 % of the
-measured one where the violation takes at least 5 % of the time. Nothing is taken from the cache.
+A quarter of the cases each plant one kind of violation in plain networks of equal widths: G1 convolutions of widths 1:4
+to 1:12; G2 2, 4 or 8 groups; G3 2 to 4 branches, added or concatenated; G4 squeeze-and-excitation, channel shuffles,
+shortcuts, slow activations. Not every violation costs time on every processor, so they are drawn until the network
+is at least 5 % slower than one without it, with both measured in turn. That one has plain layers in its place, as many
+as give both networks equal FLOPs: wide grouped maps make the dense layers around them more expensive too, and the cost
+of those FLOPs does not belong to the violation. Printed and written: how often the planted guideline comes first (goal:
+at least 90 %), how many networks without a violation have a finding (at most 10 %), and how often the predicted saving
+is within 25 % of the measured one where the violation takes at least 5 % of the time. The cache is not used.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from nasspace.latency.conditions import machine
 Layers = list[dict[str, Any]]
 PLACES = (28, 56)
 WIDTHS = (32, 48, 64, 96)
-HARMFUL = 0.05  # of the network's time, measured against the network without the plant, at equal FLOPs
-MOST = 40  # plain layers in place of a plant
+HARMFUL = 0.05  # share of the network's time, measured against the network without the violation at equal FLOPs
+MOST = 40  # limit of plain layers in place of a violation
 
 
 class Branches(nn.Module):
-    """A user's own block: 1x1 convolutions side by side."""
+    """A user-defined block: parallel 1x1 convolutions."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, count: int = 2, join: str = "concat"):
         super().__init__()
@@ -49,12 +49,12 @@ class Branches(nn.Module):
         self.join = join
 
     def forward(self, x: Tensor) -> Tensor:
-        found = [part(x) for part in self.parts]
-        return torch.cat(found, 1) if self.join == "concat" else sum(found[1:], found[0])
+        outputs = [part(x) for part in self.parts]
+        return torch.cat(outputs, 1) if self.join == "concat" else sum(outputs[1:], outputs[0])
 
 
 class Shuffled(nn.Module):
-    """A user's own block: 1x1 convolution, channel shuffle."""
+    """A user-defined block: 1x1 convolution, channel shuffle."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, groups: int = 2):
         super().__init__()
@@ -65,10 +65,12 @@ class Shuffled(nn.Module):
 
 
 def pointwise(out: int, **options: Any) -> dict[str, Any]:
+    """Return a 1x1 convolution as a dictionary."""
     return {"block": "conv", "kernel": 1, "out": out, **options}
 
 
 def unequal(rng: random.Random, width: int) -> tuple[str, Layers]:
+    """Plant unequal widths (G1); return a description and the layers."""
     ratio, count = rng.choice((4, 6, 9, 12)), rng.randrange(6, 11)
     narrow, wide = round(width / math.sqrt(ratio)), round(width * math.sqrt(ratio))
     layers = [pointwise(narrow if i % 2 else wide) for i in range(count)]
@@ -76,6 +78,7 @@ def unequal(rng: random.Random, width: int) -> tuple[str, Layers]:
 
 
 def grouped(rng: random.Random, width: int) -> tuple[str, Layers]:
+    """Plant grouped convolutions (G2)."""
     groups, count = rng.choice((2, 4, 8)), rng.randrange(6, 11)
     wide = math.ceil(width * math.sqrt(groups) / groups) * groups
     layers = [pointwise(wide, groups=groups) for _ in range(count)]
@@ -83,6 +86,7 @@ def grouped(rng: random.Random, width: int) -> tuple[str, Layers]:
 
 
 def fragmented(rng: random.Random, width: int) -> tuple[str, Layers]:
+    """Plant parallel branches (G3)."""
     branches, join, count = rng.choice((2, 3, 4)), rng.choice(("concat", "add")), rng.randrange(6, 11)
     out = width if join == "concat" else round(width / math.sqrt(branches))
     layer = {"block": "branches", "out": out, "count": branches, "join": join}
@@ -90,6 +94,7 @@ def fragmented(rng: random.Random, width: int) -> tuple[str, Layers]:
 
 
 def elementwise(rng: random.Random, width: int) -> tuple[str, Layers]:
+    """Plant element-wise work (G4)."""
     kinds = {
         "se": pointwise(width, se=0.25),
         "shuffle": {"block": "shuffled", "out": width},
@@ -111,13 +116,13 @@ PLANTS: dict[str, Callable[[random.Random, int], tuple[str, Layers]]] = {
 
 
 def plain(rng: random.Random, width: int) -> Layers:
-    """Layers without a violation: equal widths, one group, one branch, a ReLU that is fused."""
+    """Return layers without a violation: equal widths, one group, one branch, a fused ReLU."""
     forms = [{"kernel": 1}, {"kernel": 3}, {"block": "depthwise_separable"}]
     return [{"block": "conv", "out": width, **rng.choice(forms)} for _ in range(rng.randrange(1, 4))]
 
 
 def surroundings(rng: random.Random, width: int) -> Callable[[Layers], Architecture]:
-    """A network of given layers: a stem and plain layers around them, a second stage of twice the width, a head."""
+    """Return a function that puts layers between a stem, plain layers, a second, wider stage, and a head."""
     place = rng.choice(PLACES)
     stem = [{"block": "conv", "out": width, "kernel": 3, "stride": 2}, *plain(rng, width)]
     second = [{"block": "conv", "out": 2 * width, "kernel": 3, "stride": 2}, *plain(rng, 2 * width)]
@@ -126,20 +131,23 @@ def surroundings(rng: random.Random, width: int) -> Callable[[Layers], Architect
 
 
 def unplanted(around: Callable[[Layers], Architecture], width: int, planted: Architecture) -> Architecture:
-    """The same surroundings with the number of plain layers at which the FLOPs are nearest to the planted ones."""
+    """Return the network with plain layers in place of the violation, at the closest FLOPs."""
     found = (around([pointwise(width)] * count) for count in range(MOST))
     return min(found, key=lambda one: abs(cost(one).flops - cost(planted).flops))
 
 
 def harm(planted: Architecture, without: Architecture, seconds: float) -> float:
-    """The share of its time that the planted network is slower than the one without, measured side by side."""
+    """Measure both networks in turn; return the share of the planted network's time that the other one saves."""
     loaded = [runtimes.get("onnxruntime")(1, 1).load(build(one), one.input) for one in (planted, without)]
     slow, fast = benchmark.measure(dict(enumerate(loaded)), seconds=seconds).values()
     return 1 - fast.median_ms / slow.median_ms
 
 
-def near(found: Explanation, guideline: str) -> list[tuple[float, bool, bool]]:
-    """For findings of the guideline whose operators take 5 %: share of the measured saving, prediction within 25 %."""
+def compare_savings(found: Explanation, guideline: str) -> list[tuple[float, bool, bool]]:
+    """For findings of a guideline whose operators take 5 % of the time, compare the saving with its prediction.
+
+    Returns (measured saving as a share of the latency, prediction within 25 %, measured in the whole network) of each.
+    """
     result = []
     for one in found.findings:
         if one.guideline == guideline and one.share >= 0.05:
@@ -149,10 +157,12 @@ def near(found: Explanation, guideline: str) -> list[tuple[float, bool, bool]]:
 
 
 def percent(found: list[bool]) -> str:
+    """Format how many values are true."""
     return f"{sum(found)} of {len(found)} ({100 * sum(found) / max(1, len(found)):.0f} %)"
 
 
 def row(name: str, what: str, found: Explanation) -> str:
+    """Format a row of the table."""
     cells = []
     for one in found.findings:
         measured = "" if one.measured_ms is None else f", measured {one.measured_ms:.3f} on the {one.measured_on}"
@@ -162,18 +172,19 @@ def row(name: str, what: str, found: Explanation) -> str:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--cases", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("reports/explain"))
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     blocks.register("branches", Branches)
     blocks.register("shuffled", Shuffled)
-    rng = random.Random(given.seed)
+    rng = random.Random(arguments.seed)
     first, flagged, close, rows = [], [], [], []
     drawn = Counter()
-    for i in range(given.cases):
+    for i in range(arguments.cases):
         guideline = list(PLANTS)[i % 4]
         loss = 0.0
         while loss < HARMFUL:
@@ -181,24 +192,24 @@ def main() -> None:
             what, planted = PLANTS[guideline](rng, width)
             around = surroundings(rng, width)
             network = around(planted)
-            loss = harm(network, unplanted(around, width, network), given.seconds)
+            loss = harm(network, unplanted(around, width, network), arguments.seconds)
             drawn[guideline] += 1
-        found = explain(network, measure=True, fresh=True, seconds=given.seconds)
+        found = explain(network, measure=True, fresh=True, seconds=arguments.seconds)
         first.append(bool(found.findings) and found.findings[0].guideline == guideline)
-        close += near(found, guideline)
+        close += compare_savings(found, guideline)
         rows.append(row(guideline, f"{what} (costs {loss:.0%})", found))
         print(rows[-1], flush=True)
-    for _ in range(given.cases):
-        found = explain(surroundings(rng, rng.choice(WIDTHS))([]), fresh=True, seconds=given.seconds)
+    for _ in range(arguments.cases):
+        found = explain(surroundings(rng, rng.choice(WIDTHS))([]), fresh=True, seconds=arguments.seconds)
         flagged.append(bool(found.findings))
         rows.append(row("none", "", found))
         print(rows[-1], flush=True)
     large = [one for one in close if one[0] >= 0.05]
     tried = ", ".join(f"{guideline} {count}" for guideline, count in drawn.items())
     sums = [
-        f"Drawn until {given.cases} plants cost at least {HARMFUL:.0%} of the time here: {tried}.",
+        f"Violations drawn until {arguments.cases} cost at least {HARMFUL:.0%} of the time on this machine: {tried}.",
         f"The planted guideline comes first in {percent(first)}.",
-        f"Of the networks without a plant {percent(flagged)} have a finding.",
+        f"Networks without a violation that have a finding: {percent(flagged)}.",
         f"Predicted within 25 % of measured, where the operators take 5 % of the time: "
         f"{percent([c[1] for c in close])}; where the measured saving is at least 5 %: "
         f"{percent([c[1] for c in large])}; "
@@ -207,16 +218,16 @@ def main() -> None:
     print("\n".join(sums))
     here = ", ".join(f"{key} {value}" for key, value in machine().items())
     versions = ", ".join(f"{key} {value}" for key, value in runtimes.versions("onnxruntime").items())
-    text = ["# Planted violations", "", f"{here}; {versions}; one thread, batch 1, seed {given.seed}.", ""]
+    text = ["# Planted violations", "", f"{here}; {versions}; one thread, batch 1, seed {arguments.seed}.", ""]
     text += [
-        f"Each network measured for up to {given.seconds:g} s of rounds, twice that where contended.",
+        f"Each network was measured for up to {arguments.seconds:g} s of rounds, twice that under contention.",
         "",
         *sums,
         "",
     ]
     text += ["| planted | what | ms | found |", "| -- | -- | -- | -- |", *rows, ""]
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "README.md").write_text("\n".join(text), encoding="utf-8")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "README.md").write_text("\n".join(text), encoding="utf-8")
 
 
 if __name__ == "__main__":

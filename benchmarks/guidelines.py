@@ -1,12 +1,13 @@
-"""ShuffleNet V2's tables 1 to 4 (guidelines G1 to G4) on this processor, and whether each effect has its direction.
+"""ShuffleNet V2's tables 1 to 4 (guidelines G1 to G4) on this processor, and the direction of each effect.
 
     python benchmarks/guidelines.py [--seconds 1] [--sizes 1 2 4] [--gpu-sizes] [--out reports/guidelines]
 
-Ten blocks each on 56x56 maps, at the paper's widths for its ARM processor; `--gpu-sizes` those for its GPU. Its speeds
-fit x1, x2, x4 as factors of the widths (the FLOPs then grow by 4 and 16), and those of G4 units that are c wide with a
-bottleneck of c / 4. What the paper does not say is chosen: parallel fragments are added (at c / sqrt(n), equal FLOPs),
-and in rows of their own concatenated (c to c / n); a ReLU follows every convolution. All rows of one size are measured
-side by side, in ONNX Runtime on one thread. Printed and written: milliseconds, and per cent above the first row.
+Each network has ten blocks on 56x56 maps, with the paper's widths for its ARM processor; `--gpu-sizes` adds those for
+its GPU. The paper's speeds fit x1, x2, x4 as factors of the widths (FLOPs grow by 4 and 16), and G4 units of width c
+with a bottleneck of c / 4. Details that the paper does not give are chosen here: parallel fragments are added (at
+c / sqrt(n), equal FLOPs), and in separate rows concatenated (c to c / n); a ReLU follows every convolution. All rows of
+one size are measured in turn, in ONNX Runtime on one thread. Printed and written: milliseconds, and percent above the
+first row.
 """
 
 from __future__ import annotations
@@ -30,20 +31,24 @@ Built = tuple[nn.Module, int]  # a network, and its input's width
 
 
 def conv(c_in: int, c_out: int, kernel: int = 1, groups: int = 1, relu: bool = True) -> nn.Sequential:
+    """Return a convolution with an optional ReLU."""
     layers = [nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, groups=groups)]
     return nn.Sequential(*layers, *([nn.ReLU()] if relu else []))
 
 
 def repeated(block: Callable[[], nn.Module], width: int) -> Built:
+    """Return a network of ten blocks."""
     return nn.Sequential(*(block() for _ in range(BLOCKS))), width
 
 
 def unequal(c1: int, c2: int, factor: int) -> Built:
+    """Pairs of 1x1 convolutions from c1 to c2 channels and back (table 1)."""
     c1, c2 = c1 * factor, c2 * factor
     return repeated(lambda: nn.Sequential(conv(c1, c2), conv(c2, c1)), c1)
 
 
 def grouped(groups: int, width: int, factor: int) -> Built:
+    """Grouped 1x1 convolutions (table 2)."""
     width = math.ceil(width * factor / groups) * groups  # 90 and 180 divide by 2 and 4, 180 not by 8
     return repeated(lambda: conv(width, width, groups=groups), width)
 
@@ -61,6 +66,7 @@ class Fragments(nn.ModuleList):
 
 
 def fragmented(count: int, form: str, width: int, factor: int) -> Built:
+    """Convolutions in series or in parallel (table 3)."""
     if form == "concatenated":
         return repeated(lambda: Fragments(count, width * factor, width * factor // count, form), width * factor)
     narrow = round(width * factor / math.sqrt(count))
@@ -87,6 +93,7 @@ class Unit(nn.Module):
 
 
 def unit(relu: bool, shortcut: bool, width: int, factor: int) -> Built:
+    """Bottleneck units with or without element-wise work (table 4)."""
     return repeated(lambda: Unit(width * factor, relu, shortcut), width * factor)
 
 
@@ -98,7 +105,7 @@ Table = Mapping[str, Callable[[int], Built]]
 
 
 def tables(gpu: bool) -> dict[str, Table]:
-    """Rows by name, each with what builds it at a factor of the widths."""
+    """Return the tables: rows by name, each a function that builds a network for a factor of the widths."""
     widths = [(128, 128), (90, 180), (52, 312), (36, 432)] if gpu else [(32, 32), (22, 44), (13, 78), (9, 108)]
     groups = {1: 128, 2: 180, 4: 256, 8: 360} if gpu else {1: 64, 2: 90, 4: 128, 8: 180}
     c3, c4 = (128, 32) if gpu else (64, 32)
@@ -112,6 +119,7 @@ def tables(gpu: bool) -> dict[str, Table]:
 
 
 def measured(table: Table, factor: int, seconds: float) -> dict[str, Latency]:
+    """Measure the rows of a table in turn."""
     networks = {}
     for name, builder in table.items():
         network, width = builder(factor)
@@ -120,23 +128,25 @@ def measured(table: Table, factor: int, seconds: float) -> dict[str, Latency]:
 
 
 def cell(one: Latency, first: Latency) -> str:
+    """Format a latency and its difference from the first row."""
     above = 100 * (one.median_ms / first.median_ms - 1)
     return f"{one.median_ms:.3f} ({one.low_ms:.3f}-{one.high_ms:.3f}), {above:+.0f} %"
 
 
 def direction(one: Latency, first: Latency) -> str:
-    """What the guideline says is that every row is slower than the first."""
+    """Whether a row agrees with the guideline, which predicts that it is slower than the first."""
     if one.low_ms > first.high_ms:
         return "agrees"
     return "disagrees" if one.high_ms < first.low_ms else "no difference"
 
 
 def lines(name: str, table: Table, factors: list[int], seconds: float) -> list[str]:
+    """Measure and format a table."""
     found = {factor: measured(table, factor, seconds) for factor in factors}
     result = [
         f"## {name}",
         "",
-        "| | " + " | ".join(f"x{f}, ms (95 %)" for f in factors) + " | slower, as the paper says |",
+        "| | " + " | ".join(f"x{f}, ms (95 %)" for f in factors) + " | slower, as in the paper |",
     ]
     result.append("| -- |" + " -- |" * (len(factors) + 1))
     for row in table:
@@ -149,29 +159,30 @@ def lines(name: str, table: Table, factors: list[int], seconds: float) -> list[s
     return [
         *result,
         "",
-        f"{min(rounds)} to {max(rounds)} rounds a cell, {contended} of {len(rounds)} cells contended.",
+        f"{min(rounds)} to {max(rounds)} rounds per cell, {contended} of {len(rounds)} cells contended.",
         "",
     ]
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--gpu-sizes", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("reports/guidelines"))
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     here = ", ".join(f"{key} {value}" for key, value in machine().items())
     versions = ", ".join(f"{key} {value}" for key, value in runtimes.versions("onnxruntime").items())
     text = ["# ShuffleNet V2's guidelines on this processor", "", f"{here}; {versions}; one thread, batch 1.", ""]
-    text += [f"Ten blocks on {MAP}x{MAP} maps. In brackets the 95 % interval; then per cent above the first row.", ""]
-    for gpu in (False, True)[: 1 + given.gpu_sizes]:
-        text += ["At the paper's widths for " + ("its GPU." if gpu else "ARM."), ""]
+    text += [f"Ten blocks on {MAP}x{MAP} maps. In parentheses the 95 % interval, then percent above the first row.", ""]
+    for gpu in (False, True)[: 1 + arguments.gpu_sizes]:
+        text += ["With the paper's widths for " + ("its GPU." if gpu else "ARM."), ""]
         for name, table in tables(gpu).items():
-            text += lines(name, table, given.sizes, given.seconds)
+            text += lines(name, table, arguments.sizes, arguments.seconds)
             print("\n".join(text[-len(table) - 7 :]), flush=True)
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "README.md").write_text("\n".join(text), encoding="utf-8")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "README.md").write_text("\n".join(text), encoding="utf-8")
 
 
 if __name__ == "__main__":

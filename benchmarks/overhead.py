@@ -1,11 +1,11 @@
-"""How much of the workers' time is work: trials of a known length on Ray, beside the same through bare Ray Tune.
+"""Share of the workers' time spent in trials of known length on Ray, compared with plain Ray Tune.
 
     python benchmarks/overhead.py [--seconds 1 10] [--workers 2] [--trials 12] [--samplers random gain]
 
-A trial sleeps for so many seconds. Printed: the share of the workers' time between the first trial's begin and the last
-one's end that was such sleep, at full use (the last trials, when some workers find nothing left, count until the first
-worker is idle for good); and the seconds from the call to the first trial's begin. Bare Ray Tune runs a function
-trainable with a random search, once as it comes (a process a trial) and once as a class whose processes are reused.
+A trial sleeps for the given seconds. Printed: the share of the workers' time that was spent in trials, from the start
+of the first trial until the first worker stays idle; and the seconds from the call to the start of the first trial.
+Plain Ray Tune runs a random search, once with a function trainable (one process per trial) and once with a class whose
+processes are reused.
 """
 
 from __future__ import annotations
@@ -32,25 +32,28 @@ Spans = list[tuple[float, float]]
 
 
 def spans(path: Path) -> Spans:
-    """Begin and end of every trial."""
+    """Return start and end of every trial."""
     return sorted(tuple(map(float, line.split())) for line in path.read_text().splitlines())
 
 
 def slept(path: Path, seconds: float) -> None:
-    began = time.time()
+    """Sleep, and append start and end to a file."""
+    start = time.time()
     time.sleep(seconds)
     with path.open("a") as log:
-        log.write(f"{began} {time.time()}\n")
+        log.write(f"{start} {time.time()}\n")
 
 
 def share(found: Spans, workers: int) -> float:
-    """Of the time of all workers, from the first begin until one of them has nothing more to do."""
+    """Return the share of the workers' time spent in trials, until the first worker has nothing left to do."""
     first, last = found[0][0], sorted(end for _, end in found)[-workers]
-    work = sum(min(end, last) - begin for begin, end in found if begin < last)
+    work = sum(min(end, last) - start for start, end in found if start < last)
     return work / (workers * (last - first))
 
 
 def ours(path: Path, seconds: float, workers: int, trials: int, sampler: str, folder: Path) -> None:
+    """Run the trials with nasspace."""
+
     def evaluated(architecture: Architecture) -> dict[str, float]:
         slept(path, seconds)
         accuracy = 0.5 + int(architecture.digest, 16) / 16**12 / 3
@@ -61,7 +64,8 @@ def ours(path: Path, seconds: float, workers: int, trials: int, sampler: str, fo
     nasspace.search(Space.from_text(SPACE, "little.yaml"), evaluator=evaluated, known=known, **settings)
 
 
-def bare(path: Path, seconds: float, workers: int, trials: int, reused: bool, folder: Path) -> None:
+def plain(path: Path, seconds: float, workers: int, trials: int, reused: bool, folder: Path) -> None:
+    """Run the trials with plain Ray Tune."""
     import ray
     from ray import tune
 
@@ -93,27 +97,31 @@ def bare(path: Path, seconds: float, workers: int, trials: int, reused: bool, fo
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, nargs="+", default=[1, 10])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--samplers", nargs="+", default=["random", "gain"])
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    print(f"{given.workers} workers, {given.trials} trials each, {os.cpu_count()} cores\n")
-    print("| trial | run by | share that is work | until the first trial began |\n| -- | -- | -- | -- |", flush=True)
+    print(f"{arguments.workers} workers, {arguments.trials} trials each, {os.cpu_count()} cores\n")
+    print(
+        "| trial | run by | share of time in trials | until the first trial started |\n| -- | -- | -- | -- |",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory() as name:
-        for seconds in given.seconds:
-            runs = [(f"nasspace, {sampler}", ours, sampler) for sampler in given.samplers]
-            runs += [("bare Ray Tune", bare, False), ("bare Ray Tune, processes reused", bare, True)]
-            for label, run, how in runs:
-                path = Path(name) / f"{run.__name__}-{how}-{seconds:g}.log"
-                began = time.time()
-                run(path, seconds, given.workers, given.trials, how, Path(name))
+        for seconds in arguments.seconds:
+            runs = [(f"nasspace, {sampler}", ours, sampler) for sampler in arguments.samplers]
+            runs += [("plain Ray Tune", plain, False), ("plain Ray Tune, processes reused", plain, True)]
+            for label, run, option in runs:
+                path = Path(name) / f"{run.__name__}-{option}-{seconds:g}.log"
+                start = time.time()
+                run(path, seconds, arguments.workers, arguments.trials, option, Path(name))
                 found = spans(path)
-                work = f"{100 * share(found, given.workers):.1f} %"
-                print(f"| {seconds:g} s | {label} | {work} | {found[0][0] - began:.1f} s |", flush=True)
+                work = f"{100 * share(found, arguments.workers):.1f} %"
+                print(f"| {seconds:g} s | {label} | {work} | {found[0][0] - start:.1f} s |", flush=True)
 
 
 if __name__ == "__main__":

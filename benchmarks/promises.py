@@ -1,12 +1,11 @@
-"""Whether latency targets are kept: twenty searches, every network that they return measured by something else.
+"""Whether latency targets are kept: twenty searches, with every returned network measured independently.
 
     python benchmarks/promises.py [--searches 20] [--trials 3] [--out FOLDER]
 
-The targets are quantiles from 10 to 90 % of the latencies of random networks of `shuffle` and `mixed`; the searches are
-real ones on the bundled digits, with short trainings. Afterwards each exported file of each front is measured in a
-fresh process that knows ONNX Runtime and nothing of nasspace: the median of 300 runs, again and again until wall time
-and CPU time agree within 3 %. Printed and written: how many of the networks are inside their target (95 % wanted), by
-how much they lie below it, and the largest excess.
+The targets are quantiles from 10 to 90 % of the latencies of random networks of `shuffle` and `mixed`; searches train
+briefly on the bundled digits. Afterwards each exported file of each front is measured in a new process that uses ONNX
+Runtime without nasspace: the median of 300 runs, repeated until wall time and CPU time agree within 3 %. Printed and
+written: how many networks meet their target (goal: 95 %), how far they lie below it, and the largest excess.
 """
 
 from __future__ import annotations
@@ -34,18 +33,18 @@ sampler: gain
 objectives: [accuracy, latency, flops]
 fidelity: {{resolution: 32, epochs: 1, share: 0.2}}
 """
-AFRESH = """
+SCRIPT = """
 import json, sys, time, numpy, onnxruntime
 options = onnxruntime.SessionOptions(); options.intra_op_num_threads = 1; options.inter_op_num_threads = 1
 session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-given = session.get_inputs()[0]
-image = numpy.zeros([size if isinstance(size, int) else 1 for size in given.shape], "float32")
-for i in range(50): session.run(None, {given.name: image})
+name, shape = session.get_inputs()[0].name, session.get_inputs()[0].shape
+image = numpy.zeros([size if isinstance(size, int) else 1 for size in shape], "float32")
+for i in range(50): session.run(None, {name: image})
 best = None
 for attempt in range(10):
     times, cpu, wall = [], time.thread_time(), time.perf_counter()
     for i in range(300):
-        began = time.perf_counter(); session.run(None, {given.name: image}); times.append(time.perf_counter() - began)
+        start = time.perf_counter(); session.run(None, {name: image}); times.append(time.perf_counter() - start)
     share = (time.perf_counter() - wall) / (time.thread_time() - cpu)
     if best is None or share < best[0]:
         best = share, 1000 * float(numpy.median(times))
@@ -56,7 +55,7 @@ print(json.dumps(best))
 
 
 def targets(count: int) -> list[tuple[str, float, float]]:
-    """Space, quantile, milliseconds."""
+    """Return (space, quantile, milliseconds) of each search."""
     measured = {}
     for name in SPACES:
         rng, space = random.Random(3), Space.load(name, classes=10)
@@ -67,7 +66,7 @@ def targets(count: int) -> list[tuple[str, float, float]]:
 
 
 def search(space: str, target: float, seed: int, folder: Path) -> list[dict]:
-    """The front of one search; an empty one where nothing was found."""
+    """Run a search and return its front, empty if nothing was found."""
     command = [sys.executable, "-m", "nasspace.cli", "search", "--space", space, "--latency-target", f"{target:.4f}ms"]
     command += ["--recipe", "short.yaml", "--seed", str(seed), "--study", f"study-{seed}", "--json"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
@@ -76,27 +75,28 @@ def search(space: str, target: float, seed: int, folder: Path) -> list[dict]:
     return json.loads(ended.stdout)["front"] if ended.returncode == 0 else []
 
 
-def afresh(path: Path) -> tuple[float, float]:
-    """Wall over CPU time, and the median in milliseconds."""
-    ended = subprocess.run([sys.executable, "-c", AFRESH, str(path)], capture_output=True, text=True, check=True)
+def measure_again(path: Path) -> tuple[float, float]:
+    """Measure a file in a new process; return wall time over CPU time, and the median in milliseconds."""
+    ended = subprocess.run([sys.executable, "-c", SCRIPT, str(path)], capture_output=True, text=True, check=True)
     return tuple(json.loads(ended.stdout))
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--searches", type=int, default=20)
     parser.add_argument("--trials", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("reports/benchmarks"))
-    asked = parser.parse_args()
-    began, lines, shares, disturbed = time.perf_counter(), [], [], 0
+    arguments = parser.parse_args()
+    start, lines, shares, disturbed = time.perf_counter(), [], [], 0
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         os.environ["NASSPACE_CACHE"] = str(folder / "cache")
-        (folder / "short.yaml").write_text(RECIPE.format(trials=asked.trials))
-        for seed, (space, quantile, target) in enumerate(targets(asked.searches)):
+        (folder / "short.yaml").write_text(RECIPE.format(trials=arguments.trials))
+        for seed, (space, quantile, target) in enumerate(targets(arguments.searches)):
             front = search(space, target, seed, folder)
             paths = [folder / "reports" / f"study-{seed}" / "exports" / str(one["id"]) / "model.onnx" for one in front]
-            again = [afresh(path) for path in paths]
+            again = [measure_again(path) for path in paths]
             disturbed += sum(share >= 1.03 for share, _ in again)
             shares += [value / target for _, value in again]
             listed = ", ".join(f"{value:.3g}" for _, value in again) or "none found"
@@ -104,15 +104,15 @@ def main() -> None:
             print(lines[-1], flush=True)
     inside = np.mean([share <= 1 for share in shares])
     summary = (
-        f"{len(shares)} networks returned, {100 * inside:.1f} % inside their target when measured afresh ({disturbed}"
+        f"{len(shares)} networks returned, {100 * inside:.1f} % within their target when measured again ({disturbed}"
         f" re-measurements stayed disturbed); latency over target: median {np.median(shares):.3f}, largest"
-        f" {max(shares):.3f}. {time.perf_counter() - began:.0f} s."
+        f" {max(shares):.3f}. {time.perf_counter() - start:.0f} s."
     )
-    head = "| search | space | quantile | target, ms | measured afresh, ms |\n| -- | -- | -- | -- | -- |"
+    head = "| search | space | quantile | target, ms | measured again, ms |\n| -- | -- | -- | -- | -- |"
     text = f"# Latency targets kept\n\n{machine()}.\n\n{summary}\n\n" + "\n".join([head, *lines]) + "\n"
     print(summary)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "promises.md").write_text(text, encoding="utf-8")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "promises.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ def canonical(layer: Layer, in_channels: int | None) -> dict[str, Any]:
 def _canonical_text(layer: Layer, in_channels: int | None) -> str:
     """The text of a layer that enters the digest."""
     block, options = blocks.get(layer.block), canonical(layer, in_channels)
-    options = {k: v for k, v in options.items() if not (k in block.added and v == block.defaults[k])}
+    options = {k: v for k, v in options.items() if not (k in block.later_options and v == block.defaults[k])}
     return json.dumps([layer.block, layer.out, layer.stride, options], sort_keys=True, default=_default_text)
 
 

@@ -16,7 +16,7 @@ from nasspace.errors import NasspaceError
 
 SUPPORTED = "optuna>=5.0,<6"  # as in pyproject.toml
 STORAGE_LOGGER = "optuna.storages._rdb.storage"
-# What Optuna's cache calls of the storage behind it, next to the methods of `BaseStorage`.
+# Methods that Optuna's cache calls on `RDBStorage`, in addition to those of `BaseStorage`.
 BACKEND_METHODS = ("_create_new_trial", "_get_trials", "_set_trial_param", "record_heartbeat", "_get_stale_trial_ids")
 METHODS = {optuna.Study: ("_get_trials",), RDBStorage: BACKEND_METHODS}
 ATTRIBUTES = {optuna.Study: ("_storage", "_study_id"), optuna.Trial: ("_trial_id",), FrozenTrial: ("_trial_id",)}

@@ -20,7 +20,7 @@ ENTRY_POINTS = "nasspace.blocks"
 REQUIRED = inspect.Parameter.empty  # default of an option that must be given
 POSITIONAL = ("in_channels", "out_channels", "stride")
 LARGEST = 1e15  # largest number as an option
-ADDED = {  # options added to a block after studies had recorded digests of networks with it
+LATER_OPTIONS = {  # options added to a block after studies had recorded digests of networks with it
     "conv": frozenset({"se", "skip"}),
     "avg_pool": frozenset({"size"}),
     "shuffle_v1": frozenset({"shuffle"}),
@@ -44,9 +44,9 @@ class Block:
         return getattr(self.cls, "flattens", False)
 
     @property
-    def added(self) -> frozenset[str]:
+    def later_options(self) -> frozenset[str]:
         """Options added later: a digest leaves out their defaults, so that recorded digests stay valid."""
-        return ADDED.get(self.name, frozenset())
+        return LATER_OPTIONS.get(self.name, frozenset())
 
     @property
     def formula(self) -> str:

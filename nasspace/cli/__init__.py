@@ -80,10 +80,11 @@ def _system_error(error: Exception) -> int | None:
     """Report an error of the system, such as a full disk or a locked database; None for any other error."""
     if isinstance(error, OSError) and error.errno in SYSTEM_ERRORS:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror}; make room or choose another folder", BAD_INPUT)
+        return _fail(f"{where}{error.strerror}; free disk space or choose another folder", BAD_INPUT)
     if type(error).__module__.partition(".")[0] in ("sqlalchemy", "optuna"):
         reason = first_line(getattr(error.__cause__ or error, "orig", None) or error)
-        return _fail(f"the study's database cannot be used ({reason}); make room or access, then go on", BAD_INPUT)
+        remedy = "free disk space or correct its permissions, then run the command again"
+        return _fail(f"the study's database cannot be used ({reason}); {remedy}", BAD_INPUT)
     return None
 
 
@@ -104,5 +105,5 @@ def _interrupted() -> int:
 
 def _fail(message: str, status: int) -> int:
     """Print an error message, and return the exit status."""
-    printing.say(f"nas: {cut(printing.shown(message), MAX_MESSAGE)}")
+    printing.print_message(f"nas: {cut(printing.escape(message), MAX_MESSAGE)}")
     return status

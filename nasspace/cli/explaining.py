@@ -47,7 +47,7 @@ def explain(
         return printing.print_json({**document, **explanation.to_json()})
     _show(explanation, f"{architecture.name or 'network'} (digest {architecture.digest})")
     if explanation.contended:
-        printing.say("nas: another process competed for the processor; run it again when the machine is idle")
+        printing.print_message("nas: another process competed for the processor; run it again when the machine is idle")
     return None
 
 

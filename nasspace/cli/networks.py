@@ -88,9 +88,9 @@ def _failure_of(arch: str) -> dict[str, Any] | None:
 
 def _show_failure(failure: dict[str, Any]) -> None:
     trial = f"trial {failure['id']} of study {failure['study']} (digest {failure['digest']})"
-    print(printing.shown(f"{trial} {failure['failure']}"))
+    print(printing.escape(f"{trial} {failure['failure']}"))
     trace = failure["traceback"] or "no traceback was kept: its process died, or its loss was not a number"
-    print(*map(printing.shown, trace.splitlines()), sep="\n")
+    print(*map(printing.escape, trace.splitlines()), sep="\n")
 
 
 NOTICEABLE = 0.03  # relative difference of a machine's speed from its usual one
@@ -166,7 +166,7 @@ def latency(
             f"the machine ran at {100 * measured.speed:.0f} % of its usual speed; the latency is corrected for it"
         )
     if measured.contended:
-        printing.say(
+        printing.print_message(
             "nas: another process competed for the processor throughout; measure again when the machine is idle"
         )
     return None

@@ -25,15 +25,15 @@ def print_json(document: Any) -> None:
     sys.stdout.write(re.sub("[\x7f-\x9f\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """Print a message on standard error, wrapped to the terminal."""
     _print_wrapped(text, sys.stderr, console(stderr=True).width if sys.stderr.isatty() else None)
 
 
-def shown(text: object) -> str:
+def escape(text: object) -> str:
     r"""Escape control characters, invisible ones, and surrogates: names of files and classes may hold anything.
 
-    >>> print(shown("a\x1b[2J, caf\udce9, café"))
+    >>> print(escape("a\x1b[2J, caf\udce9, café"))
     a\x1b[2J, caf\udce9, café
     """
     return "".join(
@@ -59,15 +59,15 @@ def table(
     from rich.table import Table
 
     result = Table(
-        title=shown(title) or None, caption=shown(caption) or None, box=box.SIMPLE_HEAD, title_justify="left"
+        title=escape(title) or None, caption=escape(caption) or None, box=box.SIMPLE_HEAD, title_justify="left"
     )
     result.caption_justify = "left"
-    names, cells = [shown(column) for column in columns], [list(map(shown, row)) for row in rows]
-    least, most = _widths(names, cells, [wrapped in (None, column) for column in columns])
-    given = _shared(least, most, (width or console().width) - EDGES - GAP * len(names))
-    for i, (column, room) in enumerate(zip(columns, given, strict=True)):
+    names, cells = [escape(column) for column in columns], [list(map(escape, row)) for row in rows]
+    smallest, largest = _width_ranges(names, cells, [wrapped in (None, column) for column in columns])
+    widths = _share_width(smallest, largest, (width or console().width) - EDGES - GAP * len(names))
+    for i, (column, column_width) in enumerate(zip(columns, widths, strict=True)):
         justify = "left" if i == 0 or column == wrapped else "right"
-        result.add_column(names[i], justify=justify, overflow="fold", width=room)
+        result.add_column(names[i], justify=justify, overflow="fold", width=column_width)
     for row in cells:
         result.add_row(*row)
     return result
@@ -76,35 +76,37 @@ def table(
 EDGES, GAP = 1, 3  # characters that a table adds to a line, and to the text of each column
 
 
-def _widths(names: Sequence[str], cells: Sequence[Sequence[str]], folds: Sequence[bool]) -> tuple[list[int], list[int]]:
+def _width_ranges(
+    names: Sequence[str], cells: Sequence[Sequence[str]], wraps: Sequence[bool]
+) -> tuple[list[int], list[int]]:
     """The smallest and largest width of each column: of its longest word, and of its longest cell."""
-    least, most = [], []
-    for i, (name, fold) in enumerate(zip(names, folds, strict=True)):
-        below = [row[i] for row in cells]
-        most.append(max(map(_lines_width, [name, *below])))
-        words = [word for text in ([name, *below] if fold else [name]) for word in text.split()]
-        least.append(
-            min(most[-1], max([len(word) for word in words] + ([] if fold else list(map(len, below))), default=0))
-        )
-    return least, most
+    smallest, largest = [], []
+    for i, (name, wrap) in enumerate(zip(names, wraps, strict=True)):
+        column = [row[i] for row in cells]
+        largest.append(max(map(_lines_width, [name, *column])))
+        words = [word for text in ([name, *column] if wrap else [name]) for word in text.split()]
+        unbroken = words if wrap else [*words, *column]
+        smallest.append(min(largest[-1], max(map(len, unbroken), default=0)))
+    return smallest, largest
 
 
 def _lines_width(text: str) -> int:
+    """The width of the longest line."""
     return max(map(len, text.split("\n")))
 
 
-def _shared(least: Sequence[int], most: Sequence[int], room: int) -> list[int | None]:
-    """The width of each column: the smallest, and an equal part of the rest of `room`; None if `room` is too small."""
-    left = room - sum(least)
-    if left < 0:
-        return [None] * len(least)
-    given = list(least)
-    wishes = sorted(range(len(least)), key=lambda i: most[i] - least[i])
-    for done, i in enumerate(wishes):
-        more = min(most[i] - least[i], left // (len(wishes) - done))
-        given[i] += more
-        left -= more
-    return given
+def _share_width(smallest: Sequence[int], largest: Sequence[int], total: int) -> list[int | None]:
+    """The width of each column: the smallest, and an equal part of the rest; None if `total` is too small."""
+    rest = total - sum(smallest)
+    if rest < 0:
+        return [None] * len(smallest)
+    widths = list(smallest)
+    by_need = sorted(range(len(smallest)), key=lambda i: largest[i] - smallest[i])
+    for done, i in enumerate(by_need):
+        more = min(largest[i] - smallest[i], rest // (len(by_need) - done))
+        widths[i] += more
+        rest -= more
+    return widths
 
 
 def print_table(*args: Any, **kwargs: Any) -> None:
@@ -118,7 +120,7 @@ def print_text(text: str) -> None:
 
 
 def _print_wrapped(text: str, stream: Any, width: int | None) -> None:
-    for line in shown(text).split("\n"):
+    for line in escape(text).split("\n"):
         indent = line[: len(line) - len(line.lstrip())]
         wrap = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": indent}
         print(textwrap.fill(line, width, **wrap) if width and line else line, file=stream)
@@ -176,17 +178,8 @@ def fraction(value: float | None) -> str:
 
 # Columns of a front that are dropped in a narrow terminal, in this order.
 DROPPABLE = (
-    *(
-        "memory access",
-        "ties with",
-        "digest",
-        "params",
-        "measured again",
-        "in the search",
-        "latency ms (95 %)",
-        "FLOPs",
-    ),
-    "latency ms",
+    *("memory access", "ties with", "digest", "params", "measured again", "in the search", "latency ms (95 %)"),
+    *("FLOPs", "latency ms"),
 )
 
 
@@ -201,8 +194,8 @@ def front_table(
     again, searched, ties = has("latency_again_ms"), has("search_accuracy"), has("latency_ties")
     accuracy = has("accuracy") or searched  # else it is not an objective
     rows = [_front_row(row) for row in front]
-    absent = {"accuracy": accuracy, "in the search": searched, "measured again": again, "ties with": ties}
-    columns = [column for column in FRONT_COLUMNS if absent.get(column, True)]
+    optional = {"accuracy": accuracy, "in the search": searched, "measured again": again, "ties with": ties}
+    columns = [column for column in FRONT_COLUMNS if optional.get(column, True)]
     width = width or console().width
     shown, dropped = fit_columns(columns, rows, width, DROPPABLE, {"latency ms (95 %)": "latency ms"})
     tied = " Ties: intervals of latency overlap." if "ties with" in shown else ""
@@ -258,9 +251,9 @@ def fit_columns(
 
     def fits(dropped: Sequence[str]) -> bool:
         names = taken(dropped)
-        cells = [[shown(row[name]) for name in names] for row in rows]
-        least, _ = _widths(names, cells, [wrapped in (None, name) for name in names])
-        return EDGES + sum(GAP + each for each in least) <= width
+        cells = [[escape(row[name]) for name in names] for row in rows]
+        smallest, _ = _width_ranges(names, cells, [wrapped in (None, name) for name in names])
+        return EDGES + sum(GAP + each for each in smallest) <= width
 
     dropped: list[str] = []
     for name in droppable:

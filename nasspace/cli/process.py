@@ -17,7 +17,7 @@ from typing import Any
 INTERRUPTED = 130
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # from Ctrl-C, batch systems, and a closed terminal
 READER_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # after `| head -1`, or in a closed terminal
-STOPPED = b"nas: stopped immediately; what is finished is kept, `nas resume` goes on\n"
+STOPPED = b"nas: stopped immediately; what is finished is kept; run `nas resume` to continue\n"
 SHOW_CURSOR = b"\x1b[?25h"
 
 

@@ -188,7 +188,8 @@ def _interrupted(studies: list[Study]) -> Interrupted:
 
     if not studies:
         return Interrupted("interrupted before the search started; run the same command again")
-    return Interrupted(f"interrupted; what is finished is kept, `nas resume {paths.shown(studies[0].folder)}` goes on")
+    command = f"nas resume {paths.shown(studies[0].folder)}"
+    return Interrupted(f"interrupted; what is finished is kept; run `{command}` to continue")
 
 
 def front(
@@ -216,17 +217,17 @@ def _print_front(study: Study, json: bool) -> None:
     printing.console().print(printing.front_table(study.snapshot().rows(), study.settings["accuracy_is_of"], title))
     document = study.document()
     if document["resolution_why"]:
-        printing.say(f"deployment resolution {document['resolution']}: {document['resolution_why']}")
+        printing.print_message(f"deployment resolution {document['resolution']}: {document['resolution_why']}")
     if document["untrained"]:
         number = document["untrained"]
-        printing.say(f"{number} more to train at the deployment resolution: run `nas resume {study.name}`")
+        printing.print_message(f"{number} more to train at the deployment resolution: run `nas resume {study.name}`")
     if document["ended_early"]:
-        printing.say(f"the search ended early: {document['ended_early']}")
+        printing.print_message(f"the search ended early: {document['ended_early']}")
     if document["budget_use"]:
-        printing.say(document["budget_use"])
+        printing.print_message(document["budget_use"])
     if predictor := document["latency_predictor"]:
-        printing.say(predictor.get("sentence") or _predictor_sentence(predictor))
-    printing.say(f"{study.folder}: report.html, front.csv, exports")
+        printing.print_message(predictor.get("sentence") or _predictor_sentence(predictor))
+    printing.print_message(f"{study.folder}: report.html, front.csv, exports")
     return None
 
 
@@ -251,4 +252,4 @@ def report(
     if json:
         printing.print_json({"study": loaded.name, "report": str(path)})
     else:
-        print(printing.shown(path))
+        print(printing.escape(path))

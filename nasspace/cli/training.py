@@ -74,7 +74,7 @@ def train(
             threads=threads,
             batch_size=batch_size,
             skip_broken=skip_broken,
-            report=printing.say,
+            report=printing.print_message,
         )
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the checkpoint is kept, the same command continues") from None

@@ -46,17 +46,17 @@ def load_data(
         _check_resolution(resolution)
     if not 0 < held_out < 1:
         raise InputError(f"held_out: {held_out} is no share of the training images; give one between 0 and 1")
-    found = _find(spec, files.expanded(data_dir) if data_dir else None)
-    classes, labels = _encode_labels(found)
-    decoded = _decoded(found, labels, resolution, skip_broken)
+    source = _find(spec, files.expanded(data_dir) if data_dir else None)
+    classes, labels = _encode_labels(source)
+    decoded = _decode_splits(source, labels, resolution, skip_broken)
     splits = decoded.splits
     own = "validation" in splits
-    _check_classes(found.place, classes, splits["train"].labels, split_off=not own)
+    _check_classes(source.place, classes, splits["train"].labels, split_off=not own)
     if not own:
         taken, kept = stratified(splits["train"].labels, held_out, torch.Generator().manual_seed(seed))
         splits = {**splits, "validation": splits["train"].at(taken), "train": splits["train"].at(kept)}
     splits["train"] = splits["train"].without_originals()
-    _check_variance(found.place, splits["train"].pixels)
+    _check_variance(source.place, splits["train"].pixels)
     channels, side, _ = decoded.preprocessing["input"]
     return DataSet(
         spec,
@@ -64,7 +64,7 @@ def load_data(
         channels,
         **{split: splits.get(split) for split in sources.SPLITS},
         resolution=side,
-        skipped=(*found.left_out, *decoded.skipped),
+        skipped=(*source.left_out, *decoded.skipped),
         native=decoded.native,
         preprocessing=decoded.preprocessing,
         seed=seed,
@@ -102,13 +102,13 @@ def _find(spec: str, data_dir: Path | None) -> SourceData:
 def _cifar10(data_dir: Path | None) -> SourceData:
     """CIFAR-10 from parquet files in `data_dir`, else from the hub."""
     if data_dir:
-        found = tables.parquet(data_dir)
+        source = tables.parquet(data_dir)
     else:
         try:
-            found = tables.hub("uoft-cs/cifar10")
+            source = tables.hub("uoft-cs/cifar10")
         except InputError as error:
             raise InputError(f"{error}; --data-dir may name a folder with its train.parquet and test.parquet") from None
-    return found if found.class_names else dataclasses.replace(found, class_names=CIFAR10)
+    return source if source.class_names else dataclasses.replace(source, class_names=CIFAR10)
 
 
 def _from_hub(spec: str, name: str) -> SourceData:
@@ -123,34 +123,34 @@ def _from_hub(spec: str, name: str) -> SourceData:
         raise InputError(f"{error}; {built_in}{hint if 'mean' in hint else ''}") from None
 
 
-def _encode_labels(found: SourceData) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+def _encode_labels(source: SourceData) -> tuple[tuple[str, ...], dict[str, Tensor]]:
     """Class names, and the labels of each split as indices into them; a test split without labels is left out."""
-    train = found.splits["train"].labels
+    train = source.splits["train"].labels
     numbers = not any(isinstance(label, str) for label in train)
-    if numbers and found.class_names:
-        known: Sequence[int | str] = range(len(found.class_names))
+    if numbers and source.class_names:
+        known: Sequence[int | str] = range(len(source.class_names))
     else:
-        known = found.class_names or sorted({label for label in train if label is not None})
+        known = source.class_names or sorted({label for label in train if label is not None})
     positions = {label: position for position, label in enumerate(known)}
     labels = {}
-    for split, part in found.splits.items():
+    for split, part in source.splits.items():
         # Competitions withhold the labels of the test split: all are -1 on the hub, null or empty elsewhere.
         if split != "test" or not set(part.labels) <= {-1, None, ""}:
-            _check_labels(split, part, positions, found)
+            _check_labels(split, part, positions, source)
             labels[split] = torch.tensor([positions[label] for label in part.labels])
-    return found.class_names or tuple(map(str, known)), labels
+    return source.class_names or tuple(map(str, known)), labels
 
 
-def _check_labels(split: str, part: SourceSplit, known: Mapping[int | str, int], found: SourceData) -> None:
+def _check_labels(split: str, part: SourceSplit, known: Mapping[int | str, int], source: SourceData) -> None:
     """Refuse missing and unknown labels."""
     for label in dict.fromkeys(part.labels):
         if label in known and (isinstance(label, str) or 0 <= label < MOST_CLASSES):
             continue
         image = part.images[part.labels.index(label)]
-        place = image.place if isinstance(image, decoding.Encoded) else f"{found.place} {split}"
+        place = image.place if isinstance(image, decoding.Encoded) else f"{source.place} {split}"
         if label is None:
             raise InputError(f"{place}: has no label; {part.labels.count(None)} images of the split have none")
-        what = f"the {len(found.class_names)} named classes" if found.class_names else "the training images' classes"
+        what = f"the {len(source.class_names)} named classes" if source.class_names else "the training images' classes"
         if label in known:
             what = f"numbers from 0 to {MOST_CLASSES - 1:,}"
         raise InputError(f"{place}: its label {label!r} is not among {what}; correct it or leave the image out")
@@ -159,7 +159,7 @@ def _check_labels(split: str, part: SourceSplit, known: Mapping[int | str, int],
 def _check_classes(place: str, classes: tuple[str, ...], labels: Tensor, split_off: bool) -> None:
     """Refuse a single class, and classes with too few training images (two if validation images are split off)."""
     if len(classes) < 2:
-        raise InputError(f"{place}: has one class only, '{classes[0]}'; there is nothing to tell apart")
+        raise InputError(f"{place}: has one class only, '{classes[0]}'; a data set needs two or more")
     counts = torch.bincount(labels, minlength=len(classes)).tolist()
     few = [f"'{name}' has {count}" for name, count in zip(classes, counts, strict=True) if count < 1 + split_off]
     if few:
@@ -176,8 +176,8 @@ def _check_variance(place: str, pixels: Tensor) -> None:
     if torch.equal(low, high):
         raise InputError(
             f"{place}: all pixels of the {len(pixels)} training images are equal ({', '.join(map(str, low.tolist()))} "
-            "of 255), so there is nothing to learn from; perhaps the files are blank, or white drawings on a "
-            "transparent ground, which becomes white: put them on a ground on which they show"
+            "of 255), so there is nothing to learn; perhaps the files are blank, or white drawings on a transparent "
+            "background, which becomes white: give them a background of another color"
         )
 
 
@@ -191,17 +191,17 @@ class _Decoded:
     preprocessing: dict[str, Any]
 
 
-def _decoded(
-    found: SourceData, labels: dict[str, Tensor], resolution: int | Callable[[int], int] | None, skip_broken: bool
+def _decode_splits(
+    source: SourceData, labels: dict[str, Tensor], resolution: int | Callable[[int], int] | None, skip_broken: bool
 ) -> _Decoded:
     """Decode the images of all splits at one resolution.
 
     Size, color and range of values are those of all training images, before any are held out, so that they do not
     depend on the seed.
     """
-    parts = {split: found.splits[split].images for split in labels}
+    parts = {split: source.splits[split].images for split in labels}
     if isinstance(parts["train"], Tensor):
-        return _from_arrays(found.place, parts, labels, resolution)
+        return _from_arrays(source.place, parts, labels, resolution)
     heads = {split: decoding.headers(images) for split, images in parts.items()}
     broken = list(_broken_headers(parts, heads))
     if broken and (not skip_broken or all(head.broken for head in heads["train"])):
@@ -223,14 +223,14 @@ def _decoded(
     splits = {split: _readable(*decoded[split], labels[split], parts[split]) for split in parts}
     for split, images in splits.items():
         if not len(images):
-            raise InputError(f"{found.place}: none of its {split} images can be read")
+            raise InputError(f"{source.place}: none of its {split} images can be read")
     return _Decoded(splits, tuple(place for place, _ in broken), native, preprocessing)
 
 
 def _from_arrays(
     place: str, parts: dict[str, Tensor], labels: dict[str, Tensor], resolution: int | Callable[[int], int] | None
 ) -> _Decoded:
-    """As `_decoded`, for sources of uint8 [N, C, H, W]."""
+    """As `_decode_splits`, for sources of uint8 [N, C, H, W]."""
     native = min(parts["train"].shape[2:])
     preprocessing = decoding.specification(parts["train"].shape[1], _resolution(resolution, native))
     splits = {}

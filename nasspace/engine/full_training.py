@@ -440,6 +440,7 @@ class _Run:
             return self.finished() or self._train()
 
     def _train(self) -> FullTraining:
+        """Train, evaluate and export while holding the lock."""
         self._report_settings()
         trained = self._fit()
         if trained.diverged:
@@ -481,6 +482,7 @@ class _Run:
             lock.release()
 
     def _report_settings(self) -> None:
+        """Report notes on the settings, and the checkpoint if there is one."""
         for note in self.resolved.notes:
             self.report(note)
         if self.resolved.not_applied:

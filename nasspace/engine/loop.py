@@ -210,7 +210,7 @@ def _continue(study: Study, changes: Mapping[str, Any], report: Report, started:
     settings = study.settings
     if settings["evaluator"]:
         raise InputError(
-            f"study '{study.name}' was searched with the evaluator {settings['evaluator']}; go on with "
+            f"study '{study.name}' was searched with the evaluator {settings['evaluator']}; continue it with "
             f"nasspace.search(..., evaluator=..., study='{study.folder}')"
         )
     document = Document(settings["recipe"], str(study.folder / "study.yaml"))

@@ -13,7 +13,7 @@ from nasspace.training import published
 from nasspace.training.settings import TrainingSettings
 
 OWN = "own"
-NOTHING = "nothing that is known of"  # `not_applied` in the table where everything is applied
+NOTHING = "nothing known"  # `not_applied` in the table where everything is applied
 LEAST_STEPS = 20  # of an epoch: a published batch size that leaves fewer is lowered
 
 

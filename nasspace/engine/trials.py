@@ -202,7 +202,7 @@ class TrialManager:
         if measured and expected and not is_same_machine(measured, expected):
             raise InputError(
                 f"{self.study.folder}: trial {candidate.number}'s latency was measured on another machine "
-                f"({machine_text(measured)}) than the study's; go on where it was started, or search again under "
+                f"({machine_text(measured)}) than the study's; continue it on that machine, or search again under "
                 "another --study name"
             )
 

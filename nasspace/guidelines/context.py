@@ -121,7 +121,7 @@ class NetworkContext:
 def nearest_width(width: float) -> int:
     """Return a width of about the same FLOPs (which grow with its square): a multiple of 16, 8 or 4 if one is close.
 
-    >>> near(63.7), near(52.0), near(17.6)
+    >>> nearest_width(63.7), nearest_width(52.0), nearest_width(17.6)
     (64, 52, 18)
     """
     for divisor in (16, 8, 4):
@@ -134,7 +134,7 @@ def nearest_width(width: float) -> int:
 def next_multiple_of_16(width: float) -> int:
     """Return the next multiple of 16, which fills vector units: more FLOPs, and often less time.
 
-    >>> above(56), above(64)
+    >>> next_multiple_of_16(56), next_multiple_of_16(64)
     (64, 64)
     """
     return 16 * math.ceil(width / 16)

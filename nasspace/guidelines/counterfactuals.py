@@ -177,7 +177,10 @@ def _join(form: str, parts: Sequence[nn.Module]) -> nn.Module:
     from torch import nn
 
     class Joined(nn.ModuleList):
+        """Parallel modules."""
+
         def forward(self, x: torch.Tensor) -> torch.Tensor:
+            """Concatenate or add the outputs."""
             outputs = [part(x) for part in self]
             return torch.cat(outputs, 1) if form == "Concat" else sum(outputs[1:], outputs[0])
 
@@ -218,7 +221,7 @@ class OperatorReplacement:
 Part = LayerReplacement | GraphEdit | OperatorReplacement
 
 
-def measure_saving(parts: Iterable[Part], folder: Path, how: MeasurementSettings) -> Saving:
+def measure_saving(parts: Iterable[Part], folder: Path, settings: MeasurementSettings) -> Saving:
     """Return the total saving of parts; equal parts are measured once, different ones have independent errors."""
     sides: dict[str, list[dict[str, float]]] = {}
     saved: dict[str, float] = defaultdict(float)
@@ -226,21 +229,21 @@ def measure_saving(parts: Iterable[Part], folder: Path, how: MeasurementSettings
     for part in parts:
         text = part.text()
         if text not in sides:
-            sides[text] = _measured(part, folder, how)
+            sides[text] = _measure_part(part, folder, settings)
         one = saving_between(sides[text], part.saved)
         saved[text] += one.ms
         errors[text] += one.plus_minus
     return Saving(sum(saved.values()), math.hypot(*errors.values()))
 
 
-def estimate_saving(parts: Sequence[Part], folder: Path, how: MeasurementSettings) -> float:
+def estimate_saving(parts: Sequence[Part], folder: Path, settings: MeasurementSettings) -> float:
     """Estimate the total saving optimistically from brief measurements of the heaviest `ESTIMATE_SAMPLE` parts."""
     weights: dict[str, float] = defaultdict(float)
     for part in parts:
         weights[part.text()] += _weight(part)
     heavy = sorted(weights, key=weights.__getitem__, reverse=True)[:ESTIMATE_SAMPLE]
     chosen = [part for part in parts if part.text() in heavy]
-    saved = measure_saving(chosen, folder, replace(how, seconds=how.seconds / 4))
+    saved = measure_saving(chosen, folder, replace(settings, seconds=settings.seconds / 4))
     return (saved.ms + saved.plus_minus) * sum(weights.values()) / sum(weights[text] for text in heavy)
 
 
@@ -260,16 +263,18 @@ def saving_between(sides: Sequence[Mapping[str, float]], saved: Callable[[float,
     return Saving(saving, math.hypot(first, second))
 
 
-def _measured(part: Part, folder: Path, how: MeasurementSettings) -> list[dict[str, float]]:
+def _measure_part(part: Part, folder: Path, settings: MeasurementSettings) -> list[dict[str, float]]:
     """Return milliseconds and scatter of a part before and after its change, from the cache if possible."""
-    cache = how.cache or LatencyCache()
-    digest = hashlib.sha256(f"{part.text()} {how.seconds!r}".encode()).hexdigest()[:24]
-    key = Conditions.on_this_machine(f"what-if {digest}", "onnxruntime", threads=how.threads, batch_size=how.batch_size)
-    known = None if how.fresh else cache.get(key)
-    if known is None or not _are_sides(known.get("sides")):
-        known = {"sides": measure_side_by_side(part.write(folder, how.batch_size), how)}
-        cache.put(key, known)
-    return known["sides"]
+    cache = settings.cache or LatencyCache()
+    digest = hashlib.sha256(f"{part.text()} {settings.seconds!r}".encode()).hexdigest()[:24]
+    key = Conditions.on_this_machine(
+        f"what-if {digest}", "onnxruntime", threads=settings.threads, batch_size=settings.batch_size
+    )
+    entry = None if settings.fresh else cache.get(key)
+    if entry is None or not _are_sides(entry.get("sides")):
+        entry = {"sides": measure_in_turn(part.write(folder, settings.batch_size), settings)}
+        cache.put(key, entry)
+    return entry["sides"]
 
 
 def _are_sides(sides: Any) -> bool:
@@ -282,10 +287,12 @@ def _are_sides(sides: Any) -> bool:
     )
 
 
-def measure_side_by_side(paths: Sequence[Path], how: MeasurementSettings) -> list[dict[str, float]]:
+def measure_in_turn(paths: Sequence[Path], settings: MeasurementSettings) -> list[dict[str, float]]:
     """Measure ONNX files in turn and return milliseconds and scatter of each."""
-    networks = {str(i): runtimes.get("onnxruntime")(how.threads, how.batch_size).load(p) for i, p in enumerate(paths)}
-    found = benchmark.measure(networks, seconds=how.seconds)
+    networks = {
+        str(i): runtimes.get("onnxruntime")(settings.threads, settings.batch_size).load(p) for i, p in enumerate(paths)
+    }
+    found = benchmark.measure(networks, seconds=settings.seconds)
     return [{"ms": one.median_ms, "scatter": _scatter(one.samples_ms)} for one in found.values()]
 
 

@@ -24,8 +24,8 @@ from nasspace.guidelines.counterfactuals import (
     OperatorReplacement,
     Saving,
     estimate_saving,
+    measure_in_turn,
     measure_saving,
-    measure_side_by_side,
     saving_between,
     write_changed_network,
     write_checked,
@@ -125,22 +125,22 @@ def explain(
     """
     check_counts(threads=threads, batch_size=batch_size)
     cache = LatencyCache() if cache is None else cache
-    how = MeasurementSettings(threads, batch_size, cache, fresh, PART_SECONDS * seconds)
+    settings = MeasurementSettings(threads, batch_size, cache, fresh, PART_SECONDS * seconds)
     counted = cost(architecture)
     with temporary.private() as name:
         folder = Path(name)
         path = write_checked(build(architecture), architecture.input, folder / "network.onnx", batch_size)
-        latency = _latency(path, seconds, how)
+        latency = _latency(path, seconds, settings)
         current = statistics.median(latency.samples_ms)  # at the machine's speed during the profile
         profiled = profile.profile_onnx(path, len(counted.layers), current, threads=threads, seconds=seconds)
         profiled = profiled.scaled(latency.median_ms / current)
         context = NetworkContext(architecture, Graph(path), profiled)
-        found = _predict(context, folder, how)
-        longer = replace(how, seconds=max(how.seconds, seconds))
+        found = _predict(context, folder, settings)
+        longer = replace(settings, seconds=max(settings.seconds, seconds))
         findings = []
         for violation, finding in found:
             with _skip_unmeasurable(violation):
-                findings.append(_measured(finding, violation, path, context, longer) if measure else finding)
+                findings.append(_measure_finding(finding, violation, path, context, longer) if measure else finding)
     times = _times(counted.layers, profiled)
     return Explanation(
         latency.median_ms,
@@ -155,13 +155,13 @@ def explain(
     )
 
 
-def _latency(path: Path, seconds: float, how: MeasurementSettings) -> Latency:
+def _latency(path: Path, seconds: float, settings: MeasurementSettings) -> Latency:
     """Measure the latency of an exported file as `nas latency` does, next to the reference network."""
-    network = runtimes.get("onnxruntime")(how.threads, how.batch_size).load(path)
-    reference = load_reference(how.threads, "cpu", how.cache)
+    network = runtimes.get("onnxruntime")(settings.threads, settings.batch_size).load(path)
+    reference = load_reference(settings.threads, "cpu", settings.cache)
     latency = benchmark.measure({"": network}, reference=reference, seconds=seconds)[""]
     if not latency.contended:
-        record_rounds(latency.reference_ms, how.threads, "cpu", how.cache)
+        record_rounds(latency.reference_ms, settings.threads, "cpu", settings.cache)
     return latency
 
 
@@ -175,7 +175,7 @@ def _times(layers: Sequence[Any], profiled: profile.Profile) -> tuple[LayerTime,
     return (*rows, LayerTime(None, "rest", profiled.rest_ms, profiled.share(profiled.rest_ms)))
 
 
-def _predict(context: NetworkContext, folder: Path, how: MeasurementSettings) -> list[tuple[Violation, Finding]]:
+def _predict(context: NetworkContext, folder: Path, settings: MeasurementSettings) -> list[tuple[Violation, Finding]]:
     """Return noticeable findings sorted by saving, with the best change for each guideline and kind."""
     found: dict[tuple[str, str], tuple[Violation, Finding]] = {}
     for violation in chain.from_iterable(guideline(context) for guideline in GUIDELINES):
@@ -183,9 +183,9 @@ def _predict(context: NetworkContext, folder: Path, how: MeasurementSettings) ->
             continue
         with _skip_unmeasurable(violation):
             least = MIN_SAVING / 2 * context.profile.total_ms
-            if not violation.parts or estimate_saving(violation.parts, folder, how) < least:
+            if not violation.parts or estimate_saving(violation.parts, folder, settings) < least:
                 continue
-            saved = measure_saving(violation.parts, folder, how)
+            saved = measure_saving(violation.parts, folder, settings)
             key = violation.guideline, violation.kind
             better = key not in found or saved.ms > found[key][1].saving_ms
             if better and is_noticeable(saved, context.profile.total_ms):
@@ -222,17 +222,17 @@ def _finding(violation: Violation, saved: Saving, context: NetworkContext) -> Fi
     )
 
 
-def _measured(
-    finding: Finding, violation: Violation, path: Path, context: NetworkContext, how: MeasurementSettings
+def _measure_finding(
+    finding: Finding, violation: Violation, path: Path, context: NetworkContext, settings: MeasurementSettings
 ) -> Finding:
     """Measure the saving of a finding in the whole network, and of parts that can only be measured separately."""
     isolated = [part for part in violation.parts if isinstance(part, OperatorReplacement)]
-    saved = measure_saving(isolated, path.parent, replace(how, fresh=True)) if isolated else Saving(0.0)
+    saved = measure_saving(isolated, path.parent, replace(settings, fresh=True)) if isolated else Saving(0.0)
     changed = write_changed_network(
-        path, violation.parts, violation.layers, path.parent, context.architecture, how.batch_size
+        path, violation.parts, violation.layers, path.parent, context.architecture, settings.batch_size
     )
     if changed is not None:
-        whole = saving_between(measure_side_by_side((path, changed), how), operator.sub)
+        whole = saving_between(measure_in_turn((path, changed), settings), operator.sub)
         saved = Saving(saved.ms + whole.ms, math.hypot(saved.plus_minus, whole.plus_minus))
     where = "operators" if changed is None else "network and operators" if isolated else "network"
     return replace(finding, measured_ms=saved.ms, measured_plus_minus_ms=saved.plus_minus, measured_on=where)

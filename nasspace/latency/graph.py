@@ -54,7 +54,7 @@ class Convolution:
 def layer_index(name: str) -> int | None:
     """Return the layer index at the start of the name of a node or tensor, or None.
 
-    >>> layer_of("/12/branch/branch.0/Conv"), layer_of("/Flatten"), layer_of("ReorderInput_token_3")
+    >>> layer_index("/12/branch/branch.0/Conv"), layer_index("/Flatten"), layer_index("ReorderInput_token_3")
     (12, None, None)
     """
     found = _LAYER.match(name)

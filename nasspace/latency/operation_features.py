@@ -68,10 +68,10 @@ def cost_features(operation: Operation) -> tuple[float, ...]:
 @lru_cache(maxsize=100_000)
 def size_features(operation: Operation) -> tuple[float, ...]:
     """Return logarithms of channels, map sizes, kernel, groups and memory access, then the unused shares of lanes."""
-    given, out = operation.in_shape or (1,), operation.out_shape or (1,)  # a user's block may return a scalar
+    in_shape, out = operation.in_shape or (1,), operation.out_shape or (1,)  # a user's block may return a scalar
     kernel = operation.weight_shape[-1] if len(operation.weight_shape) == 4 else 1
-    per_group = operation.weight_shape[1] if len(operation.weight_shape) == 4 else given[0]
-    sizes = (given[0], out[0], math.prod(given[1:]), math.prod(out[1:]), kernel, given[0] / per_group)
+    per_group = operation.weight_shape[1] if len(operation.weight_shape) == 4 else in_shape[0]
+    sizes = (in_shape[0], out[0], math.prod(in_shape[1:]), math.prod(out[1:]), kernel, in_shape[0] / per_group)
     work = math.log(1 + operation.memory_access)
-    over = [(-channels % lane) / lane for channels in (given[0], out[0]) for lane in LANES]
+    over = [(-channels % lane) / lane for channels in (in_shape[0], out[0]) for lane in LANES]
     return (*(math.log(max(size, 1)) for size in sizes), work / 2, *over)

@@ -90,15 +90,18 @@ def _batch_reader(path: Path, images: np.ndarray) -> CalibrationDataReader:
     import onnx
     from onnxruntime.quantization import CalibrationDataReader
 
-    given = onnx.load(path, load_external_data=False).graph.input[0]
-    batch, *shape = (size.dim_value for size in given.type.tensor_type.shape.dim)
+    described = onnx.load(path, load_external_data=False).graph.input[0]
+    batch, *shape = (size.dim_value for size in described.type.tensor_type.shape.dim)
     if len(images) == 0 or list(images.shape[1:]) != shape:
         raise InputError(f"calibration images of {images.shape}: the network's input needs some of (N, {shape})")
     whole = np.resize(images, (-(-len(images) // max(batch, 1)) * max(batch, 1), *shape)).astype(np.float32)
     batches = iter(np.split(whole, len(whole) // max(batch, 1)))
 
     class Reader(CalibrationDataReader):
+        """The batches, one at a time."""
+
         def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(({given.name: part} for part in batches), None)
+            """Return the next batch, or None at the end."""
+            return next(({described.name: part} for part in batches), None)
 
     return Reader()

@@ -22,14 +22,14 @@ from nasspace.samplers.surrogates import TINY, log, surrogate
 if TYPE_CHECKING:
     from nasspace.architecture import Architecture
 
-INITIAL_QUANTILES = (0.5, 0.1, 0.9)  # of cost: the initial design, before anything is modelled
+INITIAL_QUANTILES = (0.5, 0.1, 0.9)  # of cost: the initial design, before anything is modeled
 LEAST_PROBABILITY = 0.05  # a candidate less likely to meet the limits is proposed only if none is better
 LEAST_SPREAD = 0.02  # prior: the least spread of accuracies, on the scale of `variance_stabilized`
 SCALES = (np.exp, np.asarray)  # of the logarithm of a cost: the front should be dense on both
 
 
 class Acquisition:
-    """Scores candidates by what they promise after some `observations`.
+    """Scores candidates by what they promise, given `observations`.
 
     `objectives`: accuracy is maximized, all others (`costs`) are minimized. `limits`: the largest allowed values.
     """
@@ -48,13 +48,13 @@ class Acquisition:
         self.surrogates = {name: surrogate(features, name, observations) for name in sorted(unknown)}
         self.complete = [trial for trial in observations if all(name in trial.values for name in objectives)]
         self.pending = [trial.architecture for trial in observations if not trial.values]
-        self.initial_count = len(self.complete) + len(self.pending)
-        self.rejected = len(observations) - self.initial_count
-        self.is_modelled = bool(self.complete) and self.initial_count >= len(INITIAL_QUANTILES)
+        self.trained_count = len(self.complete) + len(self.pending)
+        self.rejected = len(observations) - self.trained_count
+        self.is_modeled = bool(self.complete) and self.trained_count >= len(INITIAL_QUANTILES)
         self.accuracies, self.process, self.least_accuracy = np.ones(len(self.complete)), None, 0.0
         if "accuracy" in objectives:
             self.accuracies = variance_stabilized([trial.values["accuracy"] for trial in self.complete])
-        if self.is_modelled and "accuracy" in objectives:
+        if self.is_modeled and "accuracy" in objectives:
             self._fit()
         self.front, self.front_rows = self._front()
 
@@ -71,7 +71,7 @@ class Acquisition:
         figures = {name: self._figure(name, architectures, groups) for name in {*self.costs, *self.limits}}
         probability, excess = self._feasibility(figures, len(architectures))
         likely = probability >= LEAST_PROBABILITY
-        if self.is_modelled:
+        if self.is_modeled:
             score = self._improvement(groups, [figures[name][0] for name in self.costs])
         else:
             score = self._nearness(architectures, likely)
@@ -131,7 +131,7 @@ class Acquisition:
         if not names or not likely.any():
             return np.ones(len(architectures))
         logs, _ = self._figure(names[0], architectures, [])
-        target = np.quantile(logs[likely], INITIAL_QUANTILES[self.initial_count % len(INITIAL_QUANTILES)])
+        target = np.quantile(logs[likely], INITIAL_QUANTILES[self.trained_count % len(INITIAL_QUANTILES)])
         return 1 / (1 + np.abs(logs - target))
 
     def _improvement(self, groups: Sequence[np.ndarray], costs: Sequence[np.ndarray]) -> np.ndarray:

@@ -121,7 +121,7 @@ class GainSampler:
 
     def _best(self, pool: _Pool, acquisition: Acquisition, rng: random.Random) -> Architecture:
         """The candidate with the highest score, after hill climbing from the best of the pool."""
-        if not (acquisition.is_modelled or acquisition.rejected):  # initial design: few candidates, so by chance
+        if not (acquisition.is_modeled or acquisition.rejected):  # initial design: few candidates, so by chance
             return acquisition.ranked(rng.sample(pool.inside, min(len(pool.inside), INITIAL)))[0][1]
         best = acquisition.ranked(pool.inside)
         for _ in range(0 if self._is_listed else CLIMBS):

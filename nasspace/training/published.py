@@ -49,8 +49,8 @@ class PublishedTraining:
     def scaled(self, batch_size: int, epochs: int | None = None) -> TrainingSettings:
         """The settings for another batch size, and for another number of epochs if the published one is known.
 
-        Learning rates are scaled in proportion to the batch size (Goyal et al. 2017: a rule for SGD; for RMSprop a
-        custom), settings in epochs (warm-up, drops, patience) in proportion to `epochs`. Batch norm statistics are
+        Learning rates are scaled in proportion to the batch size (Goyal et al. 2017: a rule for SGD, and customary for
+        RMSprop), settings in epochs (warm-up, drops, patience) in proportion to `epochs`. Batch norm statistics are
         re-estimated at the end: running ones with the published momentum need the published number of steps.
         """
         settings = self.settings

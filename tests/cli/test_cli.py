@@ -1,4 +1,4 @@
-"""The command line: exit status, one message, JSON documents; what README says is so."""
+"""The command line: exit status, one message per error, JSON documents; README is true."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_bad_input_is_one_message_and_exit_status_2(capsys, arguments, named):
     assert named in err
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) == 1
-    assert not Path("reports").exists(), "nothing is begun on bad input"
+    assert not Path("reports").exists(), "bad input starts nothing"
 
 
 def test_json_documents(capsys):
@@ -165,7 +165,7 @@ def test_a_search_on_real_digits_from_the_command_line(capsys):
     assert "://" not in re.sub(r"<script.*?</script>", "", Path("reports/d/report.html").read_text(), flags=re.S)
     again = nas(capsys, "resume", "d", "--json")
     assert again[0] == 0
-    assert json.loads(again[1]) == document, "a finished study is printed as it is"
+    assert json.loads(again[1]) == document, "a finished study is printed unchanged"
     number = document["front"][0]["id"]
     status, out, err = nas(capsys, "export", f"d:{number}", "--out", "mine", "--json")
     assert status == 0, err
@@ -175,7 +175,7 @@ def test_a_search_on_real_digits_from_the_command_line(capsys):
     assert "another space" in err
 
 
-def test_the_default_folder_of_an_export_is_not_written_over_by_another_network(capsys):
+def test_the_default_folder_of_an_export_is_not_overwritten_by_another_network(capsys):
     text = (
         '{"nasspace": 1, "name": "mine", "input": [3, 16, 16], "classes": 10, "layers": '
         '[{"block": "conv", "out": 8}, {"block": "global_pool"}, {"block": "linear", "out": 10}]}'
@@ -207,5 +207,5 @@ def test_the_default_folder_of_an_export_is_not_written_over_by_another_network(
     assert nas(capsys, *export, "--seed", "1", "--force")[0] == 0
     assert (folder / "weights.safetensors").read_bytes() != weights
     assert not (folder / "training.json").exists()
-    assert nas(capsys, *export, "--out", str(folder))[0] == 0, "a folder that is named is meant"
+    assert nas(capsys, *export, "--out", str(folder))[0] == 0, "a folder given by --out is overwritten"
     assert (folder / "weights.safetensors").read_bytes() == weights

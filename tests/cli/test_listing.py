@@ -1,4 +1,4 @@
-"""Tables of spaces, networks and fronts: what is recorded is so, needs no PyTorch, and is readable in any width."""
+"""Tables of spaces, networks and fronts: the recorded data is true, needs no PyTorch, and fits any width."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def study():
 
 
 @pytest.mark.slow
-def test_what_is_recorded_of_shipped_spaces_and_networks_is_so():
+def test_the_recorded_data_of_shipped_spaces_and_networks_is_true():
     assert json.loads(listing.RECORDED.read_text()) == listing.computed_all(), "python -m nasspace.cli.listing"
 
 
@@ -56,7 +56,7 @@ def test_choices_among_blocks_have_their_names(capsys, monkeypatch):
     assert choices["stages.0.1.shuffle_v2.kernel"] == [3, 5]
 
 
-def test_a_space_of_ones_own_is_remembered_by_its_text(capsys):
+def test_a_users_own_space_is_cached_by_its_text(capsys):
     first = listing.space("own")
     kept = listing._cache_path(listing._key(OWN, 10, None))
     assert json.loads(kept.read_text()) == first

@@ -1,4 +1,4 @@
-"""Names and descriptions of strangers are printed as text: no markup, nothing that a terminal obeys."""
+"""Names and descriptions are printed as plain text: no markup, no control characters."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def test_a_table_shows_texts_as_they_are(capsys, text):
 
 
 @pytest.mark.parametrize("text", ["a\x1b[2Jb", "\x9b31m", "\x07", "a\rb", "\x7f", "\u202ecba", "x\u200b", "caf\udce9"])
-def test_what_a_terminal_would_obey_is_escaped(capsys, text):
+def test_control_characters_are_escaped(capsys, text):
     printing.print_table([text], [(text,)], title=text, caption=text)
-    printing.say(text)
+    printing.print_message(text)
     found = "".join(capsys.readouterr())
-    assert found.count(printing.shown(text)) == 5
+    assert found.count(printing.escape(text)) == 5
     assert found.replace("\n", "").isprintable()
     found.encode()
 
 
-def test_json_documents_are_printable_and_say_the_same(capsys):
+def test_json_documents_are_printable_and_unchanged(capsys):
     texts = ["a\x1b[2Jb", "\x9b31m", "\x7f", "caf\udce9", "é 猫"]
     printing.print_json(texts)
     out = capsys.readouterr().out
@@ -70,13 +70,13 @@ def test_a_description_with_markup_is_listed(capsys):
         assert r"blocks [/b] of [red]x \x1b[2J" in " ".join(capsys.readouterr().out.split())
 
 
-def test_an_error_escapes_what_it_names(capsys):
+def test_an_error_escapes_names(capsys):
     assert cli.run(["spaces", "a\x1b[2J\udce9"]) == 2
     assert r"'a\x1b[2J\udce9' is not a space" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["../../x", "/x", "..", "a\0b", "caf\udce9", "x" * 300, "a\x1b[2J"], ids=ascii)
-def test_a_name_that_leads_elsewhere_is_refused_before_anything_is_written(capsys, tmp_path, name):
+def test_a_name_that_is_a_path_is_refused_before_anything_is_written(capsys, tmp_path, name):
     work = tmp_path / "deep" / "deeper"
     work.mkdir(parents=True)
     (work / "net.json").write_text(json.dumps({**NETWORK, "name": name}))
@@ -146,7 +146,7 @@ def test_no_word_number_or_digest_is_broken(capsys, monkeypatch, show, whole, wi
 
 
 @pytest.mark.parametrize("width", [30, 45, 60, 80, 120])
-def test_columns_are_left_out_and_named_before_a_word_is_broken(capsys, monkeypatch, width):
+def test_columns_are_dropped_and_named_before_a_word_is_broken(capsys, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
     columns = ("name", "first number", "a long description", "digest")
     row = dict(

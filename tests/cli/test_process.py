@@ -1,4 +1,4 @@
-"""`nas` as a process: signals, closed streams, errors of its own."""
+"""`nas` as a process: signals, closed streams, internal errors."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def started():
     """A search in the middle of its first training."""
     pipe = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
 
-    def heard() -> None:
-        for each in (signal.SIGINT, signal.SIGHUP):  # `nohup pytest &` would hand on that they are ignored
+    def reset_signals() -> None:
+        for each in (signal.SIGINT, signal.SIGHUP):  # `nohup pytest &` would pass on that they are ignored
             signal.signal(each, signal.SIG_DFL)
 
-    process = subprocess.Popen(searching("long.yaml"), preexec_fn=heard, **pipe)
+    process = subprocess.Popen(searching("long.yaml"), preexec_fn=reset_signals, **pipe)
     for line in process.stderr:
         if line.startswith("trial 0"):
             break
@@ -57,28 +57,28 @@ def started():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_an_interrupted_search_says_how_to_go_on(name):
+def test_an_interrupted_search_names_the_command_to_continue(name):
     process = started()
     process.send_signal(getattr(signal, name))
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert out == ""
-    assert err.splitlines()[-1] == "nas: interrupted; what is finished is kept, `nas resume s` goes on"
+    assert err.splitlines()[-1] == "nas: interrupted; what is finished is kept; run `nas resume s` to continue"
     assert "Traceback" not in err
     assert records.load("s").evaluated == 0
 
 
 @pytest.mark.slow
-def test_the_second_signal_ends_at_once():
+def test_the_second_signal_exits_immediately():
     process = started()
-    os.kill(process.pid, signal.SIGSTOP)  # so that both arrive together
+    os.kill(process.pid, signal.SIGSTOP)  # both arrive together
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
     os.kill(process.pid, signal.SIGCONT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert err.splitlines()[-1].endswith("what is finished is kept, `nas resume` goes on")
+    assert err.splitlines()[-1].endswith("what is finished is kept; run `nas resume` to continue")
 
 
 @pytest.mark.slow
@@ -103,7 +103,7 @@ def test_a_table_needs_no_stream(streams):
     assert "Exception ignored" not in done.stderr
 
 
-def test_a_full_disk_on_standard_output_is_said():
+def test_a_full_disk_on_standard_output_is_reported():
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full")
     done = subprocess.run(["bash", "-c", f"{' '.join(NAS)} --help >/dev/full"], capture_output=True, text=True)
@@ -112,7 +112,7 @@ def test_a_full_disk_on_standard_output_is_said():
     assert "Traceback" not in done.stderr
 
 
-def test_an_error_of_our_own_keeps_its_traceback_in_a_file(monkeypatch, capsys):
+def test_an_internal_error_keeps_its_traceback_in_a_file(monkeypatch, capsys):
     def broken(*_, **__):
         raise KeyError("speed")
 

@@ -412,7 +412,7 @@ def test_one_image_a_class_is_enough_with_a_validation_split(tmp_path):
 def test_impossible_paths_are_one_message(tmp_path, monkeypatch, kind, place):
     monkeypatch.chdir(tmp_path)
     if kind:
-        with pytest.raises(InputError, match=r"does not exist|no such file|not known"):
+        with pytest.raises(InputError, match=r"does not exist|no such file|is unknown"):
             load_data(kind + place)
     else:
         with pytest.raises(InputError):

@@ -519,7 +519,7 @@ def test_white_drawings_on_a_transparent_background_are_refused(tmp_path):
         (tmp_path / name).mkdir()
         for number in range(2):
             drawn("RGBA", (0, 0, 0, 0), (255, 255, 255, 255)).save(tmp_path / name / f"{number}.png")
-    with pytest.raises(InputError, match="white drawings on a transparent ground"):
+    with pytest.raises(InputError, match="white drawings on a transparent background"):
         load_data(f"imagefolder:{tmp_path}")
 
 

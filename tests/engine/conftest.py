@@ -140,7 +140,7 @@ def database(server, request) -> Iterator[str]:
 
 
 class Searches:
-    """Searches of one study, each a process; `log` has the digest of every evaluation begun."""
+    """Searches of one study, each a process; `log` has the digest of every evaluation started."""
 
     def __init__(self, folder: Path, forked: Callable[..., Any]) -> None:
         self.folder = folder
@@ -172,10 +172,10 @@ class Searches:
         return path.read_text().split() if path.is_file() else []
 
     def wait_for(self, count: int, seconds: float = 60) -> None:
-        """Until so many evaluations have begun."""
+        """Until so many evaluations have started."""
         end = time.monotonic() + seconds
         while len(self.log()) < count:
-            assert time.monotonic() < end, f"{len(self.log())} evaluations begun, not {count}"
+            assert time.monotonic() < end, f"{len(self.log())} evaluations started, not {count}"
             time.sleep(0.02)
 
 

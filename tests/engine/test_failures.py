@@ -1,4 +1,4 @@
-"""Candidates whose blocks or trainings fail: the trial's failure with its traceback, and never the search's end."""
+"""Candidates whose blocks or trainings fail: each is a failed trial with a traceback, and the search continues."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def own(own_blocks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def register(block):
-        name = block.__name__.lower()  # of its own: counts are remembered by name
+        name = block.__name__.lower()  # a new name per block: counts are cached by name
         registry.register(name, block)
         return Space.from_text(SPACE.replace("brittle", name), "little.yaml")
 
@@ -78,7 +78,7 @@ def search(space, **settings):
 
 
 @pytest.mark.parametrize(("sampler", "limit"), [("gain", None), ("tpe", 1e9)])
-def test_a_block_that_does_not_run_at_one_width_is_left(own, sampler, limit):
+def test_a_block_that_does_not_run_at_one_width_is_skipped(own, sampler, limit):
     study = search(own(Brittle), sampler=sampler, flops_target=limit, trials=8)
     assert study.evaluated == 8
     layers = [layer for number in study.trials()["id"] for layer in study.architecture(number).layers]
@@ -130,14 +130,14 @@ def test_a_block_that_fails_in_training_is_that_trials_failure(own, capsys):
     assert "nas show" in capsys.readouterr().err
 
 
-def test_a_space_of_which_nothing_runs_says_so(own):
+def test_a_space_in_which_no_network_runs_is_refused(own):
     own(Brittle)
     text = SPACE.replace("[8, 12, 16]", "12").replace("conv: {kernel: [1, 3]}, ", "")
     with pytest.raises(InputError, match=r"no network of this space runs.*offset"):
         search(Space.from_text(text, "t.yaml"), sampler="gain")
 
 
-def test_a_mistake_of_our_own_stops_the_search(own, monkeypatch):
+def test_an_internal_error_stops_the_search(own, monkeypatch):
     made: dict = {"__name__": "nasspace.engine.evaluator"}  # as if it were written there
     exec("def called(*_):\n    raise TypeError('unexpected keyword')", made)
     monkeypatch.setattr(TrainingEvaluator, "_train", made["called"])
@@ -159,7 +159,7 @@ def raised(code, module):
 @pytest.mark.parametrize(
     ("code", "module", "of_candidate"),
     [
-        ("torch.zeros(2) @ torch.zeros(3)", "nasspace.training.trainer", True),  # PyTorch says so
+        ("torch.zeros(2) @ torch.zeros(3)", "nasspace.training.trainer", True),  # raised by PyTorch
         ("raise RuntimeError('out of memory')", "nasspace.training.trainer", True),
         ("raise MemoryError", "numpy.core", True),
         ("{}['a']", "nasspace.training.trainer", False),
@@ -234,18 +234,18 @@ def test_an_early_end_names_its_reason(own):
     space = Space.from_text(
         "input: [3, 8, 8]\nstages: [{out: [4, 8], block: [conv: {kernel: [1, 3]}, fire]}]", "t.yaml"
     )
-    how = {"trials": 100, "study": "s", "on_event": on_event, "objectives": ["accuracy", "flops"]}
-    nasspace.search(space, evaluator=lambda a: {"accuracy": 0.5, "flops": cost(a).flops}, **how)
+    settings = {"trials": 100, "study": "s", "on_event": on_event, "objectives": ["accuracy", "flops"]}
+    nasspace.search(space, evaluator=lambda a: {"accuracy": 0.5, "flops": cost(a).flops}, **settings)
     assert any("no new network" in note for note in notes)
     assert "no new network" in records.load("s").document()["ended_early"]
 
 
-def test_an_outcome_of_a_scorer_is_kept():
-    class Scorer:
+def test_an_outcome_of_an_evaluator_is_kept():
+    class Constant:
         def __call__(self, architecture):
             return Outcome({"accuracy": 1.0})
 
-    assert evaluate(Scorer(), None).values == {"accuracy": 1.0}
+    assert evaluate(Constant(), None).values == {"accuracy": 1.0}
 
 
 KILLING = """
@@ -263,8 +263,8 @@ nasspace.search(space, evaluator=evaluated, trials=9, retries=1, study="s", obje
 
 
 @pytest.mark.slow
-def test_a_candidate_that_kills_its_process_is_left_after_some_attempts(tmp_path, monkeypatch, forked):
-    """Each time the same command goes on with the study; with one retry a candidate may kill it twice."""
+def test_a_candidate_that_kills_its_process_fails_after_some_attempts(tmp_path, monkeypatch, forked):
+    """Each run continues the study; with one retry a candidate may kill its process twice."""
     monkeypatch.chdir(tmp_path)
     text = "{name: little, input: [1, 8, 8], stages: [{depth: 1, out: [8, 12], block: conv}]}"
     ended = [forked(KILLING, text).wait() for _ in range(3)]
@@ -279,7 +279,7 @@ def test_a_candidate_that_kills_its_process_is_left_after_some_attempts(tmp_path
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_from_outside_is_not_the_candidates_fault(tmp_path, monkeypatch, forked):
-    """By a batch system, for lack of memory, at a power cut: the candidate is tried again, however often."""
+    """By a batch system, for lack of memory, or by a power cut: the candidate is always tried again."""
     monkeypatch.chdir(tmp_path)
     text = "{name: little, input: [1, 8, 8], stages: [{depth: 1, out: [8, 12], block: conv}]}"
     killing = KILLING.replace("SIGSEGV", "SIGKILL").replace("layers[0].out == 12", "layers[0].out == 12 and DIE")
@@ -289,7 +289,7 @@ def test_a_process_that_is_killed_from_outside_is_not_the_candidates_fault(tmp_p
 
 
 def test_an_interrupted_evaluation_is_no_attempt(own):
-    """Ctrl-C, an error of our own: the process ends in order, and the candidate has killed nothing."""
+    """After Ctrl-C the process exits normally: the candidate did not kill it."""
     space = own(Late)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingEvaluator, "_train", interrupted)

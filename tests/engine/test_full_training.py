@@ -188,9 +188,11 @@ def test_the_readme_has_the_results(data, quick, tmp_path):
     assert text.startswith("# A network")
     assert f"{found.validation.accuracy:.2%} of held-out training images" in text
     assert f"| Test accuracy | {found.test.accuracy:.2%} (95 % interval {found.test.low:.2%} to " in text
-    assert "| Not applied | of the published training: ten crops in the end, pixels without division" in text
+    assert (
+        "| Not applied | of the published training: predictions averaged over ten crops, pixels not divided by" in text
+    )
     assert "### Confusion matrix of the test images" in text
-    assert found.not_applied.startswith("ten crops")
+    assert found.not_applied.startswith("predictions averaged")
 
 
 def test_a_validation_split_of_the_users_own_is_called_so(data, monkeypatch, tmp_path):

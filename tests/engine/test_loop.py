@@ -37,7 +37,7 @@ def flops(architecture):
 
 
 def scored(architecture):
-    """A table's stand-in: accuracy grows with depth and differs from network to network; latency is its own."""
+    """An evaluator without training: accuracy grows with depth, accuracy and latency have noise by network."""
     noise = random.Random(architecture.digest)
     counted = cost(architecture)
     accuracy = 0.5 + 0.04 * len(architecture.layers) + 0.05 * noise.random()
@@ -125,7 +125,7 @@ def test_flops_out_of_reach_name_the_cheapest(space):
         found(space, flops_target=1000)
 
 
-def test_a_study_goes_on_only_with_what_it_was_begun_with(space):
+def test_a_study_continues_only_with_the_settings_it_was_started_with(space):
     found(space)
     longer = found(space, trials=11)
     assert longer.evaluated == 11
@@ -196,9 +196,12 @@ def test_a_time_budget_ends_a_search_and_can_be_raised(space):
             study.deadline = 0.0
         return scored(architecture)
 
+    def on_event(kind, **event):
+        if kind == "start":
+            started.append(event["study"])
+
     def searched():
-        told = {"on_event": lambda kind, **about: started.append(about["study"]) if kind == "start" else None}
-        return found(space, trials=500, evaluator=scored_in_time, time_budget="1h", sampler="random", **told)
+        return found(space, trials=500, evaluator=scored_in_time, time_budget="1h", sampler="random", on_event=on_event)
 
     assert searched().evaluated == 5
     assert searched().evaluated == 10
@@ -212,7 +215,7 @@ def test_a_study_and_its_folder_may_have_braces_in_their_names(space, tmp_path, 
 
 
 class Failing:
-    """An evaluator as the project's own, one of whose trainings fails."""
+    """An evaluator that fails for some networks."""
 
     known: ClassVar = {"flops": flops}
 
@@ -225,7 +228,7 @@ class Failing:
         return Outcome(scored(architecture))
 
 
-def test_a_failed_training_is_left_and_the_search_goes_on(space, monkeypatch):
+def test_a_search_continues_after_a_failed_training(space, monkeypatch):
     first = digests(found(space, study="whole"))
     monkeypatch.setattr(
         loop.Problem, "from_function", classmethod(lambda cls, recipe, space, *_: failing(cls, recipe, space))
@@ -242,7 +245,7 @@ def test_a_failed_training_is_left_and_the_search_goes_on(space, monkeypatch):
     assert len(study.frozen("FAIL")) == 1
 
 
-def test_a_study_killed_before_its_database_was_made_begins(space):
+def test_a_study_killed_before_its_database_was_made_is_started(space):
     found(space, study="whole")
     folder = Path("reports/s")
     folder.mkdir(parents=True)
@@ -294,7 +297,7 @@ def test_of_two_processes_that_start_one_name_the_first_one_stands(space, forked
             assert "another process is searching" in said[status.index(1)] or "seed" in said[status.index(1)]
 
 
-def test_a_record_that_was_lost_is_not_begun_anew(space):
+def test_a_missing_record_is_not_replaced(space):
     study = found(space)
     for path in study.folder.glob("study.db*"):
         path.unlink()
@@ -310,7 +313,7 @@ def test_a_damaged_study_is_named(space):
         records.load("s")
 
 
-def test_a_shared_storage_is_joined_from_elsewhere_with_the_same_question(space, tmp_path):
+def test_a_shared_storage_is_joined_from_elsewhere_with_the_same_settings(space, tmp_path):
     url = "sqlite:///shared.db"
     study = found(space, storage=url)
     assert study.evaluated == 8

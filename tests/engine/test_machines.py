@@ -1,4 +1,4 @@
-"""Which machines are one, and what a study without latencies cares for."""
+"""Which machines count as the same, and on which a study may be continued."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECIPE = {"latency_device": "local", "ray": None}
         ({"processor": "other"}, False),
     ],
 )
-def test_machines_are_compared_but_for_reserved_memory(changes, same):
+def test_machines_are_compared_except_for_reserved_memory(changes, same):
     assert is_same_machine(MACHINE, {**MACHINE, **changes}) is same
     assert is_same_machine({**MACHINE, **changes}, MACHINE) is same
 
@@ -33,7 +33,7 @@ def settings(**machine):
     return {**parts, "storage": None, "recipe": RECIPE, "machine": {**MACHINE, **machine}}
 
 
-def test_a_study_without_latencies_goes_on_on_another_machine(tmp_path):
+def test_a_study_without_latencies_continues_on_another_machine(tmp_path):
     check_same_settings(tmp_path, settings(), settings(processor="other"), None)
     check_same_settings(tmp_path, settings(), settings(memory_gib=25), MACHINE)
     with pytest.raises(InputError, match=r"another machine \(processor one"):

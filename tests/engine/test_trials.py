@@ -45,12 +45,12 @@ def manager(tmp_path, monkeypatch):
 
 
 def test_the_number_of_trials_is_kept_and_no_network_comes_twice(manager):
-    asked = []
+    candidates = []
     while candidate := manager.ask():
-        asked.append(candidate)
-    assert len(asked) == len({candidate.architecture.digest for candidate in asked}) == 8
+        candidates.append(candidate)
+    assert len(candidates) == len({candidate.architecture.digest for candidate in candidates}) == 8
     assert not manager.is_finished, "they are running"
-    for candidate in reversed(asked):
+    for candidate in reversed(candidates):
         manager.tell(candidate, evaluate(manager.problem.evaluator, candidate.architecture))
     assert manager.is_finished
     assert manager.study.evaluated == 8
@@ -67,14 +67,14 @@ def test_trials_of_a_dead_process_are_resumed_once_each(manager):
 
 
 def test_a_rejected_or_failed_candidate_makes_room_for_another(manager):
-    asked = [manager.ask() for _ in range(8)]
+    candidates = [manager.ask() for _ in range(8)]
     assert manager.ask() is None
-    manager.tell(asked[0], Outcome({}, failure="out of memory"))
-    manager.tell(asked[1], Outcome({"flops": 1.0}, reason="latency is over the limit"))
+    manager.tell(candidates[0], Outcome({}, failure="out of memory"))
+    manager.tell(candidates[1], Outcome({"flops": 1.0}, reason="latency is over the limit"))
     fresh = [manager.ask(), manager.ask()]
     assert all(fresh)
     assert manager.ask() is None
-    assert {one.architecture.digest for one in fresh}.isdisjoint(one.architecture.digest for one in asked)
+    assert {one.architecture.digest for one in fresh}.isdisjoint(one.architecture.digest for one in candidates)
 
 
 def test_failures_in_a_row_end_the_search(manager):

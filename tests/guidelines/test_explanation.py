@@ -210,7 +210,7 @@ def test_a_part_starts_with_a_convolution_if_layers_precede_it(context_of, tmp_p
 def test_parts_are_measured_once_and_add_up(monkeypatch, tmp_path):
     calls = []
     sides = [{"ms": 3.0, "scatter": 0.3}, {"ms": 1.0, "scatter": 0.4}]
-    monkeypatch.setattr(counterfactuals, "_measured", lambda part, folder, how: calls.append(part) or sides)
+    monkeypatch.setattr(counterfactuals, "_measure_part", lambda part, folder, settings: calls.append(part) or sides)
     operators = Operators(((8, 8, 1, 1),))
     parts = [OperatorReplacement(operators, operators, (4, 4), ms) for ms in (3.0, 6.0)]
     saved = counterfactuals.measure_saving(parts, tmp_path, MeasurementSettings())
@@ -247,15 +247,15 @@ def test_g3_operators_are_activated_as_in_the_network(context_of):
 
 def test_measured_parts_are_cached(tmp_path, monkeypatch):
     operators = Operators(((8, 8, 1, 1),)), Operators(((8, 4, 1, 1),))
-    part, how = OperatorReplacement(*operators, (4, 4), 1.0), MeasurementSettings(seconds=0.01)
-    first = counterfactuals.measure_saving([part], tmp_path, how)
-    monkeypatch.setattr(counterfactuals, "measure_side_by_side", None)
-    assert counterfactuals.measure_saving([part], tmp_path, how) == first
+    part, settings = OperatorReplacement(*operators, (4, 4), 1.0), MeasurementSettings(seconds=0.01)
+    first = counterfactuals.measure_saving([part], tmp_path, settings)
+    monkeypatch.setattr(counterfactuals, "measure_in_turn", None)
+    assert counterfactuals.measure_saving([part], tmp_path, settings) == first
 
 
 def test_a_part_with_wrong_outputs_is_not_measured(tmp_path, monkeypatch):
     """Outputs are compared before the measurement, for both sides of every kind of part."""
-    monkeypatch.setattr(counterfactuals, "measure_side_by_side", lambda *_: pytest.fail("it was measured"))
+    monkeypatch.setattr(counterfactuals, "measure_in_turn", lambda *_: pytest.fail("it was measured"))
     outputs = runtimes.OnnxRuntime.outputs
     monkeypatch.setattr(runtimes.OnnxRuntime, "outputs", lambda self, batch: 1.01 * outputs(self, batch))
     layer = {"block": "conv", "out": 8, "se": 0.25}

@@ -177,11 +177,11 @@ def test_evaluate_counts_correct_predictions(digits):
 
 
 def test_batches_are_normalized_and_flipped_only_in_color(few):
-    colour = {
+    color = {
         split: Images(getattr(few, split).pixels.expand(-1, 3, -1, -1), getattr(few, split).labels)
         for split in ("train", "validation")
     }
-    sets = {1: few, 3: DataSet("colour", few.classes, 3, **colour, test=None, resolution=8)}
+    sets = {1: few, 3: DataSet("color", few.classes, 3, **color, test=None, resolution=8)}
     for channels, flip, mirrors in [(1, None, False), (3, None, True), (1, True, True), (3, False, False)]:
         batches = []
         model = network(channels)

@@ -79,8 +79,8 @@ def connect(recipe: Recipe, payload_bytes: int = 0, resume_command: str = "nas r
 def lost_message(recipe: Recipe, resume_command: str) -> str:
     """The message that the cluster is gone: what is kept, and how to continue."""
     if recipe.ray is None:
-        return f"Ray was stopped on this machine; what is finished is kept, `{resume_command}` goes on"
-    again = f"start it again, then `{resume_command}` goes on there, `{resume_command} --ray none` without it"
+        return f"Ray was stopped on this machine; what is finished is kept; run `{resume_command}` to continue"
+    again = f"start it again, then run `{resume_command}`, or continue without it: `{resume_command} --ray none`"
     return f"the Ray cluster ({recipe.ray}) was stopped or cannot be reached; what is finished is kept: {again}"
 
 
@@ -99,7 +99,7 @@ def _explained_errors(monitor: ClusterMonitor) -> Iterator[None]:
         if monitor.is_lost or not monitor.answers():
             raise Interrupted(monitor.message) from error
         raise NasspaceError(
-            f"Ray: {first_line(error)}; what is finished is kept, `{monitor.resume_command}` goes on"
+            f"Ray: {first_line(error)}; what is finished is kept; run `{monitor.resume_command}` to continue"
         ) from error
 
 
@@ -271,5 +271,5 @@ def wait_for_node(
         note(f"waiting for a node with the resource '{LATENCY}' ({purpose}): another search uses it, or it is gone")
     raise InputError(
         f"no node with the resource '{LATENCY}' answered for {seconds:.0f} s ({purpose}); end the search that uses it, "
-        "or start such a node, then `nas resume` goes on"
+        "or start such a node, then run `nas resume`"
     )

@@ -268,7 +268,7 @@ def _start_latency_actor(
     actor = ray.remote(actors.LatencyActor).options(**options).remote(payload)
     note = functools.partial(manager.report, "note")
     result = actor.machine.remote()
-    machine = cluster.wait_for_node(result, NODE_TIMEOUT, "to begin", lambda text: note(text=text), monitor)
+    machine = cluster.wait_for_node(result, NODE_TIMEOUT, "to start the search", lambda text: note(text=text), monitor)
     expected = manager.study.latency_machine()
     if expected is not None and not is_same_machine(machine, expected):
         raise InputError(

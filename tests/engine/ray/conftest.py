@@ -61,7 +61,7 @@ SLEEP = 0.2
 
 
 class Searches:
-    """Runs Python lines behind SCRIPT in a folder."""
+    """Runs Python lines after SCRIPT in a folder."""
 
     def __init__(self, folder: Path, forked: Callable[..., Any]) -> None:
         self.folder = folder
@@ -78,13 +78,13 @@ class Searches:
         return subprocess.CompletedProcess(code, process.returncode, "", said)
 
     def log(self) -> list[list[str]]:
-        """Digest, process and node of every evaluation begun."""
+        """Digest, process and node of every evaluation started."""
         path = self.folder / "log.txt"
         return [line.split() for line in path.read_text().splitlines()] if path.is_file() else []
 
     def wait_for(self, count: int, timeout: float = 500) -> None:
-        """Until so many evaluations have begun."""
-        self.wait_until(lambda log: len(log) >= count, f"{count} evaluations begun", timeout)
+        """Until so many evaluations have started."""
+        self.wait_until(lambda log: len(log) >= count, f"{count} evaluations started", timeout)
 
     def wait_until(self, holds: Callable[[list[list[str]]], bool], what: str, timeout: float = 500) -> None:
         """Until something holds of the log; fails at once if the search that was started last has ended."""
@@ -93,7 +93,7 @@ class Searches:
             process = self.processes[-1]
             if process.poll() is not None and not holds(self.log()):
                 pytest.fail(f"the search ended before {what}: {process.output()}")
-            assert time.monotonic() < end, f"not within {timeout} s: {what}; {len(self.log())} evaluations begun"
+            assert time.monotonic() < end, f"not within {timeout} s: {what}; {len(self.log())} evaluations started"
             time.sleep(0.05)
 
 

@@ -1,4 +1,4 @@
-"""Searches on real clusters: the same as without, with workers, nodes and drivers lost in the middle."""
+"""Searches on real clusters: the same as without, when workers, nodes and drivers die in the middle."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_one_worker_gives_the_study_that_is_had_without_ray(searches, one_node):
     assert len(two) == len(set(two)) == 10
 
 
-def test_a_node_that_is_lost_takes_nothing_with_it_and_the_one_that_measures_evaluates_nothing(searches, two_nodes):
+def test_a_dead_node_loses_no_trial_and_the_one_that_measures_evaluates_nothing(searches, two_nodes):
     """The node that measures has a free core all the time."""
     node = two_nodes.add_node(num_cpus=1)
     hold = searches.folder / "hold"
@@ -55,7 +55,7 @@ def test_a_node_that_is_lost_takes_nothing_with_it_and_the_one_that_measures_eva
     finished = digests(searches.folder, "s")
     assert len(finished) == len(set(finished)) == 8
     begun = [digest for digest, _, _ in searches.log()]
-    assert len(begun) == 9, "what the node worked on was begun again"
+    assert len(begun) == 9, "what the node worked on was started again"
     assert {where for _, _, where in searches.log()} == {two_nodes.head_node.node_id, node.node_id}
 
 
@@ -104,7 +104,7 @@ def test_latency_is_taken_on_the_node_that_measures(searches, two_nodes, monkeyp
         assert kept == {f"{number}.safetensors" for number in numbers}
 
 
-def test_what_cannot_be_is_told_in_one_sentence(searches, one_node):
+def test_invalid_settings_are_one_message(searches, one_node):
     expected = {
         "ray='127.0.0.1:1'": "127.0.0.1:1: nothing answers there",
         "ray='ray://127.0.0.1:10001'": "on a node of its cluster",
@@ -123,7 +123,7 @@ def test_what_cannot_be_is_told_in_one_sentence(searches, one_node):
     assert "2.59.0" in told[str(len(expected) - 1)]
 
 
-def test_a_machine_without_a_cluster_is_told():
+def test_a_machine_without_a_cluster_is_reported():
     said = str(address.connection_error("auto", "Could not find any running Ray instance."))
     assert said == "--ray auto: no cluster runs on this machine; start one with `ray start --head`"
 
@@ -133,7 +133,7 @@ def test_what_the_evaluator_raises_is_raised_here(searches):
     assert "InputError: the evaluator's 'accuracy' is 7.0" in done.stderr
 
 
-def test_an_error_that_cannot_travel_says_what_it_is():
+def test_an_error_that_cannot_be_serialized_keeps_its_text():
     class Odd(Exception):
         def __init__(self, one, other):
             super().__init__(f"{one} {other}")

@@ -1,4 +1,4 @@
-"""What a search on Ray shows to others and leaves behind: sockets, folders, processes, messages; and lost workers."""
+"""What a search on Ray shows to others and leaves behind (sockets, folders, processes, messages), and dead workers."""
 
 from __future__ import annotations
 
