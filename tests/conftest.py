@@ -159,7 +159,7 @@ def forked_model_py(tmp_path_factory) -> Iterator[None]:
     from nasspace.exporting import code_runner
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(code_runner, "_started", lambda: ForkedModelPy(tmp_path_factory.mktemp("model_py") / "output"))
+        patch.setattr(code_runner, "_start", lambda: ForkedModelPy(tmp_path_factory.mktemp("model_py") / "output"))
         yield
 
 

@@ -48,6 +48,7 @@ HOMES = {
         f"engine.ray.{name}" for name in ["cluster", "mailbox", "payload", "actors", "runner", "remeasure", "watch"]
     },
     "plotly": {"reporting.plots"},
+    "jinja2": {"reporting.report"},
     "onnx": {"latency.convert", "latency.quantization", "latency.graph", "latency.profile", "guidelines.graph_edits"},
     "onnxruntime": {
         *("data.predict", "latency.convert", "latency.quantization", "latency.runtimes.ort"),
@@ -137,6 +138,12 @@ def test_latency_and_accuracy_do_not_know_each_other(wing, trees):
     for name, tree in trees.items():
         other = {"latency": wing, wing: "latency"}.get(wing_of(name))
         assert not [found for found in of_ours(tree) if wing_of(found) == other], name
+
+
+def test_reports_and_exports_read_frozen_values_and_no_study(trees):
+    for name, tree in trees.items():
+        if wing_of(name) in ("exporting", "reporting"):
+            assert not of_ours(tree) & {"studies.study", "studies.storage"}, name
 
 
 def test_nothing_imports_the_command_line(trees):

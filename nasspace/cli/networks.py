@@ -186,10 +186,11 @@ def export(
 ) -> None:
     """Export a network that runs without nasspace: architecture, model.py, weights, ONNX; every file is checked."""
     from nasspace.engine import arch_reference
-    from nasspace.engine.delivery import export_front, export_trial
     from nasspace.exporting import preprocessing
     from nasspace.exporting.export import earlier
     from nasspace.exporting.export import export as write
+    from nasspace.exporting.members import export_front, export_member
+    from nasspace.studies.study import load
 
     formats = tuple(part.strip() for part in format.split(",") if part.strip())
     size = int(batch) if batch.isascii() and batch.isdecimal() else batch
@@ -203,11 +204,12 @@ def export(
     }
     if name := arch_reference.parse_front(arch):
         folder = out or Path("exports") / Path(name).name
-        front = export_front(name, folder, resolution=resolution, **options)
+        front = export_front(load(name).snapshot(), folder, resolution=resolution, **options)
         return _print_checks(_merge_exports(folder, front), json)
     if trial := printing.study_trial(arch):
         folder = out or Path("exports") / f"{Path(trial[0]).name}-{trial[1]}"
-        exported = export_trial(*trial, folder, resolution=resolution, **options)
+        study = load(trial[0])
+        exported = export_member(study.snapshot(), study.member(trial[1]), folder, resolution=resolution, **options)
     else:
         architecture, weights = _load(arch, resolution)
         folder = out or Path("exports") / (
@@ -215,7 +217,7 @@ def export(
         )
         arguments = {"weights": weights, **options}
         if (Path(arch) / preprocessing.NAME).is_file():
-            arguments["preprocessing"] = preprocessing.carried(Path(arch), architecture)
+            arguments["preprocessing"] = preprocessing.read_for(Path(arch), architecture)
             arguments |= earlier(Path(arch), architecture)
         exported = write(architecture, folder, **arguments)
     return _print_checks(exported, json)

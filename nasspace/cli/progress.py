@@ -138,7 +138,7 @@ class Display:
 
     def _table(self) -> Any:
         if not self._front and self.evaluated:
-            front = self.study.front_rows()[:MAX_MEMBERS]
+            front = self.study.snapshot().rows()[:MAX_MEMBERS]
             width = printing.console(stderr=True).width
             self._front = printing.front_table(front, self.study.settings["accuracy_is_of"], "the front so far", width)
         return self._front

@@ -214,7 +214,7 @@ def _print_front(study: Study, json: bool) -> None:
     if json:
         return printing.print_json(study.document())
     title = f"{study.name}: {study.evaluated} evaluated, {study.rejected} rejected"
-    printing.console().print(printing.front_table(study.front_rows(), study.settings["accuracy_is_of"], title))
+    printing.console().print(printing.front_table(study.snapshot().rows(), study.settings["accuracy_is_of"], title))
     document = study.document()
     if document["resolution_why"]:
         printing.print_message(f"deployment resolution {document['resolution']}: {document['resolution_why']}")
@@ -243,12 +243,12 @@ def report(
     json: Json = False,
 ) -> None:
     """Write a study's tables and report.html again."""
-    from nasspace.reporting.study_report import write_report
+    from nasspace.reporting.report import write_report
     from nasspace.studies.study import load, write_tables
 
     loaded = load(study)
     write_tables(loaded)
-    path: Path = write_report(loaded)
+    path: Path = write_report(loaded.snapshot())
     if json:
         printing.print_json({"study": loaded.name, "report": str(path)})
     else:

@@ -63,7 +63,7 @@ def resolve_arch(text: str) -> ResolvedArch:
 
 def resolve_trial(study: Study, number: int) -> ResolvedArch:
     """The architecture of a study's trial, with its weights if the study has them."""
-    weights = study.weights(number) or study.kept_weights.path(number)
+    weights = study.weights(number) or study.search_weights.path(number)
     return ResolvedArch(study.architecture(number), weights, study, number)
 
 

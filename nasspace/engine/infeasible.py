@@ -32,7 +32,7 @@ def empty_front(study: Study) -> NothingFound:
             f"no network is left: {len(failed)} failed at the deployment resolution, the first one, {study.name}:"
             f"{number}: {why}; lower the recipe's training.learning_rate"
         )
-    if study.over_limit(nearest) <= 0 and (again := study.again().get(str(nearest.number))):
+    if study.over_limit(nearest) <= 0 and (again := study.remeasured().get(str(nearest.number))):
         return NothingFound(
             f"no network stayed within the limits ({limits}): the nearest, {study.name}:{nearest.number}, took "
             f"{again['median_ms']:.4g} ms when its exported file was measured again; search on with more --trials"

@@ -1,4 +1,4 @@
-"""The last rung: a network that a search chose at a low fidelity, trained at the resolution it is deployed at."""
+"""The last rung: train a network that the search chose at a low fidelity at its deployment resolution."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ if TYPE_CHECKING:
 
     from nasspace.data.loading import DataSet
 
-SHARE = 0.5  # of the fidelity's epochs that are trained at the deployment resolution ...
-STEP_SHARE = 0.25  # ... and at each resolution between, which doubles
-RATE = 0.5  # of the learning rate: the weights have been trained already
+SHARE = 0.5  # of the fidelity's epochs, trained at the deployment resolution
+STEP_SHARE = 0.25  # of the fidelity's epochs, trained at each resolution in between
+RATE = 0.5  # of the learning rate: the weights are trained already
 OnEpoch = Callable[[int, int, float], None]
 
 
 class Diverged(CandidateFailed):
-    """The loss of a training is no longer a number, or the training raised."""
+    """The loss of a training is not finite, or the training raised an error."""
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """Weights of a network at its deployment resolution; epochs trained there and in between, in how many seconds.
+    """Weights of a network trained at its deployment resolution.
 
-    `accuracy` is a fraction, on the validation images at that resolution.
+    `accuracy` is a fraction of the validation images at that resolution; `epochs` counts all steps, and `seconds` is
+    their training time.
     """
 
     state: Mapping[str, Tensor]
@@ -45,7 +46,7 @@ class Deployed:
 
 
 def rungs(fidelity: Fidelity, resolution: int) -> list[Fidelity]:
-    """The trainings that lead from a search's fidelity to the deployment resolution, and there a little further.
+    """The training steps from a search's fidelity to the deployment resolution; the resolution doubles at each step.
 
     >>> rungs(Fidelity(32, 8), 128)
     [Fidelity(resolution=64, epochs=2, share=1.0), Fidelity(resolution=128, epochs=4, share=1.0)]
@@ -61,11 +62,11 @@ def rungs(fidelity: Fidelity, resolution: int) -> list[Fidelity]:
 
 
 def fidelity_of(recipe: Recipe, architecture: Architecture) -> Fidelity:
-    """What a search trains this network with: never above the network's own resolution."""
+    """The fidelity that a search trains a network with: its resolution is at most the network's own."""
     return replace(recipe.fidelity, resolution=min(recipe.fidelity.resolution, *architecture.input[1:]))
 
 
-def deployed(
+def train_deployed(
     architecture: Architecture,
     recipe: Recipe,
     data: DataSet,
@@ -77,24 +78,24 @@ def deployed(
 ) -> Deployed:
     """Train a network from the search's weights to its deployment resolution, in steps.
 
-    `data` is held at that resolution. Without `start` the search's own training is repeated first. `checkpoints` is a
-    folder: a training that was killed continues from there and ends in the same weights. Raises `Diverged`, also
-    where a block raises at this resolution; `NasspaceError` where memory or the device ran out.
+    `data` has that resolution. Without `start` the search's own training is repeated first. `checkpoints` is a folder:
+    a killed training continues from there and ends with the same weights. Raises `Diverged`, also if a block raises at
+    this resolution, and `NasspaceError` if the machine ran out of memory or lost its device.
     """
     try:
         with as_candidate_failures():
-            return _deployed(architecture, recipe, data, start, checkpoints, device, on_epoch)
+            return _train_deployed(architecture, recipe, data, start, checkpoints, device, on_epoch)
     except Diverged:
         raise
     except CandidateFailed as error:
-        if is_machine_fault(error.__cause__ or error):  # not recorded: it may pass at another time
+        if is_machine_fault(error.__cause__ or error):  # not recorded: it may succeed later
             raise NasspaceError(
-                f"a training of the front stopped: {error}; free memory or device, then resume"
+                f"a training of the front stopped: {error}; free memory or the device, then run `nas resume`"
             ) from error
         raise Diverged(f"the training failed: {error}", error.traceback) from error
 
 
-def _deployed(
+def _train_deployed(
     architecture: Architecture,
     recipe: Recipe,
     data: DataSet,
@@ -110,23 +111,23 @@ def _deployed(
     model = build(architecture, seed=seed)
     steps: list[tuple[Fidelity, TrainingSettings]] = []
     if start is not None and _shapes(start) != _shapes(model.state_dict()):
-        start = None  # a study of an earlier version, whose block had other weights
+        start = None  # a study of an earlier version, whose block had other shapes
     if start is None:
         steps.append((fidelity, recipe.training))
     else:
         model.load_state_dict(dict(start))
-    gentle = replace(
+    reduced = replace(
         recipe.training,
         learning_rate=RATE * recipe.training.learning_rate,
         last_rate=RATE * recipe.training.last_rate,
     )
-    steps += [(rung, gentle) for rung in rungs(fidelity, data.resolution)]
+    steps += [(rung, reduced) for rung in rungs(fidelity, data.resolution)]
     total, done, seconds = sum(rung.epochs for rung, _ in steps), 0, 0.0
     with machine_lock.TrainingLock() as turn:
-        first = 0 if start is None else 1  # each step has its own seed, whether the first one is repeated or not
+        first = 0 if start is None else 1  # so that a step has the same seed whether or not the search's is repeated
         for i, (rung, settings) in enumerate(steps, first):
 
-            def passed(epoch: int, _: int, loss: float, before: int = done) -> None:
+            def step_on_epoch(epoch: int, _: int, loss: float, before: int = done) -> None:
                 turn.yield_to_measurements()
                 on_epoch(before + epoch, total, loss)
 
@@ -137,7 +138,7 @@ def _deployed(
                 settings,
                 seed=seed + i,
                 device=device,
-                on_epoch=passed,
+                on_epoch=step_on_epoch,
                 checkpoint=checkpoints / f"{architecture.digest}-{i}.pt",
             )
             done, seconds = done + rung.epochs, seconds + trained.seconds
@@ -153,13 +154,13 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def forget_checkpoints(folder: Path, architecture: Architecture) -> None:
-    """Remove what a finished training left behind."""
+def remove_checkpoints(folder: Path, architecture: Architecture) -> None:
+    """Remove the checkpoints of a finished training."""
     for path in folder.glob(f"{architecture.digest}-*.pt"):
         path.unlink(missing_ok=True)
 
 
 def summary(recipe: Recipe, architecture: Architecture) -> dict[str, Any]:
-    """`fidelity` of the documents: what the search's accuracy was found with."""
+    """The `fidelity` of the documents: the training budget of the search accuracy."""
     fidelity = fidelity_of(recipe, architecture)
     return {"resolution": fidelity.resolution, "epochs": fidelity.epochs, "share": fidelity.share}

@@ -334,7 +334,7 @@ def _run(study: Study, problem: Problem, fresh_latency: bool, report: Report, st
             else:
                 _run_sequentially(manager)
         if study.evaluated:
-            study.search_ended()
+            study.record_search_end()
         elif manager.out_of_time and not study.rejected:
             raise InputError(
                 f"{study.folder}: the time budget of {recipe.time_budget:g} s ended before a network was "
@@ -351,7 +351,7 @@ def _run(study: Study, problem: Problem, fresh_latency: bool, report: Report, st
 def _expected_duration(study: Study, problem: Problem, report: Report) -> duration.Duration | None:
     """Estimate the duration of a new search or one with a deadline, and report it."""
     recipe = problem.recipe
-    if study.searched or (study.evaluated and not study.deadline):
+    if study.is_searched or (study.evaluated and not study.deadline):
         return None
     expected = duration.estimate_duration(problem)
     if expected and not recipe.distributed:

@@ -68,7 +68,7 @@ class Proposals:
         """
         self.exhausted = False
         for _ in range(MAX_REFUSED):
-            if (trial := self.study.unfinished(running) or self._next_trial()) is None:
+            if (trial := self.study.interrupted(running) or self._next_trial()) is None:
                 break
             with storage.unless_finished():
                 on_new_trial(trial)
@@ -82,7 +82,7 @@ class Proposals:
                 if not reason:
                     return trial, architecture
                 trial.set_user_attr("reason", reason)
-                self.study.told(trial, "FAIL")
+                self.study.finish_trial(trial, "FAIL")
                 if enough:
                     return None
         self.exhausted = True

@@ -18,7 +18,7 @@ from nasspace.engine.proposals import Proposals, is_taken
 from nasspace.errors import InputError
 from nasspace.studies import storage
 from nasspace.studies import study as records
-from nasspace.studies.heartbeat import Presence
+from nasspace.studies.heartbeat import Heartbeat
 from nasspace.studies.study import Study
 from nasspace.studies.trial_table import is_same_machine, machine_text
 
@@ -55,19 +55,19 @@ class TrialManager:
         self.problem = problem
         self.report = report
         self.running: dict[int, Candidate] = {}
-        self.presence = Presence(study)
+        self.heartbeat = Heartbeat(study)
         self.out_of_time = False
         self._reserved = 0.0  # seconds of the time budget for the last rung and the exports
-        self._stopped = bool(problem.recipe.time_budget and study.searched)  # killed after the end of the search
+        self._stopped = bool(problem.recipe.time_budget and study.is_searched)  # killed after the end of the search
         recipe = problem.recipe
         self._proposals = Proposals(study, problem.space, recipe.sampler, problem.evaluator.known, recipe.seed)
 
     def __enter__(self) -> TrialManager:
-        self.presence.__enter__()
+        self.heartbeat.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.presence.__exit__(*error)
+        self.heartbeat.__exit__(*error)
 
     def reserve_time(self, seconds: float) -> None:
         """Reserve time of the budget, half of it at most, for the last rung and the exports."""
@@ -79,11 +79,11 @@ class TrialManager:
             return None
         candidate = self._next_candidate()
         if candidate is None:
-            idle = not self.running and not self.presence.others() and not self.study.frozen("WAITING")
+            idle = not self.running and not self.heartbeat.others() and not self.study.frozen("WAITING")
             if self._proposals.exhausted and idle:
                 self._stop(f"no new network within the limits is left; {self.study.evaluated} evaluated")
             return None
-        self.study.ends_early("")
+        self.study.record_early_end("")
         if self.study.record.user_attrs.get(records.FINISHED):
             self.study.record.set_user_attr(records.FINISHED, False)
             self.study.record.set_user_attr(records.SEARCHED, False)
@@ -92,7 +92,7 @@ class TrialManager:
 
     def _next_candidate(self) -> Candidate | None:
         """The next proposal; a network that has crashed its process too often becomes a failed trial."""
-        while proposal := self._proposals.next(self.running, self.presence.begin, self._max_trials):
+        while proposal := self._proposals.next(self.running, self.heartbeat.begin, self._max_trials):
             candidate = Candidate(*proposal, time.monotonic())
             path = self._crash_file(candidate)
             traces = path.read_text(errors="backslashreplace") if path.is_file() else ""
@@ -136,7 +136,7 @@ class TrialManager:
         """Whether no candidate is running, here or in other processes, and none will be asked for."""
         if self.running:
             return False
-        return self._stopped or (self._is_complete() and not self.presence.others())
+        return self._stopped or (self._is_complete() and not self.heartbeat.others())
 
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
         """Record an outcome; the last write is the one that finishes the trial."""
@@ -145,15 +145,15 @@ class TrialManager:
             return self._tell_failure(candidate, outcome)
         self._check_machine(candidate, outcome)
         if outcome.weights is not None:
-            study.kept_weights.keep(trial.number, outcome.weights)
+            study.search_weights.keep(trial.number, outcome.weights)
         recorded = False
         with storage.unless_finished():
             self._write_attributes(candidate, outcome)
             has_all = all(name in outcome.values for name in study.objectives)
             if has_all and ("accuracy" in study.objectives or not outcome.reason):
-                recorded = study.told(trial, "COMPLETE", [outcome.values[name] for name in study.objectives])
+                recorded = study.finish_trial(trial, "COMPLETE", [outcome.values[name] for name in study.objectives])
             else:
-                recorded = study.told(trial, "PRUNED")
+                recorded = study.finish_trial(trial, "PRUNED")
         self._release(candidate)
         if not recorded:
             text = f"trial {trial.number} was taken over by another process, which thought this one dead"
@@ -179,7 +179,7 @@ class TrialManager:
         with storage.unless_finished():
             candidate.trial.set_user_attr("traceback", outcome.traceback)
             candidate.trial.set_user_attr("reason", f"failed: {outcome.failure}"[:500])
-            self.study.told(candidate.trial, "FAIL")
+            self.study.finish_trial(candidate.trial, "FAIL")
         self._release(candidate)
         self.report("left", number=candidate.number, text=f"trial {candidate.number} failed: {outcome.failure}")
         finished = self.study.frozen("COMPLETE", "PRUNED", "FAIL")
@@ -193,7 +193,7 @@ class TrialManager:
     def _release(self, candidate: Candidate) -> None:
         """Remove a finished trial from those that this process runs."""
         self.running.pop(candidate.number, None)
-        self.presence.end(candidate.number)
+        self.heartbeat.end(candidate.number)
 
     def _check_machine(self, candidate: Candidate, outcome: Outcome) -> None:
         """Refuse a latency from another machine than the study's: both would stand in one front."""
@@ -222,7 +222,7 @@ class TrialManager:
             self.out_of_time = True
             self._stop(f"the time for the search is used up{kept}; {self.study.evaluated} evaluated")
             return True
-        running = len(self.running) + len(self.presence.others())
+        running = len(self.running) + len(self.heartbeat.others())
         if self.study.evaluated + running >= self.problem.recipe.trials:
             return True
         if rejected := self._rejected_in_a_row():
@@ -234,12 +234,12 @@ class TrialManager:
         """Stop the search before its trials are used up; record why, unless time alone was to end it."""
         self._stopped = True
         if self.problem.recipe.is_bounded or not self.out_of_time:
-            self.study.ends_early(why)
+            self.study.record_early_end(why)
         self.report("note", text=f"the search ends: {why}")
 
     def _drop_weights(self) -> None:
         """Drop the weights of networks that are unlikely to be trained further; if one is, it is trained again."""
-        self.study.kept_weights.drop(self.study.beyond_layers(KEPT_LAYERS))
+        self.study.search_weights.drop(self.study.beyond_layers(KEPT_LAYERS))
 
     def _rejected_in_a_row(self) -> int:
         """How many trials in a row were rejected, if so many that the limits look out of reach; else 0."""

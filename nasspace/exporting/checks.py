@@ -1,4 +1,4 @@
-"""The checks of an export folder: every file says the same network, its figures are right, and it decides the same."""
+"""Checks of an export folder: all files hold the same network, its counts are right, and its decisions are equal."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from nasspace.network import build
 if TYPE_CHECKING:
     from nasspace.data.images import DataSet
 
-LIMIT = 5e-4  # of outputs, relative to the largest; rounding reaches 1.5e-4 in an untrained network of all blocks
-LEVELS = 2  # of 255, that PyTorch's resizing may differ by from Pillow's
+LIMIT = 5e-4  # relative difference of outputs; rounding reaches 1.5e-4 in an untrained network of all blocks
+LEVELS = 2  # of 255: largest difference between the resizing of PyTorch and Pillow
 BATCH = 2
 INT8 = "model.int8.onnx"
 JUDGED = ("model.onnx", INT8, "model.py", "weights.pt")
-PIPELINE = "weights.safetensors"  # the network that the others are held to
+PIPELINE = "weights.safetensors"  # the reference for the other files
 NO_DATA = "no data given; `nas verify FOLDER --data SPEC` judges it"
 COUNTED = ("conv", "linear", "addmm", "matmul", "mm", "bmm", "baddbmm", "einsum")  # fvcore's names of operators
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check: what was found, and what it must equal or not exceed; `ok` is None, with `why`, if it did not run."""
+    """One check: the value found, and its limit; `ok` is None, with the reason in `why`, if it did not run."""
 
     name: str
     ok: bool | None
@@ -50,12 +50,12 @@ class Check:
     why: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """As in the JSON documents: `why` only where there is one."""
+        """The check in JSON documents, without an empty `why`."""
         return {key: value for key, value in vars(self).items() if key != "why" or value}
 
 
 def not_run(name: str, why: str) -> Check:
-    """A check that could not run or was not asked for."""
+    """A check that could not run or was not requested."""
     return Check(name, None, None, None, why)
 
 
@@ -67,17 +67,17 @@ def run(
     data: DataSet | None = None,
     code: bool = True,
 ) -> tuple[list[Check], dict[str, float]]:
-    """Check the files that `record` (the content of export.json) names; with `data` also the accuracy of each.
+    """Check the files listed in `record`, the content of export.json; with `data` also the accuracy of each.
 
-    With `code` model.py is run, in a process of its own that cannot import nasspace, unless it was changed since the
-    export. A file that is missing or cannot be read is an `InputError` that names it; a file that says something else
-    is a failed check. The second value is the accuracy by file.
+    With `code`, model.py is run in a separate process that cannot import nasspace, unless it was changed since the
+    export. A missing or unreadable file is an `InputError`; a file that differs is a failed check. Returns the checks,
+    and the accuracy by file.
     """
     network, weights = build(architecture).eval(), read_safetensors(folder / PIPELINE)
     unchanged = list(_unchanged(folder, record["files"]))
     try:
         load_into(network, weights, PIPELINE)
-    except InputError as error:  # nothing else can be asked
+    except InputError as error:  # no other check can run
         fits = Check("weights.safetensors fits the network", False, str(error), "")
         return [_trained(record), fits, *unchanged], {}
     here = _Folder(folder, architecture, record, network, preprocessing.read(folder), data, code)
@@ -88,7 +88,7 @@ def run(
 def judge_int8(
     folder: Path, architecture: Architecture, record: Mapping[str, Any], data: DataSet | None
 ) -> tuple[list[Check], dict[str, float]]:
-    """The checks of model.int8.onnx alone, and its accuracy."""
+    """Check model.int8.onnx alone; returns the checks and its accuracy."""
     network = build(architecture).eval()
     load_into(network, read_safetensors(folder / PIPELINE), PIPELINE)
     here = _Folder(folder, architecture, record, network, preprocessing.read(folder), data, code=False)
@@ -101,7 +101,7 @@ def judge_int8(
 
 @dataclass(eq=False)
 class _Folder:
-    """An export that is checked: `record` is the content of export.json, `spec` that of preprocessing.json."""
+    """An export under check: `record` is the content of export.json, `spec` that of preprocessing.json."""
 
     path: Path
     architecture: Architecture
@@ -111,12 +111,12 @@ class _Folder:
     data: DataSet | None
     code: bool
     accuracy: dict[str, float] = field(default_factory=dict)
-    program: Future[dict[str, Tensor]] | None = None  # of model.py: what it makes of `given`
-    given: dict[str, Tensor] = field(default_factory=dict)
+    program: Future[dict[str, Tensor]] | None = None  # the outputs of model.py for `inputs`
+    inputs: dict[str, Tensor] = field(default_factory=dict)
     not_started: str = ""  # why model.py was not run
 
     def checked(self) -> Iterator[Check]:
-        """All checks that go beyond the weights and the digests."""
+        """Run all checks except those of the weights and the digests."""
         problem = next(preprocessing.problems(self.spec, self.architecture), "")
         yield Check("preprocessing.json fits the network", not problem, problem, "")
         files = self.record["files"]
@@ -127,9 +127,9 @@ class _Folder:
                 pixels = judging.pixels_of(self.data, self.spec)
             except ValueError as error:
                 unusable = f"preprocessing.json cannot be applied: {error}"
-        with ThreadPoolExecutor(1) as beside:  # the process of model.py takes the longest, so it starts first
+        with ThreadPoolExecutor(1) as executor:  # model.py takes the longest, so it starts first
             if "model.py" in files:
-                self._start_model_py(beside, pixels, problem)
+                self._start_model_py(executor, pixels, problem)
             if "weights.pt" in files:
                 yield _same_weights(self.path / "weights.pt", self.network)
             if "model.onnx" in files:
@@ -147,20 +147,21 @@ class _Folder:
         return name in self.record["files"] or (name == INT8 and (self.path / name).is_file())
 
     def _not_judged(self) -> str:
-        """Why accuracy is not judged; empty where it is."""
+        """Why accuracy is not judged; empty if it is."""
         if not self.record["trained"]:
             return "never trained"
         if self.data is None:
             return NO_DATA
-        return "" if self.data.validation.originals else "the data keep no original images"
+        return "" if self.data.validation.originals else "the data set does not keep its original images"
 
     def _model_onnx(self) -> Iterator[Check]:
+        """Check input, metadata and outputs of model.onnx."""
         shape, metadata = judging.described(self.path / "model.onnx")
-        wanted = list(self.architecture.input)
-        yield Check("model.onnx takes the network's input", shape == wanted, _size(shape), _size(wanted))
+        expected = list(self.architecture.input)
+        yield Check("model.onnx takes the network's input", shape == expected, _size(shape), _size(expected))
         wrong = preprocessing.differences_in_metadata(metadata, self.spec, self.architecture.digest)
         yield Check("model.onnx states preprocessing.json", not wrong, ", ".join(wrong), "")
-        if shape != wanted:
+        if shape != expected:
             yield not_run("model.onnx equals PyTorch", "it takes another input")
             return
         yield _outputs_equal("model.onnx", self._difference_of_onnx())
@@ -175,15 +176,15 @@ class _Folder:
             raise InputError(f"{path}: ONNX Runtime cannot run it ({first_line(error)[:200]})") from None
 
     def _source(self) -> Iterator[Check]:
-        """What model.py says, read and not run."""
+        """Check imports and constants of model.py, which is parsed, not run."""
         tree = _parsed(self.path / "model.py")
         others = [name for name in _imported(tree) if not allowed(name)]
         yield Check("model.py imports only torch and the standard library", not others, ", ".join(others), "")
         wrong = preprocessing.differences_in_source(tree, self.spec)
         yield Check("model.py states preprocessing.json", not wrong, ", ".join(wrong), "")
 
-    def _start_model_py(self, beside: ThreadPoolExecutor, pixels: Tensor | None, problem: str) -> None:
-        """Run model.py in a fresh process that has no nasspace, unless there is a reason not to."""
+    def _start_model_py(self, executor: ThreadPoolExecutor, pixels: Tensor | None, problem: str) -> None:
+        """Start model.py in a fresh process without nasspace, unless it was changed or must not run."""
         path = self.path / "model.py"
         if digest(path) != self.record["files"]["model.py"]:
             self.not_started = "changed since the export, so it was not run"
@@ -192,16 +193,16 @@ class _Folder:
         if self.not_started:
             return
         photo = None if problem else _photo(self.spec)
-        self.given = {
+        self.inputs = {
             "inputs": torch.randn(BATCH, *self.architecture.input, generator=torch.Generator().manual_seed(0))
         }
-        self.given |= {} if photo is None else {"photo": photo}
+        self.inputs |= {} if photo is None else {"photo": photo}
         if pixels is not None:
-            self.given |= {key: torch.tensor(self.spec[key]) for key in ("mean", "std")} | {"pixels": pixels}
-        self.program = beside.submit(code_runner.run, path, self.given)
+            self.inputs |= {key: torch.tensor(self.spec[key]) for key in ("mean", "std")} | {"pixels": pixels}
+        self.program = executor.submit(code_runner.run, path, self.inputs)
 
     def _model_py(self, problem: str) -> Iterator[Check]:
-        """The outputs of model.py."""
+        """Check the outputs of model.py."""
         name, same = "model.py equals PyTorch", "model.py preprocesses as predict.py"
         if self.program is None:
             yield from (not_run(name, self.not_started), not_run(same, self.not_started))
@@ -212,25 +213,25 @@ class _Folder:
             yield Check(name, False, f"does not run: {error}", LIMIT)
             return
         with torch.inference_mode():
-            expected = self.network(self.given["inputs"])
+            expected = self.network(self.inputs["inputs"])
         value = math.inf
         if expected.shape == found["scores"].shape:
             value = _difference(expected, found["scores"])
             value /= max(float(expected.abs().max()), torch.finfo(torch.float32).tiny)
         yield _outputs_equal("model.py", value)
-        if (photo := self.given.get("photo")) is None:
+        if (photo := self.inputs.get("photo")) is None:
             yield not_run(same, problem or "PyTorch has no such interpolation, or the input is no photo")
         else:
             yield self._same_preprocessing(same, photo, found.get("preprocessed"))
 
     def _decisions_of_model_py(self) -> Tensor | None:
-        """On the validation images; None where it was not run, or failed."""
+        """Its decisions on the validation images; None if it was not run, or failed."""
         if self.program is None or self.program.exception() is not None:
             return None
         return self.program.result().get("decisions")
 
     def _same_preprocessing(self, name: str, photo: Tensor, found: Tensor | None) -> Check:
-        """The difference in levels of 255."""
+        """Compare the preprocessing of model.py and predict.py, in levels of 255."""
         array = photo.permute(1, 2, 0).contiguous().numpy()
         expected = predict.preprocess(array[..., 0] if array.shape[2] == 1 else array, self.spec)
         expected = torch.from_numpy(predict.normalize(expected, self.spec))
@@ -241,12 +242,12 @@ class _Folder:
         return Check(name, value <= LEVELS, value, LEVELS)
 
     def _judged(self, pixels: Tensor | None, unusable: str) -> Iterator[Check]:
-        """The accuracy of each file beside that of the training pipeline, and beside what was recorded."""
+        """Compare the accuracy of each file with that of the training pipeline and with the recorded one."""
         pipeline = Pipeline.of(self.network, self.data)
-        own, told = pipeline.own, self._told()
+        own, recorded = pipeline.own, self._recorded_accuracy()
         self.accuracy[PIPELINE] = own.accuracy
         name = f"accuracy of {PIPELINE} in the training pipeline"
-        yield Check(name, told is None or own.near(told), own.accuracy, "" if told is None else told)
+        yield Check(name, recorded is None or own.near(recorded), own.accuracy, "" if recorded is None else recorded)
         wrong = preprocessing.differences(self.spec, self.data)
         yield Check("preprocessing.json equals the data's", not wrong, ", ".join(wrong), "")
         if pixels is not None:
@@ -255,12 +256,11 @@ class _Folder:
         for name in filter(self._is_there, JUDGED):
             yield from self._judged_file(name, pipeline, pixels, unusable)
 
-    def _told(self) -> float | None:
-        """What the pipeline's accuracy was said to be: recorded by the export, or, at the export, on the card."""
-        said, key = (
-            (self.record["accuracy"], PIPELINE) if "accuracy" in self.record else (self.record["card"], "accuracy")
-        )
-        return said.get(key)
+    def _recorded_accuracy(self) -> float | None:
+        """The pipeline's accuracy as recorded by the export, or, during the export, as on its card."""
+        if "accuracy" in self.record:
+            return self.record["accuracy"].get(PIPELINE)
+        return self.record["card"].get("accuracy")
 
     def _judged_file(self, name: str, pipeline: Pipeline, pixels: Tensor | None, unusable: str) -> Iterator[Check]:
         own, check = pipeline.own.accuracy, f"accuracy of {name}"
@@ -271,19 +271,20 @@ class _Folder:
             if pixels is None:
                 raise ValueError(unusable)
             verdict = pipeline.verdict(pipeline.named(self._decided(name, pixels), self.spec))
-        except Exception as error:  # ONNX Runtime's share no base class, and a foreign file may do anything
+        except Exception as error:  # ONNX Runtime's share no base class, and a foreign file may raise any
             yield Check(check, False, (str(error).splitlines() or [type(error).__name__])[0][:200], own)
             return
         self.accuracy[name] = verdict.accuracy
-        free = name == INT8  # it may lose something, and says how much
+        free = name == INT8  # its loss is reported, not limited
         yield Check(check, free or verdict.near(own), verdict.accuracy, "" if free else own)
-        allowed_to = "" if free else verdict.allowed
+        limit = "" if free else verdict.allowed
         few = free or verdict.differing <= verdict.allowed
-        yield Check(f"decisions of {name} that differ", few, verdict.differing, allowed_to)
+        yield Check(f"decisions of {name} that differ", few, verdict.differing, limit)
         if name in (recorded := self.record.get("accuracy") or {}):
             yield Check(f"{check} as recorded", verdict.near(recorded[name]), verdict.accuracy, recorded[name])
 
     def _decided(self, name: str, pixels: Tensor) -> Tensor | None:
+        """The decisions of one file."""
         if name == "model.py":
             return self._decisions_of_model_py()
         if name != "weights.pt":
@@ -298,7 +299,7 @@ def _size(shape: list[Any]) -> str:
 
 
 def _photo(spec: Mapping[str, Any]) -> Tensor | None:
-    """A smooth picture that is larger than the input and not square, uint8 [C, H, W]; None where none can be had."""
+    """A smooth image, larger than the input and not square, uint8 [C, H, W]; None for an input that is no photo."""
     channels, height, width = spec["input"]
     if channels not in (1, 3) or spec["interpolation"] not in ("bilinear", "bicubic"):
         return None
@@ -313,7 +314,7 @@ def _trained(record: Mapping[str, Any]) -> Check:
 
 
 def _counts(network: nn.Module, architecture: Architecture) -> Iterator[Check]:
-    """Parameters as the network has them, FLOPs as fvcore counts the whole network."""
+    """Check parameters against the network, and FLOPs against fvcore."""
     counted = counting.cost(architecture)
     params = sum(parameter.numel() for parameter in network.parameters())
     yield Check("parameters", params == counted.params, params, counted.params)
@@ -325,7 +326,7 @@ def _counts(network: nn.Module, architecture: Architecture) -> Iterator[Check]:
 
 
 def fvcore_flops(network: nn.Module, input_shape: tuple[int, int, int]) -> int | None:
-    """Multiply-adds of convolutions and linear layers for one image; None where the network cannot be traced."""
+    """Multiply-adds of convolutions and linear layers for one image; None if the network cannot be traced."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
         from fvcore.nn import FlopCountAnalysis
@@ -334,13 +335,13 @@ def fvcore_flops(network: nn.Module, input_shape: tuple[int, int, int]) -> int |
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         try:
             operators = analysis.by_operator()
-        except Exception:  # whatever a user's `forward` raises when it is traced
+        except Exception:  # a user's `forward` may raise any error when traced
             return None
     return round(sum(operators[name] for name in COUNTED))
 
 
 def _unchanged(folder: Path, recorded: Mapping[str, str | None]) -> Iterator[Check]:
-    """Whether the files that nobody edits are those that were written."""
+    """Check that files which nobody edits are as written."""
     for name, expected in recorded.items():
         if expected is not None:
             found = digest(folder / name)
@@ -356,23 +357,23 @@ def digest(path: Path) -> str:
 
 
 def _same_weights(path: Path, network: nn.Module) -> Check:
-    """weights.pt holds what weights.safetensors holds, to the last bit."""
+    """Check that weights.pt equals weights.safetensors to the last bit."""
     own, found = network.state_dict(), read_state(path)
     worst = math.inf
     if own.keys() == found.keys():
         worst = max((_difference(own[name], found[name]) for name in own), default=0.0)
-    value = worst if math.isfinite(worst) else "other names, shapes or kinds"
+    value = worst if math.isfinite(worst) else "other names, shapes or types"
     return Check("weights.pt equals weights.safetensors", worst == 0, value, 0.0)
 
 
 def _outputs_equal(name: str, difference: float) -> Check:
-    """The check of a relative difference; an infinite one, which JSON cannot hold, is said in words."""
+    """Check a relative difference; an infinite one is written as text, because JSON cannot hold it."""
     value = difference if math.isfinite(difference) else "not finite, or of another shape"
     return Check(f"{name} equals PyTorch", difference <= LIMIT, value, LIMIT)
 
 
 def _difference(expected: Tensor, found: Tensor) -> float:
-    """The largest absolute difference; infinite where a value is not finite, or shape or kind differ."""
+    """The largest absolute difference; infinite if a value is not finite, or shape or type differ."""
     if expected.shape != found.shape or expected.dtype != found.dtype:
         return math.inf
     if expected.is_floating_point() and not (expected.isfinite().all() and found.isfinite().all()):

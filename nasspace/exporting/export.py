@@ -1,4 +1,4 @@
-"""A folder to ship: the network as readable PyTorch code, as ONNX, its weights, a card; and its verification."""
+"""Export a network to a folder (PyTorch source, ONNX, weights, model card), and verify the folder."""
 
 from __future__ import annotations
 
@@ -34,21 +34,27 @@ if TYPE_CHECKING:
 FORMATS = ("source", "onnx", "torch")
 VERSION = 2
 RECORD = "export.json"
-ORIGIN = {"name": str, "seed": int, "held_out": float, "fingerprint": str, "resolution": int}  # of `data` in it
+ORIGIN = {
+    "name": str,
+    "seed": int,
+    "held_out": float,
+    "fingerprint": str,
+    "resolution": int,
+}  # keys of `data` in export.json
 LARGEST_SEED = 2**63 - 1
-HELD = (  # to the byte: nobody edits these
+HELD = (  # checked by digest: nobody edits these
     *("weights.safetensors", "weights.pt", "model.onnx", INT8),
     *("model.py", specifications.PROGRAM, specifications.NAME),
 )
 WRITTEN = ("architecture.json", *HELD, RECORD, "README.md")
-TRAINED = ("training.json", "confusion.csv")  # what a full training adds to its export
-DYNAMIC = "dynamic"  # a batch of any size
+TRAINED = ("training.json", "confusion.csv")  # added by a full training
+DYNAMIC = "dynamic"  # batch size
 LARGEST_BATCH = 4096
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An export folder: its files, what was checked, and the accuracy of each file on the validation images."""
+    """An export folder: its files, its checks, and the accuracy of each file on the validation images."""
 
     folder: Path
     files: list[str]
@@ -57,12 +63,12 @@ class Exported:
 
     @property
     def ok(self) -> bool:
-        """Whether no check failed; those that did not run do not count."""
+        """Whether no check failed; checks that did not run do not count."""
         return not any(check.ok is False for check in self.checks)
 
     @property
     def summary(self) -> str:
-        """How many checks hold, failed and did not run.
+        """How many checks passed, failed and did not run.
 
         >>> Exported(Path("x"), [], [Check("a", True, 1, 1), Check("b", None, None, None, "no data")]).summary
         '1 check ok, 0 failed, 1 not run'
@@ -94,25 +100,27 @@ def export(
     """Write a network to `folder` at its own input shape, checked before it is moved into place.
 
     `weights` is a state dictionary or the path of a .safetensors file; without them the network is initialized from
-    `seed`, and the card and the first check say that it was never trained. `formats`: `source` (model.py and the
-    weights it loads), `torch` (weights.pt), `onnx` (with a batch of any size unless `batch_size` fixes it).
-    `classes` names the outputs; `card` may tell what `model_card.KEYS` lists. preprocessing.json is that of `data`,
-    else `preprocessing`, completed by a default. With `data`, held at the network's resolution, each file is
-    judged on the validation images from their originals, and must decide as the training pipeline does; the card's
-    `accuracy` must be the pipeline's. `origin` names the data where they are not given: `DataSet.origin`, and the
-    `resolution` that its
-    fingerprint is of. A folder is filled if it is empty or holds an earlier export; without `replace` that must be one
-    of the same network with the same weights, and nothing else may be in the folder. Errors: `InputError` for what
-    cannot be exported or written, `VerificationError` where a check fails; then the folder is as it was.
+    `seed`, and the card and the first check state that it was never trained. `formats`: `source` (model.py and the
+    weights it loads), `torch` (weights.pt), `onnx` (any batch size unless `batch_size` fixes it). `classes` names the
+    outputs; `card` has keys of `model_card.KEYS`. preprocessing.json is that of `data`, else `preprocessing` completed
+    by defaults.
+
+    With `data`, loaded at the network's resolution, each file is judged on the original validation images and must
+    decide as the training pipeline does; the `accuracy` on the card must be the pipeline's. Without it, `origin`
+    describes the data: `DataSet.origin`, and the `resolution` of its fingerprint.
+
+    The folder must be empty or hold an earlier export; without `replace` that must be one of the same network with the
+    same weights, and the folder may hold nothing else. Raises `InputError` if the network cannot be exported or
+    written, and `VerificationError` if a check fails; the folder is then unchanged.
     """
     formats, batch_size = _checked_formats(formats), _checked_batch(batch_size)
     named = {} if classes is None else {"classes": list(classes)}
-    about = cards.checked({**(card or {}), **named}, architecture)
+    facts = cards.checked({**(card or {}), **named}, architecture)
     if data is not None:
         _check_data(data, architecture, classes)
-    spec = specifications.settled(architecture, {**about, **named}, preprocessing, data)
+    spec = specifications.complete(architecture, {**facts, **named}, preprocessing, data)
     if data is not None or "classes" in (preprocessing or {}):
-        about = cards.checked({**about, "classes": spec["classes"]}, architecture)
+        facts = cards.checked({**facts, "classes": spec["classes"]}, architecture)
     network = _network(architecture, weights, seed)
     folder = Path(folder)
     check_folder(folder)
@@ -127,9 +135,9 @@ def export(
         "batch_size": batch_size,
         "formats": list(formats),
         "data": origin if data is None else data.origin,
-        "card": about,
+        "card": facts,
     }
-    with _beside(folder) as new:
+    with _temporary_folder(folder) as new:
         record["files"] = _write(new, architecture, network, spec, record)
         record["preprocessing"] = record["files"][specifications.NAME]
         checks, accuracy = _checked(new, architecture, record, data)
@@ -143,9 +151,9 @@ def export(
 
 
 def earlier(folder: Path, architecture: Architecture) -> dict[str, Any]:
-    """Of an earlier export, what `export` takes to write the same weights once more, also at another resolution.
+    """Arguments of `export` that write the weights of an earlier export again, also at another resolution.
 
-    That is the `origin` of the weights, and the `card`, without what holds at the earlier resolution alone.
+    These are the `origin` of the weights, and the `card` without facts that hold only at the earlier resolution.
     """
     if not (folder / RECORD).is_file():
         return {}
@@ -162,9 +170,9 @@ def earlier(folder: Path, architecture: Architecture) -> dict[str, Any]:
 
 
 def add_int8(folder: str | os.PathLike, data: DataSet | None = None) -> Exported:
-    """Record model.int8.onnx, which was written into a finished export: its digest and, with `data`, its accuracy.
+    """Record model.int8.onnx, written into a complete export: its digest and, with `data`, its accuracy.
 
-    One that does not hold is removed, with a `VerificationError`.
+    A file that fails its checks is removed, with a `VerificationError`.
     """
     folder = Path(folder)
     record = _read_record(folder / RECORD)
@@ -173,7 +181,7 @@ def add_int8(folder: str | os.PathLike, data: DataSet | None = None) -> Exported
     record["files"] = dict(sorted(record["files"].items()))
     new, accuracy = checking.judge_int8(folder, architecture, record, data)
     if failed := [check for check in new if check.ok is False]:
-        (folder / INT8).unlink()  # nothing is recorded of it
+        (folder / INT8).unlink()  # it is not recorded yet
         raise VerificationError(f"{folder / INT8}: {failed[0].name} ({failed[0].value}, limit {failed[0].limit})")
     record["accuracy"] |= accuracy
     names = {check.name for check in new}
@@ -192,12 +200,12 @@ def verify(
     data_dir: str | os.PathLike | None = None,
     code: bool = True,
 ) -> Exported:
-    """Check an export folder again: its files against each other, and against what was written.
+    """Check an export folder again: its files against each other and against the record of the export.
 
     This runs its model.py, unless that was changed or `code` is False. With `data` (a data set, or a name as in
-    `load_data`) the accuracy of each file is taken again on the same validation images: it must be the recorded one
-    and that of the training pipeline. Data of another fingerprint are an `InputError`, and so is a missing or damaged
-    file, which it names; a file that says something else than the others is a failed check of the result.
+    `load_data`) the accuracy of each file is measured again on the same validation images: it must equal the recorded
+    one and that of the training pipeline. Data of another fingerprint, and missing or damaged files, are an
+    `InputError`; a file that contradicts the others is a failed check.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -209,29 +217,29 @@ def verify(
     architecture = architectures.load(folder / "architecture.json")
     found, expected = architecture.digest, record["digest"]
     same = Check("architecture.json unchanged", found == expected, found, expected)
-    if not same.ok:  # no weights fit another network, so that nothing else can be asked
+    if not same.ok:  # no weights fit another network, so that no other check can run
         return Exported(folder, _listed(record), [same], record["accuracy"])
-    data = _data_again(data, data_dir, record, architecture)
+    data = _load_data(data, data_dir, record, architecture)
     checks, accuracy = checking.run(folder, architecture, record, data=data, code=code)
     return Exported(folder, _listed(record), [checks[0], same, *checks[1:]], {**record["accuracy"], **accuracy})
 
 
 def _check_data(data: DataSet, architecture: Architecture, classes: Sequence[str] | None = None) -> None:
-    """Refuse images of another size, and other classes, than the network's."""
-    found, wanted = [data.channels, data.resolution, data.resolution], list(architecture.input)
-    if found != wanted:
-        shown = (" x ".join(map(str, shape)) for shape in (found, wanted))
-        raise InputError("data {}: images of {} where the network takes {}".format(data.name, *shown))
+    """Refuse data whose images or classes do not fit the network."""
+    found, expected = [data.channels, data.resolution, data.resolution], list(architecture.input)
+    if found != expected:
+        shapes = (" x ".join(map(str, shape)) for shape in (found, expected))
+        raise InputError("data {}: images of {}, but the network takes {}".format(data.name, *shapes))
     if len(data.classes) != architecture.classes:
-        raise InputError(f"data {data.name}: {len(data.classes)} classes where the network has {architecture.classes}")
+        raise InputError(f"data {data.name}: {len(data.classes)} classes, but the network has {architecture.classes}")
     if classes is not None and list(classes) != list(data.classes):
-        raise InputError(f"classes: they are not those of the data {data.name}; leave them out")
+        raise InputError(f"classes: they differ from those of the data {data.name}; leave them out")
 
 
-def _data_again(
+def _load_data(
     data: DataSet | str | None, data_dir: Any, record: Mapping[str, Any], architecture: Architecture
 ) -> DataSet | None:
-    """The data set of the export at the network's resolution; of another fingerprint it is refused."""
+    """Load the data set of the export at the network's resolution; another fingerprint is an `InputError`."""
     origin = record["data"] or {}
     if isinstance(data, str):
         from nasspace.data.loading import load_data
@@ -251,7 +259,7 @@ def _data_again(
 
 
 def _as_trained(data: DataSet, data_dir: Any, origin: Mapping[str, Any]) -> DataSet:
-    """The data set at the resolution that the weights were trained at, whose mean and deviation the network expects."""
+    """The data at the resolution of the training, whose mean and standard deviation the network expects."""
     at = origin.get("resolution", data.resolution)
     if at == data.resolution:
         return data
@@ -278,7 +286,7 @@ def _checked_formats(formats: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_folder(folder: Path) -> None:
-    """A folder may be new, empty, or an earlier export; others' files are never touched."""
+    """Refuse a folder that is not new, empty, or an earlier export."""
     try:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder}: is a file; choose another --out folder")
@@ -289,13 +297,15 @@ def check_folder(folder: Path) -> None:
 
 
 def _refuse_others(folder: Path, architecture: Architecture, weights: str | None = None) -> None:
-    """Refuse a folder with files of others, or the export of another network; of other weights, given their digest."""
+    """Refuse a folder with other files, another network, or, given the digest of `weights`, other weights."""
     if not folder.is_dir():
         return
     names = {path.name for path in folder.iterdir() if not path.name.startswith((".", "__pycache__"))}
     found = ""
     if foreign := sorted(names.difference(WRITTEN, TRAINED)):
-        found = f"holds files that are not of an export ({', '.join(foreign[:3])}{', ...' if foreign[3:] else ''})"
+        found = (
+            f"holds files that do not belong to an export ({', '.join(foreign[:3])}{', ...' if foreign[3:] else ''})"
+        )
     elif kept := sorted(names.intersection(TRAINED)):
         found = f"holds the result of a full training ({kept[-1]})"
     elif names and (digest := architectures.load(folder / "architecture.json").digest) != architecture.digest:
@@ -318,13 +328,13 @@ def _network(architecture: Architecture, weights: Any, seed: int) -> Network:
 def _write(
     new: Path, architecture: Architecture, network: Network, spec: Mapping[str, Any], record: Mapping[str, Any]
 ) -> dict[str, str | None]:
-    """Write the files of the formats; their names, with the digests of those that are held to the byte."""
-    formats, about, state = record["formats"], record["card"], network.state_dict()
+    """Write the files of the formats; returns their names, with digests of the files in HELD."""
+    formats, card, state = record["formats"], record["card"], network.state_dict()
     note = "" if record["trained"] else cards.never_trained(record["seed"])
     files.write_text(new / "architecture.json", architecture.to_json())
     specifications.write(new, spec, program="onnx" in formats)
     if "source" in formats:
-        text = model_source(architecture, title=cards.title(architecture, about), note=note, preprocessing=spec)
+        text = model_source(architecture, title=cards.title(architecture, card), note=note, preprocessing=spec)
         files.write_text(new / "model.py", text)
     metadata = {"architecture": architecture.digest, "trained": str(record["trained"])}
     _write_bytes(new / "weights.safetensors", as_safetensors(state, **metadata))
@@ -335,8 +345,8 @@ def _write(
 
         batch = record["batch_size"]
         size = {"dynamic_batch": True} if batch == DYNAMIC else {"batch_size": batch}
-        about_file = specifications.metadata(spec, architecture.digest)
-        to_onnx(network, architecture.input, new / "model.onnx", **size, metadata=about_file)
+        stated = specifications.metadata(spec, architecture.digest)
+        to_onnx(network, architecture.input, new / "model.onnx", **size, metadata=stated)
     names = sorted(path.name for path in new.iterdir())
     return {name: checking.digest(new / name) if name in HELD else None for name in names}
 
@@ -349,20 +359,20 @@ def _write_bytes(path: Path, data: bytes) -> None:
 def _checked(
     new: Path, architecture: Architecture, record: Mapping[str, Any], data: DataSet | None
 ) -> tuple[list[Check], dict[str, float]]:
-    """The checks of the files just written, and their accuracy; a `VerificationError` names the checks that fail."""
+    """Check the files just written; returns the checks and the accuracies. Failed checks are a `VerificationError`."""
     try:
         checks, accuracy = checking.run(new, architecture, record, data=data)
     except InputError as error:
-        raise VerificationError(f"the export does not hold and was not kept: {error}") from error
+        raise VerificationError(f"the export failed its checks and was not kept: {error}") from error
     failed = [f"{check.name} ({check.value}, limit {check.limit})" for check in checks if check.ok is False]
     if failed:
-        raise VerificationError(f"the export does not hold and was not kept: {'; '.join(failed)}")
+        raise VerificationError(f"the export failed its checks and was not kept: {'; '.join(failed)}")
     return checks, accuracy
 
 
 @contextlib.contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`, gone at the end."""
+def _temporary_folder(folder: Path) -> Iterator[Path]:
+    """Create a hidden folder next to `folder`, which is removed at the end."""
     place = folder.resolve()
     new = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
     try:
@@ -376,10 +386,10 @@ def _beside(folder: Path) -> Iterator[Path]:
 
 
 def _move(new: Path, folder: Path) -> None:
-    """Move the whole folder into place, or file by file over an earlier export; what that had more is removed.
+    """Move the folder into place, or replace the files of an earlier export one by one and remove the others.
 
-    README.md goes first and comes last: a folder that has it is whole. The record of a training goes with the network
-    that was trained.
+    README.md is removed first and written last: a folder that has it is complete. The record of a full training is
+    removed with its network.
     """
     try:
         if not folder.exists():
@@ -401,9 +411,11 @@ def _listed(record: Mapping[str, Any]) -> list[str]:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """The content of export.json, as far as the checks rely on it."""
+    """Read export.json; the parts that checks rely on are validated."""
     if not path.is_file():
-        raise InputError(f"{path.parent}: this is no export folder ({RECORD} is missing); name one of `nas export`")
+        raise InputError(
+            f"{path.parent}: this is not an export folder ({RECORD} is missing); name one that `nas export` wrote"
+        )
     document = files.load_json(path)
     record = document.value
     if not isinstance(record, dict) or record.get("nasspace_export") != VERSION:
@@ -412,7 +424,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     kinds |= {"data": dict | None, "accuracy": dict, "checks": list}
     for key, kind in kinds.items():
         if key not in record or not isinstance(record[key], kind):
-            raise document.error((key,), f"'{key}' is missing or of another kind; export it again")
+            raise document.error((key,), f"'{key}' is missing or has the wrong type; export it again")
     unknown = [name for name in record["files"] if name not in WRITTEN]
     missing = [name for name in (checking.PIPELINE, specifications.NAME) if name not in record["files"]]
     held = [name for name, digest in record["files"].items() if name in HELD and not isinstance(digest, str)]
@@ -426,7 +438,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def check_origin(document: Document, data: Any) -> None:
-    """Refuse what is not the origin of an export's data, as export.json has it; None is one that is not known."""
+    """Refuse an invalid `data` of export.json; None stands for unknown data."""
     if data is None:
         return
     for key, kind in ORIGIN.items():
@@ -434,6 +446,6 @@ def check_origin(document: Document, data: Any) -> None:
         if not isinstance(found, kind) or isinstance(found, bool):
             raise document.error(("data", key), f"missing or not of the type {kind.__name__}; export it again")
     if not 0 <= data["seed"] <= LARGEST_SEED or not 0 < data["held_out"] < 1:
-        raise document.error(("data",), "no seed of 0 or more with a held_out between 0 and 1; export it again")
+        raise document.error(("data",), "needs a seed of 0 or more and a held_out between 0 and 1; export it again")
     if unknown := data.keys() - ORIGIN.keys():
         raise document.error(("data", min(unknown)), "not a key of an export's data; export it again")

@@ -1,4 +1,4 @@
-"""What the files of an export decide on validation images, by the folder's own preprocessing; and the pipeline's."""
+"""Decisions of an export's files on validation images, compared with those of the training pipeline."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from nasspace.training.trainer import normalized
 if TYPE_CHECKING:
     from nasspace.data.images import DataSet
 
-TOLERANCE = 0.002  # of accuracy: what two counts on the same images may differ by, or one image
-DIFFERING = 0.01  # of decisions: the share that may differ, or one image
+TOLERANCE = 0.002  # largest difference of two accuracies on the same images, if that is more than one image
+DIFFERING = 0.01  # largest share of different decisions, if that is more than one image
 BATCH = 64
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a file gets right of `count` images, and on how many it decides otherwise than the pipeline."""
+    """How many of `count` images a file classifies correctly, and on how many it differs from the pipeline."""
 
     right: int
     differing: int
@@ -34,27 +34,30 @@ class Verdict:
 
     @property
     def accuracy(self) -> float:
+        """The fraction of images that are classified correctly."""
         return self.right / self.count
 
     @property
     def allowed(self) -> int:
-        """How many decisions may differ."""
+        """The largest number of different decisions."""
         return max(1, int(DIFFERING * self.count))
 
     def near(self, accuracy: float) -> bool:
-        """Whether an accuracy on the same images is within 0.2 points or one image, whichever is more."""
+        """Whether an accuracy on the same images differs by at most 0.2 points or one image, whichever is more."""
         return abs(self.right - accuracy * self.count) <= max(1, TOLERANCE * self.count) + 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Pipeline:
-    """The decisions of the training pipeline: the network on the pixels that it was validated on."""
+    """The decisions of the training pipeline: the network's on the pixels of its validation split."""
 
     data: DataSet
     decisions: Tensor
 
     @classmethod
     def of(cls, network: nn.Module, data: DataSet) -> Pipeline:
+        """Run a network on the validation split."""
+
         def batches() -> Iterator[Tensor]:
             for part in data.validation.pixels.split(BATCH):
                 yield network(normalized(part, data)).argmax(1)
@@ -63,16 +66,17 @@ class Pipeline:
             return cls(data, torch.cat(list(batches())))
 
     def verdict(self, decisions: Tensor) -> Verdict:
-        """Of decisions as positions in the data's classes, -1 for a class that is not among them."""
+        """Judge decisions, which are indices into the data's classes; -1 is a class that the data does not have."""
         labels = self.data.validation.labels
         return Verdict(int((decisions == labels).sum()), int((decisions != self.decisions).sum()), len(labels))
 
     @property
     def own(self) -> Verdict:
+        """The verdict on the pipeline itself."""
         return self.verdict(self.decisions)
 
     def named(self, outputs: Tensor, spec: Mapping[str, Any]) -> Tensor:
-        """Positions in the data's classes of outputs that the folder names by its own list of classes."""
+        """Translate outputs, numbered by the folder's list of classes, into indices of the data's classes."""
         known = {name: position for position, name in enumerate(self.data.classes)}
         same = list(self.data.classes) == spec["classes"]
         places = range(len(known)) if same else [known.get(name, -1) for name in spec["classes"]]
@@ -82,16 +86,16 @@ class Pipeline:
 
 
 def pixels_of(data: DataSet, spec: Mapping[str, Any]) -> Tensor:
-    """The validation images, uint8 [N, C, H, W], from what they were decoded from, by a folder's preprocessing.
+    """Preprocess the validation images from their original files as a folder specifies: uint8 [N, C, H, W].
 
-    Raises ValueError with the reason for an image that it cannot be applied to.
+    Raises ValueError with the reason if an image cannot be preprocessed.
     """
     originals = data.validation.originals
 
     def one(position: int) -> np.ndarray:
         try:
             return predict.preprocess(originals[position], spec)
-        except Exception as error:  # Pillow's decoders, and whatever a foreign specification leads to
+        except Exception as error:  # Pillow's decoders and foreign specifications raise any error
             raise ValueError(str(error) or type(error).__name__) from error
 
     with ThreadPoolExecutor() as threads:
@@ -112,7 +116,7 @@ def described(path: Path) -> tuple[list[Any], dict[str, str]]:
 
 
 def by_onnx(path: Path, pixels: Tensor, spec: Mapping[str, Any]) -> Tensor:
-    """The outputs that an ONNX file decides for, int64 [N]."""
+    """The decisions of an ONNX file: indices of its outputs, int64 [N]."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
@@ -120,7 +124,7 @@ def by_onnx(path: Path, pixels: Tensor, spec: Mapping[str, Any]) -> Tensor:
 
 
 def by_torch(network: nn.Module, pixels: Tensor, spec: Mapping[str, Any]) -> Tensor:
-    """The outputs that a network decides for, int64 [N]."""
+    """The decisions of a network: indices of its outputs, int64 [N]."""
     with torch.inference_mode():
         return _decided(pixels, lambda part: network(torch.from_numpy(predict.normalize(part, spec))).numpy())
 

@@ -1,4 +1,4 @@
-"""The README of an export folder: what the network is, what it costs, and how to load each file."""
+"""The model card, README.md of an export: the network, its cost, and how to load each file."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from nasspace.errors import InputError, nearest
 from nasspace.exporting.preprocessing import in_words
 from nasspace.formatting import significant
 
-KEYS = (  # what a card may tell, beside what follows from the network itself
+KEYS = (  # facts of a card that do not follow from the network itself
     "title",
     "classes",  # their names
     "mean",  # of each channel, of pixels scaled to 0..1
     "std",
     "accuracy",  # a fraction
     "accuracy_is_of",  # 'held-out training images at 32x32', 'validation images at 32x32'
-    "search_accuracy",  # what the search chose by
-    "search_fidelity",  # what that was had with: words, or {"resolution", "epochs", "share"}
+    "search_accuracy",  # at the search's own fidelity
+    "search_fidelity",  # its training budget: a text, or {"resolution", "epochs", "share"}
     "resolution_why",  # why the network takes images of this size
     "latency_ms",
     "latency_low_ms",
@@ -27,7 +27,7 @@ KEYS = (  # what a card may tell, beside what follows from the network itself
     "runtime",
     "threads",
     "batch_size",
-    "machine",  # words, or a dictionary of them
+    "machine",  # a text, or a dictionary of texts
     "study",
     "space",
     "data",
@@ -40,18 +40,18 @@ FILES = {
     "weights.safetensors": "the same weights as safetensors",
     "model.onnx": "the network with its weights as ONNX, batch norm folded in; metadata: preprocessing, classes",
     "model.int8.onnx": "the same, quantized: weights in int8, activations in uint8",
-    "preprocessing.json": "what an image goes through before the network, and the names of the classes",
+    "preprocessing.json": "how images are preprocessed, and the names of the classes",
     "predict.py": "classifies image files; needs onnxruntime, numpy and Pillow",
-    "export.json": "what is said here, for programs; with it `nas verify` checks the folder",
+    "export.json": "the content of this card for programs; `nas verify` checks the folder with it",
 }
 
 
 def checked(card: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
-    """The card as a plain dictionary without what is None or NaN; what does not fit the network is refused."""
+    """Validate a card and drop values that are None or NaN; one that does not fit is an `InputError`."""
     card = {key: value for key, value in card.items() if value is not None and value == value}
     for key in card:
         if key not in KEYS:
-            raise InputError(f"card: '{key}' is not something a card tells{nearest(key, KEYS)}")
+            raise InputError(f"card: '{key}' is not a key of a model card{nearest(key, KEYS)}")
     for key in ("mean", "std"):
         if key in card:
             card[key] = [float(value) for value in card[key]]
@@ -68,29 +68,29 @@ def checked(card: Mapping[str, Any], architecture: Architecture) -> dict[str, An
 
 
 def title(architecture: Architecture, card: Mapping[str, Any]) -> str:
-    """The network's name for people."""
+    """The title of the card."""
     return _text(card.get("title") or architecture.name or f"Network {architecture.digest}")
 
 
 def trained_at(resolution: int) -> str:
-    """What is said of weights that are exported at another resolution."""
+    """The note on weights that are exported at another resolution."""
     return f"the weights were trained at {resolution}x{resolution}"
 
 
 def never_trained(seed: int) -> str:
-    """The warning of a network without weights of its own."""
+    """The warning on a network without trained weights."""
     return f"It was never trained: its weights are the initial ones of seed {seed}, and its scores mean nothing."
 
 
 def readme(
     architecture: Architecture, record: Mapping[str, Any], spec: Mapping[str, Any], checks: Sequence[Any]
 ) -> str:
-    """The card as Markdown; `record` is the content of export.json, `spec` of preprocessing.json."""
+    """Render the card as Markdown; `record` is the content of export.json, `spec` that of preprocessing.json."""
     card = record["card"]
     size = " x ".join(map(str, architecture.input))
     parts = [f"# {_plain(title(architecture, card))}"]
-    what = f"A convolutional network for images of {size} (channels, height, width)"
-    parts.append(f"{what} and {architecture.classes} classes{_origin(card)}.")
+    network = f"A convolutional network for images of {size} (channels, height, width)"
+    parts.append(f"{network} and {architecture.classes} classes{_origin(card)}.")
     if not record["trained"]:
         parts.append(f"**{never_trained(record['seed'])}**")
     parts.append(_table(("", ""), _facts(architecture, card)))
@@ -102,7 +102,7 @@ def readme(
     parts.append("## Preprocessing\n\n" + _plain(in_words(spec)))
     parts.append("## Use\n\n" + "\n\n".join(_loading(architecture, record)))
     files = [(f"`{name}`", FILES[name]) for name in FILES if name in record["files"]]
-    parts.append("## Files\n\n" + _table(("file", "what it is"), files))
+    parts.append("## Files\n\n" + _table(("file", "content"), files))
     parts.append("## Checked at export\n\n" + _table(("check", "", "found", "limit"), map(_checked_row, checks)))
     return "\n\n".join(parts) + "\n"
 
@@ -114,27 +114,27 @@ def _checked_row(check: Any) -> tuple[str, str, str, str]:
 
 
 def _accuracies(record: Mapping[str, Any], checks: Sequence[Any]) -> str:
-    """The accuracy of each file, with the number of images on which it decides otherwise than the pipeline."""
+    """The accuracy of each file, and on how many images it differs from the training pipeline."""
     differing = {check.name: check.value for check in checks}
     rows = []
     for name, value in record["accuracy"].items():
         others = differing.get(f"decisions of {name} that differ")
         rows.append((f"`{name}`", f"{value:.2%}", "" if others is None else str(others)))
-    told = f"On the validation images of {_plain(record['data']['name'])}, " if record["data"] else ""
+    data = f"On the validation images of {_plain(record['data']['name'])}, " if record["data"] else ""
     how = "each file through preprocessing.json, `weights.safetensors` in the training pipeline:"
-    return f"{told}{how}\n\n" + _table(("file", "accuracy", "decides otherwise than the pipeline"), rows)
+    return f"{data}{how}\n\n" + _table(("file", "accuracy", "images that differ from the pipeline"), rows)
 
 
 def _origin(card: Mapping[str, Any]) -> str:
-    words = {"study": "study", "id": "candidate", "space": "space", "data": "data"}
-    known = [f"{word} {_plain(card[key])}" for key, word in words.items() if key in card]
+    labels = {"study": "study", "id": "candidate", "space": "space", "data": "data"}
+    known = [f"{word} {_plain(card[key])}" for key, word in labels.items() if key in card]
     return f", found by nasspace ({', '.join(known)})" if known else ""
 
 
 def _facts(architecture: Architecture, card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     cost = counting.cost(architecture)
     shape = ", ".join(map(str, architecture.input))
-    yield "Input", f"float32, (batch, {shape}){_normalisation(card)}"
+    yield "Input", f"float32, (batch, {shape}){_normalization(card)}"
     if "resolution_why" in card:
         yield "Resolution", _plain(card["resolution_why"])
     yield "Output", f"scores before softmax, (batch, {architecture.classes})"
@@ -142,7 +142,7 @@ def _facts(architecture: Architecture, card: Mapping[str, Any]) -> Iterator[tupl
     yield "FLOPs", f"{cost.flops:,} multiply-adds of convolutions and linear layers for one image"
     yield "Memory access", f"{cost.memory_access:,} elements read and written (ShuffleNet V2's MAC)"
     if "accuracy" in card:
-        yield "Accuracy", f"{card['accuracy']:.2%} of {_plain(card.get('accuracy_is_of', 'images that were not said'))}"
+        yield "Accuracy", f"{card['accuracy']:.2%} of {_plain(card.get('accuracy_is_of', 'unknown images'))}"
     if "search_accuracy" in card:
         yield "Accuracy in the search", f"{card['search_accuracy']:.2%}{_fidelity(card.get('search_fidelity'))}"
     if "latency_ms" in card:
@@ -156,11 +156,11 @@ def _fidelity(fidelity: Any) -> str:
     return f" ({_plain(fidelity)})" if fidelity else ""
 
 
-def _normalisation(card: Mapping[str, Any]) -> str:
+def _normalization(card: Mapping[str, Any]) -> str:
     if "mean" not in card or "std" not in card:
         return ""
     mean, std = (", ".join(f"{value:.6g}" for value in card[key]) for key in ("mean", "std"))
-    return f"; pixels scaled to 0..1, then a channel's mean ({mean}) subtracted and divided by its deviation ({std})"
+    return f"; pixels scaled to 0..1, minus each channel's mean ({mean}), divided by its standard deviation ({std})"
 
 
 def _latency(architecture: Architecture, card: Mapping[str, Any]) -> str:
@@ -240,10 +240,10 @@ def _figure(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Words of others as words: one line, nothing that Markdown or HTML would read."""
+    """Text of others on one line, with the characters of Markdown and HTML escaped."""
     return "".join("\\" + c if c in "\\`*_[]<>#" else c for c in _text(value))
 
 
 def _text(value: Any) -> str:
-    """One line that UTF-8 can hold; names of files may have bytes that are no letters."""
+    """Text on one line in valid UTF-8; names of files may hold other bytes."""
     return " ".join(str(value).split()).encode("utf-8", "replace").decode()

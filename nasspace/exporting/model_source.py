@@ -1,4 +1,4 @@
-"""The text of `model.py`: one network as a file that needs PyTorch alone."""
+"""The source of `model.py`: one network as a file that needs only PyTorch."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from nasspace import blocks, counting
 from nasspace.architecture import Architecture, Layer
 from nasspace.data import predict
 from nasspace.exporting.preprocessing import constants as constants_of
-from nasspace.exporting.source_bundler import gather
+from nasspace.exporting.source_bundler import bundle
 from nasspace.network import Network
 
-CONSTANTS = tuple(key.upper() for key in predict.KEYS)  # of preprocessing.json: INPUT, COLOR, RESIZE, MEAN, CLASSES ...
+CONSTANTS = tuple(key.upper() for key in predict.KEYS)  # INPUT, COLOR, RESIZE, MEAN, CLASSES, ...
 RESERVED = {name: name for name in ("Model", "load", "preprocess", "predict", *CONSTANTS)} | {
     "torch": torch,
     "Path": Path,
 }
 HEAD = (
-    '    """The layers in order; behind each, the shape of its output for one image."""\n',
+    '    """The layers in order, each with the shape of its output for one image."""\n',
     "    def __init__(self):",
     "        super().__init__(",
 )
 LOAD = '''def load(weights: str | Path | None = None) -> Model:
-    """The network with its weights (those of `weights.pt` beside this file unless given), ready to predict."""
+    """Load the network in evaluation mode; the weights default to `weights.pt` next to this file."""
     model = Model()
     path = Path(__file__).with_name("weights.pt") if weights is None else weights
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return model.eval()'''
 PREPROCESS = '''def preprocess(images: torch.Tensor) -> torch.Tensor:
-    """The network's input, float32 [N, C, H, W], of decoded images, uint8 [N, C, H, W] or [C, H, W] of any size.
+    """Turn decoded images, uint8 [N, C, H, W] or [C, H, W] of any size, into the network's input, float32 [N, C, H, W].
 
-    They are upright and have COLOR's channels. `predict.py` decodes files, too, and resizes by Pillow.
+    The images are upright and have the channels of COLOR. `predict.py` also decodes files, and resizes with Pillow.
     """
     images = images if images.dim() == 4 else images[None]
     height, width = images.shape[-2:]
@@ -51,7 +51,7 @@ PREPROCESS = '''def preprocess(images: torch.Tensor) -> torch.Tensor:
     mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
     return (images.float() / 255 - mean) / std'''
 PREDICT = '''def predict(images: torch.Tensor, network: torch.nn.Module | None = None) -> list[tuple[str, float]]:
-    """The class and its probability of each decoded image, uint8 [N, C, H, W] or [C, H, W]."""
+    """Classify decoded images, uint8 [N, C, H, W] or [C, H, W]: the class and its probability for each."""
     network = load() if network is None else network
     with torch.inference_mode():
         probabilities = network(preprocess(images)).softmax(1)
@@ -66,21 +66,22 @@ def model_source(
     note: str = "",
     preprocessing: Mapping[str, Any] | None = None,
 ) -> str:
-    """A program with `Model`, whose state dictionary is that of `nasspace.build`'s network, and `load()`.
+    """Write a program with the class `Model` and the function `load()`.
 
-    It imports PyTorch and the standard library only. `note` is a sentence for its first docstring. The values of
-    `preprocessing`, the content of preprocessing.json, become constants, used by `preprocess()` and `predict()`. A
-    block whose source cannot be had is an `InputError` that names it.
+    It imports only PyTorch and the standard library. The state dictionary of `Model` is that of `nasspace.build`'s
+    network. `note` is added to the module's docstring. The values of `preprocessing`, the content of
+    preprocessing.json, become constants for `preprocess()` and `predict()`. A block whose source is unavailable is an
+    `InputError`.
     """
-    gathered = gather(dict.fromkeys(layer.block for layer in architecture.layers), Network, RESERVED)
-    imports = sorted({*gathered.imports, "import torch", "from pathlib import Path"}, key=_import_order)
+    bundled = bundle(dict.fromkeys(layer.block for layer in architecture.layers), Network, RESERVED)
+    imports = sorted({*bundled.imports, "import torch", "from pathlib import Path"}, key=_import_order)
     constants = constants_of(preprocessing) if preprocessing else {}
     parts = [
         _docstring(architecture, title, note),
         "from __future__ import annotations\n\n" + "\n".join(_merged(imports)),
         "\n".join(f"{name} = {_value(value)}" for name, value in constants.items()),
-        *gathered.definitions,
-        _model(architecture, gathered.names),
+        *bundled.definitions,
+        _model(architecture, bundled.names),
         LOAD,
         *((PREPROCESS, PREDICT) if preprocessing else ()),
     ]
@@ -98,35 +99,35 @@ def _docstring(architecture: Architecture, title: str, note: str) -> str:
 
 
 def _import_order(line: str) -> tuple[bool, bool, str]:
-    """The standard library first, then PyTorch; `import x` before `from x import y`."""
+    """Sort key: the standard library before PyTorch, `import x` before `from x import y`."""
     module = line.split()[1]
     return module.partition(".")[0] == "torch", line.startswith("from"), module
 
 
 def _merged(lines: list[str]) -> Iterator[str]:
-    """One line for each module that names are imported from, and an empty line before PyTorch."""
+    """One import line per module, with an empty line before PyTorch."""
     names: dict[str, list[str]] = {}
     for line in lines:
         start, _, name = line.partition(" import ")
         names.setdefault(start if name else line, []).append(name)
-    before = ""
+    previous = ""
     for start, found in names.items():
         top = start.split()[1].partition(".")[0]
-        if top == "torch" != before:
+        if top == "torch" != previous:
             yield ""
-        before = top
+        previous = top
         yield f"{start} import {', '.join(sorted(found))}" if found[0] else start
 
 
 def _value(value: Any) -> str:
-    """A value of JSON as Python, lists as tuples."""
+    """Write a value of JSON as Python, with tuples for lists."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_literal(key)}: {_value(each)}" for key, each in value.items()) + "}"
     return _tuple(value) if isinstance(value, list | tuple) else _literal(value)
 
 
 def _tuple(values: Sequence[Any]) -> str:
-    """The values as a tuple, a line each if they are many."""
+    """Write values as a tuple, one per line if they are long."""
     shown = [_literal(value) for value in values]
     if len(", ".join(shown)) < 90:
         return f"({', '.join(shown)}{',' if len(shown) == 1 else ''})"
@@ -134,7 +135,7 @@ def _tuple(values: Sequence[Any]) -> str:
 
 
 def _model(architecture: Architecture, names: Mapping[str, str]) -> str:
-    """The class `Model`: one constructor line a layer, with the shape that comes out of it."""
+    """Write the class `Model`: one constructor call per layer, with the shape of its output."""
     channels = architecture.input[0]
     calls, shapes = [], []
     for layer, counted in zip(architecture.layers, counting.cost(architecture).layers, strict=True):
@@ -155,13 +156,13 @@ def _call(name: str, layer: Layer, channels: int) -> str:
 
 
 def _literal(value: Any) -> str:
-    """As Python writes it, words in double quotes where that needs no escapes."""
+    """Write a literal, with double quotes where they need no escapes."""
     text = repr(value)
     return text if not isinstance(value, str) or "'" in value or '"' in value else f'"{text[1:-1]}"'
 
 
 def _joined(parts: Iterator[str]) -> str:
-    """Two empty lines around functions and classes, one between the rest; constants stand together."""
+    """Join parts with two empty lines around functions and classes, and one between others."""
     text = ""
     block_before = False
     for part in parts:

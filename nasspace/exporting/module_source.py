@@ -1,6 +1,6 @@
-"""One loaded module's text: its top-level statements by the names they bind, where names stand, and edits to it.
+"""The source of a loaded module: its top-level statements by name, the positions of names, and edits.
 
-Which names in a piece of code are global, and where they stand, the compiler itself says: its bytecode carries both.
+The bytecode of the compiler shows which names are global and where they stand.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from collections.abc import Iterable, Iterator
 
 from nasspace.errors import InputError
 
-Edit = tuple[int, int, str]  # from, to (in bytes of the module's text), the new text
-Use = tuple[str, int | None]  # a global name, and where it stands, or None where that cannot be told
+Edit = tuple[int, int, str]  # start and end (in bytes of the module's source), new text
+Use = tuple[str, int | None]  # a global name and its position, or None if the position is unknown
 _LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"}
 _PLAIN = {int: "int", float: "float", str: "str", bool: "bool", type(None): "None", None: "None"}
 
 
 class ModuleText:
-    """The text of a module and positions in it; an `InputError` where it cannot be read."""
+    """The source of a module, with positions in it; unreadable source is an `InputError`."""
 
     def __init__(self, module: types.ModuleType):
         self.module = module
@@ -33,9 +33,7 @@ class ModuleText:
         try:
             text = inspect.getsource(module)
         except (OSError, TypeError):
-            raise InputError(
-                f"the source of {self.name} cannot be read; a block that is to leave stands in a file"
-            ) from None
+            raise InputError(f"the source of {self.name} cannot be read; define exported blocks in a file") from None
         self.data = text.encode()
         self._starts = [0]
         for line in self.data.splitlines(keepends=True):
@@ -46,11 +44,11 @@ class ModuleText:
                 self._statements.setdefault(name, []).append(statement)
 
     def value(self, name: str) -> object:
-        """What the name stands for at run time."""
+        """The value of a global name at run time."""
         return getattr(self.module, name, None)
 
     def defines(self, name: str) -> bool:
-        """Whether a global name is the module's own, and not Python's."""
+        """Whether a global name is defined by the module and not by Python."""
         return name in vars(self.module) and not name.startswith("__")
 
     def statement(self, name: str) -> ast.stmt:
@@ -62,6 +60,7 @@ class ModuleText:
         return found[0]
 
     def place(self, node: ast.AST) -> str:
+        """Module and line of a node, for messages."""
         return f"{self.name}, line {node.lineno},"
 
     def imported_from(self, statement: ast.Import | ast.ImportFrom) -> list[str]:
@@ -72,7 +71,7 @@ class ModuleText:
         return [importlib.util.resolve_name(name, self.module.__package__)]
 
     def uses(self, statement: ast.stmt) -> Iterator[Use]:
-        """Every global name in the statement's code, at each place; annotations apart."""
+        """Yield every use of a global name in a statement, except in annotations."""
         flags = __future__.annotations.compiler_flag
         tree = ast.Module([statement], [])
         code = compile(tree, self.name, "exec", flags, dont_inherit=True)
@@ -85,14 +84,14 @@ class ModuleText:
                     yield i.argval, self._at(i.positions, i.argval)
 
     def _at(self, where: dis.Positions | None, name: str) -> int | None:
-        """The place that the bytecode gives, if the name really stands there (in f-strings it may not)."""
+        """The position that the bytecode gives, if the name is really there (in f-strings it may not be)."""
         if where is None or where.lineno is None or where.col_offset is None:
             return None
         start = self._starts[where.lineno - 1] + where.col_offset
         return start if self.data[start:].startswith(name.encode()) else None
 
     def _definition(self, statement: ast.stmt, name: str) -> int | None:
-        """Where the name stands that a statement binds."""
+        """The position of a name that a statement binds."""
         end = self.end(statement)
         if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             keyword = re.compile(rb"(?:class|def)\s+(?=" + name.encode() + rb"\b)")
@@ -101,13 +100,15 @@ class ModuleText:
         return next((self.start(node) for node in targets if isinstance(node.ctx, ast.Store)), None)
 
     def start(self, node: ast.AST) -> int:
+        """The first byte of a node."""
         return self._starts[node.lineno - 1] + node.col_offset
 
     def end(self, node: ast.AST) -> int:
+        """The byte after a node."""
         return self._starts[node.end_lineno - 1] + node.end_col_offset
 
     def span(self, statement: ast.stmt) -> tuple[int, int]:
-        """From the comment or decorator above a statement to the comment behind it."""
+        """The bytes of a statement, from the comments and decorators above it to the comment after it."""
         first = min([statement, *getattr(statement, "decorator_list", [])], key=lambda node: node.lineno).lineno - 1
         while first and self._line(first - 1).startswith(b"#"):
             first -= 1
@@ -119,7 +120,7 @@ class ModuleText:
         return self.data[self._starts[index] : self._starts[index + 1]]
 
     def annotations(self, statement: ast.stmt) -> Iterator[tuple[int, int, ast.expr]]:
-        """Every annotation with the place that goes if it goes: ': int' of an argument, ' -> int' of a function."""
+        """Yield every annotation, with the bytes to remove with it: ': int' of an argument, ' -> int' of a function."""
         for node in ast.walk(statement):
             if isinstance(node, ast.arg) and node.annotation:
                 yield self.start(node) + len(node.arg.encode()), self.end(node.annotation), node.annotation
@@ -128,14 +129,14 @@ class ModuleText:
                 yield len(self.data[:arrow].rstrip()), self.end(node.returns), node.returns
 
     def plain_type(self, annotation: ast.expr) -> str | None:
-        """'int' for a bounded integer, 'str' for a choice of words; None for what is no plain type."""
+        """'int' for a bounded integer, 'str' for a choice of strings; None for other annotations."""
         try:
-            return _plain(eval(ast.unparse(annotation), vars(self.module)))  # the module's own words
-        except Exception:  # a name that exists for type checkers only
+            return _plain(eval(ast.unparse(annotation), vars(self.module)))  # in the module's own namespace
+        except Exception:  # a name that exists only for type checkers
             return None
 
     def edited(self, statement: ast.stmt, edits: Iterable[Edit]) -> str:
-        """The statement's text with the edits made, the last ones first so that places hold."""
+        """The source of a statement after edits, which are applied from the last to the first."""
         low, high = self.span(statement)
         data = self.data[:high]
         for start, end, text in sorted(set(edits), reverse=True):
@@ -144,7 +145,7 @@ class ModuleText:
 
 
 def bound(statement: ast.stmt) -> list[str]:
-    """The names that a top-level statement binds; none for one that is not plain (`if`, `try`, ...)."""
+    """The names that a top-level statement binds; none for compound statements (`if`, `try`, ...)."""
     match statement:
         case ast.ImportFrom(module="__future__"):
             return []

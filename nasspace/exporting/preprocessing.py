@@ -1,4 +1,4 @@
-"""preprocessing.json of an export: what a photo goes through before the network, and every other place that says so."""
+"""preprocessing.json of an export, and its copies in the metadata of model.onnx and the constants of model.py."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ METADATA = ("preprocessing", "classes", "digest")  # of model.onnx
 WHITE = [255, 255, 255]
 
 
-def settled(
+def complete(
     architecture: Architecture,
     card: Mapping[str, Any],
     preprocessing: Mapping[str, Any] | None = None,
     data: DataSet | None = None,
 ) -> dict[str, Any]:
-    """The content of preprocessing.json: the data's, else what is given, else the default.
+    """The content of preprocessing.json: the data's, else `preprocessing` completed by `default`.
 
-    What `preprocessing` does not have is as in `default`. An `InputError` for what does not fit the network.
+    A specification that does not fit the network is an `InputError`.
     """
     given = dict(preprocessing or {}) if data is None else data.preprocessing
     for key in given:
@@ -43,9 +43,9 @@ def settled(
 
 
 def default(architecture: Architecture, card: Mapping[str, Any]) -> dict[str, Any]:
-    """Resized to the input's shorter side and cropped, or resized to an input that is not square; white background.
+    """The default: resize to the input's shorter side and crop, or resize to an input that is not square.
 
-    Mean, deviation and class names are the card's, else 0, 1 and numbers.
+    Mean, standard deviation and class names are the card's, else 0, 1 and numbers.
     """
     channels, height, width = architecture.input
     return {
@@ -65,7 +65,7 @@ def default(architecture: Architecture, card: Mapping[str, Any]) -> dict[str, An
 
 
 def problems(spec: Mapping[str, Any], architecture: Architecture) -> Iterator[str]:
-    """What of a specification does not fit the network or means nothing, in words."""
+    """Yield what does not fit the network in a specification, or is invalid."""
     channels, *size = architecture.input
     if "input" in spec and spec["input"] != list(architecture.input):
         yield f"input is {spec['input']}, but the network takes {list(architecture.input)}"
@@ -85,41 +85,43 @@ def problems(spec: Mapping[str, Any], architecture: Architecture) -> Iterator[st
 
 
 def write(folder: Path, spec: Mapping[str, Any], *, program: bool) -> None:
-    """Write preprocessing.json and, if asked, predict.py, which is the module `accuracy.predict` as it stands."""
-    files.write_text(folder / NAME, json.dumps(spec, indent=1) + "\n")  # ASCII: a class may not be text in UTF-8
+    """Write preprocessing.json and, with `program`, predict.py, a copy of the module `data.predict`."""
+    files.write_text(
+        folder / NAME, json.dumps(spec, indent=1) + "\n"
+    )  # ASCII: the name of a class may be invalid UTF-8
     if program:
         files.write_text(folder / PROGRAM, Path(predict.__file__).read_text(encoding="utf-8"))
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The content of preprocessing.json; an `InputError` names a file that is missing, damaged or incomplete."""
+    """Read preprocessing.json; a missing, damaged or incomplete file is an `InputError`."""
     try:
         return predict.read_spec(folder)
     except ValueError as error:
         raise InputError(str(error)) from None
 
 
-def carried(folder: Path, architecture: Architecture) -> dict[str, Any]:
-    """The preprocessing of an earlier export of the same network, without its sizes where it has another resolution."""
+def read_for(folder: Path, architecture: Architecture) -> dict[str, Any]:
+    """Read the preprocessing of an earlier export for the same network, which may have another resolution."""
     return at_another_size(read(folder), architecture)
 
 
 def at_another_size(spec: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
-    """A specification for the network's input; without its sizes where that is another than it was written for."""
+    """Adapt a specification to the network's input: its sizes are dropped if it was written for another one."""
     if list(spec["input"]) == list(architecture.input):
         return {key: spec[key] for key in predict.KEYS if key in spec}
     kept = {key: spec[key] for key in predict.KEYS if key in spec and key not in ("input", "resize", "crop")}
-    large = [2 * size for size in architecture.input[1:]]  # as in training: a JPEG is decoded at twice the size
+    large = [2 * size for size in architecture.input[1:]]  # as in training: JPEG files are decoded at twice the size
     return {**kept, "draft": large if spec.get("draft") else None}
 
 
 def metadata(spec: Mapping[str, Any], digest: str) -> dict[str, str]:
-    """The metadata of model.onnx: the whole specification, the classes alone for readers of less, the network."""
+    """The metadata of model.onnx: the specification, the classes again for simple readers, the network's digest."""
     return {"preprocessing": json.dumps(spec), "classes": json.dumps(spec["classes"]), "digest": digest}
 
 
 def differences_in_metadata(found: Mapping[str, str], spec: Mapping[str, Any], digest: str) -> list[str]:
-    """What the metadata of model.onnx says otherwise; a key of `METADATA`, or one of preprocessing.json."""
+    """The keys that differ in the metadata of model.onnx: of `METADATA` or of preprocessing.json."""
     try:
         stated = {key: json.loads(found[key]) for key in ("preprocessing", "classes")}
     except (KeyError, ValueError, RecursionError):
@@ -130,28 +132,28 @@ def differences_in_metadata(found: Mapping[str, str], spec: Mapping[str, Any], d
 
 
 def constants(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The constants of model.py by their names."""
+    """The constants of model.py by name."""
     return {key.upper(): spec[key] for key in predict.KEYS}
 
 
 def differences_in_source(tree: ast.Module, spec: Mapping[str, Any]) -> list[str]:
-    """The keys whose constants in model.py say otherwise; the program is read and not run."""
-    wanted = constants(spec)
+    """The keys whose constants differ in model.py; the program is parsed, not run."""
+    expected = constants(spec)
     found: dict[str, Any] = {}
     for statement in tree.body:
         targets = statement.targets if isinstance(statement, ast.Assign) else []
         for target in targets:
-            if isinstance(target, ast.Name) and target.id in wanted:
+            if isinstance(target, ast.Name) and target.id in expected:
                 try:
                     value = _plain(ast.literal_eval(statement.value))
                 except (ValueError, TypeError, MemoryError, RecursionError):
                     value = NotImplemented
-                found[target.id] = NotImplemented if target.id in found else value  # bound twice: the last would hold
-    return [name.lower() for name, value in wanted.items() if found.get(name, NotImplemented) != value]
+                found[target.id] = NotImplemented if target.id in found else value  # assigned twice
+    return [name.lower() for name, value in expected.items() if found.get(name, NotImplemented) != value]
 
 
 def differences(spec: Mapping[str, Any], data: DataSet) -> list[str]:
-    """The keys in which a specification is not that of a data set."""
+    """The keys in which a specification differs from that of a data set."""
     return _differences(spec, _plain(data.preprocessing))
 
 
@@ -162,17 +164,17 @@ def _differences(found: Any, spec: Mapping[str, Any]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back: lists for tuples; means and deviations stay what they are."""
+    """A value as JSON returns it: lists for tuples."""
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def in_words(spec: Mapping[str, Any]) -> str:
-    """The steps as one sentence, for a card."""
+    """The steps as one sentence for the model card."""
     steps = ["decoded"]
     if spec["orientation"] == "exif":
-        steps.append("turned upright as its EXIF data says")
+        steps.append("turned upright according to its EXIF data")
     if spec["range"]:
         low, high = spec["range"]
         steps.append(f"scaled so that {low:g} becomes 0 and {high:g} becomes 255 if it has more than eight bits")

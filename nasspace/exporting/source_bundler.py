@@ -1,9 +1,8 @@
-"""The source of blocks and of all that they need, each thing once, after what it needs itself.
+"""Bundle the source of blocks with everything they need, each definition once, after its own dependencies.
 
-A block's class is followed to the functions, constants and classes that its code names, and these to theirs. What comes
-from PyTorch or the standard library is imported, the rest is copied. The text stays as its author wrote it, with two
-changes: annotations that bound an option become the plain type; and where two modules use one name for different
-things, one of them is renamed.
+A block's class is followed to the functions, constants and classes that its code uses, and so on. What comes from
+PyTorch or the standard library is imported; the rest is copied as its author wrote it, with two changes: annotations
+that bound an option become the plain type, and where two modules use one name for different things, one is renamed.
 """
 
 from __future__ import annotations
@@ -19,47 +18,47 @@ from nasspace.exporting.module_source import Edit, ModuleText, allowed, bound, l
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """Import lines, definitions in order, and the name of each class in the file by the key it was asked under."""
+class Bundle:
+    """Import lines, definitions in order, and the names of the classes in the file, by block."""
 
     imports: list[str]
     definitions: list[str]
     names: dict[str, str]
 
 
-def gather(block_names: Iterable[str], base: type, reserved: Mapping[str, object]) -> Gathered:
-    """The source of the blocks of these names and of the class `base`; nothing else takes a `reserved` name.
+def bundle(block_names: Iterable[str], base: type, reserved: Mapping[str, object]) -> Bundle:
+    """Bundle the source of blocks and of the class `base`.
 
-    `reserved` says what each such name stands for. `names` has a key for each block, and "" for `base`.
-    `InputError`, which names the block, where its source cannot be had, or needs more than PyTorch and the standard
-    library.
+    `reserved` maps names that are taken in the file to their values. `names` of the result has a key for each block,
+    and "" for `base`. A block whose source is unavailable, or needs more than PyTorch and the standard library, is an
+    `InputError`.
     """
-    gatherer = _Gatherer(reserved)
+    bundler = _Bundler(reserved)
     names = {}
     for name in block_names:
         try:
-            names[name] = gatherer.class_named(blocks.get(name).cls)
+            names[name] = bundler.class_named(blocks.get(name).cls)
         except InputError as error:
             raise InputError(
                 f"block '{name}' cannot be written into model.py: {error}; "
                 "leave out the format 'source' (--format onnx,torch)"
             ) from None
-    names[""] = gatherer.class_named(base)
-    return Gathered(sorted(gatherer.imports), gatherer.definitions, names)
+    names[""] = bundler.class_named(base)
+    return Bundle(sorted(bundler.imports), bundler.definitions, names)
 
 
-class _Gatherer:
-    """Follows names from module to module; a definition is known by its module and the name it has there."""
+class _Bundler:
+    """Follow names from module to module; a definition is identified by its module and its name there."""
 
     def __init__(self, reserved: Mapping[str, object]) -> None:
         self.imports: set[str] = set()
         self.definitions: list[str] = []
         self._names: dict[tuple[str, str], str] = {}  # module and name there: name in the file
-        self._taken: dict[str, object] = dict(reserved)  # name in the file: what has it
+        self._taken: dict[str, object] = dict(reserved)  # name in the file: its owner
         self._modules: dict[str, ModuleText] = {}
 
     def class_named(self, cls: type) -> str:
-        """The name of a class in the file, with all that it needs added."""
+        """Add a class with its dependencies; returns its name in the file."""
         module = self._module(cls.__module__)
         if module.value(cls.__qualname__) is not cls:
             raise InputError(f"{cls.__qualname__} is not a class at the top level of {module.name}")
@@ -73,7 +72,7 @@ class _Gatherer:
         return self._modules[name]
 
     def _need(self, module: ModuleText, name: str) -> str:
-        """The name that `name` of `module` has in the file; what is new is added, after what it needs."""
+        """Add a definition after its dependencies, unless it is there; returns its name in the file."""
         if (module.name, name) not in self._names:
             statement = module.statement(name)
             if isinstance(statement, ast.Import | ast.ImportFrom):
@@ -84,7 +83,7 @@ class _Gatherer:
         return self._names[module.name, name]
 
     def _imported(self, module: ModuleText, statement: ast.Import | ast.ImportFrom, name: str) -> str:
-        """Import what PyTorch and the standard library have; follow what is nasspace's or of the same package."""
+        """Import a name of PyTorch or the standard library; follow one of nasspace or of the same package."""
         alias = next(alias for alias in statement.names if local_name(alias) == name)
         home = alias.name if isinstance(statement, ast.Import) else module.imported_from(statement)[0]
         if allowed(home):
@@ -107,7 +106,7 @@ class _Gatherer:
         return name
 
     def _free(self, module: ModuleText, name: str) -> str:
-        """`name`, or with its module's name behind it where something else has it already."""
+        """A free name: `name`, with its module's name appended if it is taken."""
         home = module.name.rpartition(".")[2].strip("_")
         candidates = [name, f"{name}_{home}", *(f"{name}_{home}_{i}" for i in range(2, 1000))]
         free = next(each for each in candidates if each not in self._taken)
@@ -115,7 +114,7 @@ class _Gatherer:
         return free
 
     def _text(self, module: ModuleText, statement: ast.stmt) -> str:
-        """A definition as written, but for the two changes; what it needs is added before it."""
+        """The source of a definition after the two changes; its dependencies are added first."""
         edits = list(self._annotations(module, statement))
         self._check_inner_imports(module, statement)
         for name, start in module.uses(statement):
@@ -129,7 +128,7 @@ class _Gatherer:
         return module.edited(statement, edits)
 
     def _annotations(self, module: ModuleText, statement: ast.stmt) -> Iterable[Edit]:
-        """Plain types as plain types, PyTorch's as they are, all others taken away."""
+        """Yield edits of annotations: bounded types become plain, PyTorch's stay, others are removed."""
         for start, end, annotation in module.annotations(statement):
             plain = module.plain_type(annotation)
             names = [node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)]
@@ -143,7 +142,7 @@ class _Gatherer:
 
     @staticmethod
     def _importable(module: ModuleText, name: str) -> bool:
-        """Whether an annotation's name is Python's own, or imported from a library that the file may use."""
+        """Whether a name in an annotation is built in, or imported from a library that the file may use."""
         if not module.defines(name):
             return True
         try:
@@ -154,7 +153,7 @@ class _Gatherer:
 
     @staticmethod
     def _check_inner_imports(module: ModuleText, statement: ast.stmt) -> None:
-        """An import inside a function stays as it is, so it must be one that the file may use."""
+        """Refuse imports inside functions, which are not followed, of other libraries."""
         for node in ast.walk(statement):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 foreign = [name for name in module.imported_from(node) if not allowed(name)]

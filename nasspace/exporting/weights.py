@@ -1,4 +1,4 @@
-"""Weights in files: read without running what they hold, and matched with a network by name and shape."""
+"""Files of weights: read without executing code, and matched with a network by name and shape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nasspace.errors import InputError, first_line
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name; an `InputError` names a file that is missing or damaged."""
+    """Read the tensors of a file by name; a missing or damaged file is an `InputError`."""
     import safetensors
     import safetensors.torch
 
@@ -23,17 +23,17 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a sound safetensors file ({error})") from None
+        raise InputError(f"{path}: not a valid safetensors file ({error})") from None
 
 
 def load_into(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Load all weights, by name and shape; an `InputError` says what does not fit."""
+    """Load all weights by name and shape; the first mismatch is an `InputError`."""
     own = network.state_dict()
     wrong = [
         *(f"'{name}' is missing" for name in own if name not in weights),
         *(f"'{name}' is not one of the network's" for name in weights if name not in own),
         *(
-            f"'{name}' has the shape {tuple(weights[name].shape)} where the network has {tuple(own[name].shape)}"
+            f"'{name}' has the shape {tuple(weights[name].shape)}, but the network has {tuple(own[name].shape)}"
             for name in own
             if name in weights and weights[name].shape != own[name].shape
         ),
@@ -45,32 +45,32 @@ def load_into(network: nn.Module, weights: Mapping[str, Tensor], source: str) ->
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dictionary in a file of `torch.save`; an `InputError` names a file that is missing or damaged."""
+    """Read the state dictionary in a file of `torch.save`; a missing or damaged file is an `InputError`."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # what a damaged file makes of torch.load has no common base
-        raise InputError(f"{path}: not a sound file of weights ({first_line(error)[:100]})") from None
+    except Exception as error:  # the errors of torch.load share no base class
+        raise InputError(f"{path}: not a valid file of weights ({first_line(error)[:100]})") from None
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise InputError(f"{path}: holds no state dictionary (tensors by name)")
     return found
 
 
 def as_torch(state: Mapping[str, Tensor]) -> bytes:
-    """The content of a file that `torch.load(..., weights_only=True)` reads."""
+    """Serialize a state dictionary for `torch.load(..., weights_only=True)`."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     return buffer.getvalue()
 
 
-def as_safetensors(state: Mapping[str, Tensor], **about: str) -> bytes:
-    """The content of a safetensors file; `about` is its metadata.
+def as_safetensors(state: Mapping[str, Tensor], **metadata: str) -> bytes:
+    """Serialize a state dictionary as safetensors.
 
-    The metadata is one JSON text, since safetensors writes several keys in an order that changes from process to
-    process, and equal weights are to be equal files.
+    The metadata is stored as one JSON text, because the order in which safetensors writes keys changes from process to
+    process, and equal weights must give equal files.
     """
     import safetensors.torch
 
     tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-    return safetensors.torch.save(tensors, {"nasspace": json.dumps(about, sort_keys=True)} if about else None)
+    return safetensors.torch.save(tensors, {"nasspace": json.dumps(metadata, sort_keys=True)} if metadata else None)

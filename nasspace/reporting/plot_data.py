@@ -1,4 +1,4 @@
-"""What the figures of a study show: a row each candidate, in the units shown, computed before anything is drawn."""
+"""The data of a study's figures: one row per candidate, in the units shown."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ WORDS = {FRONT: "Pareto front", EVALUATED: "evaluated", REJECTED: "stopped at a 
 
 
 def panels(objectives: Sequence[str]) -> list[tuple[str, str]]:
-    """The objectives across and up of each panel: accuracy, or else the first one, against every other."""
-    up = next((name for name in objectives if OBJECTIVES[name].is_maximized), objectives[0])
-    across = [name for name in objectives if name != up] or [name for name in ("latency", "flops") if name != up]
-    return [(name, up) for name in across]
+    """The x and y objectives of each panel: accuracy, else the first objective, against each of the others."""
+    y = next((name for name in objectives if OBJECTIVES[name].is_maximized), objectives[0])
+    others = [name for name in objectives if name != y] or [name for name in ("latency", "flops") if name != y]
+    return [(name, y) for name in others]
 
 
 def pareto_rows(trials: pandas.DataFrame, objectives: Sequence[str], front: Iterable[int]) -> pandas.DataFrame:
-    """What a Pareto plot shows, a row each candidate, in the units shown.
+    """The rows of a Pareto plot, one per candidate, in the units shown.
 
-    `trials` has the columns of a study's, `front` the ids of the front's members. The rows have `id`, `digest`, `kind`
+    `trials` has the columns of trials.csv, `front` the ids of the front's members. The rows have `id`, `digest`, `kind`
     (`front`, `evaluated`, `rejected`), a column for each objective that the trials have, `latency_low`,
     `latency_high`, and `hover`, HTML with every text escaped.
     """
@@ -45,7 +45,7 @@ def pareto_rows(trials: pandas.DataFrame, objectives: Sequence[str], front: Iter
     for name, objective in OBJECTIVES.items():
         if objective.column in trials:
             rows[name] = pandas.to_numeric(trials[objective.column]) * objective.factor
-    if "search_accuracy" in trials:  # what was not trained at the deployment resolution has no other accuracy
+    if "search_accuracy" in trials:  # the only accuracy before the last rung
         searched = pandas.to_numeric(trials["search_accuracy"])
         rows["accuracy"] = rows["accuracy"].where(rows["accuracy"].notna(), searched)
     for end in ("low", "high"):
@@ -56,12 +56,12 @@ def pareto_rows(trials: pandas.DataFrame, objectives: Sequence[str], front: Iter
 
 
 def records(frame: pandas.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a frame as dictionaries of Python's own values."""
+    """The rows of a frame as dictionaries of Python values."""
     return frame.to_dict("records")
 
 
 def _hover(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
-    """The lines that appear over a candidate."""
+    """The hover text of a candidate, as HTML."""
     lines = [f"<b>trial {row['id']}</b>, {html.escape(row['digest'])}, {WORDS[row['kind']]}"]
     for name, objective in OBJECTIVES.items():
         if not math.isnan(row.get(name, math.nan)):
@@ -74,7 +74,7 @@ def _hover(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
                 line += f" ({significant(row['latency_low'])} to {significant(row['latency_high'])})"
             lines.append(line)
     if trial.get("latency_contended") is True:
-        lines.append("measured beside other work")
+        lines.append("measured during other work")
     if row["kind"] == REJECTED and isinstance(trial.get("reason"), str) and trial["reason"]:
         lines.append(html.escape(trial["reason"][:120]))
     return "<br>".join(lines)
@@ -84,9 +84,9 @@ def _float(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def staircase(rows: pandas.DataFrame, across: str, up: str) -> pandas.DataFrame:
-    """Those members of the front that are on the front of these two objectives alone, from left to right."""
-    members = rows[(rows["kind"] == FRONT) & rows[across].notna() & rows[up].notna()]
-    signs = [OBJECTIVES[name].to_minimize(1) for name in (across, up)]
-    mask = pareto.front(members[[across, up]].to_numpy(float) * signs) if len(members) else np.zeros(0, bool)
-    return members[mask].sort_values([across, up])
+def staircase(rows: pandas.DataFrame, x: str, y: str) -> pandas.DataFrame:
+    """The members that are also on the front of these two objectives alone, from left to right."""
+    members = rows[(rows["kind"] == FRONT) & rows[x].notna() & rows[y].notna()]
+    signs = [OBJECTIVES[name].to_minimize(1) for name in (x, y)]
+    mask = pareto.front(members[[x, y]].to_numpy(float) * signs) if len(members) else np.zeros(0, bool)
+    return members[mask].sort_values([x, y])

@@ -1,4 +1,4 @@
-"""Figures of a study, drawn from rows (Plotly)."""
+"""Figures of a study, drawn with Plotly from the rows of `plot_data`."""
 
 from __future__ import annotations
 
@@ -24,17 +24,21 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 __all__ = ["panels", "pareto_figure", "pareto_rows", "plotly_js", "progress_figure", "staircase", "to_html"]
-COLOURS = {FRONT: "#D55E00", EVALUATED: "#2E86C8", REJECTED: "#8C8C8C"}  # near Okabe and Ito's, told apart by everyone
+COLORS = {
+    FRONT: "#D55E00",
+    EVALUATED: "#2E86C8",
+    REJECTED: "#8C8C8C",
+}  # close to Okabe and Ito's palette for color-blind readers
 MARKERS = {
-    FRONT: {"color": COLOURS[FRONT], "size": 11, "symbol": "diamond", "line": {"width": 1, "color": "white"}},
-    EVALUATED: {"color": COLOURS[EVALUATED], "size": 8, "opacity": 0.6},
-    REJECTED: {"color": COLOURS[REJECTED], "size": 13, "symbol": "line-ns-open", "line": {"width": 1.5}},
+    FRONT: {"color": COLORS[FRONT], "size": 11, "symbol": "diamond", "line": {"width": 1, "color": "white"}},
+    EVALUATED: {"color": COLORS[EVALUATED], "size": 8, "opacity": 0.6},
+    REJECTED: {"color": COLORS[REJECTED], "size": 13, "symbol": "line-ns-open", "line": {"width": 1.5}},
 }
-GREY = "rgba(128,128,128,0.22)"
-LOGARITHMIC = 20  # from this ratio of the largest to the smallest on, an axis is logarithmic
-NEAR = 0.05  # labels closer than this share of the span, both ways, would be written over each other
-FAR = 1.5  # a limit further out than this times the largest value is told and not drawn
-CONFIG = {  # the first button would upload the figure to a server of Plotly's
+GRAY = "rgba(128,128,128,0.22)"
+LOGARITHMIC = 20  # ratio of largest to smallest value above which an axis is logarithmic
+NEAR = 0.05  # labels overlap if they are closer than this share of both axes
+FAR = 1.5  # a limit above this multiple of the largest value is written and not drawn
+CONFIG = {  # the button to upload figures to Plotly's servers is removed
     "showSendToCloud": False,
     "modeBarButtonsToRemove": ["sendChartToCloud", "select2d", "lasso2d"],
     "displaylogo": False,
@@ -42,7 +46,7 @@ CONFIG = {  # the first button would upload the figure to a server of Plotly's
 }
 FOLLOW_PAGE = """
 const figure = document.getElementById('{plot_id}');
-const follow = colour => Plotly.relayout(figure, {'font.color': colour || getComputedStyle(document.body).color});
+const follow = color => Plotly.relayout(figure, {'font.color': color || getComputedStyle(document.body).color});
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => follow());
 addEventListener('beforeprint', () => follow('#111'));
 addEventListener('afterprint', () => follow());
@@ -57,9 +61,9 @@ def pareto_figure(
     limits: Mapping[str, float] | None = None,
     titles: Mapping[str, str] | None = None,
 ) -> go.Figure:
-    """The rows of `pareto_rows` drawn: a panel for each of `panels(objectives)`, rejected candidates in a strip below.
+    """Draw the rows of `pareto_rows`: one panel for each of `panels(objectives)`, rejected candidates in a strip below.
 
-    `limits` are in milliseconds and counts, as in a study; `titles` (HTML) replaces the titles of some axes.
+    `limits` are in milliseconds and counts; `titles` (HTML) replace the titles of some axes.
     """
     from plotly.subplots import make_subplots
 
@@ -74,29 +78,29 @@ def pareto_figure(
         vertical_spacing=0.03,
         horizontal_spacing=0.04,
     )
-    for col, (across, up) in enumerate(shown, start=1):
-        limit = (limits or {}).get(across)
-        panel = _Panel(figure, rows, across, up, col, strip, limit and limit * OBJECTIVES[across].factor)
-        panel.draw((titles or {}).get(across, OBJECTIVES[across].axis_title))
-    _dress_up(figure, rows, shown[0][1], titles or {})
-    _dress(figure, strip)
+    for col, (x, y) in enumerate(shown, start=1):
+        limit = (limits or {}).get(x)
+        panel = _Panel(figure, rows, x, y, col, strip, limit and limit * OBJECTIVES[x].factor)
+        panel.draw((titles or {}).get(x, OBJECTIVES[x].axis_title))
+    _format_y_axis(figure, rows, shown[0][1], titles or {})
+    _format_figure(figure, strip)
     return figure
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """One pair of objectives, in the column `col` of a figure; `limit` is in the unit shown."""
+    """The panel of two objectives in column `col` of a figure; `limit` is in the unit shown."""
 
     figure: go.Figure
     rows: pandas.DataFrame
-    across: str
-    up: str
+    x: str
+    y: str
     col: int
     strip: bool
     limit: float | None
 
     def draw(self, title: str) -> None:
-        """The staircase, evaluated candidates, the front's members above all; the strip; the limit; the axis."""
+        """Draw the staircase, the evaluated candidates below the front's members, the strip, the limit and the axis."""
         self._draw_steps()
         for kind in (EVALUATED, FRONT):
             self._draw_points(kind)
@@ -104,10 +108,10 @@ class _Panel:
             self._draw_rejected()
         if self.limit:
             self._draw_limit(self.limit)
-        self._dress_across(title)
+        self._format_x_axis(title)
 
     def _part(self, kind: str, *columns: str) -> pandas.DataFrame:
-        """The candidates of a kind that have these figures."""
+        """The candidates of a kind that have values in these columns."""
         return self.rows[(self.rows["kind"] == kind) & self.rows[list(columns)].notna().all(axis=1)]
 
     def _add(self, row: int, kind: str, legend: bool, **trace: Any) -> None:
@@ -117,12 +121,12 @@ class _Panel:
         self.figure.add_trace(scatter, row=row, col=self.col)
 
     def _draw_steps(self) -> None:
-        steps = staircase(self.rows, self.across, self.up)
-        line = {"color": COLOURS[FRONT], "width": 1.5, "shape": "hv"}
-        self._add(1, FRONT, False, x=steps[self.across], y=steps[self.up], mode="lines", line=line, hoverinfo="skip")
+        steps = staircase(self.rows, self.x, self.y)
+        line = {"color": COLORS[FRONT], "width": 1.5, "shape": "hv"}
+        self._add(1, FRONT, False, x=steps[self.x], y=steps[self.y], mode="lines", line=line, hoverinfo="skip")
 
     def _draw_points(self, kind: str) -> None:
-        part = self._part(kind, self.across, self.up)
+        part = self._part(kind, self.x, self.y)
         look = {"marker": MARKERS[kind], "cliponaxis": False}
         if kind == FRONT:
             look |= {
@@ -131,35 +135,35 @@ class _Panel:
                 "textposition": "top left",
                 "textfont_size": 11,
             }
-        if self.across == "latency":
-            look["error_x"] = _interval(part, COLOURS[kind])
-        self._add(1, kind, True, x=part[self.across], y=part[self.up], **{"mode": "markers", **look, **_hovering(part)})
+        if self.x == "latency":
+            look["error_x"] = _interval(part, COLORS[kind])
+        self._add(1, kind, True, x=part[self.x], y=part[self.y], **{"mode": "markers", **look, **_hovering(part)})
 
     def _labels(self, part: pandas.DataFrame) -> list[str]:
-        """The ids of the members on the staircase, but for those that would be written over each other."""
-        spans = {name: float(part[name].max() - part[name].min()) or 1.0 for name in (self.across, self.up)}
+        """The ids of the members on the staircase, without labels that would overlap."""
+        spans = {name: float(part[name].max() - part[name].min()) or 1.0 for name in (self.x, self.y)}
         kept: list[dict[str, Any]] = []
-        for row in records(staircase(self.rows, self.across, self.up)):
+        for row in records(staircase(self.rows, self.x, self.y)):
             if all(any(abs(row[name] - other[name]) > NEAR * spans[name] for name in spans) for other in kept):
                 kept.append(row)
-        labelled = {row["id"] for row in kept}
-        return [str(i) if i in labelled else "" for i in part["id"]]
+        labeled = {row["id"] for row in kept}
+        return [str(i) if i in labeled else "" for i in part["id"]]
 
     def _draw_rejected(self) -> None:
-        """A rug of the candidates that have no accuracy: where they stand on the axis across."""
-        part = self._part(REJECTED, self.across)
+        """Draw a rug of the candidates without accuracy along the x axis."""
+        part = self._part(REJECTED, self.x)
         look = {"mode": "markers", "marker": MARKERS[REJECTED]}
-        self._add(2, REJECTED, True, x=part[self.across], y=[0] * len(part), **look, **_hovering(part))
+        self._add(2, REJECTED, True, x=part[self.x], y=[0] * len(part), **look, **_hovering(part))
 
     @property
     def _near(self) -> bool:
-        """Whether the limit is near enough to be drawn; one far to the right of everything is told in words."""
-        return bool(self.limit and self.limit <= FAR * self.rows[self.across].max())
+        """Whether the limit is close enough to the values to be drawn."""
+        return bool(self.limit and self.limit <= FAR * self.rows[self.x].max())
 
     @property
     def _values(self) -> list[float]:
-        """All that the axis across must reach."""
-        columns = ["latency", "latency_low", "latency_high"] if self.across == "latency" else [self.across]
+        """The values that the x axis must include."""
+        columns = ["latency", "latency_low", "latency_high"] if self.x == "latency" else [self.x]
         values = [float(value) for column in columns for value in self.rows[column].dropna()]
         return values + ([self.limit] if self.limit and self._near else [])
 
@@ -169,19 +173,19 @@ class _Panel:
         return bool(values) and min(values) > 0 and max(values) / min(values) > LOGARITHMIC
 
     def _draw_limit(self, limit: float) -> None:
-        """A dashed line at the limit, and its amount."""
-        text = f"limit {OBJECTIVES[self.across].format_scaled(limit)}"
+        """Draw a dashed line at the limit, and write its value."""
+        text = f"limit {OBJECTIVES[self.x].format_scaled(limit)}"
         where: dict[str, Any] = {"x": 1, "xref": "x domain"}
         if self._near:
-            look = {"dash": "dash", "width": 1.5, "color": COLOURS[REJECTED]}
+            look = {"dash": "dash", "width": 1.5, "color": COLORS[REJECTED]}
             for row in range(1, 2 + self.strip):
                 self.figure.add_vline(x=limit, line=look, row=row, col=self.col)
-            where = {"x": math.log10(limit) if self._logarithmic else limit}  # annotations stand at the logarithm
+            where = {"x": math.log10(limit) if self._logarithmic else limit}  # annotations take the logarithm
         where |= {"xanchor": "right", "y": 0, "yref": "y domain", "yanchor": "bottom", "row": 1, "col": self.col}
         self.figure.add_annotation(text=text if self._near else f"{text} →", showarrow=False, **where)
 
-    def _dress_across(self, title: str) -> None:
-        """Range and title of the axis across; a logarithmic one where the values span much."""
+    def _format_x_axis(self, title: str) -> None:
+        """Set range, title and scale of the x axis."""
         values, logarithmic = self._values, self._logarithmic
         span = _span([math.log10(value) for value in values] if logarithmic else values)
         self.figure.update_xaxes(range=span, type="log" if logarithmic else "linear", col=self.col)
@@ -192,8 +196,8 @@ def _hovering(part: pandas.DataFrame) -> dict[str, Any]:
     return {"customdata": part["hover"], "hovertemplate": "%{customdata}<extra></extra>"}
 
 
-def _interval(part: pandas.DataFrame, colour: str) -> dict[str, Any]:
-    """The confidence interval of the latency as an error bar."""
+def _interval(part: pandas.DataFrame, color: str) -> dict[str, Any]:
+    """Error bars with the confidence intervals of the latencies."""
     return {
         "type": "data",
         "symmetric": False,
@@ -201,28 +205,28 @@ def _interval(part: pandas.DataFrame, colour: str) -> dict[str, Any]:
         "arrayminus": (part["latency"] - part["latency_low"]).clip(lower=0),
         "thickness": 1,
         "width": 3,
-        "color": colour,
+        "color": color,
     }
 
 
-def _dress_up(figure: go.Figure, rows: pandas.DataFrame, up: str, titles: Mapping[str, str]) -> None:
-    """Range, title and ticks of the axis up, which all panels share."""
-    low, high = _span([float(value) for value in rows[up].dropna()])
+def _format_y_axis(figure: go.Figure, rows: pandas.DataFrame, y: str, titles: Mapping[str, str]) -> None:
+    """Set range, title and ticks of the y axis, which all panels share."""
+    low, high = _span([float(value) for value in rows[y].dropna()])
     figure.update_yaxes(range=[low, high], row=1)
-    figure.update_yaxes(title_text=titles.get(up, OBJECTIVES[up].axis_title), row=1, col=1)
-    if OBJECTIVES[up].is_maximized:
+    figure.update_yaxes(title_text=titles.get(y, OBJECTIVES[y].axis_title), row=1, col=1)
+    if OBJECTIVES[y].is_maximized:
         figure.update_yaxes(tickformat=".0%" if high - low > 0.08 else ".1%", row=1)
 
 
 def _span(values: Sequence[float]) -> list[float]:
-    """From a little below the least to a little above the largest."""
+    """A range with a margin around the values."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     margin = 0.07 * (high - low) or 0.1 * abs(high) or 1.0
     return [low - margin, high + margin]
 
 
-def _dress(figure: go.Figure, strip: bool) -> None:
-    """What all panels share: transparent ground, thin grid, the legend above."""
+def _format_figure(figure: go.Figure, strip: bool) -> None:
+    """Set the style that all figures share: transparent background, thin grid, legend above."""
     figure.update_layout(
         template="none",
         height=560,
@@ -233,13 +237,13 @@ def _dress(figure: go.Figure, strip: bool) -> None:
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
         hoverlabel={"bgcolor": "white", "bordercolor": "#888", "font": {"color": "#111"}, "align": "left"},
         hovermode="closest",
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": COLOURS[REJECTED], "activecolor": COLOURS[EVALUATED]},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": COLORS[REJECTED], "activecolor": COLORS[EVALUATED]},
     )
     figure.update_annotations(font_size=12)
     lines = {
         "title_font_size": 13,
-        "gridcolor": GREY,
-        "linecolor": COLOURS[REJECTED],
+        "gridcolor": GRAY,
+        "linecolor": COLORS[REJECTED],
         "zeroline": False,
         "ticks": "outside",
     }
@@ -251,23 +255,23 @@ def _dress(figure: go.Figure, strip: bool) -> None:
 
 
 def progress_figure(trials: pandas.DataFrame, column: str = "hypervolume") -> go.Figure:
-    """How the front grew: `column` over the trials, in the order of their ids."""
+    """Draw the growth of the front: `column` over the trials."""
     import plotly.graph_objects as go
 
     part = trials[trials[column].notna()].sort_values("id")
-    line = {"color": COLOURS[FRONT], "width": 2, "shape": "hv"}
+    line = {"color": COLORS[FRONT], "width": 2, "shape": "hv"}
     figure = go.Figure(go.Scatter(x=part["id"], y=part[column], mode="lines", line=line, name=column))
     figure.update_xaxes(title_text="trial")
     figure.update_yaxes(title_text=f"{column} of the front")
-    _dress(figure, False)
+    _format_figure(figure, False)
     figure.update_layout(height=320, showlegend=False)
     return figure
 
 
 def to_html(figure: go.Figure, *, whole: bool = True) -> str:
-    """A page with the figure that needs no network: plotly.js stands in it; or, not `whole`, the part for a page.
+    """Render a figure as a page that contains plotly.js, or, without `whole`, as a part of a page.
 
-    A part needs `plotly_js()` once in its page, and takes the page's colour of text.
+    The page of a part must contain `plotly_js()` once; the part takes its text color from the page.
     """
     return figure.to_html(
         full_html=whole,

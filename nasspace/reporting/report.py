@@ -1,24 +1,41 @@
-"""A study as one HTML page that works offline: what was asked, what was found, and how to read it."""
+"""A study as one HTML page that works offline: its front, its settings, and how to read it.
+
+The functions here compute what the page shows; `templates/` hold the page, and Jinja2 escapes every text in it.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasspace import files
 from nasspace.formatting import significant
-from nasspace.reporting import page, plots
-from nasspace.reporting.plot_data import pareto_rows, records
-from nasspace.studies.objectives import OBJECTIVES
+from nasspace.reporting import plots
+from nasspace.reporting.plot_data import pareto_rows
+from nasspace.studies.front import Front
+from nasspace.studies.objectives import COUNTED, OBJECTIVES
+from nasspace.studies.trial_table import has_value
 
 if TYPE_CHECKING:
+    import jinja2
     import pandas
+    from markupsafe import Markup
 
-HEADS = ("global_pool", "flatten", "dropout", "linear")  # every network ends in these: left out of summaries
+HEADS = ("global_pool", "flatten", "dropout", "linear")  # every network ends with these: summaries leave them out
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+NAMED_CLASSES = 20  # of a data set, before the list is cut
+OWN_PLACE = {  # settings of the recipe that the page shows elsewhere
+    *("name", "data", "limits", "objectives", "seed", "resolution"),
+    *("runtime", "threads", "batch_size", "fidelity"),
+}
 FLOPS = (
     "FLOPs are multiply-adds of convolutions and linear layers for one image, as in the papers and in fvcore: batch "
     "norm is folded, element-wise work is not counted."
@@ -26,51 +43,125 @@ FLOPS = (
 MEMORY = "Memory access is ShuffleNet V2's MAC: elements that layers read and write, input + output + weights."
 
 
-def report_html(
-    study: Mapping[str, Any], trials: pandas.DataFrame, front: pandas.DataFrame, *, progress: str = "hypervolume"
-) -> str:
-    """The page of a study.
+@dataclass(frozen=True)
+class Tile:
+    """A large figure with a caption."""
 
-    `study` holds what was asked, as in study.yaml: `name`, `space`, `data`, `recipe`, `limits`, `objectives`,
-    `runtime`, `machine`, ...; what it lacks is left out. `trials` and `front` are a study's frames. Where `trials` has
-    the column `progress`, it is drawn over the trials.
-    """
-    body = [
-        *_head(study, trials, front),
-        _plot(study, trials, front),
-        _front(study, front),
-        _networks(front),
-        *_progress(trials, progress),
-        _asked(study),
-        page.section("How to read this", *(page.paragraph(text) for text in _notes(study, trials))),
-        _trials(trials),
-    ]
-    return page.page(f"{study['name']}: study of nasspace", body, [plots.plotly_js()])
+    figure: str
+    caption: str
 
 
-def _head(study: Mapping[str, Any], trials: pandas.DataFrame, front: pandas.DataFrame) -> Iterator[str]:
-    space, data = study.get("space") or {}, study.get("data") or {}
-    yield f"<h1>{page.escape(str(study['name']))}</h1>"
-    searched = f"A search of the space {space.get('name', '')}"
-    on = f" on {data['name']}" if data.get("name") else ""
-    started = str(study.get("created") or "").replace("T", " ").replace("+00:00", " UTC")
-    when = f", started {started}" if started else ""
-    yield page.paragraph(f"{searched}{on}{when}", "soft")
-    states = trials["state"].value_counts()
-    yield page.tiles(
-        [
-            (f"{len(front)}", "networks on the Pareto front"),
-            (f"{states.get('evaluated', 0)}", "networks evaluated"),
-            (f"{states.get('rejected', 0)}", "stopped at a limit, never trained"),
-            (_size(space.get("size")), "networks in the space"),
-            *((text, f"limit of {name}") for name, text in _limits(study)),
-        ]
+@dataclass(frozen=True)
+class Column:
+    """A column of a table; `kind` is '', 'number', 'text' or 'code'."""
+
+    title: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table, with a small text below."""
+
+    text: str
+    kind: str = ""
+    below: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the cells of each row are those of `columns`."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+
+    @classmethod
+    def of(cls, columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> Table:
+        """Make a table from rows of values, or of pairs of a text and the small text below."""
+        pairs = ([value if isinstance(value, tuple) else (value, "") for value in row] for row in rows)
+        cells = (
+            [Cell(str(text), column.kind, below) for column, (text, below) in zip(columns, row, strict=True)]
+            for row in pairs
+        )
+        return cls(columns, list(cells))
+
+
+def write_report(front: Front) -> Path:
+    """Write report.html into the folder of the study."""
+    path = front.folder / "report.html"
+    files.write_text(path, report_html(front))
+    return path
+
+
+def report_html(front: Front, *, progress: str = "hypervolume") -> str:
+    """Render the page of a study; if its trials have the column `progress`, it is drawn over the trials."""
+    return _environment().get_template("report.html").render(_content(front, progress))
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters["words"] = words
+    return environment
+
+
+def _content(front: Front, progress: str) -> dict[str, Any]:
+    """What the templates show."""
+    from markupsafe import Markup
+
+    trials = front.trials_frame()
+    has_progress = progress in trials and bool(trials[progress].notna().any())
+    return {
+        "plotly_js": Markup(plots.plotly_js()),
+        "name": front.name,
+        "subtitle": _subtitle(front),
+        "tiles": list(_tiles(front)),
+        "pareto_plot": _pareto_plot(front, trials),
+        "pareto_hint": _pareto_hint(front),
+        "front_table": _front_table(front),
+        "front_note": _front_note(front),
+        "networks": list(_networks(front)),
+        "progress_plot": _as_markup(plots.progress_figure(trials, progress)) if has_progress else None,
+        "settings": _settings(front),
+        "notes": list(_notes(front)),
+        "trials_table": _trials_table(front),
+    }
+
+
+def _as_markup(figure: Any) -> Markup:
+    """A figure as HTML that is not escaped again."""
+    from markupsafe import Markup
+
+    return Markup(plots.to_html(figure, whole=False))
+
+
+def _subtitle(front: Front) -> str:
+    searched = f"A search of the space {front.settings['space'].get('name', '')}"
+    data = f" on {front.data['name']}" if front.data.get("name") else ""
+    created = str(front.settings.get("created") or "").replace("T", " ").replace("+00:00", " UTC")
+    return searched + data + (f", started {created}" if created else "")
+
+
+def _tiles(front: Front) -> Iterator[Tile]:
+    yield Tile(str(len(front.members)), "networks on the Pareto front")
+    yield Tile(str(front.evaluated), "networks evaluated")
+    yield Tile(str(front.rejected), "stopped at a limit, never trained")
+    yield Tile(_size(front.settings["space"].get("size")), "networks in the space")
+    for name, text in _limits(front).items():
+        yield Tile(text, f"limit of {name}")
 
 
 def _size(size: Any) -> str:
-    """A count as people say it: 12,345, or 1.2 × 10⁹."""
-    if size is None:
+    """A count as 12,345, or as 1.2 × 10⁹."""
+    if size in (None, ""):
         return "?"
     number = int(size)
     if number < 1_000_000:
@@ -79,103 +170,102 @@ def _size(size: Any) -> str:
     return f"{number / 10**power:.1f} × 10{str(power).translate(SUPERSCRIPT)}"
 
 
-def _limits(study: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Each limit's name and amount: ('latency', '20.0 ms')."""
-    limits = ((OBJECTIVES[name], value) for name, value in (study.get("limits") or {}).items())
-    return [(objective.label, objective.format(value)) for objective, value in limits]
+def _limits(front: Front) -> dict[str, str]:
+    """Label and amount of each limit: {'latency': '20.0 ms'}."""
+    return {OBJECTIVES[name].label: OBJECTIVES[name].format(value) for name, value in front.limits.items()}
 
 
-def _accuracy_is_of(study: Mapping[str, Any]) -> str:
-    if study.get("accuracy_is_of"):
-        return str(study["accuracy_is_of"])
-    size = (study.get("fidelity") or {}).get("resolution")
-    return "held-out training images" + (f" at {size}x{size}" if size else "")
+def _latency_settings(front: Front) -> str:
+    """'onnxruntime, 1 thread, batch 1, at 224x224'."""
+    recipe, size = front.recipe, front.resolution
+    threads = f"{recipe['threads']} thread{'s' if recipe['threads'] != 1 else ''}"
+    parts = [recipe["runtime"], threads, f"batch {recipe['batch_size']}", f"at {size}x{size}" if size else ""]
+    return ", ".join(part for part in parts if part)
 
 
-def _measured_with(study: Mapping[str, Any]) -> str:
-    """'onnxruntime, 1 thread, batch 1 at 224x224'."""
-    threads, size = study.get("threads"), study.get("resolution")
-    parts = [
-        study.get("runtime"),
-        f"{threads} thread{'s' if threads != 1 else ''}" if threads else None,
-        f"batch {study['batch_size']}" if study.get("batch_size") else None,
-        f"at {size}x{size}" if size else None,
-    ]
-    return ", ".join(str(part) for part in parts if part)
+def _pareto_plot(front: Front, trials: pandas.DataFrame) -> Markup:
+    rows = pareto_rows(trials, front.objectives, [member.id for member in front.members])
+    titles = {
+        "accuracy": f"accuracy of {escape(front.accuracy_is_of)}",
+        "latency": f"{OBJECTIVES['latency'].axis_title}<br>({escape(_latency_settings(front))})",
+    }
+    return _as_markup(plots.pareto_figure(rows, front.objectives, limits=front.limits, titles=titles))
 
 
-def _plot(study: Mapping[str, Any], trials: pandas.DataFrame, front: pandas.DataFrame) -> str:
-    objectives = list(study.get("objectives") or ("accuracy", "latency", "flops"))
-    rows = pareto_rows(trials, objectives, front["id"])
-    titles = {"accuracy": f"accuracy of {page.escape(_accuracy_is_of(study))}"}
-    if study.get("runtime"):
-        titles["latency"] = f"latency, ms<br>({page.escape(_measured_with(study))})"
-    figure = plots.pareto_figure(rows, objectives, limits=study.get("limits"), titles=titles)
+def _pareto_hint(front: Front) -> str:
     hint = "Numbers are trials. The line joins the members that nothing beats in the two objectives of its panel alone."
-    if "search_accuracy" in trials and trials["search_accuracy"].notna().any():
+    if _has("search_accuracy", front.trials):
         hint += (
             " Candidates off the front that were not trained further are drawn at the accuracy that the search found."
         )
-    return page.section("Pareto front", plots.to_html(figure, whole=False), page.paragraph(hint, "soft"))
+    return hint
 
 
-def _front(study: Mapping[str, Any], front: pandas.DataFrame) -> str:
-    """The front as a table, in the order given."""
-    if front.empty:
-        return page.section("Front", page.paragraph("No network was found within the limits."))
-    again = "latency_again_ms" in front and front["latency_again_ms"].notna().any()
-    searched = "search_accuracy" in front and front["search_accuracy"].notna().any()
-    accuracy = _has_accuracy(front)
-    columns = [("trial", "number"), *([("accuracy", "number")] if accuracy else [])]
-    columns += [("in the search", "number")] if searched else []
-    columns += [("latency, ms", "number")]
-    columns += [("measured again, ms", "number")] if again else []
-    ties = "latency_ties" in front and front["latency_ties"].astype(bool).any()
-    columns += [("ties with", "text")] if ties else []
-    columns += [("FLOPs", "number"), ("parameters", "number"), ("memory access", "number")]
-    columns += [("layers", "text"), ("digest", "code")]
-    rows = [
-        [
-            row["id"],
-            *([_shown("accuracy", row)] if accuracy else []),
-            *([_searched(row)] if searched else []),
-            _latency(row, "latency"),
-            *([_latency(row, "latency_again")] if again else []),
-            *([row["latency_ties"]] if ties else []),
-            *(_shown(name, row) for name in ("flops", "params", "memory_access")),
-            _summary(_layers(row)),
-            row["digest"],
-        ]
-        for row in records(front)
+def _has(column: str, rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether any row has a value in a column."""
+    return any(has_value(row.get(column)) and row[column] != "" for row in rows)
+
+
+def _has_accuracy(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether any row has an accuracy; none has if accuracy is no objective."""
+    rows = list(rows)
+    return _has("accuracy", rows) or _has("search_accuracy", rows)
+
+
+def _front_table(front: Front) -> Table:
+    """The members of the front in their order."""
+    rows = front.rows()
+    optional = {
+        "accuracy": _has_accuracy(rows),
+        "in the search": _has("search_accuracy", rows),
+        "measured again, ms": _has("latency_again_ms", rows),
+        "ties with": _has("latency_ties", rows),
+    }
+    columns = [
+        Column("trial", "number"),
+        Column("accuracy", "number"),
+        Column("in the search", "number"),
+        Column("latency, ms", "number"),
+        Column("measured again, ms", "number"),
+        Column("ties with", "text"),
+        *(Column(OBJECTIVES[name].label, "number") for name in COUNTED),
+        Column("layers", "text"),
+        Column("digest", "code"),
     ]
-    text = "nas export STUDY:TRIAL writes one as model.py, ONNX and weights; exports/ holds those written already."
-    said = "Below each latency stands its confidence interval."
-    said += " It was measured again from the exported file, in a fresh process." if again else ""
-    said += " Latencies whose intervals overlap are ties." if ties else ""
-    return page.section("Front", page.table(columns, rows), page.paragraph(f"{said} {text}", "soft"))
+    columns = [column for column in columns if optional.get(column.title, True)]
+    cells = [{**_figures(row), **_front_cells(row)} for row in rows]
+    return Table.of(columns, [[row[column.title] for column in columns] for row in cells])
 
 
-def _has_accuracy(frame: pandas.DataFrame) -> bool:
-    """Whether any network of a frame has an accuracy: none has where it is no objective."""
-    return any(name in frame and frame[name].notna().any() for name in ("accuracy", "search_accuracy"))
+def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The cells of a trial's figures by the titles of their columns."""
+    return {
+        "trial": row["id"],
+        "accuracy": _shown("accuracy", row),
+        "in the search": _shown("accuracy", row, "search_accuracy"),
+        "latency, ms": _latency(row, "latency"),
+        **{OBJECTIVES[name].label: _shown(name, row) for name in COUNTED},
+        "digest": row["digest"],
+    }
 
 
-def _shown(name: str, row: Mapping[str, Any]) -> str:
-    objective = OBJECTIVES[name]
-    value = _number(row.get(objective.column))
-    return "" if math.isnan(value) else objective.format(value)
+def _front_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The cells that only members of the front have."""
+    again = _latency(row, "latency_again")
+    return {"measured again, ms": again, "ties with": row["latency_ties"], "layers": _summary(_layers(row))}
 
 
-def _searched(row: Mapping[str, Any]) -> str:
-    value = _number(row.get("search_accuracy"))
-    return "" if math.isnan(value) else OBJECTIVES["accuracy"].format(value)
+def _shown(name: str, row: Mapping[str, Any], column: str = "") -> str:
+    """A figure with its unit; empty without a value."""
+    value = _number(row.get(column or OBJECTIVES[name].column))
+    return "" if math.isnan(value) else OBJECTIVES[name].format(value)
 
 
-def _latency(row: Mapping[str, Any], name: str) -> tuple[str, str]:
-    """Median and interval, as a cell."""
-    median, low, high = (_number(row.get(f"{name}{end}_ms")) for end in ("", "_low", "_high"))
+def _latency(row: Mapping[str, Any], prefix: str) -> tuple[str, str]:
+    """Median, and the interval below it."""
+    median, low, high = (_number(row.get(f"{prefix}{end}_ms")) for end in ("", "_low", "_high"))
     interval = "" if math.isnan(low + high) else f"{significant(low)} to {significant(high)}"
-    if row.get(f"{name}_contended") is True:
+    if row.get(f"{prefix}_contended") is True:
         interval += ", busy"
     return ("" if math.isnan(median) else significant(median), interval)
 
@@ -184,140 +274,160 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
+def _front_note(front: Front) -> str:
+    rows = front.rows()
+    note = "Below each latency stands its confidence interval."
+    if _has("latency_again_ms", rows):
+        note += " It was measured again from the exported file, in a fresh process."
+    if _has("latency_ties", rows):
+        note += " Latencies whose intervals overlap are ties."
+    return (
+        f"{note} nas export STUDY:TRIAL writes one as model.py, ONNX and weights; exports/ holds those written already."
+    )
+
+
 def _layers(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    text = row.get("architecture")
-    return json.loads(text)["layers"] if isinstance(text, str) and text else []
+    return json.loads(row["architecture"])["layers"]
 
 
 def _summary(layers: list[dict[str, Any]]) -> tuple[str, str]:
-    """'7 shuffle_v2, 4 shuffle_v1, 2 conv' and the widths in order, without the head; as a cell."""
+    """'7 shuffle_v2, 4 shuffle_v1, 2 conv', and the widths in order; both without the head."""
     body = [layer for layer in layers if layer["block"] not in HEADS]
     counts = Counter(layer["block"] for layer in body)
     widths = [width for width, _ in groupby(layer["out"] for layer in body if "out" in layer)]
-    return ", ".join(f"{n} {name}" for name, n in counts.most_common()), "widths " + page.words(
-        widths
-    ) if widths else ""
+    blocks = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    return blocks, f"widths {words(widths)}" if widths else ""
 
 
-def _networks(front: pandas.DataFrame) -> str:
-    """Each member's layers, closed until asked for."""
-    parts = []
-    for row in records(front):
-        layers = _layers(row)
-        if layers:
-            figures = ", ".join(f"{OBJECTIVES[n].label} {_shown(n, row)}" for n in OBJECTIVES if _shown(n, row))
-            layers_table = page.table([("", "number"), ("block", ""), ("out", "number"), ("stride", "number"),
-                                       ("options", "")], _layer_rows(layers))  # fmt: skip
-            as_json = page.details("as JSON", page.preformatted(row["architecture"]))
-            parts.append(page.details(figures, layers_table, as_json, strong=f"Trial {row['id']}", printed=True))
-    return page.section("Networks of the front", *parts) if parts else ""
+def _networks(front: Front) -> Iterator[dict[str, Any]]:
+    """The layers of each member."""
+    columns = [
+        Column("", "number"),
+        Column("block"),
+        Column("out", "number"),
+        Column("stride", "number"),
+        Column("options"),
+    ]
+    for row in front.rows():
+        figures = ((objective.label, _shown(name, row)) for name, objective in OBJECTIVES.items())
+        yield {
+            "id": row["id"],
+            "figures": ", ".join(f"{label} {figure}" for label, figure in figures if figure),
+            "layers": Table.of(columns, _layer_rows(_layers(row))),
+            "json": row["architecture"],
+        }
 
 
 def _layer_rows(layers: list[dict[str, Any]]) -> Iterator[list[Any]]:
     for i, layer in enumerate(layers):
         options = {key: value for key, value in layer.items() if key not in ("block", "out", "stride")}
-        yield [i, layer["block"], layer.get("out", ""), layer.get("stride", ""), page.words(options) if options else ""]
+        yield [i, layer["block"], layer.get("out", ""), layer.get("stride", ""), words(options) if options else ""]
 
 
-def _progress(trials: pandas.DataFrame, column: str) -> Iterator[str]:
-    if column in trials and trials[column].notna().any():
-        yield page.section("Progress", plots.to_html(plots.progress_figure(trials, column), whole=False))
-
-
-def _asked(study: Mapping[str, Any]) -> str:
-    """What was asked, where and with what."""
-    space, data = dict(study.get("space") or {}), dict(study.get("data") or {})
+def _settings(front: Front) -> dict[str, Mapping[str, Any]]:
+    """The settings of the search, by the titles of their lists."""
+    settings, space, data = front.settings, front.settings["space"], dict(front.data)
     classes = data.pop("classes", None)
     if isinstance(classes, list):
-        data["classes"] = f"{len(classes)}: {page.words(classes[:20])}" + (", ..." if len(classes) > 20 else "")
-    recipe = {key: value for key, value in (study.get("recipe") or {}).items() if key not in study}
-    search = {
-        "objectives": study.get("objectives"),
-        "limits": dict(_limits(study)) or "none",
-        "seed": study.get("seed"),
-        "latency": _measured_with(study),
-        "training budget": study.get("fidelity"),
-    }
-    columns = {
+        end = ", ..." if len(classes) > NAMED_CLASSES else ""
+        data["classes"] = f"{len(classes)}: {words(classes[:NAMED_CLASSES])}{end}"
+    size = space.get("size")
+    return {
         "Space": {
             "name": space.get("name"),
-            "networks": _exact(space.get("size")),
+            "networks": f"{int(size):,}" if size not in (None, "") else None,
             "description": space.get("description"),
         },
-        "Search": search,
+        "Search": {
+            "objectives": list(front.objectives),
+            "limits": _limits(front) or "none",
+            "seed": front.recipe["seed"],
+            "latency": _latency_settings(front),
+            "training budget": front.recipe["fidelity"],
+        },
         "Data": data,
-        "Recipe": recipe,
-        "Machine": study.get("machine"),
-        "Versions": study.get("versions"),
+        "Recipe": {key: value for key, value in front.recipe.items() if key not in OWN_PLACE},
+        "Machine": front.machine,
+        "Versions": settings["versions"],
     }
-    parts = [f"<div><h3>{title}</h3>{page.facts(values)}</div>" for title, values in columns.items() if values]
-    return page.section("What was asked", f'<div class="columns">{"".join(parts)}</div>')
 
 
-def _exact(size: Any) -> str | None:
-    return None if size is None else f"{int(size):,}"
-
-
-def _notes(study: Mapping[str, Any], trials: pandas.DataFrame) -> Iterator[str]:
-    accuracy = _has_accuracy(trials)
-    if study.get("data"):
+def _notes(front: Front) -> Iterator[str]:
+    """How to read the page, a sentence or two per note."""
+    accuracy = _has_accuracy(front.trials)
+    if front.data:
         if accuracy:
-            yield f"Accuracy is of {_accuracy_is_of(study)}; no test images were used."
-        if accuracy and study.get("fidelity"):
-            budget = page.words(study["fidelity"])
+            yield f"Accuracy is of {front.accuracy_is_of}; no test images were used."
+            budget = words(front.recipe["fidelity"])
             yield (
                 f"Accuracy 'in the search' was found with a training budget of its own ({budget}). It chose the "
                 "networks; those of the front were then trained at the deployment resolution."
             )
-        if study.get("resolution_why"):
-            yield f"The deployment resolution is {study.get('resolution')}: {study['resolution_why']}."
-    if study.get("budget_use"):
-        text = str(study["budget_use"])
+        if why := front.settings.get("resolution_why"):
+            yield f"The deployment resolution is {front.resolution}: {why}."
+    if text := front.budget_use:
         yield f"{text[0].upper()}{text[1:]}."
-    if accuracy and not study.get("data"):
+    if accuracy and not front.data:
         yield "Accuracy is what the evaluator of this search gave."
     yield FLOPS
     yield MEMORY
-    if trials["latency_ms"].notna().any():
-        with_what = f" ({_measured_with(study)})" if study.get("runtime") else ""
+    if _has("latency_ms", front.trials):
         yield (
-            f"Latency is the median time of one batch{with_what}, with its confidence interval, on the machine named "
-            "above; it holds for that machine and these versions. 'busy': other work was competing for the processor."
+            f"Latency is the median time of one batch ({_latency_settings(front)}), with its confidence interval, on "
+            "the machine named above; it holds for that machine and these versions. 'busy': other work was competing "
+            "for the processor."
         )
-    if study.get("latency_predictor"):
-        yield f"The search's own prediction: {_prediction(study['latency_predictor'])}."
-    yield "A candidate that breaks a limit is stopped there" + (
-        ": it was never trained and has no accuracy." if accuracy else "."
-    )
+    if front.latency_predictor:
+        yield f"The search's own prediction: {_prediction(front.latency_predictor)}."
+    trained = ": it was never trained and has no accuracy" if accuracy else ""
+    yield f"A candidate that breaks a limit is stopped there{trained}."
 
 
 def _prediction(judged: Mapping[str, Any]) -> str:
-    """How well latency was predicted: the sentence that the study recorded, else (older studies) a new one."""
+    """How well latency was predicted: the recorded sentence, or, for older studies, one made from the figures."""
     if judged.get("sentence"):
         return str(judged["sentence"])
-    from nasspace.latency.predictor import cross_validation_sentence  # and with it PyTorch
+    from nasspace.latency.predictor import cross_validation_sentence  # imports PyTorch
 
     return cross_validation_sentence(judged)
 
 
-def _trials(trials: pandas.DataFrame) -> str:
-    """Every candidate, closed until asked for."""
-    accuracy = _has_accuracy(trials)
-    columns = [("trial", "number"), ("state", ""),
-               *([("accuracy", "number"), ("in the search", "number")] if accuracy else []), ("latency, ms", "number"),
-               ("FLOPs", "number"), ("parameters", "number"), ("memory access", "number"), ("seconds", "number"),
-               ("digest", "code"), ("why rejected", "text")]  # fmt: skip
-    rows = (
-        [
-            row["id"],
-            row["state"],
-            *([_shown("accuracy", row), _searched(row)] if accuracy else []),
-            _latency(row, "latency"),
-            *(_shown(name, row) for name in ("flops", "params", "memory_access")),
-            "" if math.isnan(_number(row.get("seconds"))) else f"{row['seconds']:.1f}",
-            row["digest"],
-            row["reason"] if isinstance(row.get("reason"), str) else "",
-        ]
-        for row in records(trials)
-    )
-    return page.section("All trials", page.details(f"{len(trials)} trials", page.table(columns, rows)))
+def _trials_table(front: Front) -> Table:
+    """Every candidate."""
+    accuracy = [Column("accuracy", "number"), Column("in the search", "number")]
+    columns = [
+        Column("trial", "number"),
+        Column("state"),
+        *(accuracy if _has_accuracy(front.trials) else []),
+        Column("latency, ms", "number"),
+        *(Column(OBJECTIVES[name].label, "number") for name in COUNTED),
+        Column("seconds", "number"),
+        Column("digest", "code"),
+        Column("why rejected", "text"),
+    ]
+    cells = [{**_figures(row), **_trial_cells(row)} for row in front.trials]
+    return Table.of(columns, [[row[column.title] for column in columns] for row in cells])
+
+
+def _trial_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The cells that only the table of all trials has."""
+    seconds = _number(row.get("seconds"))
+    return {
+        "state": row["state"],
+        "seconds": "" if math.isnan(seconds) else f"{seconds:.1f}",
+        "why rejected": row["reason"] if isinstance(row.get("reason"), str) else "",
+    }
+
+
+def words(value: Any) -> str:
+    """A plain value as text: mappings as 'name value', sequences with commas, large numbers with separators."""
+    if isinstance(value, Mapping):
+        given = ((str(name).replace("_", " "), part) for name, part in value.items() if part is not None)
+        return ", ".join(f"{name} {words(part)}" for name, part in given) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(words, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)

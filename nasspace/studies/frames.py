@@ -1,4 +1,4 @@
-"""The data frame of a front: a pandas DataFrame that prints without its long columns."""
+"""The data frame of a front, which prints only the columns that fit the terminal."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LEADING = ("id", "accuracy", "latency_ms", *COUNTED, "digest", "search_accuracy"
 HIDDEN = ("architecture",)  # JSON of several kilobytes
 
 
-class Front(pandas.DataFrame):
-    """A DataFrame that prints as many columns as fit side by side; what pandas makes of it is a plain one.
+class FrontFrame(pandas.DataFrame):
+    """A DataFrame that prints as many columns as fit side by side. Operations on it return plain data frames.
 
-    >>> print(Front({"id": [3], "accuracy": [0.93], "latency_ms": [float("nan")], "architecture": ["{...}"]}))
+    >>> print(FrontFrame({"id": [3], "accuracy": [0.93], "latency_ms": [float("nan")], "architecture": ["{...}"]}))
        id  accuracy
     0   3      0.93
     <BLANKLINE>
@@ -39,11 +39,11 @@ class Front(pandas.DataFrame):
         while len(columns) > 1 and frame[columns].to_string().index("\n") > width:
             left_out.insert(0, columns.pop())
         size = f"{len(frame)} row{'s' if len(frame) != 1 else ''} x {frame.shape[1]} columns"
-        about = f"[{size}; not shown: {', '.join(left_out)}]" if left_out else f"[{size}]"
-        return f"{frame[columns].to_string()}\n\n{textwrap.fill(about, width)}"
+        note = f"[{size}; not shown: {', '.join(left_out)}]" if left_out else f"[{size}]"
+        return f"{frame[columns].to_string()}\n\n{textwrap.fill(note, width)}"
 
     def _filled(self) -> Iterator[str]:
-        """The columns that hold something, the leading ones first."""
+        """The columns that hold a value, the leading ones first."""
         rest = [name for name in self if name not in (*LEADING, *HIDDEN)]
         return (name for name in (*LEADING, *rest) if name in self and self[name].notna().any())
 
@@ -53,5 +53,5 @@ def _is_whole(column: pandas.Series) -> bool:
 
 
 def _width() -> int:
-    """Columns of the terminal, or those that pandas fills."""
+    """The width of the terminal in characters, else the one that pandas uses."""
     return shutil.get_terminal_size((pandas.get_option("display.width") or 80, 24)).columns

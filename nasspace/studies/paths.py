@@ -1,4 +1,4 @@
-"""Where a study lies, and that one process at a time writes into it."""
+"""Folders of studies, and the lock that lets one process at a time write into a folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nasspace.errors import InputError
 
 
 def folder_of(name: str | Path) -> Path:
-    """The folder that a study's name or path means: the path, else `./reports/NAME`."""
+    """The folder of a study: `./reports/NAME` for a name, else the path itself."""
     text = os.fspath(name)
     if not text.strip():
         raise InputError("a study needs a name")
@@ -28,18 +28,18 @@ def folder_of(name: str | Path) -> Path:
 
 
 def shown(folder: Path) -> str:
-    """A study's name where `folder_of` finds the folder by it, else the folder."""
+    """The name of a study as commands take it: its name if `folder_of` finds it, else its folder."""
     return folder.name if folder.parent == Path("reports") else str(folder)
 
 
 def known_studies(parent: Path) -> str:
-    """The studies beside a missing one, as the end of its error."""
+    """The names of the studies in a folder, as the end of an error."""
     names = sorted(path.parent.name for path in parent.glob("*/study.yaml"))
     return f"; {parent} holds: {', '.join(names)}" if names else ""
 
 
 def storage_url(url: str | None) -> str | None:
-    """A storage's URL; the path of an SQLite file made absolute, so that any working folder finds it."""
+    """A storage's URL, with an absolute path for a SQLite file, so that it does not depend on the working folder."""
     if url and url.startswith("sqlite:///"):
         return f"sqlite:///{Path(url.removeprefix('sqlite:///')).expanduser().absolute()}"
     return url
@@ -47,9 +47,9 @@ def storage_url(url: str | None) -> str | None:
 
 @contextlib.contextmanager
 def alone(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """One process a study's folder: the lock is the operating system's, and goes with the process however it ends.
+    """Hold the lock of a study's folder, which the operating system releases when the process ends.
 
-    With `wait` the others are waited for, else their being there is an `InputError`.
+    With `wait`, wait for the process that holds it; without, that is an `InputError`.
     """
     import filelock
 
@@ -59,7 +59,7 @@ def alone(folder: Path, *, wait: bool = False) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout:
         raise InputError(f"{folder}: another process is searching this study; wait for it") from None
-    except (OSError, NotImplementedError) as error:  # a read-only disk, a link to nothing, one without locks
+    except (OSError, NotImplementedError) as error:  # a read-only disk, a broken link, a disk without locks
         raise files.cannot_write(folder, error) from None
     try:
         yield

@@ -1,4 +1,4 @@
-"""A declared search: every setting of one run, checked whole before anything runs."""
+"""Recipes: all settings of a search, validated before it starts."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ UNITS = {
     "time": {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0},  # to seconds
 }
 EXAMPLES = {"latency": "20ms", "count": "150M", "time": "30m"}
-SHOWN = 60  # characters of a wrong value
-LEAST_RESOLUTION = 8  # pixels a side of images that networks are searched and trained for
-UNBOUNDED = 1_000_000  # trials: as many as the time allows
+SHOWN = 60  # largest number of characters of a wrong value in messages
+LEAST_RESOLUTION = 8  # pixels per side of images for search and training
+UNBOUNDED = 1_000_000  # trials, if only time ends the search
 
 
 def quantity(text: Any, kind: Literal["latency", "count", "time"]) -> float:
-    """'20ms' as milliseconds, '150M' as a count, '30m' as seconds; a unit is needed where it could be mistaken.
+    """Parse '20ms' to milliseconds, '150M' to a count, '30m' to seconds; latencies and times need a unit.
 
     >>> quantity("20ms", "latency"), quantity("0.02s", "latency"), quantity("150M", "count"), quantity("30m", "time")
     (20.0, 20.0, 150000000.0, 1800.0)
@@ -76,25 +76,25 @@ ObjectiveName = Annotated[str, AfterValidator(_objective)]
 
 
 class Strict(BaseModel):
-    """Unknown keys are refused, values do not change."""
+    """A frozen model that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Limits(Strict):
-    """What a network may cost at most; None is no limit. Written with units, kept in ms and counts."""
+    """Limits of a network, None without one; written with units, stored in milliseconds and counts."""
 
     latency: Annotated[float | None, _amount("latency")] = None
     flops: Annotated[float | None, _amount("count")] = None
     params: Annotated[float | None, _amount("count")] = None
 
     def given(self) -> dict[str, float]:
-        """The limits that there are, in milliseconds and counts."""
+        """The limits that are set, in milliseconds and counts."""
         return {name: value for name, value in self if value is not None}
 
 
 class Recipe(Strict):
-    """How to search; the fields are the keys of `search/*.yaml`."""
+    """The settings of a search; the fields are the keys of `search/*.yaml`."""
 
     name: str = "recipe"
     description: str = ""
@@ -126,7 +126,7 @@ class Recipe(Strict):
     @model_validator(mode="before")
     @classmethod
     def _time_alone(cls, value: Any) -> Any:
-        """With a time budget and no number of trials the time alone ends the search."""
+        """With a time budget and without a number of trials, time alone ends the search."""
         if isinstance(value, dict) and value.get("time_budget") is not None and "trials" not in value:
             return {**value, "trials": UNBOUNDED}
         return value
@@ -139,18 +139,18 @@ class Recipe(Strict):
 
     @property
     def is_bounded(self) -> bool:
-        """Whether a number of trials ends the search, rather than time alone."""
+        """Whether a number of trials ends the search, not only time."""
         return self.time_budget is None or self.trials < UNBOUNDED
 
     @property
     def distributed(self) -> bool:
-        """Whether Ray runs the candidates: several at a time, elsewhere, or in a process that can be stopped."""
+        """Whether Ray runs the candidates: in parallel, elsewhere, or in a process that can be stopped."""
         return self.ray is not None or self.workers > 1 or self.trial_timeout is not None
 
     def with_changes(self, changes: Mapping[str, Any]) -> Recipe:
-        """The recipe with some settings replaced; None leaves one as it is, a dictionary is merged into its own.
+        """Replace some settings; None keeps a setting, a dictionary is merged into the recipe's.
 
-        A `time_budget` without `trials` replaces the recipe's number of trials: the time alone ends the search.
+        A `time_budget` without `trials` also replaces the number of trials: time alone ends the search.
         """
         own = self.as_written()
         if changes.get("time_budget") is not None:
@@ -159,7 +159,7 @@ class Recipe(Strict):
         return read_value(_merged(own, changes), Document({}, ""))
 
     def as_written(self) -> dict[str, Any]:
-        """Plain values as a recipe's file has them, amounts with their units; `read` gives the same recipe back."""
+        """Plain values as in a recipe's file, amounts with their units; `read` returns the same recipe."""
         limits = {
             name: f"{amount!r}ms" if name == "latency" else amount for name, amount in self.limits.given().items()
         }
@@ -179,21 +179,21 @@ def _merged(value: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def load(name: str | os.PathLike) -> Recipe:
-    """The recipe of a name or path; what is wrong in it is an `InputError` with file, line and remedy."""
+    """Load a recipe by name or path; a mistake is an `InputError` with file, line and remedy."""
     path = files.find("search", name)
     recipe = read(files.load_yaml(path))
     return recipe if recipe.name != "recipe" else recipe.model_copy(update={"name": Path(path).stem})
 
 
 def read(document: Document) -> Recipe:
-    """The recipe in a document that is read already."""
+    """Validate a parsed document as a recipe."""
     if not isinstance(document.value, dict):
         raise document.error((), "a recipe is a mapping, such as {trials: 12}")
     return read_value(document.value, document)
 
 
 def read_value(value: Any, document: Document) -> Recipe:
-    """Check plain values as a recipe; `document` gives the places for errors."""
+    """Validate plain values as a recipe; `document` gives the places for errors."""
     try:
         recipe = TypeAdapter(Recipe).validate_python(value)
     except ValidationError as error:
@@ -204,26 +204,26 @@ def read_value(value: Any, document: Document) -> Recipe:
             message = f"{short(keys[-1])} is not a setting{nearest(keys[-1], _settings(keys[:-1]))}"
         else:
             message = first["msg"].removeprefix("Value error, ")
-            said = short(first["input"])
-            if not message.startswith(said.removesuffix("...")) and not isinstance(first["input"], dict):
-                message = f"{said} is not allowed: {message[0].lower()}{message[1:]}"
+            value_text = short(first["input"])
+            if not message.startswith(value_text.removesuffix("...")) and not isinstance(first["input"], dict):
+                message = f"{value_text} is not allowed: {message[0].lower()}{message[1:]}"
         raise document.error(keys, message) from None
-    except InputError as error:  # of a fidelity or training settings, which name their key first
+    except InputError as error:  # of a fidelity or of training settings, whose messages start with the key
         place, _, message = str(error).partition(": ")
         raise document.error(tuple(place.split(".")), message) from None
     return recipe
 
 
 def short(value: Any) -> str:
-    """A wrong value as an error shows it: some 60 characters at most."""
+    """A wrong value as messages show it, at most about 60 characters long."""
     try:
         text = repr(value)
-    except ValueError:  # a number of more digits than Python writes
+    except ValueError:  # a number with more digits than Python writes
         return "a number of thousands of digits"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _settings(keys: tuple[str | int, ...]) -> Mapping[str, Any]:
-    """The names that a recipe, or the part of it at `keys`, may hold."""
+    """The keys that a recipe, or its part at `keys`, can have."""
     part = {"limits": Limits, "fidelity": Fidelity, "training": TrainingSettings}.get(keys[0] if keys else "", Recipe)
     return part.model_fields if issubclass(part, BaseModel) else part.__dataclass_fields__

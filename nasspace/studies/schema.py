@@ -1,4 +1,4 @@
-"""What a study's files hold: the schema of study.yaml, and of the attributes in its database. Checked when read."""
+"""The schema of study.yaml and of the attributes in a study's database, checked when they are read."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     import optuna
 
 VERSION = 1
-LAST_RUNG = "last_rung:"  # study attribute, with a trial's number: its training at the deployment resolution
-DEPLOYED = "deployed:"  # study attribute, with a trial's number: its last rung and the judged file, or why it failed
-AGAIN = "latency_again"  # study attribute: the front as measured again from the exported files
-PREDICTOR = "latency_predictor"  # study attribute: how well latency is predicted from the other networks measured
+LAST_RUNG = "last_rung:"  # study attribute, followed by a trial's number: its training at the deployment resolution
+DEPLOYED = (
+    "deployed:"  # study attribute, followed by a trial's number: the accuracy of its exported file, or why it failed
+)
+REMEASURED = "latency_again"  # study attribute: latencies of the front, measured again from the exported files
+PREDICTOR = "latency_predictor"  # study attribute: how well latencies are predicted from the other measured networks
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -31,12 +33,14 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class _Part(BaseModel):
-    """Values do not change their kind; unknown keys stay, since a later nasspace may have written them."""
+    """A strict model that keeps unknown keys, which a later version of nasspace may have written."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
 
 class SpacePart(_Part):
+    """The search space."""
+
     name: str
     description: str = ""
     size: str = ""
@@ -44,19 +48,23 @@ class SpacePart(_Part):
 
 
 class TaskPart(_Part):
+    """What the networks take and return."""
+
     classes: Count
     channels: Count
     resolution: Count | None = None
 
 
 class Preprocessing(_Part):
-    """Its values are checked with the network that it feeds (`outputs/preprocessing`)."""
+    """Preprocessing; `exporting.preprocessing` checks its values with the network."""
 
     input: Annotated[list[Count], Field(min_length=3, max_length=3)]
     classes: list[str] = []
 
 
 class DataPart(_Part):
+    """The data set and its splits."""
+
     name: str
     classes: list[str]
     train: Count
@@ -68,7 +76,7 @@ class DataPart(_Part):
 
 
 class StudyPart(_Part):
-    """study.yaml; `recipe` is checked as a recipe's file is. Fields with a default came after the first version."""
+    """study.yaml; fields with a default were added after the first version. `recipe` is validated separately."""
 
     nasspace_study: int
     name: str
@@ -88,40 +96,40 @@ class StudyPart(_Part):
 
 
 def study_settings(document: Document) -> dict[str, Any]:
-    """The content of study.yaml, with defaults for what an older nasspace did not write.
+    """Validate the content of study.yaml, and add defaults for fields of later versions.
 
-    An `InputError` names the line and the field of the first thing that is wrong, and the remedy.
+    The first mistake is an `InputError` with its line, its field and the remedy.
     """
     value = document.value
     version = value.get("nasspace_study") if isinstance(value, dict) else None
     if version != VERSION or isinstance(version, bool):
         raise document.error(
             (),
-            f"a study of version {short(version)}, this nasspace reads version {VERSION}; {REMEDY}",
+            f"a study of version {short(version)}; this nasspace reads version {VERSION}; {REMEDY}",
         )
     try:
         StudyPart.model_validate(value)
     except ValidationError as error:
-        keys, said = _first(error)
-        raise document.error(keys, f"{said}; the file is damaged: {REMEDY}") from None
+        keys, message = _first_error(error)
+        raise document.error(keys, f"{message}; the file is damaged: {REMEDY}") from None
     if unknown := sorted(set(value["limits"]) - set(LIMITED)):
         raise document.error(("limits",), f"{short(unknown[0])} is not a limit; the file is damaged: {REMEDY}")
     try:
-        asked = recipe.read(_at(document, "recipe"))
+        settings = recipe.read(_at(document, "recipe"))
     except InputError as error:
         raise InputError(f"{error}; the file is damaged: {REMEDY}") from None
     filled = {name: field.default for name, field in StudyPart.model_fields.items() if not field.is_required()}
-    return {**filled, **value, "recipe": asked.as_written()}
+    return {**filled, **value, "recipe": settings.as_written()}
 
 
 def _at(document: Document, key: str) -> Document:
-    """One part of a document, with the lines of its own parts."""
+    """A part of a document, with the lines of its own parts."""
     lines = {keys[1:]: line for keys, line in document.lines.items() if keys[:1] == (key,)}
     return Document(document.value[key], document.source, lines)
 
 
-def _first(error: ValidationError) -> tuple[tuple[str | int, ...], str]:
-    """The place of the first fault, and the fault in words."""
+def _first_error(error: ValidationError) -> tuple[tuple[str | int, ...], str]:
+    """The keys and the message of the first error."""
     first = error.errors(include_url=False)[0]
     keys = tuple(key for key in first["loc"] if isinstance(key, str | int))
     if first["type"] == "missing":
@@ -131,7 +139,7 @@ def _first(error: ValidationError) -> tuple[tuple[str | int, ...], str]:
 
 
 def _architecture(text: str) -> str:
-    """The text of an architecture, as far as tables read it; whoever builds the network checks the rest."""
+    """Validate the parts of an architecture's JSON that tables read; building the network checks the rest."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -147,7 +155,7 @@ def _architecture(text: str) -> str:
 
 
 class Interval(_Part):
-    """A latency in milliseconds."""
+    """A latency with its confidence interval."""
 
     median_ms: Amount
     low_ms: Amount
@@ -157,6 +165,8 @@ class Interval(_Part):
 
 
 class Training(_Part):
+    """The training of a trial at the search's fidelity."""
+
     seconds: Number | None = None
     losses: list[float] = []
 
@@ -175,6 +185,8 @@ class TrialPart(_Part):
 
 
 class LastRung(_Part):
+    """The training of a trial at the deployment resolution."""
+
     resolution: Count
     epochs: Count
     seconds: Number
@@ -183,6 +195,8 @@ class LastRung(_Part):
 
 
 class Deployed(_Part):
+    """The accuracy of a trial's exported file."""
+
     resolution: Count
     epochs: Count | None = None
     seconds: Number | None = None
@@ -191,10 +205,14 @@ class Deployed(_Part):
 
 
 class Undeployable(_Part):
+    """Why the last rung of a trial failed."""
+
     failed: str
 
 
 class Predictor(_Part):
+    """How well latencies were predicted."""
+
     networks: int
     median_error: Number
     error_90: Number
@@ -203,7 +221,7 @@ class Predictor(_Part):
 
 
 def check_trials(trials: Iterable[optuna.trial.FrozenTrial], objectives: Iterable[str], place: str) -> None:
-    """Refuse a record that tables and samplers cannot read; `place` is the database's."""
+    """Refuse trials that tables and samplers cannot read; `place` names the database."""
     for i, trial in enumerate(trials):
         if trial.number != i:
             raise _damaged(place, f"the trial after {i - 1} has the number {trial.number}")
@@ -212,7 +230,7 @@ def check_trials(trials: Iterable[optuna.trial.FrozenTrial], objectives: Iterabl
         try:
             TrialPart.model_validate(trial.user_attrs)
         except ValidationError as error:
-            raise _damaged(place, _said(error, f"trial {i}")) from None
+            raise _damaged(place, _message(error, f"trial {i}")) from None
         known = trial.user_attrs["values"]
         missing = [name for name in objectives if name not in known] if trial.state.name == "COMPLETE" else []
         if missing:
@@ -230,27 +248,28 @@ def check_attributes(attributes: Mapping[str, Any], trials: int, place: str) -> 
             continue
         try:
             if key.startswith((LAST_RUNG, DEPLOYED)) and int(key.partition(":")[2]) >= trials:
-                raise _damaged(place, f"'{short(key)}' is of no trial")
+                raise _damaged(place, f"{short(key)} belongs to no trial")
             TypeAdapter(kind).validate_python(value)
         except ValidationError as error:
-            raise _damaged(place, _said(error, key)) from None
+            raise _damaged(place, _message(error, key)) from None
         except ValueError:
-            raise _damaged(place, f"{short(key)} is of no trial") from None
+            raise _damaged(place, f"{short(key)} belongs to no trial") from None
 
 
 def _kind_of(key: str, value: Any) -> Any:
-    """What an attribute of a study must be; None for those that are not read, or were taken back."""
+    """The type of a study's attribute; None for attributes that are not read, or were reset."""
     if key.startswith(LAST_RUNG):
         return LastRung
     if key.startswith(DEPLOYED):
         return None if value is None else Undeployable if isinstance(value, dict) and "failed" in value else Deployed
-    return {AGAIN: dict[str, Interval], PREDICTOR: Predictor}.get(key)
+    return {REMEASURED: dict[str, Interval], PREDICTOR: Predictor}.get(key)
 
 
-def _said(error: ValidationError, name: str) -> str:
-    keys, said = _first(error)
-    return f"{name}: {dotted(keys)}: {said}" if keys else f"{name}: {said}"
+def _message(error: ValidationError, name: str) -> str:
+    """The first error of a validation as text."""
+    keys, message = _first_error(error)
+    return f"{name}: {dotted(keys)}: {message}" if keys else f"{name}: {message}"
 
 
-def _damaged(place: str, said: str) -> InputError:
-    return InputError(f"{place}: {said}; the database is damaged: {REMEDY}")
+def _damaged(place: str, message: str) -> InputError:
+    return InputError(f"{place}: {message}; the database is damaged: {REMEDY}")

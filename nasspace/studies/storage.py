@@ -1,4 +1,4 @@
-"""The database of a study: a SQLite file of its own, or one behind a URL that several search processes share."""
+"""The database of a study: a SQLite file of its own, or a shared one behind a URL."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from typing import Any
 from nasspace import files, temporary
 from nasspace.errors import InputError, NasspaceError
 
-PATIENCE = 300.0  # seconds that a shared database may be gone
+PATIENCE = 300.0  # seconds that a shared database may be unreachable
 PAUSE = 2.0  # seconds between two attempts
-BEAT = 10  # seconds between two signs of life of a running trial, for the other processes
-GRACE = 60  # seconds without one, after which a trial's process is taken for dead
-CONNECT = 10  # seconds for a first answer
-ATTEMPTS = 5  # at the tables, where several processes make them at once
+BEAT = 10  # seconds between two heartbeats of a running trial
+GRACE = 60  # seconds without a heartbeat after which a trial is stale
+CONNECT = 10  # seconds to connect
+ATTEMPTS = 5  # to create the tables while other processes do the same
 REMEDY = "restore the file from a copy, or search again under another --study name"
 UNAFFECTED = "its exports and tables are not affected"
-MAGIC, HEADER = b"SQLite format 3\0", 100  # bytes that a SQLite file begins with
-TABLES = {  # of Optuna, in every database of a study
+MAGIC, HEADER = b"SQLite format 3\0", 100  # first bytes of a SQLite file, length of its header
+TABLES = {  # of Optuna; every database of a study has them
     *("studies", "study_directions", "study_user_attributes", "trials", "trial_values", "trial_params"),
     *("trial_user_attributes", "trial_system_attributes", "version_info", "alembic_version"),
 }
@@ -37,11 +37,11 @@ log = logging.getLogger(__name__)
 _thread = threading.local()
 
 
-def make(path: Path, name: str, directions: list[str], objectives: list[str]) -> None:
-    """Write a new database with one study in which nothing is recorded; it is moved into place whole."""
+def create(path: Path, name: str, directions: list[str], objectives: list[str]) -> None:
+    """Write a new database with one empty study; it is moved into place whole."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # nasspace shows its own progress
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # nasspace prints its own progress
     with files.replacing(path) as target:
         database = optuna.storages.RDBStorage(_url(target))
         record = optuna.create_study(study_name=name, storage=database, directions=directions)
@@ -50,16 +50,17 @@ def make(path: Path, name: str, directions: list[str], objectives: list[str]) ->
         database.engine.dispose()
 
 
-def own(path: Path) -> Any:
-    """The SQLite file of a study: a write-ahead log, which a killed process cannot harm and which commits quickly.
+def open_file(path: Path) -> Any:
+    """Open a study's SQLite file; on a disk that cannot be written, a copy of it.
 
-    On a disk that cannot be written, a copy of it. An `InputError` for what is not the database of a study.
+    The file has a write-ahead log, which survives a killed process and commits quickly. A file that is not the database
+    of a study is an `InputError`.
     """
     import optuna
     import sqlalchemy
 
     place, copied = path, contextlib.ExitStack()
-    if not all(os.access(part, os.W_OK) for part in (path, path.parent)):  # SQLite writes beside what it reads
+    if not all(os.access(part, os.W_OK) for part in (path, path.parent)):  # SQLite writes next to the file it reads
         path = _copy(path, copied.enter_context(temporary.private()))
     try:
         _refuse_foreign(path, place)
@@ -72,7 +73,7 @@ def own(path: Path) -> Any:
     weakref.finalize(storage, copied.close)
 
     @sqlalchemy.event.listens_for(storage.engine, "connect")
-    def _log_ahead(connection: Any, _: Any) -> None:
+    def _use_write_ahead_log(connection: Any, _: Any) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
@@ -80,12 +81,12 @@ def own(path: Path) -> Any:
 
 
 def _url(path: Path) -> str:
-    """The URL of a file; Optuna takes braces for fields to fill in."""
+    """The URL of a file; Optuna formats the URL, so braces are doubled."""
     return f"sqlite:///{path.resolve()}".replace("{", "{{").replace("}", "}}")
 
 
 def _copy(path: Path, folder: Path) -> Path:
-    """A copy of a database, with what a killed process left in its log."""
+    """Copy a database with the log that a killed process may have left."""
     for part in (path, path.with_name(f"{path.name}-wal")):
         if part.exists():
             try:
@@ -95,71 +96,71 @@ def _copy(path: Path, folder: Path) -> Path:
     return folder / path.name
 
 
-def recorded(path: Path) -> int:
-    """How many trials a database of a study holds; an `InputError` if it is none."""
+def count_trials(path: Path) -> int:
+    """Count the trials in the database of a study; another file is an `InputError`."""
     _refuse_foreign(path, path)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         return connection.execute("SELECT COUNT(*) FROM trials").fetchone()[0]
 
 
 def _refuse_foreign(path: Path, place: Path) -> None:
-    """An empty file, and one that holds something else, must not be taken for a new study.
+    """Refuse an empty file, a truncated one, and one that is not the database of a study; `place` names it in errors.
 
-    The file is read by SQLite only, as long as SQLite takes it. A process that opens and closes a database by other
-    means loses the locks of all its connections to it (POSIX), and the next process that closes the database then
-    removes a log that is still in use: the record was malformed for the one and lacked trials for the other.
+    The file is read by SQLite alone, unless SQLite refuses it. A process that opens and closes a database by other
+    means loses the locks of all its connections to it (POSIX). The next process that closes the database then removes a
+    log that is still in use, which corrupted the record for one process and removed trials for the other.
     """
     size = path.stat().st_size
     if size == 0:
-        raise InputError(f"{place}: the file is empty: the study's record is lost; {REMEDY}")
-    if size < HEADER:  # SQLite may take it for an empty database
+        raise InputError(f"{place}: the file is empty: the study's trials are gone; {REMEDY}")
+    if size < HEADER:  # SQLite may read it as an empty database
         raise InputError(f"{place}: the file is cut off after {size} bytes, in its header; {REMEDY}; {UNAFFECTED}")
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             pages, page = (connection.execute(f"PRAGMA page_{name}").fetchone()[0] for name in ("count", "size"))
-            lost = _cut_off(path, pages * page)
+            missing_bytes = _truncated(path, pages * page)
     except sqlite3.OperationalError as error:  # locked for long, out of memory
         raise InputError(f"{place}: cannot be read ({error}); try again, or {REMEDY}") from None
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-        if lost := _cut_off(path, _whole(path)):
-            raise InputError(f"{place}: {lost}; {REMEDY}; {UNAFFECTED}") from None
+        if missing_bytes := _truncated(path, _expected_size(path)):
+            raise InputError(f"{place}: {missing_bytes}; {REMEDY}; {UNAFFECTED}") from None
         raise InputError(f"{place}: not the database of a study ({error}); {REMEDY}") from None
-    if lost:
-        raise InputError(f"{place}: {lost}; {REMEDY}; {UNAFFECTED}")
+    if missing_bytes:
+        raise InputError(f"{place}: {missing_bytes}; {REMEDY}; {UNAFFECTED}")
     if missing := sorted(TABLES - tables):
         raise InputError(f"{place}: not the database of a study (no table '{missing[0]}'); {REMEDY}")
 
 
-def _cut_off(path: Path, whole: int) -> str:
-    """What is missing of a SQLite file that has fewer bytes than the `whole`, in words; else empty.
+def _truncated(path: Path, expected: int) -> str:
+    """Why a SQLite file is incomplete; empty if it has the `expected` number of bytes.
 
-    SQLite reads what is missing of the last page as zeros, and a study would lose trials silently. A log or
-    journal next to the file may hold the pages that the file lacks.
+    SQLite reads missing bytes of the last page as zeros, so that a study would lose trials silently. A log or journal
+    next to the file may hold the missing pages.
     """
     logs = [path.with_name(f"{path.name}-{kind}") for kind in ("wal", "journal")]
     if any(log.exists() and log.stat().st_size for log in logs):
         return ""
     size = path.stat().st_size
-    return f"the file is cut off: {size:,} of {whole:,} bytes are there" if size < whole else ""
+    return f"the file is cut off: {size:,} of {expected:,} bytes are there" if size < expected else ""
 
 
-def _whole(path: Path) -> int:
-    """The bytes that a file which SQLite refuses should have by its header; 0 where it does not say."""
+def _expected_size(path: Path) -> int:
+    """The size in bytes that the header of a file states which SQLite refuses; 0 if unavailable."""
     try:
         header = path.read_bytes()[:HEADER]
-    except OSError:  # SQLite says why it cannot be read
+    except OSError:  # SQLite's own error says why
         return 0
     if not header.startswith(MAGIC):
         return 0
     page = int.from_bytes(header[16:18], "big")
-    counted = header[24:28] == header[92:96]  # else an older SQLite wrote last, and the count of pages is not of now
-    return (65536 if page == 1 else page) * int.from_bytes(header[28:32], "big") if counted else 0
+    is_current = header[24:28] == header[92:96]  # else an old SQLite wrote last, without updating the page count
+    return (65536 if page == 1 else page) * int.from_bytes(header[28:32], "big") if is_current else 0
 
 
 @contextlib.contextmanager
 def errors_of_reading(place: str) -> Iterator[None]:
-    """Whatever Optuna raises on the content of a damaged database, as one message; nothing else runs in the body."""
+    """Turn any error of Optuna about a damaged database into one message; the body only reads the database."""
     import sqlalchemy.exc
     from optuna.exceptions import StorageInternalError
 
@@ -176,92 +177,99 @@ def errors_of_reading(place: str) -> Iterator[None]:
 
 
 def _unreadable(place: str, error: Exception) -> InputError:
-    said = f"{type(error).__name__}: {reason(error)}"[:200]
-    return InputError(f"{place}: the database cannot be read ({said}); {REMEDY}")
+    why = f"{type(error).__name__}: {reason(error)}"[:200]
+    return InputError(f"{place}: the database cannot be read ({why}); {REMEDY}")
 
 
-def shared(url: str) -> Any:
-    """The storage behind a URL: patient when its database is gone for a while; one that cannot be had is refused."""
+def connect(url: str) -> Any:
+    """Connect to the storage behind a URL; calls are retried while its database is unreachable.
+
+    A database that cannot be used is an `InputError`.
+    """
     import sqlalchemy.exc
     from optuna.exceptions import StorageInternalError
 
     for attempt in range(ATTEMPTS):
         try:
-            storage = _patient_class()(
+            storage = _retrying_storage()(
                 _address(url),
-                engine_kwargs={"pool_pre_ping": True, "connect_args": _waits(_address(url))},
+                engine_kwargs={"pool_pre_ping": True, "connect_args": _timeouts(_address(url))},
                 heartbeat_interval=BEAT,
                 grace_period=GRACE,
             )
-            weakref.finalize(storage, storage.engine.dispose)  # its connections end with it
+            weakref.finalize(storage, storage.engine.dispose)  # closes its connections
             return storage
         except ImportError as error:
             why = str(error.__cause__ or error)
-            ours = _address(url).startswith("postgresql+psycopg:")
-            remedy = "pip install 'nasspace[postgresql]'" if ours else "install its driver"
-            raise InputError(f"--storage {shown(url)}: its driver is missing ({why}); {remedy}") from error
+            is_postgresql = _address(url).startswith("postgresql+psycopg:")
+            remedy = "pip install 'nasspace[postgresql]'" if is_postgresql else "install its driver"
+            raise InputError(f"--storage {without_password(url)}: its driver is missing ({why}); {remedy}") from error
         except (sqlalchemy.exc.ArgumentError, ValueError) as error:
             raise InputError(
-                f"--storage {shown(url)}: not the URL of a database ({reason(error)}); write "
+                f"--storage {without_password(url)}: not the URL of a database ({reason(error)}); write "
                 "postgresql://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:///FILE"
             ) from error
-        except RuntimeError as error:  # tables of another Optuna, which says so
-            raise InputError(f"--storage {shown(url)}: {reason(error)}") from error
+        except RuntimeError as error:  # tables of another version of Optuna
+            raise InputError(f"--storage {without_password(url)}: {reason(error)}") from error
         except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
-            met = any(word in str(error) for word in ("already exists", "duplicate key", "UNIQUE constraint"))
-            if attempt == ATTEMPTS - 1 or not met:
+            raced = any(word in str(error) for word in ("already exists", "duplicate key", "UNIQUE constraint"))
+            if attempt == ATTEMPTS - 1 or not raced:
                 raise InputError(
-                    f"--storage {shown(url)}: the database cannot be used ({reason(error)}); start it, or correct "
-                    "its address, user or password"
+                    f"--storage {without_password(url)}: the database cannot be used ({reason(error)}); "
+                    "start it, or correct its address, user or password"
                 ) from error
-            time.sleep(1)  # another process was making the tables
+            time.sleep(1)  # another process was creating the tables
     raise AssertionError("not reached")
 
 
 def _address(url: str) -> str:
-    """The URL as SQLAlchemy and Optuna take it: PostgreSQL with the driver that `nasspace[postgresql]` installs."""
+    """The URL for SQLAlchemy and Optuna: PostgreSQL with the driver that `nasspace[postgresql]` installs."""
     kind, separator, rest = url.partition("://")
     kind = "postgresql+psycopg" if kind in ("postgres", "postgresql") else kind
     return f"{kind}{separator}{rest}".replace("{", "{{").replace("}", "}}")
 
 
-def _waits(address: str) -> dict[str, Any]:
-    """How long a connection waits, in seconds: a network that drops everything does not hold a search for ever."""
+def _timeouts(address: str) -> dict[str, Any]:
+    """Timeouts of a connection in seconds, so that a network that drops packets does not block a search forever."""
     if address.startswith(("postgresql+psycopg:", "postgresql+psycopg2:")):
-        waits = {"connect_timeout": CONNECT, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-        waits["tcp_user_timeout"] = 60_000  # ms
-        return {name: value for name, value in waits.items() if f"{name}=" not in address}
+        timeouts = {"connect_timeout": CONNECT, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+        timeouts["tcp_user_timeout"] = 60_000  # ms
+        return {name: value for name, value in timeouts.items() if f"{name}=" not in address}
     return {"timeout": 30} if address.startswith("sqlite") else {}
 
 
-def shown(url: str) -> str:
-    """A URL without its password."""
+def without_password(url: str) -> str:
+    """A URL with its password masked.
+
+    SQLAlchemy's `render_as_string(hide_password=True)` shows what follows an @ in a password and passwords in the
+    query, and raises on a malformed URL, which is what most messages are about.
+    """
     return re.sub(r"(password=)[^&]*", r"\1***", re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url))
 
 
 def ask(study: Any) -> Any:
-    """The next trial of an Optuna study."""
+    """Create the next trial of an Optuna study."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)  # `heartbeat` gives the signs of life
+        warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)  # `heartbeat` records heartbeats
         return study.ask()
 
 
-def silent(study: Any) -> set[int]:
-    """Identities of the running trials whose last sign of life is a minute ago."""
+def stale_trials(study: Any) -> set[int]:
+    """Storage ids of the running trials whose last heartbeat is older than GRACE seconds."""
     from nasspace import optuna_adapter
 
     return optuna_adapter.stale_trial_ids(study)
 
 
-def sign_of_life(study: Any, trial_id: int) -> None:
-    """Tell the other processes of a shared storage that a trial is being worked on."""
+def record_heartbeat(study: Any, trial_id: int) -> None:
+    """Record that a trial is in progress, for the other processes of a shared storage."""
     from nasspace import optuna_adapter
 
     optuna_adapter.record_heartbeat(study, trial_id)
 
 
 def name_objectives(study: Any, names: list[str]) -> None:
-    """Names of the objectives, as optuna-dashboard shows them."""
+    """Store the names of the objectives, which optuna-dashboard shows."""
     import optuna
 
     with warnings.catch_warnings():
@@ -269,19 +277,19 @@ def name_objectives(study: Any, names: list[str]) -> None:
         study.set_metric_names(names)
 
 
-def ask_again(study: Any, trial: Any) -> None:
-    """What was asked of a process that died is asked of the next one; once, whoever finds it."""
+def requeue(study: Any, trial: Any) -> None:
+    """Queue the parameters of a trial whose process died, unless they are queued already."""
     from nasspace.optuna_adapter import enqueued_params
 
-    asked = trial.params if "digest" in trial.user_attrs else enqueued_params(trial)
+    parameters = trial.params if "digest" in trial.user_attrs else enqueued_params(trial)
     waiting = [other for other in study.get_trials(deepcopy=False) if other.state.name == "WAITING"]
-    if asked and all(enqueued_params(other) != asked for other in waiting):
-        study.enqueue_trial(dict(asked))
+    if parameters and all(enqueued_params(other) != parameters for other in waiting):
+        study.enqueue_trial(dict(parameters))
 
 
 @contextlib.contextmanager
 def unless_finished() -> Iterator[None]:
-    """What is written into a trial ends here if another process has finished the trial, which it took for lost."""
+    """Leave the body if another process has finished the trial, which it considered stale."""
     import optuna
 
     with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
@@ -289,85 +297,88 @@ def unless_finished() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def at_once() -> Iterator[None]:
-    """Questions of this thread that are not asked again while the database is gone."""
-    _thread.hurries = True
+def without_retries() -> Iterator[None]:
+    """Disable retries in this thread."""
+    _thread.no_retries = True
     try:
         yield
     finally:
-        _thread.hurries = False
+        _thread.no_retries = False
 
 
 @functools.cache
-def _patient_class() -> type:
-    """Optuna's storage whose every question is asked again while the database is gone."""
+def _retrying_storage() -> type:
+    """Optuna's storage with every call retried while the database is unreachable."""
     import optuna
 
     from nasspace import optuna_adapter
 
-    # It asks again on the connection that was lost, and warns of that at length; `_patiently` says it in a line.
-    logging.getLogger(optuna_adapter.STORAGE_LOGGER).addFilter(lambda said: "Falling back" not in said.getMessage())
+    # Optuna retries on the broken connection and logs a long warning; `_retried` logs one line.
+    logging.getLogger(optuna_adapter.STORAGE_LOGGER).addFilter(lambda line: "Falling back" not in line.getMessage())
 
-    class Patient(optuna.storages.RDBStorage):
+    class RetryingStorage(optuna.storages.RDBStorage):
         def __init__(self, url: str, **settings: Any) -> None:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the signs of life
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of heartbeats
                 super().__init__(url, **settings)
 
     for name, method in optuna_adapter.storage_methods():
-        setattr(Patient, name, _patiently(method))
-    return Patient
+        setattr(RetryingStorage, name, _retried(method))
+    return RetryingStorage
 
 
-def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
+def _retried(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a method of a storage: retry it for PATIENCE seconds while the database is unreachable."""
     import sqlalchemy.exc
     from optuna.exceptions import StorageInternalError
 
     @functools.wraps(method)
-    def asked(storage: Any, *args: Any, **kwargs: Any) -> Any:
-        gone_since = None
+    def call(storage: Any, *args: Any, **kwargs: Any) -> Any:
+        since = None
         while True:
             try:
                 return method(storage, *args, **kwargs)
             except (StorageInternalError, sqlalchemy.exc.DBAPIError) as error:
-                if getattr(_thread, "hurries", False) or not _is_gone(error, storage.engine.dialect.name):
+                if getattr(_thread, "no_retries", False) or not _is_unreachable(error, storage.engine.dialect.name):
                     raise
                 now = time.monotonic()
-                if gone_since is None:
-                    gone_since = now
-                    log.warning("the study's database does not answer (%s); asking for %.0f s", reason(error), PATIENCE)
-                elif now - gone_since > PATIENCE:
+                if since is None:
+                    since = now
+                    log.warning(
+                        "the study's database does not answer (%s); retrying for %.0f s", reason(error), PATIENCE
+                    )
+                elif now - since > PATIENCE:
                     raise InputError(
-                        f"--storage {shown(storage.url)}: the study's database did not answer for {PATIENCE:.0f} s "
-                        f"({reason(error)}); once it does, `nas resume` goes on"
+                        f"--storage {without_password(storage.url)}: the study's database did not answer for "
+                        f"{PATIENCE:.0f} s ({reason(error)}); once it does, run `nas resume`"
                     ) from error
                 time.sleep(PAUSE)
 
-    return asked
+    return call
 
 
-def _is_gone(error: Exception, dialect: str) -> bool:
-    """Whether a later attempt may succeed: a server that does not answer, a SQLite file that another one holds."""
+def _is_unreachable(error: Exception, dialect: str) -> bool:
+    """Whether a later attempt may succeed: the server does not answer, or another process locks the SQLite file."""
     import sqlalchemy.exc
 
     cause = error if isinstance(error, sqlalchemy.exc.DBAPIError) else error.__cause__
     kinds = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.PendingRollbackError)
-    if not isinstance(cause, kinds):  # the last is of a question within one that was lost
+    if not isinstance(cause, kinds):  # the last one: a call inside a transaction whose connection broke
         return False
     return "locked" in str(cause) if dialect == "sqlite" else True
 
 
 def reason(error: BaseException) -> str:
-    """What the database itself said, in a line."""
+    """The database's own message in one line."""
     cause = error.__cause__ or error
     lines = str(getattr(cause, "orig", None) or cause).strip().splitlines() or [type(cause).__name__]
-    attempts = [line for line in lines if " failed: " in line]  # of a host with several addresses
+    attempts = [line for line in lines if " failed: " in line]  # one for each address of the host
     return (attempts or lines)[0].strip(" -")
 
 
 @contextlib.contextmanager
 def errors_of_storage(folder: Path) -> Iterator[None]:
-    """What a database can do to us, as one message: unreachable, full, damaged, not writable, without its driver."""
+    """Turn errors of a database (unreachable, full, damaged, read-only) into one message that names the folder."""
     import sqlalchemy.exc
     from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 
@@ -381,6 +392,6 @@ def errors_of_storage(folder: Path) -> Iterator[None]:
         if isinstance(error, KeyError) and "ecord" not in str(error):  # Optuna's "Record does not exist."
             raise
         raise InputError(
-            f"{folder}: the study's database cannot be used ({reason(error)}); make room or access, then "
-            "`nas resume` goes on"
+            f"{folder}: the study's database cannot be used ({reason(error)}); free disk space or restore "
+            "access, then run `nas resume`"
         ) from error

@@ -1,4 +1,4 @@
-"""A trial as a row of the tables: its columns, and its values as JSON has them."""
+"""Trials as rows of trials.csv and front.csv, and the machine that measured them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from nasspace.studies.objectives import COUNTED, OBJECTIVES
 if TYPE_CHECKING:
     import optuna
 
-RESERVED = 0.05  # share of a machine's memory by which its size may vary
+RESERVED = 0.05  # share of a machine's memory by which the reported size may vary
 TRIAL_COLUMNS = [
     *("id", "digest", "state"),
     *(objective.column for objective in OBJECTIVES.values()),
     *("search_accuracy", "resolution", "latency_low_ms", "latency_high_ms", "latency_contended", "seconds", "reason"),
 ]
-AGAIN_COLUMNS = ["latency_again_ms", "latency_again_low_ms", "latency_again_high_ms"]
+REMEASURED_COLUMNS = ["latency_again_ms", "latency_again_low_ms", "latency_again_high_ms"]
 FRONT_COLUMNS = [
     *(name for name in TRIAL_COLUMNS if name not in ("state", "reason")),
-    *(*AGAIN_COLUMNS, "latency_ties", "architecture"),
+    *(*REMEASURED_COLUMNS, "latency_ties", "architecture"),
 ]
 
 
@@ -29,14 +29,14 @@ def row(
 ) -> dict[str, Any]:
     """One trial as a row of TRIAL_COLUMNS.
 
-    With a last rung the accuracy is that of the shipped file, which `deployed` tells once there is one; what the search
-    found at its own fidelity is `search_accuracy`.
+    With a last rung, the accuracy is that of the exported file (from `deployed`, None before), and the one found by the
+    search at its own fidelity is `search_accuracy`.
     """
     attributes = trial.user_attrs
     recorded = attributes.get("values", {})
     values = {objective.column: recorded.get(name) for name, objective in OBJECTIVES.items()}
     values["latency_ms"] = latency.get("median_ms", values["latency_ms"])
-    searched = values["accuracy"] if last_rung else None
+    search_accuracy = values["accuracy"] if last_rung else None
     if last_rung:
         values["accuracy"] = deployed["accuracy"] if deployed else None
     return {
@@ -44,7 +44,7 @@ def row(
         "digest": attributes.get("digest"),
         "state": "evaluated" if trial.state.name == "COMPLETE" else "rejected",
         **values,
-        "search_accuracy": searched,
+        "search_accuracy": search_accuracy,
         "resolution": deployed["resolution"] if deployed else None,
         "latency_low_ms": latency.get("low_ms"),
         "latency_high_ms": latency.get("high_ms"),
@@ -55,7 +55,7 @@ def row(
 
 
 def machine_of(trials: Iterable[optuna.trial.FrozenTrial]) -> dict[str, Any] | None:
-    """The machine that took the first latency of these trials; None if none was taken."""
+    """The machine that measured the first latency of these trials; None if none was measured."""
     measured = (trial.user_attrs.get("latency_interval", {}) for trial in trials)
     return next((found["machine"] for found in measured if "machine" in found), None)
 
@@ -63,56 +63,52 @@ def machine_of(trials: Iterable[optuna.trial.FrozenTrial]) -> dict[str, Any] | N
 def is_same_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two descriptions (`latency.conditions.machine`) are of one machine.
 
-    The memory that a system reports varies by what firmware and kernel reserve: 24 and 25 GiB are the same.
+    The reported memory varies with what firmware and kernel reserve: 24 and 25 GiB count as equal.
     """
     memory = [part.get("memory_gib") for part in (one, other)]
     rest = [{key: value for key, value in part.items() if key != "memory_gib"} for part in (one, other)]
     if rest[0] != rest[1] or memory[0] == memory[1]:
         return rest[0] == rest[1]
-    if None in memory:  # one was written by a nasspace that did not record it
+    if None in memory:  # recorded by a version of nasspace that did not store it
         return True
     return abs(memory[0] - memory[1]) <= max(1.0, RESERVED * max(memory))
 
 
 def machine_text(machine: Mapping[str, Any]) -> str:
-    """A machine as an error names it."""
+    """A machine as error messages name it."""
     return ", ".join(f"{key} {value}" for key, value in machine.items())
 
 
 def plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the front as JSON has it: whole counts, nothing where there is no number."""
-    plain = {}
+    """A row of the front as JSON holds it: counts as integers, None for NaN, the architecture as a mapping."""
+    values = {}
     for key, value in row.items():
-        missing = not is_there(value)
+        missing = not has_value(value)
         whole = key in ("id", *COUNTED, "resolution") and not missing and value == int(value)
-        plain[key] = None if missing else int(value) if whole else value
-    return {**plain, "architecture": json.loads(row["architecture"])}
+        values[key] = None if missing else int(value) if whole else value
+    return {**values, "architecture": json.loads(row["architecture"])}
 
 
-def ties(front: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of each member those whose intervals of latency overlap with its own: which of them is faster is not known."""
-    measured = [is_there(one["latency_low_ms"]) and is_there(one["latency_high_ms"]) for one in front]
-    rows = [
-        (one["id"], one["latency_low_ms"], one["latency_high_ms"])
-        for one, timed in zip(front, measured, strict=True)
-        if timed
-    ]
+def ties(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, ...]]:
+    """For each row the ids of the others whose latency intervals overlap: which of them is faster is not known."""
+    intervals = {
+        row["id"]: (row["latency_low_ms"], row["latency_high_ms"])
+        for row in rows
+        if has_value(row["latency_low_ms"]) and has_value(row["latency_high_ms"])
+    }
 
-    def tied(one: Mapping[str, Any]) -> str:
-        low, high = one["latency_low_ms"], one["latency_high_ms"]
-        others = (
-            other for other, its_low, its_high in rows if other != one["id"] and its_low <= high and low <= its_high
-        )
-        return ", ".join(map(str, others))
+    def overlap(one: int, other: int) -> bool:
+        (low, high), (other_low, other_high) = intervals[one], intervals[other]
+        return one != other and other_low <= high and low <= other_high
 
-    return [tied(one) if timed else "" for one, timed in zip(front, measured, strict=True)]
+    return [tuple(other for other in intervals if row["id"] in intervals and overlap(row["id"], other)) for row in rows]
 
 
-def is_there(value: Any) -> bool:
-    """Whether a cell holds something: not None, and not NaN."""
+def has_value(value: Any) -> bool:
+    """Whether a cell is neither None nor NaN."""
     return value is not None and value == value
 
 
-def ranges(numbers: list[int]) -> str:
-    """Numbers as an error names them."""
+def listed(numbers: Sequence[int]) -> str:
+    """The first twenty numbers, for a message."""
     return ", ".join(map(str, numbers[:20])) + (" ..." if len(numbers) > 20 else "") if numbers else "none yet"

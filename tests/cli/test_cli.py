@@ -212,7 +212,7 @@ def test_the_default_folder_of_an_export_is_not_overwritten_by_another_network(c
     refused("holds the export of another network (digest ")
     Path("a.json").write_text(text)
     (folder / "notes.txt").write_text("mine")
-    refused("holds files that are not of an export (notes.txt)")
+    refused("holds files that do not belong to an export (notes.txt)")
     (folder / "notes.txt").unlink()
     (folder / "training.json").write_text("{}")
     refused("holds the result of a full training (training.json)")

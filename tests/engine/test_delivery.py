@@ -20,6 +20,8 @@ from nasspace.engine import delivery, last_rung, loop
 from nasspace.engine.last_rung import rungs
 from nasspace.engine.resolution import choose_deployment
 from nasspace.errors import InputError, NothingFound, VerificationError
+from nasspace.exporting import members
+from nasspace.exporting.members import export_member
 from nasspace.exporting.weights import read_safetensors
 from nasspace.space.space import Space
 from nasspace.studies import study as records
@@ -85,7 +87,7 @@ class Stored:
         ({1: 0.85}, [0], [1]),
     ],
 )
-def test_what_a_member_dominated_is_trained_when_it_leaves(deployed, promoted, front):
+def test_dominated_trials_return_when_a_member_leaves(deployed, promoted, front):
     trials = {0: (0.9, 100), 1: (0.8, 50), 2: (0.88, 110), 3: (0.87, 120), 4: (0.7, 60)}
     study = Stored(trials, deployed)
     assert (study.promoted(), set(study.front_numbers())) == (promoted, set(front))
@@ -134,7 +136,7 @@ def shipped(study):
 
 
 @pytest.mark.slow
-def test_killed_in_the_last_rung_and_the_export_it_ships_the_same_files(tmp_path, monkeypatch, forked):
+def test_a_delivery_that_was_killed_exports_the_same_files(tmp_path, monkeypatch, forked):
     monkeypatch.chdir(tmp_path)
     script = SCRIPT.format(space=SPACE)
     rest = forked(script, "undisturbed").communicate()[0]
@@ -216,14 +218,14 @@ def test_a_search_in_python_ends_in_exports_that_are_judged(folder):
 def test_a_member_whose_training_diverges_leaves_the_front(study, monkeypatch):
     first, *others = study.promoted()
     assert others
-    trained, notes = last_rung.deployed, []
+    trained, notes = last_rung.train_deployed, []
 
     def diverging(architecture, *arguments, **settings):
         if architecture.digest == study.architecture(first).digest:
             raise last_rung.Diverged("the training diverged: a test says so")
         return trained(architecture, *arguments, **settings)
 
-    monkeypatch.setattr(last_rung, "deployed", diverging)
+    monkeypatch.setattr(last_rung, "train_deployed", diverging)
     delivery.deliver(study, lambda kind, text="", **_: notes.append(text))
     assert f"trial {first} leaves the front: the training diverged: a test says so" in notes
     assert first not in study.front_numbers()
@@ -234,14 +236,14 @@ def test_a_member_whose_training_diverges_leaves_the_front(study, monkeypatch):
 @pytest.mark.slow
 def test_a_member_whose_training_raises_keeps_its_traceback(study, monkeypatch, capsys):
     first, *_ = study.promoted()
-    trained, notes = last_rung._deployed, []
+    trained, notes = last_rung._train_deployed, []
 
     def raising(architecture, *arguments):
         if architecture.digest == study.architecture(first).digest:
             raise RuntimeError("a test says so")
         return trained(architecture, *arguments)
 
-    monkeypatch.setattr(last_rung, "_deployed", raising)
+    monkeypatch.setattr(last_rung, "_train_deployed", raising)
     delivery.deliver(study, lambda kind, text="", **_: notes.append(text))
     said = "the training failed: RuntimeError: a test says so"
     assert f"trial {first} leaves the front: {said} (`nas show s:{first}` has its traceback)" in notes
@@ -262,7 +264,7 @@ def test_a_member_whose_training_raises_keeps_its_traceback(study, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_where_every_training_diverges_it_says_so(study, monkeypatch):
+def test_a_front_whose_trainings_all_diverge_is_an_error(study, monkeypatch):
     monkeypatch.setattr(last_rung, "RATE", 1e20)
     with pytest.raises(NothingFound, match=r"failed at the deployment resolution.*diverged.*learning_rate"):
         delivery.deliver(study)
@@ -270,16 +272,16 @@ def test_where_every_training_diverges_it_says_so(study, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_export_that_does_not_hold_does_not_stop_the_others(study, folder, monkeypatch):
+def test_a_failed_export_does_not_stop_the_others(study, folder, monkeypatch):
     first, *others = study.promoted()
-    written = delivery.export
+    written = members.export
 
     def failing(architecture, folder, **settings):
         if folder.name == str(first):
             raise VerificationError("the export does not hold: a test says so")
         return written(architecture, folder, **settings)
 
-    monkeypatch.setattr(delivery, "export", failing)
+    monkeypatch.setattr(members, "export", failing)
     with pytest.raises(VerificationError, match=f"trial {first}: .*a test says so"):
         delivery.deliver(study)
     assert set(others) & {int(path.name) for path in (study.folder / "exports").iterdir()}
@@ -293,7 +295,7 @@ def test_an_export_that_does_not_hold_does_not_stop_the_others(study, folder, mo
 
 
 @pytest.mark.slow
-def test_what_was_deleted_is_made_again_and_held_to_what_was_found(delivered):
+def test_deleted_files_are_made_again_and_checked_against_the_record(delivered):
     study = delivered
     before, number = shipped("s"), study.front_numbers()[0]
     export, kept = study.folder / "exports" / str(number), study.deployed_weights.path(number)
@@ -316,8 +318,8 @@ def test_what_was_deleted_is_made_again_and_held_to_what_was_found(delivered):
 
 
 @pytest.mark.slow
-def test_the_last_rung_ends_with_the_time_budget_and_is_resumed(study, folder, monkeypatch):
-    assert study.searched
+def test_the_last_rung_ends_with_the_time_budget_and_resumes(study, folder, monkeypatch):
+    assert study.is_searched
     monkeypatch.setattr(records.Study, "is_out_of_time", True)
     notes = []
     delivery.deliver(study, lambda kind, text="", **_: notes.append(text))
@@ -339,24 +341,24 @@ def test_a_budget_that_ends_before_the_first_network_says_so_and_a_longer_one_se
 
 
 @pytest.mark.slow
-def test_weights_that_are_gone_are_those_of_the_export_or_named(delivered, folder):
+def test_deleted_weights_are_read_from_the_export(delivered, folder):
     study = delivered
     (number,) = study.front_numbers()
     shutil.rmtree(study.folder / "weights")
-    delivery.export_trial(study, number, folder / "again")
+    export_member(study.snapshot(), study.member(number), folder / "again")
     export = study.folder / "exports" / str(number)
     assert (folder / "again/weights.pt").read_bytes() == (export / "weights.pt").read_bytes()
     assert json.loads((study.folder / "front.json").read_text())["finished"]
     shutil.rmtree(export)
     with pytest.raises(InputError, match=f"weights of trial {number} are not kept; `nas train s:{number}`"):
-        delivery.export_trial(study, number, folder / "untrained")
+        export_member(study.snapshot(), study.member(number), folder / "untrained")
 
 
 @pytest.mark.slow
 def test_weights_of_the_search_alone_say_at_which_size_they_were_trained(folder):
     study = searched(trials=1, resolution=16)
-    delivery.export_trial(study, 0, folder / "own")
-    delivery.export_trial(study, 0, folder / "larger", resolution=32)
+    export_member(study.snapshot(), study.member(0), folder / "own")
+    export_member(study.snapshot(), study.member(0), folder / "larger", resolution=32)
     for name in ("own", "larger"):
         text = (folder / name / "README.md").read_text()
         assert "the weights were trained at 8x8" in text
@@ -380,9 +382,9 @@ def test_a_network_at_another_size_keeps_its_preprocessing_and_says_so(delivered
     study = delivered
     (number,) = study.front_numbers()
     own = json.loads((study.folder / "exports" / str(number) / "preprocessing.json").read_text())
-    delivery.export_trial(study, number, folder / "same")
+    export_member(study.snapshot(), study.member(number), folder / "same")
     assert json.loads((folder / "same/preprocessing.json").read_text()) == own
-    delivery.export_trial(study, number, folder / "larger", resolution=16)
+    export_member(study.snapshot(), study.member(number), folder / "larger", resolution=16)
     larger = json.loads((folder / "larger/preprocessing.json").read_text())
     assert larger["input"] == [1, 16, 16]
     assert larger["resize"] == {"shorter_side": 16}

@@ -1,4 +1,4 @@
-"""Several processes on one study: claims at the same time, dead and silent processes; SQLite behind a URL."""
+"""Several processes in one study: simultaneous claims, dead and stale processes; SQLite behind a URL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nasspace.errors import InputError
 from nasspace.space.space import Space
 from nasspace.studies import heartbeat, paths, storage
 from nasspace.studies import study as records
-from nasspace.studies.heartbeat import Presence, identity, is_dead
+from nasspace.studies.heartbeat import Heartbeat, identity, is_dead
 
 SPACE = (
     "input: [3, 16, 16]\nstages: [{depth: [1, 2, 3], out: [8, 16, 24], each: {block: [conv: {kernel: [1, 3]}, fire]}}]"
@@ -88,7 +88,7 @@ def test_of_two_claims_on_one_network_one_gives_way_even_if_the_earlier_one_come
         if not found:
             found.append(theirs.next())
             if first_is_done:
-                other.told(found[0][0], "COMPLETE", [0.5, 1.0])
+                other.finish_trial(found[0][0], "COMPLETE", [0.5, 1.0])
 
     found.append(ours.next(on_new_trial=meanwhile))
     digests = [architecture.digest for _, architecture in found]
@@ -109,7 +109,7 @@ def test_one_that_has_seen_that_it_gives_way_is_waited_for(two, space, monkeypat
         seen.append(storage.ask(other.record))
         seen[0].set_user_attr("digest", network.digest)
 
-    monkeypatch.setattr(time, "sleep", lambda seconds: other.told(seen[0], "FAIL"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: other.finish_trial(seen[0], "FAIL"))
     trial, architecture = ours.next(on_new_trial=claims_and_gives_way)
     assert architecture.digest == network.digest
     assert trial.number < seen[0].number
@@ -130,12 +130,12 @@ def test_of_two_that_ask_for_the_last_trial_one_gets_it(two, space, queued):
     assert len(kept(found)) == 1
     assert not theirs.exhausted, "it may ask again"
     trial = kept(found)[0][0]
-    one.told(trial, "COMPLETE", [0.5, 1.0])
+    one.finish_trial(trial, "COMPLETE", [0.5, 1.0])
     assert ours.next(max_trials=4) is None
 
 
 def running(study, process=None, **attributes):
-    """A trial that somebody is at work on."""
+    """Create a trial that a process is working on."""
     trial = storage.ask(study.record)
     trial.suggest_categorical("x", [1, 2])
     for key, value in {heartbeat.PROCESS: process, **attributes}.items():
@@ -145,42 +145,42 @@ def running(study, process=None, **attributes):
 
 
 class Clock:
-    """The time of `heartbeat`, as the test moves it; every look is made."""
+    """A clock of `heartbeat` that the test moves; every check is made."""
 
     def __init__(self, monkeypatch):
         self.now = 1000.0
         monkeypatch.setattr(heartbeat, "time", SimpleNamespace(monotonic=lambda: self.now))
-        monkeypatch.setattr(heartbeat, "LOOK", 0.0)
+        monkeypatch.setattr(heartbeat, "INTERVAL", 0.0)
 
 
 def states(study):
     return [trial.state.name for trial in study.frozen()[3:]]
 
 
-def test_what_a_dead_process_had_begun_is_asked_again_once(two):
+def test_trials_of_a_dead_process_are_queued_again_once(two):
     (one, _), (other, _) = two
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    there = {**identity("a"), "pid": process.pid, "began": heartbeat._began(process.pid)}
+    there = {**identity("a"), "pid": process.pid, "began": heartbeat._start_time(process.pid)}
     trial = running(one, there, digest="d")
-    assert len(Presence(other).others()) == 1, "it lives"
+    assert len(Heartbeat(other).others()) == 1, "its process is alive"
     process.kill()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its end stays untold to anybody
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie: its parent has not collected its status
     assert is_dead(there)
     process.wait()
     assert is_dead(there)
     frozen = one.frozen("RUNNING")[0]
-    assert [Presence(study).others() for study in (one, other)] == [[], []]
-    other.lost(frozen)  # two that find it at the same time
+    assert [Heartbeat(study).others() for study in (one, other)] == [[], []]
+    other.requeue(frozen)  # two processes find it at the same time
     assert states(one) == ["FAIL", "WAITING"]
     assert one.frozen("WAITING")[0].system_attrs["fixed_params"] == trial.params
 
 
-def test_the_dead_are_told_from_the_living():
+def test_dead_processes_are_recognized():
     me = identity("a")
     assert is_dead(me), "no such search in this process"
-    heartbeat._searching.add("a")
+    heartbeat._active_searches.add("a")
     assert not is_dead(me)
-    heartbeat._searching.discard("a")
+    heartbeat._active_searches.discard("a")
     assert is_dead({**me, "began": "1"}), "another process has its number now"
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
@@ -190,62 +190,62 @@ def test_the_dead_are_told_from_the_living():
     assert not is_dead(None)
 
 
-def test_one_elsewhere_that_gives_no_sign_of_life_is_given_up_after_a_second_look(two, monkeypatch):
+def test_a_stale_process_elsewhere_is_given_up_after_a_second_check(two, monkeypatch):
     (one, _), (other, _) = two
     trial = running(one, {**identity("a"), "host": "elsewhere"}, digest="d")
-    storage.sign_of_life(one.record, trial._trial_id)
-    silent = set()
+    storage.record_heartbeat(one.record, trial._trial_id)
+    stale = set()
     clock = Clock(monkeypatch)
-    monkeypatch.setattr(storage, "silent", lambda study: silent)
-    presence = Presence(other)
-    for told in ({trial._trial_id}, set(), {trial._trial_id}):
-        silent = told
-        assert len(presence.others()) == 1, "the database may have been gone: its sign is on the way"
+    monkeypatch.setattr(storage, "stale_trials", lambda study: stale)
+    beat = Heartbeat(other)
+    for found in ({trial._trial_id}, set(), {trial._trial_id}):
+        stale = found
+        assert len(beat.others()) == 1, "after an outage of the database its heartbeat may be on its way"
         clock.now += 1.5 * heartbeat.DOUBT
-    assert presence.others() == []
+    assert beat.others() == []
     assert states(one) == ["FAIL", "WAITING"]
     with storage.unless_finished():
         trial.set_user_attr("values", {})
         raise AssertionError("its process comes too late")
-    assert not one.told(trial, "COMPLETE", [0.5, 1.0])
+    assert not one.finish_trial(trial, "COMPLETE", [0.5, 1.0])
 
 
-def test_a_trial_of_a_process_that_died_before_it_said_who_it_was(two, space, monkeypatch):
+def test_a_trial_of_a_process_that_died_before_it_marked_it(two, space, monkeypatch):
     (one, _), (other, _) = two
     queue(one, new(space, one))
     storage.ask(one.record)
     clock = Clock(monkeypatch)
-    presence = Presence(other)
-    assert len(presence.others()) == 1
+    beat = Heartbeat(other)
+    assert len(beat.others()) == 1
     clock.now += 1.5 * heartbeat.GRACE
-    assert presence.others() == []
+    assert beat.others() == []
     assert states(one) == ["FAIL", "WAITING"]
 
 
-def test_signs_of_life_are_given_and_what_is_finished_is_forgotten(two, monkeypatch):
+def test_heartbeats_are_sent_until_a_trial_finishes(two, monkeypatch):
     (one, _), (other, _) = two
     monkeypatch.setattr(heartbeat, "BEAT", 0.05)
-    told, given = [], threading.Semaphore(0)
+    beats, sent = [], threading.Semaphore(0)
 
-    def sign_of_life(_, trial_id):
-        told.append(trial_id)
-        given.release()
+    def record_heartbeat(_, trial_id):
+        beats.append(trial_id)
+        sent.release()
 
-    monkeypatch.setattr(storage, "sign_of_life", sign_of_life)
-    with Presence(one) as presence:
+    monkeypatch.setattr(storage, "record_heartbeat", record_heartbeat)
+    with Heartbeat(one) as beat:
         trial, refused = (storage.ask(one.record) for _ in range(2))
-        presence.begin(trial)
-        presence.begin(refused)
-        one.told(refused, "FAIL")
-        assert presence.others() == []
-        told.clear()
-        while given.acquire(blocking=False):
+        beat.begin(trial)
+        beat.begin(refused)
+        one.finish_trial(refused, "FAIL")
+        assert beat.others() == []
+        beats.clear()
+        while sent.acquire(blocking=False):
             pass
         for _ in range(3):
-            assert given.acquire(timeout=60)
-        assert set(told[1:]) == {trial._trial_id}, "the first may have been on its way"
-        assert len(Presence(other).others()) == 1
-    assert states(one) == ["FAIL", "FAIL"], "interrupted: handed back at once"
+            assert sent.acquire(timeout=60)
+        assert set(beats[1:]) == {trial._trial_id}, "the first one may have been on its way"
+        assert len(Heartbeat(other).others()) == 1
+    assert states(one) == ["FAIL", "FAIL"], "an interrupted process queues its trials at once"
 
 
 def test_another_question_and_another_space_are_refused(space):
@@ -256,20 +256,20 @@ def test_another_question_and_another_space_are_refused(space):
         search(Space.from_text(SPACE.replace("24", "32"), "t.yaml"), "there")
 
 
-def test_a_study_whose_maker_was_killed_before_its_settings_came_is_begun(space, monkeypatch):
+def test_a_study_whose_creator_was_killed_before_its_settings_is_taken_over(space, monkeypatch):
     import optuna
 
     monkeypatch.setattr(records, "JOINING", 0.3)
-    database = storage.shared(paths.storage_url(URL))
+    database = storage.connect(paths.storage_url(URL))
     optuna.create_study(study_name="s", storage=database, directions=["maximize", "minimize"])
     assert search(space).evaluated == 3
 
 
-def test_a_study_of_other_software_is_left_alone(space, monkeypatch):
+def test_a_study_of_other_software_is_refused(space, monkeypatch):
     import optuna
 
     monkeypatch.setattr(records, "JOINING", 0.3)
-    study = optuna.create_study(study_name="s", storage=storage.shared(paths.storage_url(URL)))
+    study = optuna.create_study(study_name="s", storage=storage.connect(paths.storage_url(URL)))
     study.add_trial(optuna.trial.create_trial(value=1.0))
     with pytest.raises(InputError, match="choose another --study"):
         search(space)

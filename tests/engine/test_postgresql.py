@@ -98,7 +98,7 @@ def test_a_server_that_stays_away_is_said_once_and_the_study_goes_on(server, dat
             server.stop()
         return scored(architecture)
 
-    with pytest.raises(InputError, match=r"did not answer for 1 s \(.*\); once it does, `nas resume` goes on"):
+    with pytest.raises(InputError, match=r"did not answer for 1 s \(.*\); once it does, run `nas resume`"):
         search(database, scored_then_gone, trials=6)
     assert len([record for record in caplog.records if "does not answer" in record.message]) == 1
     server.start()
@@ -141,14 +141,14 @@ def test_silence_is_measured_by_the_server(database, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = search(database)
     trial = storage.ask(study.record)
-    storage.sign_of_life(study.record, trial._trial_id)
-    assert storage.silent(study.record) == set()
+    storage.record_heartbeat(study.record, trial._trial_id)
+    assert storage.stale_trials(study.record) == set()
     backend = study.record._storage._backend
     with backend.engine.begin() as connection:  # as if it had been given an hour ago
         connection.execute(sqlalchemy.text("UPDATE trial_heartbeats SET heartbeat = heartbeat - INTERVAL '1 hour'"))
-    assert storage.silent(study.record) == {trial._trial_id}
-    storage.sign_of_life(study.record, trial._trial_id)
-    assert storage.silent(study.record) == set()
+    assert storage.stale_trials(study.record) == {trial._trial_id}
+    storage.record_heartbeat(study.record, trial._trial_id)
+    assert storage.stale_trials(study.record) == set()
 
 
 def test_another_question_is_refused(database, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Export folders: every file says the same network, runs without nasspace, and tampering is seen."""
+"""Export folders: all files hold the same network and run without nasspace; tampering is detected."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def copied(small, tmp_path):
 
 
 @pytest.mark.slow
-def test_folder_holds_every_file_and_every_check_holds(exported, searched):
+def test_a_folder_has_every_file_and_passes_every_check(exported, searched):
     names = sorted(path.name for path in exported.folder.iterdir())
     assert names == exported.files
     assert {"architecture.json", "model.py", "weights.pt", "weights.safetensors", "model.onnx"} <= set(names)
@@ -131,7 +131,7 @@ def test_weights_are_the_same_in_both_files(exported, trained):
 
 
 @pytest.mark.slow
-def test_readme_tells_figures_and_escapes_words(exported, searched):
+def test_the_readme_has_figures_and_escaped_names(exported, searched):
     text = (exported.folder / "README.md").read_text()
     for part in (
         "93.12%",
@@ -146,7 +146,7 @@ def test_readme_tells_figures_and_escapes_words(exported, searched):
 
 
 @pytest.mark.slow
-def test_readme_loads_as_it_says(exported, monkeypatch):
+def test_programs_in_the_readme_run(exported, monkeypatch):
     """Every Python block of the card runs in the folder."""
     text = (exported.folder / "README.md").read_text()
     programs = [part.split("```")[0] for part in text.split("```python\n")[1:]]
@@ -157,7 +157,7 @@ def test_readme_loads_as_it_says(exported, monkeypatch):
 
 
 @pytest.mark.slow
-def test_verify_holds_again(exported):
+def test_verify_passes_again(exported):
     again = verify(exported.folder)
     assert again.ok
     assert again.files == exported.files
@@ -172,7 +172,7 @@ def test_tampered_weights_fail(copied, name, honest_record):
     state["3.linear.weight"][0, 0] += 0.5
     write = as_torch if name.endswith("pt") else as_safetensors
     (copied / name).write_bytes(write(state))
-    if not honest_record:  # the tamperer mends the record, too
+    if not honest_record:  # the record is changed to match
         record = json.loads((copied / "export.json").read_text())
         record["files"][name] = module.checking.digest(copied / name)
         (copied / "export.json").write_text(json.dumps(record))
@@ -220,7 +220,7 @@ def test_missing_and_broken_files_are_named(copied, name, damage):
 
 
 @pytest.mark.slow
-def test_never_trained_says_so_everywhere(tmp_path):
+def test_an_untrained_network_is_labeled_everywhere(tmp_path):
     result = export(tiny(), tmp_path / "new" / "net", seed=4)
     assert "never trained" in result.checks[0].value
     text = (result.folder / "README.md").read_text()
@@ -243,7 +243,7 @@ def test_formats_choose_files_and_an_earlier_export_is_replaced(tmp_path):
     assert verify(tmp_path / "net").ok
 
 
-def test_the_record_of_a_training_goes_with_its_network(tmp_path):
+def test_the_record_of_a_training_is_removed_with_its_network(tmp_path):
     folder = export(tiny(), tmp_path / "net", formats=[]).folder
     for name in TRAINED:
         (folder / name).write_text("of the first network")
@@ -296,7 +296,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
         export(tiny(), tmp_path / "net", weights=state)
 
 
-def test_a_foreign_folder_is_left_alone(tmp_path):
+def test_a_foreign_folder_is_not_touched(tmp_path):
     (tmp_path / "thesis.txt").write_text("years")
     with pytest.raises(InputError, match="no earlier export"):
         export(tiny(), tmp_path)
@@ -342,7 +342,7 @@ def test_weights_that_are_not_finite_fail(tmp_path):
 AWKWARD = ["{0} {x}", 'it\'s "quoted"\\', "two\nlines\ttab \udcff \u2028 é"]
 
 
-def test_awkward_class_names_are_kept_everywhere(tmp_path):
+def test_unusual_class_names_are_kept_everywhere(tmp_path):
     import onnxruntime
 
     folder = export(tiny(), tmp_path / "net", classes=AWKWARD).folder
@@ -359,7 +359,7 @@ def test_awkward_class_names_are_kept_everywhere(tmp_path):
     assert verify(folder, code=False).ok
 
 
-def test_preprocessing_without_data_is_the_default_completed(tmp_path):
+def test_preprocessing_without_data_is_completed_by_the_default(tmp_path):
     wide = Architecture.of(json.loads(tiny().to_json())["layers"], input=(3, 16, 24))
     folder = export(wide, tmp_path / "wide", formats=["onnx"], card={"mean": [0.5, 0.4, 0.3]}).folder
     found = json.loads((folder / "preprocessing.json").read_text())
@@ -376,7 +376,7 @@ def test_preprocessing_without_data_is_the_default_completed(tmp_path):
     assert "| 1 | b |" in (result.folder / "README.md").read_text()
 
 
-def test_predict_py_is_the_module_and_runs_alone(small, tmp_path):
+def test_predict_py_is_a_copy_of_the_module_and_runs_alone(small, tmp_path):
     from PIL import Image
 
     from nasspace.data import predict
@@ -390,7 +390,7 @@ def test_predict_py_is_the_module_and_runs_alone(small, tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [None, "dynamic", 3])
-def test_the_batch_is_free_unless_it_is_fixed(tmp_path, batch_size):
+def test_the_batch_size_is_dynamic_unless_it_is_fixed(tmp_path, batch_size):
     from nasspace.latency.quantization import agreement, to_int8
     from nasspace.latency.subprocess_benchmark import measure_file
 
@@ -405,7 +405,7 @@ def test_the_batch_is_free_unless_it_is_fixed(tmp_path, batch_size):
         assert measure_file(path, seconds=0.05).batch_size == 1
 
 
-def test_ncnn_converts_a_free_batch(tmp_path):
+def test_ncnn_converts_a_dynamic_batch(tmp_path):
     pytest.importorskip("pnnx")
     from nasspace.latency.convert import to_ncnn
 
@@ -413,7 +413,7 @@ def test_ncnn_converts_a_free_batch(tmp_path):
     assert all(part.is_file() for part in to_ncnn(Path(shutil.copy(path, tmp_path)), (1, 16, 16)))
 
 
-def test_a_record_that_holds_nothing_to_the_byte_is_refused(copied):
+def test_a_record_without_digests_is_refused(copied):
     record = json.loads((copied / "export.json").read_text())
     record["files"]["model.py"] = None
     (copied / "export.json").write_text(json.dumps(record))
@@ -421,7 +421,7 @@ def test_a_record_that_holds_nothing_to_the_byte_is_refused(copied):
         verify(copied)
 
 
-OPTIONS = {  # beside the defaults: the options that bring other code into play
+OPTIONS = {  # non-default options that need other code
     "conv": [{"groups": 2, "activation": "hard_swish", "norm": "none", "padding": 2}],
     "inverted_residual": [
         {"se": 0.25, "se_from": "input", "se_gate": "hard_sigmoid", "skip": "pool"},
@@ -439,7 +439,7 @@ HEADS = ("global_pool", "flatten", "dropout", "linear")
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Constant folding")  # of the ONNX exporter, at lrn
-def test_every_block_of_the_library_leaves(tmp_path):
+def test_every_block_of_the_library_is_exported(tmp_path):
     """One network with every block: at its defaults, with a stride and another width, and with options."""
     own = [name for name in blocks.known() if blocks.get(name).cls.__module__.startswith("nasspace.blocks.")]
     layers = [{"block": "conv", "out": 8}]
@@ -460,5 +460,5 @@ def test_every_block_of_the_library_leaves(tmp_path):
     assert set(FORMATS) == {"source", "onnx", "torch"}
 
 
-def test_flops_of_fvcore_are_counted_whole():
+def test_fvcore_counts_all_flops():
     assert fvcore_flops(build(tiny()).eval(), (1, 16, 16)) == cost(tiny()).flops

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a shipped file is seen: before it ships, and in a finished folder.
+"""Mistakes in exported files are detected, before the export is complete and in a finished folder.
 
 The data set is made so that each mistake costs accuracy: the class is the color of a blob near the edge of a wide
 picture, on a background that differs from image to image, and of two colors that a swap of channels exchanges.
@@ -44,7 +44,7 @@ def architecture(side: int = SIDE) -> Architecture:
 
 
 def picture(color: tuple[int, int, int], generator: np.random.Generator) -> Image.Image:
-    """A blob of the class's color in a corner, and one of another class's color outside of the center square."""
+    """A blob of the class's color in a corner, and one of another class's color outside the center square."""
     gray = generator.integers(70, 150)
     pixels = np.full((40, 60, 3), gray) + generator.normal(0, 12, (40, 60, 3))
     row, column = generator.choice([0, 30]), generator.choice([12, 38])
@@ -92,7 +92,7 @@ def exported(member, data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def other(data):
-    """The weights of another member, which is right about half the time."""
+    """The weights of another member, which is correct about half the time."""
     network = build(architecture(), seed=7)
     found = train(network, data, Fidelity(resolution=SIDE, epochs=2, share=0.3), TrainingSettings(batch_size=16))
     assert found.accuracy < 0.9
@@ -100,7 +100,7 @@ def other(data):
 
 
 def rewritten(folder: Path, change) -> None:
-    """preprocessing.json changed, and the metadata of model.onnx and the constants of model.py with it."""
+    """Change preprocessing.json, and with it the metadata of model.onnx and the constants of model.py."""
     spec = preprocessing.read(folder)
     change(spec)
     write_all(folder, spec, read_safetensors(folder / "weights.safetensors"))
@@ -118,7 +118,7 @@ def write_all(folder: Path, spec: dict, state: dict, side: int = SIDE) -> None:
 
 
 def settled_again(folder: Path, record: dict) -> None:
-    """The digests of all files as they are now."""
+    """Record the digests of all files as they are now."""
     record["files"] = {name: checks.digest(folder / name) if name in HELD else None for name in record["files"]}
     record["preprocessing"] = record["files"]["preprocessing.json"]
 
@@ -128,12 +128,12 @@ def wrong_mean(spec: dict) -> None:
 
 
 def larger_crop(spec: dict) -> None:
-    """The center of a larger picture: what lies near the edge is cut off."""
+    """Crop the center of a larger image, without its edges."""
     spec["resize"] = {"shorter_side": 2 * SIDE}
 
 
 def whole_picture(spec: dict) -> None:
-    """Squeezed instead of cropped: what lies outside of the center square is seen."""
+    """Resize instead of cropping: the area outside the center square is visible."""
     spec["resize"], spec["crop"] = {"size": [SIDE, SIDE]}, None
 
 
@@ -142,7 +142,7 @@ def wrong_order(spec: dict) -> None:
 
 
 def swapped(folder: Path) -> None:
-    """The first convolution of every file expects blue, green, red."""
+    """Make the first convolution of every file expect blue, green, red."""
     state = read_safetensors(folder / "weights.safetensors")
     state["0.layers.0.weight"] = state["0.layers.0.weight"].flip(1)
     write_all(folder, preprocessing.read(folder), state)
@@ -155,7 +155,7 @@ def failed(result) -> set[str]:
     return {check.name for check in result.checks if check.ok is False}
 
 
-def test_a_sound_export_is_judged(exported, member, data):
+def test_a_valid_export_is_judged(exported, member, data):
     names = {"model.onnx", "model.py", "weights.pt", "weights.safetensors"}
     assert exported.ok
     assert exported.accuracy.keys() == names
@@ -217,7 +217,7 @@ def others(other, smaller):
 
 
 def tampering(name: str, folder: Path, others) -> None:
-    """One mistake, made in every file that it concerns, so that the folder agrees with itself."""
+    """One mistake, made consistently in all files."""
     if name in SPECIFICATIONS:
         rewritten(folder, SPECIFICATIONS[name])
     elif name == "channels":
@@ -237,7 +237,7 @@ ACCURACY = {f"accuracy of {name}" for name in ("model.onnx", "model.py", "weight
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_seen_before_it_ships(name, member, data, others, tmp_path, monkeypatch):
+def test_a_mistake_fails_the_export(name, member, data, others, tmp_path, monkeypatch):
     weights, accuracy = member
     write = module._write
 
@@ -255,8 +255,8 @@ def test_a_mistake_is_seen_before_it_ships(name, member, data, others, tmp_path,
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_consistent_mistake_is_seen_in_a_finished_folder(name, exported, others, photos, tmp_path, capsys):
-    """All digests, metadata and constants were rewritten: the images tell."""
+def test_a_consistent_mistake_is_detected_in_a_finished_folder(name, exported, others, photos, tmp_path, capsys):
+    """All digests, metadata and constants were rewritten: the accuracy on the images shows it."""
     folder = shutil.copytree(exported.folder, tmp_path / "net")
     tampering(name, folder, others)
     record = json.loads((folder / "export.json").read_text())
@@ -275,8 +275,8 @@ def test_a_consistent_mistake_is_seen_in_a_finished_folder(name, exported, other
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_plain_mistake_is_seen_without_data(name, exported, others, tmp_path, capsys):
-    """One file was changed and nothing else: the digest and the other files tell."""
+def test_a_change_of_one_file_is_detected_without_data(name, exported, others, tmp_path, capsys):
+    """One file was changed: the digest and the other files show it."""
     folder = shutil.copytree(exported.folder, tmp_path / "net")
     tampering(name, copy := shutil.copytree(exported.folder, tmp_path / "wrong"), others)
     changed = "preprocessing.json" if name in SPECIFICATIONS else "model.onnx"
@@ -301,7 +301,7 @@ def test_a_changed_program_is_not_run(exported, tmp_path, capsys):
     assert not trace.exists()
 
 
-def test_no_code_runs_none(exported, photos, tmp_path, monkeypatch):
+def test_no_code_is_run_with_no_code(exported, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(checks.running, "run", lambda *_: pytest.fail("model.py was run"))
     result = verify(exported.folder, data=f"imagefolder:{photos}", code=False)
     nulls = {check.name for check in result.checks if check.ok is None}
@@ -310,14 +310,14 @@ def test_no_code_runs_none(exported, photos, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["preprocessing.json", "predict.py"])
-def test_text_is_held_to_the_byte(name, exported, tmp_path):
+def test_every_byte_of_text_files_is_checked(name, exported, tmp_path):
     folder = shutil.copytree(exported.folder, tmp_path / "net")
     with (folder / name).open("a") as file:
         file.write("\n")
     assert failed(verify(folder)) == {f"{name} unchanged"}
 
 
-def test_int8_tells_its_own_accuracy(exported, data, photos, tmp_path):
+def test_int8_has_its_own_accuracy(exported, data, photos, tmp_path):
     from nasspace.latency.quantization import to_int8
 
     folder = shutil.copytree(exported.folder, tmp_path / "net")
@@ -363,7 +363,7 @@ def test_an_export_is_exported_again_with_its_preprocessing(exported, resolution
     }
 
 
-def test_a_network_that_does_not_fit_is_one_message(exported, photos, tmp_path, capsys):
+def test_data_that_does_not_fit_is_one_message(exported, photos, tmp_path, capsys):
     folder = shutil.copytree(exported.folder, tmp_path / "net")
     spec = preprocessing.read(folder)
     spec |= {"input": [3, 16, 16], "crop": [16, 16]}
@@ -373,7 +373,7 @@ def test_a_network_that_does_not_fit_is_one_message(exported, photos, tmp_path, 
 
 
 def test_model_py_predicts_decoded_images(exported, photos):
-    """In this process: the program is ours."""
+    """Run in this process, since the program is ours."""
     text = (exported.folder / "model.py").read_text()
     names = {"__file__": str(exported.folder / "model.py"), "__name__": "model"}
     exec(compile(text, "model.py", "exec"), names)
@@ -385,7 +385,7 @@ def test_model_py_predicts_decoded_images(exported, photos):
     assert names["CLASSES"] == tuple(COLORS)
 
 
-def test_the_first_line_of_an_error_that_says_nothing_is_its_type():
+def test_the_first_line_of_an_error_without_text_is_its_type():
     from nasspace.errors import first_line
 
     assert first_line(EOFError()) == "EOFError"
@@ -397,5 +397,5 @@ def test_an_empty_file_of_weights_is_one_message(tmp_path):
 
     path = tmp_path / "weights.pt"
     path.touch()
-    with pytest.raises(InputError, match=r"weights\.pt: not a sound file of weights \(EOFError\)"):
+    with pytest.raises(InputError, match=r"weights\.pt: not a valid file of weights \(EOFError\)"):
         read_state(path)

@@ -1,4 +1,4 @@
-"""The source of blocks: a user's own too, names that clash, and what cannot leave."""
+"""Bundled source of blocks: of the library and of users, with clashing names, and what is refused."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from nasspace.errors import InputError
 from nasspace.exporting.export import export
 from nasspace.exporting.model_source import model_source
 from nasspace.exporting.module_source import ModuleText
-from nasspace.exporting.source_bundler import gather
+from nasspace.exporting.source_bundler import bundle
 from nasspace.network import Network, build
 from nasspace.space.space import Space
 
-OWN = '''
+USER_BLOCKS = '''
 """A user's blocks."""
 
 import math
@@ -98,7 +98,7 @@ def scaled(number):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """Write modules of a package of the user's and register one of its classes; undone afterwards."""
+    """Write modules of a user's package and register one of its classes, until the end of the test."""
     monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
     monkeypatch.syspath_prepend(tmp_path)
     name = f"own_{tmp_path.name.rstrip('0123456789')}"
@@ -118,7 +118,7 @@ def package(tmp_path, monkeypatch):
 
 
 def network_of(block: str, **options) -> Architecture:
-    """The user's block between library blocks whose helpers have the names of the user's."""
+    """A user's block between library blocks whose helpers have the same names as the user's."""
     layers = [
         {"block": "conv", "out": 8},
         {"block": "sandglass", "out": 8},
@@ -129,20 +129,21 @@ def network_of(block: str, **options) -> Architecture:
 
 
 def run(source: str) -> dict:
+    """Execute a program; returns its namespace."""
     space = {"__name__": "model", "__file__": "model.py"}
     exec(compile(source, "model.py", "exec"), space)
     return space
 
 
 @pytest.mark.slow
-def test_a_block_of_ones_own_leaves(package, tmp_path):
-    package("gated", OWN.format(helpers="gated_helpers"), helpers=HELPERS)
+def test_a_users_block_is_exported(package, tmp_path):
+    package("gated", USER_BLOCKS.format(helpers="gated_helpers"), helpers=HELPERS)
     result = export(network_of("gated", kernel=5), tmp_path / "net")
     assert result.ok
 
 
-def test_names_that_clash_are_renamed_and_the_rest_stays_as_written(package):
-    package("gated_too", OWN.format(helpers="gated_too_helpers"), helpers=HELPERS)
+def test_clashing_names_are_renamed_and_the_rest_is_copied(package):
+    package("gated_too", USER_BLOCKS.format(helpers="gated_too_helpers"), helpers=HELPERS)
     source = model_source(network_of("gated_too"))
     for part in (
         "# How much the middle is wider.\n",
@@ -161,8 +162,8 @@ def test_names_that_clash_are_renamed_and_the_rest_stays_as_written(package):
     assert source.count("def scaled(") == source.count("EPSILON = ") == 1
 
 
-def test_the_gathered_network_is_the_built_one(package):
-    package("gated_three", OWN.format(helpers="gated_three_helpers"), helpers=HELPERS)
+def test_the_bundled_network_equals_the_built_one(package):
+    package("gated_three", USER_BLOCKS.format(helpers="gated_three_helpers"), helpers=HELPERS)
     network = build(network_of("gated_three")).eval()
     model = run(model_source(network_of("gated_three")))["Model"]()
     model.load_state_dict(network.state_dict())
@@ -173,7 +174,7 @@ def test_the_gathered_network_is_the_built_one(package):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(files.names("spaces")))
-def test_networks_of_every_space_are_gathered(name):
+def test_networks_of_every_space_are_bundled(name):
     space = Space.load(name, classes=7, resolution=32)
     for seed in range(3):
         architecture = space.sample(random.Random(seed))
@@ -213,7 +214,7 @@ class Own(nn.Module):
         ("SIZE = 1\nSIZE = 2", "SIZE", "'SIZE' of .* is bound more than once"),
     ],
 )
-def test_what_cannot_leave_is_refused_by_name_but_goes_as_onnx(package, tmp_path, request, imports, body, message):
+def test_other_libraries_are_refused_as_source_and_exported_as_onnx(package, tmp_path, request, imports, body, message):
     name = f"foreign_{request.node.callspec.indices['imports']}"
     package(name, BLOCK.format(imports=imports, body=body))
     with pytest.raises(InputError, match=f"block '{name}' cannot be written into model.py: .*{message}.*--format onnx"):
@@ -231,7 +232,7 @@ def test_a_class_without_a_file_is_refused(monkeypatch):
     exec(BLOCK.format(imports="", body=""), space)
     blocks.register("typed", space["Own"])
     with pytest.raises(InputError, match="block 'typed' cannot be written"):
-        gather(["typed"], Network, {})
+        bundle(["typed"], Network, {})
 
     class Inner(torch.nn.Module):
         def __init__(self, in_channels, out_channels, stride=1):
@@ -239,16 +240,16 @@ def test_a_class_without_a_file_is_refused(monkeypatch):
 
     blocks.register("inner", Inner)
     with pytest.raises(InputError, match="not a class at the top level"):
-        gather(["inner"], Network, {})
+        bundle(["inner"], Network, {})
 
 
 @pytest.mark.parametrize("name", blocks.known())
-def test_every_block_is_gathered_alone(name):
-    """The names it leaves open are Python's own, PyTorch's or the standard library's."""
-    gathered = gather([name], Network, {})
-    source = "from __future__ import annotations\n" + "\n".join([*gathered.imports, *gathered.definitions])
+def test_every_block_is_bundled_alone(name):
+    """Its free names are Python's, PyTorch's or the standard library's."""
+    bundled = bundle([name], Network, {})
+    source = "from __future__ import annotations\n" + "\n".join([*bundled.imports, *bundled.definitions])
     space = run(source)
-    assert issubclass(space[gathered.names[name]], torch.nn.Module)
+    assert issubclass(space[bundled.names[name]], torch.nn.Module)
     tree = ast.parse(source)
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     local = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
@@ -257,7 +258,7 @@ def test_every_block_is_gathered_alone(name):
     assert not {"pydantic", "nasspace"} & set(ast.dump(tree).replace("'", " ").split())
 
 
-def test_text_is_cut_at_its_places():
+def test_statements_and_uses_of_a_module():
     text = ModuleText(sys.modules["nasspace.blocks.layers"])
     assert text.edited(text.statement("EPSILON"), []).startswith("EPSILON = 1e-5")
     assert dict(text.uses(text.statement("activation_layers"))).keys() == {"activation_layers", "ACTIVATIONS"}

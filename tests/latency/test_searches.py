@@ -54,7 +54,7 @@ def test_a_search_measures_with_its_runtime(runtime):
     assert any("in int8: accuracy" in text for text in texts) == runtime.endswith("int8")
     assert [interval["runtime"] for interval in intervals(study)] == [runtime]
     assert set(RUNTIMES[runtime].libraries) < set(intervals(study)[0]["versions"])
-    again = [found["runtime"] for found in study.again().values()]
+    again = [found["runtime"] for found in study.remeasured().values()]
     assert again == [runtime] * len(study.front_numbers())
 
 
@@ -74,7 +74,7 @@ def test_an_int8_front_comes_from_its_int8_files():
 @pytest.mark.slow
 def test_a_search_of_latency_and_flops_in_int8_measures_untrained_networks():
     study = searched(runtime="onnxruntime-int8", objectives=["latency", "flops"], trials=1)
-    assert study.again().keys() == {str(number) for number in study.front_numbers()}
+    assert study.remeasured().keys() == {str(number) for number in study.front_numbers()}
     assert (study.folder / "exports" / str(study.front_numbers()[0]) / INT8).is_file()
 
 
@@ -93,7 +93,7 @@ def test_a_search_measures_its_front_on_the_device_too(board):
     study = searched(latency_device=board.address(), runtime="onnxruntime")
     device = board.address().removesuffix(str(board.folder / "python"))
     assert {interval["device"] for interval in intervals(study)} == {device}
-    again = study.again()
+    again = study.remeasured()
     assert sorted(map(int, again)) == study.front_numbers()
     assert {found["device"] for found in again.values()} == {device}
     assert "python" in next(iter(again.values()))["versions"]

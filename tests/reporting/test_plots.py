@@ -1,4 +1,4 @@
-"""What figures show is tested as rows; figures as what Plotly was told."""
+"""Figures: their rows, and the traces that Plotly draws."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLUMNS = [
 
 
 def trials(*changes: dict) -> pandas.DataFrame:
-    """Trials as a study gives them; unsaid figures are those of the first line."""
+    """Trials as in a study; figures default to those of the first line."""
     usual = ["0" * 12, "evaluated", 0.9, 1.0, 0.9, 1.2, False, 2_000_000, 100_000, 50_000, 3.0, ""]
     rows = [{**dict(zip(COLUMNS, [i, *usual], strict=True)), **change} for i, change in enumerate(changes)]
     return pandas.DataFrame(rows, columns=COLUMNS)
@@ -29,7 +29,7 @@ def trials(*changes: dict) -> pandas.DataFrame:
 REJECTED = {"state": "rejected", "accuracy": None, "reason": "latency <b>5</b> ms is above the limit"}
 
 
-def test_rows_say_what_each_candidate_is_in_the_units_shown():
+def test_rows_have_kinds_and_the_units_shown():
     rows = pareto_rows(trials({}, {}, REJECTED), NAMES, [1])
     assert rows["kind"].tolist() == ["evaluated", "front", "rejected"]
     assert rows["flops"].tolist() == [2.0, 2.0, 2.0]
@@ -39,7 +39,7 @@ def test_rows_say_what_each_candidate_is_in_the_units_shown():
     assert (rows["latency_low"][0], rows["latency_high"][0]) == (0.9, 1.2)
 
 
-def test_hover_tells_figures_and_escapes_words():
+def test_hover_text_has_figures_and_is_escaped():
     table = trials({"digest": "<i>abc", "latency_contended": True}, REJECTED)
     first, second = pareto_rows(table, NAMES, [])["hover"]
     for part in (
@@ -69,10 +69,10 @@ def test_panels(objectives, expected):
 
 
 def test_staircase_is_the_front_of_two_objectives():
-    """Brute force: kept are those members that no other member beats in both."""
+    """Brute force: the members that no other member beats in both."""
     points = [(1.0, 0.80), (2.0, 0.85), (3.0, 0.82), (0.5, 0.70), (2.0, 0.84), (4.0, 0.9), (5.0, 0.9)]
     table = trials(*({"latency_ms": x, "accuracy": y} for x, y in points), {"latency_ms": 0.1, "accuracy": 0.99})
-    rows = pareto_rows(table, NAMES, range(len(points)))  # the last, best one is no member
+    rows = pareto_rows(table, NAMES, range(len(points)))  # the last one, the best, is no member
     expected = sorted((x, y) for x, y in points if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points))
     found = staircase(rows, "latency", "accuracy")
     assert list(zip(found["latency"], found["accuracy"], strict=True)) == expected
@@ -107,13 +107,13 @@ def test_figure_draws_intervals_limits_and_titles():
     bars = drawn(figure, "evaluated")[0].error_x
     assert (bars.array[0], bars.arrayminus[0]) == pytest.approx((0.3, 0.1))
     assert drawn(figure, "evaluated")[1].error_x.array is None
-    assert [shape.x0 for shape in figure.layout.shapes] == [1.5]  # that of FLOPs is far away, and told in words
+    assert [shape.x0 for shape in figure.layout.shapes] == [1.5]  # the limit of FLOPs is far away, and only written
     assert [note.text for note in figure.layout.annotations] == ["limit 1.50 ms", "limit 1,000 M →"]
     titles = {axis.title.text for axis in figure.select_xaxes()} - {None}
     assert titles == {"latency of mine", OBJECTIVES["flops"].axis_title}
 
 
-def test_axis_is_logarithmic_where_values_span_much():
+def test_axis_is_logarithmic_for_a_wide_range():
     figure = figure_of(trials({"flops": 1_000_000}, {"flops": 900_000_000}), limits={"flops": 100_000_000})
     assert (figure.layout.xaxis.type, figure.layout.xaxis2.type) == ("linear", "log")
     assert figure.layout.xaxis2.range[1] < 3.5
@@ -134,13 +134,13 @@ def test_axis_is_logarithmic_where_values_span_much():
     ],
 )
 @pytest.mark.parametrize("objectives", [NAMES, ["accuracy", "params"], ["latency", "flops"]])
-def test_little_or_nothing_can_be_drawn(table, objectives):
+def test_few_or_no_trials_can_be_drawn(table, objectives):
     front = table[table["state"] == "evaluated"]["id"]
     assert to_html(figure_of(table, front, objectives, limits={"latency": 1, "flops": 1e6}), whole=False)
 
 
 class Loads(HTMLParser):
-    """Every attribute by which a page loads something."""
+    """Collect every attribute by which a page loads something."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -167,7 +167,7 @@ def test_html_loads_nothing_and_uploads_nothing(whole):
     assert (len(text) > 1_000_000) is whole
 
 
-def test_words_cannot_end_the_script():
+def test_texts_cannot_end_the_script():
     text = to_html(figure_of(trials({"digest": "</script><script>alert(1)</script>"})), whole=False)
     assert "<script>alert" not in text
 

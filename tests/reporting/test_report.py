@@ -1,18 +1,20 @@
-"""The report: one page, everything in it, nothing loaded, every text escaped."""
+"""The report is one page that loads nothing, with every text escaped."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
-import pandas
 import pytest
 
 from nasspace.counting import cost
 from nasspace.formatting import significant
-from nasspace.reporting.page import POLICY, words
-from nasspace.reporting.report import report_html
+from nasspace.reporting.report import report_html, words
 from nasspace.space.space import Space
+from nasspace.studies.front import Front, Member
+from nasspace.studies.weight_store import StudyWeights, Weights
 
 EVIL = "<script>alert('x')</script>"
 
@@ -23,9 +25,8 @@ def architectures():
     return [space.sample(random.Random(i)) for i in range(3)]
 
 
-@pytest.fixture(scope="module")
-def frames(architectures):
-    """Three networks evaluated, one of them again rejected under another id; the first and the third are the front."""
+def rows_of(architectures) -> list[dict]:
+    """Three evaluated networks, and the first one again under another id, rejected."""
     rows = []
     for i, architecture in enumerate([*architectures, architectures[0]]):
         counted = cost(architecture)
@@ -36,42 +37,72 @@ def frames(architectures):
                 "state": "rejected" if i == 3 else "evaluated",
                 "accuracy": None if i == 3 else 0.9,
                 "latency_ms": 1.0 + i,
-                "latency_low_ms": 0.9 + i,
-                "latency_high_ms": 1.2 + i,
-                "latency_contended": i == 2,
                 "flops": counted.flops,
                 "params": counted.params,
                 "memory_access": counted.memory_access,
+                "search_accuracy": None,
+                "resolution": None,
+                "latency_low_ms": 0.9 + i,
+                "latency_high_ms": 1.2 + i,
+                "latency_contended": i == 2,
                 "seconds": 3.0,
                 "reason": EVIL if i == 3 else "",
             }
         )
-    trials = pandas.DataFrame(rows)
-    front = trials[trials["id"].isin([0, 2])].drop(columns=["state", "reason"])
-    again = {"latency_again_ms": [1.5, None], "latency_again_low_ms": [1.4, None], "latency_again_high_ms": [1.6, None]}
-    return trials, front.assign(architecture=[architectures[0].to_json(), architectures[2].to_json()], **again)
+    return rows
 
 
-def study(**changes) -> dict:
-    return {
-        "name": f"mine {EVIL}",
-        "created": "2025-11-21T10:00:00+00:00",
-        "space": {"name": "shuffle", "size": str(6 * 10**18 + 1), "description": EVIL, "document": {"secret": 1}},
-        "data": {"name": EVIL, "classes": ["zero", EVIL], "train": 1200, "validation": 300},
-        "recipe": {"name": "quick", "sampler": "gain", "training": {"rate": 0.1, "note": EVIL}, "seed": 3},
+SETTINGS = {
+    "created": "2025-11-21T10:00:00+00:00",
+    "space": {"name": "shuffle", "size": str(6 * 10**18 + 1), "description": EVIL, "document": {"secret": 1}},
+    "task": {"resolution": 32},
+    "data": {"name": EVIL, "classes": ["zero", EVIL], "train": 1200, "validation": 300},
+    "accuracy_is_of": f"held-out training images at 28x28 {EVIL}",
+    "limits": {"latency": 20.0, "flops": 150_000_000.0},
+    "recipe": {
+        "name": "quick",
+        "sampler": "gain",
+        "training": {"rate": 0.1, "note": EVIL},
         "seed": 3,
-        "limits": {"latency": 20.0, "flops": 150_000_000.0},
         "objectives": ["accuracy", "latency", "flops"],
         "runtime": "onnxruntime",
         "threads": 1,
         "batch_size": 1,
-        "resolution": 32,
         "fidelity": {"resolution": 28, "epochs": 10, "share": 1.0},
-        "machine": {"processor": f"CPU {EVIL}", "cores": 2},
-        "versions": {"torch": "2.13.0"},
-        "storage": "postgresql://me:password@host/db",
-        **changes,
-    }
+    },
+    "versions": {"torch": "2.13.0"},
+    "storage": "postgresql://me:password@host/db",
+}
+
+
+@pytest.fixture(scope="module")
+def front(architectures) -> Front:
+    """A front of the first and the third network; the first was measured again."""
+    rows = rows_of(architectures)
+    again = {"median_ms": 1.5, "low_ms": 1.4, "high_ms": 1.6}
+    return Front(
+        name=f"mine {EVIL}",
+        folder=Path("reports/mine"),
+        settings=SETTINGS,
+        members=(
+            Member("mine", 0, rows[0], architectures[0].to_json(), remeasured=again),
+            Member("mine", 2, rows[2], architectures[2].to_json()),
+        ),
+        trials=tuple(rows),
+        weights=StudyWeights(Weights(Path("w")), Weights(Path("w/deployed")), Path("exports")),
+        machine={"processor": f"CPU {EVIL}", "cores": 2},
+    )
+
+
+def changed(front: Front, columns: dict | None = None, **settings) -> Front:
+    """The front with other settings, and with other values in some columns of all its rows."""
+
+    def row(given):
+        return {**given, **(columns or {})}
+
+    members = tuple(replace(member, row=row(member.row)) for member in front.members)
+    trials = tuple(map(row, front.trials))
+    return replace(front, members=members, trials=trials, settings={**front.settings, **settings})
 
 
 class Text(HTMLParser):
@@ -101,14 +132,14 @@ class Text(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(frames):
-    return report_html(study(), *frames)
+def page(front):
+    return report_html(front)
 
 
-def test_page_loads_nothing_and_says_so_to_the_browser(page):
+def test_page_loads_nothing_and_forbids_it(page):
     assert Text(page).loads == []
-    assert POLICY in page
-    assert "http" not in POLICY
+    policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+    assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in page
 
 
 def test_every_text_is_escaped(page):
@@ -117,7 +148,7 @@ def test_every_text_is_escaped(page):
     assert Text(page).scripts == page.count("</script>")
 
 
-def test_page_tells_what_was_asked_and_found(page, frames, architectures):
+def test_page_shows_settings_and_results(page, architectures):
     text = Text(page).text
     for part in (
         "2 networks on the Pareto front",
@@ -152,39 +183,36 @@ def test_layers_of_the_front_are_shown(page, architectures):
     assert f"{shuffles} shuffle_v2" in text
 
 
-def test_progress_is_drawn_where_its_column_is(frames):
-    trials, front = frames
-    page = report_html(study(), trials.assign(hypervolume=[0.1, 0.2, 0.2, None]), front)
-    assert "Progress" in Text(page).text
+def test_progress_is_drawn_if_its_column_exists(front):
+    grown = zip(front.trials, [0.1, 0.2, 0.2, None], strict=True)
+    with_progress = replace(front, trials=tuple({**row, "hypervolume": value} for row, value in grown))
+    assert "Progress" in Text(report_html(with_progress)).text
 
 
-def test_little_is_enough(frames):
-    """An evaluator's study: no data, no latency, an empty front."""
-    trials, front = frames
-    bare = {"name": "bare", "data": None, "limits": {}, "objectives": ["accuracy", "flops"]}
-    nothing = trials.assign(**{c: None for c in trials if c.startswith("latency")})
-    text = Text(report_html(bare, nothing, front.head(0))).text
+def test_a_study_without_data_latency_and_front_has_a_report(front):
+    recipe = {**SETTINGS["recipe"], "objectives": ["accuracy", "flops"]}
+    no_latency = {name: None for name in front.trials[0] if name.startswith("latency")}
+    bare = replace(changed(front, no_latency, data=None, limits={}, recipe=recipe), members=())
+    text = Text(report_html(bare)).text
     assert "No network was found" in text
     assert "what the evaluator of this search gave" in text
     assert "Latency is" not in text
-    empty = pandas.DataFrame(columns=trials.columns)
-    assert "0 networks evaluated" in Text(report_html(bare, empty, front.head(0))).text
+    assert "0 networks evaluated" in Text(report_html(replace(bare, trials=()))).text
 
 
-def test_numbers_in_words():
+def test_numbers_as_text():
     assert [significant(v) for v in (0.0012345, 9.999, 1234567.0)] == ["0.00123", "10.0", "1,234,567"]
     assert words({"a_b": [1, 2.5, None], "c": None, "d": {"e": True}}) == "a b 1, 2.5, None, d e yes"
 
 
-def test_a_search_without_accuracy_shows_none(frames):
-    trials, front = (frame.assign(accuracy=None) for frame in frames)
-    page = Text(report_html(study(objectives=["latency", "flops"]), trials, front))
-    assert "ccuracy" not in page.text
-    assert "ccuracy is of" in Text(report_html(study(), *frames)).text
+def test_a_search_without_accuracy_shows_none(front, page):
+    recipe = {**SETTINGS["recipe"], "objectives": ["latency", "flops"]}
+    assert "ccuracy" not in Text(report_html(changed(front, {"accuracy": None}, recipe=recipe))).text
+    assert "ccuracy is of" in Text(page).text
 
 
-def test_the_sentence_on_the_predictor_is_the_recorded_one(frames):
+def test_the_sentence_on_the_predictor_is_the_recorded_one(front):
     judged = {"networks": 4, "median_error": 0.1, "error_90": 0.2, "tau": 1.0}
-    assert "half within 10.0 %" in Text(report_html(study(latency_predictor=judged), *frames)).text
-    recorded = study(latency_predictor={**judged, "sentence": "as recorded"})
-    assert "prediction: as recorded." in Text(report_html(recorded, *frames)).text
+    assert "half within 10.0 %" in Text(report_html(replace(front, latency_predictor=judged))).text
+    recorded = replace(front, latency_predictor={**judged, "sentence": "as recorded"})
+    assert "prediction: as recorded." in Text(report_html(recorded)).text

@@ -1,4 +1,4 @@
-"""Studies that were damaged, replaced or made elsewhere: what is recorded is read, or refused in one message."""
+"""Damaged, replaced and foreign studies are read, or refused in one message."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VALUES = [
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """A finished search on digits: its record, without its exports."""
+    """The record of a finished search on digits, without its exports."""
     monkeypatch.chdir(tmp_path)
     return restored(tmp_path)
 
@@ -46,7 +46,7 @@ def restored(folder):
 
 
 def is_one_message(capsys, verb, *arguments):
-    """Whether a verb succeeds or says one thing; returned is its exit status."""
+    """Check that a verb succeeds or prints one message; returns its exit status."""
     status = cli.run([verb, *arguments])
     err = capsys.readouterr().err
     assert status in (0, 2), f"{verb}: {status}: {err}"
@@ -58,7 +58,7 @@ def is_one_message(capsys, verb, *arguments):
 
 
 def places(value, at=()):
-    """The keys of every part of a document."""
+    """Yield the keys of every part of a document."""
     yield at
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in parts:
@@ -66,7 +66,7 @@ def places(value, at=()):
 
 
 def changed(document, at, rng):
-    """The document with one part removed, renamed, doubled, or of another kind."""
+    """Remove, rename, double or replace one part of a document."""
     parent = document
     for key in at[:-1]:
         parent = parent[key]
@@ -81,7 +81,7 @@ def changed(document, at, rng):
 
 
 def changed_text(text, rng):
-    """The text of a file with some letters or a line lost, moved or wrong."""
+    """Remove, move or replace characters or a line of a text."""
     i, j = sorted(rng.randrange(len(text)) for _ in range(2))
     lines = text.splitlines(keepends=True)
     line = rng.randrange(len(lines))
@@ -97,7 +97,7 @@ def changed_text(text, rng):
     )
 
 
-def test_a_study_of_the_version_before_opens(study):
+def test_a_study_of_the_previous_version_opens(study):
     found = records.load("real")
     assert found.front_numbers() == [0]
     assert found.document()["front"][0]["accuracy"] == pytest.approx(0.2256, abs=1e-4)
@@ -142,7 +142,7 @@ TABLES = ["trials", "studies", "trial_user_attributes", "study_user_attributes",
 
 
 def tamper(path, rng):
-    """Change a database: a value within a document, a cell, a row, a table, bytes of the file."""
+    """Change a value in a document, a cell, a row, a table, or bytes of a database; returns a description."""
     how = rng.choice(["document", "document", "document", "cell", "cell", "row", "table", "bytes", "cut"])
     if how in ("bytes", "cut"):
         data = bytearray(path.read_bytes())
@@ -157,12 +157,12 @@ def tamper(path, rng):
         if how == "table":
             table = rng.choice(TABLES)
             connection.execute(rng.choice([f"DROP TABLE {table}", f"DELETE FROM {table}"]))
-            said = f"table {table}"
+            description = f"table {table}"
         else:
             table, column, _ = rng.choice(COLUMNS[:2] if how == "document" else COLUMNS)
             rows = connection.execute(f"SELECT rowid, {column} FROM {table}").fetchall()
             row, value = rng.choice(rows)
-            said = f"{how} of {table}.{column}, row {row}: {str(value)[:40]}"
+            description = f"{how} of {table}.{column}, row {row}: {str(value)[:40]}"
             if how == "row":
                 connection.execute(f"DELETE FROM {table} WHERE rowid = ?", (row,))
             else:
@@ -171,13 +171,13 @@ def tamper(path, rng):
                     document = {"": json.loads(value)}
                     at = rng.choice([keys for keys in places(document) if keys])
                     new = json.dumps(changed(document, at, rng).get(""))
-                    said += f" at {at}"
+                    description += f" at {at}"
                 try:
                     connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (new, row))
                 except sqlite3.IntegrityError:
-                    said = "nothing"
+                    description = "nothing"
     connection.close()
-    return said
+    return description
 
 
 def test_tampered_databases_open_or_are_one_message(study, tmp_path, capsys):
@@ -188,7 +188,7 @@ def test_tampered_databases_open_or_are_one_message(study, tmp_path, capsys):
         for part in study.glob("study.db*"):
             part.unlink()
         (study / "study.db").write_bytes(database)
-        said = tamper(study / "study.db", rng)
+        description = tamper(study / "study.db", rng)
         verbs = [("front", "real"), ("show", "real:0")]
         if case % 12 == 0:
             verbs += [("report", "real"), ("export", "real:0", "--format", "torch", "--out", f"out-{case}")]
@@ -196,13 +196,13 @@ def test_tampered_databases_open_or_are_one_message(study, tmp_path, capsys):
             try:
                 refused += is_one_message(capsys, *verb) == 2
             except BaseException:
-                print(case, said)
+                print(case, description)
                 raise
     assert refused > 60
 
 
 def content_of(path):
-    """What a database holds (opening one may change its header), or the bytes of another file."""
+    """The content of a database, whose header may change when it is opened, or the bytes of another file."""
     if not path.read_bytes().startswith(b"SQLite"):
         return path.read_bytes()
     connection = sqlite3.connect(path)
@@ -212,7 +212,7 @@ def content_of(path):
 
 
 @pytest.mark.parametrize("content", ["empty", "text", "another database", "another study"])
-def test_a_foreign_record_is_never_taken_for_a_new_study(study, capsys, content):
+def test_a_foreign_file_is_never_used_as_a_new_study(study, capsys, content):
     path, table = study / "study.db", (study / "trials.csv").read_text()
     if content == "another study":
         connection = sqlite3.connect(path)
@@ -235,8 +235,8 @@ def test_a_foreign_record_is_never_taken_for_a_new_study(study, capsys, content)
     assert (study / "trials.csv").read_text() == table
 
 
-def test_a_look_at_a_record_leaves_the_locks_of_others_of_this_process(study):
-    """A process that opens and closes the file by other means loses them; another one then removes a log in use."""
+def test_checking_a_database_keeps_the_locks_of_this_process(study):
+    """Opening and closing the file without SQLite releases them, and another process would remove a log in use."""
     path = study / "study.db"
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -249,20 +249,20 @@ def test_a_look_at_a_record_leaves_the_locks_of_others_of_this_process(study):
 
 
 @pytest.mark.parametrize("left", [1, 50, 4096, 50_000, -500])
-def test_a_record_that_is_cut_off_is_called_so(study, capsys, left):
+def test_a_truncated_database_is_reported(study, capsys, left):
     path = study / "study.db"
     data = path.read_bytes()
     path.write_bytes(data[:left])
     for verb in (("front", "real"), ("resume", "real"), ("export", "real:0")):
         assert cli.run([*verb]) == 2
-        said = capsys.readouterr().err
-        assert "study.db: the file is cut off" in said
-        assert (f"{len(data[:left]):,} of {len(data):,} bytes are there" in said) == (left not in (1, 50))
-        assert "; restore the file from a copy, or search again under another --study name; its exports" in said
+        message = capsys.readouterr().err
+        assert "study.db: the file is cut off" in message
+        assert (f"{len(data[:left]):,} of {len(data):,} bytes are there" in message) == (left not in (1, 50))
+        assert "; restore the file from a copy, or search again under another --study name; its exports" in message
     assert path.read_bytes() == data[:left]
 
 
-def test_a_record_without_its_settings_is_not_searched_again(study, capsys):
+def test_a_database_without_its_settings_is_not_overwritten(study, capsys):
     (study / "study.yaml").unlink()
     arguments = ["--space", "shuffle", "--study", "real", "--trials", "1"]
     assert is_one_message(capsys, "search", *arguments) == 2
@@ -270,7 +270,7 @@ def test_a_record_without_its_settings_is_not_searched_again(study, capsys):
 
 
 @pytest.mark.parametrize("resolution", [8, 32])
-def test_a_resolution_that_was_edited_is_not_believed(study, capsys, resolution):
+def test_an_edited_resolution_is_refused(study, capsys, resolution):
     path = study / "study.yaml"
     settings = yaml.safe_load(path.read_text())
     assert settings["task"]["resolution"] == 16
@@ -290,7 +290,7 @@ def test_an_error_names_the_line_and_the_remedy(study):
 
 
 def bound_by_rights():
-    """A command's beginning that makes it heed the rights of files, also where root runs the tests."""
+    """The start of a command that respects file permissions even if root runs the tests."""
     if not hasattr(os, "getuid"):
         pytest.skip("rights as on Unix")
     if os.getuid():
@@ -303,8 +303,8 @@ def bound_by_rights():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_finished_study_is_read_from_a_disk_that_cannot_be_written(study, tmp_path, killed):
-    """`killed`: a process left its log there, which holds the last of what it wrote."""
+def test_a_finished_study_is_read_from_a_read_only_disk(study, tmp_path, killed):
+    """`killed`: a killed process left its last writes in the log."""
     begin = bound_by_rights()
     if killed:
         log_left_behind(study / "study.db")
@@ -328,7 +328,7 @@ def test_a_finished_study_is_read_from_a_disk_that_cannot_be_written(study, tmp_
 
 
 def log_left_behind(database):
-    """Finish the study in the write-ahead log alone, as a process that was then killed."""
+    """Finish the study in the write-ahead log alone, as a killed process leaves it."""
     connection = sqlite3.connect(database)
     connection.execute("PRAGMA journal_mode=WAL")
     with connection:

@@ -1,4 +1,4 @@
-"""How the data frame of a front prints."""
+"""Printing the data frame of a front."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import pandas
 import pytest
 
-from nasspace.studies.frames import Front
+from nasspace.studies.frames import FrontFrame
 
 MEMBER = {
     "id": 3,
@@ -28,7 +28,7 @@ MEMBER = {
 
 @pytest.fixture
 def front():
-    return Front([MEMBER, {**MEMBER, "id": 4, "latency_ties": "3"}])
+    return FrontFrame([MEMBER, {**MEMBER, "id": 4, "latency_ties": "3"}])
 
 
 @pytest.mark.parametrize("width", [20, 60, 80, 200])
@@ -55,4 +55,4 @@ def test_a_front_is_a_data_frame_with_all_its_columns(front):
 
 
 def test_an_empty_front_prints():
-    assert "Empty" in str(Front(columns=list(MEMBER)))
+    assert "Empty" in str(FrontFrame(columns=list(MEMBER)))

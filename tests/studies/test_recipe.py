@@ -1,4 +1,4 @@
-"""Recipes: what ships is right, what is wrong is refused at its place."""
+"""Recipes: those that ship are valid, mistakes are reported with their place."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from nasspace.studies import recipe
 
 
 @pytest.mark.parametrize("name", sorted(files.names("search")))
-def test_shipped_recipes_are_whole_and_repeat(name):
+def test_shipped_recipes_are_valid_and_reproducible(name):
     loaded = recipe.load(name)
     assert loaded.name == name
-    assert loaded.time_budget is None, "a shipped recipe repeats: no time limit"
+    assert loaded.time_budget is None, "a shipped recipe is reproducible, so it has no time limit"
 
 
 def test_changes_keep_the_rest():
     changed = recipe.load("quick").with_changes({"trials": 3, "limits": {"latency": "20ms"}, "fidelity": {"epochs": 2}})
     assert (changed.trials, changed.limits.latency, changed.fidelity.epochs) == (3, 20.0, 2)
     assert changed.fidelity.resolution == recipe.load("quick").fidelity.resolution
-    assert changed.with_changes({}) == changed, "limits are read again in their own unit"
+    assert changed.with_changes({}) == changed, "limits are written with their units"
 
 
 def test_time_alone_ends_a_search_without_a_number_of_trials(tmp_path):
@@ -54,7 +54,7 @@ def test_quantities(text, kind, value):
     [("20", "latency"), ("-3ms", "latency"), ("0ms", "latency"), ("ms", "latency"), ("3 parsecs", "latency"),
      ("1e400ms", "latency"), ("nan", "count"), ("150Q", "count"), ("30", "time"), ("", "time")],
 )  # fmt: skip
-def test_wrong_quantities_say_how_to_write_them(text, kind):
+def test_wrong_quantities_are_refused_with_an_example(text, kind):
     with pytest.raises(ValueError, match="such as"):
         recipe.quantity(text, kind)
 
@@ -78,8 +78,8 @@ def test_mistakes_are_named_with_their_line(text, message):
     assert str(caught.value).startswith("r.yaml")
 
 
-def test_a_study_from_before_a_setting_existed_goes_on(tmp_path):
-    """study.yaml of an earlier version lacks new training settings: they are at their defaults."""
+def test_a_study_of_an_earlier_version_continues_with_defaults(tmp_path):
+    """study.yaml of an earlier version lacks new training settings."""
     new = {"space": {"document": {}}, "task": {}, "data": {}, "limits": {}, "evaluator": "f", "storage": None}
     new["recipe"] = recipe.Recipe().as_written()
     training = {key: value for key, value in new["recipe"]["training"].items() if key != "mixup"}
@@ -98,8 +98,8 @@ PHOTOS = {"name": "imagefolder:/p", "classes": ["cat", "dog"], "train": 1200, "v
 
 
 def settings(data=DIGITS, resolution=16, evaluator=None, **changes):
-    asked = recipe.Recipe(**changes).as_written()
-    parts = {"space": {"document": {}}, "limits": {}, "storage": None, "machine": {}, "recipe": asked}
+    written = recipe.Recipe(**changes).as_written()
+    parts = {"space": {"document": {}}, "limits": {}, "storage": None, "machine": {}, "recipe": written}
     size = {"classes": len(data["classes"]) if data else 10, "channels": 1, "resolution": resolution}
     return {**parts, "task": size, "data": data, "evaluator": evaluator}
 
@@ -131,7 +131,7 @@ def settings(data=DIGITS, resolution=16, evaluator=None, **changes):
         (settings(limits={"flops": 1e6}), ""),
     ],
 )
-def test_other_data_than_the_studys_are_named_in_a_sentence(tmp_path, new, message):
+def test_different_data_are_described_in_a_sentence(tmp_path, new, message):
     if not message:
         return checks.check_same_settings(tmp_path, settings(), new)
     with pytest.raises(InputError) as caught:

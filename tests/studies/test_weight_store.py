@@ -1,4 +1,4 @@
-"""Trained weights: kept whole, copied elsewhere, fetched from there, forgotten."""
+"""Trained weights: stored, copied to another storage, fetched from it, deleted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STATE = {"0.weight": torch.arange(6.0).reshape(2, 3)}
 
 
 @pytest.mark.parametrize("place", ["{}/shared", "file://{}/shared", "memory://{}/shared"])
-def test_weights_are_found_from_another_machine(place, tmp_path):
+def test_weights_are_fetched_from_another_machine(place, tmp_path):
     place = place.format(tmp_path)
     here, there = Weights(tmp_path / "here", place), Weights(tmp_path / "there", place)
     assert there.path(3) is None
@@ -27,7 +27,7 @@ def test_weights_are_found_from_another_machine(place, tmp_path):
     assert here.path(3) is None
 
 
-def test_without_another_place_they_lie_in_the_folder(tmp_path):
+def test_without_copies_weights_are_in_the_folder(tmp_path):
     kept = Weights(tmp_path)
     kept.keep(1, STATE)
     assert [path.name for path in tmp_path.iterdir()] == ["1.safetensors"]
@@ -35,7 +35,7 @@ def test_without_another_place_they_lie_in_the_folder(tmp_path):
     assert kept.path(1) is None
 
 
-def test_a_place_that_takes_nothing_is_refused(tmp_path, monkeypatch):
+def test_a_storage_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     weight_store.check(str(tmp_path / "new"))
     assert list((tmp_path / "new").iterdir()) == []
     (tmp_path / "file").touch()

@@ -1,0 +1,247 @@
+"""The front of a study as a frozen value: what its tables, its report and its exports are made of.
+
+A finished study goes one way: `Study.snapshot` makes a `Front`, which `reporting.report` and `exporting.members` read.
+Neither of them opens a study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasspace.studies.objectives import OBJECTIVES
+from nasspace.studies.trial_table import (
+    FRONT_COLUMNS,
+    REMEASURED_COLUMNS,
+    TRIAL_COLUMNS,
+    has_value,
+    plain,
+)
+from nasspace.studies.weight_store import StudyWeights
+
+if TYPE_CHECKING:
+    import pandas
+
+    from nasspace.architecture import Architecture
+
+REMEASURED_KEYS = ("median_ms", "low_ms", "high_ms")  # of a latency, in the order of REMEASURED_COLUMNS
+FLOPS_ARE = "multiply-adds of convolutions and linear layers at batch 1"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of a study with all its figures.
+
+    `row` is its row of trials.csv. `ties` are the other members whose latency intervals overlap with its own.
+    `remeasured` is the latency of the exported file, empty if it was not measured again. `last_rung` is what its
+    training at the deployment resolution recorded, and `deployed` what its exported file reached.
+    """
+
+    study: str
+    id: int
+    row: Mapping[str, Any]
+    architecture: str  # JSON, named STUDY-ID
+    ties: tuple[int, ...] = ()
+    remeasured: Mapping[str, Any] = field(default_factory=dict)
+    fidelity: Mapping[str, Any] | None = None  # of its search accuracy
+    last_rung: Mapping[str, Any] | None = None
+    deployed: Mapping[str, Any] | None = None
+
+    def load_architecture(self) -> Architecture:
+        """The architecture as a value; a damaged one is an `InputError`."""
+        from nasspace.architecture import Architecture  # imports PyTorch, which tables do not need
+
+        return Architecture.from_json(self.architecture, f"{self.study}:{self.id}")
+
+    def front_row(self) -> dict[str, Any]:
+        """Its row of front.csv, with the JSON of its architecture."""
+        row = {name: value for name, value in self.row.items() if name not in ("state", "reason")}
+        row |= {name: self.remeasured.get(key) for name, key in zip(REMEASURED_COLUMNS, REMEASURED_KEYS, strict=True)}
+        return {**row, "latency_ties": ", ".join(map(str, self.ties)), "architecture": self.architecture}
+
+    def document(self) -> dict[str, Any]:
+        """The member in the JSON document; keys whose part does not exist yet are None."""
+        row = plain(self.front_row())
+        return {
+            **row,
+            "latency_ties": list(self.ties),
+            "resolution": min(row["architecture"]["input"][1:]),
+            "fidelity": self.fidelity,
+            "accuracy_int8": (self.deployed or {}).get("accuracy_int8"),
+            "accuracy_low": None,
+            "accuracy_high": None,
+            "accuracy_ties": None,
+            "accuracy_expected": row["accuracy"],
+        }
+
+
+@dataclass(frozen=True)
+class Front:
+    """The members of a study's front, best accuracy first, and all that is reported of the study.
+
+    `settings` is the content of study.yaml, `trials` the rows of trials.csv, `machine` the one that measured the
+    latencies, `untrained` how many members still wait for their training at the deployment resolution.
+    """
+
+    name: str
+    folder: Path
+    settings: Mapping[str, Any]
+    members: tuple[Member, ...]
+    trials: tuple[Mapping[str, Any], ...]
+    weights: StudyWeights
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    latency_predictor: Mapping[str, Any] | None = None
+    untrained: int = 0
+    is_finished: bool = False
+    ended_early: str = ""
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """The recipe as plain values."""
+        return self.settings["recipe"]
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The names of the objectives."""
+        return tuple(self.recipe["objectives"])
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits in milliseconds and counts."""
+        return dict(self.settings["limits"])
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """The data set as study.yaml describes it; empty for a study whose evaluator was a function."""
+        return self.settings.get("data") or {}
+
+    @property
+    def resolution(self) -> int | None:
+        """The deployment resolution; None in studies of the first version."""
+        return self.settings.get("task", {}).get("resolution")
+
+    @property
+    def accuracy_is_of(self) -> str:
+        """The images that accuracy was taken on."""
+        return self.settings["accuracy_is_of"]
+
+    @property
+    def has_last_rung(self) -> bool:
+        """Whether members are trained at the deployment resolution before they are reported."""
+        return has_last_rung(self.settings)
+
+    @property
+    def evaluated(self) -> int:
+        """How many candidates' accuracy was evaluated."""
+        return self._count("evaluated")
+
+    @property
+    def rejected(self) -> int:
+        """How many candidates were stopped at a limit after a measurement."""
+        return self._count("rejected")
+
+    def _count(self, state: str) -> int:
+        return sum(row["state"] == state for row in self.trials)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of front.csv, without pandas, whose import takes a while."""
+        return [member.front_row() for member in self.members]
+
+    def frame(self) -> pandas.DataFrame:
+        """The front as a data frame that prints as many columns as fit."""
+        from nasspace.studies.frames import FrontFrame
+
+        frame, kinds = FrontFrame(self.rows(), columns=FRONT_COLUMNS), self.trials_frame().dtypes
+        return FrontFrame(frame.astype({name: kind for name, kind in kinds.items() if name in frame}))
+
+    def trials_frame(self) -> pandas.DataFrame:
+        """Every evaluated and rejected candidate, one per row, in the order of the search."""
+        import pandas
+
+        added = dict.fromkeys(name for row in self.trials[:1] for name in row if name not in TRIAL_COLUMNS)
+        return pandas.DataFrame(list(self.trials), columns=[*TRIAL_COLUMNS, *added])
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document of `search`, `resume` and `front`."""
+        return {
+            "study": self.name,
+            "space": self.settings["space"]["name"],
+            "evaluated": self.evaluated,
+            "rejected": self.rejected,
+            "limits": self.limits,
+            "objectives": list(self.objectives),
+            "accuracy_is_of": self.accuracy_is_of,
+            "flops_are": FLOPS_ARE,
+            "folder": str(self.folder),
+            "latency_predictor": self.latency_predictor,
+            "finished": self.is_finished,
+            "resolution": self.resolution,
+            "resolution_why": self.settings.get("resolution_why"),
+            "untrained": self.untrained,
+            "budget_use": self.budget_use or None,
+            "ended_early": self.ended_early or None,
+            "recommended": None,
+            "knee": None,
+            "fidelity_tau": None,
+            "front": [member.document() for member in self.members],
+        }
+
+    @property
+    def budget_use(self) -> str:
+        """Why the front ends far below the latency limit, as a sentence; empty if it does not."""
+        limit = self.limits.get("latency")
+        front = [member.row["latency_ms"] for member in self.members if has_value(member.row["latency_ms"])]
+        evaluated = [row["latency_ms"] for row in self.trials if row["state"] == "evaluated"]
+        # An evaluator that is a function may return latencies over the limit.
+        inside = [value for value in evaluated if has_value(value) and value <= (limit or 0.0)]
+        if limit is None or not front or not inside or not max(front) < limit / 2:
+            return ""
+        slowest, tried = max(front), max(inside)
+        return (
+            f"the slowest network of the front takes {slowest:.3g} ms of {limit:.4g} ms: nothing slower was found to "
+            f"be better among {len(inside)} networks tried, the slowest of which takes {tried:.3g} ms"
+        )
+
+    @property
+    def origin(self) -> dict[str, Any] | None:
+        """The data that the weights were trained on, as exports record it; None without images."""
+        return origin(self.settings)
+
+
+def has_last_rung(settings: Mapping[str, Any]) -> bool:
+    """Whether a study trains what it found at the deployment resolution before it is reported."""
+    return bool(settings.get("data")) and "accuracy" in settings["recipe"]["objectives"]
+
+
+def origin(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Name, seed, held_out, and the fingerprint at `resolution`, of a study's data; None without images."""
+    data, recipe = settings.get("data"), settings["recipe"]
+    if not data:
+        return None
+    return {
+        "name": recipe["data"],
+        "seed": recipe.get("seed", 0),
+        "held_out": recipe.get("held_out", 0.2),
+        "fingerprint": data["fingerprint"],
+        "resolution": settings["task"]["resolution"],
+    }
+
+
+def ordered(rows: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Rows of members, best first: by the first objective, then the next.
+
+    Before any member was trained at the deployment resolution, accuracy is that of the search.
+    """
+    columns = {name: OBJECTIVES[name].column for name in objectives}
+    if "accuracy" in columns and not any(has_value(row["accuracy"]) for row in rows):
+        columns["accuracy"] = "search_accuracy"
+
+    def rank(row: Mapping[str, Any]) -> list[tuple[bool, float]]:
+        figures = [(name, row[column]) for name, column in columns.items()]
+        return [
+            (False, OBJECTIVES[name].to_minimize(value)) if has_value(value) else (True, 0.0) for name, value in figures
+        ]
+
+    return sorted(rows, key=rank)

@@ -1,0 +1,79 @@
+"""The frozen front of a study: its order, its ties, its rows and its documents."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from nasspace.errors import InputError
+from nasspace.exporting.members import export_front
+from nasspace.studies import front as fronts
+from nasspace.studies import study as records
+from nasspace.studies.trial_table import FRONT_COLUMNS, TRIAL_COLUMNS, ties
+
+RECORDED = Path(__file__).parents[1] / "recorded" / "study"
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch) -> records.Study:
+    """A finished search on digits."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "reports" / "real"
+    folder.mkdir(parents=True)
+    shutil.copy(RECORDED / "study.yaml", folder)
+    with sqlite3.connect(folder / "study.db") as connection:
+        connection.executescript((RECORDED / "study.sql").read_text())
+    connection.close()
+    return records.load("real")
+
+
+def test_a_snapshot_holds_what_the_study_holds(study):
+    front = study.snapshot()
+    assert [member.id for member in front.members] == study.front()["id"].tolist()
+    assert {member.id for member in front.members} == set(study.front_numbers())
+    assert (front.evaluated, front.rejected) == (study.evaluated, study.rejected)
+    assert front.document() == study.document()
+    assert list(front.frame()) == FRONT_COLUMNS
+    assert list(front.trials_frame()) == TRIAL_COLUMNS
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        front.members = ()
+
+
+def test_a_member_has_the_figures_of_its_trial(study):
+    for member in study.snapshot().members:
+        assert member.load_architecture() == study.architecture(member.id)
+        assert member.architecture == study.architecture(member.id).to_json()
+        assert member.row["digest"] == study.architecture(member.id).digest
+        assert study.member(member.id).row == member.row
+    with pytest.raises(InputError, match="no trial 999"):
+        study.member(999)
+
+
+def test_members_are_ordered_by_the_first_objective_then_the_next():
+    figures = [(0.9, 3.0), (0.8, 1.0), (0.9, 2.0), (None, 1.0)]
+    rows = [{"accuracy": accuracy, "latency_ms": latency, "search_accuracy": None} for accuracy, latency in figures]
+    ordered = fronts.ordered(rows, ("accuracy", "latency"))
+    assert [(row["accuracy"], row["latency_ms"]) for row in ordered] == [
+        (0.9, 2.0),
+        (0.9, 3.0),
+        (0.8, 1.0),
+        (None, 1.0),
+    ]
+    searched = [{"accuracy": None, "search_accuracy": accuracy} for accuracy in (0.5, 0.7)]
+    assert fronts.ordered(searched, ("accuracy",)) == searched[::-1]
+
+
+def test_overlapping_latency_intervals_are_ties():
+    intervals = [(1.0, 2.0), (1.5, 3.0), (2.5, 4.0), (None, None)]
+    rows = [{"id": i, "latency_low_ms": low, "latency_high_ms": high} for i, (low, high) in enumerate(intervals)]
+    assert ties(rows) == [(1,), (0, 2), (1,), ()]
+
+
+def test_an_empty_front_is_not_exported(study, tmp_path):
+    empty = dataclasses.replace(study.snapshot(), members=())
+    with pytest.raises(InputError, match=r"no front yet; run `nas resume real`"):
+        export_front(empty, tmp_path / "out")
