@@ -92,7 +92,7 @@ def test_latency_is_taken_on_the_node_that_measures(searches, two_nodes, monkeyp
         f"study = nasspace.search('shuffle', recipe='short.yaml', ray='{two_nodes.address}', resolution=32,"
         " study='s', storage_path='kept')\n"
         f"cached = nasspace.latency.cache.LatencyCache(Path('{two_nodes.cache}') / 'latency.db')\n"
-        "assert len(cached._do('SELECT * FROM latency_2', ())) >= 2\n"
+        "assert len(cached._execute('SELECT * FROM latency_2', ())) >= 2\n"
     )
     assert done.returncode == 0, done.stderr
     study = records.load(searches.folder / "reports" / "s")
