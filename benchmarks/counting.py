@@ -1,8 +1,8 @@
-"""How many networks a second can be costed: cold, warm, and beside fvcore on whole networks.
+"""Networks counted per second: cold, warm, and compared with fvcore on whole networks.
 
     python benchmarks/counting.py [SPACE] [NETWORKS]
 
-Prints processor time, which a busy machine disturbs less than the clock, and wall time beside it.
+Prints CPU time, which other load disturbs less than wall time, and wall time.
 """
 
 from __future__ import annotations

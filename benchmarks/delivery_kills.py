@@ -24,7 +24,7 @@ from pathlib import Path
 
 from nasspace.studies import study as records
 
-HELD = ("weights.safetensors", "model.onnx", "preprocessing.json")
+HASHED = ("weights.safetensors", "model.onnx", "preprocessing.json")
 LATE = ("training at", "exporting and checking")
 
 
@@ -35,7 +35,7 @@ def started(name: str, options: list[str]) -> subprocess.Popen[str]:
 
 
 def killed(name: str, options: list[str], late: bool, rng: random.Random) -> str:
-    """Kill a search at a random moment; the last line that it printed, or '' where it had ended before."""
+    """Kill a search at a random moment; returns the last line that it printed, or '' if it had ended."""
     process = started(name, options)
     lines: list[str] = []
 
@@ -61,7 +61,7 @@ def shipped(name: str) -> tuple[list[tuple[int, str, float]], dict[str, str]]:
     """The front, and the digest of every held file of its exports."""
     study = records.load(name)
     members = [(member["id"], member["digest"], member["accuracy"]) for member in study.document()["front"]]
-    paths = [path for path in sorted((study.folder / "exports").rglob("*")) if path.name in HELD]
+    paths = [path for path in sorted((study.folder / "exports").rglob("*")) if path.name in HASHED]
     digests = (hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
     return members, dict(zip((str(path.relative_to(study.folder)) for path in paths), digests, strict=True))
 
@@ -81,13 +81,13 @@ def main() -> int:
         kinds = [False] * (given.kills - given.late) + [True] * given.late
         for i, late in enumerate(kinds):
             print(f"kill {i + 1}: {killed('killed', options, late, rng) or 'it had ended before'}", flush=True)
-        said = started("killed", options).communicate()[0]
+        output = started("killed", options).communicate()[0]
         left = [str(path) for path in Path("reports/killed").rglob(".*") if path.name != ".lock"]
         left += [str(path) for path in Path("reports/killed/checkpoints").glob("*")]
         same = shipped("killed") == shipped("undisturbed")
-        print(f"front and files {'equal' if same else 'DIFFER'}; left behind: {', '.join(left) or 'nothing'}")
+        print(f"front and files {'equal' if same else 'DIFFER'}; left over: {', '.join(left) or 'nothing'}")
         if not same:
-            print(said[-2000:], shipped("killed"), shipped("undisturbed"), sep="\n")
+            print(output[-2000:], shipped("killed"), shipped("undisturbed"), sep="\n")
         os.chdir("/")
         return int(not same or bool(left))
 

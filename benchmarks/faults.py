@@ -1,12 +1,12 @@
-"""A campaign of faults: searches killed at random moments, on one process, on Ray, on a cluster of two nodes.
+"""Fault injection: searches killed at random moments, in one process, on Ray, and on a cluster of two nodes.
 
     python benchmarks/faults.py [--kills 50] [--seed 0] [--out reports/benchmarks/faults.md]
 
 A fifth of the kills: the process of a search without Ray; two fifths each: the driver or the worker of a search on Ray
-with one worker; a node, the driver or a worker of a cluster with two. Every kill is SIGKILL, at a random moment, one in
-two seconds or so; a driver is begun again, a node is replaced. Counted at every kill of a driver and at the end:
-finished trials that are no longer in the record (lost), networks that were finished twice (twice); and whether the
-searches with one worker end in the study and front of an undisturbed one.
+with one worker; a node, the driver or a worker of a cluster with two. Every kill is SIGKILL, at a random moment,
+about every two seconds; a killed driver is restarted, a node is replaced. Counted at every kill of a driver and at the
+end: finished trials that are no longer in the record (lost), and networks that finished twice (twice). Also printed:
+whether the searches with one worker end in the same study and front as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LOG = "log.txt"
 
 
 def search(name: str, address: str, workers: int) -> None:
-    """One search in the working folder, as a process of its own."""
+    """Run a search in the working folder; called in a separate process."""
     log = Path.cwd() / LOG
 
     def evaluated(architecture: Architecture) -> dict[str, float]:
@@ -57,22 +57,19 @@ def search(name: str, address: str, workers: int) -> None:
 
     known = {"flops": lambda architecture: cost(architecture).flops}
     settings = {"ray": address or None, "workers": workers, "trials": TRIALS, "sampler": "gain", "study": name}
-    settings |= {
-        "retries": 1000,
-        "on_event": told,
-    }  # a candidate is hit again and again here, through no fault of its own
+    settings |= {"retries": 1000, "on_event": print_note}  # a candidate may be killed many times
     nasspace.search(Space.from_text(SPACE, "little.yaml"), evaluator=evaluated, known=known, **settings)
 
 
-def told(kind: str, **about: object) -> None:
-    """Keep what the search says."""
+def print_note(kind: str, **about: object) -> None:
+    """Print the notes of the search to standard error."""
     if kind == "note":
         print(about["text"], file=sys.stderr, flush=True)
 
 
 @dataclass
 class Campaign:
-    """A search that is killed again and again, in a folder of its own."""
+    """A search that is killed repeatedly, in its own folder."""
 
     name: str
     folder: Path
@@ -108,10 +105,10 @@ class Campaign:
         self.known = now
 
     def kill(self, rng: random.Random) -> bool:
-        """Wait for a random moment and kill; False if the search was at its end before."""
-        begun, kind = self._begun(), rng.choice(self.kinds)
-        while self._begun() <= begun and self.process.poll() is None:
-            time.sleep(0.02)  # nothing is disturbed before something is under way
+        """Wait for a random moment and kill; returns False if the search ended first."""
+        started, kind = self._count_started(), rng.choice(self.kinds)
+        while self._count_started() <= started and self.process.poll() is None:
+            time.sleep(0.02)  # wait for a new trial to start
         time.sleep(rng.uniform(0, 3 * SECONDS))
         if self.process.poll() is not None:
             return False
@@ -128,12 +125,12 @@ class Campaign:
         self.kills[kind] += 1
         return True
 
-    def _begun(self) -> int:
+    def _count_started(self) -> int:
         path = self.folder / LOG
         return len(path.read_text().split()) if path.is_file() else 0
 
     def run(self, kills: int, rng: random.Random) -> None:
-        """So many kills, over as many searches as it takes; then the last one to its end."""
+        """Kill the search `kills` times, then let it run to its end."""
         while sum(self.kills.values()) < kills:
             if self.process is None:
                 self.begin()

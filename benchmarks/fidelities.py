@@ -1,4 +1,4 @@
-"""How well does a cheap training rank networks? A campaign of trainings that resumes, and its table of Kendall's tau.
+"""How well short trainings rank networks: resumable runs, and a table of Kendall's tau.
 
     python benchmarks/fidelities.py train --cifar10-12k DIR --clothing10 DIR --fashion-10k installed
         [--device cpu] [--processes 2] [--only SET/BUDGET]
@@ -6,7 +6,7 @@
     python benchmarks/fidelities.py list | report
 
 `train` runs every training of `PLAN` that the table `reports/benchmarks/fidelities/trainings.csv` does not hold yet and
-appends a row for each, so that it goes on after any stop. cifar10-12k is a folder with train.parquet and test.parquet,
+appends a row for each; it can be stopped and restarted. cifar10-12k is a folder with train.parquet and test.parquet,
 clothing10 a folder of images; Fashion-MNIST is found as the package finds it, and 10,000 of its training images are
 used (8,000 to train, 2,000 to validate) and all test images. The networks of a set are drawn from its space with a
 fixed seed and spread evenly over the logarithm of their FLOPs; those of clothing10 are given
@@ -128,7 +128,7 @@ MIDDLE = (  # for images of 64 pixels
 
 
 def budgets(candidates: tuple[Budget, ...]) -> tuple[tuple[Budget, tuple[int, ...]], ...]:
-    """Every candidate with two seeds of its own, which no long training has."""
+    """Every candidate with two seeds, which differ from those of the long trainings."""
     return tuple((one, (10, 11)) for one in candidates)
 
 
@@ -525,23 +525,31 @@ def main() -> None:
     packing.add_argument("name", choices=PLAN)
     packing.add_argument("place")
     packing.add_argument("file", type=Path)
-    asked = parser.parse_args()
-    if asked.verb == "list":
+    arguments = parser.parse_args()
+    if arguments.verb == "list":
         print(json.dumps({name: [one.name for one, _ in task.budgets] for name, task in PLAN.items()}, indent=1))
         return
-    if asked.verb == "report":
+    if arguments.verb == "report":
         table = rows(FOLDER / "trainings.csv")
         for name in PLAN:
             about, found = rankings(name, table)
             print(f"\n{about}\n\n| budget | seconds | tau (95 % interval) | lost (points) |\n| -- | -- | -- | -- |")
             print(*(one.text for one in found), sep="\n")
         return
-    if asked.verb == "pack":
-        pack(asked.name, {asked.name: None if asked.place == "installed" else asked.place}, asked.file)
+    if arguments.verb == "pack":
+        pack(
+            arguments.name,
+            {arguments.name: None if arguments.place == "installed" else arguments.place},
+            arguments.file,
+        )
         return
-    given = {"cifar10-12k": asked.cifar10_12k, "clothing10": asked.clothing10, "fashion-10k": asked.fashion_10k}
+    given = {
+        "cifar10-12k": arguments.cifar10_12k,
+        "clothing10": arguments.clothing10,
+        "fashion-10k": arguments.fashion_10k,
+    }
     places = {name: None if place == "installed" else place for name, place in given.items() if place}
-    run(places, asked.device, asked.processes, asked.only, asked.seconds, asked.table)
+    run(places, arguments.device, arguments.processes, arguments.only, arguments.seconds, arguments.table)
 
 
 if __name__ == "__main__":

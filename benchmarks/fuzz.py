@@ -1,4 +1,4 @@
-"""Damaged and hostile documents, read by the verbs that people run: each ends in success or in one message.
+"""Damaged and hostile documents, read by commands: each case ends in success or in one message.
 
     python benchmarks/fuzz.py [--cases 10000] [--seed 0] [--kind KIND ...] [--case NUMBER]
 
@@ -6,7 +6,7 @@ A case is one document with one to three mutations: spaces, recipes, architectur
 cache, the files of an export. A fault is a traceback, an internal error, a message of 1,500 characters or
 more, a file written outside of the case's folder or left in the temporary folder, or more than five seconds of CPU
 time. A case depends on its kind, number and the seed alone: `--kind KIND --case NUMBER` runs one again. Each kind
-runs in a process of its own, which is started again after a case that killed it.
+runs in its own process, which is restarted after a case that killed it.
 """
 
 from __future__ import annotations
@@ -248,9 +248,9 @@ def mutated_database(path: Path, rng: random.Random, others: list[Any]) -> str:
     """Change a database: a value in a document, a cell, a row, a column, a table, bytes of the file."""
     how = rng.choice(["document", "document", "document", "cell", "cell", "column", "row", "rows", "table", "bytes"])
     if how == "bytes":
-        data, said = mutated_bytes(path.read_bytes(), rng)
+        data, mutation = mutated_bytes(path.read_bytes(), rng)
         path.write_bytes(data)
-        return f"bytes: {said}"
+        return f"bytes: {mutation}"
     connection = sqlite3.connect(path)
     connection.text_factory = bytes
     try:
@@ -288,12 +288,12 @@ def _changed_table(connection: sqlite3.Connection, how: str, rng: random.Random,
         table, column, row, value = rng.choice(texts)
         try:
             read = json.loads(value)
-        except (TypeError, ValueError, RecursionError):  # changed before
+        except (TypeError, ValueError, RecursionError):  # already mutated
             read = value
-        document, said = mutated({"": read}, rng, others)
+        document, mutation = mutated({"": read}, rng, others)
         new: Any = as_json(document.get("") if isinstance(document, dict) else document)
         connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (new, row))
-        return f"{table}.{column}, row {row}: {said}"
+        return f"{table}.{column}, row {row}: {mutation}"
     rows = connection.execute(f"SELECT rowid FROM {table}").fetchall()
     if not rows:
         return "an empty table"
@@ -319,12 +319,12 @@ class Result:
     kind: str
     number: int
     outcome: str
-    said: str  # the mutation
+    mutation: str
     why: str = ""  # of a fault, or the message
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.number} ({self.said}): {self.why}"
+        return f"{self.kind} {self.number} ({self.mutation}): {self.why}"
 
 
 class Fuzz:
@@ -407,9 +407,9 @@ class Fuzz:
         shutil.rmtree(self.root / "cache")
         (self.root / "cache").mkdir()
         with self.surroundings(), _inside(work):
-            said, actions = KINDS[kind](self, work, rng)
+            mutation, actions = KINDS[kind](self, work, rng)
             before = self._listing()
-            result = Result(kind, number, SUCCESS, said)
+            result = Result(kind, number, SUCCESS, mutation)
             began = time.process_time()
             for name, action in actions:
                 outcome, why = _ended(action)
@@ -472,15 +472,15 @@ class Fuzz:
         """Write a mutated text document, by its parts or its bytes."""
         target = target or path
         if rng.random() < 0.3:
-            data, said = mutated_bytes(path.read_bytes(), rng)
+            data, mutation = mutated_bytes(path.read_bytes(), rng)
         else:
-            document, said = mutated(_parsed(path.read_text()), rng, self.documents)
+            document, mutation = mutated(_parsed(path.read_text()), rng, self.documents)
             text = as_json(document) if path.suffix == ".json" else as_yaml(document, rng)
             data = text.encode("utf-8", "surrogatepass")
         if target.exists():
-            target.unlink()  # may be a link to the file that everybody has
+            target.unlink()  # may be a link to the shared original
         target.write_bytes(data)
-        return said
+        return mutation
 
 
 @functools.cache
@@ -489,7 +489,7 @@ def _parsed(text: str) -> Any:
 
 
 def _settled(path: Path) -> None:
-    """A database without a write-ahead log beside it."""
+    """Merge a database's write-ahead log into its file."""
     whole = path.with_name("whole.db")
     with contextlib.closing(sqlite3.connect(path)) as there, contextlib.closing(sqlite3.connect(whole)) as here:
         there.backup(here)
@@ -523,16 +523,16 @@ def _command(arguments: list[str]) -> tuple[str, str]:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = cli.run(arguments)
-    said = err.getvalue()
-    if status == 1 and not said and "FAILED" in out.getvalue():
+    message = err.getvalue()
+    if status == 1 and not message and "FAILED" in out.getvalue():
         return MESSAGE, "a check failed"
     if status == 0:
-        return (FAULT if "Traceback" in said else SUCCESS), said
-    if status not in (1, 2, 3) or "Traceback" in said or "internal error" in said or "nas: " not in said:
-        return FAULT, f"status {status}: {said[-6000:]}{_kept()}"
-    if len(said) >= LONGEST:
-        return FAULT, f"a message of {len(said)} characters: {said[:300]}"
-    return MESSAGE, said
+        return (FAULT if "Traceback" in message else SUCCESS), message
+    if status not in (1, 2, 3) or "Traceback" in message or "internal error" in message or "nas: " not in message:
+        return FAULT, f"status {status}: {message[-6000:]}{_kept()}"
+    if len(message) >= LONGEST:
+        return FAULT, f"a message of {len(message)} characters: {message[:300]}"
+    return MESSAGE, message
 
 
 def _kept() -> str:
@@ -591,7 +591,7 @@ def _begins(*_: object, **__: object) -> None:
 def listed(fuzz: Fuzz, work: Path, rng: random.Random) -> tuple[str, list[Action]]:
     """A space: listed, sampled, counted, searched by a function."""
     path = work / "space.yaml"
-    said = fuzz.mutate(fuzz.base / "space.yaml", rng, path)
+    mutation = fuzz.mutate(fuzz.base / "space.yaml", rng, path)
 
     def sampled() -> None:
         from nasspace import Architecture, Space, cost
@@ -606,13 +606,13 @@ def listed(fuzz: Fuzz, work: Path, rng: random.Random) -> tuple[str, list[Action
     actions = [nas("spaces", "space.yaml", *rng.choice([(), ("--json",)])), function("Space.sample", sampled)]
     if rng.random() < 0.1:
         actions.append(nas("search", "--space", "space.yaml", "--study", "s", "--resolution", "16"))
-    return said, actions
+    return mutation, actions
 
 
 def recipes(fuzz: Fuzz, work: Path, rng: random.Random) -> tuple[str, list[Action]]:
     """A recipe: read and written again; a search by it up to its beginning."""
     path = work / "recipe.yaml"
-    said = fuzz.mutate(fuzz.base / "recipe.yaml", rng, path)
+    mutation = fuzz.mutate(fuzz.base / "recipe.yaml", rng, path)
 
     def again() -> None:
         from nasspace.documents import Document
@@ -623,17 +623,17 @@ def recipes(fuzz: Fuzz, work: Path, rng: random.Random) -> tuple[str, list[Actio
             raise AssertionError("the recipe as written is another one")
 
     search = nas("search", "--space", str(fuzz.base / "space.yaml"), "--recipe", "recipe.yaml", "--study", "s")
-    return said, [function("recipe.load", again), search]
+    return mutation, [function("recipe.load", again), search]
 
 
 def architectures(fuzz: Fuzz, work: Path, rng: random.Random) -> tuple[str, list[Action]]:
     """An architecture: shown; sometimes exported or measured, if it is small."""
     path = work / "net.json"
-    said = fuzz.mutate(fuzz.base / "net.json", rng, path)
+    mutation = fuzz.mutate(fuzz.base / "net.json", rng, path)
     actions = [nas("show", "net.json", *rng.choice([(), ("--json",), ("--resolution", "9")]))]
     if rng.random() < 0.1 and _is_small(path):
         actions.append(nas("export", "net.json", "--format", rng.choice(["source", "torch", "source,onnx"])))
-    return said, actions
+    return mutation, actions
 
 
 def _is_small(path: Path) -> bool:
@@ -673,38 +673,38 @@ def studies(fuzz: Fuzz, work: Path, rng: random.Random) -> tuple[str, list[Actio
 def databases(fuzz: Fuzz, work: Path, rng: random.Random) -> tuple[str, list[Action]]:
     """study.db."""
     name = _copied(fuzz, work, rng)
-    said = [mutated_database(work / "reports" / name / "study.db", rng, []) for _ in range(rng.choice([1, 1, 2]))]
-    return "; ".join(said), _read(name, rng)
+    mutations = [mutated_database(work / "reports" / name / "study.db", rng, []) for _ in range(rng.choice([1, 1, 2]))]
+    return "; ".join(mutations), _read(name, rng)
 
 
 def caches(fuzz: Fuzz, work: Path, rng: random.Random) -> tuple[str, list[Action]]:
     """latency.db."""
     path = fuzz.root / "cache" / "latency.db"
     shutil.copy(fuzz.base / "latency.db", path)
-    said = [mutated_database(path, rng, fuzz.documents) for _ in range(rng.choice([1, 1, 2]))]
+    mutations = [mutated_database(path, rng, fuzz.documents) for _ in range(rng.choice([1, 1, 2]))]
 
     def read() -> None:
         from nasspace.latency import benchmark, reference
         from nasspace.latency.cache import LatencyCache
         from nasspace.latency.conditions import Conditions
 
-        cache, beside = LatencyCache(), reference.reference_conditions(1, "cpu")
+        cache, reference_key = LatencyCache(), reference.reference_conditions(1, "cpu")
         for runtime in ("onnxruntime", "eager"):
             key = Conditions.on_this_machine(
                 fuzz.digest, runtime, device="cpu", threads=1, batch_size=1, input=(3, 16, 16)
             )
             found = benchmark.cached_latency(key, cache)
-            known = reference.machine_history(beside, runtime, cache)
+            known = reference.machine_history(reference_key, runtime, cache)
             if found:
                 found.normalized(known)
-                benchmark.store_latency(found, key, beside, runtime, cache)
-        cache.add_reading(beside, 1.0)
+                benchmark.store_latency(found, key, reference_key, runtime, cache)
+        cache.add_reading(reference_key, 1.0)
 
     actions = [function("LatencyCache", read)]
     if rng.random() < 0.1:
         runtime = ("--runtime", rng.choice(["onnxruntime", "eager"]))
         actions.append(nas("latency", str(fuzz.base / "net.json"), "--cached", "--seconds", "0.01", *runtime))
-    return "; ".join(said), actions
+    return "; ".join(mutations), actions
 
 
 EXPORTED = (*("architecture.json", "preprocessing.json", "export.json") * 3, "model.onnx", "weights.safetensors")
@@ -718,17 +718,17 @@ def exports(fuzz: Fuzz, work: Path, rng: random.Random) -> tuple[str, list[Actio
     path = work / "export" / name
     if rng.random() < 0.03:
         path.unlink()
-        said = "removed"
+        mutation = "removed"
     elif path.suffix == ".json":
-        said = fuzz.mutate(path, rng)
+        mutation = fuzz.mutate(path, rng)
     else:
-        data, said = mutated_bytes(path.read_bytes(), rng)
+        data, mutation = mutated_bytes(path.read_bytes(), rng)
         path.write_bytes(data)
     verbs = [("predict", "export", str(fuzz.base / "image.png")), ("show", "export")]
     verbs = [("verify", "export", "--no-code"), rng.choice(verbs)]
     if rng.random() < 0.1:
         verbs.append(("export", "export", "--format", "torch", "--out", "again"))
-    return f"{name}: {said}", [nas(*verb) for verb in verbs]
+    return f"{name}: {mutation}", [nas(*verb) for verb in verbs]
 
 
 KINDS = {
@@ -743,26 +743,26 @@ KINDS = {
 
 
 def campaign(root: Path, kind: str, numbers: range, seed: int) -> Iterator[Result]:
-    """Cases of a kind, in a process that is started again after a case that killed it."""
+    """Run the cases of a kind in a process, which is restarted after a case that killed it."""
     first = numbers.start
     while first < numbers.stop:
         command = [sys.executable, "-W", "ignore", __file__, "--run", str(root), kind, str(first), str(numbers.stop)]
         process = subprocess.Popen([*command, str(seed)], stdout=subprocess.PIPE, text=True)
-        begun = first
+        current = first
         for line in process.stdout:
             message = json.loads(line)
             if "begins" in message:
-                begun = message["begins"]
+                current = message["begins"]
             else:
                 yield Result(**message)
                 first = message["number"] + 1
         if status := process.wait():
-            yield Result(kind, begun, FAULT, "?", f"its process ended with {status}")
-            first = begun + 1
+            yield Result(kind, current, FAULT, "?", f"its process ended with {status}")
+            first = current + 1
 
 
 def _worker(root: str, kind: str, first: str, stop: str, seed: str) -> None:
-    """The process of some cases: what it finds goes to standard output, a line each."""
+    """Run a range of cases and print their results, one JSON line each."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

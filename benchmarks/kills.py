@@ -12,7 +12,7 @@ all kills are used up; the last one runs to its end.
 
 Compared after each kill: every trial that was finished before must be in the record unchanged (lost), no network may
 be finished twice (twice). At the end of a search: its exports exist and pass `nas verify`, no temporary file is left in
-the study or in the temporary folder, no process of it lives (each way has a temporary folder of its own, by which its
+the study or in the temporary folder, no process of it lives (each way has its own temporary folder, by which its
 processes are recognized). In one process the front and the bytes of its files equal those of the undisturbed search.
 """
 
@@ -45,7 +45,7 @@ sampler: gain
 objectives: [accuracy, {second}]
 fidelity: {{resolution: 16, epochs: 2, share: 0.5}}
 """
-HELD = ("weights.safetensors", "model.onnx", "preprocessing.json")
+HASHED = ("weights.safetensors", "model.onnx", "preprocessing.json")
 SHARE = 0.5  # of the time of an undisturbed search: the longest that a process may live before it is killed
 GRACE_SECONDS = 60.0  # in which processes of a killed search must have ended
 PHASES = (  # the first that fits the last line printed before a kill
@@ -59,7 +59,7 @@ PHASES = (  # the first that fits the last line printed before a kill
 
 @dataclass
 class Way:
-    """One way to run the search, in a folder and with a temporary folder of its own."""
+    """One way to run the search, in its own folder and with its own temporary folder."""
 
     name: str
     folder: Path
@@ -84,12 +84,12 @@ class Way:
         return self.folder / "tmp"
 
     def command(self, study: str) -> list[str]:
-        """Start the search, or go on with it where it has a record."""
+        """The command that starts the search, or resumes it if it has a record."""
         nas = [sys.executable, "-W", "ignore", "-m", "nasspace.cli"]
         if (self.folder / "reports" / study / "study.yaml").exists():
             return [*nas, "resume", study]
-        asked = ["--space", "shuffle", "--data", "digits", "--recipe", "short.yaml", "--study", study]
-        return [*nas, "search", *asked, *self.options]
+        options = ["--space", "shuffle", "--data", "digits", "--recipe", "short.yaml", "--study", study]
+        return [*nas, "search", *options, *self.options]
 
     def start(self, study: str) -> subprocess.Popen:
         environment = {**os.environ, "TMPDIR": str(self.temporary), "NASSPACE_CACHE": str(self.folder / "cache")}
@@ -99,7 +99,7 @@ class Way:
             )
 
     def run(self, study: str) -> None:
-        """To its end."""
+        """Run a search to its end."""
         start = time.monotonic()
         if status := self.start(study).wait():
             self.wrong.append(f"{study}: exit status {status}: {self.printed()[-500:]}")
@@ -149,7 +149,7 @@ class Way:
         """The front, and the digest of every held file of its exports."""
         found = records.load(self.folder / "reports" / study)
         members = [(member["id"], member["digest"], member["accuracy"]) for member in found.document()["front"]]
-        paths = [path for path in sorted((found.folder / "exports").rglob("*")) if path.name in HELD]
+        paths = [path for path in sorted((found.folder / "exports").rglob("*")) if path.name in HASHED]
         return members, {
             str(path.relative_to(found.folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
         }

@@ -1,4 +1,4 @@
-"""The published networks by value: weights put into an original and into ours, layer by layer, give one output.
+"""Compare published networks with their originals: with equal weights, layer by layer, outputs must be equal.
 
     python benchmarks/originals.py FOLDER [NAME...]
 
@@ -6,12 +6,12 @@ needs torchvision, timm, pytorchcv and pytest, and in FOLDER the official code w
 ShuffleNetV1/ and ShuffleNetV2/ (blocks.py, network.py) of megvii-model/ShuffleNet-Series, and MobileNeXt/mnext.py of
 yitu-opensource/MobileNeXt. Prints one row a network:
 
-    epsilon      where an original's is not ours, it is set to ours; the difference without that stands behind
+    epsilon      if an original's differs from ours, it is set to ours; the difference without that follows
     difference   the largest one of an output, relative to the largest output
-    exchanged    the same with every activation of a kind exchanged (ReLU6 for ReLU, ...), the kind that shows least
-    in order     whether the layers are registered in one order, so that a checkpoint's values can be put in by position
+    exchanged    the same with all activations of one kind exchanged (ReLU6 for ReLU, ...), smallest over the kinds
+    in order     whether layers are registered in the same order, so that checkpoints can be loaded by position
 
-and ends with 1 if a difference is above 1e-4, or if an exchange would not have shown.
+The exit status is 1 if a difference is above 1e-4, or if an exchange would not be detected.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ import test_values as values
 
 @dataclass(frozen=True)
 class Pair:
-    """A network of the zoo and its original. `late` names the parts of the original that run in front of their unit's
-    other layers, and in ours behind them; `scale` is that of the image, `options` those of the zoo.
+    """A network of the zoo and its original.
+
+    `late` names the parts that run before their unit's other layers in the original and after them in ours; `scale` is
+    that of the image, `options` those of the zoo.
     """
 
     name: str

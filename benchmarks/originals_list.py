@@ -29,7 +29,7 @@ def version(package: str) -> str:
 
 
 def official(path: Path) -> ModuleType:
-    """A file of official code as a module; what it imports from beside it is found there."""
+    """Import a file of official code as a module; imports from its folder work."""
     sys.modules.pop("blocks", None)  # both ShuffleNets have a file of this name
     sys.path.insert(0, str(path.parent))
     try:
@@ -45,25 +45,25 @@ Source = tuple[str, Callable[[], nn.Module]]  # what it is, and how to make it
 Edit = Callable[[nn.Module], nn.Module]
 
 
-def as_it_is(network: nn.Module) -> nn.Module:
+def unchanged(network: nn.Module) -> nn.Module:
     return network
 
 
-def from_timm(name: str, note: str = "", edit: Edit = as_it_is) -> Source:
+def from_timm(name: str, note: str = "", edit: Edit = unchanged) -> Source:
     import timm
 
     return f"{version('timm')} {name}{note}", lambda: edit(timm.create_model(name))
 
 
-def from_torchvision(name: str, note: str = "", edit: Edit = as_it_is, **options: float) -> Source:
+def from_torchvision(name: str, note: str = "", edit: Edit = unchanged, **options: float) -> Source:
     import torchvision.models as models
 
-    said = "".join(f" {key}={value}" for key, value in options.items())
+    shown = "".join(f" {key}={value}" for key, value in options.items())
     make = getattr(models, name)
-    return f"{version('torchvision')} {name}{said}{note}", lambda: edit(make(weights=None, **options))
+    return f"{version('torchvision')} {name}{shown}{note}", lambda: edit(make(weights=None, **options))
 
 
-def from_pytorchcv(name: str, note: str = "", edit: Edit = as_it_is) -> Source:
+def from_pytorchcv(name: str, note: str = "", edit: Edit = unchanged) -> Source:
     from pytorchcv.model_provider import get_model
 
     return f"{version('pytorchcv')} {name}{note}", lambda: edit(get_model(name))
@@ -94,16 +94,16 @@ def _grouped(network: nn.Module) -> nn.Module:
 
 
 class Bypassed(nn.Module):
-    """A fire module of another library with a convolution beside it."""
+    """A fire module of another library with a parallel convolution."""
 
     def __init__(self, fire: nn.Module):
         super().__init__()
         self.fire = fire
         out = fire.expand1x1.conv.out_channels + fire.expand3x3.conv.out_channels
-        self.beside = nn.Conv2d(fire.squeeze.conv.in_channels, out, 1)
+        self.parallel = nn.Conv2d(fire.squeeze.conv.in_channels, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fire(x) + self.beside(x)
+        return self.fire(x) + self.parallel(x)
 
 
 def _complex_bypass(network: nn.Module) -> nn.Module:
@@ -201,7 +201,7 @@ def _without_bias(network: nn.Module) -> nn.Module:
 
 
 def pooled_first(network: nn.Module) -> nn.Module:
-    """pytorchcv concatenates the pooled input behind the branch, the official code in front of it."""
+    """pytorchcv concatenates the pooled input after the branch, the official code before it."""
     from pytorchcv.models.shufflenet import ShuffleUnit
 
     class PooledFirst(ShuffleUnit):
@@ -217,7 +217,7 @@ def pooled_first(network: nn.Module) -> nn.Module:
 
 
 def shuffled(unit: nn.Module) -> nn.Module:
-    """A unit with torchvision's channel shuffle behind it."""
+    """A unit followed by torchvision's channel shuffle."""
     from torchvision.models.shufflenetv2 import channel_shuffle
 
     class Shuffled(nn.Sequential):

@@ -1,4 +1,4 @@
-"""Compute `tests/recorded/networks.json` by the originals: a network of each family with the weights of a formula.
+"""Compute `tests/recorded/networks.json` with the originals: a network of each family, with weights by a formula.
 
     python benchmarks/record_networks.py FOLDER
 

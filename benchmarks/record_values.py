@@ -51,7 +51,7 @@ def layer(block: str, out: int, stride: int = 1, **options: Any) -> dict[str, An
 
 
 def stem(in_channels: int, out_channels: int) -> nn.Module:
-    """A map behind a ReLU: there the paper's ReLU behind the concatenation and the code's in front of it are one."""
+    """A stem that ends in a ReLU: a ReLU before the concatenation (the code) then equals one after it (the paper)."""
     conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
 
@@ -178,12 +178,12 @@ def squeezenets() -> Iterator[dict[str, Any]]:
     layers = [layer("fire", 16, bypass="complex"), layer("fire", 16, bypass="complex")]
     wrong = {name: changed(layers, bypass=name) for name in ("none", "simple")}
     network = nn.Sequential(Bypassed(unit(8, residual=False)), unit(16, residual=True))
-    yield case("fire_complex", f"{source}, a 1x1 convolution beside the first", network, layers, wrong)
+    yield case("fire_complex", f"{source}, with a parallel 1x1 convolution", network, layers, wrong)
     pool = {"block": "max_pool", "kernel": 3, "stride": 2, "padding": 0, "ceil": True}
     layers = [pool, layer("fire", 16), {"block": "global_pool"}]
     wrong = {"floor": [{**pool, "ceil": False}, *layers[1:]], "padding": [{**pool, "padding": 1}, *layers[1:]]}
     network = nn.Sequential(nn.MaxPool2d(3, 2, ceil_mode=True), Fire(8, 2, 8, 8), nn.AdaptiveAvgPool2d(1))
-    yield case("fire_pooled", f"{version('torchvision')} squeezenet.Fire behind its pooling", network, layers, wrong)
+    yield case("fire_pooled", f"{version('torchvision')} squeezenet.Fire after its pooling", network, layers, wrong)
     layers = [layer("conv", 12, norm="none"), {"block": "lrn"}]
     plain, five = layers[:1], changed(layers[:1], activation="relu6")
     network = AlexConv(8, 12, 3, 1, 1, use_lrn=True)

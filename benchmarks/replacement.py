@@ -1,9 +1,9 @@
-"""How soon a killed worker is replaced, and the share of the workers' time that goes into finished trials.
+"""Seconds until a killed worker is replaced, and the share of the workers' time spent in finished trials.
 
     python benchmarks/replacement.py [--workers 4] [--kills 2] [--seconds 1.5] [--trials 100]
 
 A search on Ray whose trials sleep, so that cores do not matter. The first kill (SIGKILL, of a worker in the middle of
-a trial) comes when every worker has begun its second trial, the next ones five seconds apart. Printed are the seconds
+a trial) comes when every worker has started its second trial, the next ones five seconds apart. Printed are the seconds
 from each kill to the first trial of a process that had none before, and the share: seconds of finished trials over
 workers times seconds from the first kill to the last trial's end.
 """
@@ -34,7 +34,7 @@ BETWEEN = 5.0  # seconds between two kills
 
 
 def search(workers: int, seconds: float, trials: int) -> None:
-    """The search, as a process of its own in the working folder."""
+    """Run the search in the working folder; called in a separate process."""
     import nasspace
     from nasspace import Architecture, Space, cost
 
@@ -66,10 +66,10 @@ def events(folder: Path) -> list[tuple[float, int, str]]:
 
 
 def killed(folder: Path, process: subprocess.Popen, workers: int, kills: int) -> list[tuple[float, int]]:
-    """Kill workers; returned are the times and the processes."""
+    """Kill workers; returns the times and process ids."""
     while process.poll() is None:
-        begun = Counter(pid for _, pid, event in events(folder) if event == "begin")
-        if len(begun) >= workers and min(begun.values()) >= 2:
+        started = Counter(pid for _, pid, event in events(folder) if event == "begin")
+        if len(started) >= workers and min(started.values()) >= 2:
             break
         time.sleep(0.05)
     done: list[tuple[float, int]] = []
@@ -94,8 +94,8 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        asked = [str(given.workers), str(given.seconds), str(given.trials)]
-        command = [sys.executable, "-W", "ignore", __file__, "--search", *asked]
+        arguments = [str(given.workers), str(given.seconds), str(given.trials)]
+        command = [sys.executable, "-W", "ignore", __file__, "--search", *arguments]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(command, cwd=folder, env=environment)
         try:

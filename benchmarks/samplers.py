@@ -1,12 +1,12 @@
-"""How much of the true Pareto front each sampler finds with equal evaluations, on the complete NAS-Bench-201 table.
+"""Share of the true Pareto front that each sampler finds with equal evaluations, on the NAS-Bench-201 table.
 
     python benchmarks/samplers.py [--seeds 10] [--samplers gain tpe ...]
 
 15,625 cells of six choices; accuracy on CIFAR-10 after 200 epochs, multiply-adds (known for every candidate), and
 latency on a Raspberry Pi 5 in ONNX Runtime (measured, so unknown to a sampler). Printed is the share of the true
 front's hypervolume, mean and standard deviation over the seeds; the reference point is the front's worst value in each
-objective and a tenth of its range beyond. A candidate over the limit is rejected after its measurement, and is
-no evaluation. A repeated proposal is told as failed; after twenty in a row a random new cell is taken.
+objective and a tenth of its range beyond. A candidate over the limit is rejected after its measurement and does
+not count as an evaluation. A repeated proposal is recorded as failed; after twenty in a row a random cell is enqueued.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def cells() -> Cells:
 
 
 def ours(objectives: Sequence[str], limits: Mapping[str, float], seed: int) -> Callable[[list[Observation]], Cell]:
-    """Asks the project's sampler."""
+    """Ask nasspace's sampler `gain`."""
     known = {"flops": lambda cell: cells().values[cell]["flops"]}
     sampler = GainSampler(cells(), objectives, limits, known, seed)
     return lambda seen: sampler.propose(seen, len(seen))
@@ -99,23 +99,23 @@ def ours(objectives: Sequence[str], limits: Mapping[str, float], seed: int) -> C
 def optunas(
     name: str, objectives: Sequence[str], limits: Mapping[str, float], seed: int
 ) -> Callable[[list[Observation]], Cell]:
-    """Asks one of Optuna's, and tells it what became of its last proposal."""
+    """Ask an Optuna sampler, and tell it the result of its last proposal."""
     directions = ["maximize" if objective == "accuracy" else "minimize" for objective in objectives]
     study = optuna.create_study(directions=directions, sampler=optuna_sampler(name, seed))
-    asked: list[optuna.Trial] = []
+    trials: list[optuna.Trial] = []
 
     def ask(seen: list[Observation]) -> Cell:
         if seen:
-            _tell(study, asked[-1], seen[-1].values, objectives, limits)
+            _tell(study, trials[-1], seen[-1].values, objectives, limits)
         taken = {trial.architecture for trial in seen}
         for repeats in itertools.count():
             if repeats >= PATIENCE:
                 study.enqueue_trial(cells().sample(random.Random(f"{seed}/{len(seen)}/{repeats}")).choices)
-            asked.append(study.ask())
-            cell = cells().architecture(lambda at, options: asked[-1].suggest_categorical(at, options))
+            trials.append(study.ask())
+            cell = cells().architecture(lambda at, options: trials[-1].suggest_categorical(at, options))
             if cell not in taken:
                 return cell
-            study.tell(asked[-1], state=optuna.trial.TrialState.FAIL)
+            study.tell(trials[-1], state=optuna.trial.TrialState.FAIL)
 
     return ask
 
@@ -123,8 +123,8 @@ def optunas(
 def _tell(
     study: optuna.Study, trial: optuna.Trial, values: Mapping, objectives: Sequence[str], limits: Mapping
 ) -> None:
-    for name, most in limits.items():
-        trial.set_constraint(name, values[name] / most - 1)
+    for name, limit in limits.items():
+        trial.set_constraint(name, values[name] / limit - 1)
     if "accuracy" in values:
         study.tell(trial, [values[objective] for objective in objectives])
     else:
@@ -147,7 +147,7 @@ def run(name: str, task: str, seed: int) -> dict[str, Any]:
     while len(evaluated) < EVALUATIONS[-1]:
         cell = ask(seen)
         values = dict(cells().values[cell])
-        if all(values[limited] <= most for limited, most in limits.items()):
+        if all(values[limited] <= limit for limited, limit in limits.items()):
             evaluated.append(dict(values))
         else:
             del values["accuracy"]
@@ -167,7 +167,7 @@ def share(found: Sequence[Mapping[str, float]], task: str) -> float:
 def _truth(task: str) -> tuple[np.ndarray, np.ndarray]:
     """The true front inside the limits, and the reference point."""
     objectives, limits = TASKS[task]
-    inside = [v for v in cells().values.values() if all(v[name] <= most for name, most in limits.items())]
+    inside = [v for v in cells().values.values() if all(v[name] <= limit for name, limit in limits.items())]
     every = points(inside, objectives)
     front = every[pareto.front(every)]
     return front, front.max(axis=0) + 0.1 * np.ptp(front, axis=0)

@@ -1,4 +1,4 @@
-"""Whole searches on `digits` at equal trials: the default sampler beside random search, or others that are named.
+"""Whole searches on `digits` with equal numbers of trials: the default sampler and random search, or those named.
 
     python benchmarks/search.py [SEEDS] [TRIALS] [EPOCHS] [SPACE] [SAMPLER,SAMPLER,...]
 

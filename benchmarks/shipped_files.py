@@ -1,4 +1,4 @@
-"""What the files that a study ships are worth, found by a program that knows nothing of nasspace.
+"""Accuracy of the exported files of a study, measured by a program without nasspace.
 
     python benchmarks/shipped_files.py STUDY...
 
@@ -99,7 +99,7 @@ def written(images: Any, classes: tuple[str, ...], folder: Path) -> list[tuple[s
 
 
 def judged_apart(folder: Path, images: list[tuple[str, str]]) -> int:
-    """`judge` in a process of its own that has no nasspace."""
+    """Run `judge` in a separate process that cannot import nasspace."""
     command = [sys.executable, "-c", JUDGE, str(Path(__file__).parent), str(folder)]
     done = subprocess.run(command, input=json.dumps(images), capture_output=True, text=True, check=False)
     if done.returncode:
@@ -126,8 +126,8 @@ def main(names: list[str]) -> None:
     for name in names:
         found = study.load(name)
         front = found.document()["front"]
-        asked = recipe.read(Document(found.settings["recipe"], name))
-        data = data_of(asked, front[0]["resolution"])
+        settings = recipe.read(Document(found.settings["recipe"], name))
+        data = data_of(settings, front[0]["resolution"])
         print(f"\n{found.name}: {found.settings['space']['name']}, {data.name.rpartition('/')[2]}, ", end="")
         print(f"{front[0]['resolution']} pixels, limits {found.limits}\n")
         print("| member | latency, ms | front | file, validation | file, test | test - front, 95 % |")

@@ -1,8 +1,8 @@
-"""How long a person waits: `nas --help`, and the first trial of `nas search`.
+"""Start-up time: `nas --help`, and the first trial of `nas search`.
 
     python benchmarks/startup.py [REPEATS]
 
-Beside them the same for a bare Python, on the same machine in the same minute.
+Also printed: the start-up time of Python alone, in the same run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(repeats: int = 5) -> None:
         with tempfile.TemporaryDirectory() as folder:
             environment = {**os.environ, "NASSPACE_CACHE": str(Path(folder) / "cache")}
             times.append(seconds(search, "trial 0", cwd=folder, env=environment))
-    show("nas search, the first trial begun", times)
+    show("nas search, first trial started", times)
 
 
 if __name__ == "__main__":
