@@ -81,7 +81,7 @@ def names(kind: str) -> dict[str, Path]:
 def find(kind: str, name: str | os.PathLike[str]) -> Path:
     """Find the file of `name`: a path, else `./KIND/name.yaml`, else a shipped one.
 
-    An unknown name is an `InputError` with the nearest known one.
+    An unknown name raises `InputError` with the nearest known one.
     """
     path = Path(name)
     with contextlib.suppress(OSError):  # a name that is too long, a folder that cannot be read

@@ -137,7 +137,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Scheme:
-    """Return the scheme called `name`; an unknown name is an `InputError` with the nearest known one."""
+    """Return the scheme called `name`; an unknown name raises `InputError` with the nearest known one."""
     if name not in SCHEMES:
         raise InputError(f"initialization: '{name}' is not a scheme{nearest(name, SCHEMES)}")
     return SCHEMES[name]

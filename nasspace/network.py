@@ -29,7 +29,7 @@ def build(architecture: Architecture, *, seed: int = 0, initialization: str = sc
     Its input is (batch, C, H, W), its output (batch, classes). `initialization` names the scheme of the library's
     blocks (`nasspace.initialization.names()`); `nasspace.zoo.initialization_of(name)` is that of a published network's
     paper. A user's own block keeps the initialization of its constructor. Equal architectures have equal weights from
-    one seed. The global random state does not change. An unknown scheme is an `InputError` with the nearest known one.
+    one seed. The global random state does not change. An unknown scheme raises `InputError` with the nearest known one.
     """
     initialize = schemes.load(initialization)
     with torch.random.fork_rng(devices=[]):

@@ -55,7 +55,7 @@ class Block:
 
 
 def register(name: str, cls: type[nn.Module]) -> type[nn.Module]:
-    """Register `cls` as `name`; a second class with that name is an `InputError`."""
+    """Register `cls` as `name`; a second class with that name raises `InputError`."""
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise InputError(f"block '{name}': {cls!r} is not a class of nn.Module")
     parameters = tuple(inspect.signature(cls).parameters)
@@ -93,7 +93,7 @@ def own_blocks() -> dict[str, type[nn.Module]]:
 
 
 def get(name: str) -> Block:
-    """Return the block called `name`; an unknown name is an `InputError` with the nearest known one."""
+    """Return the block called `name`; an unknown name raises `InputError` with the nearest known one."""
     if not isinstance(name, str):
         raise InputError(f"{name!r} is not the name of a block")
     if name not in _CLASSES:

@@ -112,7 +112,7 @@ def _cifar10(data_dir: Path | None) -> SourceData:
 
 
 def _from_hub(spec: str, name: str) -> SourceData:
-    """A data set of the hub; an unknown name is an `InputError` with the nearest built-in one."""
+    """A data set of the hub; an unknown name raises `InputError` with the nearest built-in one."""
     if kind := files.kind_of(files.expanded(spec)):
         raise InputError(f"'{spec}' is a path; write {'imagefolder' if kind == 'folder' else 'parquet'}:{spec}")
     try:

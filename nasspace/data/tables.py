@@ -102,7 +102,7 @@ def _are_pieces(files: Sequence[Path]) -> bool:
 
 
 def _complete(files: Sequence[Path]) -> Sequence[Path]:
-    """The pieces of a table; a missing piece is an `InputError`."""
+    """The pieces of a table; a missing piece raises `InputError`."""
     if found := re.search(r"(\d+)-of-(\d+)", files[0].stem):
         present = {int(re.search(r"(\d+)-of-", file.stem)[1]) for file in files}
         missing = sorted(set(range(int(found[2]))) - present)
@@ -114,7 +114,7 @@ def _complete(files: Sequence[Path]) -> Sequence[Path]:
 
 
 def _only(candidates: Sequence[Path], split: str, place: object) -> Path:
-    """The only table of a split; several are an `InputError`."""
+    """The only table of a split; several raise `InputError`."""
     if len(candidates) > 1:
         first, second = candidates[0].name, candidates[1].name
         raise InputError(f"{place}: both '{first}' and '{second}' could be the {split} split; name one")
@@ -129,7 +129,7 @@ def _schema(file: Path) -> Any:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    """Open a parquet file; any error in it is an `InputError`."""
+    """Open a parquet file; any error in it raises `InputError`."""
     import pyarrow
     from pyarrow import parquet as reader
 

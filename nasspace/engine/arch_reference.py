@@ -35,7 +35,7 @@ class ResolvedArch:
 
 
 def resolve_arch(text: str) -> ResolvedArch:
-    """Resolve an ARCH argument; anything else is an `InputError` that names the nearest published network."""
+    """Resolve an ARCH argument; anything else raises `InputError`, which names the nearest published network."""
     path, kind = Path(text), _path_kind(text)
     if kind == "file":
         return ResolvedArch(architectures.load(path))

@@ -60,7 +60,7 @@ def of_study(study: Study) -> DataOrigin | None:
 
 
 def of_export(folder: Path) -> DataOrigin | None:
-    """The data of an export; None if it names none. A damaged record is an `InputError`."""
+    """The data of an export; None if it names none. A damaged record raises `InputError`."""
     try:
         document = files.load_json(folder / RECORD)
     except InputError as error:

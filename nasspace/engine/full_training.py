@@ -419,7 +419,7 @@ class _Run:
         self.identity["architecture"] = architecture.digest
 
     def finished(self) -> FullTraining | None:
-        """The finished training in the folder, or None; another training is an `InputError`."""
+        """The finished training in the folder, or None; another training raises `InputError`."""
         path = self.folder / RECORD
         if not path.is_file():
             return None
@@ -609,7 +609,7 @@ class _Run:
 
 
 def _read_record(path: Path, kinds: Mapping[str, Any], remedy: str) -> dict[str, Any]:
-    """Read a JSON file that a training wrote; a damaged file is an `InputError` with the remedy."""
+    """Read a JSON file that a training wrote; a damaged file raises `InputError` with the remedy."""
     try:
         document = files.load_json(path)
     except InputError as error:

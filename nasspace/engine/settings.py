@@ -39,7 +39,7 @@ def resolve_settings(
 
     `requested` is None or `own` (the package's own), the name of a published training, the path of a YAML file, or
     settings. With another batch size the learning rates are scaled in proportion (Goyal et al. 2017). Published
-    settings are also scaled to the number of epochs. An unknown name is an `InputError` with the nearest known one.
+    settings are also scaled to the number of epochs. An unknown name raises `InputError` with the nearest known one.
     """
     if requested is None or requested == OWN:
         resolved = ResolvedSettings(OWN, _with_batch_size(TrainingSettings(), batch_size))

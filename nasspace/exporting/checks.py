@@ -70,7 +70,7 @@ def run(
     """Check the files listed in `record`, the content of export.json; with `data` also the accuracy of each.
 
     With `code`, model.py is run in a separate process that cannot import nasspace, unless it was changed since the
-    export. A missing or unreadable file is an `InputError`; a file that differs is a failed check. Returns the checks,
+    export. A missing or unreadable file raises `InputError`; a file that differs is a failed check. Returns the checks,
     and the accuracy by file.
     """
     network, weights = build(architecture).eval(), read_safetensors(folder / PIPELINE)
@@ -349,7 +349,7 @@ def _unchanged(folder: Path, recorded: Mapping[str, str | None]) -> Iterator[Che
 
 
 def digest(path: Path) -> str:
-    """The first 16 hex digits of a file's SHA-256; a missing file is an `InputError`."""
+    """The first 16 hex digits of a file's SHA-256; a missing file raises `InputError`."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError as error:

@@ -239,7 +239,7 @@ def _check_data(data: DataSet, architecture: Architecture, classes: Sequence[str
 def _load_data(
     data: DataSet | str | None, data_dir: Any, record: Mapping[str, Any], architecture: Architecture
 ) -> DataSet | None:
-    """Load the data set of the export at the network's resolution; another fingerprint is an `InputError`."""
+    """Load the data set of the export at the network's resolution; another fingerprint raises `InputError`."""
     origin = record["data"] or {}
     if isinstance(data, str):
         from nasspace.data.loading import load_data
@@ -359,7 +359,7 @@ def _write_bytes(path: Path, data: bytes) -> None:
 def _checked(
     new: Path, architecture: Architecture, record: Mapping[str, Any], data: DataSet | None
 ) -> tuple[list[Check], dict[str, float]]:
-    """Check the files just written; returns the checks and the accuracies. Failed checks are a `VerificationError`."""
+    """Check the files just written; returns the checks and the accuracies. Failed checks raise `VerificationError`."""
     try:
         checks, accuracy = checking.run(new, architecture, record, data=data)
     except InputError as error:

@@ -33,7 +33,7 @@ def export_member(
     """Export one network of a study with its trained weights, if there are any.
 
     With `data`, the study's own at the network's resolution, every file is judged on the validation images. `replace`
-    is as in `export`. Weights that were trained but not kept are an `InputError`.
+    is as in `export`. Weights that were trained but not kept raise `InputError`.
     """
     own = member.load_architecture()
     architecture = own

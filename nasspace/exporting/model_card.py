@@ -47,7 +47,7 @@ FILES = {
 
 
 def checked(card: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
-    """Validate a card and drop values that are None or NaN; one that does not fit is an `InputError`."""
+    """Validate a card and drop values that are None or NaN; one that does not fit raises `InputError`."""
     card = {key: value for key, value in card.items() if value is not None and value == value}
     for key in card:
         if key not in KEYS:

@@ -25,7 +25,7 @@ _PLAIN = {int: "int", float: "float", str: "str", bool: "bool", type(None): "Non
 
 
 class ModuleText:
-    """The source of a module, with positions in it; unreadable source is an `InputError`."""
+    """The source of a module, with positions in it; unreadable source raises `InputError`."""
 
     def __init__(self, module: types.ModuleType):
         self.module = module

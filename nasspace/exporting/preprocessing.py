@@ -30,7 +30,7 @@ def complete(
 ) -> dict[str, Any]:
     """The content of preprocessing.json: the data's, else `preprocessing` completed by `default`.
 
-    A specification that does not fit the network is an `InputError`.
+    A specification that does not fit the network raises `InputError`.
     """
     given = dict(preprocessing or {}) if data is None else data.preprocessing
     for key in given:
@@ -94,7 +94,7 @@ def write(folder: Path, spec: Mapping[str, Any], *, program: bool) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Read preprocessing.json; a missing, damaged or incomplete file is an `InputError`."""
+    """Read preprocessing.json; a missing, damaged or incomplete file raises `InputError`."""
     try:
         return predict.read_spec(folder)
     except ValueError as error:

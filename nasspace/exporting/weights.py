@@ -14,7 +14,7 @@ from nasspace.errors import InputError, first_line
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file by name; a missing or damaged file is an `InputError`."""
+    """Read the tensors of a file by name; a missing or damaged file raises `InputError`."""
     import safetensors
     import safetensors.torch
 
@@ -27,7 +27,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_into(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Load all weights by name and shape; the first mismatch is an `InputError`."""
+    """Load all weights by name and shape; the first mismatch raises `InputError`."""
     own = network.state_dict()
     wrong = [
         *(f"'{name}' is missing" for name in own if name not in weights),
@@ -45,7 +45,7 @@ def load_into(network: nn.Module, weights: Mapping[str, Tensor], source: str) ->
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read the state dictionary in a file of `torch.save`; a missing or damaged file is an `InputError`."""
+    """Read the state dictionary in a file of `torch.save`; a missing or damaged file raises `InputError`."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:

@@ -25,7 +25,7 @@ POPULATION = 20  # Optuna's 50 would be larger than most searches here
 
 
 def optuna_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    """A repeatable sampler by name; an unknown name is an `InputError`.
+    """A repeatable sampler by name; an unknown name raises `InputError`.
 
     `gain` proposes outside Optuna, which then only draws at random.
     """

@@ -50,7 +50,7 @@ class Member:
     deployed: Mapping[str, Any] | None = None
 
     def load_architecture(self) -> Architecture:
-        """The architecture as a value; a damaged one is an `InputError`."""
+        """The architecture as a value; a damaged one raises `InputError`."""
         from nasspace.architecture import Architecture  # imports PyTorch, which tables do not need
 
         return Architecture.from_json(self.architecture, f"{self.study}:{self.id}")

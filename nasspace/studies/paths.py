@@ -49,7 +49,7 @@ def storage_url(url: str | None) -> str | None:
 def alone(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock of a study's folder, which the operating system releases when the process ends.
 
-    With `wait`, wait for the process that holds it; without, that is an `InputError`.
+    With `wait`, wait for the process that holds it; otherwise raises `InputError`.
     """
     import filelock
 

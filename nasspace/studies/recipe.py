@@ -179,7 +179,7 @@ def _merged(value: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def load(name: str | os.PathLike) -> Recipe:
-    """Load a recipe by name or path; a mistake is an `InputError` with file, line and remedy."""
+    """Load a recipe by name or path; a mistake raises `InputError` with file, line and remedy."""
     path = files.find("search", name)
     recipe = read(files.load_yaml(path))
     return recipe if recipe.name != "recipe" else recipe.model_copy(update={"name": Path(path).stem})

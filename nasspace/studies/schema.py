@@ -98,7 +98,7 @@ class StudyPart(_Part):
 def study_settings(document: Document) -> dict[str, Any]:
     """Validate the content of study.yaml, and add defaults for fields of later versions.
 
-    The first mistake is an `InputError` with its line, its field and the remedy.
+    The first mistake raises `InputError` with its line, its field and the remedy.
     """
     value = document.value
     version = value.get("nasspace_study") if isinstance(value, dict) else None

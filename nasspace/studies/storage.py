@@ -54,7 +54,7 @@ def open_file(path: Path) -> Any:
     """Open a study's SQLite file; on a disk that cannot be written, a copy of it.
 
     The file has a write-ahead log, which survives a killed process and commits quickly. A file that is not the database
-    of a study is an `InputError`.
+    of a study raises `InputError`.
     """
     import optuna
     import sqlalchemy
@@ -97,7 +97,7 @@ def _copy(path: Path, folder: Path) -> Path:
 
 
 def count_trials(path: Path) -> int:
-    """Count the trials in the database of a study; another file is an `InputError`."""
+    """Count the trials in the database of a study; another file raises `InputError`."""
     _refuse_foreign(path, path)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         return connection.execute("SELECT COUNT(*) FROM trials").fetchone()[0]
@@ -184,7 +184,7 @@ def _unreadable(place: str, error: Exception) -> InputError:
 def connect(url: str) -> Any:
     """Connect to the storage at a URL; calls are retried while its database is unreachable.
 
-    A database that cannot be used is an `InputError`.
+    A database that cannot be used raises `InputError`.
     """
     import sqlalchemy.exc
     from optuna.exceptions import StorageInternalError

@@ -200,7 +200,7 @@ class Study:
     # Architectures and weights
 
     def architecture(self, number: int) -> Architecture:
-        """The architecture of a trial; an unknown number is an `InputError`."""
+        """The architecture of a trial; an unknown number raises `InputError`."""
         from nasspace.architecture import Architecture  # imports PyTorch; tables work without it
 
         architecture = Architecture.from_json(self._recorded(number), f"{self.name}:{number}")
@@ -214,7 +214,7 @@ class Study:
         return json.dumps(document)[:-1] + ',\n "layers": [\n  ' + layers + "]}\n"
 
     def _recorded(self, number: int) -> str:
-        """The recorded JSON of a trial's architecture; an unknown number is an `InputError`."""
+        """The recorded JSON of a trial's architecture; an unknown number raises `InputError`."""
         for trial in self.frozen("COMPLETE", "PRUNED"):
             if trial.number == number:
                 return trial.user_attrs["architecture"]
@@ -377,7 +377,7 @@ class Study:
         )
 
     def member(self, number: int) -> Member:
-        """A trial with its results, on the front or not; an unknown number is an `InputError`."""
+        """A trial with its results, on the front or not; an unknown number raises `InputError`."""
         self._recorded(number)
         return self._member(next(row for row in self._rows() if row["id"] == number), self.record.user_attrs)
 
@@ -477,7 +477,7 @@ def _create_or_join(folder: Path, settings: dict[str, Any], sampler: Any) -> Stu
 
 
 def load(name: str | Path, sampler: Any = None) -> Study:
-    """Load the study of a name or folder; a missing, damaged or foreign one is an `InputError`."""
+    """Load the study of a name or folder; a missing, damaged or foreign one raises `InputError`."""
     folder = folder_of(name)
     path = folder / "study.yaml"
     if not path.is_file():

@@ -36,7 +36,7 @@ class Checkpoints:
             temporary.write_bytes(buffer.getvalue())
 
     def load(self) -> dict[str, Any] | None:
-        """The last saved state, or None; a damaged file or another training's is an `InputError`."""
+        """The last saved state, or None; a damaged file or another training's raises `InputError`."""
         if not self.path.is_file():
             return None
         remedy = "delete it to start from the beginning, or train into another folder"

@@ -83,7 +83,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> PublishedTraining:
-    """The published training of a name; an unknown name is an `InputError` with the nearest known one."""
+    """The published training of a name; an unknown name raises `InputError` with the nearest known one."""
     if name not in _table():
         raise InputError(f"'{name}' is not a published training{nearest(name, _table())}")
     entry = dict(_table()[name])
@@ -97,7 +97,7 @@ def load(name: str) -> PublishedTraining:
 def of(network: str) -> PublishedTraining:
     """The training of a published network: its family's, or that of the CIFAR-100 networks for names in `_cifar`.
 
-    A name of no published family is an `InputError`.
+    A name of no published family raises `InputError`.
     """
     try:
         family = zoo.family_of(network.removesuffix("_d-li14"))

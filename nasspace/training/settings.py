@@ -138,7 +138,7 @@ class TrainingSettings:
     the principal components of the colors, `erasing` the share of images in which a random box gets the mean color.
     `mixup` and `cutmix` are parameters of the Beta distribution; if both are on, each batch has one of them by chance.
 
-    An invalid value is an `InputError` that names the setting.
+    An invalid value raises `InputError`, which names the setting.
     """
 
     batch_size: int = _whole(64, 2, "2 or more, for batch norm")
@@ -196,7 +196,7 @@ class TrainingSettings:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> TrainingSettings:
-        """Settings from a recipe's `training`; an unknown key is an `InputError` with the nearest known one."""
+        """Settings from a recipe's `training`; an unknown key raises `InputError` with the nearest known one."""
         known = [setting.name for setting in fields(cls)]
         values = with_current_names(values)
         for key in values:

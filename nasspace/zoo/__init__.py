@@ -43,7 +43,7 @@ def load(name: str, resolution: int | None = None, classes: int | None = None, *
 
     `resolution` is 224 by default (227 for AlexNet with groups, 299 for Xception) and `classes` 1000; with `_cifar` 32
     and 100. `options` are those of a family: MobileNeXt takes `identity`, the identity tensor multiplier (1, 1/2,
-    '1/3'). An unknown name is an `InputError` with the nearest known one.
+    '1/3'). An unknown name raises `InputError` with the nearest known one.
     """
     family, parameters = _parsed(name)
     small = name.endswith(CIFAR)
@@ -80,7 +80,7 @@ def initialization_of(name: str) -> str:
 
 
 def _parsed(name: str) -> tuple[Family, dict[str, Any]]:
-    """Parse a name into its family and parameters; an unknown name is an `InputError`."""
+    """Parse a name into its family and parameters; an unknown name raises `InputError`."""
     if not isinstance(name, str):
         raise InputError(f"{name!r} is not the name of a published network")
     for family in FAMILIES:

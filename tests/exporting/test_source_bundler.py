@@ -64,7 +64,7 @@ class Conv(nn.Module):
 
 
 class Own(InvertedResidual):
-    """conv -> gate, beside the library's inverted residual."""
+    """conv -> gate, next to the library's inverted residual."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, kernel: Width = 3, note: str = "x"):
         super().__init__(in_channels, out_channels, stride, kernel=kernel)
