@@ -114,7 +114,7 @@ class Architecture:
 
     @classmethod
     def from_json(cls, text: str, source: str = "") -> Architecture:
-        """Read the JSON of DESIGN 3.2; an `InputError` names the place of what is wrong."""
+        """Read the JSON of `to_json`; an `InputError` names the place of what is wrong."""
         return cls.from_document(files.parse_json(text, source))
 
     @classmethod
@@ -157,7 +157,7 @@ class Architecture:
         }
 
     def to_json(self) -> str:
-        """Return the JSON of DESIGN 3.2, one line per layer."""
+        """Return the JSON text, one line per layer."""
         document = self.to_dict()
         layers = ",\n  ".join(json.dumps(layer) for layer in document.pop("layers"))
         return json.dumps(document)[:-1] + ',\n "layers": [\n  ' + layers + "]}\n"

@@ -9,11 +9,10 @@ or by an entry point of the group `nasspace.blocks` in your package. It is then 
 exported like the others.
 
 A block may have a static method `resolve(in_channels, out_channels, stride, **options)`, which takes every option and
-returns those that are different at these widths (a `groups` made divisible, a shortcut that cannot exist). The
-constructor builds what it returns and the digest is taken from it, so two spellings of one network are one network.
-None in the result means that another key of it replaces the option (a ratio: the width that it comes to).
-An exception in it is an error of the network that holds the block, raised when that is built: in a search, a failed
-trial.
+returns those that change at these widths (a `groups` made divisible, a shortcut that cannot exist). The constructor
+uses the resolved options and the digest is computed from them, so that two spellings of one network are equal. None
+means that another key of the result replaces the option (a ratio, replaced by the width that it gives). An exception
+in `resolve` is raised when the network is built; in a search, it becomes a failed trial.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Building blocks of the blocks: convolution + batch norm + activation, squeeze-and-excitation, channel shuffle."""
+"""Components of the blocks: convolution + batch norm + activation, squeeze-and-excitation, channel shuffle."""
 
 from __future__ import annotations
 

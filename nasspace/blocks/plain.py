@@ -150,7 +150,7 @@ class MaxPool(_Pool):
 class AvgPool(_Pool):
     """kxk average pooling, the border counted as zeros; where the width changes, 1x1 convolution and batch norm.
 
-    The options of `max_pool`. With `size` the map is averaged to size x size, whatever its size was (torchvision's
+    The options of `max_pool`. With `size` a map of any size is averaged to size x size (torchvision's
     AlexNet), and the other options and the stride do nothing.
     """
 

@@ -1,4 +1,4 @@
-"""The command line, `nas`: each command reads, calls and prints; an error is one message and an exit status."""
+"""The command line, `nas`: commands parse, call and print; an error is one message and an exit status."""
 
 from __future__ import annotations
 

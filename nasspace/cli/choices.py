@@ -64,7 +64,7 @@ CHOICES: dict[str, Callable[[], list[str]]] = {
 
 
 class CommandWithChoices(TyperCommand):
-    """A command in whose help `{samplers}` and the like become the names of the choices."""
+    """A command whose help lists the choices in place of `{samplers}` and similar fields."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
@@ -75,7 +75,7 @@ class CommandWithChoices(TyperCommand):
 
 
 def fill(text: str) -> str:
-    """Replace `{samplers}` and the like by the names of the choices.
+    """Replace `{samplers}` and similar fields with the names of the choices.
 
     >>> fill("Where to train: {devices}.")
     'Where to train: cpu, cuda, mps.'

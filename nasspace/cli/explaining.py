@@ -29,9 +29,7 @@ def explain(
     batch_size: Annotated[int, typer.Option(help="Images in a batch.", min=1)] = 1,
     resolution: Resolution = None,
     seconds: Annotated[float, typer.Option(help="Approximate time to measure, and to profile.", min=0.01)] = 1.0,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Measure again what predictions are made from, in place of cached figures.")
-    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again instead of using cached measurements.")] = False,
     json: Json = False,
 ) -> None:
     """Show where a network's time goes, layer by layer, and what changes by ShuffleNet V2's guidelines would save."""

@@ -236,7 +236,7 @@ def verify(
     """Check an export again on this machine: equal outputs of all its files, and the recorded counts.
 
     This runs code from the folder: model.py, with the rights of your account, unless it was changed since the export.
-    The record of the export lies in the same folder, so use --no-code for a folder that you do not trust.
+    The record of the export is in the same folder, so use --no-code for a folder that you do not trust.
     """
     from nasspace.exporting.export import verify as check
 

@@ -1,1 +1,1 @@
-"""Data sets: found, checked, decoded, split, held in memory; augmentation of batches."""
+"""Data sets: find, check, decode and split images; augment batches."""

@@ -126,7 +126,7 @@ def decode(images: Sequence[Encoded], spec: dict[str, Any]) -> tuple[Tensor, dic
         for index in range(start, min(start + CHUNK, len(images))):
             try:
                 pixels[index] = predict.preprocess(_content(images[index]), spec)
-            except Exception as error:  # Pillow's decoders raise all kinds of exceptions on damaged files
+            except Exception as error:  # Pillow's decoders raise many kinds of exceptions on damaged files
                 broken[index] = _reason(error)
 
     with _quiet_pillow(), _threads() as threads:

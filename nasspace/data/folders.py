@@ -38,7 +38,7 @@ def image_folder(root: Path) -> SourceData:
     Ambiguous folders are refused. Hidden folders, system folders (`@eaDir`) and texts are ignored; everything else that
     is not used is named in `left_out`.
 
-    Not read with Hugging Face's `imagefolder`, which copies the list of files to a cache in the home folder on every
+    Hugging Face's `imagefolder` is not used, because it copies the list of files to a cache in the home folder on every
     change and reports a corrupt image without the file's name.
     """
     if (kind := files.kind_of(root)) != "folder":

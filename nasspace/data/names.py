@@ -1,4 +1,4 @@
-"""Names of data sets, apart from their loaders: the command line lists them without importing PyTorch."""
+"""Names of data sets, separate from their loaders so that the command line lists them without PyTorch."""
 
 NAMED = ("digits", "fashion-mnist", "cifar10")
 PREFIXED = ("imagefolder:DIR", "parquet:FILE", "hub:NAME")

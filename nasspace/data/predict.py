@@ -233,7 +233,7 @@ def opened(image: str | Path | bytes) -> Iterator[Image.Image]:
         jpeg = file.read(3) == b"\xff\xd8\xff"
         file.seek(0)
         with _opened_jpeg(file) if jpeg else Image.open(file) as picture:
-            if picture.format == "EPS":  # whatever its suffix; Pillow would start Ghostscript
+            if picture.format == "EPS":  # regardless of the suffix; Pillow would start Ghostscript
                 raise ValueError("PostScript, a program that is not run; convert it to PNG")
             yield picture
 

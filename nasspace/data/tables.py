@@ -23,7 +23,7 @@ HUB_TIMEOUT = 10.0  # seconds for the hub to answer
 def parquet(path: Path) -> SourceData:
     """A parquet file, or a folder of files named after their splits.
 
-    One of several pieces (`train-00000-of-00002.parquet`) stands for all of them. With a file of the train split, the
+    One of several pieces (`train-00000-of-00002.parquet`) loads all of them. With a file of the train split, the
     files of the other splits next to it are read, too.
     """
     splits, left_out = _parquet_files(path)

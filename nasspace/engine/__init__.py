@@ -1,1 +1,1 @@
-"""What is done with one network as a whole: its full training."""
+"""The search loop, evaluation of candidates, delivery of the front, and full training."""

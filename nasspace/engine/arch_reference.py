@@ -81,7 +81,7 @@ def parse_front(text: str) -> str | None:
 
 
 def _path_kind(text: str) -> str:
-    """'file', 'folder', or '' if there is neither, also for text that no path can have."""
+    """'file', 'folder', or '' if there is neither or the text is no valid path."""
     path = Path(text)
     try:
         return "folder" if path.is_dir() else "file" if path.is_file() else ""

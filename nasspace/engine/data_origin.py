@@ -98,5 +98,5 @@ def weights_file(weights: Any) -> Path:
     path = Path(weights)
     try:
         return path / WEIGHTS if path.is_dir() else path
-    except OSError as error:  # a name that is too long, a folder that may not be read
+    except OSError as error:  # name too long, or folder not readable
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None

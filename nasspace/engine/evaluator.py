@@ -44,7 +44,7 @@ class Outcome:
 def evaluate(evaluator: Callable[[Architecture], Outcome], architecture: Architecture) -> Outcome:
     """Evaluate a candidate; an exception raised by its block or training becomes a failed outcome.
 
-    Everything else that is raised is raised here, too: errors of the machine, of nasspace, or of the user's function.
+    Other exceptions propagate: errors of the machine, of nasspace, or of the user's function.
     """
     try:
         return evaluator(architecture)
@@ -93,7 +93,7 @@ class TrainingEvaluator:
         self._resized: DataSet | None = None  # the data at the fidelity's resolution
 
     def __call__(self, architecture: Architecture) -> Outcome:
-        """Evaluate in the order of expense, and stop at the first violated limit: what exceeds it is never trained."""
+        """Evaluate in order of cost, and stop at the first violated limit, so that the candidate is not trained."""
         values = {name: float(count(architecture)) for name, count in COUNTS.items()}
         if reason := violated_limit(values, self.limits):
             return Outcome(values, reason)
@@ -140,7 +140,7 @@ class TrainingEvaluator:
                 device=self.recipe.device,
                 on_epoch=after_epoch,
             )
-        if trained.diverged:  # the accuracy of what remains is random
+        if trained.diverged:  # the accuracy is then random
             return Outcome(
                 {}, failure=f"the training diverged: the loss of epoch {len(trained.losses)} is not a number"
             )
@@ -151,7 +151,7 @@ class TrainingEvaluator:
 
 
 class FunctionEvaluator:
-    """Evaluates with the user's function of an architecture, in place of counting, measuring and training."""
+    """Evaluates with the user's function of an architecture, instead of counting, measuring and training."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class FunctionEvaluator:
             raise InputError(f"known: '{unknown.pop()}' is not one of {', '.join(OBJECTIVES)}")
 
     def __call__(self, architecture: Architecture) -> Outcome:
-        """Return the function's values, completed by the known and counted ones; refuse what is not a number."""
+        """Return the function's values, completed by the known and counted ones; refuse values that are not numbers."""
         returned = self.function(architecture)
         if not isinstance(returned, Mapping):
             raise InputError(
@@ -178,7 +178,7 @@ class FunctionEvaluator:
         values = {name: _number(name, value) for name, value in returned.items() if name in OBJECTIVES}
         for name, function in self.known.items():
             values.setdefault(name, _number(name, function(architecture)))
-        with contextlib.suppress(InputError):  # an architecture of a table need not be one that runs
+        with contextlib.suppress(InputError):  # an architecture of a benchmark table may not be runnable
             for name, function in COUNTS.items():
                 values.setdefault(name, function(architecture))
         reason = violated_limit(values, self.limits)

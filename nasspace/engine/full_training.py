@@ -359,7 +359,7 @@ def _architecture(source: ResolvedArch, data: DataSet, resolution: int) -> Archi
 
 def _initial_network(architecture: Architecture, source: ResolvedArch, options: Options, report: Report) -> Network:
     """The network with the weights that its training starts from."""
-    # A published network that was named starts as in its paper.
+    # A published network given by name is initialized as in its paper.
     scheme = zoo.initialization_of(architecture.name) if source.is_published else DEFAULT
     model = build(architecture, seed=options.seed, initialization=scheme)
     given = options.weights

@@ -48,7 +48,7 @@ def empty_front(study: Study) -> NothingFound:
 
 
 def unreachable_limits(study: Study, problem: Problem) -> NothingFound:
-    """The error of a search in which nothing was measured: it names about the cheapest network of the space."""
+    """The error of a search in which nothing was measured: it names one of the cheapest networks of the space."""
     limits = _limits(study)
     for name in study.limits.keys() & problem.evaluator.known.keys():
         architecture, value = cheapest(problem.space, problem.evaluator.known[name], problem.recipe.seed)
@@ -61,7 +61,7 @@ def unreachable_limits(study: Study, problem: Problem) -> NothingFound:
 
 
 def cheapest(space: Space, count: Callable[[Architecture], float], seed: int) -> tuple[Architecture, float]:
-    """About the cheapest network of a space by `count`, with its value: the best of 200 random ones, then descent."""
+    """Approximately the cheapest network by `count`, with its value: descent from the best of 200 random networks."""
     rng = random.Random(seed)
     best = min((space.sample(rng) for _ in range(RANDOM_NETWORKS)), key=count)
     for _ in range(DESCENT_STEPS):

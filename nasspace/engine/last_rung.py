@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from nasspace.data.loading import DataSet
 
-SHARE = 0.5  # of the fidelity's epochs, trained at the deployment resolution
+SHARE = 0.5  # share of the fidelity's epochs that is trained at the deployment resolution
 STEP_SHARE = 0.25  # of the fidelity's epochs, trained at each resolution in between
-RATE = 0.5  # of the learning rate: the weights are trained already
+RATE = 0.5  # factor of the learning rate, since the weights are pretrained
 OnEpoch = Callable[[int, int, float], None]
 
 

@@ -29,7 +29,7 @@ from nasspace.studies.storage import REMEDY, errors_of_storage
 from nasspace.studies.study import Study
 from nasspace.training.settings import Fidelity, TrainingSettings
 
-PAUSE = 0.5  # seconds between two looks at the trials of other processes
+PAUSE = 0.5  # seconds between two checks of the trials of other processes
 
 
 def search(
@@ -74,7 +74,7 @@ def search(
 
     The study's `front()` is a data frame; `folder` holds tables, report and exports. With data, the members of the
     front are then trained at their deployment resolution, exported, judged and measured again, as by `nas search`.
-    Where None is the default, the recipe decides. An existing study of the same name is continued if its settings are
+    None takes the recipe's value. An existing study of the same name is continued if its settings are
     the same.
 
     Args:
@@ -89,7 +89,7 @@ def search(
         objectives: Any of `accuracy`, `latency`, `flops`, `params`, `memory_access`.
         recipe: A `Recipe`, the name of a shipped recipe, or a path.
         evaluator: A function of an architecture that returns its objectives, such as
-            `{"accuracy": 0.93, "latency": 3.1}` (a fraction and milliseconds), in place of counting, measuring and
+            `{"accuracy": 0.93, "latency": 3.1}` (a fraction and milliseconds), instead of counting, measuring and
             training. Such a search has no last rung and no exports.
         known: Functions of cheap objectives, by name, which the sampler may call for any candidate.
         sampler: Name of a sampler, such as `gain`, `tpe`, `nsga2`, `gp` or `random`.
@@ -110,7 +110,7 @@ def search(
         workers: Candidates evaluated at a time, on Ray.
         ray: Address of a Ray cluster, `auto` or `none`.
         gpus: GPUs of one worker, such as 0.25.
-        retries: How often a candidate whose process died is started again.
+        retries: How often a candidate whose process died is restarted.
         trial_timeout: Stop a trial that takes longer, such as `10m`.
         storage_path: Shared or cloud storage for trained weights.
         deliver: With False, end after the search: no last rung and no exports. `nasspace.deliver(study)` does these.
@@ -181,7 +181,7 @@ def resume(
     deliver: bool = True,
     on_event: Report | None = None,
 ) -> Study:
-    """Continue a stopped study with the settings in its study.yaml; a finished study is only written again.
+    """Continue a stopped study with the settings in its study.yaml; write the files of a finished one again.
 
     `name` is the study's name below `./reports`, or its folder. The other parameters are those of `search`; they
     replace the settings that the study was started with.

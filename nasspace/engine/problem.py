@@ -64,7 +64,7 @@ class Problem:
     def from_function(
         cls, recipe: Recipe, space: Space | str | Path, function: EvaluatorFunction, known: KnownObjectives | None
     ) -> Problem:
-        """Evaluate with the user's function of an architecture in place of training."""
+        """Evaluate with the user's function of an architecture instead of training."""
         space = space if isinstance(space, Space) else Space.load(space)
         if recipe.resolution:
             channels = space.plan.input[0]

@@ -94,10 +94,10 @@ def _published(name: str, images: int, epochs: int, batch_size: int | None) -> R
     if size != entry.batch_size:
         why = "" if batch_size else f", since {images:,} images make few batches of {entry.batch_size:,}"
         notes.append(
-            f"batches of {size} in place of {entry.batch_size:,}{why}; the learning rates are scaled in proportion"
+            f"batches of {size} instead of {entry.batch_size:,}{why}; the learning rates are scaled in proportion"
         )
     if entry.epochs and entry.epochs != epochs:
-        notes.append(f"{epochs} epochs in place of {entry.epochs}; settings in epochs are scaled in proportion")
+        notes.append(f"{epochs} epochs instead of {entry.epochs}; settings in epochs are scaled in proportion")
     elif not entry.epochs:
         notes.append(f"the published number of epochs is not known; settings in epochs are not scaled to {epochs}")
     if entry.settings.norm_statistics == "running":

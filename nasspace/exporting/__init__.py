@@ -1,1 +1,1 @@
-"""A folder to ship, and its verification."""
+"""Export of a network to a folder that runs without nasspace, and verification of the folder."""

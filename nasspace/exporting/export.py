@@ -438,7 +438,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def check_origin(document: Document, data: Any) -> None:
-    """Refuse an invalid `data` of export.json; None stands for unknown data."""
+    """Refuse an invalid `data` of export.json; None means unknown data."""
     if data is None:
         return
     for key, kind in ORIGIN.items():

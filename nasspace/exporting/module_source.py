@@ -1,6 +1,6 @@
 """The source of a loaded module: its top-level statements by name, the positions of names, and edits.
 
-The bytecode of the compiler shows which names are global and where they stand.
+The compiler's bytecode shows which names are global, and their positions.
 """
 
 from __future__ import annotations

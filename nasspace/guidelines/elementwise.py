@@ -1,4 +1,4 @@
-"""Guideline G4: element-wise operations that take time of their own."""
+"""Guideline G4: element-wise operations that are not fused and take time."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def _parallel_violation(
 
 
 def _has_activations(context: NetworkContext, one: ParallelConvolutions) -> bool:
-    """Whether another operator lies between the convolutions and their join."""
+    """Whether another operator is between the convolutions and their join."""
     readers = [reader for conv in one.convolutions for reader in context.graph.consumers[conv.out]]
     return any(reader.op_type != one.join for reader in readers)
 

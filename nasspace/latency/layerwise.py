@@ -34,8 +34,8 @@ def measure_layers(
 ) -> list[float]:
     """Return milliseconds of each layer of a network whose latency was measured in ONNX Runtime.
 
-    Together with the time between operators they add up to the latency. `alone()` is a context manager that holds the
-    machine for the measurement.
+    Together with the time between operators they add up to the latency. `alone` returns a context manager that locks
+    the machine for the measurement.
     """
     key = _conditions(architecture, model, latency)
     known = cache.get(key) if key and not fresh else None

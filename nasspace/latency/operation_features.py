@@ -19,7 +19,7 @@ SIZES = 7  # the first columns of `size_features` are sizes; the others belong t
 class OperationCounts:
     """The distinct operations of architectures, and `counts`, how often each architecture has each of them.
 
-    `counts` has shape (architectures, operations + 1); the last column is 1 and stands for the run itself.
+    `counts` has shape (architectures, operations + 1); the last column is 1, for the run itself.
     """
 
     def __init__(self, architectures: Iterable[Architecture]):

@@ -29,7 +29,10 @@ PRIOR_MODES = np.array([0.2, 0.1, 2.0, 1.0, 0.015])  # prior modes of the parame
 PRIOR_WIDTH = 0.7  # prior standard deviation of the parameters' logarithms
 NOISE = PRIOR_MODES[-1]
 KIND_DEVIATION = 0.3  # standard deviation of the part of g that all operations of a kind share
-INFLATION_PRIOR = 2, 3.0  # prior of `_inflation`: so many networks with errors so many times as large as expected
+INFLATION_PRIOR = (
+    2,
+    3.0,
+)  # prior of `_inflation`: (equivalent number of networks, their errors relative to the expectation)
 LAYER_NOISE, LAYER_FLOOR_MS = 0.07, 0.003  # noise of a layer's time in a profile: relative, and absolute
 LAYER_WEIGHT = 0.3  # weight of a layer relative to a network in the least-squares fit
 STEPS = 15  # optimizer iterations for the most probable parameters

@@ -21,7 +21,7 @@ from nasspace.latency.runtimes import random_batch
 
 WARM_UP_RUNS = 5
 MIN_RUNS = 15
-LONGEST, FEWEST = 10, 3  # after so many times the given seconds, so many runs are enough
+LONGEST, FEWEST = 10, 3  # after LONGEST times the given seconds, FEWEST runs are enough
 _END = "_kernel_time"
 FOLLOWS = "+"  # suffix of operators that follow the named one
 

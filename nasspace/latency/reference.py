@@ -63,7 +63,7 @@ def reference_network(threads: int, device: str) -> Any:
 
 
 def machine_history(reference: Conditions, runtime: str, cache: LatencyCache) -> History:
-    """Read from the cache what is known of the machine, for measurements in `runtime` next to this reference."""
+    """Read the machine's history from the cache, for measurements in `runtime` next to this reference."""
     networks = cache.ratios(reference, runtime).values()
     repeats = (
         tuple(statistics.median(v for _, v in session) for session in split_sessions(timed)) for timed in networks

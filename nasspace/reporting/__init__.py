@@ -1,1 +1,1 @@
-"""A study as one page: computed, then drawn."""
+"""The report of a study: one HTML page with plots and tables."""

@@ -276,7 +276,7 @@ def _number(value: Any) -> float:
 
 def _front_note(front: Front) -> str:
     rows = front.rows()
-    note = "Below each latency stands its confidence interval."
+    note = "The confidence interval of each latency is below it."
     if _has("latency_again_ms", rows):
         note += " It was measured again from the exported file, in a fresh process."
     if _has("latency_ties", rows):

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from nasspace.architecture import Architecture
 
 LISTED = 2_000  # in spaces up to this size every architecture is a candidate of every proposal
-SEARCHED = 20_000  # spaces up to this size are searched to the last architecture
-TRIES = 5_000  # random architectures of a larger space before the search is given up
+SEARCHED = 20_000  # spaces up to this size are searched exhaustively
+TRIES = 5_000  # random architectures of a larger space before giving up
 SAMPLE, FRESH, MUTANTS = 256, 32, 64  # candidates: random for the whole study, random, mutants of the front
 CLIMBS, PARENTS, CHILDREN = 48, 4, 4  # hill climbing: rounds, parents in a round, mutants of each parent
 INITIAL = 64  # random candidates for each proposal of the initial design
@@ -114,14 +114,14 @@ class GainSampler:
         return True
 
     def excess(self, architecture: Architecture) -> float:
-        """By how much the known limits are exceeded, a sum of logarithms; 0 inside."""
+        """The excess over the known limits, a sum of logarithms; 0 within them."""
         figures = self.features.figures(architecture)
         over = [math.log(max(figures[name], 1e-9) / most) for name, most in self.limits.items() if name in figures]
         return float(sum(max(part, 0.0) for part in over))
 
     def _best(self, pool: _Pool, acquisition: Acquisition, rng: random.Random) -> Architecture:
         """The candidate with the highest score, after hill climbing from the best of the pool."""
-        if not (acquisition.is_modeled or acquisition.rejected):  # initial design: few candidates, so by chance
+        if not (acquisition.is_modeled or acquisition.rejected):  # initial design: few random candidates
             return acquisition.ranked(rng.sample(pool.inside, min(len(pool.inside), INITIAL)))[0][1]
         best = acquisition.ranked(pool.inside)
         for _ in range(0 if self._is_listed else CLIMBS):
@@ -130,7 +130,7 @@ class GainSampler:
         return best[0][1]
 
     def _any_left(self, pool: _Pool, observations: Sequence[Observation], rng: random.Random) -> Architecture | None:
-        """Any new architecture inside the known limits: of the whole space if it is small, else random or neighbors."""
+        """Any new architecture within the known limits: from the whole space if small, else random or neighbors."""
         if self.space.size <= SEARCHED:
             left: Iterable[Architecture] = self.space.enumerate()
         else:

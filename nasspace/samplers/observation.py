@@ -15,7 +15,7 @@ class Observation:
     """A trial's architecture and its `values` so far (accuracy as a fraction, latency in ms, FLOPs, ...).
 
     Without accuracy it was rejected at a limit. Without any value it failed or is still running: it is not proposed
-    again, and counts with the accuracy that is expected of it. `layers_ms` is the measured time of each layer, if
+    again, and counts with its expected accuracy. `layers_ms` is the measured time of each layer, if
     there is one. `margin` is the upper end of the latency's interval, which decides about a limit, over the latency.
     """
 

@@ -1,1 +1,1 @@
-"""Search: what to try, what it scored, the record of it, and the loop around them."""
+"""Records of a search: recipe, objectives, trials, tables, and storage."""

@@ -1,7 +1,7 @@
-"""The front of a study as a frozen value: what its tables, its report and its exports are made of.
+"""The front of a study as an immutable value, from which tables, report and exports are made.
 
-A finished study goes one way: `Study.snapshot` makes a `Front`, which `reporting.report` and `exporting.members` read.
-Neither of them opens a study.
+`Study.snapshot` makes a `Front`, which `reporting.report` and `exporting.members` read;
+neither of them opens a study.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Member:
 
     def load_architecture(self) -> Architecture:
         """The architecture as a value; a damaged one raises `InputError`."""
-        from nasspace.architecture import Architecture  # imports PyTorch, which tables do not need
+        from nasspace.architecture import Architecture  # imports PyTorch; tables work without it
 
         return Architecture.from_json(self.architecture, f"{self.study}:{self.id}")
 
@@ -134,12 +134,12 @@ class Front:
 
     @property
     def evaluated(self) -> int:
-        """How many candidates' accuracy was evaluated."""
+        """The number of evaluated candidates."""
         return self._count("evaluated")
 
     @property
     def rejected(self) -> int:
-        """How many candidates were stopped at a limit after a measurement."""
+        """The number of candidates rejected at a limit after a measurement."""
         return self._count("rejected")
 
     def _count(self, state: str) -> int:

@@ -1,4 +1,4 @@
-"""Several processes in one study: which process works on which trial, and what happens to the trials of dead ones.
+"""Heartbeats of processes that share a study: ownership of trials, and requeueing of dead processes' trials.
 
 Optuna's own heartbeat (`fail_stale_trials` with its retry callback) is not used, only its table in the database: it
 waits for a minute where the process number shows at once that a process died, fails the trials of every process after
@@ -35,7 +35,7 @@ class Heartbeat:
     """Show the other processes of a shared storage that this one is alive; does nothing for an unshared study.
 
     A dead process on this machine is detected at once by its number, one on another machine when it has sent no
-    heartbeat for a minute. The first process to notice queues its trials again.
+    heartbeat for a minute. The first process to notice requeues its trials.
     """
 
     def __init__(self, study: Study):
@@ -79,7 +79,7 @@ class Heartbeat:
         self._own_trials.pop(number, None)
 
     def others(self) -> list[optuna.trial.FrozenTrial]:
-        """The running trials of other processes, after the trials of dead ones were queued again."""
+        """The running trials of other processes, after the trials of dead ones were requeued."""
         if not self.study.is_shared:
             return []
         running = self._running()

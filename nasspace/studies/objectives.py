@@ -1,4 +1,4 @@
-"""The objectives of a search: one table for recipes, evaluators, tables, plots and the flags of the command line."""
+"""The objectives of a search: one definition for recipes, evaluators, tables, plots and command-line flags."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def _objective(name: str) -> str:
 
 
 def _current_training(value: Any) -> Any:
-    """Training settings of a file written before, under their current names."""
+    """Rename training settings from files of earlier versions."""
     return with_current_names(value) if isinstance(value, Mapping) else value
 
 

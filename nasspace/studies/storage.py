@@ -38,7 +38,7 @@ _thread = threading.local()
 
 
 def create(path: Path, name: str, directions: list[str], objectives: list[str]) -> None:
-    """Write a new database with one empty study; it is moved into place whole."""
+    """Create a database with one empty study, atomically."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # nasspace prints its own progress
@@ -278,7 +278,7 @@ def name_objectives(study: Any, names: list[str]) -> None:
 
 
 def requeue(study: Any, trial: Any) -> None:
-    """Queue the parameters of a trial whose process died, unless they are queued already."""
+    """Enqueue the parameters of a trial whose process died, unless they are enqueued already."""
     from nasspace.optuna_adapter import enqueued_params
 
     parameters = trial.params if "digest" in trial.user_attrs else enqueued_params(trial)

@@ -80,7 +80,7 @@ def machine_text(machine: Mapping[str, Any]) -> str:
 
 
 def plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the front as JSON holds it: counts as integers, None for NaN, the architecture as a mapping."""
+    """A row of the front with JSON values: counts as integers, None for NaN, the architecture as a mapping."""
     values = {}
     for key, value in row.items():
         missing = not has_value(value)
@@ -90,7 +90,7 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ties(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, ...]]:
-    """For each row the ids of the others whose latency intervals overlap: which of them is faster is not known."""
+    """For each row, the ids of the others whose latency intervals overlap its own."""
     intervals = {
         row["id"]: (row["latency_low_ms"], row["latency_high_ms"])
         for row in rows

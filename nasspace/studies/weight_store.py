@@ -29,7 +29,7 @@ class Weights:
     copies: str | None = None
 
     def keep(self, number: int, state: Mapping[str, Any]) -> None:
-        """Store a state dict as safetensors; each file is moved into place whole."""
+        """Store a state dict as safetensors, atomically."""
         from safetensors.torch import save
 
         content = save({name: tensor.contiguous() for name, tensor in state.items()})
@@ -109,7 +109,7 @@ def check(place: str) -> None:
         except Exception as error:
             errors.append(error)
 
-    thread = threading.Thread(target=write_probe, daemon=True)  # a client may wait forever
+    thread = threading.Thread(target=write_probe, daemon=True)  # a client may block forever
     thread.start()
     thread.join(ANSWER)
     if thread.is_alive():

@@ -1,1 +1,1 @@
-"""Training of one network for a budget: settings, optimizers, schedules, the loop, checkpoints, metrics."""
+"""Training of one network: settings, optimizers, schedules, the training loop, checkpoints, metrics."""

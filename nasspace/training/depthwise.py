@@ -71,7 +71,7 @@ def _taps(
 ) -> tuple[Tensor, int, int]:
     """The kernel's tap between each input and output pixel, flattened; rows and columns of the output.
 
-    The index after the last tap stands for no tap.
+    The index after the last tap means no tap.
     """
     rows, columns = ((size[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in (0, 1))
     y, x, row, column = torch.meshgrid(*map(torch.arange, (*size, rows, columns)), indexing="ij")

@@ -584,7 +584,7 @@ def test_published_settings_scale_with_batch_size_and_epochs():
     found = resolve_settings("shufflenet", images=1438, epochs=24)
     assert (found.settings.batch_size, found.settings.learning_rate) == (64, 0.5 / 16)
     assert found.settings.jitter == (0.4, 0.4, 0.4, 0)
-    assert "in place of 1,024, since 1,438 images" in found.notes[1]
+    assert "instead of 1,024, since 1,438 images" in found.notes[1]
     whole = resolve_settings("shufflenet", images=1_281_167, epochs=240)
     assert (whole.settings.batch_size, whole.settings.learning_rate, len(whole.notes)) == (1024, 0.5, 1)
     assert resolve_settings("cifar100", images=50_000, epochs=20).settings.milestones == pytest.approx((6, 12, 16))

@@ -1,1 +1,1 @@
-"""Candidates evaluated on Ray Tune, on this machine or on a cluster. The only home of Ray."""
+"""Evaluation of candidates on Ray Tune, on this machine or on a cluster; only this package imports Ray."""

@@ -72,7 +72,7 @@ def worker_class(mailbox: Any, latency_actor: Any) -> type:
     """The trainable class of the workers; a function because Ray is imported late.
 
     The actors are in a closure, not in `tune.with_parameters`, which would make them objects owned by this process.
-    If the node of an object store is stopped, Ray ends the process that owns objects in it, with a line of its log and
+    If the node of an object store is stopped, Ray ends the process that owns objects in it, with a line in its log and
     exit status 1.
     """
     import ray
@@ -107,7 +107,7 @@ def worker_class(mailbox: Any, latency_actor: Any) -> type:
             return {"number": candidate["number"]}
 
         def _evaluate(self, candidate: dict[str, Any]) -> Outcome | Exception:
-            """Return what the evaluator raises as an outcome, too: only after the death of a process is it retried."""
+            """Evaluate; an exception becomes an outcome, since only the death of a process is retried."""
             architecture = Architecture.from_json(candidate["architecture"])
             try:
                 with time_limit(candidate.get("timeout"), candidate.get("trace")):

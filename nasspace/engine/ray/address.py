@@ -1,4 +1,4 @@
-"""Checks of a cluster's address before any work, in a process of their own, since Ray may wait there forever."""
+"""Checks of a cluster's address before any work, in a separate process, since Ray may wait forever."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def _sigterm_as_interrupt(handler: Any) -> Iterator[None]:
 
 
 class _WithoutRayOutput:
-    """Standard output without the lines that Ray prints: a JSON document may be written there."""
+    """Standard output without Ray's lines, since a JSON document may be written to it."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

@@ -27,7 +27,7 @@ SPLITS = ("train", "validation")  # a search does not use the test split
 class Payload:
     """A problem as plain values, arrays (shared by the workers of a node), and the user's own blocks.
 
-    `function` is the evaluator of a search that has one in place of training.
+    `function` is the user's evaluator, if there is one, instead of training.
     """
 
     recipe: dict[str, Any]
@@ -69,7 +69,7 @@ class Payload:
         return LatencyEvaluator(self._recipe(), self.dataset(), fresh=self.fresh_latency)
 
     def evaluator(self, measure: Any = None) -> Any:
-        """The evaluator; `measure` returns the latencies in place of a measurement in this process."""
+        """The evaluator; `measure` returns latencies instead of measuring in this process."""
         self._register_blocks()
         if self.function is not None:
             return self.function

@@ -64,7 +64,7 @@ class ClusterMonitor:
             raise ClusterLost("it does not answer")
 
     def get(self, reference: Any) -> Any:
-        """As `ray.get`, but raises `ClusterLost` in place of waiting for a dead cluster."""
+        """As `ray.get`, but raises `ClusterLost` instead of waiting for a dead cluster."""
         import ray
 
         while not self.is_ready(reference, SLICE):

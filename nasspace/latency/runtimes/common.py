@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Shape = tuple[int, int, int]
-COMPARED_IMAGES = 16  # at most so many of a batch are compared with PyTorch
+COMPARED_IMAGES = 16  # largest number of images compared with PyTorch
 
 
 @dataclass(frozen=True, eq=False)
