@@ -73,7 +73,7 @@ def xception(parts: Sequence[nn.Module]) -> None:
 
 
 def mobilenet_v1(parts: Sequence[nn.Module]) -> None:
-    """Normal with standard deviation 0.09 cut off at two of them, not widened for it (official code, TF-slim)."""
+    """Normal with standard deviation 0.09, truncated at two standard deviations (official code, TF-slim)."""
     for part in parts:
         _reset_norms_and_biases(part)
         if isinstance(part, WEIGHTED):

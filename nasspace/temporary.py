@@ -34,7 +34,7 @@ def private(parent: Path | None = None) -> Iterator[Path]:
     try:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     except OSError as error:
-        remedy = "set TMPDIR (for Ray RAY_TMPDIR) to a folder that can be written"
+        remedy = "set TMPDIR (for Ray RAY_TMPDIR) to a writable folder"
         raise InputError(f"{parent}: cannot create a temporary folder ({error.strerror}); {remedy}") from None
     descriptor = _locked(folder)
     try:

@@ -15,7 +15,7 @@ from nasspace.errors import MAX_MESSAGE, NasspaceError, cut, first_line
 
 app = typer.Typer(
     name="nas",
-    help="Search light-weight convolutional networks that keep a latency, FLOPs or parameter budget on your device.",
+    help="Search for lightweight convolutional networks within a latency, FLOPs or parameter budget on your device.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -89,7 +89,7 @@ def _failure_of(arch: str) -> dict[str, Any] | None:
 def _show_failure(failure: dict[str, Any]) -> None:
     trial = f"trial {failure['id']} of study {failure['study']} (digest {failure['digest']})"
     print(printing.escape(f"{trial} {failure['failure']}"))
-    trace = failure["traceback"] or "no traceback was kept: its process died, or its loss was not a number"
+    trace = failure["traceback"] or "no traceback was kept: its process died, or its loss was NaN"
     print(*map(printing.escape, trace.splitlines()), sep="\n")
 
 

@@ -86,7 +86,9 @@ def search(
         str | None, typer.Option(help="Where to train: {devices}.", autocompletion=choices.devices)
     ] = None,
     latency_device: Annotated[str | None, typer.Option(help=printing.LATENCY_DEVICE)] = None,
-    fresh_latency: Annotated[bool, typer.Option("--fresh-latency", help="Measure again what is in the cache.")] = False,
+    fresh_latency: Annotated[
+        bool, typer.Option("--fresh-latency", help="Measure again instead of reading the cache.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Search a space for the Pareto front of accuracy, measured latency and FLOPs, within the targets."""
@@ -201,7 +203,7 @@ def front(
     from nasspace.studies.study import load
 
     if json and csv:
-        raise InputError("--json and --csv exclude each other; give one")
+        raise InputError("--json and --csv are mutually exclusive; give one")
     loaded = load(study)
     if csv:
         sys.stdout.write(loaded.front().drop(columns="architecture").to_csv(index=False))

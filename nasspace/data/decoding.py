@@ -140,8 +140,8 @@ def name_broken(broken: Sequence[tuple[str, str]]) -> InputError:
     others = [f"\n  {place}: {reason}" for place, reason in broken[1:5]]
     more = f"\n  and {len(broken) - 5} more" if len(broken) > 5 else ""
     return InputError(
-        f"{place}: cannot be read as an image ({reason}); repair or remove it, or go on without such images "
-        f"by --skip-broken{';' if others else ''}{' also' if others else ''}{''.join(others)}{more}"
+        f"{place}: cannot be read as an image ({reason}); repair or remove it, or skip such images "
+        f"with --skip-broken{';' if others else ''}{' also' if others else ''}{''.join(others)}{more}"
     )
 
 
@@ -194,7 +194,7 @@ def _content(image: Encoded) -> Path | bytes | np.ndarray:
 def _reason(error: Exception) -> str:
     """Why an image cannot be decoded, in one line."""
     if isinstance(error, UnidentifiedImageError):  # its message is a path or an address in memory
-        return "no image format that Pillow knows"
+        return "not an image format that Pillow knows"
     if isinstance(error, OSError) and error.strerror:  # without the path, which the place names
         return error.strerror
     return (str(error).splitlines() or [type(error).__name__])[0]

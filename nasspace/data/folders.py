@@ -109,7 +109,7 @@ def _image_folder_outside_splits(other: Path, certain: bool) -> Iterator[str]:
         return
     split, rest = split_of(other.name) or ("", ())
     if split in ("train", "validation") and not rest:
-        raise InputError(f"{other}: holds no class folders; images are looked for as {other}/CLASS/NAME.jpg")
+        raise InputError(f"{other}: holds no class folders; images are expected at {other}/CLASS/NAME.jpg")
     if not certain and not split and not UNLABELED & set(words_of(other.name)):
         raise InputError(
             f"{other}: holds images but is no split; move it elsewhere, or, if it is a class, so is 'train': move the "
@@ -180,7 +180,7 @@ def _split(root: Path, classes: Sequence[tuple[str, Path]], left_out: list[str])
         labels += [_class_name(name)] * len(found)
         left_out += [f"{folder} ({text})" for text in others]
     if not images:
-        raise InputError(f"{root}: holds no class folders; images are looked for as {root}/CLASS/NAME.jpg")
+        raise InputError(f"{root}: holds no class folders; images are expected at {root}/CLASS/NAME.jpg")
     return SourceSplit(images, labels)
 
 

@@ -45,7 +45,7 @@ def load_data(
     if resolution is not None and not callable(resolution):
         _check_resolution(resolution)
     if not 0 < held_out < 1:
-        raise InputError(f"held_out: {held_out} is no share of the training images; give one between 0 and 1")
+        raise InputError(f"held_out: {held_out} is not a share of the training images; give one between 0 and 1")
     source = _find(spec, files.expanded(data_dir) if data_dir else None)
     classes, labels = _encode_labels(source)
     decoded = _decode_splits(source, labels, resolution, skip_broken)

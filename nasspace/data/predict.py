@@ -352,7 +352,7 @@ def _preprocess_file(file: str | Path, spec: dict) -> np.ndarray:
     try:
         return preprocess(file, spec)
     except UnidentifiedImageError:
-        raise ValueError(f"{file}: no image format that Pillow knows") from None
+        raise ValueError(f"{file}: not an image format that Pillow knows") from None
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror or _first_line(error)}") from None
     except Exception as error:  # Pillow's decoders raise all kinds of exceptions on damaged files

@@ -144,16 +144,16 @@ def fashion_mnist(folder: Path | None) -> SourceData:
     if kind_of(home) != "folder":
         raise InputError(
             f"fashion-mnist: there is no folder {home}; install Debian's package (apt install "
-            "dataset-fashion-mnist), or name the folder of the four IDX files by --data-dir"
+            "dataset-fashion-mnist), or name the folder of the four IDX files with --data-dir"
         )
     splits = {}
     for split, stem in (("train", "train"), ("test", "t10k")):
         pixels = _idx(home / f"{stem}-images-idx3-ubyte.gz", dimensions=3)
         labels = _idx(home / f"{stem}-labels-idx1-ubyte.gz", dimensions=1)
         if len(pixels) != len(labels):
-            raise InputError(f"{home}: {len(pixels)} {split} images but {len(labels)} labels; get them again")
+            raise InputError(f"{home}: {len(pixels)} {split} images but {len(labels)} labels; download them again")
         if not len(labels):
-            raise InputError(f"{home}: has no {split} images; get the files again")
+            raise InputError(f"{home}: has no {split} images; download the files again")
         splits[split] = SourceSplit(pixels[:, None], labels.tolist())
     return SourceData(str(home), splits, FASHION_CLASSES)
 
@@ -167,9 +167,9 @@ def _idx(path: Path, dimensions: int) -> Tensor:
     except FileNotFoundError:
         raise InputError(f"{path}.gz: there is no such file; --data-dir names the folder that has it") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read ({error}); get it again") from None
+        raise InputError(f"{path}: cannot be read ({error}); download it again") from None
     start = 4 + 4 * dimensions
     sizes = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
     if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) != start + math.prod(sizes):
-        raise InputError(f"{path}: not an IDX file of {dimensions} dimensions of bytes; get it again")
+        raise InputError(f"{path}: not an IDX file of {dimensions} dimensions of bytes; download it again")
     return torch.from_numpy(np.frombuffer(bytearray(content), np.uint8)[start:].reshape(sizes))

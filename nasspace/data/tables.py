@@ -109,7 +109,9 @@ def _complete(files: Sequence[Path]) -> Sequence[Path]:
         if missing:
             first = f"{missing[0]:0{len(found[1])}}"
             name = f"{files[0].stem[: found.start(1)]}{first}{files[0].stem[found.end(1) :]}{files[0].suffix}"
-            raise InputError(f"{files[0].parent}: lacks {name}, so {len(missing)} of {found[2]} pieces; get it again")
+            raise InputError(
+                f"{files[0].parent}: lacks {name}, so {len(missing)} of {found[2]} pieces; download it again"
+            )
     return files
 
 

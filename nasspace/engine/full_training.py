@@ -177,7 +177,7 @@ def train(
         if value is not None:
             _check_whole(name, value, least)
     if weights is not None and from_scratch:
-        raise InputError("weights and from_scratch exclude each other; give one")
+        raise InputError("weights and from_scratch are mutually exclusive; give one")
     check_device(device)
     options = Options(
         data,

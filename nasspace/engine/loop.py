@@ -106,7 +106,7 @@ def search(
         threads: Threads of the runtime.
         batch_size: Images in a batch, for the latency.
         latency_device: Where latency is measured: `local`, or `ssh://USER@HOST:PORT/PATH/OF/PYTHON`.
-        fresh_latency: Measure again what is in the cache.
+        fresh_latency: Measure again instead of reading the cache.
         workers: Candidates evaluated at a time, on Ray.
         ray: Address of a Ray cluster, `auto` or `none`.
         gpus: GPUs of one worker, such as 0.25.
@@ -271,7 +271,7 @@ def _open(folder: Path, problem: Problem, storage: str | None) -> Study:
     if not (folder / "study.yaml").is_file():
         used = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
         if used and not any((folder / part).is_file() for part in ("study.yaml", "study.db")):
-            raise InputError(f"{folder}: the folder is in use and is no study; choose another --study name")
+            raise InputError(f"{folder}: the folder is in use and is not a study; choose another --study name")
         with paths.alone(folder, wait=storage is not None):
             is_new = not (folder / "study.yaml").is_file()
             study = records.create(folder, settings, _optuna_sampler(problem)) if is_new else records.load(folder)

@@ -193,11 +193,9 @@ def _pareto_plot(front: Front, trials: pandas.DataFrame) -> Markup:
 
 
 def _pareto_hint(front: Front) -> str:
-    hint = "Numbers are trials. The line joins the members that nothing beats in the two objectives of its panel alone."
+    hint = "Numbers are trials. The line connects the members that are nondominated in the panel's two objectives."
     if _has("search_accuracy", front.trials):
-        hint += (
-            " Candidates off the front that were not trained further are drawn at the accuracy that the search found."
-        )
+        hint += " Candidates that were not trained further are drawn at their accuracy in the search."
     return hint
 
 
@@ -380,7 +378,7 @@ def _notes(front: Front) -> Iterator[str]:
     if front.latency_predictor:
         yield f"The search's own prediction: {_prediction(front.latency_predictor)}."
     trained = ": it was never trained and has no accuracy" if accuracy else ""
-    yield f"A candidate that breaks a limit is stopped there{trained}."
+    yield f"A candidate over a limit is rejected{trained}."
 
 
 def _prediction(judged: Mapping[str, Any]) -> str:

@@ -200,8 +200,8 @@ class Front:
             return ""
         slowest, tried = max(front), max(inside)
         return (
-            f"the slowest network of the front takes {slowest:.3g} ms of {limit:.4g} ms: nothing slower was found to "
-            f"be better among {len(inside)} networks tried, the slowest of which takes {tried:.3g} ms"
+            f"the slowest network of the front takes {slowest:.3g} ms of {limit:.4g} ms: no slower network was better "
+            f"among {len(inside)} networks tried, the slowest of which takes {tried:.3g} ms"
         )
 
     @property

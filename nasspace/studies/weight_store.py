@@ -116,7 +116,7 @@ def check(place: str) -> None:
         raise InputError(f"--storage-path {place}: no answer within {ANSWER:.0f} s; check the address and the network")
     if errors:
         reason = first_line(errors[0])
-        remedy = "install its driver" if isinstance(errors[0], ImportError) else "choose a path that can be written"
+        remedy = "install its driver" if isinstance(errors[0], ImportError) else "choose a writable path"
         raise InputError(f"--storage-path {place}: it cannot be written ({reason}); {remedy}")
 
 

@@ -25,8 +25,8 @@ IMAGES = 1_281_167  # ImageNet's training images, for conversion of iterations t
 class PublishedTraining:
     """The training of a published network.
 
-    `settings` are what can be applied here, `augmentation` is what the source did with its images, and `not_applied`
-    what of it is not done here; dropout is part of the architecture. `epochs` is None if it is not known.
+    `settings` are the settings that can be applied here, `augmentation` describes the source's augmentation, and
+    `not_applied` what is not supported here; dropout is part of the architecture. `epochs` is None if it is not known.
     `resolution` is in pixels, `initialization` a scheme of `nasspace.initialization`. `source` says where the values
     are from (paper, official code, secondary, recalled), `note` which are from elsewhere, and other differences.
     """

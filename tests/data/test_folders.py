@@ -79,7 +79,7 @@ def test_gray_images_stay_gray_unless_one_has_color(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "no image format"), (b"\xff\xd8\xff\xe0 but no more", "Truncated"), (torn(), "truncated")],
+    [(b"", "not an image format"), (b"\xff\xd8\xff\xe0 but no more", "Truncated"), (torn(), "truncated")],
     ids=["empty", "first bytes only", "truncated"],
 )
 def test_a_corrupt_image_is_named_and_left_out_only_with_skip_broken(tmp_path, content, reason):

@@ -62,6 +62,6 @@ def test_a_front_far_below_its_target_is_noted(tmp_path, monkeypatch):
     study = loop.search(space, evaluator=scored, trials=4, latency_target_ms=4.5, sampler="random", study="s")
     assert study.trials()["latency_ms"].max() == 5.0
     assert study.snapshot().budget_use == (
-        "the slowest network of the front takes 2 ms of 4.5 ms: nothing slower was found to be better among 3 networks "
+        "the slowest network of the front takes 2 ms of 4.5 ms: no slower network was better among 3 networks "
         "tried, the slowest of which takes 4 ms"
     )

@@ -407,7 +407,7 @@ def test_a_published_network_is_fitted_to_the_data(quick, tmp_path):
         ({"settings": "shuflenet"}, "neither a file nor a published training; did you mean 'shufflenet'"),
         ({"weights": "none.safetensors"}, r"none\.safetensors: cannot be read"),
         ({"weights": "none.pt"}, r"none\.pt: cannot be read"),
-        ({"weights": {}, "from_scratch": True}, "exclude each other"),
+        ({"weights": {}, "from_scratch": True}, "are mutually exclusive"),
         ({"device": "tpu"}, "'tpu' is not a device"),
         ({"data": "imagefolder:nowhere"}, "does not exist"),
     ],

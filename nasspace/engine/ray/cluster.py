@@ -80,7 +80,7 @@ def lost_message(recipe: Recipe, resume_command: str) -> str:
     """The message that the cluster is gone: what is kept, and how to continue."""
     if recipe.ray is None:
         return f"Ray was stopped on this machine; what is finished is kept; run `{resume_command}` to continue"
-    again = f"start it again, then run `{resume_command}`, or continue without it: `{resume_command} --ray none`"
+    again = f"restart it, then run `{resume_command}`, or continue without it: `{resume_command} --ray none`"
     return f"the Ray cluster ({recipe.ray}) was stopped or cannot be reached; what is finished is kept: {again}"
 
 

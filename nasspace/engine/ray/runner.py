@@ -154,7 +154,7 @@ class Dispatcher:
             deaths = self._deaths[candidate.number]
             if deaths <= self.manager.problem.recipe.retries:
                 self._requeued.append(candidate)
-                self.manager.report("note", text=f"trial {candidate.number}: its process died; it is started again")
+                self.manager.report("note", text=f"trial {candidate.number}: its process died; it is restarted")
                 return
             outcome = Outcome({}, failure=f"its process died {deaths} times (such as by a signal)")
         self.manager.tell(candidate, outcome)
