@@ -1,4 +1,4 @@
-"""Search with an evaluator of your own: a function from an architecture to its objectives.
+"""Search with a custom evaluator: a function from an architecture to its objectives.
 
     python examples/search.py
 

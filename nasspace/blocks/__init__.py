@@ -1,7 +1,7 @@
 """Blocks: plain `nn.Module`s, and the registry that finds one by its name.
 
 A block is a class `Block(in_channels, out_channels, stride, **options)` with a `forward`. Its signature is
-the single definition of its options, their types and defaults. Register a block of your own with
+the single definition of its options, their types and defaults. Register your own block with
 
     nasspace.blocks.register("my_block", MyBlock)
 

@@ -255,9 +255,9 @@ class _Delivery:
                 if self.file:
                     found = subprocess_benchmark.measure_files_in_subprocess(exported, **settings)
                 else:
-                    device = recipe.device if runtimes.get(recipe.runtime).uses_accelerator else "cpu"
+                    device_name = recipe.device if runtimes.get(recipe.runtime).uses_accelerator else "cpu"
                     found = subprocess_benchmark.measure_folders_in_subprocess(
-                        folders, recipe.runtime, **settings, device=device
+                        folders, recipe.runtime, **settings, device=device_name
                     )
             yield from found
 

@@ -94,7 +94,7 @@ def _open_lock_file(path: Path) -> int:
 
 def _remedy(path: Path) -> str:
     """Return the remedy for an unusable path."""
-    return f"remove {path}, or set a folder of your own in the environment variable {FOLDER}"
+    return f"remove {path}, or set your own folder in the environment variable {FOLDER}"
 
 
 @contextlib.contextmanager
