@@ -132,7 +132,7 @@ def _tell(
 
 
 def points(found: Sequence[Mapping[str, float]], objectives: Sequence[str]) -> np.ndarray:
-    """Rows to be minimised."""
+    """Rows to be minimized."""
     rows = [[-values[name] if name == "accuracy" else values[name] for name in objectives] for values in found]
     return np.array(rows).reshape(len(rows), len(objectives))
 

@@ -18,19 +18,18 @@ from nasspace.blocks.layers import (
 )
 from nasspace.blocks.options import Groups, Kernel, Ratio, Share
 
-Order = Literal["paper", "megvii"]  # order of channels: the paper's, or that of the official code's weights
+Order = Literal["paper", "megvii"]  # channel order of the paper, or of the official weights
 
 
 class ShuffleV1(nn.Module):
     """1x1 group conv, BN, ReLU -> shuffle -> kxk depthwise, BN -> 1x1 group conv, BN; ReLU(+ input). ShuffleNet, fig 2.
 
-    The inner width is bottleneck x out. Where the shape changes, the main path gives out - in channels and the
-    3x3 average-pooled input is concatenated in front (figure 2c); where out is not above in, a 1x1 convolution
-    projects the pooled input to half of out first (a single channel has no half and no shortcut).
-    `first_groups` groups the first convolution alone (1 in the network's first unit); by default it is `groups`.
-    Groups that do not divide the unit's widths become the largest smaller number that divides them all.
-    `shuffle: megvii` is for the official code's weights: it shuffles after the depthwise convolution and in the
-    opposite direction: (n, g) is read as (g, n).
+    The inner width is bottleneck x out. If the shape changes, the 3x3 average-pooled input is concatenated before the
+    main path's out - in channels (figure 2c). If out <= in, a 1x1 convolution first projects the pooled input to
+    out // 2 channels; with out = 1 there is no shortcut. `first_groups` sets the groups of the first convolution (1 in
+    the network's first unit), by default `groups`. Groups that do not divide all widths of the unit are lowered to the
+    next number that does. `shuffle: megvii` is for the official weights: the shuffle follows the depthwise convolution
+    and is inverse, reading (n, g) as (g, n).
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class ShuffleV1(nn.Module):
         shuffle: str,
         **_: Any,
     ) -> dict[str, Any]:
-        """The inner width, groups that divide the widths, and the order of channels where the two orders differ."""
+        """Resolve the inner width, groups that divide the widths, and `shuffle` ('paper' if both orders are equal)."""
         middle, main = max(1, share_of(out_channels, bottleneck)), _v1_main(in_channels, out_channels, stride)
         if first_groups is None:
             groups = first_groups = common_groups(groups, in_channels, middle, main)
@@ -105,20 +104,20 @@ class ShuffleV1(nn.Module):
 
 
 def _v1_main(in_channels: int, out_channels: int, stride: int) -> int:
-    """The output width of the main path: all of `out`, or what the shortcut leaves of it."""
+    """The output width of the main path: `out` minus the width of the concatenated shortcut, if there is one."""
     if stride == 1 and in_channels == out_channels:
         return out_channels
     return out_channels - (in_channels if out_channels > in_channels else out_channels // 2)
 
 
 class ShuffleV2(nn.Module):
-    """Half passes; half: 1x1, BN, ReLU -> kxk depthwise, BN -> 1x1, BN, ReLU [-> SE]; concat; shuffle(2). V2, fig. 3.
+    """Split: identity | 1x1, BN, ReLU -> kxk depthwise, BN -> 1x1, BN, ReLU [-> SE]; concat; shuffle(2). V2, fig. 3.
 
-    Where the shape changes, nothing is split: the shortcut is kxk depthwise, BN -> 1x1, BN, ReLU (figure 3d).
-    Its width is that of the input with `split: paper` (the official code), half of out with `split: half`
-    (torchvision), and half of out where out is not above in. An odd width is not shuffled. `se`
-    is the ratio of squeeze-and-excitation at the end of the branch (the paper's appendix). `shuffle: megvii` is for
-    the official code's weights: nothing is shuffled at the end; even channels pass and odd ones enter the branch.
+    If the shape changes, the input is not split, and the shortcut is kxk depthwise, BN -> 1x1, BN, ReLU (figure 3d).
+    The shortcut has as many channels as the input with `split: paper` (the official code), and out // 2 with
+    `split: half` (torchvision) or if out <= in. An odd width is not shuffled. `se` is the ratio of
+    squeeze-and-excitation at the end of the branch (the paper's appendix). `shuffle: megvii` is for the official
+    weights: the shuffle precedes the split, so that even channels pass and odd ones enter the branch.
     """
 
     def __init__(
@@ -152,7 +151,7 @@ class ShuffleV2(nn.Module):
     def resolve(
         in_channels: int, out_channels: int, stride: int, *, split: str, se: float, shuffle: str, **_: Any
     ) -> dict[str, Any]:
-        """Split and order of channels, the paper's where they make no difference; the inner width of `se`."""
+        """Resolve `split` and `shuffle` ('paper' where they make no difference), and the inner width of `se`."""
         paper, half = (_v2_widths(in_channels, out_channels, stride, each) for each in ("paper", "half"))
         split = split if paper != half else "paper"
         main = (half if split == "half" else paper)[2]
@@ -172,10 +171,10 @@ class ShuffleV2(nn.Module):
 
 
 def _v2_widths(in_channels: int, out_channels: int, stride: int, split: str) -> tuple[int, int, int]:
-    """Channels that pass unchanged (0 where the shape changes), that enter the branch, that the branch returns.
+    """The widths of the identity path (0 if the shape changes), of the branch's input, and of its output.
 
-    A single channel cannot be split, so its unit takes the form for a changed shape. Half of one channel is none, so
-    a unit of one output channel has no shortcut.
+    A single channel cannot be split, so a unit with one input channel is built as if the shape changed. With one
+    output channel there is no shortcut.
     """
     if stride == 1 and in_channels == out_channels > 1:
         passed = in_channels // 2

@@ -187,7 +187,7 @@ def export(
     """Export a network that runs without nasspace: architecture, model.py, weights, ONNX; every file is checked."""
     from nasspace.engine import arch_reference
     from nasspace.exporting import preprocessing
-    from nasspace.exporting.export import earlier
+    from nasspace.exporting.export import FORMATS, earlier
     from nasspace.exporting.export import export as write
     from nasspace.exporting.members import export_front, export_member
     from nasspace.studies.study import load
@@ -195,7 +195,7 @@ def export(
     formats = tuple(part.strip() for part in format.split(",") if part.strip())
     size = int(batch) if batch.isascii() and batch.isdecimal() else batch
     if not formats:
-        raise InputError("--format: names no format; give some of source, onnx, torch")
+        raise InputError(f"--format: names no format; give some of {', '.join(FORMATS)}")
     options: dict[str, Any] = {
         "formats": formats,
         "seed": seed,

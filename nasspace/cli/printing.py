@@ -195,7 +195,7 @@ def front_table(
     accuracy = has("accuracy") or searched  # else it is not an objective
     rows = [_front_row(row) for row in front]
     optional = {"accuracy": accuracy, "in the search": searched, "measured again": again, "ties with": ties}
-    columns = [column for column in FRONT_COLUMNS if optional.get(column, True)]
+    columns = [column for column in PRINTED_COLUMNS if optional.get(column, True)]
     width = width or console().width
     shown, dropped = fit_columns(columns, rows, width, DROPPABLE, {"latency ms (95 %)": "latency ms"})
     tied = " Ties: intervals of latency overlap." if "ties with" in shown else ""
@@ -207,7 +207,7 @@ def front_table(
     return table(shown, [[row[column] for column in shown] for row in rows], title, caption, "", width)
 
 
-FRONT_COLUMNS = (
+PRINTED_COLUMNS = (
     *("id", "accuracy", "in the search", "latency ms (95 %)", "measured again", "ties with", "FLOPs", "params"),
     *("memory access", "digest"),
 )

@@ -41,19 +41,19 @@ if TYPE_CHECKING:
     from nasspace.latency.benchmark import Latency
 
 Report = Callable[..., None]
-LARGEST_SAMPLE = 40  # the latest measured networks, on which the latency predictor is tested
-EXPORTED_FILES = {"onnxruntime": "model.onnx", "onnxruntime-int8": INT8}  # the file of an export that a runtime runs
-PYTORCH_FILE = "weights.pt"  # of all other runtimes
+MAX_PREDICTED = 40  # latest measured networks on which the latency predictor is tested
+EXPORTED_FILES = {"onnxruntime": "model.onnx", "onnxruntime-int8": INT8}  # file of an export by runtime
+PYTORCH_FILE = "weights.pt"  # for all other runtimes
 
 
 def deliver(study: Study, on_event: Report | None = None) -> Study:
     """Train, export and judge a study's front, and write its tables and report; recorded results are reused.
 
     The front's networks are trained at their deployment resolution, and their exported files judged on the validation
-    images. A member that is then dominated leaves the front, and trials that it alone had dominated return. The files
-    are measured again in a fresh process; a member that is then over its limit leaves the front, too. If the time
-    budget is used up, the remaining members stay untrained and the study unfinished. Raises `NothingFound` if no member
-    is left, and `VerificationError` if an export failed its checks, after everything else is written.
+    images. A member that is now dominated leaves the front, and trials that only it dominated are promoted. The files
+    are measured again in a fresh process; members over the latency limit leave the front, too. If the time budget is
+    used up, the remaining members stay untrained and the study unfinished. Raises `NothingFound` if no member is left,
+    and `VerificationError` if an export failed its checks, after everything else is written.
     """
     failed: dict[int, VerificationError] = {}
     with paths.alone(study.folder, wait=study.is_shared), errors_of_storage(study.folder):
@@ -61,7 +61,7 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
             failed = _Delivery(study, on_event or (lambda kind, **_: None)).run()
         write_report(study.snapshot())
         study.record.set_user_attr(records.FINISHED, not failed and not study.promoted())
-        records.write_tables(study)  # last: the document has `finished`
+        records.write_tables(study)  # last: front.json records `finished`
     if failed:
         errors = "; ".join(f"trial {number}: {error}" for number, error in failed.items())
         raise VerificationError(f"{errors} (`nas resume {study.name}` tries again)")
@@ -81,11 +81,11 @@ class _Delivery:
         self.report = report
         self.data = _StudyData(study, report)
         self.recipe = self.data.recipe
-        self.file = EXPORTED_FILES.get(self.recipe.runtime)  # the file of an export that the search's runtime runs
+        self.file = EXPORTED_FILES.get(self.recipe.runtime)  # the exported file that the search's runtime runs
         self.failed: dict[int, VerificationError] = {}
 
     def run(self) -> dict[int, VerificationError]:
-        """Train, export, judge and measure the front again until it is stable; returns the failed exports."""
+        """Train, export, evaluate and remeasure the front until it is stable; returns the failed exports."""
         study = self.study
         _drop_leftovers(study)
         self._reset_deleted()
@@ -105,7 +105,7 @@ class _Delivery:
         return self.failed
 
     def _reset_deleted(self) -> None:
-        """Reset the last rung of trials whose export and trained weights were both deleted: they are trained again."""
+        """Reset trials whose export and trained weights were both deleted, so that they are trained again."""
         for number in self.study.deployed():
             if self.study.deployed_weights.path(number) is None and not _is_complete(self._folder(number)):
                 self.study.record.set_user_attr(f"{DEPLOYED}{number}", None)
@@ -116,7 +116,7 @@ class _Delivery:
 
     @contextlib.contextmanager
     def _collecting_errors(self, number: int) -> Iterator[None]:
-        """Collect the error of an export that failed its checks, so that it does not stop the other members."""
+        """Collect the error of an export that failed its checks, and continue with the other members."""
         try:
             yield
         except VerificationError as error:
@@ -180,7 +180,7 @@ class _Delivery:
             device=self.data.device,
             on_epoch=on_epoch,
         )
-        # The study has the names of the classes already.
+        # Class names are in the study's settings.
         preprocessing = {key: value for key, value in data.preprocessing.items() if key != "classes"}
         training = {"resolution": side, "epochs": trained.epochs, "seconds": round(trained.seconds, 3)}
         training |= {"accuracy": trained.accuracy, "preprocessing": preprocessing}
@@ -217,7 +217,7 @@ class _Delivery:
         return accuracy
 
     def _measure_again(self, numbers: list[int]) -> None:
-        """Measure exports in a fresh process, with the runtime and on the machine of the search."""
+        """Measure exports in a fresh process, on the machine and with the runtime of the search."""
         study, recipe, results = self.study, self.recipe, self.study.remeasured()
         missing = [number for number in numbers if str(number) not in results]
         if not missing or not ("latency" in study.objectives or "latency" in study.limits):
@@ -240,7 +240,7 @@ class _Delivery:
             study.record.set_user_attr(REMEASURED, results)
 
     def _fresh_latencies(self, folders: list[Path], elsewhere: bool) -> Iterator[Latency]:
-        """Yield the latencies of exports; with `elsewhere` they are measured on the cluster's measuring node."""
+        """Yield the latencies of exports; with `elsewhere`, measured on the cluster's measuring node."""
         recipe = self.recipe
         settings = {"threads": recipe.threads, "batch_size": recipe.batch_size}
         exported = [folder / (self.file or "") for folder in folders]
@@ -255,17 +255,17 @@ class _Delivery:
                 if self.file:
                     found = subprocess_benchmark.measure_files_in_subprocess(exported, **settings)
                 else:
-                    on = recipe.device if runtimes.get(recipe.runtime).uses_accelerator else "cpu"
+                    device = recipe.device if runtimes.get(recipe.runtime).uses_accelerator else "cpu"
                     found = subprocess_benchmark.measure_folders_in_subprocess(
-                        folders, recipe.runtime, **settings, device=on
+                        folders, recipe.runtime, **settings, device=device
                     )
             yield from found
 
 
 class _StudyData:
-    """A study's data set, loaded at the resolution of the current network when it is first needed.
+    """The study's data set, loaded on demand at the resolution of the current network.
 
-    `device` is where networks are trained: the recipe's device, or the CPU if this machine does not have it.
+    `device` is where networks are trained: the recipe's device, or the CPU if this machine lacks it.
     """
 
     def __init__(self, study: Study, report: Report):
@@ -274,43 +274,43 @@ class _StudyData:
         self.device = self.recipe.device
         try:
             check_device(self.device)
-        except InputError:  # the workers of a cluster have it, the driver does not
+        except InputError:  # a cluster's workers may have a device that the driver lacks
             report("note", text=f"this machine has no {self.device}: the front is trained on its CPU")
             self.device = "cpu"
 
     def of(self, architecture: Architecture) -> DataSet:
         """The data set at a network's resolution, decoded from the original files."""
         side = min(architecture.input[1:])
-        held = self.study.data
-        if held is None or held.resolution != side:
-            held = self.study.data = data_of(self.recipe, side)
-            self._check(held)
-        return held
+        data = self.study.data
+        if data is None or data.resolution != side:
+            data = self.study.data = data_of(self.recipe, side)
+            self._check(data)
+        return data
 
-    def _check(self, held: DataSet) -> None:
+    def _check(self, data: DataSet) -> None:
         """Refuse images that differ from the study's; the fingerprint holds for one resolution."""
         settings = self.study.settings
-        if held.resolution == settings["task"]["resolution"] and held.fingerprint != settings["data"]["fingerprint"]:
+        if data.resolution == settings["task"]["resolution"] and data.fingerprint != settings["data"]["fingerprint"]:
             raise InputError(
-                f"{self.study.folder}: {held.name} are not the images of the search (fingerprint "
-                f"{settings['data']['fingerprint']}, now {held.fingerprint}); restore them"
+                f"{self.study.folder}: {data.name} are not the images of the search (fingerprint "
+                f"{settings['data']['fingerprint']}, now {data.fingerprint}); restore them"
             )
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether an export is complete: folders are moved into place whole, README.md last."""
+    """Whether an export is complete: README.md is written last."""
     return (folder / "README.md").is_file()
 
 
 def _is_temporary(path: Path) -> bool:
-    """Whether a hidden file has a name that only nasspace gives: one of its own, with a suffix of eight characters."""
+    """Whether a path is named like a temporary file of nasspace: `.NAME.` and eight characters."""
     return re.fullmatch(r"\.(\d+|[\w-]+\.(pt|safetensors|yaml|csv|json|html))\.\w{8}", path.name) is not None
 
 
 def _drop_leftovers(study: Study) -> None:
-    """Remove the hidden temporary files and folders that a killed delivery left."""
+    """Remove temporary files and folders of a killed delivery."""
     folders = [study.folder / "exports", study.folder / "checkpoints", study.deployed_weights.folder]
-    if not study.is_shared:  # other processes may be writing into a shared one
+    if not study.is_shared:  # other processes may write to a shared study
         folders += [study.folder, study.search_weights.folder]
     for folder in folders:
         for path in filter(_is_temporary, folder.glob(".*.*")):
@@ -321,7 +321,7 @@ def _drop_leftovers(study: Study) -> None:
 
 
 def _drop_other_exports(study: Study, numbers: list[int]) -> None:
-    """Remove the exports of networks that left the front: `exports/` holds the front alone."""
+    """Remove the exports of networks that left the front."""
     for folder in (study.folder / "exports").glob("*"):
         if folder.name.isdecimal() and int(folder.name) not in numbers:
             # README.md first, so that a partly removed folder does not look complete.
@@ -334,7 +334,7 @@ def _test_predictor(study: Study, report: Report) -> None:
     from nasspace.latency.predictor import cross_validate
 
     measured_trials = [t for t in study.frozen("COMPLETE", "PRUNED") if "latency_interval" in t.user_attrs]
-    trials = measured_trials[-LARGEST_SAMPLE:]
+    trials = measured_trials[-MAX_PREDICTED:]
     if len(trials) < 3:
         return
     architectures = [study.architecture(trial.number) for trial in trials]

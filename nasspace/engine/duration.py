@@ -41,7 +41,7 @@ class Duration:
 
     @property
     def last_rung(self) -> str:
-        """The time of the last rung in words."""
+        """The estimated time of the last rung, as text."""
         return f"{_format_range(*self.delivery)} for the final training and export of the front"
 
     def __str__(self) -> str:

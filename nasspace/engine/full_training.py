@@ -201,7 +201,7 @@ def train(
     study = records.load(name)
     numbers = study.front_numbers()
     if not numbers:
-        raise InputError(f"{study.folder}: this study has no front yet; go on with `nas resume {name}`")
+        raise InputError(f"{study.folder}: this study has no front yet; run `nas resume {name}`")
     if weights is not None:
         raise InputError(f"{arch}: the members of a front cannot start from the same weights; name one as {name}:ID")
     trained = []

@@ -225,7 +225,7 @@ def _continue(study: Study, changes: Mapping[str, Any], report: Report, started:
 
 
 def _ignore(kind: str, **_: Any) -> None:
-    """Report to nobody."""
+    """Ignore an event."""
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
-"""Proposals: new networks within every limit that is known before an evaluation, the same with and without a kill.
+"""Proposals: new networks within the limits on known values, reproducible after a kill.
 
-If several processes search one study, each writes its proposal into its trial before it reads the trials of the
-others. Of two processes that propose the same network at least one sees the other, and withdraws; if both see each
-other, the one with the higher trial number withdraws.
+If several processes search one study, each stores its proposal in its trial before it reads the other trials. If two
+processes propose the same network, at least one of them sees the other's trial; the trial with the higher number is
+withdrawn.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     import optuna
 
 MAX_REFUSED = 500  # proposals refused in a row before the space counts as exhausted
-PATIENCE = 20  # proposals refused in a row before `gain` proposes in place of an Optuna sampler
-WITHDRAWAL = 2.0  # seconds in which another process withdraws a duplicate
-MAX_INFEASIBLE = 6  # rejected trials, with none within the limits yet, before `gain` proposes in place of the sampler
+PATIENCE = 20  # proposals refused in a row before `gain` replaces an Optuna sampler
+WITHDRAWAL_TIMEOUT = 2.0  # seconds to wait for another process to withdraw a duplicate
+MAX_INFEASIBLE = 6  # rejected trials without a feasible one before `gain` replaces an Optuna sampler
 
 
 class Proposals:
     """Proposes architectures as trials of the study, one at a time.
 
-    A proposal depends only on the record: the finished trials and the number of the next one. So a search that was
-    killed continues as it would have continued without the kill.
+    A proposal depends only on the record: the finished trials and the number of the next one. A resumed search
+    therefore equals an uninterrupted one.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class Proposals:
     ) -> tuple[optuna.Trial, Architecture] | None:
         """The next trial and its architecture; None if there is none at present.
 
-        None with `exhausted` set means that no new network within the known limits is left. `running` are the numbers
-        of this process's trials; `on_new_trial` is called with a trial before it is read. With `max_trials`, no more
-        trials are evaluated, or were created by other processes before this one.
+        If None and `exhausted` is set, no new network within the known limits is left. `running` holds the numbers of
+        this process's trials; `on_new_trial` is called with each new trial before its architecture is drawn. With
+        `max_trials`, returns None if that many trials are evaluated, or open and created before this one.
         """
         self.exhausted = False
         for _ in range(MAX_REFUSED):
@@ -78,7 +78,9 @@ class Proposals:
                 if blocks := {name: self._labels[name][i] for name, i in trial.params.items() if name in self._labels}:
                     trial.set_user_attr("blocks", blocks)  # readable names: the parameter is the block's index
                 enough = max_trials is not None and self._count_before(trial) >= max_trials
-                reason = "enough are under way in other processes" if enough else self._refusal(trial, architecture)
+                reason = (
+                    "enough trials are running in other processes" if enough else self._refusal(trial, architecture)
+                )
                 if not reason:
                     return trial, architecture
                 trial.set_user_attr("reason", reason)
@@ -88,11 +90,11 @@ class Proposals:
         self.exhausted = True
         return None
 
-    def seen(self) -> list[Observation]:
-        """Every trial whose network is evaluated or running, as the sampler takes it; running ones have no values."""
-        return [self._seen(trial) for trial in self.study.frozen() if is_taken(trial)]
+    def observations(self) -> list[Observation]:
+        """The evaluated and running trials, as observations for the sampler; running ones have no values."""
+        return [self._observation(trial) for trial in self.study.frozen() if is_taken(trial)]
 
-    def _seen(self, trial: optuna.trial.FrozenTrial) -> Observation:
+    def _observation(self, trial: optuna.trial.FrozenTrial) -> Observation:
         attributes = trial.user_attrs
         interval = attributes.get("latency_interval")
         margin = interval["high_ms"] / interval["median_ms"] if interval else 1.0
@@ -104,16 +106,16 @@ class Proposals:
         return self._architectures[trial.number]
 
     def _next_trial(self) -> optuna.Trial | None:
-        """Ask Optuna for a trial, after adding one that `gain` proposes; None if `gain` finds no new network."""
+        """Ask Optuna for a trial, with the proposal of `gain` enqueued; None if `gain` finds no new network."""
         if not self.study.frozen("WAITING") and self._uses_gain():
-            proposal = self.gain.propose(self.seen(), len(self.study.frozen()))
+            proposal = self.gain.propose(self.observations(), len(self.study.frozen()))
             if proposal is None:
                 return None
             self.study.record.enqueue_trial(dict(proposal.choices))
         return storage.ask(self.study.record)
 
     def _uses_gain(self) -> bool:
-        """Whether `gain` proposes: it is the study's sampler, or that one finds nothing new or feasible."""
+        """Whether `gain` proposes: as the study's sampler, or because that finds nothing new or feasible."""
         if self.sampler == "gain":
             return True
         trials = self.study.frozen()
@@ -125,25 +127,25 @@ class Proposals:
         return self.space.architecture(lambda name, options: trial.suggest_categorical(name, list(options)))
 
     def _refusal(self, trial: optuna.Trial, architecture: Architecture) -> str:
-        """Why a proposal is not evaluated (another trial has the network, a known limit is violated); else empty."""
+        """Why a proposal is refused (a duplicate, or over a known limit); empty if it is not."""
         if (other := self._duplicate(trial, architecture.digest)) is not None:
             return f"the network of trial {other.number}"
         try:
             with failures.as_candidate_failures():
                 values = {name: count(architecture) for name, count in self.known.items() if name in self.study.limits}
-        except failures.CandidateFailed as error:  # one of its blocks does not run
+        except failures.CandidateFailed as error:  # a block raised an error
             trial.set_user_attr("traceback", error.traceback)
             return f"failed: {error}"[:500]
         return violated_limit(values, self.study.limits)
 
     def _duplicate(self, trial: optuna.Trial, digest: str) -> optuna.trial.FrozenTrial | None:
         """Another trial with this network; running ones with a higher number get time to withdraw."""
-        end = time.monotonic() + WITHDRAWAL
+        end = time.monotonic() + WITHDRAWAL_TIMEOUT
         while True:
             taken = [other for other in self.study.frozen() if other.number != trial.number and is_taken(other)]
             same = [other for other in taken if other.user_attrs["digest"] == digest]
             decided = [other for other in same if other.state.name != "RUNNING" or other.number < trial.number]
-            if decided or not same or not self.study.is_shared:  # unshared: a trial to be resumed after this one
+            if decided or not same or not self.study.is_shared:  # unshared: `same` will be resumed later
                 return next(iter(decided), None)
             if time.monotonic() > end:
                 return same[0]
@@ -156,7 +158,7 @@ class Proposals:
 
 
 def is_taken(trial: optuna.trial.FrozenTrial) -> bool:
-    """Whether a trial's network is evaluated, running, or cannot be evaluated because its training failed."""
+    """Whether a trial's network is evaluated, rejected, running, or failed in its evaluation."""
     if trial.state.name == "FAIL":
         return trial.user_attrs.get("reason", "").startswith("failed")
     return "digest" in trial.user_attrs

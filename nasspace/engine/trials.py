@@ -1,4 +1,4 @@
-"""Trials of a search: ask for candidates and tell their outcomes, wherever they are evaluated."""
+"""The ask-and-tell interface of a search, for evaluation in this process or on Ray."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from nasspace.studies.trial_table import is_same_machine, machine_text
 if TYPE_CHECKING:
     import optuna
 
-MAX_REJECTED_AT_START = 12  # rejected in a row before any network was within the limits: the search ends
-MAX_REJECTED = 60  # rejected in a row later: the search ends with what it has
-MAX_FAILURES = 5  # failed candidates in a row: the search ends with an error
+MAX_REJECTED_AT_START = 12  # consecutive rejections that end a search without a feasible trial
+MAX_REJECTED = 60  # consecutive rejections that end a search with feasible trials
+MAX_FAILURES = 5  # consecutive failures that end a search with an error
 CRASH = "Fatal Python error"  # the first words of a trace that faulthandler writes
-KEPT_LAYERS = 4  # successive fronts, each without the ones before it, whose weights are kept
+KEPT_LAYERS = 4  # nondominated layers whose weights are kept
 Report = Callable[..., None]
 
 
@@ -48,7 +48,7 @@ class Candidate:
 
 
 class TrialManager:
-    """Asks for candidates and tells their outcomes, for one process; several candidates may be running at a time."""
+    """Asks for candidates and tells their outcomes for one process, which may run several at a time."""
 
     def __init__(self, study: Study, problem: Problem, report: Report):
         self.study = study
@@ -58,7 +58,7 @@ class TrialManager:
         self.heartbeat = Heartbeat(study)
         self.out_of_time = False
         self._reserved = 0.0  # seconds of the time budget for the last rung and the exports
-        self._stopped = bool(problem.recipe.time_budget and study.is_searched)  # killed after the end of the search
+        self._stopped = bool(problem.recipe.time_budget and study.is_searched)  # resumed after the end of the search
         recipe = problem.recipe
         self._proposals = Proposals(study, problem.space, recipe.sampler, problem.evaluator.known, recipe.seed)
 
@@ -133,13 +133,13 @@ class TrialManager:
 
     @property
     def is_finished(self) -> bool:
-        """Whether no candidate is running, here or in other processes, and none will be asked for."""
+        """Whether no candidate is running, here or in other processes, and none will follow."""
         if self.running:
             return False
         return self._stopped or (self._is_complete() and not self.heartbeat.others())
 
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
-        """Record an outcome; the last write is the one that finishes the trial."""
+        """Record an outcome; the trial's state is written last."""
         study, trial = self.study, candidate.trial
         if outcome.failure:
             return self._tell_failure(candidate, outcome)
@@ -156,7 +156,7 @@ class TrialManager:
                 recorded = study.finish_trial(trial, "PRUNED")
         self._release(candidate)
         if not recorded:
-            text = f"trial {trial.number} was taken over by another process, which thought this one dead"
+            text = f"trial {trial.number} was taken over by another process, since this one sent no heartbeat"
             self.report("left", number=trial.number, text=text)
             return None
         self._drop_weights()
@@ -175,7 +175,7 @@ class TrialManager:
                 trial.set_constraint(name, (high or outcome.values[name]) / limit - 1)
 
     def _tell_failure(self, candidate: Candidate, outcome: Outcome) -> None:
-        """Record a candidate whose block or training failed, with its traceback; too many in a row are an error."""
+        """Record a failed candidate with its traceback; raises `InputError` after `MAX_FAILURES` in a row."""
         with storage.unless_finished():
             candidate.trial.set_user_attr("traceback", outcome.traceback)
             candidate.trial.set_user_attr("reason", f"failed: {outcome.failure}"[:500])
@@ -196,7 +196,7 @@ class TrialManager:
         self.heartbeat.end(candidate.number)
 
     def _check_machine(self, candidate: Candidate, outcome: Outcome) -> None:
-        """Refuse a latency from another machine than the study's: both would stand in one front."""
+        """Refuse a latency from another machine: the front would compare latencies of different machines."""
         measured = outcome.details.get("latency_interval", {}).get("machine")
         expected = self.study.latency_machine()
         if measured and expected and not is_same_machine(measured, expected):
@@ -208,14 +208,14 @@ class TrialManager:
 
     @property
     def _max_trials(self) -> int | None:
-        """The number of trials that proposals must respect themselves, if other processes ask at the same time."""
+        """The number of trials for `Proposals.next`, which must check it if other processes ask at the same time."""
         return self.problem.recipe.trials if self.study.is_shared else None
 
     def _is_complete(self) -> bool:
         return self.study.evaluated >= self.problem.recipe.trials or self._rejected_in_a_row() > 0
 
     def _has_enough(self) -> bool:
-        """Whether no candidate is needed at present; stops the search if the time or the limits are out of reach."""
+        """Whether no candidate is needed at present; stops the search if time is up or too many were rejected."""
         deadline = self.study.deadline
         if deadline is not None and time.monotonic() > deadline - self._reserved:
             kept = f" ({self._reserved:.0f} s are kept for the last rung and the exports)" if self._reserved else ""
@@ -231,18 +231,18 @@ class TrialManager:
         return False
 
     def _stop(self, why: str) -> None:
-        """Stop the search before its trials are used up; record why, unless time alone was to end it."""
+        """Stop the search early and record why, except at the end of an unbounded search's time budget."""
         self._stopped = True
         if self.problem.recipe.is_bounded or not self.out_of_time:
             self.study.record_early_end(why)
         self.report("note", text=f"the search ends: {why}")
 
     def _drop_weights(self) -> None:
-        """Drop the weights of networks that are unlikely to be trained further; if one is, it is trained again."""
+        """Drop the weights of networks outside the first layers; if one is promoted, it is trained from scratch."""
         self.study.search_weights.drop(self.study.beyond_layers(KEPT_LAYERS))
 
     def _rejected_in_a_row(self) -> int:
-        """How many trials in a row were rejected, if so many that the limits look out of reach; else 0."""
+        """The number of trailing rejected trials if it reaches the limit that ends a search, else 0."""
         finished = self.study.frozen("COMPLETE", "PRUNED")
         feasible = any(self.study.over_limit(trial) <= 0 for trial in finished if trial.state.name == "COMPLETE")
         rejected = 0

@@ -341,7 +341,7 @@ def fvcore_flops(network: nn.Module, input_shape: tuple[int, int, int]) -> int |
 
 
 def _unchanged(folder: Path, recorded: Mapping[str, str | None]) -> Iterator[Check]:
-    """Check that files which nobody edits are as written."""
+    """Check the digests of the files in `HASHED`."""
     for name, expected in recorded.items():
         if expected is not None:
             found = digest(folder / name)

@@ -42,11 +42,11 @@ ORIGIN = {
     "resolution": int,
 }  # keys of `data` in export.json
 LARGEST_SEED = 2**63 - 1
-HELD = (  # checked by digest: nobody edits these
+HASHED = (  # recorded with their digests, which `verify` checks
     *("weights.safetensors", "weights.pt", "model.onnx", INT8),
     *("model.py", specifications.PROGRAM, specifications.NAME),
 )
-WRITTEN = ("architecture.json", *HELD, RECORD, "README.md")
+WRITTEN = ("architecture.json", *HASHED, RECORD, "README.md")
 TRAINED = ("training.json", "confusion.csv")  # added by a full training
 DYNAMIC = "dynamic"  # batch size
 LARGEST_BATCH = 4096
@@ -328,7 +328,7 @@ def _network(architecture: Architecture, weights: Any, seed: int) -> Network:
 def _write(
     new: Path, architecture: Architecture, network: Network, spec: Mapping[str, Any], record: Mapping[str, Any]
 ) -> dict[str, str | None]:
-    """Write the files of the formats; returns their names, with digests of the files in HELD."""
+    """Write the files of the formats; returns their names, with digests of the files in HASHED."""
     formats, card, state = record["formats"], record["card"], network.state_dict()
     note = "" if record["trained"] else cards.never_trained(record["seed"])
     files.write_text(new / "architecture.json", architecture.to_json())
@@ -348,7 +348,7 @@ def _write(
         stated = specifications.metadata(spec, architecture.digest)
         to_onnx(network, architecture.input, new / "model.onnx", **size, metadata=stated)
     names = sorted(path.name for path in new.iterdir())
-    return {name: checking.digest(new / name) if name in HELD else None for name in names}
+    return {name: checking.digest(new / name) if name in HASHED else None for name in names}
 
 
 def _write_bytes(path: Path, data: bytes) -> None:
@@ -427,8 +427,8 @@ def _read_record(path: Path) -> dict[str, Any]:
             raise document.error((key,), f"'{key}' is missing or has the wrong type; export it again")
     unknown = [name for name in record["files"] if name not in WRITTEN]
     missing = [name for name in (checking.PIPELINE, specifications.NAME) if name not in record["files"]]
-    held = [name for name, digest in record["files"].items() if name in HELD and not isinstance(digest, str)]
-    if unknown or missing or held:
+    unhashed = [name for name, digest in record["files"].items() if name in HASHED and not isinstance(digest, str)]
+    if unknown or missing or unhashed:
         raise document.error(("files",), "not the files of an export; export it again")
     figures = [value for value in record["accuracy"].values() if isinstance(value, bool | str | list | dict | None)]
     if figures:

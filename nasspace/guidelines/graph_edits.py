@@ -74,7 +74,7 @@ def _excitation(graph: Graph, node: Any, layer: int) -> Removable | None:
 
 
 def _shortcut(graph: Graph, node: Any, layer: int) -> Removable | None:
-    """The sum of two maps: remove the operand that needs no convolution of its own."""
+    """The sum of two maps: remove the operand that is computed without another convolution."""
     operands = graph.data_inputs(node)
     if len(set(operands)) != 2 or len({graph.shapes.get(name) for name in operands}) != 1:
         return None

@@ -1,10 +1,10 @@
 """Latency benchmark: interleaved rounds, normalized by a reference network, with detection of contention.
 
-A latency is the median of many runs of one batch at the usual speed of the machine, which is what measuring the
-exported file again finds. A machine's speed drifts by several percent from minute to minute, and more under other load.
-A small reference network therefore runs every few rounds, and each round of a network is divided by it. On two shared
-cores, seven networks of 0.5 to 4 ms measured in fourteen separate processes under changing load, this reduced the
-spread of the medians from 3.3 to 1.5 %.
+A latency is the median time of one batch at the usual speed of the machine; a later measurement of the exported file
+should find the same. A machine's speed drifts by several percent from minute to minute, and more under other load. A
+small reference network therefore runs every few rounds, and the time of each round is divided by the reference's.
+Seven networks (0.5 to 4 ms) were measured in 14 processes on two shared cores under changing load: normalization
+reduced the spread of the medians from 3.3 to 1.5 %.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ if TYPE_CHECKING:
 
     from nasspace.architecture import Architecture
 
-SECONDS = 1.0  # of runs for each network
-PRECISION = 0.02  # measuring stops when the interval within the session is narrower than this share of the median
+SECONDS = 1.0  # duration of the runs of each network
+PRECISION = 0.02  # stop when the interval within the session is narrower than this share of the median
 MIN_ROUNDS = 12
 LARGEST_COUNT = 4096  # limit of threads, batch size and resolution
-ROUNDS_PER_REFERENCE = 4  # at most so many rounds between two rounds of the reference
-STEAL_LIMIT = 0.05  # share of steal time (of a virtual machine's host) above which a session counts as contended
+ROUNDS_PER_REFERENCE = 4  # largest number of rounds between two rounds of the reference
+STEAL_LIMIT = 0.05  # share of steal time (taken by a virtual machine's host) above which a session is contended
 
 
 @dataclass(frozen=True)
 class Latency:
     """Milliseconds for one batch: the median at the machine's usual speed and its 95 % interval (see `statistics`).
 
-    `samples_ms` holds the raw value of each round that counts, in order; `reference_ms` the reference network's time
-    next to each of them, and `reference_usual_ms` its time at the machine's usual speed (None without a reference).
-    `contended` is true if the virtual machine's host took more than 5 % of the time, or if too few rounds were
-    undisturbed. In that case all rounds count: with one thread disturbed runs enter with their CPU time, with several
-    threads a disturbed round enters with its fastest run. `input` is (C, H, W); `measured_at` is ISO time, UTC.
+    `samples_ms` holds the raw value of each round that counts, in order; `reference_ms` holds the reference network's
+    time next to each of them, and `reference_usual_ms` its time at the machine's usual speed (None without a
+    reference). `contended` is true if the virtual machine's host took more than 5 % of the time, or if too few rounds
+    were undisturbed. In the latter case all rounds count: with one thread, the CPU time of each disturbed run; with
+    several threads, the fastest run of each disturbed round. `input` is (C, H, W); `measured_at` is ISO time, UTC.
     """
 
     runtime: str
@@ -95,9 +95,9 @@ class Latency:
         return datetime.fromisoformat(self.measured_at).timestamp(), statistics.median(self.reference_ms)
 
     def normalized(self, known: History) -> Latency:
-        """Return the measurement normalized to the machine's usual speed, with the interval that follows from `known`.
+        """Return the measurement normalized to the machine's usual speed, estimated from the history `known`.
 
-        A history without readings is replaced by the measurement's own reference; without a reference nothing changes.
+        If the history has no readings, the measurement's own is used. Without a reference, nothing changes.
         """
         if not self.reference_ms:
             return self
@@ -178,14 +178,14 @@ class _PairedRound:
 
     @classmethod
     def of(cls, one: Round, references: list[Round]) -> _PairedRound:
-        """Pair a round with the reference's rounds before and after it, of which one undisturbed round is enough."""
+        """Pair a round with the reference's rounds before and after it; one undisturbed reference is enough."""
         clean = [other.value_ms for other in references if not other.contended]
         values = clean or [other.value_ms for other in references] or [1.0]
         return cls(one.value_ms, statistics.mean(values), one.contended or bool(references and not clean))
 
 
 def _usable(pairs: list[_PairedRound]) -> tuple[list[_PairedRound], bool]:
-    """Return the rounds that count, and whether contention left too few undisturbed ones (then all count)."""
+    """Return the rounds that count, and whether too few are undisturbed (then all count)."""
     clean = [pair for pair in pairs if not pair.contended]
     return (clean, False) if len(clean) >= MIN_ROUNDS else (pairs, True)
 
@@ -217,9 +217,9 @@ def measure(
     """Measure loaded networks in turn: rounds of about 20 ms, in a new random order each time.
 
     A network is any object with `run()` and the attributes `name`, `libraries`, `device`, `threads`, `batch_size` and
-    `input`, such as the classes of `runtimes`. It is finished after at least 12 rounds, when its interval within this
-    session is narrower than `precision` times its median or after `seconds` of its own runs; contention at most doubles
-    that. The `reference` is measured after at most four rounds of the others.
+    `input`, such as the classes of `runtimes`. Each runs for at least 12 rounds, until its interval within this session
+    is narrower than `precision` times its median, or for `seconds`; contention at most doubles that time. The
+    `reference` runs after at most four rounds of the networks.
     """
     if not seconds > 0:
         raise InputError(f"seconds: {seconds!r} is not greater than 0")
@@ -249,7 +249,7 @@ def measure(
 
 
 def _normalize(found: dict[str, Latency], reference: Reference) -> dict[str, Latency]:
-    """Normalize all measurements of this session by one usual speed: the history and this session's reading."""
+    """Normalize the session's measurements by one usual speed, from the history and the session's median reading."""
     undisturbed = [one for one in found.values() if not one.contended] or list(found.values())
     values = [value for one in undisturbed for value in one.reference_ms]
     at, _ = undisturbed[0].reading
@@ -270,7 +270,7 @@ def _reference_rounds(reference: Reference | None, clocks: Clocks) -> list[Round
 
 @contextlib.contextmanager
 def _measurement_setup(networks: Iterable[Any]) -> Iterator[None]:
-    """Configure the runtimes, and keep garbage collection out of the runs."""
+    """Configure the runtimes and disable garbage collection."""
     collecting = gc.isenabled()
     with contextlib.ExitStack() as stack:
         for network in networks:
@@ -329,8 +329,8 @@ def measure_latency(
 
     The network is built with seeded weights unless `model` is given, and converted for `runtime`, whose outputs must
     equal PyTorch's. `resolution` replaces the height and width of the architecture's input. `fresh` measures again and
-    replaces the cached value. `alone()` is a context manager that holds the machine for the measurement. The median and
-    its interval are normalized by everything known of the machine now, also for a cached measurement. Raises
+    replaces the cached value. `alone` returns a context manager that locks the machine for the measurement. Median and
+    interval are normalized by the machine's current history, also for a cached measurement. Raises
     `InputError` for arguments that cannot be measured, and if the runtime's outputs differ from PyTorch's.
     """
     from nasspace.counting import cost
@@ -377,7 +377,7 @@ def cached_latency(key: Conditions, cache: LatencyCache) -> Latency | None:
 def store_latency(
     latency: Latency, key: Conditions | None, reference_key: Conditions, runtime: str, cache: LatencyCache
 ) -> Latency:
-    """Store a measurement (unless `key` is None) and return it normalized by what is now known of the machine."""
+    """Store a measurement (unless `key` is None) and return it normalized by the machine's history."""
     if key:
         cache.put(key, latency.to_json())
         if latency.ratio and not latency.contended:

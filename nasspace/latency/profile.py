@@ -212,7 +212,7 @@ def node_times(graph: Graph, profile: Profile) -> dict[str, tuple[float, frozens
     """Return, for each exported node, the milliseconds of the operator that implements it and all nodes fused into it.
 
     ONNX Runtime fuses operators (a convolution, the following addition and ReLU) under the name of the last one, so a
-    node without a time of its own belongs to the first node after it that has one.
+    node without its own time belongs to the first node after it that has one.
     """
     seen: dict[str, float] = defaultdict(float)
     for one in profile.operators:

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WIDENING = 2.0  # factor of the interval without a reference: one second shows half of a shared machine's drift
+WIDENING = 2.0  # of intervals without a reference: one second shows half of a shared machine's drift
 FLOOR_MS = 5e-4  # smallest half interval
 Z_95 = 1.96  # half of a 95 % interval in standard deviations
 MEDIAN_VARIANCE = math.pi / 2  # variance of a median relative to that of a mean
 SESSION_GAP = 900.0  # seconds without a measurement that end a session
-CORRELATION_SECONDS = 20.0  # a machine's speed hardly changes within this time, so closer readings say less
-MAX_SESSIONS = 50  # only the latest count
+CORRELATION_SECONDS = 20.0  # readings closer in time are correlated and count as less than one observation
+MAX_SESSIONS = 50  # older sessions are ignored
 
-# Priors: standard deviations, in logarithms, and the number of observations that each is worth.
+# Priors: (standard deviation of logarithms, equivalent number of observations).
 READING_PRIOR = 0.02, 2  # between consecutive readings of the reference network; 0.3 to 7 % were observed
-WITHIN_PRIOR = 0.026, 2  # slow drift within a session, in excess of the above
+WITHIN_PRIOR = 0.026, 2  # slow drift within a session, in excess of READING_PRIOR
 BETWEEN_PRIOR = 0.012, 4  # between sessions, in excess of BETWEEN_TO_WITHIN times the drift within them
 BETWEEN_TO_WITHIN = 1.5  # expected ratio of the deviation between sessions to the slow drift within them
 RESIDUAL_PRIOR = 0.015, 4  # of a network relative to the reference, between sessions; 0.012 and 0.02 were observed
@@ -27,11 +27,10 @@ RESIDUAL_PRIOR = 0.015, 4  # of a network relative to the reference, between ses
 def quartile_interval(values: Iterable[float], seed: int = 0, resamples: int = 1000) -> tuple[float, float, float]:
     """Return (estimate, low, high) of the undisturbed median from the values of rounds, without a reference.
 
-    Other load only slows a network down, so the estimate is the lower quartile. The interval reaches from the low end
-    of the quartile's bootstrap interval to the high end of the median's, and so covers both explanations of slow
-    rounds: a disturbance, or the network itself. The bootstrap draws blocks of four rounds, since neighboring rounds
-    are correlated (Künsch 1989), and the ends are widened by `WIDENING`. The interval is that of one session; it does
-    not include how the machine's speed changes between sessions.
+    Other load only slows a network down, so the estimate is the lower quartile. The interval extends from the low end
+    of the quartile's bootstrap interval to the high end of the median's: slow rounds may be due to a disturbance or to
+    the network itself. The bootstrap draws blocks of four rounds, since neighboring rounds are correlated (Künsch
+    1989), and the interval is widened by `WIDENING`. It does not include changes in speed between sessions.
     """
     values = np.asarray(list(values))
     drawn = _block_bootstrap(values, seed, resamples)
@@ -74,7 +73,7 @@ def half_interval(*spreads: Spread) -> float:
 
 
 def _student_quantile(degrees: float) -> float:
-    """The 97.5 % quantile of Student's t by the Cornish-Fisher expansion; within 1 % from 3 degrees of freedom on."""
+    """The 97.5 % quantile of Student's t by the Cornish-Fisher expansion; accurate to 1 % for `degrees` >= 3."""
     z, d = Z_95, max(degrees, 2.0)
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
@@ -115,9 +114,9 @@ def split_sessions(timed: Iterable[tuple[float, float]]) -> list[list[tuple[floa
 class UsualSpeed:
     """The usual speed of a machine, which normalizes its latencies, and its uncertainty.
 
-    `usual_ms` is the usual time of the reference network: the median over sessions of each session's median. `spread`
-    is the uncertainty of the difference between this estimate and another one from as much data; `residual` is the
-    variation between sessions of a network's ratio to the reference.
+    `usual_ms` is the usual time of the reference network: the median of the sessions' medians. `spread` is that of the
+    difference between two such estimates from equal amounts of data; `residual` is the variation between sessions of a
+    network's ratio to the reference.
     """
 
     usual_ms: float
@@ -128,10 +127,10 @@ class UsualSpeed:
     def of(cls, history: History) -> UsualSpeed:
         """Estimate the usual speed from a history of at least one reading.
 
-        The spread is estimated from the machine's variation within and between sessions; the priors `READING_PRIOR` to
-        `RESIDUAL_PRIOR` complete a short history. A machine that drifts within a session is expected to drift between
-        sessions too. Two normalizers differ by the sessions they are based on (after one session, the next one is as
-        far off; after many, their mean is known) and by the readings in them.
+        The spread is estimated from the machine's variation within and between sessions, with the priors
+        `READING_PRIOR` to `RESIDUAL_PRIOR`. A machine that drifts within a session is expected to drift between
+        sessions too. Two estimates differ by the sessions that they are based on, less so the more sessions there are,
+        and by the readings in them.
         """
         sessions = [np.array(session) for session in split_sessions(history.readings)[-MAX_SESSIONS:]]
         times, logs = [session[:, 0] for session in sessions], [np.log(session[:, 1]) for session in sessions]
@@ -172,9 +171,9 @@ def _residual_spread(repeats: Iterable[Sequence[float]]) -> Spread:
 def reference_interval(ratios: Sequence[float], speed: UsualSpeed, seed: int = 0) -> tuple[float, float, float]:
     """Return (median, low, high) at the machine's usual speed from rounds measured next to a reference.
 
-    `ratios` holds each round's value divided by the reference's next to it, so that the machine's speed at the time
-    cancels. The 95 % interval is for a measurement in another session. Three errors add up, each of both sessions:
-    of the median of ratios (`bootstrap_median`), of the network's own variation, and of the usual speed.
+    `ratios` holds each round's time divided by the reference's next to it, which cancels the machine's current speed.
+    The 95 % interval is for a measurement in another session. It adds three errors, each for both sessions: of the
+    median of ratios (`bootstrap_median`), of the network's own variation, and of the usual speed.
     """
     middle, half = bootstrap_median(ratios, seed)
     usual = middle * speed.usual_ms
@@ -187,16 +186,16 @@ def reference_interval(ratios: Sequence[float], speed: UsualSpeed, seed: int = 0
 def bootstrap_median(ratios: Sequence[float], seed: int = 0, resamples: int = 400) -> tuple[float, float]:
     """Return the median of ratios and half the width of its bootstrap interval, in logarithms."""
     values = np.asarray(ratios)
-    drawn = _block_bootstrap(values, seed, resamples, least=8)
+    drawn = _block_bootstrap(values, seed, resamples, min_blocks=8)
     low, high = np.quantile(np.log(np.median(drawn, axis=1)), (0.025, 0.975))
     return float(np.median(values)), float(high - low) / 2
 
 
-def _block_bootstrap(values: np.ndarray, seed: int, resamples: int, least: int = 2) -> np.ndarray:
-    """Draw bootstrap samples in blocks of four neighbors (fewer if that gives less than `least` blocks).
+def _block_bootstrap(values: np.ndarray, seed: int, resamples: int, min_blocks: int = 2) -> np.ndarray:
+    """Draw bootstrap samples in blocks of four neighbors (smaller blocks if that gives fewer than `min_blocks`).
 
     The result has shape (resamples, values).
     """
-    count, block = len(values), max(1, min(4, len(values) // least))
+    count, block = len(values), max(1, min(4, len(values) // min_blocks))
     starts = np.random.default_rng(seed).integers(0, count - block + 1, (resamples, -(-count // block), 1))
     return values[(starts + np.arange(block)).reshape(resamples, -1)[:, :count]]

@@ -360,7 +360,7 @@ def _notes(front: Front) -> Iterator[str]:
             yield f"Accuracy is of {front.accuracy_is_of}; no test images were used."
             budget = words(front.recipe["fidelity"])
             yield (
-                f"Accuracy 'in the search' was found with a training budget of its own ({budget}). It chose the "
+                f"Accuracy 'in the search' was found at the search's own training budget ({budget}). It chose the "
                 "networks; those of the front were then trained at the deployment resolution."
             )
         if why := front.settings.get("resolution_why"):

@@ -1,7 +1,7 @@
-"""The acquisition function of the sampler `gain`: expected hypervolume improvement times the chance to be feasible.
+"""The acquisition function of `gain`: expected hypervolume improvement times the probability of feasibility.
 
-Accuracy is uncertain and follows a Gaussian process. FLOPs and the like are known for every candidate. Latency is
-predicted from the observed trials, and a limit on it enters as the probability that it is met.
+A Gaussian process models the accuracy. FLOPs, parameters and memory access are known for every candidate. Latency is
+predicted from the observed trials; a limit on it enters as the probability that it is met.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from nasspace.samplers.surrogates import TINY, log, surrogate
 if TYPE_CHECKING:
     from nasspace.architecture import Architecture
 
-INITIAL_QUANTILES = (0.5, 0.1, 0.9)  # of cost: the initial design, before anything is modeled
-LEAST_PROBABILITY = 0.05  # a candidate less likely to meet the limits is proposed only if none is better
-LEAST_SPREAD = 0.02  # prior: the least spread of accuracies, on the scale of `variance_stabilized`
-SCALES = (np.exp, np.asarray)  # of the logarithm of a cost: the front should be dense on both
+INITIAL_QUANTILES = (0.5, 0.1, 0.9)  # of cost, in turn: the initial design, before accuracy is modeled
+MIN_PROBABILITY = 0.05  # of feasibility; a less likely candidate is proposed only if no other exceeds it
+MIN_SPREAD = 0.02  # prior: smallest spread of accuracies, on the scale of `variance_stabilized`
+SCALES = (np.exp, np.asarray)  # from logarithms to linear and logarithmic cost: the front should be dense on both
 
 
 class Acquisition:
-    """Scores candidates by what they promise, given `observations`.
+    """Scores candidates by their expected improvement over `observations`.
 
-    `objectives`: accuracy is maximized, all others (`costs`) are minimized. `limits`: the largest allowed values.
+    Of the `objectives`, accuracy is maximized and all others (`costs`) are minimized. `limits` holds the largest
+    allowed values.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Acquisition:
         observations: Sequence[Observation],
     ):
         self.features = features
-        self.limits, self.given_limits = limits_of_measurements(limits, observations), limits
+        self.limits, self.given_limits = limits_of_medians(limits, observations), limits
         self.costs = [name for name in objectives if name != "accuracy"]
         unknown = {*self.costs, *limits} - features.known.keys()
         self.surrogates = {name: surrogate(features, name, observations) for name in sorted(unknown)}
@@ -60,51 +61,52 @@ class Acquisition:
         self.front, self.front_rows = self._front()
 
     def ranked(self, architectures: Sequence[Architecture]) -> list[tuple[float, Architecture]]:
-        """Candidates with their scores, highest first.
+        """Return candidates with their scores, highest first.
 
-        The score is the expected hypervolume improvement times the probability that the limits are met. In the
-        initial design it is the nearness to the current quantile of cost, and the probability counts more the more
-        trials were rejected. Of candidates that hardly meet the limits it is minus the expected excess.
+        The score is the expected hypervolume improvement times the probability that the limits are met. During the
+        initial design, the improvement is replaced by the proximity to the current quantile of cost, and the
+        probability gains weight with each rejected trial. A candidate that is unlikely to meet the limits scores minus
+        its expected excess over them.
         """
         if not architectures:
             return []
         groups = self.features.groups(architectures)
         figures = {name: self._figure(name, architectures, groups) for name in {*self.costs, *self.limits}}
         probability, excess = self._feasibility(figures, len(architectures))
-        likely = probability >= LEAST_PROBABILITY
+        likely = probability >= MIN_PROBABILITY
         if self.is_modeled:
             score = self._improvement(groups, [figures[name][0] for name in self.costs])
         else:
-            score = self._nearness(architectures, likely)
+            score = self._proximity(architectures, likely)
             probability = probability ** (1 + self.rejected)
         score = np.where(likely, score * probability, -excess)
         return [(float(score[i]), architectures[i]) for i in np.argsort(-score, kind="stable")]
 
     def _fit(self) -> None:
-        """Fit the accuracy of complete trials; a pending trial counts with its expected accuracy."""
+        """Fit the Gaussian process to complete trials, and to pending ones at their expected accuracy."""
         median = np.median(self.accuracies)
         spread = max(np.median(np.abs(self.accuracies - median)), 0.01)
-        values = np.maximum(self.accuracies, median - 5 * spread)  # a failed training must not stretch the scale
+        values = np.maximum(self.accuracies, median - 5 * spread)  # limit the influence of failed trainings
         self.least_accuracy = values.min()
         groups = self.features.groups([trial.architecture for trial in self.complete])
-        self.process = GaussianProcess(groups, values, spread=LEAST_SPREAD)
+        self.process = GaussianProcess(groups, values, spread=MIN_SPREAD)
         if self.pending:
             pending = self.features.groups(self.pending)
             expected, _ = self.process.predict(pending)
             both = [np.concatenate(pair) for pair in zip(groups, pending, strict=True)]
-            self.process = GaussianProcess(both, np.append(values, expected), spread=LEAST_SPREAD)
+            self.process = GaussianProcess(both, np.append(values, expected), spread=MIN_SPREAD)
 
     def _front(self) -> tuple[list[Architecture], np.ndarray]:
-        """The front of the complete trials inside the limits, and its rows (accuracy, logarithms of costs)."""
-        inside = [
+        """The front of the complete trials within the limits, and its rows (accuracy, logarithms of costs)."""
+        feasible = [
             (accuracy, trial)
             for accuracy, trial in zip(self.accuracies, self.complete, strict=True)
-            if all(trial.limited_value(name) <= most for name, most in self.given_limits.items())
+            if all(trial.limited_value(name) <= limit for name, limit in self.given_limits.items())
         ]
-        rows = np.array([[accuracy, *(log(trial.values[name]) for name in self.costs)] for accuracy, trial in inside])
-        rows = rows.reshape(len(inside), 1 + len(self.costs))
+        rows = np.array([[accuracy, *(log(trial.values[name]) for name in self.costs)] for accuracy, trial in feasible])
+        rows = rows.reshape(len(feasible), 1 + len(self.costs))
         mask = pareto.front(rows * [-1, *np.ones(len(self.costs))])
-        return [trial.architecture for (_, trial), on_front in zip(inside, mask, strict=True) if on_front], rows[mask]
+        return [trial.architecture for (_, trial), on_front in zip(feasible, mask, strict=True) if on_front], rows[mask]
 
     def _figure(
         self, name: str, architectures: Sequence[Architecture], groups: Sequence[np.ndarray]
@@ -122,14 +124,14 @@ class Acquisition:
         from scipy.special import ndtr
 
         probability, excess = np.ones(count), np.zeros(count)
-        for name, most in self.limits.items():
+        for name, limit in self.limits.items():
             mean, deviation = figures[name]
-            probability *= ndtr((log(most) - mean) / np.maximum(deviation, TINY))
-            excess += np.maximum(mean - log(most), 0)
+            probability *= ndtr((log(limit) - mean) / np.maximum(deviation, TINY))
+            excess += np.maximum(mean - log(limit), 0)
         return probability, excess
 
-    def _nearness(self, architectures: Sequence[Architecture], likely: np.ndarray) -> np.ndarray:
-        """1 at the current quantile of FLOPs (or another known figure) of the initial design, less away from it."""
+    def _proximity(self, architectures: Sequence[Architecture], likely: np.ndarray) -> np.ndarray:
+        """Proximity of FLOPs (or another known figure) to the current quantile of the initial design, at most 1."""
         names = sorted(self.features.known, key=lambda name: name != "flops")
         if not names or not likely.any():
             return np.ones(len(architectures))
@@ -138,7 +140,7 @@ class Acquisition:
         return 1 / (1 + np.abs(logs - target))
 
     def _improvement(self, groups: Sequence[np.ndarray], costs: Sequence[np.ndarray]) -> np.ndarray:
-        """The sum of the expected hypervolume improvements with costs as they are and with their logarithms."""
+        """The sum of the expected hypervolume improvements on linear and on logarithmic scales of cost."""
         if self.process is None:
             mean, deviation = np.ones(len(groups[0])), np.full(len(groups[0]), TINY)
         else:
@@ -166,13 +168,13 @@ class Acquisition:
         return np.array(low), np.array(high)
 
 
-def limits_of_measurements(limits: Mapping[str, float], observations: Sequence[Observation]) -> dict[str, float]:
-    """Limits on measured values: a latency's is lowered so that the upper end of its interval meets the given one."""
+def limits_of_medians(limits: Mapping[str, float], observations: Sequence[Observation]) -> dict[str, float]:
+    """Limits on medians: that on latency is lowered so that the upper end of the interval meets the given limit."""
     margins = [trial.margin for trial in observations if "latency" in trial.values]
     margin = float(np.median(margins)) if margins else 1.0
-    return {name: most / margin if name == "latency" else most for name, most in limits.items()}
+    return {name: limit / margin if name == "latency" else limit for name, limit in limits.items()}
 
 
 def variance_stabilized(accuracies: Sequence[float]) -> np.ndarray:
-    """The arcsine of the square root, whose sampling noise does not depend on the accuracy."""
+    """Arcsine of the square root, which makes sampling noise independent of the accuracy."""
     return np.arcsin(np.sqrt(np.clip(accuracies, 0, 1)))

@@ -98,7 +98,7 @@ def _repeatable() -> type:
 
         def sample_relative(self, study: Any, trial: Any, search_space: dict[str, Any]) -> dict[str, Any]:
             """See Optuna's `BaseSampler`."""
-            # An unfinished trial is one that a killed process left and that goes on: `gp` would count it twice.
+            # An unfinished trial was left by a killed process and is being resumed: `gp` would count it twice.
             sampler, study = self._fresh(trial), FinishedTrials(study)
             sampler.infer_relative_search_space(study, trial)  # TPE stores its groups here
             return sampler.sample_relative(study, trial, search_space)

@@ -22,18 +22,18 @@ from nasspace.space.tree import Alternative, Blocks, Parts, Plan, Stage, Value
 MAX_DEPTH = 100
 MAX_MULTIPLIER = 16.0
 MAX_DIVISOR = 512
-TOP = ("name", "description", "input", "resolution", "width", "divisor", "stem", "stages", "head")
-DIRECT = ("depth", "out", "stride", "block", "each")
+SPACE_KEYS = ("name", "description", "input", "resolution", "width", "divisor", "stem", "stages", "head")
+STAGE_KEYS = ("depth", "out", "stride", "block", "each")
 
 
 def read(document: Document, classes: int, resolution: int | tuple[int, ...] | None, channels: int | None) -> Plan:
-    """Parse a whole space; an `InputError` names file, line, place and remedy of a mistake."""
+    """Parse a space; for a mistake, raises `InputError` with file, line, place and remedy."""
     space = document.value
     if not isinstance(space, dict):
         raise document.error((), "a space is a mapping with 'input' and 'stages'")
     for key in space:
-        if key not in TOP:
-            raise document.error((key,), f"'{key}' is not a key of a space{nearest(key, TOP)}")
+        if key not in SPACE_KEYS:
+            raise document.error((key,), f"'{key}' is not a key of a space{nearest(key, SPACE_KEYS)}")
     for key in ("input", "stages"):
         if key not in space:
             raise document.error((), f"a space needs '{key}'")
@@ -63,9 +63,9 @@ def read(document: Document, classes: int, resolution: int | tuple[int, ...] | N
 
 def _check_extremes(document: Document, parts: Mapping[str, Sequence[Any]], widest: float, divisor: int) -> None:
     """Refuse a space whose widest or deepest network exceeds the limits of an architecture."""
-    held = [(("stem", i), layer) for i, layer in enumerate(parts["stem"])]
-    held += [(("stages", i), part) for i, stage in enumerate(parts["stages"]) for part in (stage.direct, stage.each)]
-    for keys, part in held:
+    parsed = [(("stem", i), layer) for i, layer in enumerate(parts["stem"])]
+    parsed += [(("stages", i), part) for i, stage in enumerate(parts["stages"]) for part in (stage.direct, stage.each)]
+    for keys, part in parsed:
         out = max(part.parts.get("out", Value((1,))).options)
         if make_divisible(out * widest, divisor) > MAX_WIDTH:
             raise document.error((*keys, "out"), f"{out} x width {widest:g} is more than {MAX_WIDTH} channels")
@@ -75,10 +75,10 @@ def _check_extremes(document: Document, parts: Mapping[str, Sequence[Any]], wide
 
 
 def _text(document: Document, key: str) -> str:
-    """The text of a key, by default empty."""
+    """The string at a key, empty by default."""
     text = document.value.get(key, "")
     if not isinstance(text, str):
-        raise document.error((key,), f"{text!r} is not a text")
+        raise document.error((key,), f"{text!r} is not a string")
     return text
 
 
@@ -95,7 +95,7 @@ def _input(document: Document, channels: int | None) -> tuple[int, int, int]:
 
 
 def _top(document: Document, space: dict[str, Any], resolution: int | tuple[int, ...] | None) -> dict[str, Value]:
-    """`resolution`, which the task's replaces, and `width`, as far as there are any."""
+    """Parse `resolution` (the task's takes precedence) and `width`, if given."""
     top = {}
     if "resolution" in space:
         top["resolution"] = _value(document, ("resolution",), _whole(1, MAX_SIZE))
@@ -112,7 +112,7 @@ Check = Callable[[Document, Keys, Any], Any]  # check(document, keys, value) ret
 
 
 def _whole(low: int, high: int) -> Check:
-    """The check of a whole number from `low` to `high`."""
+    """A check for a whole number from `low` to `high`."""
     return lambda document, keys, value: whole_number(value, low, high, document, keys)
 
 
@@ -200,10 +200,10 @@ def _part(document: Document, keys: Keys, known: Blocks) -> Value:
 
 
 def _option(document: Document, keys: Keys, block: str) -> Check:
-    """The check of a block's option, which is the last of `keys`."""
+    """A check for a block's option, named by the last of `keys`."""
     described, option = blocks.get(block), str(keys[-1])
     if option not in described.types:
-        remedy = nearest(option, (*described.types, *DIRECT))
+        remedy = nearest(option, (*described.types, *STAGE_KEYS))
         raise document.error(keys, f"'{option}' is not an option of {block}{remedy}")
     return lambda document, keys, value: one_option(described, option, value, document, keys)
 
@@ -266,9 +266,9 @@ def _stage(document: Document, keys: Keys) -> Stage:
     place = (*keys, "block") if "block" in stage else (*keys, "each", "block")
     known = _blocks(document, place)
 
-    def part(key: str, *folder: str) -> Value | Blocks:
-        """Parse one key, with `folder` ('each') between the stage and it."""
-        return known if key == "block" else _part(document, (*keys, *folder, key), known)
+    def part(key: str, *parent: str) -> Value | Blocks:
+        """Parse a key of the stage, or of `each`."""
+        return known if key == "block" else _part(document, (*keys, *parent, key), known)
 
     direct = {key: part(key) for key in stage if key != "each"}
     order = tuple(stage)

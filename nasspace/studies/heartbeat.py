@@ -55,7 +55,7 @@ class Heartbeat:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop the thread; after an interruption queue the own trials again, so that nobody waits for them."""
+        """Stop the thread; after an interruption, requeue this process's trials, so that none waits for them."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()

@@ -123,7 +123,7 @@ def study_settings(document: Document) -> dict[str, Any]:
 
 
 def _at(document: Document, key: str) -> Document:
-    """A part of a document, with the lines of its own parts."""
+    """A part of a document, with its line numbers."""
     lines = {keys[1:]: line for keys, line in document.lines.items() if keys[:1] == (key,)}
     return Document(document.value[key], document.source, lines)
 

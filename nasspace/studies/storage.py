@@ -1,4 +1,4 @@
-"""The database of a study: a SQLite file of its own, or a shared one behind a URL."""
+"""The database of a study: a SQLite file in its folder, or a shared database at a URL."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def _unreadable(place: str, error: Exception) -> InputError:
 
 
 def connect(url: str) -> Any:
-    """Connect to the storage behind a URL; calls are retried while its database is unreachable.
+    """Connect to the storage at a URL; calls are retried while its database is unreachable.
 
     A database that cannot be used is an `InputError`.
     """

@@ -41,7 +41,7 @@ SEARCHED = "searched"  # study attribute: the search has ended; the last rung an
 FINISHED = "finished"  # study attribute: the search and its exports are complete
 ENDED = "ended"  # study attribute: why the search ended before its trials were used up
 SETTINGS = "nasspace_settings"  # study attribute in a shared storage: study.yaml, for processes that join
-JOINING = 10.0  # seconds to wait for the settings of a study that another process is creating
+JOIN_TIMEOUT = 10.0  # seconds to wait for the settings of a study that another process is creating
 
 
 class Study:
@@ -93,7 +93,7 @@ class Study:
     # Trials
 
     def frozen(self, *states: str) -> list[optuna.trial.FrozenTrial]:
-        """Trials in the order they were created, all or those in some states."""
+        """Trials in the order of their creation, optionally only those in the given states."""
         trials = self.record.get_trials(deepcopy=False)
         return [trial for trial in trials if not states or trial.state.name in states]
 
@@ -122,23 +122,23 @@ class Study:
             recorded = self.record.get_trials(deepcopy=False)[number]
             if not (self.is_shared and recorded.state.is_finished()):
                 raise
-            # Equal values: the first attempt was stored, but the connection broke before the answer.
+            # Equal values: the first attempt was stored, but the connection broke before its reply.
             return recorded.state.name == state and recorded.values == values
         return True
 
     def requeue(self, trial: optuna.trial.FrozenTrial) -> None:
-        """Fail a trial whose process died, and queue its parameters again; once, by the first process to notice."""
+        """Mark a trial as FAIL after its process died, and enqueue its parameters; has an effect only once."""
         if self.finish_trial(trial.number, "FAIL"):
             storage.requeue(self.record, trial)
 
     @property
     def evaluated(self) -> int:
-        """How many candidates' accuracy was evaluated."""
+        """The number of evaluated candidates."""
         return len(self.frozen("COMPLETE"))
 
     @property
     def rejected(self) -> int:
-        """How many candidates were stopped at a limit after a measurement."""
+        """The number of candidates rejected at a limit after a measurement."""
         return len(self.frozen("PRUNED"))
 
     def latency(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Study:
         return machine_of(self.frozen())
 
     def over_limit(self, trial: optuna.trial.FrozenTrial) -> float:
-        """The largest share of a limit by which a trial exceeds it; 0 or less if it is inside all limits."""
+        """The largest share of a limit by which a trial exceeds it; 0 or less if it is within all limits."""
         values = dict(trial.user_attrs.get("values", {}))
         if latency := self.latency(trial):
             values["latency"] = latency["high_ms"]  # the upper end of the interval decides
@@ -177,8 +177,8 @@ class Study:
     def failure(self, number: int) -> dict[str, Any] | None:
         """Why a trial failed, in the search or later at its deployment resolution; None for others.
 
-        Keys: `failure`, `traceback`, `digest`, `architecture`, and `state`, which is FAIL, or COMPLETE for a later
-        failure.
+        Keys: `study`, `id`, `failure`, `traceback`, `digest`, `architecture`, and `state` (FAIL, or COMPLETE for a
+        failure at the deployment resolution).
         """
         trial = next((trial for trial in self.frozen() if trial.number == number), None)
         if trial is None:
@@ -202,7 +202,7 @@ class Study:
 
     def architecture(self, number: int) -> Architecture:
         """The architecture of a trial; an unknown number is an `InputError`."""
-        from nasspace.architecture import Architecture  # imports PyTorch, which tables do not need
+        from nasspace.architecture import Architecture  # imports PyTorch; tables work without it
 
         architecture = Architecture.from_json(self._recorded(number), f"{self.name}:{number}")
         return architecture.with_name(f"{self.name}-{number}")
@@ -231,7 +231,7 @@ class Study:
 
     @property
     def weight_stores(self) -> StudyWeights:
-        """Where trained weights are: in the folder, with copies at the recipe's `storage_path`."""
+        """Stores of trained weights: in the folder, with copies at the recipe's `storage_path`."""
         stores = (self._store("weights"), self._store("weights/deployed"))
         return StudyWeights(*stores, self.folder / "exports")
 
@@ -270,7 +270,7 @@ class Study:
             self.record.set_user_attr(SEARCHED, True)
 
     def record_early_end(self, why: str) -> None:
-        """Record why a search ended before its trials were used up; an empty text if it continues after all."""
+        """Record why a search ended before its trials were used up; an empty text clears the reason."""
         if self.ended_early != why:
             self.record.set_user_attr(ENDED, why)
 
@@ -291,19 +291,19 @@ class Study:
         return {number: found["failed"] for number, found in self._by_number(DEPLOYED).items() if "failed" in found}
 
     def last_rung(self, number: int) -> dict[str, Any] | None:
-        """What the last rung's training recorded before its export: `accuracy` in training, `resolution`, ..."""
+        """Result of the last rung's training, recorded before the export: `accuracy` in training, `resolution`, ..."""
         return self.record.user_attrs.get(f"{LAST_RUNG}{number}")
 
     def _by_number(self, prefix: str) -> dict[int, dict[str, Any]]:
-        """The study's attributes of one kind by trial number, without those that were reset to None."""
+        """The study's attributes of one kind by trial number, without those reset to None."""
         found = self.record.user_attrs.items()
         return {int(key[len(prefix) :]): value for key, value in found if key.startswith(prefix) and value}
 
     # The front
 
     def front_numbers(self) -> list[int]:
-        """The trials on the front: among those trained at the deployment resolution, once there are any."""
-        candidates, deployed = self._inside(), self.deployed()
+        """The trials on the front. Once trials are trained at the deployment resolution, only those are compared."""
+        candidates, deployed = self._feasible(), self.deployed()
         if not self.has_last_rung or not (deployed or self.undeployable()):
             return self._front_of(candidates, {})
         reported = [trial for trial in candidates if trial.number in deployed]
@@ -312,39 +312,39 @@ class Study:
     def promoted(self) -> list[int]:
         """The trials to train at the deployment resolution next; empty once the front is stable.
 
-        These are the untrained trials that no member of the front and no other untrained trial dominates, compared by
-        the search's own figures. When a member leaves the front, the trials it alone had dominated are promoted.
+        These are the untrained trials that no member of the front and no other untrained trial dominates, by the
+        results of the search. When a member leaves the front, trials that only it dominated are promoted.
         """
         if not self.has_last_rung:
             return []
         deployed, members = self.deployed(), set(self.front_numbers())
-        rivals = [trial for trial in self._inside() if trial.number in members or trial.number not in deployed]
+        rivals = [trial for trial in self._feasible() if trial.number in members or trial.number not in deployed]
         return [number for number in self._front_of(rivals, {}) if number not in deployed]
 
     def beyond_layers(self, count: int) -> set[int]:
-        """Evaluated trials that are outside the limits or not among the first `count` layers of dominance."""
+        """Evaluated trials that exceed a limit or are not in the first `count` nondominated layers."""
         evaluated = {trial.number for trial in self.frozen("COMPLETE")}
-        left = self._inside()
+        left = self._feasible()
         for _ in range(count):
             layer = set(self._front_of(left, {}))
             left = [trial for trial in left if trial.number not in layer]
             evaluated -= layer
         return evaluated
 
-    def _inside(self) -> list[optuna.trial.FrozenTrial]:
-        """Evaluated trials inside the limits, also when measured again, whose last rung did not fail."""
+    def _feasible(self) -> list[optuna.trial.FrozenTrial]:
+        """Evaluated trials within the limits, also when measured again, whose last rung did not fail."""
         remeasured = self.remeasured()
         failed = self.undeployable() if self.has_last_rung else ()
         evaluated = [trial for trial in self.frozen("COMPLETE") if trial.number not in failed]
-        return [t for t in evaluated if self.over_limit(t) <= 0 and self._keeps_limit(remeasured.get(str(t.number)))]
+        return [t for t in evaluated if self.over_limit(t) <= 0 and self._meets_limit(remeasured.get(str(t.number)))]
 
-    def _keeps_limit(self, remeasured: Mapping[str, Any] | None) -> bool:
-        """Whether an exported file keeps the latency limit; a contended measurement decides nothing."""
+    def _meets_limit(self, remeasured: Mapping[str, Any] | None) -> bool:
+        """Whether an exported file meets the latency limit; a contended measurement is ignored."""
         limit = self.limits.get("latency")
         return limit is None or remeasured is None or remeasured["contended"] or remeasured["median_ms"] <= limit
 
     def _front_of(self, trials: list[optuna.trial.FrozenTrial], accuracy: Mapping[int, float]) -> list[int]:
-        """The trials that no other one dominates; `accuracy` replaces the search's."""
+        """The nondominated trials; `accuracy` overrides the accuracy of the search by trial number."""
         if not trials:
             return []
         figures = [{**trial.user_attrs["values"]} for trial in trials]
@@ -359,7 +359,7 @@ class Study:
     # Results
 
     def snapshot(self) -> Front:
-        """The front, and all that tables, report and exports need of the study, as a frozen value."""
+        """An immutable snapshot of the front and of everything that tables, report and exports need."""
         rows, numbers = self._rows(), set(self.front_numbers())
         members = fronts.ordered([row for row in rows if row["id"] in numbers], self.objectives)
         tied, attributes = ties(members), self.record.user_attrs
@@ -378,7 +378,7 @@ class Study:
         )
 
     def member(self, number: int) -> Member:
-        """A trial with its figures, whether it is on the front or not; an unknown number is an `InputError`."""
+        """A trial with its results, on the front or not; an unknown number is an `InputError`."""
         self._recorded(number)
         return self._member(next(row for row in self._rows() if row["id"] == number), self.record.user_attrs)
 
@@ -413,11 +413,11 @@ class Study:
         return pandas.DataFrame(self._rows(), columns=TRIAL_COLUMNS)
 
     def front(self) -> pandas.DataFrame:
-        """The Pareto front of the evaluated candidates inside the limits, best accuracy first.
+        """The Pareto front of the evaluated candidates within the limits, best accuracy first.
 
-        Accuracy is that of the exported files. Before any member was trained at its deployment resolution, the front is
-        that of the search, with `search_accuracy` alone. Members that were over their latency limit when measured again
-        from their exported files have left it. `print` shows the columns that fit, never `architecture` (JSON).
+        Accuracy is that of the exported files. Until a member is trained at its deployment resolution, the front is
+        that of the search, with `search_accuracy` only. Members whose exported files exceed the latency limit when
+        measured again are removed. `print` shows the columns that fit, never `architecture` (JSON).
         """
         return self.snapshot().frame()
 
@@ -427,13 +427,13 @@ class Study:
 
 
 def create(folder: Path, settings: dict[str, Any], sampler: Any) -> Study:
-    """Create a study in `folder`, or join the one of this name in a shared storage and take over its settings.
+    """Create a study in `folder`, or join the study of this name in a shared storage with its settings.
 
     The caller holds the folder's lock (`paths.alone`).
     """
     if set("?%#") & set(str(folder.resolve())):
         raise InputError(f"{folder}: a study's path cannot hold ?, % or #; choose another name or folder")
-    if settings["storage"] is None:  # the database first: a study.yaml alone would be a study without its record
+    if settings["storage"] is None:  # the database first: study.yaml without a database would look damaged
         _create_database(folder, settings)
         files.write_yaml(folder / "study.yaml", settings)
         with errors_of_storage(folder):
@@ -445,7 +445,7 @@ def create(folder: Path, settings: dict[str, Any], sampler: Any) -> Study:
 
 
 def _create_database(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write the folder's own, empty database, whole or not at all."""
+    """Create the folder's empty database atomically."""
     path = folder / "study.db"
     if path.exists() and (path.stat().st_size == 0 or storage.count_trials(path)):
         raise InputError(
@@ -466,7 +466,7 @@ def _create_or_join(folder: Path, settings: dict[str, Any], sampler: Any) -> Stu
         study = _connect(folder, settings, sampler, new=True)
     except optuna.exceptions.DuplicatedStudyError:
         study = _connect(folder, settings, sampler)
-        end = time.monotonic() + JOINING
+        end = time.monotonic() + JOIN_TIMEOUT
         while time.monotonic() < end:
             if earlier := study.record.user_attrs.get(SETTINGS):
                 # An earlier version may have written them, under its own names.
@@ -497,7 +497,7 @@ def load(name: str | Path, sampler: Any = None) -> Study:
 
 
 def _check(study: Study) -> None:
-    """Refuse a database that cannot be read, or that no search could have written."""
+    """Refuse a database that cannot be read or was not written by a search."""
     place = storage.without_password(study.settings["storage"] or str(study.folder / "study.db"))
     with storage.errors_of_reading(place):
         trials, attributes, record = study.frozen(), study.record.user_attrs, study.record
@@ -559,7 +559,7 @@ def extend(study: Study, settings: dict[str, Any]) -> None:
 
 
 def write_tables(study: Study) -> None:
-    """Write `trials.csv`, `front.csv` and `front.json`, each moved into place whole."""
+    """Write `trials.csv`, `front.csv` and `front.json`, each atomically."""
     front = study.snapshot()
     files.write_text(study.folder / "trials.csv", front.trials_frame().to_csv(index=False))
     files.write_text(study.folder / "front.csv", front.frame().drop(columns="architecture").to_csv(index=False))

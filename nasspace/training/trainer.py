@@ -26,12 +26,12 @@ from nasspace.training.settings import Fidelity, TrainingSettings
 
 __all__ = ["Fidelity", "Trained", "TrainingSettings", "evaluate", "predictions", "re_estimate", "train"]
 
-NORM_IMAGES = 1024  # for the re-estimation of batch norm statistics
+NORM_IMAGES = 1024  # training images for the re-estimation of batch norm statistics
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The result of a training: validation accuracy (a fraction), mean loss of each epoch, cost."""
+    """The result of a training: validation accuracy (a fraction), mean loss of each epoch, seconds and images."""
 
     accuracy: float
     losses: tuple[float, ...]
@@ -55,11 +55,11 @@ def train(
 
     On the CPU of one machine, the same seed gives the same weights, bit by bit. A loss that is NaN or infinite ends
     the training; the accuracy is then that of the weights at that point. Data at another resolution than the fidelity's
-    is resized in every call; use `prepared` to do so once.
+    is resized in every call; use `prepared` to resize it once.
 
     With `checkpoint`, the state is saved to that file after each epoch, and every 30 seconds within an epoch. If the
     file exists, the training continues from it and ends in the same weights as an uninterrupted one, bit by bit, on the
-    CPU of one machine. The file of another training is an `InputError`. The file is kept when the training is finished.
+    CPU of one machine. A checkpoint of another training raises `InputError`. The file is kept after the training.
     """
     settings = settings or TrainingSettings()
     start = time.perf_counter()
@@ -124,8 +124,8 @@ def predictions(
 def re_estimate(model: nn.Module, data: DataSet, batch_size: int, seed: int, device: str = "cpu") -> None:
     """Re-estimate the statistics of every batch norm as means over about 1,024 training images.
 
-    In a short training the running statistics lag the weights: after 2 epochs on digits (44 steps) this brought 10 to
-    20 percentage points of accuracy, after 3 one, after 5 a third of one, after 8 none.
+    In a short training, the running statistics lag behind the weights. Measured gain in accuracy on digits: 10 to 20
+    percentage points after 2 epochs (44 steps), 1 after 3, 0.3 after 5, none after 8.
     """
     norms = _norms(model)
     momenta = [norm.momentum for norm in norms]
@@ -172,7 +172,7 @@ class _Fit:
         self.step = _Step(model, settings, fidelity.epochs, _steps(len(data.train), settings.batch_size))
         self.plateau = Plateau(settings.patience)
         self.losses: list[float] = []
-        self.epoch_start = self.generator.get_state()  # of the random generator
+        self.epoch_start = self.generator.get_state()  # state of the generator before the current epoch
         self.batch = 0
         self.total = torch.zeros((), device=device)
         self.seconds_before = 0.0
@@ -211,7 +211,7 @@ class _Fit:
         self.batch = 0
 
     def _order(self) -> Tensor:
-        """The order of the epoch's images; in a continued epoch, drawn again from the state at its start."""
+        """The order of the epoch's images; for a resumed epoch, drawn again from the generator's state at its start."""
         if not self.batch:
             self.epoch_start = self.generator.get_state()
             return torch.randperm(len(self.data.train), generator=self.generator)
@@ -309,7 +309,7 @@ class _Step:
             self.average.load_state_dict(state["average"])
 
     def finish(self) -> None:
-        """Copy the average, if there is one, to the model."""
+        """Copy the averaged weights, if any, to the model."""
         if self.average:
             self.model.load_state_dict(self.average.module.state_dict())
 
@@ -328,12 +328,12 @@ def _subset(data: DataSet, share: float, seed: int) -> DataSet:
 
 
 def _steps(count: int, batch_size: int) -> int:
-    """The number of nearly equal batches of an epoch; no batch has a single image, which batch norm cannot process."""
+    """The number of nearly equal batches per epoch; none has a single image, which batch norm cannot process."""
     return max(1, min(round(count / batch_size), count // 2))
 
 
 class _Augmentation:
-    """Augments and normalizes batches by the settings."""
+    """Augments and normalizes batches."""
 
     def __init__(self, data: DataSet, settings: TrainingSettings, generator: torch.Generator):
         self.data = data
@@ -386,7 +386,7 @@ class _Augmentation:
 
 
 def _to_channels_last(value: Any, device: str) -> Any:
-    """A model or a batch in the channels-last layout, up to twice as fast, except on MPS."""
+    """Convert a model or batch to channels-last (up to twice as fast), except on MPS."""
     return value if device.startswith("mps") else value.to(memory_format=torch.channels_last)
 
 
@@ -394,8 +394,8 @@ def _to_channels_last(value: Any, device: str) -> Any:
 def threads(count: int) -> Iterator[None]:
     """Set the number of torch's threads.
 
-    Trainings use one by default: if anything else runs on the machine, a second thread made training of small networks
-    10 to 40 times slower (each of thousands of tiny operations waits for the slower thread).
+    Trainings use one by default. On a machine with other load, a second thread made the training of small networks 10
+    to 40 times slower: each of thousands of tiny operations waits for the slower thread.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)

@@ -68,7 +68,7 @@ class Stored:
     def undeployable(self):
         return {}
 
-    def _inside(self):
+    def _feasible(self):
         class Trial:
             def __init__(self, number, values):
                 self.number, self.user_attrs = number, {"values": dict(zip(Stored.objectives, values, strict=True))}

@@ -78,7 +78,7 @@ def kept(found):
 def test_of_two_claims_on_one_network_one_gives_way_even_if_the_earlier_one_comes_late(
     two, space, monkeypatch, first_is_done
 ):
-    monkeypatch.setattr(proposals, "WITHDRAWAL", 0.2)
+    monkeypatch.setattr(proposals, "WITHDRAWAL_TIMEOUT", 0.2)
     (one, ours), (other, theirs) = two
     network = new(space, one)
     queue(one, network, 2)
@@ -259,7 +259,7 @@ def test_another_question_and_another_space_are_refused(space):
 def test_a_study_whose_creator_was_killed_before_its_settings_is_taken_over(space, monkeypatch):
     import optuna
 
-    monkeypatch.setattr(records, "JOINING", 0.3)
+    monkeypatch.setattr(records, "JOIN_TIMEOUT", 0.3)
     database = storage.connect(paths.storage_url(URL))
     optuna.create_study(study_name="s", storage=database, directions=["maximize", "minimize"])
     assert search(space).evaluated == 3
@@ -268,7 +268,7 @@ def test_a_study_whose_creator_was_killed_before_its_settings_is_taken_over(spac
 def test_a_study_of_other_software_is_refused(space, monkeypatch):
     import optuna
 
-    monkeypatch.setattr(records, "JOINING", 0.3)
+    monkeypatch.setattr(records, "JOIN_TIMEOUT", 0.3)
     study = optuna.create_study(study_name="s", storage=storage.connect(paths.storage_url(URL)))
     study.add_trial(optuna.trial.create_trial(value=1.0))
     with pytest.raises(InputError, match="choose another --study"):

@@ -21,7 +21,7 @@ from nasspace.data.loading import load_data
 from nasspace.errors import InputError, VerificationError
 from nasspace.exporting import checks, preprocessing
 from nasspace.exporting import export as module
-from nasspace.exporting.export import HELD, add_int8, export, verify
+from nasspace.exporting.export import HASHED, add_int8, export, verify
 from nasspace.exporting.model_source import model_source
 from nasspace.exporting.weights import as_safetensors, as_torch, load_into, read_safetensors
 from nasspace.latency.convert import to_onnx
@@ -119,7 +119,7 @@ def write_all(folder: Path, spec: dict, state: dict, side: int = SIDE) -> None:
 
 def settled_again(folder: Path, record: dict) -> None:
     """Record the digests of all files as they are now."""
-    record["files"] = {name: checks.digest(folder / name) if name in HELD else None for name in record["files"]}
+    record["files"] = {name: checks.digest(folder / name) if name in HASHED else None for name in record["files"]}
     record["preprocessing"] = record["files"]["preprocessing.json"]
 
 

@@ -120,15 +120,15 @@ def test_a_busy_process_on_the_same_core_is_detected():
     allowed = os.sched_getaffinity(0)
     core = min(allowed)
     code = f"import os, time; os.sched_setaffinity(0, {{{core}}}); print(flush=True)\nwhile True: pass"
-    neighbour = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    neighbor = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     try:
         os.sched_setaffinity(0, {core})
-        neighbour.stdout.readline()
+        neighbor.stdout.readline()
         rounds = [time_round(Busy()) for _ in range(20)]
     finally:
         os.sched_setaffinity(0, allowed)
-        neighbour.kill()
-        neighbour.communicate()
+        neighbor.kill()
+        neighbor.communicate()
     assert sum(one.contended for one in rounds) > 10
     assert all(8 <= one.value_ms < 8 * 1.16 for one in rounds)
 

@@ -12,7 +12,7 @@ from nasspace.engine.latency_evaluator import LatencyEvaluator
 from nasspace.latency import layerwise
 from nasspace.latency.benchmark import measure_latency
 from nasspace.latency.cache import LatencyCache
-from nasspace.samplers.acquisition import Acquisition, limits_of_measurements
+from nasspace.samplers.acquisition import Acquisition, limits_of_medians
 from nasspace.samplers.features import Features
 from nasspace.samplers.observation import Observation
 from nasspace.samplers.surrogates import FigureFromFeatures, LatencyFromLayers, surrogate
@@ -83,8 +83,8 @@ def test_a_search_predicts_from_layers_if_most_were_measured(features, networks)
 def test_the_upper_end_of_the_interval_decides_on_a_limit(features, networks):
     trials = seen(networks, 12, margin=1.05)
     slowest = max(trial.values["latency"] for trial in trials)
-    assert limits_of_measurements({"latency": 10.0, "flops": 5.0}, trials) == {"latency": 10 / 1.05, "flops": 5.0}
-    assert limits_of_measurements({"latency": 10.0}, []) == {"latency": 10.0}
+    assert limits_of_medians({"latency": 10.0, "flops": 5.0}, trials) == {"latency": 10 / 1.05, "flops": 5.0}
+    assert limits_of_medians({"latency": 10.0}, []) == {"latency": 10.0}
     assert Acquisition(features, ["accuracy", "latency"], {"latency": 1.06 * slowest}, trials).front
     strict = Acquisition(features, ["accuracy", "latency"], {"latency": 1.04 * slowest}, trials)
     slow = next(trial.architecture for trial in trials if trial.values["latency"] == slowest)

@@ -80,8 +80,8 @@ def test_the_numbered_file_equals_the_original(tmp_path):
     profile._optimize(path, tmp_path / "numbered.onnx", 1)
     image = np.random.default_rng(0).standard_normal((1, *architecture.input), dtype=np.float32)
     outs = []
-    for one, optimise in ((path, True), (tmp_path / "numbered.onnx", False)):
-        outs.append(profile._session(one, 1, optimise).run(None, {"input": image})[0])
+    for one, optimize in ((path, True), (tmp_path / "numbered.onnx", False)):
+        outs.append(profile._session(one, 1, optimize).run(None, {"input": image})[0])
     assert isinstance(profile._session(path, 1), onnxruntime.InferenceSession)
     np.testing.assert_allclose(*outs, rtol=1e-5, atol=1e-6)
 

@@ -523,7 +523,7 @@ BAD = {  # text to replace in GOOD, its replacement, part of the message
     "a layer without block": ("{block: conv, out: 64", "{out: 64", "s.yaml:16: head[0]: a layer needs 'block'"),
     "another classifier": ("{block: conv, out: 64", "{block: linear, out: 64", "'kernel' is not an option of linear"),
     "other classes": ("{block: conv, out: 64, kernel: 1}", "{block: linear, out: 64}", "leave out 'out'"),
-    "a name that is none": ("width:", "name: 3\nwidth:", "s.yaml:3: name: 3 is not a text"),
+    "a name that is not a string": ("width:", "name: 3\nwidth:", "s.yaml:3: name: 3 is not a string"),
     "a divisor of 0": ("width:", "divisor: 0\nwidth:", "s.yaml:3: divisor: 0 is not allowed"),
     "a resolution of 0": ("width:", "resolution: [0, 32]\nwidth:", "s.yaml:3: resolution[0]: 0 is not allowed"),
     "a key twice": ("stem:", "input: [1, 8, 8]\nstem:", "s.yaml:4: duplicate key 'input'; keep one"),

@@ -1,4 +1,4 @@
-"""Cluster monitor: detects a dead cluster before Ray, which would end this process with a line of its own log."""
+"""Cluster monitor: detects a dead cluster before Ray ends this process with only a line in Ray's log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ClusterLost(BaseException):
 
 
 class ClusterMonitor:
-    """Connects to a cluster's control store (GCS) twice a second, in a thread of its own.
+    """Connects to a cluster's control store (GCS) twice a second, in a background thread.
 
     `message` tells the user that the cluster is dead, and `resume_command` how to continue.
     """

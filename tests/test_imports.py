@@ -1,4 +1,4 @@
-"""The rules of the house: what may import what, and where each heavy library lives."""
+"""Rules for imports: the order of the packages, and the modules that may import each heavy library."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import nasspace
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "nasspace"
-# The wings from the bottom up. A module imports only from its own row and the rows above it; within a row there is no
-# circle. A name without a dot is a wing (a folder) or a module directly below the package.
-WINGS = (
+# The packages from the bottom up. A module imports only from its own row and the rows above it, without cycles. A name
+# is a subpackage of nasspace, or a module directly in it.
+PACKAGES = (
     ("nasspace", "the names that `import nasspace` gives"),
     (
         "errors documents files temporary failures formatting",
@@ -41,8 +41,8 @@ WINGS = (
     ("engine", "the running search, here or on Ray"),
     ("cli", "the command line"),
 )
-ROWS = {wing: row for row, (wings, _) in enumerate(WINGS) for wing in wings.split()}
-HOMES = {
+ROWS = {name: row for row, (names, _) in enumerate(PACKAGES) for name in names.split()}
+HEAVY_LIBRARIES = {
     "optuna": {"optuna_adapter", "studies.storage", "studies.study", "samplers.optuna_samplers"},
     "ray": {
         f"engine.ray.{name}" for name in ["cluster", "mailbox", "payload", "actors", "runner", "remeasure", "watch"]
@@ -69,7 +69,7 @@ FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """Every module that is imported anywhere below `tree`, late imports and those for types among them."""
+    """Every module imported anywhere in `tree`, including late imports and imports for types."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -85,7 +85,7 @@ def for_types(node: ast.AST) -> bool:
 
 
 def that_run(tree: ast.Module) -> ast.Module:
-    """The module without what only a type checker imports."""
+    """The module without imports for types."""
     return ast.Module([statement for statement in tree.body if not for_types(statement)], [])
 
 
@@ -106,43 +106,43 @@ def trees() -> dict[str, ast.Module]:
     return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 
 
-def wing_of(name: str) -> str:
+def package_of(name: str) -> str:
     return name.split(".")[0]
 
 
-def test_every_module_has_its_place():
-    assert sorted({wing_of(name) for name in FILES} - ROWS.keys()) == [], "give it a row in WINGS"
-    assert sorted(ROWS.keys() - {wing_of(name) for name in FILES}) == [], "this row is empty"
+def test_every_package_has_a_row():
+    assert sorted({package_of(name) for name in FILES} - ROWS.keys()) == [], "give it a row in PACKAGES"
+    assert sorted(ROWS.keys() - {package_of(name) for name in FILES}) == [], "this row is empty"
 
 
-def test_the_drawing_in_contributing_names_every_wing():
+def test_the_drawing_in_contributing_names_every_package():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    drawing = text.partition("## The house")[2].split("```")[1]
-    first = {wing: re.search(rf"\b{wing}\b", drawing) for wing in ROWS if (PACKAGE / wing).is_dir()}
-    assert [wing for wing, found in first.items() if found is None] == []
+    drapackage = text.partition("## Package layout")[2].split("```")[1]
+    first = {package: re.search(rf"\b{package}\b", drapackage) for package in ROWS if (PACKAGE / package).is_dir()}
+    assert [package for package, found in first.items() if found is None] == []
 
 
 def test_imports_run_downwards(trees):
     for name, tree in trees.items():
-        wrong = [other for other in of_ours(tree) if ROWS[wing_of(other)] > ROWS[wing_of(name)]]
-        assert wrong == [], f"{name} imports {wrong}, which stand below it"
+        wrong = [other for other in of_ours(tree) if ROWS[package_of(other)] > ROWS[package_of(name)]]
+        assert wrong == [], f"{name} imports {wrong}, which are in rows below it"
 
 
-def test_no_imports_in_a_circle(trees):
+def test_no_import_cycles(trees):
     graph = {name: of_ours(that_run(tree)) - {name} for name, tree in trees.items()}
-    list(TopologicalSorter(graph).static_order())  # a CycleError names the circle
+    list(TopologicalSorter(graph).static_order())  # a CycleError names the cycle
 
 
-@pytest.mark.parametrize("wing", ["data", "training"])
-def test_latency_and_accuracy_do_not_know_each_other(wing, trees):
+@pytest.mark.parametrize("package", ["data", "training"])
+def test_latency_and_training_do_not_import_each_other(package, trees):
     for name, tree in trees.items():
-        other = {"latency": wing, wing: "latency"}.get(wing_of(name))
-        assert not [found for found in of_ours(tree) if wing_of(found) == other], name
+        other = {"latency": package, package: "latency"}.get(package_of(name))
+        assert not [found for found in of_ours(tree) if package_of(found) == other], name
 
 
 def test_reports_and_exports_read_frozen_values_and_no_study(trees):
     for name, tree in trees.items():
-        if wing_of(name) in ("exporting", "reporting"):
+        if package_of(name) in ("exporting", "reporting"):
             assert not of_ours(tree) & {"studies.study", "studies.storage"}, name
 
 
@@ -152,11 +152,11 @@ def test_nothing_imports_the_command_line(trees):
             assert not [found for found in of_ours(tree) if found.split(".")[0] == "cli"], name
 
 
-@pytest.mark.parametrize("library", HOMES)
-def test_a_heavy_library_has_a_home_and_is_imported_late(library, trees):
+@pytest.mark.parametrize("library", HEAVY_LIBRARIES)
+def test_a_heavy_library_is_imported_late_and_only_where_listed(library, trees):
     for name, tree in trees.items():
         used = {found.split(".")[0] for found in imports(that_run(tree))}
-        assert library not in used or name in HOMES[library], f"{name} imports {library}"
+        assert library not in used or name in HEAVY_LIBRARIES[library], f"{name} imports {library}"
         if name != "optuna_adapter":  # which is imported late itself
             assert library not in {found.split(".")[0] for found in imports(at_import(tree))}, f"{name}: import it late"
             assert "nasspace.optuna_adapter" not in set(imports(at_import(tree))), f"{name}: import it late"
