@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasspace import files
+from nasspace.documents import Document
 from nasspace.errors import InputError
 from nasspace.samplers import pareto
 from nasspace.studies import front as fronts
@@ -468,7 +469,9 @@ def _create_or_join(folder: Path, settings: dict[str, Any], sampler: Any) -> Stu
         end = time.monotonic() + JOIN_TIMEOUT
         while time.monotonic() < end:
             if earlier := study.record.user_attrs.get(SETTINGS):
-                return Study(folder, {**earlier, "storage": settings["storage"]}, study.record)
+                # An earlier version may have written them, under its own names.
+                document = Document(earlier, f"--storage {storage.without_password(settings['storage'])}")
+                return Study(folder, {**checked_settings(document), "storage": settings["storage"]}, study.record)
             time.sleep(0.2)
         if study.frozen() or [direction.name.lower() for direction in study.record.directions] != _directions(settings):
             raise  # a study of other software
