@@ -20,10 +20,7 @@ PACKAGE = ROOT / "nasspace"
 # is a subpackage of nasspace, or a module directly in it.
 PACKAGES = (
     ("nasspace", "the names that `import nasspace` gives"),
-    (
-        "errors documents files temporary failures formatting",
-        "errors with places, strict documents, files written whole",
-    ),
+    ("errors documents files temporary failures formatting", "used by all others"),
     ("blocks", "one file a family of blocks, and the registry"),
     ("architecture", "one frozen network, its JSON, its digest"),
     ("initialization network counting", "build, and what a network costs"),
@@ -122,7 +119,7 @@ def test_the_drawing_in_contributing_names_every_package():
     assert [package for package, found in first.items() if found is None] == []
 
 
-def test_imports_run_downwards(trees):
+def test_house_run_downwards(trees):
     for name, tree in trees.items():
         wrong = [other for other in of_ours(tree) if ROWS[package_of(other)] > ROWS[package_of(name)]]
         assert wrong == [], f"{name} imports {wrong}, which are in rows below it"
