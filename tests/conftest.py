@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # waiting threads make small netw
 # With `pytest -n`, searches of two processes would wait for each other's lock files.
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ["TMPDIR"] = tempfile.mkdtemp(prefix=f"nasspace-{worker}-")
-    os.chmod(os.environ["TMPDIR"], 0o711)  # a server of another user has a folder in it
+    os.chmod(os.environ["TMPDIR"], 0o711)  # it contains a folder of a server that runs as another user
     tempfile.tempdir = None  # makes tempfile read TMPDIR again
 
 
@@ -49,7 +49,7 @@ for descriptor in (1, 2):
 class Forked:
     """A process that runs Python code as `python -c` does, with the methods of `subprocess.Popen` that tests use.
 
-    It is forked from one that has imported torch and Ray, which each would take seconds for.
+    It is forked from a process that has imported torch and Ray, since importing them takes seconds.
     """
 
     def __init__(self, code: str, arguments: list[str], folder: Path, output: Path) -> None:
@@ -76,11 +76,11 @@ class Forked:
         return self._process.exitcode
 
     def output(self) -> str:
-        """What it has written to standard output and standard error."""
+        """Return its standard output and standard error."""
         return self._output.read_text(errors="backslashreplace") if self._output.is_file() else ""
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """What it has written, when it has ended; both streams are one."""
+        """Wait for its end and return its output; both streams are one."""
         self.wait(timeout)
         return self.output(), self.output()
 
@@ -92,7 +92,7 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
     def lines(self) -> Iterator[str]:
-        """What it writes, line by line, until it ends."""
+        """Yield its output line by line until it ends."""
         while not self._output.is_file() and self.poll() is None:
             time.sleep(0.01)
         with self._output.open() as stream:
@@ -110,7 +110,7 @@ class Forked:
 
 @pytest.fixture
 def forked(tmp_path_factory) -> Iterator[Callable[..., Forked]]:
-    """Start Python code as a process of its own: `forked(code, *arguments)`, in the working folder or `folder`."""
+    """Start Python code in a separate process: `forked(code, *arguments)`, in the working folder or `folder`."""
     made: list[Forked] = []
 
     def start(code: str, *arguments: str, folder: Path | None = None) -> Forked:
@@ -126,7 +126,7 @@ def forked(tmp_path_factory) -> Iterator[Callable[..., Forked]]:
 
 
 class ForkedModelPy:
-    """In place of the process that `exporting.code_runner` starts for a model.py: forked, and without nasspace, too."""
+    """Replaces the process that `exporting.code_runner` starts for a model.py: forked, and also without nasspace."""
 
     def __init__(self, output: Path) -> None:
         self._output = output
@@ -155,7 +155,7 @@ class ForkedModelPy:
 
 @pytest.fixture(scope="module")
 def forked_model_py(tmp_path_factory) -> Iterator[None]:
-    """Exports run model.py in forked processes; for tests of which that process is not the subject."""
+    """Run exported model.py files in forked processes, for tests that do not test that process."""
     from nasspace.exporting import code_runner
 
     with pytest.MonkeyPatch.context() as patch:

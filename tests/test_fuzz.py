@@ -1,5 +1,5 @@
 """Damaged and hostile documents end in success or in one message: some cases of each kind of `benchmarks/fuzz.py`,
-and the right answers to the faults that the program found.
+and regression tests for the faults that the program found.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROGRAM = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
 def program():
     found = importlib.util.spec_from_file_location("nasspace_fuzz", PROGRAM)
     module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module  # its dataclasses look themselves up
+    sys.modules[found.name] = module  # its dataclasses look up their own module
     found.loader.exec_module(module)
     return module
 
@@ -50,12 +50,12 @@ def test_every_case_ends_in_success_or_one_message(fuzz, program, kind):
 
 
 def is_slow(result, program) -> bool:
-    """Whether the only fault is a little too much CPU time: this machine may be busy, and the first cases import."""
+    """Whether the only fault is slightly too much CPU time: the machine may be busy, and first cases import modules."""
     return result.why.startswith("took ") and result.seconds < 3 * program.SECONDS
 
 
 def test_the_program_finds_faults(fuzz, program, monkeypatch):
-    """A traceback, a message that is too long, a file elsewhere: each is seen, and the case is named."""
+    """A traceback, a message that is too long, a file elsewhere: each is detected, and the case is named."""
 
     def faulty(action):
         monkeypatch.setitem(program.KINDS, "space", lambda *_: ("as it is", [program.function("it", action)]))
@@ -69,7 +69,7 @@ def test_the_program_finds_faults(fuzz, program, monkeypatch):
 
     def long():
         error = program.NasspaceError("short")
-        error.args = ("a" * 2000,)  # a message is cut where it is made
+        error.args = ("a" * 2000,)  # messages are shortened where they are created
         raise error
 
     assert "KeyError: 'x'" in faulty(raises)
@@ -105,10 +105,10 @@ def test_a_message_names_a_long_value_without_its_middle(text):
 
 def test_any_error_leaves_out_the_middle_of_a_long_message(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    said = str(InputError(f"device: '{LONG}' is not a device; did you mean 'cpu'?"))
-    assert len(said) < 1300
-    assert said.startswith("device: 'aaa")
-    assert said.endswith("did you mean 'cpu'?")
+    message = str(InputError(f"device: '{LONG}' is not a device; did you mean 'cpu'?"))
+    assert len(message) < 1300
+    assert message.startswith("device: 'aaa")
+    assert message.endswith("did you mean 'cpu'?")
     Path("recipe.yaml").write_text(f"device: {LONG}")
     assert cli.run(["search", "--space", "shuffle", "--recipe", "recipe.yaml"]) == 2
     assert len(capsys.readouterr().err) < 1500

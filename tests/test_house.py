@@ -19,23 +19,23 @@ PACKAGE = ROOT / "nasspace"
 # The packages from the bottom up. A module imports only from its own row and the rows above it, without cycles. A name
 # is a subpackage of nasspace, or a module directly in it.
 PACKAGES = (
-    ("nasspace", "the names that `import nasspace` gives"),
+    ("nasspace", "the public names of `import nasspace`"),
     ("errors documents files temporary failures formatting", "used by all others"),
-    ("blocks", "one file a family of blocks, and the registry"),
-    ("architecture", "one frozen network, its JSON, its digest"),
-    ("initialization network counting", "build, and what a network costs"),
+    ("blocks", "blocks, one file per family, and their registry"),
+    ("architecture", "description of one network: JSON and digest"),
+    ("initialization network counting", "build a network and count its cost"),
     ("zoo", "published networks"),
-    ("space", "the grammar, what is chosen where, what is reachable"),
-    ("data", "data sets found, checked, decoded, held"),
-    ("training", "one network trained for a budget"),
-    ("latency", "what a network takes on a device"),
+    ("space", "parse and sample search spaces; reachable ranges"),
+    ("data", "find, check, and decode data sets"),
+    ("training", "train one network for a budget"),
+    ("latency", "measure and predict latency"),
     ("guidelines", "why a network is slow"),
-    ("optuna_adapter", "what Optuna does not document, in one place"),
-    ("samplers", "what to try next"),
-    ("studies", "the record"),
+    ("optuna_adapter", "all uses of undocumented Optuna names"),
+    ("samplers", "propose networks"),
+    ("studies", "records: recipe, objectives, trials, tables, storage"),
     ("exporting", "a folder to ship, and its verification"),
-    ("reporting", "a study as one page"),
-    ("engine", "the running search, here or on Ray"),
+    ("reporting", "a study as one HTML page"),
+    ("engine", "the search loop, in one process or on Ray"),
     ("cli", "the command line"),
 )
 ROWS = {name: row for row, (names, _) in enumerate(PACKAGES) for name in names.split()}
@@ -66,7 +66,7 @@ FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """Every module imported anywhere in `tree`, including late imports and imports for types."""
+    """Every module imported anywhere in `tree`, including late imports and imports for type checkers."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -77,23 +77,25 @@ def imports(tree: ast.AST) -> Iterator[str]:
                 yield name if name.removeprefix("nasspace.") in FILES else node.module
 
 
-def for_types(node: ast.AST) -> bool:
+def is_for_types(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
-def that_run(tree: ast.Module) -> ast.Module:
-    """The module without imports for types."""
-    return ast.Module([statement for statement in tree.body if not for_types(statement)], [])
+def without_type_imports(tree: ast.Module) -> ast.Module:
+    """Return the module without imports for type checkers."""
+    return ast.Module([statement for statement in tree.body if not is_for_types(statement)], [])
 
 
 def at_import(tree: ast.Module) -> ast.Module:
-    """The module's statements that run when it is imported."""
+    """Return the module's statements that run when it is imported."""
     functions = ast.FunctionDef | ast.AsyncFunctionDef
-    return ast.Module([part for part in that_run(tree).body if not isinstance(part, functions | ast.ClassDef)], [])
+    return ast.Module(
+        [part for part in without_type_imports(tree).body if not isinstance(part, functions | ast.ClassDef)], []
+    )
 
 
-def of_ours(tree: ast.AST) -> set[str]:
-    """The modules of the package that a module imports."""
+def own_imports(tree: ast.AST) -> set[str]:
+    """Return the modules of the package that a module imports."""
     names = {name.removeprefix("nasspace.") for name in imports(tree) if name.split(".")[0] == "nasspace"}
     return names & FILES.keys()
 
@@ -112,21 +114,21 @@ def test_every_package_has_a_row():
     assert sorted(ROWS.keys() - {package_of(name) for name in FILES}) == [], "this row is empty"
 
 
-def test_the_drawing_in_contributing_names_every_package():
+def test_the_diagram_in_contributing_names_every_package():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    drapackage = text.partition("## Package layout")[2].split("```")[1]
-    first = {package: re.search(rf"\b{package}\b", drapackage) for package in ROWS if (PACKAGE / package).is_dir()}
+    diagram = text.partition("## Package layout")[2].split("```")[1]
+    first = {package: re.search(rf"\b{package}\b", diagram) for package in ROWS if (PACKAGE / package).is_dir()}
     assert [package for package, found in first.items() if found is None] == []
 
 
-def test_house_run_downwards(trees):
+def test_imports_run_downwards(trees):
     for name, tree in trees.items():
-        wrong = [other for other in of_ours(tree) if ROWS[package_of(other)] > ROWS[package_of(name)]]
+        wrong = [other for other in own_imports(tree) if ROWS[package_of(other)] > ROWS[package_of(name)]]
         assert wrong == [], f"{name} imports {wrong}, which are in rows below it"
 
 
 def test_no_import_cycles(trees):
-    graph = {name: of_ours(that_run(tree)) - {name} for name, tree in trees.items()}
+    graph = {name: own_imports(without_type_imports(tree)) - {name} for name, tree in trees.items()}
     list(TopologicalSorter(graph).static_order())  # a CycleError names the cycle
 
 
@@ -134,27 +136,27 @@ def test_no_import_cycles(trees):
 def test_latency_and_training_do_not_import_each_other(package, trees):
     for name, tree in trees.items():
         other = {"latency": package, package: "latency"}.get(package_of(name))
-        assert not [found for found in of_ours(tree) if package_of(found) == other], name
+        assert not [found for found in own_imports(tree) if package_of(found) == other], name
 
 
 def test_reports_and_exports_read_frozen_values_and_no_study(trees):
     for name, tree in trees.items():
         if package_of(name) in ("exporting", "reporting"):
-            assert not of_ours(tree) & {"studies.study", "studies.storage"}, name
+            assert not own_imports(tree) & {"studies.study", "studies.storage"}, name
 
 
 def test_nothing_imports_the_command_line(trees):
     for name, tree in trees.items():
         if name.split(".")[0] != "cli":
-            assert not [found for found in of_ours(tree) if found.split(".")[0] == "cli"], name
+            assert not [found for found in own_imports(tree) if found.split(".")[0] == "cli"], name
 
 
 @pytest.mark.parametrize("library", HEAVY_LIBRARIES)
 def test_a_heavy_library_is_imported_late_and_only_where_listed(library, trees):
     for name, tree in trees.items():
-        used = {found.split(".")[0] for found in imports(that_run(tree))}
+        used = {found.split(".")[0] for found in imports(without_type_imports(tree))}
         assert library not in used or name in HEAVY_LIBRARIES[library], f"{name} imports {library}"
-        if name != "optuna_adapter":  # which is imported late itself
+        if name != "optuna_adapter":  # the adapter itself is imported late
             assert library not in {found.split(".")[0] for found in imports(at_import(tree))}, f"{name}: import it late"
             assert "nasspace.optuna_adapter" not in set(imports(at_import(tree))), f"{name}: import it late"
 
@@ -175,13 +177,13 @@ def test_only_the_adapter_uses_what_optuna_does_not_document(trees):
                 assert ast.unparse(node.value) in ("self", "cls"), f"{name}: {ast.unparse(node)}"
 
 
-def test_no_module_bears_the_name_of_a_public_function():
+def test_no_module_has_the_name_of_a_public_function():
     functions = {name for name, home in nasspace._HOMES.items() if home is not None}
     modules = {name.split(".")[0] for name in FILES}
     assert functions & modules == set()
 
 
-def test_every_public_name_is_there():
+def test_every_public_name_exists():
     import importlib
 
     for name, home in nasspace._HOMES.items():
@@ -195,9 +197,9 @@ def test_data_folders_hold_no_code(folder):
     assert list((ROOT / folder).rglob("*.py")) == []
 
 
-def test_help_and_the_box_between_driver_and_workers_import_nothing_heavy():
+def test_help_and_the_ray_mailbox_import_nothing_heavy():
     if not hasattr(__import__("nasspace.cli", fromlist=["main"]), "main"):
-        pytest.skip("the command line is not there yet")
+        pytest.skip("the command line is missing")
     heavy = ["torch", "numpy", "pandas", "optuna", "ray", "plotly", "onnx", "onnxruntime", "datasets", "sklearn"]
     script = (
         "import sys\n"

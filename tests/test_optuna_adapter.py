@@ -1,4 +1,4 @@
-"""The private names of Optuna that nasspace uses are there, and one message says if they are not."""
+"""The private names of Optuna that nasspace uses exist; one message reports a missing one."""
 
 from __future__ import annotations
 

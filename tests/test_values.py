@@ -1,7 +1,7 @@
 """Outputs of blocks and networks against those of the originals, which wrong variants must not reproduce.
 
-A case of `recorded/values.json` has our layers, the source of the expected outputs, and layers with about equal counts
-that are another function; a row of `recorded/networks.json` is a network of the zoo. Weights and images come from a
+A case of `recorded/values.json` has our layers, the source of the expected outputs, and layers of another function with
+about equal counts. A row of `recorded/networks.json` is a network of the zoo. Weights and images come from a
 formula, so no random generator matters. `benchmarks/record_*.py` compute the outputs with the originals.
 """
 

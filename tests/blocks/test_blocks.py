@@ -1,4 +1,4 @@
-"""Every registered block at every combination of widths and strides, and properties that counts do not show."""
+"""Every registered block at every combination of widths and strides, and properties that counts do not reveal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EVERY = blocks.known()
 
 
 def options_of(name: str) -> list[dict]:
-    """No option, then each option alone with every value of VALUES and every word that its type allows."""
+    """No option, then each option alone with every value of VALUES and every literal that its type allows."""
     block = blocks.get(name)
     found = [{}]
     for option, adapter in block.types.items():
@@ -138,7 +138,7 @@ def test_every_block_has_a_formula(name):
     assert len(formula) > 20
 
 
-# Properties that counts do not show
+# Properties that counts do not reveal
 
 
 def quiet(module: nn.Module) -> nn.Module:

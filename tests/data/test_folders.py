@@ -145,7 +145,7 @@ def spoil_all(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (spoil_class, "'b' has 1"),
         (spoil_loose, "CLASS/NAME"),
@@ -161,11 +161,11 @@ def spoil_all(root: Path) -> None:
         (lambda root: (root.rmdir(), root.write_text("")), "is a file"),
     ],
 )
-def test_an_unsuitable_folder_is_refused_by_name(tmp_path, make, says):
+def test_an_unsuitable_folder_is_refused_by_name(tmp_path, make, message):
     root = tmp_path / "photographs"
     root.mkdir()
     make(root)
-    with pytest.raises(InputError, match=says) as error:
+    with pytest.raises(InputError, match=message) as error:
         load_data(f"imagefolder:{root}", skip_broken=True)
     assert str(root) in str(error.value)
 
@@ -251,7 +251,7 @@ def test_classes_may_have_the_names_of_splits(tmp_path, places):
 
 
 @pytest.mark.parametrize(
-    ("places", "says"),
+    ("places", "message"),
     [
         ("train test", "'test', 'train' are named like splits but hold no class folders.*train/CLASS"),
         ("training_set test_set", "named like splits"),
@@ -276,8 +276,8 @@ def test_classes_may_have_the_names_of_splits(tmp_path, places):
         ("train/a/test train/b", "train/a/test: is named like a split"),
     ],
 )
-def test_ambiguous_folders_are_refused(tmp_path, places, says):
-    with pytest.raises(InputError, match=says) as error:
+def test_ambiguous_folders_are_refused(tmp_path, places, message):
+    with pytest.raises(InputError, match=message) as error:
         load_data(tree(tmp_path, places))
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)

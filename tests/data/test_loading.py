@@ -86,7 +86,7 @@ def test_stratified_leaves_one_on_each_side():
 
 
 @pytest.mark.parametrize(
-    ("spec", "options", "says"),
+    ("spec", "options", "message"),
     [
         ("digits", {"data_dir": "/somewhere"}, "--data-dir"),
         ("digits", {"resolution": 0}, "resolution of 0"),
@@ -95,8 +95,8 @@ def test_stratified_leaves_one_on_each_side():
         ("hub:", {}, "names no data set"),
     ],
 )
-def test_invalid_arguments_are_refused(spec, options, says):
-    with pytest.raises(InputError, match=says):
+def test_invalid_arguments_are_refused(spec, options, message):
+    with pytest.raises(InputError, match=message):
         load_data(spec, **options)
 
 

@@ -412,14 +412,14 @@ def test_any_damage_of_preprocessing_json_is_one_message(shipped, tmp_path, caps
         ("lacks", {}),
         *(("object", wrong) for wrong in (None, 5, [])),
     ]
-    for says, spec in damaged:
+    for message, spec in damaged:
         path.write_text(json.dumps(spec))
         for command in (predict.main, lambda words: cli.run(["predict", words[2], words[0]])):
             with warnings.catch_warnings():  # main sets a filter
                 assert command([image, "--folder", str(folder)]) == 2, spec
             out, err = capsys.readouterr()
             assert (out, err.count("\n"), "export again" in err) == ("", 1, True), spec
-            assert f"{path}: {says}" in err or says == "object", spec
+            assert f"{path}: {message}" in err or message == "object", spec
     path.write_text("[" * 100_000)
     with pytest.raises(ValueError, match="cannot be read"):
         predict.read_spec(folder)
@@ -435,18 +435,18 @@ def test_valid_values_are_read(shipped):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"classes": ["a", "b"]}, r"scores of the shape \[3\] for the 2 classes"),
         ({"input": [3, 20, 20], "crop": [20, 20]}, r"does not run on \[3, 20, 20\].*export again"),
     ],
 )
-def test_a_network_of_another_export_is_one_message(shipped, tmp_path, changes, says):
+def test_a_network_of_another_export_is_one_message(shipped, tmp_path, changes, message):
     folder, paths = shipped(1), colors(tmp_path)
     (folder / "preprocessing.json").write_text(json.dumps(spec_of(**changes)))
     done = run(folder, paths[0])
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert re.search(says, done.stderr)
+    assert re.search(message, done.stderr)
 
 
 def test_without_onnxruntime_the_install_command_is_named(shipped, tmp_path, monkeypatch, capsys):

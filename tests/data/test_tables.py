@@ -106,7 +106,7 @@ def test_every_piece_of_a_table_is_read(tmp_path, names, file, counts):
 
 
 @pytest.mark.parametrize(
-    ("names", "file", "says"),
+    ("names", "file", "message"),
     [
         ("train-00000-of-00003 train-00002-of-00003", "", r"lacks train-00001-of-00003\.parquet, so 1 of 00003"),
         ("data-0-of-2", "data-0-of-2.parquet", r"lacks data-1-of-2\.parquet"),
@@ -115,9 +115,9 @@ def test_every_piece_of_a_table_is_read(tmp_path, names, file, counts):
         ("0000 0001", "", r"holds no train\.parquet .*0000\.parquet is named after no split"),
     ],
 )
-def test_an_ambiguous_table_is_refused(tmp_path, names, file, says):
+def test_an_ambiguous_table_is_refused(tmp_path, names, file, message):
     pieces(tmp_path, names)
-    with pytest.raises(InputError, match=says) as error:
+    with pytest.raises(InputError, match=message) as error:
         load_data(f"parquet:{tmp_path / file}")
     assert str(tmp_path) in str(error.value)
 
@@ -206,7 +206,7 @@ def test_any_name_of_a_folder_is_read(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("labels", "columns", "says"),
+    ("labels", "columns", "message"),
     [
         ([0, 1, 0, -1], {}, "row 3.*-1"),
         ([0, 1, 0, 10**9], {}, r"row 3.*1000000000"),
@@ -221,14 +221,14 @@ def test_any_name_of_a_folder_is_read(tmp_path, name):
         ([], {}, "no rows"),
     ],
 )
-def test_an_invalid_parquet_file_is_refused_by_name(tmp_path, labels, columns, says):
+def test_an_invalid_parquet_file_is_refused_by_name(tmp_path, labels, columns, message):
     file = table(tmp_path / "train.parquet", labels, **columns)
-    with pytest.raises(InputError, match=says) as error:
+    with pytest.raises(InputError, match=message) as error:
         load_data(f"parquet:{file}")
     assert str(file) in str(error.value)
 
 
-def test_images_that_are_no_bytes_and_files_that_are_no_parquet(tmp_path):
+def test_images_that_are_not_bytes_and_files_that_are_not_parquet(tmp_path):
     file = tmp_path / "train.parquet"
     parquet.write_table(pyarrow.table({"img": ["a.png"] * 4, "label": [0, 1, 0, 1]}), file)
     with pytest.raises(InputError, match="its images are string"):
@@ -285,7 +285,7 @@ def offline(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("spec", "says"),
+    ("spec", "message"),
     [
         ("digts", "cannot be reached.*digits, fashion-mnist, cifar10.*did you mean 'digits'"),
         ("imagefoldr:/photographs", "did you mean 'imagefolder'"),
@@ -294,9 +294,9 @@ def offline(monkeypatch):
         ("cifar10", "--data-dir"),
     ],
 )
-def test_without_network_a_hub_name_is_one_clear_message(offline, tmp_path, monkeypatch, spec, says):
+def test_without_network_a_hub_name_is_one_clear_message(offline, tmp_path, monkeypatch, spec, message):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         load_data(spec)
 
 

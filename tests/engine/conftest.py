@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own, and searches as processes of their own."""
+"""A PostgreSQL server for the tests, and searches in separate processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ sys.path.insert(0, {tests!r})
 from test_loop import SPACE, flops, scored
 import nasspace
 from nasspace.studies import heartbeat, storage
-heartbeat.GRACE, storage.PAUSE = 4.0, 0.3  # not a minute
+heartbeat.GRACE, storage.PAUSE = 4.0, 0.3  # instead of a minute
 
 def evaluated(architecture):
     with open({log!r}, "a") as log:
@@ -38,7 +38,7 @@ nasspace.search(nasspace.Space.from_text(SPACE, "little.yaml"), trials=int(trial
 
 
 class Server:
-    """PostgreSQL on the loopback with data of its own; it refuses to be root's, so root lends it to `postgres`."""
+    """PostgreSQL on the loopback interface with its own data; root runs it as the user `postgres`."""
 
     def __init__(self, programs: Path, data: Path, user: str | None) -> None:
         import pwd  # not on Windows
@@ -79,7 +79,7 @@ class Server:
             time.sleep(0.05)
 
     def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
-        """SIGQUIT: at once, as in a crash."""
+        """Stop the server; SIGQUIT stops it immediately, as in a crash."""
         self.process.send_signal(how)
         self.process.wait(timeout=30)
 
@@ -109,7 +109,7 @@ def server() -> Iterator[Server]:
     folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not folders:
         pytest.skip("no PostgreSQL server is installed")
-    pwd = pytest.importorskip("pwd", reason="the tests' PostgreSQL is started as on Unix")
+    pwd = pytest.importorskip("pwd", reason="the tests start PostgreSQL only on Unix")
     user = "postgres" if os.getuid() == 0 else None
     if user and user not in {entry.pw_name for entry in pwd.getpwall()}:
         pytest.skip("PostgreSQL does not run as root, and there is no user 'postgres'")
@@ -140,7 +140,7 @@ def database(server, request) -> Iterator[str]:
 
 
 class Searches:
-    """Searches of one study, each a process; `log` has the digest of every evaluation started."""
+    """Searches of one study, each in its own process; `log` has the digest of every evaluation started."""
 
     def __init__(self, folder: Path, forked: Callable[..., Any]) -> None:
         self.folder = folder
@@ -148,11 +148,11 @@ class Searches:
         self._unwaited: list[subprocess.Popen] = []
 
     def start(self, url: str, sampler: str = "random", trials: int = 100, place: str = "here") -> Any:
-        """Begin one in a working folder below the test's."""
+        """Start a search in a subfolder of the test's folder."""
         return self._forked(self._code(place), url, sampler, str(trials), folder=self.folder / place)
 
     def start_unwaited(self, url: str, sampler: str = "random", trials: int = 100) -> subprocess.Popen:
-        """Begin one that stays in the table of processes after its end, until the test waits for it."""
+        """Start a search that remains a zombie after its end, until the test waits for it."""
         command = [sys.executable, "-W", "ignore", "-c", self._code("here"), url, sampler, str(trials)]
         self._unwaited.append(subprocess.Popen(command, cwd=self.folder / "here", env=os.environ))
         return self._unwaited[-1]
@@ -172,7 +172,7 @@ class Searches:
         return path.read_text().split() if path.is_file() else []
 
     def wait_for(self, count: int, seconds: float = 60) -> None:
-        """Until so many evaluations have started."""
+        """Wait until `count` evaluations have started."""
         end = time.monotonic() + seconds
         while len(self.log()) < count:
             assert time.monotonic() < end, f"{len(self.log())} evaluations started, not {count}"

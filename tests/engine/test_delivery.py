@@ -1,4 +1,4 @@
-"""The last rung: which trials are trained at their deployment resolution, at which one, and kills within it."""
+"""The last rung: which trials are trained at which deployment resolution, and kills during it."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ import sys
 import nasspace
 from nasspace.space.space import Space
 
-def told(kind, **about):
+def print_event(kind, **about):
     print(kind, about.get("text", ""), flush=True)
 
 nasspace.search(Space.from_text({space!r}, "few.yaml"), data="digits", trials=2, seed=3, sampler="random",
                 objectives=["accuracy", "flops"], fidelity={{"resolution": 8, "epochs": 4}}, study=sys.argv[1],
-                resolution=16, on_event=told)
+                resolution=16, on_event=print_event)
 """
 
 
 class Stored:
-    """What `Study.promoted` reads of a study: trials by number, each with accuracy and FLOPs, and what was deployed."""
+    """Stand-in for a study in `Study.promoted`: values by trial number, and accuracies at the deployment resolution."""
 
     def __init__(self, trials, deployed):
         self.values = trials
@@ -81,9 +81,9 @@ class Stored:
     [
         ({}, [0, 1], [0, 1]),  # the search's front
         ({0: 0.95, 1: 0.85}, [], [0, 1]),  # stable
-        ({0: 0.84, 1: 0.85}, [2], [1]),  # 0 left: what it alone had dominated comes back
+        ({0: 0.84, 1: 0.85}, [2], [1]),  # 0 left: the trial that only it dominated returns
         ({0: 0.84, 1: 0.85, 2: 0.86}, [], [2, 1]),
-        ({0: 0.84, 1: 0.85, 2: 0.80}, [3], [1]),  # and what those had dominated
+        ({0: 0.84, 1: 0.85, 2: 0.80}, [3], [1]),  # and the trial that those dominated
         ({1: 0.85}, [0], [1]),
     ],
 )
@@ -94,7 +94,7 @@ def test_dominated_trials_return_when_a_member_leaves(deployed, promoted, front)
 
 
 @pytest.mark.parametrize(
-    ("space", "native", "asked", "sizes"),
+    ("space", "native", "requested", "sizes"),
     [
         ("shuffle", 8, None, (8,)),
         ("mobile", 8, None, (16,)),
@@ -105,8 +105,8 @@ def test_dominated_trials_return_when_a_member_leaves(deployed, promoted, front)
         ("shuffle", 8, 224, (224,)),
     ],
 )
-def test_the_deployment_resolution_is_the_smaller_of_the_space_and_the_images(space, native, asked, sizes):
-    found = choose_deployment(asked, Space.load(space).plan, native)
+def test_the_deployment_resolution_is_the_smaller_of_the_space_and_the_images(space, native, requested, sizes):
+    found = choose_deployment(requested, Space.load(space).plan, native)
     assert found.sizes == sizes
     assert found.why
 
@@ -126,7 +126,7 @@ def test_the_rungs_double_the_size():
 
 
 def shipped(study):
-    """The front, and the digest of every file of weights and ONNX that ships."""
+    """Return the front, and the digest of every exported weights and ONNX file."""
     document = records.load(study).document()
     members = [(member["id"], member["digest"], member["accuracy"]) for member in document["front"]]
     exports = Path("reports") / study / "exports"
@@ -136,10 +136,10 @@ def shipped(study):
 
 
 @pytest.mark.slow
-def test_a_delivery_that_was_killed_exports_the_same_files(tmp_path, monkeypatch, forked):
+def test_a_killed_delivery_exports_the_same_files(tmp_path, monkeypatch, forked):
     monkeypatch.chdir(tmp_path)
     script = SCRIPT.format(space=SPACE)
-    rest = forked(script, "undisturbed").communicate()[0]
+    rest = forked(script, "uninterrupted").communicate()[0]
     assert "training at 16x16" in rest
     rng, seen = random.Random(7), set()
     for word in ("training at", "exporting", "training at"):
@@ -155,14 +155,14 @@ def test_a_delivery_that_was_killed_exports_the_same_files(tmp_path, monkeypatch
     process = forked(script, "killed")
     rest = process.communicate()[0]
     assert process.returncode == 0, rest
-    assert shipped("killed") == shipped("undisturbed")
+    assert shipped("killed") == shipped("uninterrupted")
     study = Path("reports/killed")
     assert [path for path in study.rglob(".*") if path.name != ".lock"] == []
     assert not list((study / "checkpoints").glob("*"))
 
 
 def searched(**changes):
-    """A brief search of digits, without its last rung."""
+    """A short search on digits, without its last rung."""
     settings = {"trials": 4, "objectives": ["accuracy", "flops"], "sampler": "random", "seed": 2, **changes}
     brief = {"resolution": 8, "epochs": 1}
     space = Space.from_text(SPACE, "few.yaml")
@@ -177,7 +177,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Folders with a study: `searched`, more than one in its front, and `delivered`, of one network."""
+    """Folders with a study: `searched`, with several front members, and `delivered`, with one network."""
     base = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         for name, trials in (("searched", 4), ("delivered", 1)):
@@ -191,20 +191,20 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def study(made, folder):
-    """A copy of the study that was searched."""
+    """A copy of the searched study."""
     shutil.copytree(made / "searched", folder, dirs_exist_ok=True)
     return records.load("s")
 
 
 @pytest.fixture
 def delivered(made, folder):
-    """A copy of the study that was delivered."""
+    """A copy of the delivered study."""
     shutil.copytree(made / "delivered", folder, dirs_exist_ok=True)
     return records.load("s")
 
 
 @pytest.mark.slow
-def test_a_search_in_python_ends_in_exports_that_are_judged(folder):
+def test_a_search_in_python_ends_with_evaluated_exports(folder):
     space = Space.from_text(SPACE, "few.yaml")
     brief = {"resolution": 8, "epochs": 1}
     study = nasspace.search(space, data="digits", trials=2, objectives=["accuracy", "flops"], fidelity=brief, study="s")
@@ -245,19 +245,19 @@ def test_a_member_whose_training_raises_keeps_its_traceback(study, monkeypatch, 
 
     monkeypatch.setattr(last_rung, "_train_deployed", raising)
     delivery.deliver(study, lambda kind, text="", **_: notes.append(text))
-    said = "the training failed: RuntimeError: a test says so"
-    assert f"trial {first} leaves the front: {said} (`nas show s:{first}` has its traceback)" in notes
+    failure = "the training failed: RuntimeError: a test says so"
+    assert f"trial {first} leaves the front: {failure} (`nas show s:{first}` has its traceback)" in notes
     assert run(["show", f"s:{first}"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any("global_pool" in line for line in lines), "its layers are shown"
-    assert any(f"failed at the deployment resolution 8x8: {said}" in line for line in lines)
+    assert any("global_pool" in line for line in lines), "its layers are printed"
+    assert any(f"failed at the deployment resolution 8x8: {failure}" in line for line in lines)
     assert any("in raising" in line for line in lines)
     assert lines[-1] == "RuntimeError: a test says so"
     assert run(["show", f"s:{first}", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["digest"] == study.architecture(first).digest
     assert document["layers"]
-    assert document["failure"] == f"failed at the deployment resolution 8x8: {said}"
+    assert document["failure"] == f"failed at the deployment resolution 8x8: {failure}"
     other = study.front_numbers()[0]
     assert run(["show", f"s:{other}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["layers"]
@@ -295,7 +295,7 @@ def test_a_failed_export_does_not_stop_the_others(study, folder, monkeypatch):
 
 
 @pytest.mark.slow
-def test_deleted_files_are_made_again_and_checked_against_the_record(delivered):
+def test_deleted_files_are_written_again_and_checked_against_the_record(delivered):
     study = delivered
     before, number = shipped("s"), study.front_numbers()[0]
     export, kept = study.folder / "exports" / str(number), study.deployed_weights.path(number)
@@ -307,7 +307,7 @@ def test_deleted_files_are_made_again_and_checked_against_the_record(delivered):
     assert shipped("s") == before
     (export / "README.md").unlink()
     kept.unlink()
-    delivery.deliver(study)  # trained once more
+    delivery.deliver(study)  # trained again
     assert shipped("s") == before
     (export / "README.md").unlink()
     state = read_safetensors(kept)
@@ -331,10 +331,10 @@ def test_the_last_rung_ends_with_the_time_budget_and_resumes(study, folder, monk
     monkeypatch.undo()
     os.chdir(folder)
     resumed = loop.resume("s")
-    assert (resumed.evaluated, resumed.document()["finished"]) == (4, True), "no trial more"
+    assert (resumed.evaluated, resumed.document()["finished"]) == (4, True), "no further trial"
 
 
-def test_a_budget_that_ends_before_the_first_network_says_so_and_a_longer_one_searches(folder):
+def test_a_budget_too_short_for_one_network_is_reported_and_a_longer_one_searches(folder):
     with pytest.raises(InputError, match=r"time budget of 0.001 s ended before a network.*longer --time-budget"):
         searched(time_budget="0.001s")
     assert searched(time_budget="1h", trials=1).evaluated == 1
@@ -355,18 +355,18 @@ def test_deleted_weights_are_read_from_the_export(delivered, folder):
 
 
 @pytest.mark.slow
-def test_weights_of_the_search_alone_say_at_which_size_they_were_trained(folder):
+def test_weights_of_the_search_name_the_resolution_of_their_training(folder):
     study = searched(trials=1, resolution=16)
     export_member(study.snapshot(), study.member(0), folder / "own")
     export_member(study.snapshot(), study.member(0), folder / "larger", resolution=32)
     for name in ("own", "larger"):
         text = (folder / name / "README.md").read_text()
         assert "the weights were trained at 8x8" in text
-        assert "| Accuracy |" not in text, "no file at this size was judged"
+        assert "| Accuracy |" not in text, "no file was evaluated at this resolution"
 
 
 @pytest.mark.slow
-def test_an_export_is_exported_at_another_size_with_its_origin(delivered, folder, capsys):
+def test_an_export_at_another_resolution_keeps_its_origin(delivered, folder, capsys):
     (number,) = delivered.front_numbers()
     place = delivered.folder / "exports" / str(number)
     assert run(["export", str(place), "--resolution", "16"]) == 0
@@ -378,7 +378,7 @@ def test_an_export_is_exported_at_another_size_with_its_origin(delivered, folder
 
 
 @pytest.mark.slow
-def test_a_network_at_another_size_keeps_its_preprocessing_and_says_so(delivered, folder):
+def test_a_network_at_another_resolution_keeps_its_preprocessing_and_reports_it(delivered, folder):
     study = delivered
     (number,) = study.front_numbers()
     own = json.loads((study.folder / "exports" / str(number) / "preprocessing.json").read_text())

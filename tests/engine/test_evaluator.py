@@ -98,7 +98,7 @@ def test_a_candidates_seed_is_its_own_and_the_studys(architecture):
     assert candidate_seed(5, architecture) == candidate_seed(5, architecture) < 2**32
 
 
-def test_a_function_is_completed_by_what_is_known_and_counted(architecture):
+def test_the_result_of_a_function_is_completed_by_known_and_counted_values(architecture):
     evaluator = FunctionEvaluator(lambda a: {"accuracy": 0.5}, {"flops": lambda a: 7}, ("accuracy", "flops"), {})
     values = evaluator(architecture).values
     assert (values["accuracy"], values["flops"]) == (0.5, 7)
@@ -106,11 +106,11 @@ def test_a_function_is_completed_by_what_is_known_and_counted(architecture):
 
 
 @pytest.mark.parametrize("returned", [None, 0.9, {"accuracy": float("nan")}, {"accuracy": None}, {}])
-def test_what_a_function_returns_is_checked(returned, architecture):
+def test_the_result_of_a_function_is_checked(returned, architecture):
     with pytest.raises(InputError, match="evaluator"):
         FunctionEvaluator(lambda a: returned, None, ("accuracy",), {})(architecture)
 
 
-def test_known_must_be_a_figure():
+def test_known_values_must_be_numbers():
     with pytest.raises(InputError, match="known: 'speed'"):
         FunctionEvaluator(lambda a: {}, {"speed": len}, ("accuracy",), {})

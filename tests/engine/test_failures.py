@@ -26,7 +26,7 @@ stages: [{depth: [1, 2, 3], out: [8, 12, 16], stride: 2, each: {block: [conv: {k
 
 
 class Brittle(nn.Module):
-    """A block with a mistake: it does not run at a width of 12."""
+    """A block with a bug: it does not run at a width of 12."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -40,7 +40,7 @@ class Brittle(nn.Module):
 
 
 class Late(Brittle):
-    """A block that fails in training alone."""
+    """A block that fails only in training."""
 
     def forward(self, x):
         if self.training and self.out == 12 and x.device.type != "meta":
@@ -171,7 +171,7 @@ def raised(code, module):
         ("raise InputError('does not run')", "nasspace.counting", True),
     ],
 )
-def test_whose_fault_it_is(code, module, of_candidate):
+def test_errors_are_attributed_to_the_candidate_or_to_nasspace(code, module, of_candidate):
     assert failures.is_candidate_fault(raised(code, module)) is of_candidate
 
 
@@ -202,7 +202,7 @@ def test_an_evaluators_error_is_the_callers(own):
     ],
     ids=lambda returned: str(type(returned).__name__),
 )
-def test_what_an_evaluator_returns_is_refused_in_one_message(own, returned):
+def test_an_invalid_result_of_an_evaluator_is_refused_in_one_message(own, returned):
     with pytest.raises(InputError) as caught:
         nasspace.search(
             Space.load("fire", resolution=32),

@@ -143,7 +143,7 @@ def test_a_training_killed_at_every_stage_ends_in_the_same_weights(data, tmp_pat
     resumed = nasspace.train(NETWORK, **how, out=out, report=lines.append)
     assert lines == [f"{out}: finished before"]
     plain = nasspace.train(NETWORK, **how, out=tmp_path / "plain")
-    assert log.read_text() == "test\n"  # evaluated once in all
+    assert log.read_text() == "test\n"  # evaluated once in total
     weights = [load_file(folder / "weights.safetensors") for folder in (out, tmp_path / "plain")]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -195,7 +195,7 @@ def test_the_readme_has_the_results(data, quick, tmp_path):
     assert found.not_applied.startswith("predictions averaged")
 
 
-def test_a_validation_split_of_the_users_own_is_called_so(data, monkeypatch, tmp_path):
+def test_the_users_own_validation_split_is_named_as_such(data, monkeypatch, tmp_path):
     cards = []
 
     def write(architecture, folder, *, card, **_):
@@ -385,7 +385,7 @@ def test_a_published_network_is_fitted_to_the_data(quick, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"arch": tiny(input=(3, 16, 16))}, "takes 3 channels, digits has 1"),
         ({"arch": "mobilenet_v9"}, "is not an architecture"),
@@ -412,8 +412,8 @@ def test_a_published_network_is_fitted_to_the_data(quick, tmp_path):
         ({"data": "imagefolder:nowhere"}, "does not exist"),
     ],
 )
-def test_invalid_arguments_are_refused(changes, says, data):
-    with pytest.raises(InputError, match=says):
+def test_invalid_arguments_are_refused(changes, message, data):
+    with pytest.raises(InputError, match=message):
         nasspace.train(**{"arch": tiny(), "data": data, "epochs": 1, **changes})
 
 
@@ -621,7 +621,7 @@ def test_the_command_prints_one_document(quick, capsys):
     assert capsys.readouterr().err.count("\n") == 2  # the resolution, and the message
 
 
-def test_an_interrupted_command_says_how_to_continue(monkeypatch, capsys):
+def test_an_interrupted_command_reports_how_to_continue(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 

@@ -75,7 +75,7 @@ def kept(found):
 
 
 @pytest.mark.parametrize("first_is_done", [False, True])
-def test_of_two_claims_on_one_network_one_gives_way_even_if_the_earlier_one_comes_late(
+def test_of_two_claims_on_one_network_one_yields_even_if_the_earlier_one_arrives_late(
     two, space, monkeypatch, first_is_done
 ):
     monkeypatch.setattr(proposals, "WITHDRAWAL_TIMEOUT", 0.2)
@@ -84,51 +84,51 @@ def test_of_two_claims_on_one_network_one_gives_way_even_if_the_earlier_one_come
     queue(one, network, 2)
     found = []
 
-    def meanwhile(trial):
+    def compete(trial):
         if not found:
             found.append(theirs.next())
             if first_is_done:
                 other.finish_trial(found[0][0], "COMPLETE", [0.5, 1.0])
 
-    found.append(ours.next(on_new_trial=meanwhile))
+    found.append(ours.next(on_new_trial=compete))
     digests = [architecture.digest for _, architecture in found]
-    assert found[0][0].number > min(trial.number for trial in one.frozen("FAIL")), "the later one came first"
+    assert found[0][0].number > min(trial.number for trial in one.frozen("FAIL")), "the later claim arrived first"
     assert digests.count(network.digest) == 1
     assert len(set(digests)) == 2
 
 
-def test_one_that_has_seen_that_it_gives_way_is_waited_for(two, space, monkeypatch):
+def test_a_process_waits_for_another_that_yields(two, space, monkeypatch):
     (one, ours), (other, _) = two
     network = new(space, one)
     queue(one, network, 2)
     seen = []
 
-    def claims_and_gives_way(trial):
+    def claims_and_yields(trial):
         if seen:
             return
         seen.append(storage.ask(other.record))
         seen[0].set_user_attr("digest", network.digest)
 
     monkeypatch.setattr(time, "sleep", lambda seconds: other.finish_trial(seen[0], "FAIL"))
-    trial, architecture = ours.next(on_new_trial=claims_and_gives_way)
+    trial, architecture = ours.next(on_new_trial=claims_and_yields)
     assert architecture.digest == network.digest
     assert trial.number < seen[0].number
 
 
 @pytest.mark.parametrize("queued", [False, True])
-def test_of_two_that_ask_for_the_last_trial_one_gets_it(two, space, queued):
+def test_of_two_processes_that_ask_for_the_last_trial_one_gets_it(two, space, queued):
     (one, ours), (_, theirs) = two
     if queued:
         queue(one, new(space, one))
     found = []
 
-    def meanwhile(trial):
+    def compete(trial):
         if not found:
             found.append(theirs.next(max_trials=4))
 
-    found.append(ours.next(on_new_trial=meanwhile, max_trials=4))
+    found.append(ours.next(on_new_trial=compete, max_trials=4))
     assert len(kept(found)) == 1
-    assert not theirs.exhausted, "it may ask again"
+    assert not theirs.exhausted, "it may try again"
     trial = kept(found)[0][0]
     one.finish_trial(trial, "COMPLETE", [0.5, 1.0])
     assert ours.next(max_trials=4) is None
@@ -145,7 +145,7 @@ def running(study, process=None, **attributes):
 
 
 class Clock:
-    """A clock of `heartbeat` that the test moves; every check is made."""
+    """A clock of `heartbeat` that the test advances; no check is skipped."""
 
     def __init__(self, monkeypatch):
         self.now = 1000.0
@@ -181,7 +181,7 @@ def test_dead_processes_are_recognized():
     heartbeat._active_searches.add("a")
     assert not is_dead(me)
     heartbeat._active_searches.discard("a")
-    assert is_dead({**me, "began": "1"}), "another process has its number now"
+    assert is_dead({**me, "began": "1"}), "another process has its PID now"
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     assert is_dead({**me, "pid": ended.pid})
@@ -200,17 +200,17 @@ def test_a_stale_process_elsewhere_is_given_up_after_a_second_check(two, monkeyp
     beat = Heartbeat(other)
     for found in ({trial._trial_id}, set(), {trial._trial_id}):
         stale = found
-        assert len(beat.others()) == 1, "after an outage of the database its heartbeat may be on its way"
+        assert len(beat.others()) == 1, "after an outage of the database its heartbeat may be delayed"
         clock.now += 1.5 * heartbeat.DOUBT
     assert beat.others() == []
     assert states(one) == ["FAIL", "WAITING"]
     with storage.unless_finished():
         trial.set_user_attr("values", {})
-        raise AssertionError("its process comes too late")
+        raise AssertionError("its process is too late")
     assert not one.finish_trial(trial, "COMPLETE", [0.5, 1.0])
 
 
-def test_a_trial_of_a_process_that_died_before_it_marked_it(two, space, monkeypatch):
+def test_a_trial_whose_process_died_before_marking_it(two, space, monkeypatch):
     (one, _), (other, _) = two
     queue(one, new(space, one))
     storage.ask(one.record)
@@ -243,12 +243,12 @@ def test_heartbeats_are_sent_until_a_trial_finishes(two, monkeypatch):
             pass
         for _ in range(3):
             assert sent.acquire(timeout=60)
-        assert set(beats[1:]) == {trial._trial_id}, "the first one may have been on its way"
+        assert set(beats[1:]) == {trial._trial_id}, "the first one may have been sent already"
         assert len(Heartbeat(other).others()) == 1
     assert states(one) == ["FAIL", "FAIL"], "an interrupted process queues its trials at once"
 
 
-def test_another_question_and_another_space_are_refused(space):
+def test_other_settings_and_another_space_are_refused(space):
     search(space)
     with pytest.raises(InputError, match="seed"):
         search(space, "there", seed=7)

@@ -64,7 +64,7 @@ def digests(study):
 
 
 @pytest.mark.parametrize("sampler", ["gain", "tpe", "nsga2", "random"])
-def test_a_search_evaluates_each_network_once_and_gives_the_front(space, sampler):
+def test_a_search_evaluates_each_network_once_and_returns_the_front(space, sampler):
     study = found(space, sampler=sampler)
     assert study.evaluated == 8
     assert len(set(digests(study))) == 8
@@ -93,7 +93,7 @@ def test_the_same_seed_gives_the_same_study(space, sampler):
     assert digests(found(space, sampler=sampler, study="c", seed=4)) != first
 
 
-def test_known_limits_are_never_evaluated_over(space):
+def test_networks_over_a_known_limit_are_never_evaluated(space):
     study = found(space, flops_target=1e6)
     assert study.evaluated == 8
     assert study.trials()["flops"].max() <= 1e6
@@ -135,7 +135,7 @@ def test_a_study_continues_only_with_the_settings_it_was_started_with(space):
         found(space, seed=9)
 
 
-def test_an_evaluator_that_gives_no_number_is_named(space):
+def test_an_evaluator_that_returns_no_number_is_named(space):
     with pytest.raises(InputError, match="accuracy"):
         found(space, evaluator=lambda architecture: {"accuracy": "high", "latency": 1, "flops": 1})
     with pytest.raises(InputError, match="no 'latency'"):
@@ -165,9 +165,9 @@ nasspace.search(nasspace.Space.from_text(SPACE, "little.yaml"), trials=14, evalu
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["gain", "tpe"])
-def test_killed_at_any_moment_it_ends_in_the_same_study(space, sampler, forked):
+def test_a_search_killed_at_any_moment_ends_with_the_same_study(space, sampler, forked):
     code = SCRIPT.format(tests=str(Path(__file__).parent))
-    undisturbed = found(space, trials=14, study="undisturbed", sampler=sampler)
+    uninterrupted = found(space, trials=14, study="uninterrupted", sampler=sampler)
     rng = random.Random(5)
     kills = 0
     while kills < 4:
@@ -180,14 +180,14 @@ def test_killed_at_any_moment_it_ends_in_the_same_study(space, sampler, forked):
         kills += 1
     assert forked(code, "killed", sampler).wait() == 0
     killed = records.load("killed")
-    assert digests(killed) == digests(undisturbed)
-    fronts = [study.front().drop(columns="architecture") for study in (killed, undisturbed)]  # it holds the name
-    for one, other in (fronts, (killed.trials(), undisturbed.trials())):
+    assert digests(killed) == digests(uninterrupted)
+    fronts = [study.front().drop(columns="architecture") for study in (killed, uninterrupted)]  # it holds the name
+    for one, other in (fronts, (killed.trials(), uninterrupted.trials())):
         assert_frame_equal(one.drop(columns="seconds"), other.drop(columns="seconds"))
 
 
 def test_a_time_budget_ends_a_search_and_can_be_raised(space):
-    """The evaluator moves the deadline: no clock decides."""
+    """The evaluator moves the deadline, so no clock is involved."""
     started = []
 
     def scored_in_time(architecture):
@@ -245,7 +245,7 @@ def test_a_search_continues_after_a_failed_training(space, monkeypatch):
     assert len(study.frozen("FAIL")) == 1
 
 
-def test_a_study_killed_before_its_database_was_made_is_started(space):
+def test_a_study_killed_before_its_database_was_created_is_started(space):
     found(space, study="whole")
     folder = Path("reports/s")
     folder.mkdir(parents=True)
@@ -282,19 +282,19 @@ def test_braces_in_a_name_are_letters(space):
     assert records.load("a{0}").evaluated == 2
 
 
-def test_of_two_processes_that_start_one_name_the_first_one_stands(space, forked):
-    """The settings are those of the study whose trials are in the database, whoever comes second."""
+def test_of_two_processes_that_start_one_study_the_first_one_wins(space, forked):
+    """The settings are those of the process whose trials are in the database."""
     code = SCRIPT.format(tests=str(Path(__file__).parent)).replace("trials=14", "trials=2, seed=int(sys.argv[3])")
     for race in range(2):
         name = f"race{race}"
         racing = [forked(code, name, "random", str(seed)) for seed in (1, 2)]
-        said = [process.communicate()[1] for process in racing]
+        errors = [process.communicate()[1] for process in racing]
         status = [process.returncode for process in racing]
-        assert 0 in status, said
+        assert 0 in status, errors
         won = status.index(0) + 1
         assert records.load(name).settings["recipe"]["seed"] == won
         if 1 in status:
-            assert "another process is searching" in said[status.index(1)] or "seed" in said[status.index(1)]
+            assert "another process is searching" in errors[status.index(1)] or "seed" in errors[status.index(1)]
 
 
 def test_a_missing_record_is_not_replaced(space):

@@ -1,4 +1,4 @@
-"""Several search processes on one study in a real PostgreSQL, some killed, and the server stopped and started."""
+"""Several processes search one study in a real PostgreSQL database; processes are killed, the server is restarted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def search(url, evaluator=scored, **settings):
 
 
 def checked(folder, count=100):
-    """The study in a folder: each network once, nothing left running; its front and all trials that count."""
+    """Check that each network occurs once and nothing is running; return digests, front, and process IDs."""
     study = records.load(folder)
     found = [trial.user_attrs["digest"] for trial in study.frozen("COMPLETE", "PRUNED")]
     assert study.evaluated == count
@@ -51,7 +51,7 @@ def test_processes_share_a_study_and_evaluate_nothing_twice(database, searches, 
     assert [process.wait(timeout=500) for process in both] == [0, 0]
     seen = [checked(searches.folder / place / "reports" / "s", count) for place in places]
     assert seen[0] == seen[1]
-    assert seen[0][0] == sorted(searches.log()), "nothing was evaluated in vain"
+    assert seen[0][0] == sorted(searches.log()), "no evaluation was wasted"
     assert seen[0][2] == {process.pid for process in both}
     tables = [(searches.folder / place / "reports/s/front.csv").read_text() for place in places]
     assert tables[0] == tables[1]
@@ -63,17 +63,17 @@ def test_a_killed_process_loses_nothing(database, searches):
     searches.wait_for(1)
     left = searches.start(database, trials=40)
     searches.wait_for(12)
-    os.kill(killed.pid, signal.SIGKILL)  # it stays in the table of processes, since nobody waits for it yet
+    os.kill(killed.pid, signal.SIGKILL)  # it remains a zombie, since nobody waits for it yet
     assert left.wait(timeout=500) == 0
     digests, _, processes = checked(searches.folder / "here/reports/s", 40)
     assert left.pid in processes
-    assert set(searches.log()) <= set(digests), "what the killed process had begun was evaluated by the other"
+    assert set(searches.log()) <= set(digests), "the other process evaluated the trials of the killed one"
     assert searches.start(database, trials=43).wait(timeout=500) == 0
     checked(searches.folder / "here/reports/s", 43)
 
 
 @pytest.mark.slow
-def test_a_server_that_is_gone_for_seconds_is_waited_for(server, database, searches):
+def test_a_server_that_is_down_for_seconds_is_waited_for(server, database, searches):
     both = [searches.start(database, trials=40), searches.start(database, trials=40)]
     for count in (8, 24):
         searches.wait_for(count)
@@ -86,30 +86,32 @@ def test_a_server_that_is_gone_for_seconds_is_waited_for(server, database, searc
 
 
 @pytest.mark.slow
-def test_a_server_that_stays_away_is_said_once_and_the_study_goes_on(server, database, tmp_path, monkeypatch, caplog):
+def test_a_server_that_stays_down_is_reported_once_and_the_study_continues(
+    server, database, tmp_path, monkeypatch, caplog
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(storage, "PATIENCE", 1.0)
     monkeypatch.setattr(storage, "PAUSE", 0.1)
     calls = []
 
-    def scored_then_gone(architecture):
+    def scored_then_stopped(architecture):
         calls.append(architecture)
         if len(calls) == 3:
             server.stop()
         return scored(architecture)
 
     with pytest.raises(InputError, match=r"did not answer for 1 s \(.*\); once it does, run `nas resume`"):
-        search(database, scored_then_gone, trials=6)
+        search(database, scored_then_stopped, trials=6)
     assert len([record for record in caplog.records if "does not answer" in record.message]) == 1
     server.start()
-    assert search(database, scored_then_gone, trials=6).evaluated == 6
+    assert search(database, scored_then_stopped, trials=6).evaluated == 6
     checked("s", 6)
 
 
-def test_what_cannot_be_opened_is_named_with_the_remedy(server, tmp_path, monkeypatch):
+def test_a_database_that_cannot_be_opened_is_named_with_the_remedy(server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     guarded = f"postgresql://guarded:wrong@127.0.0.1:{server.port}/postgres"
-    for url, said in {
+    for url, message in {
         "postgresql://postgres@127.0.0.1:1/nas": "Connection refused); start it",
         server.url("nowhere"): '"nowhere" does not exist); start it, or correct',
         guarded: 'password authentication failed for user "guarded"',
@@ -117,7 +119,7 @@ def test_what_cannot_be_opened_is_named_with_the_remedy(server, tmp_path, monkey
         "mongodb://host/nas": "write postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
         "mysql://user:secret@host/nas": "install its driver",
     }.items():
-        with pytest.raises(InputError, match=re.escape(said)) as caught:
+        with pytest.raises(InputError, match=re.escape(message)) as caught:
             search(url)
         assert "--storage " + url.partition("://")[0] in str(caught.value)
         assert "wrong" not in str(caught.value)
@@ -137,25 +139,25 @@ def test_a_password_is_used_and_never_shown(server, database, tmp_path, monkeypa
     assert "right" not in str(other.record.user_attrs)
 
 
-def test_silence_is_measured_by_the_server(database, tmp_path, monkeypatch):
+def test_heartbeats_are_timed_by_the_server(database, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = search(database)
     trial = storage.ask(study.record)
     storage.record_heartbeat(study.record, trial._trial_id)
     assert storage.stale_trials(study.record) == set()
     backend = study.record._storage._backend
-    with backend.engine.begin() as connection:  # as if it had been given an hour ago
+    with backend.engine.begin() as connection:  # as if it had been sent an hour ago
         connection.execute(sqlalchemy.text("UPDATE trial_heartbeats SET heartbeat = heartbeat - INTERVAL '1 hour'"))
     assert storage.stale_trials(study.record) == {trial._trial_id}
     storage.record_heartbeat(study.record, trial._trial_id)
     assert storage.stale_trials(study.record) == set()
 
 
-def test_another_question_is_refused(database, tmp_path, monkeypatch):
+def test_other_settings_are_refused(database, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     search(database)
-    for settings, said in (({"seed": 5}, "seed"), ({"objectives": ["accuracy", "params"]}, "objectives")):
-        with pytest.raises(InputError, match=said):
+    for settings, message in (({"seed": 5}, "seed"), ({"objectives": ["accuracy", "params"]}, "objectives")):
+        with pytest.raises(InputError, match=message):
             search(database, study=tmp_path / "other" / "s", **settings)
     other = Space.from_text(SPACE.replace("24", "32"), "t.yaml")
     with pytest.raises(InputError, match="another space"):

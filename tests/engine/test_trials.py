@@ -66,7 +66,7 @@ def test_trials_of_a_dead_process_are_resumed_once_each(manager):
     assert again.ask().number not in [one.number for one in left]
 
 
-def test_a_rejected_or_failed_candidate_makes_room_for_another(manager):
+def test_a_rejected_or_failed_candidate_is_replaced(manager):
     candidates = [manager.ask() for _ in range(8)]
     assert manager.ask() is None
     manager.tell(candidates[0], Outcome({}, failure="out of memory"))

@@ -155,11 +155,11 @@ def failed(result) -> set[str]:
     return {check.name for check in result.checks if check.ok is False}
 
 
-def test_a_valid_export_is_judged(exported, member, data):
+def test_a_valid_export_is_evaluated(exported, member, data):
     names = {"model.onnx", "model.py", "weights.pt", "weights.safetensors"}
     assert exported.ok
     assert exported.accuracy.keys() == names
-    assert set(exported.accuracy.values()) == {member[1]}, "one pipeline: the very same decisions"
+    assert set(exported.accuracy.values()) == {member[1]}, "one pipeline: identical decisions"
     values = {check.name: check.value for check in exported.checks}
     assert all(values[f"decisions of {name} that differ"] == 0 for name in names - {"weights.safetensors"})
     assert not any(check.ok is None for check in exported.checks)
@@ -175,7 +175,7 @@ def test_a_valid_export_is_judged(exported, member, data):
     assert "cropped to 24x24 pixels" in text
 
 
-def test_verify_judges_again(exported, photos, capsys):
+def test_verify_evaluates_again(exported, photos, capsys):
     assert cli.run(["verify", str(exported.folder), "--data", f"imagefolder:{photos}", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     names = {check["name"] for check in document["checks"]}
@@ -355,8 +355,8 @@ def test_predict_classifies_the_folders_photos(exported, photos, capsys):
 
 @pytest.mark.parametrize("resolution", [SIDE, 20])
 def test_an_export_is_exported_again_with_its_preprocessing(exported, resolution, tmp_path, capsys):
-    asked = ["export", str(exported.folder), "--out", str(tmp_path / "net"), "--resolution", str(resolution)]
-    assert cli.run([*asked, "--format", "onnx", "--json"]) == 0
+    arguments = ["export", str(exported.folder), "--out", str(tmp_path / "net"), "--resolution", str(resolution)]
+    assert cli.run([*arguments, "--format", "onnx", "--json"]) == 0
     spec, before = preprocessing.read(tmp_path / "net"), preprocessing.read(exported.folder)
     assert spec == {**before, "input": [3, resolution, resolution], "crop": [resolution] * 2, "draft": None} | {
         "resize": {"shorter_side": resolution}

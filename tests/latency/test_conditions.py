@@ -185,12 +185,12 @@ def test_two_models_given_for_one_architecture_do_not_share_a_latency(measured):
     find(changed("another width"))
     assert len(seen) == 2
     find(changed("another width"))
-    assert len(seen) == 2, "remembered as what it is"
+    assert len(seen) == 2, "cached under its own digest"
     find(unknown_network("a user's class"))
     find(unknown_network("a user's class"))
-    assert len(seen) == 4, "not remembered"
+    assert len(seen) == 4, "not cached"
     find()
-    assert len(seen) == 4, "nor in place of the architecture's own"
+    assert len(seen) == 4, "the architecture's own entry is not replaced"
 
 
 def test_the_layers_of_another_model_are_not_those_of_the_architecture(monkeypatch, tmp_path):

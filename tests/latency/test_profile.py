@@ -34,7 +34,7 @@ def assert_all_mapped(architecture: Architecture, folder: Path) -> None:
     assert busy <= {one.layer for one in found.operators}, "a layer with a convolution has operators of its own"
     types = {node.name: node.op_type for node in graph.nodes}
     for name, (ms, joined) in node_times(graph, found).items():
-        assert types[name] != "Conv" or (joined and ms >= 0), f"{name} is nowhere in the profile"
+        assert types[name] != "Conv" or (joined and ms >= 0), f"{name} is missing in the profile"
 
 
 def test_a_slower_machine_takes_longer_everywhere():
@@ -69,7 +69,7 @@ def test_activations_are_mapped_to_their_own_layer(activation, tmp_path):
     operators = [
         sorted(o.operator for o in found.operators if o.layer == i and "Reorder" not in o.operator) for i in (1, 2)
     ]
-    assert operators[0] == operators[1], "alike layers have alike operators"
+    assert operators[0] == operators[1], "equal layers have equal operators"
 
 
 def test_the_numbered_file_equals_the_original(tmp_path):

@@ -65,7 +65,7 @@ def test_an_int8_front_comes_from_its_int8_files():
     export = study.folder / "exports" / str(member["id"])
     recorded = json.loads((export / "export.json").read_text())["accuracy"]
     assert member["accuracy"] == member["accuracy_int8"] == recorded[INT8]
-    (export / "README.md").unlink()  # not whole: it is exported once more
+    (export / "README.md").unlink()  # incomplete: it is exported again
     (export / INT8).unlink()
     deliver(study)
     assert json.loads((export / "export.json").read_text())["accuracy"] == recorded

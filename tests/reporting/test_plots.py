@@ -107,7 +107,7 @@ def test_figure_draws_intervals_limits_and_titles():
     bars = drawn(figure, "evaluated")[0].error_x
     assert (bars.array[0], bars.arrayminus[0]) == pytest.approx((0.3, 0.1))
     assert drawn(figure, "evaluated")[1].error_x.array is None
-    assert [shape.x0 for shape in figure.layout.shapes] == [1.5]  # the limit of FLOPs is far away, and only written
+    assert [shape.x0 for shape in figure.layout.shapes] == [1.5]  # the limit of FLOPs is out of range, and only printed
     assert [note.text for note in figure.layout.annotations] == ["limit 1.50 ms", "limit 1,000 M →"]
     titles = {axis.title.text for axis in figure.select_xaxes()} - {None}
     assert titles == {"latency of mine", OBJECTIVES["flops"].axis_title}

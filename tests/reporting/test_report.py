@@ -106,7 +106,7 @@ def changed(front: Front, columns: dict | None = None, **settings) -> Front:
 
 
 class Text(HTMLParser):
-    """The text of a page outside of scripts and styles, in one line; what it loads; how many scripts it has."""
+    """Collect a page's text outside scripts and styles in one line, what it loads, and its number of scripts."""
 
     def __init__(self, page: str):
         super().__init__()

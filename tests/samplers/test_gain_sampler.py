@@ -82,7 +82,7 @@ def flops(architecture: SimpleNamespace) -> float:
 
 
 def values_of(architecture: SimpleNamespace) -> dict[str, float]:
-    """Synthetic figures: accuracy grows with FLOPs and kernels of 5; the second block is slow for its FLOPs."""
+    """Synthetic values: accuracy grows with FLOPs and kernels of 5; the second block is slow for its FLOPs."""
     chosen = architecture.choices
     kernels = [chosen[name] for name in chosen if name.endswith("kernel")]
     slow = sum(chosen[name] for name in chosen if name.endswith("block"))
@@ -244,7 +244,7 @@ def test_any_objectives(objectives: list[str]) -> None:
     assert len(set(digests(seen))) == 8
 
 
-def test_no_known_figure_is_needed() -> None:
+def test_no_known_value_is_needed() -> None:
     space = Table(3)
     sampler = GainSampler(space, ["accuracy", "latency"], {"latency": 30.0}, {}, 0)
     seen: list[Observation] = []

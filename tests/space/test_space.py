@@ -106,7 +106,7 @@ def test_enumeration_yields_a_network_once():
     """`groups` that do not divide, an identity tensor multiplier without an identity: two sequences, one network."""
     space = of("input: [3, 32, 32]\nstages: [{out: [8, 12], block: shuffle_v1, groups: [1, 3, 5], stride: 2}]")
     assert space.size == 6
-    assert len(list(space.enumerate())) == 1 + 2  # 3 channels in: only of 12 out can 3 groups be made
+    assert len(list(space.enumerate())) == 1 + 2  # 3 channels in: 3 groups are possible only with 12 out
     space = of("input: [3, 32, 32]\nstages: [{out: 8, depth: [1, 2], block: sandglass, identity: [0.5, 1]}]")
     assert space.size == 4
     assert len(list(space.enumerate())) == 3
@@ -280,7 +280,7 @@ def test_neighbors_differ_in_one_choice(name):
     assert len(neighbors) <= sum(len(space.options[choice]) - 1 for choice in arch.choices)
 
 
-def test_neighbors_are_all_there():
+def test_all_neighbors_are_returned():
     space = of(SMALL["choices in choices"])
     arch = space.sample(random.Random(0))
     every = {other.digest for other in space.enumerate()}
@@ -298,7 +298,7 @@ def test_a_new_layer_copies_the_previous_one():
     assert deeper.choices["stages.0.2.kernel"] == 5
 
 
-def test_only_what_a_space_made_has_neighbors():
+def test_only_architectures_of_a_space_have_neighbors():
     space = of(SMALL["no choice"])
     arch = next(space.enumerate())
     assert list(space.neighbors(arch)) == []

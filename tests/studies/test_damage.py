@@ -29,7 +29,7 @@ VALUES = [
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """The record of a finished search on digits, without its exports."""
+    """The records of a finished search on digits, without exports."""
     monkeypatch.chdir(tmp_path)
     return restored(tmp_path)
 
@@ -289,14 +289,14 @@ def test_an_error_names_the_line_and_the_remedy(study):
         records.load("real")
 
 
-def bound_by_rights():
+def bound_by_permissions():
     """The start of a command that respects file permissions even if root runs the tests."""
     if not hasattr(os, "getuid"):
-        pytest.skip("rights as on Unix")
+        pytest.skip("needs Unix file permissions")
     if os.getuid():
         return []
     if not shutil.which("setpriv"):
-        pytest.skip("root heeds no rights, and there is no setpriv")
+        pytest.skip("root ignores file permissions, and setpriv is missing")
     dropped = "-dac_override,-dac_read_search,-fowner"
     return ["setpriv", f"--bounding-set={dropped}", f"--inh-caps={dropped}"]
 
@@ -305,9 +305,9 @@ def bound_by_rights():
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_finished_study_is_read_from_a_read_only_disk(study, tmp_path, killed):
     """`killed`: a killed process left its last writes in the log."""
-    begin = bound_by_rights()
+    begin = bound_by_permissions()
     if killed:
-        log_left_behind(study / "study.db")
+        leave_log(study / "study.db")
     for folder in (tmp_path / "elsewhere", tmp_path / "temporary"):
         folder.mkdir()
     for path in (study, *study.iterdir()):
@@ -327,7 +327,7 @@ def test_a_finished_study_is_read_from_a_read_only_disk(study, tmp_path, killed)
     assert left == [], "the copy is removed"
 
 
-def log_left_behind(database):
+def leave_log(database):
     """Finish the study in the write-ahead log alone, as a killed process leaves it."""
     connection = sqlite3.connect(database)
     connection.execute("PRAGMA journal_mode=WAL")

@@ -40,7 +40,7 @@ def test_a_front_prints_whole_columns_side_by_side(front, monkeypatch, width):
     assert shown[0] == "id"
     assert "..." not in str(front)
     assert "architecture" not in shown
-    assert "search_accuracy" not in shown, "nothing is in it"
+    assert "search_accuracy" not in shown, "it is empty"
     left_out = " ".join(lines[lines.index("") + 1 :]).rstrip("]").split("not shown: ")[1].split(", ")
     assert {*shown, *left_out, "search_accuracy"} == set(front.columns)
     assert ("2505888" in str(front)) == ("flops" in shown)

@@ -19,7 +19,7 @@ RECORDED = Path(__file__).parents[1] / "recorded" / "study"  # of a version that
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
         ({"batch_sise": 4}, "'batch_sise' is not a setting; did you mean 'batch_size'"),
         ({"batch_size": 1}, "training.batch_size: 1 is not 2 or more"),
@@ -75,8 +75,8 @@ RECORDED = Path(__file__).parents[1] / "recorded" / "study"  # of a version that
         ({"cutmix": math.nan}, "cutmix"),
     ],
 )
-def test_an_invalid_setting_is_refused_by_name(values, says):
-    with pytest.raises(InputError, match=says):
+def test_an_invalid_setting_is_refused_by_name(values, message):
+    with pytest.raises(InputError, match=message):
         TrainingSettings.from_mapping(values)
 
 
@@ -99,7 +99,7 @@ def test_the_former_name_of_a_setting_is_read_and_not_written():
 def test_a_study_of_an_earlier_version_has_the_current_name():
     settings = study_settings(files.load_yaml(RECORDED / "study.yaml"))
     assert settings["recipe"]["training"]["optimizer"] == "sgd"
-    assert recipe.Recipe().as_written()["training"] == settings["recipe"]["training"], "so that it goes on"
+    assert recipe.Recipe().as_written()["training"] == settings["recipe"]["training"], "so that the study continues"
 
 
 def test_a_setting_under_both_names_is_refused():

@@ -291,11 +291,11 @@ def test_every_setting_trains(few, settings):
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [((0, 1), "resolution"), ((8, 0), "epochs"), ((8, 1, 0.0), "share"), ((8, 1, 1.5), "share")],
 )
-def test_an_invalid_fidelity_is_refused(values, says):
-    with pytest.raises(InputError, match=f"fidelity.{says}"):
+def test_an_invalid_fidelity_is_refused(values, message):
+    with pytest.raises(InputError, match=f"fidelity.{message}"):
         Fidelity(*values)
 
 

@@ -1,4 +1,4 @@
-"""Common mistakes in implementations of published networks: each has its known wrong count, which ours has not.
+"""Common mistakes in implementations of published networks: each has a known wrong count, which ours must not have.
 
 The wrong counts were measured on implementations with the mistake.
 """

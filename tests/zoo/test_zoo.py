@@ -207,7 +207,7 @@ def test_groups_divide_every_width_of_shufflenet_v1(groups, scale):
     assert units[0].options["first_groups"] == 1
 
 
-def test_what_counts_do_not_show():
+def test_properties_that_counts_do_not_reveal():
     def parts(name: str, kind: type) -> list[nn.Module]:
         return [part for part in build(zoo.load(name)).modules() if isinstance(part, kind)]
 

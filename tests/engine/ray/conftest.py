@@ -1,4 +1,4 @@
-"""Real clusters of two nodes on this machine, and searches on them as processes of their own."""
+"""Real Ray clusters on this machine, and searches on them in separate processes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ SLEEP = 0.2
 
 
 class Searches:
-    """Runs Python lines after SCRIPT in a folder."""
+    """Run Python code after SCRIPT in a folder."""
 
     def __init__(self, folder: Path, forked: Callable[..., Any]) -> None:
         self.folder = folder
@@ -74,20 +74,20 @@ class Searches:
 
     def run(self, code: str, timeout: float = 500) -> subprocess.CompletedProcess:
         process = self.start(code)
-        said, _ = process.communicate(timeout=timeout)
-        return subprocess.CompletedProcess(code, process.returncode, "", said)
+        output, _ = process.communicate(timeout=timeout)
+        return subprocess.CompletedProcess(code, process.returncode, "", output)
 
     def log(self) -> list[list[str]]:
-        """Digest, process and node of every evaluation started."""
+        """Return digest, process, and node of every evaluation started."""
         path = self.folder / "log.txt"
         return [line.split() for line in path.read_text().splitlines()] if path.is_file() else []
 
     def wait_for(self, count: int, timeout: float = 500) -> None:
-        """Until so many evaluations have started."""
+        """Wait until `count` evaluations have started."""
         self.wait_until(lambda log: len(log) >= count, f"{count} evaluations started", timeout)
 
     def wait_until(self, holds: Callable[[list[list[str]]], bool], what: str, timeout: float = 500) -> None:
-        """Until something holds of the log; fails at once if the search that was started last has ended."""
+        """Wait until the log meets a condition; fail immediately if the last search has ended."""
         end = time.monotonic() + timeout
         while not holds(self.log()):
             process = self.processes[-1]
@@ -104,7 +104,7 @@ def searches(tmp_path, forked) -> Searches:
 
 @contextlib.contextmanager
 def started(*nodes: dict) -> Iterator[Any]:
-    """A cluster with these nodes, ended at the end."""
+    """Run a cluster with these nodes."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
@@ -126,14 +126,14 @@ def own_cluster() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def one_node() -> Iterator[Any]:
-    """A node that says it has four cores and a GPU: how Ray shares them out is what is looked at."""
+    """A node that reports four cores and a GPU; tests check how Ray shares them."""
     with started({"num_cpus": 4, "num_gpus": 1}) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="module")
 def two_nodes(tmp_path_factory) -> Iterator[Any]:
-    """A node that trains and one that measures, which has a cache of its own, `cluster.cache`."""
+    """A node for training and one for measuring; the latter has its own cache, `cluster.cache`."""
     cache = tmp_path_factory.mktemp("measuring")
     measuring = {"num_cpus": 1, "resources": {"latency": 1}, "env_vars": {"NASSPACE_CACHE": str(cache)}}
     with started({"num_cpus": 1}, measuring) as cluster:

@@ -1,4 +1,4 @@
-"""Searches on real clusters: the same as without, when workers, nodes and drivers die in the middle."""
+"""Searches on real clusters give the same results as without Ray, even if workers, nodes, and drivers are killed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nasspace.engine.ray.actors import serializable
 from nasspace.errors import InputError
 from nasspace.studies import study as records
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning")]  # Ray's own
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning")]  # raised by Ray
 
 
 def digests(folder: Path, name: str) -> list[str]:
@@ -28,7 +28,7 @@ def front(folder: Path, name: str) -> list[tuple]:
     return [(row.digest, row.accuracy, row.latency_ms, row.flops) for row in study.front().itertuples()]
 
 
-def test_one_worker_gives_the_study_that_is_had_without_ray(searches, one_node):
+def test_one_worker_gives_the_same_study_as_without_ray(searches, one_node):
     done = searches.run(
         "search(study='here', sampler='gain')\n"
         f"search(study='there', sampler='gain', ray='{one_node.address}')\n"
@@ -41,25 +41,25 @@ def test_one_worker_gives_the_study_that_is_had_without_ray(searches, one_node):
     assert len(two) == len(set(two)) == 10
 
 
-def test_a_dead_node_loses_no_trial_and_the_one_that_measures_evaluates_nothing(searches, two_nodes):
-    """The node that measures has a free core all the time."""
+def test_a_dead_node_loses_no_trial_and_the_measuring_node_evaluates_nothing(searches, two_nodes):
+    """The measuring node always has a free core."""
     node = two_nodes.add_node(num_cpus=1)
     hold = searches.folder / "hold"
     hold.touch()
     process = searches.start(f"search(study='s', ray='{two_nodes.address}', workers=2, trials=8)")
-    searches.wait_until(lambda log: len({node for _, _, node in log}) == 2, "both nodes are at work")
+    searches.wait_until(lambda log: len({node for _, _, node in log}) == 2, "both nodes are working")
     two_nodes.remove_node(node, allow_graceful=False)
     hold.unlink()
-    _, said = process.communicate(timeout=500)
-    assert process.returncode == 0, said
+    _, output = process.communicate(timeout=500)
+    assert process.returncode == 0, output
     finished = digests(searches.folder, "s")
     assert len(finished) == len(set(finished)) == 8
-    begun = [digest for digest, _, _ in searches.log()]
-    assert len(begun) == 9, "what the node worked on was started again"
+    evaluated = [digest for digest, _, _ in searches.log()]
+    assert len(evaluated) == 9, "the trial of the dead node was restarted"
     assert {where for _, _, where in searches.log()} == {two_nodes.head_node.node_id, node.node_id}
 
 
-def test_a_driver_that_is_killed_is_taken_up(searches, one_node):
+def test_a_search_whose_driver_was_killed_continues(searches, one_node):
     process = searches.start(f"search(study='s', ray='{one_node.address}', workers=2, trials=8)")
     searches.wait_for(4)
     os.kill(process.pid, signal.SIGKILL)
@@ -73,19 +73,19 @@ def test_a_driver_that_is_killed_is_taken_up(searches, one_node):
 
 
 def test_a_gpu_is_shared_by_fraction(searches, one_node):
-    asked = f"search(study='s', ray='{one_node.address}', workers=4, gpus=0.5, trials=6)"
+    code = f"search(study='s', ray='{one_node.address}', workers=4, gpus=0.5, trials=6)"
     hold = searches.folder / "hold"
     hold.touch()
-    process = searches.start(f"{asked}\nsearch(study='t', ray='{one_node.address}', workers=2, gpus=2)")
+    process = searches.start(f"{code}\nsearch(study='t', ray='{one_node.address}', workers=2, gpus=2)")
     searches.wait_for(2)
     hold.unlink()
-    _, said = process.communicate(timeout=500)
-    assert len({process for _, process, _ in searches.log()}) == 2, "two halves, though there are four cores"
+    _, output = process.communicate(timeout=500)
+    assert len({process for _, process, _ in searches.log()}) == 2, "two halves of a GPU, although there are four cores"
     assert len(digests(searches.folder, "s")) == 6
-    assert "no node of the Ray cluster has 1 CPU and 2 GPU" in said
+    assert "no node of the Ray cluster has 1 CPU and 2 GPU" in output
 
 
-def test_latency_is_taken_on_the_node_that_measures(searches, two_nodes, monkeypatch):
+def test_latency_is_measured_on_the_measuring_node(searches, two_nodes, monkeypatch):
     """A real search with training."""
     (searches.folder / "short.yaml").write_text("{trials: 2, fidelity: {resolution: 8, epochs: 1}, sampler: random}")
     done = searches.run(
@@ -113,22 +113,24 @@ def test_invalid_settings_are_one_message(searches, one_node):
         "workers=2, storage_path='nothing://bucket'": "nothing://bucket: it cannot be written",
         f"ray='{one_node.address}'": "other versions",
     }
-    lines = [f"import ray\nray.__version__ = '2.59.0'\nasked = {list(expected)}\n"]
-    lines.append("for i, text in enumerate(asked):\n    try:\n        eval(f'search(study=\"s{i}\", {text})')\n")
-    lines.append("    except nasspace.errors.InputError as error:\n        print('told', i, error, file=sys.stderr)\n")
+    lines = [f"import ray\nray.__version__ = '2.59.0'\nsettings = {list(expected)}\n"]
+    lines.append("for i, text in enumerate(settings):\n    try:\n        eval(f'search(study=\"s{i}\", {text})')\n")
+    lines.append(
+        "    except nasspace.errors.InputError as error:\n        print('refused', i, error, file=sys.stderr)\n"
+    )
     done = searches.run("".join(lines))
-    told = {line.split(" ", 2)[1]: line for line in done.stderr.splitlines() if line.startswith("told ")}
-    for i, (asked, says) in enumerate(expected.items()):
-        assert says in told[str(i)], asked
-    assert "2.59.0" in told[str(len(expected) - 1)]
+    refused = {line.split(" ", 2)[1]: line for line in done.stderr.splitlines() if line.startswith("refused ")}
+    for i, (settings, message) in enumerate(expected.items()):
+        assert message in refused[str(i)], settings
+    assert "2.59.0" in refused[str(len(expected) - 1)]
 
 
 def test_a_machine_without_a_cluster_is_reported():
-    said = str(address.connection_error("auto", "Could not find any running Ray instance."))
-    assert said == "--ray auto: no cluster runs on this machine; start one with `ray start --head`"
+    message = str(address.connection_error("auto", "Could not find any running Ray instance."))
+    assert message == "--ray auto: no cluster runs on this machine; start one with `ray start --head`"
 
 
-def test_what_the_evaluator_raises_is_raised_here(searches):
+def test_an_error_of_the_evaluator_is_raised_in_the_driver(searches):
     done = searches.run("search(study='s', workers=2, evaluator=lambda architecture: {'accuracy': 7.0})")
     assert "InputError: the evaluator's 'accuracy' is 7.0" in done.stderr
 
@@ -143,8 +145,8 @@ def test_an_error_that_cannot_be_serialized_keeps_its_text():
     assert type(serializable(KeyError("x"))) is KeyError
 
 
-def test_something_else_that_answers_is_no_cluster(monkeypatch):
-    """A server that takes connections and says nothing."""
+def test_another_server_is_not_taken_for_a_cluster(monkeypatch):
+    """The server accepts connections and sends nothing."""
     monkeypatch.setattr(address, "CONNECT_TIMEOUT", 3.0)
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
@@ -178,8 +180,8 @@ def test_a_trial_that_never_returns_is_stopped(searches, monkeypatch):
     assert "hanging" in failed[0]["traceback"]
 
 
-def test_a_candidate_whose_process_dies_is_tried_a_few_times(searches, monkeypatch):
-    """One dies whenever it is tried, another once."""
+def test_a_candidate_whose_process_dies_is_retried(searches, monkeypatch):
+    """One candidate dies on every attempt, another only once."""
     monkeypatch.chdir(searches.folder)
     killing = (
         "def role(digest):\n"

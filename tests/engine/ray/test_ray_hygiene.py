@@ -1,4 +1,4 @@
-"""What a search on Ray shows to others and leaves behind (sockets, folders, processes, messages), and dead workers."""
+"""Searches on Ray expose nothing to others, clean up (sockets, folders, processes), and replace dead workers."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import pytest
 from nasspace import temporary as leftovers
 from nasspace.studies import study as records
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning")]  # Ray's own
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning")]  # raised by Ray
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
 
 @pytest.fixture
 def temporary(searches, monkeypatch) -> Path:
-    """The temporary folder of the searches; its path is short, as Ray's sockets need it."""
+    """The temporary folder of the searches; Ray's sockets need a short path."""
     folder = Path("/tmp") / f"t{os.getpid()}"
     folder.mkdir(mode=0o700)
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setenv("RAY_TMPDIR", str(folder))
     yield folder
-    for process in searches.processes:  # before its folder goes
+    for process in searches.processes:  # before its folder is removed
         if process.poll() is None:
             process.kill()
             process.wait()
@@ -36,7 +36,7 @@ def temporary(searches, monkeypatch) -> Path:
 
 
 def family(pid: int) -> set[int]:
-    """A process and all that descend from it."""
+    """Return a process and all its descendants."""
     found, parents = {pid}, {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -48,7 +48,7 @@ def family(pid: int) -> set[int]:
 
 
 def listening(pids: set[int]) -> dict[str, str]:
-    """Local addresses, in the hexadecimal of /proc/net, that processes listen on, with the name of each process."""
+    """Return the local addresses that processes listen on, in the hexadecimal form of /proc/net, with process names."""
     sockets, names = {}, {}
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -66,7 +66,7 @@ def listening(pids: set[int]) -> dict[str, str]:
 
 
 def check_private(pid: int, temporary: Path) -> None:
-    """What the search's Ray listens on and writes is for this user on this machine only."""
+    """Check that the search's Ray is accessible to this user on this machine only."""
     found = listening(family(pid))
     assert "gcs_server" in found.values(), found
     assert "raylet" in found.values(), found
@@ -78,31 +78,31 @@ def check_private(pid: int, temporary: Path) -> None:
 
 
 def check_replaced(searches) -> None:
-    """A worker that is killed is replaced while the other works.
+    """Check that a killed worker is replaced while the other works.
 
-    Trials are shorter than the start of a worker: the other never waits for it.
+    Trials are shorter than the start of a worker, so the other worker never waits for it.
     """
     before = {pid for _, pid, _ in searches.log()}
     os.kill(int(next(iter(before))), signal.SIGKILL)
-    searches.wait_until(lambda log: len({pid for _, pid, _ in log}) == 3, "a third one is at work")
-    begun = len(searches.log())
-    searches.wait_until(lambda log: len({pid for _, pid, _ in log[begun:]}) == 2, "two are at work again")
+    searches.wait_until(lambda log: len({pid for _, pid, _ in log}) == 3, "a third worker is working")
+    count = len(searches.log())
+    searches.wait_until(lambda log: len({pid for _, pid, _ in log[count:]}) == 2, "two workers are working again")
 
 
 @linux
 def test_ray_on_one_machine_is_private_replaces_a_killed_worker_and_ends_with_the_search(
     searches, temporary, monkeypatch
 ):
-    """One search for all of it, since each has a Ray of its own; interrupted, it goes on without Ray."""
+    """One search for all checks, since each search starts Ray; after an interrupt, it continues without Ray."""
     monkeypatch.setenv("HOME", str(temporary))
     process = searches.start("SLEEP = 0.1\nsearch(study='s', workers=2, trials=100000)")
-    searches.wait_until(lambda log: len({pid for _, pid, _ in log}) == 2, "both workers are at work")
+    searches.wait_until(lambda log: len({pid for _, pid, _ in log}) == 2, "both workers are working")
     searches.wait_for(4)
     check_private(process.pid, temporary)
     check_replaced(searches)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=500)
-    assert "KeyboardInterrupt" in said
+    _, output = process.communicate(timeout=500)
+    assert "KeyboardInterrupt" in output
     assert process.returncode != 0
     assert not list(temporary.glob(f"{leftovers.PREFIX}*/{leftovers.LOCK}"))
     kept = records.load(searches.folder / "reports" / "s").evaluated
@@ -115,7 +115,7 @@ def test_ray_on_one_machine_is_private_replaces_a_killed_worker_and_ends_with_th
 
 
 @linux
-def test_what_a_killed_driver_leaves_is_removed_by_the_next_run(searches, temporary):
+def test_the_folder_of_a_killed_driver_is_removed_by_the_next_run(searches, temporary):
     process = searches.start("search(study='s', workers=2, trials=1000)")
     searches.wait_for(3)
     os.kill(process.pid, signal.SIGKILL)
@@ -130,7 +130,7 @@ def test_what_a_killed_driver_leaves_is_removed_by_the_next_run(searches, tempor
 
 
 @linux
-def test_only_what_is_ours_and_dead_is_removed(temporary):
+def test_only_folders_and_processes_of_dead_searches_are_removed(temporary):
     held = "import sys, time\nfrom nasspace import temporary\n"
     held += "with temporary.private() as folder:\n    print(folder, flush=True)\n    sys.stdin.read()\n"
     command = [sys.executable, "-c", held]
@@ -150,14 +150,14 @@ def test_only_what_is_ours_and_dead_is_removed(temporary):
     try:
         with leftovers.private(leftovers.for_ray()) as ours:
             leftovers.clear()
-            assert folder.is_dir(), "its process lives"
+            assert folder.is_dir(), "its process is alive"
             assert left.poll() is None
             process.kill()
             process.wait()
             leftovers.clear()
             assert not folder.exists()
             assert left.wait(timeout=60) == -signal.SIGKILL
-            assert reading.poll() is None, "it is not of Ray"
+            assert reading.poll() is None, "it is not a Ray process"
             assert ours.is_dir()
             assert other.is_dir()
             assert link.is_symlink()
@@ -186,23 +186,23 @@ def mine(ray: str = ""):
 """
 
 
-@pytest.mark.parametrize("gently", [True, False])
-def test_a_cluster_that_is_stopped_costs_nothing_that_is_finished(searches, own_cluster, gently):
+@pytest.mark.parametrize("graceful", [True, False])
+def test_stopping_a_cluster_loses_no_finished_trial(searches, own_cluster, graceful):
     cluster, address = own_cluster, own_cluster.address
     process = searches.start(f"{LOST}sys.exit(run(['mine', '--ray', '{address}']))")
     searches.wait_for(4)
-    if gently:  # as `ray stop`, which would stop all clusters of this machine
+    if graceful:  # as `ray stop`, which would stop all clusters of this machine
         cluster.remove_node(cluster.head_node)
     else:
         for processes in cluster.head_node.all_processes.values():
             for each in processes:
                 each.process.kill()
-    _, said = process.communicate(timeout=500)
-    assert process.returncode == 130, said
-    assert f"nas: the Ray cluster ({address}) was stopped or cannot be reached; what is finished is kept" in said
-    assert "`nas resume s`" in said
-    assert "GCS" not in said
-    assert "Traceback" not in said
+    _, output = process.communicate(timeout=500)
+    assert process.returncode == 130, output
+    assert f"nas: the Ray cluster ({address}) was stopped or cannot be reached; what is finished is kept" in output
+    assert "`nas resume s`" in output
+    assert "GCS" not in output
+    assert "Traceback" not in output
     kept = [trial.user_attrs["digest"] for trial in records.load(searches.folder / "reports" / "s").frozen("COMPLETE")]
     assert len(kept) >= 2
     done = searches.run(f"{LOST}sys.exit(run(['mine']))")
@@ -213,7 +213,7 @@ def test_a_cluster_that_is_stopped_costs_nothing_that_is_finished(searches, own_
     assert finished[: len(kept)] == kept
 
 
-def test_a_process_that_ray_does_not_let_go_ends_with_the_same_message(tmp_path):
+def test_a_process_blocked_in_ray_ends_with_the_same_message(tmp_path):
     code = (
         "import time\nfrom nasspace.engine.ray import watch\nwatch.PATIENCE = watch.BLOCKED = 0.1\n"
         "with watch.ClusterMonitor('127.0.0.1:1', 'it is gone').running():\n    time.sleep(600)\n"
@@ -223,7 +223,7 @@ def test_a_process_that_ray_does_not_let_go_ends_with_the_same_message(tmp_path)
     assert done.stderr == "nas: it is gone\n"
 
 
-def test_a_cluster_that_answers_again_is_not_lost(monkeypatch):
+def test_a_cluster_that_answers_again_is_not_reported_as_lost(monkeypatch):
     import socket
 
     from nasspace.engine.ray import watch
