@@ -302,7 +302,7 @@ def test_a_changed_program_is_not_run(exported, tmp_path, capsys):
 
 
 def test_no_code_is_run_with_no_code(exported, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(checks.running, "run", lambda *_: pytest.fail("model.py was run"))
+    monkeypatch.setattr(checks.code_runner, "run", lambda *_: pytest.fail("model.py was run"))
     result = verify(exported.folder, data=f"imagefolder:{photos}", code=False)
     nulls = {check.name for check in result.checks if check.ok is None}
     assert nulls == {"model.py equals PyTorch", "model.py preprocesses as predict.py", "accuracy of model.py"}

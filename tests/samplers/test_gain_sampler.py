@@ -165,7 +165,8 @@ def test_proposals_are_the_same_in_another_process() -> None:
     code = code.replace("LATENCY", "'latency flops'")
     outputs = set()
     for seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.path.dirname(__file__)}
+        path = os.pathsep.join([os.path.dirname(__file__), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path}
         process = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
         )

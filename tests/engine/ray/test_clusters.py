@@ -172,11 +172,11 @@ def test_a_trial_that_never_returns_is_stopped(searches, monkeypatch):
         "            pass\n"
         "    return evaluated(architecture)\n"
     )
-    done = searches.run(f"{hanging}search(study='s', trials=2, trial_timeout='5s', evaluator=hanging)")
+    done = searches.run(f"{hanging}search(study='s', trials=2, trial_timeout='20s', evaluator=hanging)")
     assert done.returncode == 0, done.stderr
     study, failed = failures_of(searches.folder, "s")
     assert study.evaluated == 2
-    assert [failure["failure"] for failure in failed] == ["failed: it took more than 5 s (--trial-timeout)"]
+    assert [failure["failure"] for failure in failed] == ["failed: it took more than 20 s (--trial-timeout)"]
     assert "hanging" in failed[0]["traceback"]
 
 
