@@ -304,7 +304,8 @@ def _is_complete(folder: Path) -> bool:
 
 def _is_temporary(path: Path) -> bool:
     """Whether a path is named like a temporary file of nasspace: `.NAME.` and eight characters."""
-    return re.fullmatch(r"\.(\d+|[\w-]+\.(pt|safetensors|yaml|csv|json|html))\.\w{8}", path.name) is not None
+    kinds = "db|pt|safetensors|yaml|csv|json|html"  # a database may have a journal next to it
+    return re.fullmatch(rf"\.(\d+|[\w-]+\.({kinds}))\.\w{{8}}(-journal|-wal|-shm)?", path.name) is not None
 
 
 def _drop_leftovers(study: Study) -> None:

@@ -15,6 +15,7 @@ import pytest
 from safetensors.torch import save_file
 
 import nasspace
+from nasspace import files
 from nasspace.cli import run
 from nasspace.engine import delivery, last_rung, loop
 from nasspace.engine.last_rung import rungs
@@ -133,6 +134,19 @@ def shipped(study):
     held = sorted([*exports.glob("*/weights.safetensors"), *exports.glob("*/model.onnx")])
     files = {str(path.relative_to(exports)): hashlib.sha256(path.read_bytes()).hexdigest() for path in held}
     return members, files
+
+
+@pytest.mark.parametrize(
+    "name", ["study.db", "study.yaml", "trials.csv", "front.json", "report.html", "17", "weights.pt", "1.safetensors"]
+)
+def test_temporary_files_of_a_killed_search_are_recognized(name, tmp_path):
+    """The study's own files, and a database's journal, are not taken for temporary ones."""
+    with files.replacing(tmp_path / name) as temporary:
+        assert delivery._is_temporary(temporary)
+        assert delivery._is_temporary(temporary.with_name(f"{temporary.name}-journal"))
+        temporary.touch()
+    assert not delivery._is_temporary(tmp_path / name)
+    assert not delivery._is_temporary(tmp_path / ".lock")
 
 
 @pytest.mark.slow
