@@ -191,5 +191,5 @@ def resolve_if_possible(
     """
     try:
         return resolve(name, in_channels, out_channels, stride, options)
-    except Exception:
+    except Exception:  # a user's `resolve` may raise anything; building the block raises it again
         return {**get(name).defaults, **options}

@@ -108,7 +108,7 @@ OBJECTIVES = {
             factor=1e-6,
             is_counted=True,
             limit_flag="--params-target",
-            limit_help="Parameters limit, such as 2M.",
+            limit_help="Parameter limit, such as 2M.",
         ),
         Objective(
             name="memory_access",
