@@ -27,6 +27,7 @@ import random
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from torch.nn import functional
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.data.loading import DataSet, Images, load_data, prepared, stratified
+from nasspace.engine.last_rung import RATE
 from nasspace.network import build
 from nasspace.space.space import Space
 from nasspace.training import trainer
@@ -65,7 +67,11 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Budget:
-    """A training budget: resolutions with the epochs at each, share of the images, and changed settings."""
+    """A training budget: resolutions with the epochs at each, share of the images, and changed settings.
+
+    Several parts are the rungs of a search: each continues with the weights of the part before it, at `RATE` times the
+    learning rate (`nasspace.engine.last_rung`).
+    """
 
     parts: tuple[tuple[int, int], ...]  # (resolution, epochs), one after the other
     share: float = 1.0
@@ -77,6 +83,11 @@ class Budget:
         words = ["+".join(f"{side}x{epochs}" for side, epochs in self.parts)]
         words += [f"share={self.share:g}"] if self.share != 1 else []
         return " ".join([*words, *(f"{key}={value}" for key, value in self.changed.items())])
+
+    @property
+    def prefixes(self) -> list[Budget]:
+        """The budgets that a training passes on its way: its first part, its first two, and so on."""
+        return [replace(self, parts=self.parts[: count + 1]) for count in range(len(self.parts))]
 
 
 def budget(text: str, **changed: Any) -> Budget:
@@ -97,6 +108,7 @@ class Task:
 
 
 SMALL = (  # for images of 32 pixels; 32x8 was the first `quick`
+    budget("32x4+32x3+32x6+32x12"),
     budget("32x8"),
     budget("32x4"),
     budget("24x12"),
@@ -111,6 +123,7 @@ SMALL = (  # for images of 32 pixels; 32x8 was the first `quick`
     budget("32x2"),
 )
 MIDDLE = (  # for images of 64 pixels
+    budget("32x4+64x3+64x6+64x12"),
     budget("32x8"),
     budget("48x5"),
     budget("32x5+64x2"),
@@ -220,19 +233,20 @@ def jobs() -> list[tuple[str, int, Budget, int]]:
     ]
 
 
-def trained(
+def trainings(
     architecture: Architecture, data: DataSet, how: Budget, seed: int, device: str
-) -> tuple[torch.nn.Module, list[float]]:
-    """A network after this budget, and the mean loss of each epoch."""
+) -> Iterator[tuple[Budget, torch.nn.Module, float]]:
+    """Train a network part by part; yields the budget so far, the network, and the mean loss of the last epoch."""
     model = build(architecture, seed=seed)
     settings = TrainingSettings.from_mapping(how.changed)
-    losses: list[float] = []
-    for number, (side, epochs) in enumerate(how.parts):
-        if number:  # the rate does not rise again
-            settings = replace(settings, warm_up=0.0, learning_rate=settings.learning_rate / 2)
-        fidelity = Fidelity(side, epochs, how.share)
-        losses += trainer.train(model, prepared(data, side), fidelity, settings, seed=seed, device=device).losses
-    return model, losses
+    for number, done in enumerate(how.prefixes):
+        if number == 1:
+            rates = {key: RATE * getattr(settings, key) for key in ("learning_rate", "last_rate")}
+            settings = replace(settings, **rates)
+        side, epochs = done.parts[-1]
+        images, fidelity = prepared(data, side), Fidelity(side, epochs, how.share)
+        found = trainer.train(model, images, fidelity, settings, seed=seed + number, device=device)
+        yield done, model, found.losses[-1]
 
 
 def scores(model: torch.nn.Module, data: DataSet, side: int, split: str, device: str) -> tuple[Tensor, Tensor]:
@@ -257,34 +271,42 @@ def fitted_temperature(logits: Tensor, labels: Tensor) -> float:
     return math.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)
 
 
-def row_of(
+def rows_of(
     name: str, network: int, architecture: Architecture, data: DataSet, how: Budget, seed: int, device: str
-) -> dict:
-    """One training and what came of it; accuracy and log loss are of the last resolution of the budget."""
-    start = time.perf_counter()
-    model, losses = trained(architecture, data, how, seed, device)
-    seconds = time.perf_counter() - start
-    found: dict[str, Any] = {}
-    temperature = 1.0
-    for split in ("validation", "test"):
-        logits, labels = scores(model, data, how.parts[-1][0], split, device)
-        if split == "validation":
-            temperature = fitted_temperature(logits, labels)
-        found[f"{split}_accuracy"] = round(float((logits.argmax(1) == labels).float().mean()), 5)
-        found[f"{split}_log_loss"] = round(float(functional.cross_entropy(logits / temperature, labels)), 5)
-    return {
-        "set": name,
-        "network": network,
-        "digest": architecture.digest,
-        "flops": cost(architecture).flops,
-        "budget": how.name,
-        "seed": seed,
-        **found,
-        "training_loss": round(losses[-1], 5),
-        "temperature": round(temperature, 4),
-        "seconds": round(seconds, 2),
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
-    }
+) -> list[dict]:
+    """One training and what came of it, a row for each part; accuracy and log loss are of that part's resolution.
+
+    `seconds` are of CPU time on a CPU, so that other work on the machine does not count.
+    """
+    clock = time.perf_counter if device.startswith("cuda") else time.process_time
+    rows, seconds, start = [], 0.0, clock()
+    for done, model, training_loss in trainings(architecture, data, how, seed, device):
+        seconds += clock() - start
+        found: dict[str, Any] = {}
+        temperature = 1.0
+        for split in ("validation", "test"):
+            logits, labels = scores(model, data, done.parts[-1][0], split, device)
+            if split == "validation":
+                temperature = fitted_temperature(logits, labels)
+            found[f"{split}_accuracy"] = round(float((logits.argmax(1) == labels).float().mean()), 5)
+            found[f"{split}_log_loss"] = round(float(functional.cross_entropy(logits / temperature, labels)), 5)
+        rows.append(
+            {
+                "set": name,
+                "network": network,
+                "digest": architecture.digest,
+                "flops": cost(architecture).flops,
+                "budget": done.name,
+                "seed": seed,
+                **found,
+                "training_loss": round(training_loss, 5),
+                "temperature": round(temperature, 4),
+                "seconds": round(seconds, 2),
+                "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+            }
+        )
+        start = clock()
+    return rows
 
 
 class Graphs:
@@ -365,9 +387,9 @@ def work(sets: dict, device: str, waiting: Any, done: Any) -> None:
         name, network, how, seed = job
         data, networks = sets[name]
         try:
-            done.put(row_of(name, network, networks[network], data, how, seed, device))
+            done.put(rows_of(name, network, networks[network], data, how, seed, device))
         except Exception:
-            done.put({"failed": f"{name} {network} {how.name} seed {seed}\n{traceback.format_exc()}"})
+            done.put(f"{name} {network} {how.name} seed {seed}\n{traceback.format_exc()}")
     done.put(None)
 
 
@@ -412,21 +434,21 @@ def run(places: dict[str, str], device: str, processes: int, only: str, seconds:
         if new:
             writer.writeheader()
         while running:
-            row = done.get()
-            if row is None:
+            found = done.get()
+            if found is None:
                 running -= 1
                 continue
             late = time.perf_counter() - start > seconds
             waiting.put(None if late else next(jobs_left, None))
-            if "failed" in row:
-                print(row["failed"], file=sys.stderr, flush=True)
+            if isinstance(found, str):  # the traceback of a failed training
+                print(found, file=sys.stderr, flush=True)
                 continue
-            writer.writerow(row)
+            writer.writerows(found)
             file.flush()
             finished += 1
             if finished % 16 == 0:
                 spent = time.perf_counter() - start
-                print(f"{finished} trainings in {spent:.0f} s, {row['set']} {row['budget']}", flush=True)
+                print(f"{finished} trainings in {spent:.0f} s, {found[-1]['set']} {found[-1]['budget']}", flush=True)
     print(f"{finished} trainings in {time.perf_counter() - start:.0f} s", flush=True)
 
 
