@@ -117,7 +117,7 @@ class TrainingEvaluator:
     def _train(self, architecture: Architecture, values: dict, details: dict) -> Outcome:
         """Train at the search's fidelity and add the accuracy to the values."""
         from nasspace.data.images import prepared
-        from nasspace.engine.last_rung import fidelity_of
+        from nasspace.engine.rungs import fidelity_of
         from nasspace.network import build
         from nasspace.training.trainer import train
 
@@ -145,7 +145,11 @@ class TrainingEvaluator:
                 {}, failure=f"the training diverged: the loss of epoch {len(trained.losses)} is not a number"
             )
         values["accuracy"] = trained.accuracy
-        details["training"] = {"seconds": trained.seconds, "losses": list(trained.losses)}
+        details["training"] = {
+            "seconds": trained.seconds,
+            "losses": list(trained.losses),
+            "log_loss": trained.log_loss if math.isfinite(trained.log_loss) else None,
+        }
         weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
         return Outcome(values, "", details, weights)
 

@@ -18,22 +18,27 @@ from nasspace.data import augmentation
 from nasspace.data.images import DataSet, Images, prepared, resized, stratified
 from nasspace.data.policies import rand_augment, trivial_augment
 from nasspace.training import checkpoints
+from nasspace.training.calibration import scaled_log_loss
 from nasspace.training.checkpoints import Checkpoints
 from nasspace.training.depthwise import fast_tiny_maps
 from nasspace.training.optimizers import averaged, optimizer
 from nasspace.training.schedules import Plateau, rate
 from nasspace.training.settings import Fidelity, TrainingSettings
 
-__all__ = ["Fidelity", "Trained", "TrainingSettings", "evaluate", "predictions", "re_estimate", "train"]
+__all__ = ["Fidelity", "Trained", "TrainingSettings", "evaluate", "logits", "predictions", "re_estimate", "train"]
 
 NORM_IMAGES = 1024  # training images for the re-estimation of batch norm statistics
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The result of a training: validation accuracy (a fraction), mean loss of each epoch, seconds and images."""
+    """The result of a training: validation accuracy (a fraction), mean loss of each epoch, seconds and images.
+
+    `log_loss` is the mean log loss of the validation images after temperature scaling.
+    """
 
     accuracy: float
+    log_loss: float
     losses: tuple[float, ...]
     seconds: float
     images: int
@@ -73,7 +78,7 @@ def train(
             fit.run(on_epoch)
         if settings.norm_statistics == "re-estimated":
             re_estimate(model, data, settings.batch_size, seed, device)
-        accuracy = evaluate(
+        found = logits(
             model,
             data.validation,
             data,
@@ -81,10 +86,13 @@ def train(
             device=device,
             batch_size=settings.evaluation_batch_size,
         )
+        labels = data.validation.labels
+        accuracy = int((found.argmax(1) == labels).sum()) / len(labels)
         # safetensors accepts the contiguous layout only.
         model.to("cpu", memory_format=torch.contiguous_format)
     seconds = fit.seconds_before + time.perf_counter() - start
-    return Trained(accuracy, tuple(fit.losses), seconds, len(fit.losses) * len(data.train), fit.diverged)
+    images = len(fit.losses) * len(data.train)
+    return Trained(accuracy, scaled_log_loss(found, labels), tuple(fit.losses), seconds, images, fit.diverged)
 
 
 def evaluate(
@@ -111,14 +119,27 @@ def predictions(
     batch_size: int = 256,
 ) -> Tensor:
     """The predicted class of each image, int64 [N] on the CPU; puts the model in evaluation mode on `device`."""
+    return logits(model, images, data, resolution, device=device, batch_size=batch_size).argmax(1)
+
+
+def logits(
+    model: nn.Module,
+    images: Images,
+    data: DataSet,
+    resolution: int,
+    *,
+    device: str = "cpu",
+    batch_size: int = 256,
+) -> Tensor:
+    """The logits of each image, float32 [N, classes] on the CPU; puts the model in evaluation mode on `device`."""
     model.to(device).eval()
     pixels = resized(images.pixels, resolution)
-    predicted = torch.empty(len(images), dtype=torch.int64)
     with torch.inference_mode():
-        for start in range(0, len(images), batch_size):
-            batch = normalized(pixels[start : start + batch_size].to(device), data)
-            predicted[start : start + batch_size] = model(batch).argmax(1).cpu()
-    return predicted
+        parts = [
+            model(normalized(pixels[start : start + batch_size].to(device), data)).float().cpu()
+            for start in range(0, len(images), batch_size)
+        ]
+    return torch.cat(parts)
 
 
 def re_estimate(model: nn.Module, data: DataSet, batch_size: int, seed: int, device: str = "cpu") -> None:
