@@ -11,39 +11,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasspace import files
-from nasspace.architecture import Architecture
-from nasspace.documents import Document
-from nasspace.engine import last_rung, machine_lock
-from nasspace.engine.devices import check_device
+from nasspace.engine import machine_lock, rungs
 from nasspace.engine.infeasible import empty_front
 from nasspace.engine.latency_evaluator import input_images
-from nasspace.engine.problem import data_of
+from nasspace.engine.promotion import Promotion
 from nasspace.engine.ray import remeasure
-from nasspace.errors import InputError, VerificationError
+from nasspace.engine.study_data import StudyData
+from nasspace.errors import VerificationError
 from nasspace.exporting import code_runner
 from nasspace.exporting.checks import INT8
-from nasspace.exporting.export import RECORD, add_int8
-from nasspace.exporting.members import export_member
-from nasspace.exporting.weights import read_safetensors
+from nasspace.exporting.export import RECORD, add_int8, update_card
+from nasspace.exporting.members import believed_facts, export_member
 from nasspace.latency import remote, runtimes, subprocess_benchmark
 from nasspace.latency.conditions import machine
 from nasspace.reporting.report import write_report
 from nasspace.studies import paths
-from nasspace.studies import recipe as recipes
 from nasspace.studies import study as records
-from nasspace.studies.schema import DEPLOYED, LAST_RUNG, PREDICTOR, REMEASURED
+from nasspace.studies.schema import DEPLOYED, PREDICTOR, REMEASURED
 from nasspace.studies.storage import errors_of_storage
 from nasspace.studies.study import Study
 from nasspace.studies.trial_table import is_same_machine
 
 if TYPE_CHECKING:
-    from nasspace.data.images import DataSet
     from nasspace.latency.benchmark import Latency
 
 Report = Callable[..., None]
 MAX_PREDICTED = 40  # latest measured networks on which the latency predictor is tested
 EXPORTED_FILES = {"onnxruntime": "model.onnx", "onnxruntime-int8": INT8}  # file of an export by runtime
 PYTORCH_FILE = "weights.pt"  # for all other runtimes
+EPOCHS_IN_TIME = (
+    3,
+    6,
+    12,
+)  # of the rungs under a time budget, at the deployment resolution; about 25 with the search's
+EXPORTED_MEMBERS = 6  # members whose export, check and re-measurement the rungs leave time for
+DEPLOYMENT = 10**6  # pixels: above any deployment resolution
 
 
 def deliver(study: Study, on_event: Report | None = None) -> Study:
@@ -79,7 +81,8 @@ class _Delivery:
     def __init__(self, study: Study, report: Report):
         self.study = study
         self.report = report
-        self.data = _StudyData(study, report)
+        self.data = StudyData(study, report)
+        self.rungs = Promotion(study, self.data, report)
         self.recipe = self.data.recipe
         self.file = EXPORTED_FILES.get(self.recipe.runtime)  # the exported file that the search's runtime runs
         self.failed: dict[int, VerificationError] = {}
@@ -101,8 +104,23 @@ class _Delivery:
         finally:
             code_runner.discard()
         _drop_other_exports(study, numbers)
+        self._drop_rung_weights()
+        self._update_cards(numbers)
         _test_predictor(study, self.report)
         return self.failed
+
+    def _update_cards(self, numbers: list[int]) -> None:
+        """Bring the cards up to date: each training changed what is believed of all networks."""
+        front = self.study.snapshot()
+        for member in front.members:
+            if member.id in numbers and member.id not in self.failed:
+                update_card(self._folder(member.id), believed_facts(front, member))
+
+    def _drop_rung_weights(self) -> None:
+        """Drop the weights of rungs before the last once no network is to be trained further."""
+        if not self.study.promoted():
+            for index in range(len(self.study.planned_rungs or ())):
+                self.study.rung_weights(index).drop(trial.number for trial in self.study.frozen("COMPLETE"))
 
     def _reset_deleted(self) -> None:
         """Reset trials whose export and trained weights were both deleted, so that they are trained again."""
@@ -123,35 +141,54 @@ class _Delivery:
             self.failed[number] = error
 
     def _train_front(self) -> bool:
-        """Train promoted trials at their deployment resolution, best search accuracy first; False if time ran out."""
-        study = self.study
+        """Train promoted trials up to their deployment resolution; False if time ran out.
+
+        Each pass trains one rung of one network. A network that is then no longer expected on the front is not trained
+        further.
+        """
+        study, count = self.study, 0
+        self.rungs.climb_planned()
         while promoted := [number for number in study.promoted() if number not in self.failed]:
-            promoted.sort(key=lambda number: (-(study.search_accuracy(number) or 0.0), number))
-            for i, number in enumerate(promoted):
-                if study.is_out_of_time and study.deployed().keys() & set(study.front_numbers()):
-                    left = len(promoted) - i
-                    text = f"the time budget is used up: {left} more to train, by `nas resume {study.name}`"
-                    self.report("note", text=text)
-                    return False
-                with self._collecting_errors(number):
-                    self._deploy(number, f"{i + 1} of {len(promoted)}")
+            number = self._next_to_train(promoted)
+            if number is None:
+                text = f"the time budget is used up: {len(promoted)} more to train, by `nas resume {study.name}`"
+                self.report("note", text=text)
+                return False
+            count += 1
+            position = f"{count} of {count + len(promoted) - 1}"
+            with self._collecting_errors(number):
+                if self.rungs.is_next_the_last(number):
+                    self._deploy(number, position)
+                else:
+                    self.rungs.climb(number, self.rungs.next_rung(number), position)
         return True
+
+    def _next_to_train(self, promoted: list[int]) -> int | None:
+        """The promoted trial to train or export next; None if time is up.
+
+        It is the one on the highest rung, with the highest expected accuracy: once that is confirmed, others may be
+        dominated. When the time for trainings is used up, only networks that were trained at their deployment
+        resolution follow. One network is trained in any case.
+        """
+        study, belief = self.study, self.study.belief()
+        expected = belief.expected if belief else study.search_accuracy
+        ranked = sorted(promoted, key=lambda n: (-self.rungs.next_rung(n), -(expected(n) or 0.0), n))
+        if not self.rungs.is_time_used_up:
+            return ranked[0]
+        shippable = [number for number in ranked if self.rungs.is_shippable(number)]
+        if not study.deployed().keys() & set(study.front_numbers()):
+            return (shippable or ranked)[0]
+        return shippable[0] if shippable and not study.is_out_of_time else None
 
     def _deploy(self, number: int, position: str) -> None:
         """Run the last rung of one trial: train it at its deployment resolution, export it, and judge its file."""
         study, architecture = self.study, self.study.architecture(number)
-        side, checkpoints = min(architecture.input[1:]), study.folder / "checkpoints"
+        side = min(architecture.input[1:])
         code_runner.prepare()
-        if study.deployed_weights.path(number) is None or study.last_rung(number) is None:
-            try:
-                self._train(number, architecture, position)
-            except last_rung.Diverged as error:
-                study.record.set_user_attr(f"{DEPLOYED}{number}", {"resolution": side, **error.to_json()})
-                last_rung.remove_checkpoints(checkpoints, architecture)
-                remedy = f" (`nas show {study.name}:{number}` has its traceback)" if error.traceback else ""
-                self.report("note", text=f"trial {number} leaves the front: {error}{remedy}")
-                return
-        last_rung.remove_checkpoints(checkpoints, architecture)
+        is_trained = study.deployed_weights.path(number) is not None and study.last_rung(number) is not None
+        if not is_trained and not self.rungs.train_last(number, position):
+            return
+        rungs.remove_checkpoints(study.folder / "checkpoints", architecture)
         self.report("finishing", text=f"exporting and checking {position} (trial {number})")
         accuracies = self._export(number)
         accuracy = accuracies[self.file or PYTORCH_FILE]
@@ -161,31 +198,6 @@ class _Delivery:
         text = f"trial {number}: accuracy {accuracy:.4f} of the exported file at {side}x{side}"
         before = study.search_accuracy(number)
         self.report("note", text=f"{text} (the search's: {before:.4f})" if before is not None else text)
-
-    def _train(self, number: int, architecture: Architecture, position: str) -> None:
-        """Train a trial at its deployment resolution, record the training and keep the weights."""
-        study, side, data = self.study, min(architecture.input[1:]), self.data.of(architecture)
-        start = study.search_weights.path(number)
-
-        def on_epoch(epoch: int, epochs: int, loss: float) -> None:
-            progress = f"epoch {epoch} of {epochs}, loss {loss:.3f}"
-            self.report("finishing", text=f"training at {side}x{side}, {position} (trial {number}): {progress}")
-
-        trained = last_rung.train_deployed(
-            architecture,
-            self.recipe,
-            data,
-            read_safetensors(start) if start else None,
-            checkpoints=study.folder / "checkpoints",
-            device=self.data.device,
-            on_epoch=on_epoch,
-        )
-        # Class names are in the study's settings.
-        preprocessing = {key: value for key, value in data.preprocessing.items() if key != "classes"}
-        training = {"resolution": side, "epochs": trained.epochs, "seconds": round(trained.seconds, 3)}
-        training |= {"accuracy": trained.accuracy, "preprocessing": preprocessing}
-        study.record.set_user_attr(f"{LAST_RUNG}{number}", training)
-        study.deployed_weights.keep(number, trained.state)
 
     def _export_missing(self, numbers: list[int]) -> None:
         """Export the trials whose folders are missing or incomplete."""
@@ -260,41 +272,6 @@ class _Delivery:
                         folders, recipe.runtime, **settings, device=device_name
                     )
             yield from found
-
-
-class _StudyData:
-    """The study's data set, loaded on demand at the resolution of the current network.
-
-    `device` is where networks are trained: the recipe's device, or the CPU if this machine lacks it.
-    """
-
-    def __init__(self, study: Study, report: Report):
-        self.study = study
-        self.recipe = recipes.read(Document(study.settings["recipe"], str(study.folder / "study.yaml")))
-        self.device = self.recipe.device
-        try:
-            check_device(self.device)
-        except InputError:  # a cluster's workers may have a device that the driver lacks
-            report("note", text=f"this machine has no {self.device}: the front is trained on its CPU")
-            self.device = "cpu"
-
-    def of(self, architecture: Architecture) -> DataSet:
-        """The data set at a network's resolution, decoded from the original files."""
-        side = min(architecture.input[1:])
-        data = self.study.data
-        if data is None or data.resolution != side:
-            data = self.study.data = data_of(self.recipe, side)
-            self._check(data)
-        return data
-
-    def _check(self, data: DataSet) -> None:
-        """Refuse images that differ from the study's; the fingerprint holds for one resolution."""
-        settings = self.study.settings
-        if data.resolution == settings["task"]["resolution"] and data.fingerprint != settings["data"]["fingerprint"]:
-            raise InputError(
-                f"{self.study.folder}: {data.name} are not the images of the search (fingerprint "
-                f"{settings['data']['fingerprint']}, now {data.fingerprint}); restore them"
-            )
 
 
 def _is_complete(folder: Path) -> bool:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from nasspace import failures
 from nasspace.architecture import Architecture
-from nasspace.engine import last_rung, machine_lock
+from nasspace.engine import machine_lock, rungs
 from nasspace.engine.evaluator import needs_latency
 from nasspace.studies.recipe import Recipe
+from nasspace.training.settings import Fidelity
 
 if TYPE_CHECKING:
     from nasspace.engine.problem import Problem
@@ -85,10 +86,13 @@ def estimate_duration(problem: Problem) -> Duration | None:
 
 def _time_network(network: Architecture, recipe: Recipe, images: int) -> tuple[float, float]:
     """Return the seconds to train a network in the search, and in the last rung."""
-    fidelity = last_rung.fidelity_of(recipe, network)
+    fidelity = rungs.fidelity_of(recipe, network)
     trial = fidelity.epochs * fidelity.share * images * _seconds_per_image(network, fidelity.resolution, recipe)
-    rungs = last_rung.rungs(fidelity, min(network.input[1:]))
-    return trial, sum(rung.epochs * images * _seconds_per_image(network, rung.resolution, recipe) for rung in rungs)
+    side = min(network.input[1:])
+    further = [Fidelity(rung.resolution or side, rung.epochs, rung.share) for rung in recipe.rungs]
+    steps = [step for rung in rungs.ladder(fidelity, side, further) for step in rung]
+    seconds = {size: _seconds_per_image(network, size, recipe) for size in {step.resolution for step in steps}}
+    return trial, sum(step.epochs * step.share * images * seconds[step.resolution] for step in steps)
 
 
 def _seconds_per_image(network: Architecture, resolution: int, recipe: Recipe) -> float:

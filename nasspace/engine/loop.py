@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ def search(
     batch_size: int | None = None,
     latency_device: str | None = None,
     fresh_latency: bool = False,
+    learn_from: str | Path | None = None,
     workers: int | None = None,
     ray: str | None = None,
     gpus: float | None = None,
@@ -107,6 +108,8 @@ def search(
         batch_size: Images in a batch, for the latency.
         latency_device: Where latency is measured: `local`, or `ssh://USER@HOST:PORT/PATH/OF/PYTHON`.
         fresh_latency: Measure again instead of reading the cache.
+        learn_from: An earlier study on the same images, which shows how much a longer training brings. Used when a
+            study is created.
         workers: Candidates evaluated at a time, on Ray.
         ray: Address of a Ray cluster, `auto` or `none`.
         gpus: GPUs of one worker, such as 0.25.
@@ -160,6 +163,8 @@ def search(
         problem = Problem.from_function(settings, space, evaluator, known)
     else:
         problem = Problem.from_data(settings, space)
+    if learn_from is not None:
+        problem = replace(problem, belief=_learned(learn_from, problem))
     report = on_event or _ignore
     with _study_folder(study, problem) as folder:
         opened = _open(folder, problem, storage)
@@ -222,6 +227,21 @@ def _continue(study: Study, changes: Mapping[str, Any], report: Report, started:
     new_settings = problem.settings(study.folder.name, None)
     check_same_settings(study.folder, settings, new_settings, study.latency_machine())
     return _run(study, problem, False, report, started)
+
+
+def _learned(name: str | Path, problem: Problem) -> dict[str, Any]:
+    """What an earlier study shows of short trainings; refuse one on other images."""
+    study = records.load(name)
+    belief = study.belief()
+    if problem.data is None or belief is None:
+        what = "the study has no trainings to learn from" if problem.data else "an evaluator is taken as exact"
+        raise InputError(f"--learn-from {name}: {what}; leave it out")
+    if study.settings["data"]["fingerprint"] != problem.data.fingerprint:
+        raise InputError(
+            f"--learn-from {name}: the study was searched on other images or at another resolution than "
+            f"{problem.recipe.data}; leave it out, or name a study on the same images"
+        )
+    return {**asdict(belief.learned_prior()), "learned_from": study.name}
 
 
 def _ignore(kind: str, **_: Any) -> None:
@@ -328,7 +348,7 @@ def _run(study: Study, problem: Problem, fresh_latency: bool, report: Report, st
         if problem.evaluator is None:
             problem = replace(problem, evaluator=_training_evaluator(problem, fresh_latency, report))
         with TrialManager(study, problem, report) as manager:
-            manager.reserve_time(expected.mean_delivery if expected else 0.0)
+            manager.reserve_time(_time_after_search(recipe, expected))
             if recipe.distributed:
                 runner.run(manager, fresh_latency)
             else:
@@ -346,6 +366,16 @@ def _run(study: Study, problem: Problem, fresh_latency: bool, report: Report, st
             measured = study.evaluated + study.rejected
             raise empty_front(study) if measured else unreachable_limits(study, problem)
     return study
+
+
+def _time_after_search(recipe: Recipe, expected: duration.Duration | None) -> float:
+    """Seconds of a time budget that are kept for the trainings and exports after the search.
+
+    If only time ends the search, half of it is for the further training of the most promising networks.
+    """
+    if expected is None:
+        return 0.0
+    return expected.mean_delivery if recipe.is_bounded else recipe.time_budget / 2
 
 
 def _expected_duration(study: Study, problem: Problem, report: Report) -> duration.Duration | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,10 @@ from nasspace.architecture import Architecture
 from nasspace.engine.evaluator import FunctionEvaluator
 from nasspace.engine.resolution import Deployment, choose_deployment
 from nasspace.latency.runtimes import library_versions
+from nasspace.samplers.accuracy_belief import Prior
 from nasspace.space.space import Space
 from nasspace.studies import schema
-from nasspace.studies.recipe import Recipe
+from nasspace.studies.recipe import Recipe, Rung
 
 if TYPE_CHECKING:
     from nasspace.data.loading import DataSet
@@ -30,7 +31,8 @@ class Problem:
     """What a search solves: networks of `space`, trained on `data` as `recipe` says.
 
     `evaluator` is None until the search starts, unless the user passed a function. `deployment` is None with such a
-    function. `notes` are messages for the user.
+    function. `notes` are messages for the user. `belief` is what an earlier study shows of short trainings on these
+    images, as study.yaml holds it.
     """
 
     recipe: Recipe
@@ -39,6 +41,7 @@ class Problem:
     evaluator: Any = None
     deployment: Deployment | None = None
     notes: tuple[str, ...] = ()
+    belief: Mapping[str, Any] | None = None
 
     @classmethod
     def from_data(cls, recipe: Recipe, space: Space | str | Path) -> Problem:
@@ -57,7 +60,9 @@ class Problem:
         if resolution > deployment.resolution:
             notes = (f"fidelity.resolution {resolution} is lowered to the deployment's {deployment.resolution}",)
             resolution = deployment.resolution
-        recipe = recipe.model_copy(update={"fidelity": replace(recipe.fidelity, resolution=resolution)})
+        fidelity = replace(recipe.fidelity, resolution=resolution)
+        rungs = tuple(rung.model_copy(update={"resolution": _lowered(rung, deployment)}) for rung in recipe.rungs)
+        recipe = recipe.model_copy(update={"fidelity": fidelity, "rungs": rungs})
         return cls(recipe, fitted, data, deployment=deployment, notes=notes)
 
     @classmethod
@@ -101,6 +106,7 @@ class Problem:
                 "preprocessing": data.preprocessing,
             },
             "accuracy_is_of": self._accuracy_is_of(),
+            "belief": (self.belief or asdict(Prior())) if data and "accuracy" in recipe.objectives else None,
             "recipe": recipe.as_written(),
             "limits": recipe.limits.given(),
             "evaluator": None if data else getattr(self.evaluator.function, "__qualname__", "function"),
@@ -120,6 +126,11 @@ class Problem:
             return "the evaluator given"
         sizes = " or ".join(f"{size}x{size}" for size in self.deployment.sizes)
         return f"the exported file on {self.data.validated_on} at {sizes}"
+
+
+def _lowered(rung: Rung, deployment: Deployment) -> int | None:
+    """The resolution of a rung; None, the deployment's, if that is not larger."""
+    return None if (rung.resolution or deployment.resolution) >= deployment.resolution else rung.resolution
 
 
 def data_of(recipe: Recipe, resolution: int | Callable[[int], int]) -> DataSet:

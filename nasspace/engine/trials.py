@@ -168,6 +168,8 @@ class TrialManager:
         for key, value in {"values": dict(outcome.values), "reason": outcome.reason, **outcome.details}.items():
             trial.set_user_attr(key, value)
         trial.set_user_attr("seconds", round(time.monotonic() - candidate.asked_at, 3))
+        if epochs := len(outcome.details.get("training", {}).get("losses", ())):
+            storage.report(self.study.record, trial, outcome.values["accuracy"], epochs)
         constraints = self.study.record.get_trials(deepcopy=False)[trial.number].constraints
         for name, limit in self.study.limits.items():
             if name in outcome.values and name not in constraints:

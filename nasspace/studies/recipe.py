@@ -93,6 +93,20 @@ class Limits(Strict):
         return {name: value for name, value in self if value is not None}
 
 
+class Rung(Strict):
+    """A further training of the most promising networks, with the weights of the one before; see `Recipe.rungs`."""
+
+    epochs: int = Field(ge=1, le=100_000)
+    resolution: int | None = Field(None, ge=LEAST_RESOLUTION, le=8192)  # None: the deployment's
+    share: float = Field(1.0, gt=0, le=1)
+
+
+class Full(Strict):
+    """A full training, at the deployment resolution with the package's own settings: what intervals speak of."""
+
+    epochs: int = Field(25, ge=1, le=100_000)
+
+
 class Recipe(Strict):
     """The settings of a search; the fields are the keys of `search/*.yaml`."""
 
@@ -121,6 +135,8 @@ class Recipe(Strict):
     trial_timeout: Annotated[float | None, _amount("time")] = None
     storage_path: str | None = None
     fidelity: Fidelity = Fidelity(resolution=32, epochs=8)
+    rungs: tuple[Rung, ...] = ()
+    full: Full = Full()
     training: Annotated[TrainingSettings, BeforeValidator(_current_training)] = TrainingSettings()
 
     @model_validator(mode="before")
@@ -225,5 +241,6 @@ def short(value: Any) -> str:
 
 def _settings(keys: tuple[str | int, ...]) -> Mapping[str, Any]:
     """The keys that a recipe, or its part at `keys`, can have."""
-    part = {"limits": Limits, "fidelity": Fidelity, "training": TrainingSettings}.get(keys[0] if keys else "", Recipe)
+    parts = {"limits": Limits, "fidelity": Fidelity, "training": TrainingSettings, "rungs": Rung, "full": Full}
+    part = parts.get(keys[0] if keys else "", Recipe)
     return part.model_fields if issubclass(part, BaseModel) else part.__dataclass_fields__

@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 import nasspace
 from nasspace import files
 from nasspace.cli import run
-from nasspace.engine import delivery, last_rung, loop
-from nasspace.engine.last_rung import rungs
+from nasspace.engine import delivery, loop, rungs
 from nasspace.engine.resolution import choose_deployment
 from nasspace.errors import InputError, NothingFound, VerificationError
 from nasspace.exporting import members
@@ -59,9 +58,12 @@ class Stored:
 
     objectives = ("accuracy", "flops")
     has_last_rung = True
-    promoted = records.Study.promoted
-    front_numbers = records.Study.front_numbers
-    _front_of = records.Study._front_of
+    promoted, _promoted = records.Study.promoted, records.Study._promoted
+    front_numbers, _front_numbers = records.Study.front_numbers, records.Study._front_numbers
+    _front_of, _figures = records.Study._front_of, records.Study._figures
+
+    def belief(self):
+        return None
 
     def deployed(self):
         return self.found
@@ -122,8 +124,13 @@ def test_the_choices_of_a_space_stay_as_far_as_the_images_go():
 
 
 def test_the_rungs_double_the_size():
-    assert [(rung.resolution, rung.epochs) for rung in rungs(Fidelity(32, 8), 224)] == [(64, 2), (128, 2), (224, 4)]
-    assert [(rung.resolution, rung.epochs) for rung in rungs(Fidelity(16, 1), 16)] == [(16, 2)]
+    def steps(*ladder):
+        return [[(step.resolution, step.epochs) for step in rung] for rung in rungs.ladder(*ladder)]
+
+    assert steps(Fidelity(32, 8), 224) == [[(64, 2), (128, 2), (224, 4)]]
+    assert steps(Fidelity(16, 1), 16) == [[(16, 2)]]
+    assert steps(Fidelity(32, 4), 128, [Fidelity(64, 3), Fidelity(128, 6)]) == [[(64, 3)], [(128, 6)]]
+    assert steps(Fidelity(32, 4), 128, [Fidelity(48, 6)]) == [[(48, 6)], [(96, 2), (128, 3)]]
 
 
 def shipped(study):
@@ -232,14 +239,14 @@ def test_a_search_in_python_ends_with_evaluated_exports(folder):
 def test_a_member_whose_training_diverges_leaves_the_front(study, monkeypatch):
     first, *others = study.promoted()
     assert others
-    trained, notes = last_rung.train_deployed, []
+    trained, notes = rungs.climb, []
 
     def diverging(architecture, *arguments, **settings):
         if architecture.digest == study.architecture(first).digest:
-            raise last_rung.Diverged("the training diverged: a test says so")
+            raise rungs.Diverged("the training diverged: a test says so")
         return trained(architecture, *arguments, **settings)
 
-    monkeypatch.setattr(last_rung, "train_deployed", diverging)
+    monkeypatch.setattr(rungs, "climb", diverging)
     delivery.deliver(study, lambda kind, text="", **_: notes.append(text))
     assert f"trial {first} leaves the front: the training diverged: a test says so" in notes
     assert first not in study.front_numbers()
@@ -250,14 +257,14 @@ def test_a_member_whose_training_diverges_leaves_the_front(study, monkeypatch):
 @pytest.mark.slow
 def test_a_member_whose_training_raises_keeps_its_traceback(study, monkeypatch, capsys):
     first, *_ = study.promoted()
-    trained, notes = last_rung._train_deployed, []
+    trained, notes = rungs._climb, []
 
     def raising(architecture, *arguments):
         if architecture.digest == study.architecture(first).digest:
             raise RuntimeError("a test says so")
         return trained(architecture, *arguments)
 
-    monkeypatch.setattr(last_rung, "_train_deployed", raising)
+    monkeypatch.setattr(rungs, "_climb", raising)
     delivery.deliver(study, lambda kind, text="", **_: notes.append(text))
     failure = "the training failed: RuntimeError: a test says so"
     assert f"trial {first} leaves the front: {failure} (`nas show s:{first}` has its traceback)" in notes
@@ -279,7 +286,7 @@ def test_a_member_whose_training_raises_keeps_its_traceback(study, monkeypatch, 
 
 @pytest.mark.slow
 def test_a_front_whose_trainings_all_diverge_is_an_error(study, monkeypatch):
-    monkeypatch.setattr(last_rung, "RATE", 1e20)
+    monkeypatch.setattr(rungs, "RATE", 1e20)
     with pytest.raises(NothingFound, match=r"failed at the deployment resolution.*diverged.*learning_rate"):
         delivery.deliver(study)
     assert (study.folder / "trials.csv").is_file()

@@ -1,0 +1,225 @@
+"""Successive halving after the search: which networks climb to which rung, and their trainings.
+
+Every decision is recorded in the study before it is acted on, and every training when it ends, so that a killed
+delivery continues with the same networks.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from nasspace.architecture import Architecture
+from nasspace.engine import duration, rungs
+from nasspace.exporting.weights import read_safetensors
+from nasspace.samplers import halving
+from nasspace.studies.schema import DEPLOYED, LAST_RUNG, RUNG, RUNGS
+from nasspace.studies.study import Study
+from nasspace.training.settings import Fidelity
+
+if TYPE_CHECKING:
+    from nasspace.engine.study_data import StudyData
+
+EPOCHS_IN_TIME = (
+    3,
+    6,
+    12,
+)  # of the rungs under a time budget, at the deployment resolution; about 25 with the search's
+EXPORTED_MEMBERS = 6  # members whose export, check and re-measurement the rungs leave time for
+DEPLOYMENT = 10**6  # pixels: above any deployment resolution
+
+
+class Promotion:
+    """The rungs of one study after its search."""
+
+    def __init__(self, study: Study, data: StudyData, report: Callable[..., None]):
+        self.study = study
+        self.data = data
+        self.recipe = data.recipe
+        self.report = report
+
+    def climb_planned(self) -> None:
+        """Train the networks that each rung keeps; the choice is recorded before the first is trained."""
+        study = self.study
+        plan = copy.deepcopy(study.planned_rungs)
+        if plan is None:
+            plan = self._plan()
+            study.record.set_user_attr(RUNGS, plan)
+        for index, rung in enumerate(plan):
+            if rung["networks"] is None:
+                before = plan[index - 1]["networks"] if index else None
+                rung["networks"] = self._chosen(rung["count"], before)
+                study.record.set_user_attr(RUNGS, plan)
+            for i, number in enumerate(rung["networks"]):
+                if self.is_time_used_up:
+                    return
+                known = number in study.undeployable() or number in study.deployed()
+                if self.next_rung(number) == index and not known and not self.is_next_the_last(number):
+                    self.climb(number, index, f"{i + 1} of {len(rung['networks'])}")
+
+    @property
+    def is_time_used_up(self) -> bool:
+        """Whether the time budget leaves time for exports only."""
+        return self._seconds_left() <= 0
+
+    def _seconds_left(self) -> float:
+        """Seconds of the time budget that are left for trainings."""
+        if self.study.deadline is None:
+            return math.inf
+        kept = EXPORTED_MEMBERS * duration.EXPORTED if self.study.planned_rungs else 0.0
+        return self.study.deadline - kept - time.monotonic()
+
+    def _plan(self) -> list[dict[str, Any]]:
+        """The recipe's rungs, or those that time allows if only time ends the search; with the number of networks."""
+        study, recipe = self.study, self.recipe
+        networks = study.evaluated
+        if not study.has_last_rung or study.belief() is None:
+            return []
+        if recipe.rungs or study.deadline is None or recipe.is_bounded:
+            planned = [rung.model_dump() for rung in recipe.rungs]
+            return [
+                {**rung, "count": count, "networks": None}
+                for rung, count in zip(planned, halving.counts(networks, len(planned)), strict=True)
+            ]
+        left = self._seconds_left() - EXPORTED_MEMBERS * duration.EXPORTED
+        second = self._epoch_seconds()
+        if left <= 0 or second is None:
+            return []
+        seconds = [epochs * second for epochs in EPOCHS_IN_TIME]
+        counts = halving.counts_in_time(left, seconds, networks)
+        planned = [
+            {"resolution": None, "epochs": epochs, "share": 1.0, "count": count, "networks": None}
+            for epochs, count in zip(EPOCHS_IN_TIME, counts, strict=False)
+        ]
+        if planned:
+            listed = ", ".join(f"{rung['count']} for {rung['epochs']} epochs" for rung in planned)
+            self.report("note", text=f"networks trained further at the deployment resolution: {listed}")
+        return planned
+
+    def _epoch_seconds(self) -> float | None:
+        """The mean seconds of an epoch at the deployment resolution, from the trainings of the search."""
+        found = []
+        for trial in self.study.frozen("COMPLETE"):
+            seconds = (trial.user_attrs.get("training") or {}).get("seconds")
+            if seconds:
+                architecture = self.study.architecture(trial.number)
+                fidelity = rungs.fidelity_of(self.recipe, architecture)
+                scale = (min(architecture.input[1:]) / fidelity.resolution) ** 2
+                found.append(seconds / (fidelity.epochs * fidelity.share) * scale)
+        return sum(found) / len(found) if found else None
+
+    def _chosen(self, count: int, before: list[int] | None) -> list[int]:
+        """The networks that a rung trains: those expected to add most to the front, among those of the rung before."""
+        gains = self.study.contributions()
+        belief = self.study.belief()
+        candidates = [number for number in gains if before is None or number in before]
+        ranked = sorted(candidates, key=lambda number: (-gains[number], -(belief.expected(number) or 0.0), number))
+        return ranked[:count]
+
+    def _rung_settings(self) -> list[Fidelity]:
+        """The planned rungs as training budgets; a resolution above the deployment's stands for that."""
+        return [
+            Fidelity(rung["resolution"] or DEPLOYMENT, rung["epochs"], rung["share"])
+            for rung in self.study.planned_rungs or ()
+        ]
+
+    def ladder(self, number: int) -> list[list[Fidelity]]:
+        """The trainings of each rung of a trial's network; the last ones end at its deployment resolution."""
+        architecture = self.study.architecture(number)
+        fidelity = rungs.fidelity_of(self.recipe, architecture)
+        return rungs.ladder(fidelity, min(architecture.input[1:]), self._rung_settings())
+
+    def next_rung(self, number: int) -> int:
+        """The index of the rung that a trial has not reached."""
+        index = 0
+        while self.study.rung(index, number) is not None:
+            index += 1
+        return index
+
+    def is_next_the_last(self, number: int) -> bool:
+        """Whether a trial's next rung is the last, or must be because time is used up."""
+        if self.is_time_used_up and self.is_shippable(number):
+            return True
+        return self.next_rung(number) >= len(self.ladder(number)) - 1
+
+    def is_shippable(self, number: int) -> bool:
+        """Whether the weights of a trial's last rung so far were trained at its deployment resolution."""
+        index = self.next_rung(number)
+        side = min(self.study.architecture(number).input[1:])
+        return index > 0 and self.study.rung(index - 1, number)["resolution"] == side
+
+    def climb(self, number: int, index: int, position: str) -> None:
+        """Train a trial at a rung before the last, and record it; the weights of the rung before are then dropped."""
+        study, architecture = self.study, self.study.architecture(number)
+        climbed = self._train_or_fail(number, index, position)
+        if climbed is None:
+            return
+        study.rung_weights(index).keep(number, climbed.state)
+        study.record.set_user_attr(f"{RUNG}{index}:{number}", climbed.to_json())
+        rungs.remove_checkpoints(study.folder / "checkpoints", architecture)
+        if index:
+            study.rung_weights(index - 1).drop([number])
+
+    def _train_or_fail(self, number: int, index: int, position: str) -> rungs.Climbed | None:
+        """Train a trial to the end of a rung; a failure is recorded, and None returned."""
+        study, architecture = self.study, self.study.architecture(number)
+        side = min(architecture.input[1:])
+        try:
+            return self._train(number, architecture, index, position)
+        except rungs.Diverged as error:
+            study.record.set_user_attr(f"{DEPLOYED}{number}", {"resolution": side, **error.to_json()})
+            rungs.remove_checkpoints(study.folder / "checkpoints", architecture)
+            remedy = f" (`nas show {study.name}:{number}` has its traceback)" if error.traceback else ""
+            self.report("note", text=f"trial {number} leaves the front: {error}{remedy}")
+            return None
+
+    def train_last(self, number: int, position: str) -> bool:
+        """Train a trial at the last rung, record the training and keep the weights; False if it failed.
+
+        If time is used up, the weights of a rung at the deployment resolution are the last ones.
+        """
+        study, index = self.study, self.next_rung(number)
+        if self.is_time_used_up and self.is_shippable(number):
+            record = study.rung(index - 1, number)
+            state = read_safetensors(study.rung_weights(index - 1).path(number))
+        else:
+            climbed = self._train_or_fail(number, index, position)
+            if climbed is None:
+                return False
+            record, state = climbed.to_json(), climbed.state
+        self._record_last(number, record)
+        study.deployed_weights.keep(number, state)
+        return True
+
+    def _record_last(self, number: int, training: Mapping[str, Any]) -> None:
+        data = self.data.of(self.study.architecture(number))
+        # Class names are in the study's settings.
+        preprocessing = {key: value for key, value in data.preprocessing.items() if key != "classes"}
+        self.study.record.set_user_attr(f"{LAST_RUNG}{number}", {**training, "preprocessing": preprocessing})
+
+    def _train(self, number: int, architecture: Architecture, index: int, position: str) -> rungs.Climbed:
+        """Train a trial from the rung before to the end of a rung."""
+        study, data, ladder = self.study, self.data.of(architecture), self.ladder(number)
+        start = study.rung_weights(index - 1).path(number) if index else study.search_weights.path(number)
+        before = [step for steps in ladder[:index] for step in steps]
+        steps = [rungs.fidelity_of(self.recipe, architecture), *before, *ladder[index]]
+        side = steps[-1].resolution
+
+        def on_epoch(epoch: int, epochs: int, loss: float) -> None:
+            progress = f"epoch {epoch} of {epochs}, loss {loss:.3f}"
+            self.report("finishing", text=f"training at {side}x{side}, {position} (trial {number}): {progress}")
+
+        return rungs.climb(
+            architecture,
+            self.recipe,
+            data,
+            read_safetensors(start) if start else None,
+            steps=steps,
+            done=1 + len(before),
+            checkpoints=study.folder / "checkpoints",
+            device=self.data.device,
+            on_epoch=on_epoch,
+        )

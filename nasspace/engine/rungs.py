@@ -1,0 +1,198 @@
+"""The rungs after the search: networks that it chose are trained further, at last at their deployment resolution.
+
+Each rung continues with the weights of the one before it. The last rung is at the deployment resolution; its weights
+are exported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasspace.architecture import Architecture
+from nasspace.engine import machine_lock
+from nasspace.engine.latency_evaluator import candidate_seed
+from nasspace.errors import NasspaceError
+from nasspace.failures import CandidateFailed, as_candidate_failures, is_machine_fault
+from nasspace.studies.recipe import Recipe
+from nasspace.training.settings import Fidelity, TrainingSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nasspace.data.loading import DataSet
+
+SHARE = 0.5  # share of the epochs before it that the last rung trains, if the recipe has no rung at this resolution
+STEP_SHARE = 0.5  # share of a rung's epochs that is trained at each resolution in between
+RATE = 0.5  # factor of the learning rate, since the weights are pretrained
+OnEpoch = Callable[[int, int, float], None]
+
+
+class Diverged(CandidateFailed):
+    """The loss of a training is not finite, or the training raised an error."""
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """Weights of a network trained at a rung.
+
+    `accuracy` is a fraction of the validation images at the rung's resolution, `log_loss` is of the same images after
+    temperature scaling. `epochs` counts those of this training, `seconds` is its time. `steps` are all trainings of
+    the weights so far.
+    """
+
+    state: Mapping[str, Tensor]
+    accuracy: float
+    log_loss: float
+    epochs: int
+    seconds: float
+    steps: tuple[Fidelity, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """What a study records of it."""
+        return {
+            "resolution": self.steps[-1].resolution,
+            "epochs": self.epochs,
+            "seconds": round(self.seconds, 3),
+            "accuracy": self.accuracy,
+            "log_loss": self.log_loss if math.isfinite(self.log_loss) else None,
+            "steps": [[step.resolution, step.epochs, step.share] for step in self.steps],
+        }
+
+
+def ladder(fidelity: Fidelity, resolution: int, rungs: Sequence[Fidelity] = ()) -> list[list[Fidelity]]:
+    """The trainings of each rung after a search's fidelity; those of the last end at the deployment resolution.
+
+    `rungs` are those of the recipe. If none of them is at the deployment resolution, one is added. Where the resolution
+    grows by more than twice, it doubles in steps.
+
+    >>> ladder(Fidelity(32, 8), 128)
+    [[Fidelity(resolution=64, epochs=2, share=1.0), Fidelity(resolution=128, epochs=4, share=1.0)]]
+    >>> ladder(Fidelity(32, 4), 64, [Fidelity(64, 3), Fidelity(64, 6)])
+    [[Fidelity(resolution=64, epochs=3, share=1.0)], [Fidelity(resolution=64, epochs=6, share=1.0)]]
+    """
+    before, targets = fidelity, [replace(rung, resolution=min(rung.resolution, resolution)) for rung in rungs]
+    if not targets or targets[-1].resolution < resolution:
+        epochs = (targets[-1] if targets else fidelity).epochs
+        targets.append(Fidelity(resolution, max(2, math.ceil(SHARE * epochs))))
+    result = []
+    for target in targets:
+        between, size = [], 2 * before.resolution
+        while size < target.resolution:
+            between.append(Fidelity(size, max(1, math.ceil(STEP_SHARE * target.epochs)), target.share))
+            size *= 2
+        result.append([*between, target])
+        before = target
+    return result
+
+
+def fidelity_of(recipe: Recipe, architecture: Architecture) -> Fidelity:
+    """The fidelity that a search trains a network with: its resolution is at most the network's own."""
+    return replace(recipe.fidelity, resolution=min(recipe.fidelity.resolution, *architecture.input[1:]))
+
+
+def climb(
+    architecture: Architecture,
+    recipe: Recipe,
+    data: DataSet,
+    start: Mapping[str, Tensor] | None,
+    *,
+    steps: Sequence[Fidelity],
+    done: int,
+    checkpoints: Path,
+    device: str = "cpu",
+    on_epoch: OnEpoch = lambda *_: None,
+) -> Climbed:
+    """Train a network from the weights of the rung before to the end of a rung.
+
+    `steps` are all trainings from the search's own to the end of this rung; `start` has the weights after the first
+    `done` of them. Without `start` they are repeated first. `data` has the deployment resolution. `checkpoints` is a
+    folder: a killed training continues from there and ends with the same weights. Raises `Diverged`, also if a block
+    raises at this resolution, and `NasspaceError` if the machine ran out of memory or lost its device.
+    """
+    try:
+        with as_candidate_failures():
+            return _climb(architecture, recipe, data, start, steps, done, checkpoints, device, on_epoch)
+    except Diverged:
+        raise
+    except CandidateFailed as error:
+        if is_machine_fault(error.__cause__ or error):  # not recorded: it may succeed later
+            raise NasspaceError(
+                f"a training of the front stopped: {error}; free memory or the device, then run `nas resume`"
+            ) from error
+        raise Diverged(f"the training failed: {error}", error.traceback) from error
+
+
+def _climb(
+    architecture: Architecture,
+    recipe: Recipe,
+    data: DataSet,
+    start: Mapping[str, Tensor] | None,
+    steps: Sequence[Fidelity],
+    done: int,
+    checkpoints: Path,
+    device: str,
+    on_epoch: OnEpoch,
+) -> Climbed:
+    from nasspace.network import build
+    from nasspace.training.trainer import train
+
+    seed = candidate_seed(recipe.seed, architecture)
+    model = build(architecture, seed=seed)
+    if start is not None and _shapes(start) != _shapes(model.state_dict()):
+        start = None  # a study of an earlier version, whose block had other shapes
+    if start is not None:
+        model.load_state_dict(dict(start))
+    first = 0 if start is None else done
+    left = list(enumerate(steps))[first:]
+    total, epochs, seconds = sum(step.epochs for _, step in left), 0, 0.0
+    with machine_lock.TrainingLock() as turn:
+        for i, step in left:
+
+            def step_on_epoch(epoch: int, _: int, loss: float, before: int = epochs) -> None:
+                turn.yield_to_measurements()
+                on_epoch(before + epoch, total, loss)
+
+            trained = train(
+                model,
+                data,
+                step,
+                _settings(recipe.training, is_first=i == 0),
+                seed=seed + i,  # a step has the same seed whether or not those before it are repeated
+                device=device,
+                on_epoch=step_on_epoch,
+                checkpoint=checkpoints / f"{architecture.digest}-{i}.pt",
+            )
+            epochs, seconds = epochs + step.epochs, seconds + trained.seconds
+            if trained.diverged:
+                epoch = epochs - step.epochs + len(trained.losses)
+                at = f"epoch {epoch} of {total} at {step.resolution}x{step.resolution}"
+                raise Diverged(f"the training diverged: the loss of {at} is not a number")
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    return Climbed(state, trained.accuracy, trained.log_loss, total, seconds, tuple(steps))
+
+
+def _settings(settings: TrainingSettings, is_first: bool) -> TrainingSettings:
+    """The settings of a step: after the first, the weights are pretrained and the learning rate is lower."""
+    if is_first:
+        return settings
+    return replace(settings, learning_rate=RATE * settings.learning_rate, last_rate=RATE * settings.last_rate)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def remove_checkpoints(folder: Path, architecture: Architecture) -> None:
+    """Remove the checkpoints of a finished training."""
+    for path in folder.glob(f"{architecture.digest}-*.pt"):
+        path.unlink(missing_ok=True)
+
+
+def summary(recipe: Recipe, architecture: Architecture) -> dict[str, Any]:
+    """The `fidelity` of the documents: the training budget of the search accuracy."""
+    fidelity = fidelity_of(recipe, architecture)
+    return {"resolution": fidelity.resolution, "epochs": fidelity.epochs, "share": fidelity.share}
