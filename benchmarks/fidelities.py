@@ -40,7 +40,7 @@ from torch.nn import functional
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.data.loading import DataSet, Images, load_data, prepared, stratified
-from nasspace.engine.last_rung import RATE
+from nasspace.engine.rungs import RATE
 from nasspace.network import build
 from nasspace.space.space import Space
 from nasspace.training import trainer

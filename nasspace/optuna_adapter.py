@@ -57,6 +57,11 @@ def reopened_trial(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
     return optuna.Trial(study, trial._trial_id)
 
 
+def report(study: optuna.Study, trial: optuna.Trial, value: float, step: int) -> None:
+    """Record an intermediate value, which `Trial.report` refuses in a study of several objectives."""
+    study._storage.set_trial_intermediate_value(trial._trial_id, step, value)  # type: ignore[attr-defined]
+
+
 def record_heartbeat(study: optuna.Study, trial_id: int) -> None:
     """Record in the storage that a trial's process is alive."""
     study._storage.record_heartbeat(trial_id)  # type: ignore[attr-defined]

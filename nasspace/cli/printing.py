@@ -176,10 +176,24 @@ def fraction(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.4f}"
 
 
+def interval(expected: float | None, low: float | None, high: float | None) -> str:
+    """An expected accuracy with its interval, such as '0.76 (0.69-0.82)'; '-' without an interval."""
+    if low is None or low != low:
+        return "-"
+    return f"{expected:.3f} ({low:.3f}-{high:.3f})"
+
+
+def _ids(listed: Any) -> str:
+    """Ids as a cell, whether they are text or a list."""
+    if isinstance(listed, list | tuple):
+        return ", ".join(map(str, listed))
+    return "" if listed is None or listed != listed else str(listed)
+
+
 # Columns of a front that are dropped in a narrow terminal, in this order.
 DROPPABLE = (
-    *("memory access", "ties with", "digest", "params", "measured again", "in the search", "latency ms (95 %)"),
-    *("FLOPs", "latency ms"),
+    *("memory access", "digest", "params", "measured again", "in the search", "same latency", "same accuracy"),
+    *("full training (95 %)", "latency ms (95 %)", "FLOPs", "latency ms"),
 )
 
 
@@ -191,25 +205,36 @@ def front_table(
     def has(column: str) -> bool:
         return any(row.get(column) not in (None, "") and row[column] == row[column] for row in front)
 
-    again, searched, ties = has("latency_again_ms"), has("search_accuracy"), has("latency_ties")
+    again, searched, believed = has("latency_again_ms"), has("search_accuracy"), has("accuracy_low")
     accuracy = has("accuracy") or searched  # else it is not an objective
     rows = [_front_row(row) for row in front]
-    optional = {"accuracy": accuracy, "in the search": searched, "measured again": again, "ties with": ties}
+    optional = {
+        "accuracy": accuracy,
+        "in the search": searched,
+        "full training (95 %)": believed,
+        "same accuracy": has("accuracy_ties"),
+        "measured again": again,
+        "same latency": has("latency_ties"),
+    }
     columns = [column for column in PRINTED_COLUMNS if optional.get(column, True)]
     width = width or console().width
     shown, dropped = fit_columns(columns, rows, width, DROPPABLE, {"latency ms (95 %)": "latency ms"})
-    tied = " Ties: intervals of latency overlap." if "ties with" in shown else ""
+    tied = " 'Same latency': ids whose intervals of latency overlap." if "same latency" in shown else ""
     caption = f"Accuracy is of {accuracy_is_of}. " if accuracy else ""
     caption += f"{FLOPS_ARE}{tied}"
     if "in the search" in shown:
         caption += " 'In the search' is the accuracy at the search's own, lower budget."
+    if "full training (95 %)" in shown:
+        caption += " 'Full training' is where the accuracy on new images is expected after a full training."
+    if "same accuracy" in shown:
+        caption += " 'Same accuracy': ids that cannot be told apart after a full training."
     caption += dropped_note(dropped, width, "--csv")
     return table(shown, [[row[column] for column in shown] for row in rows], title, caption, "", width)
 
 
 PRINTED_COLUMNS = (
-    *("id", "accuracy", "in the search", "latency ms (95 %)", "measured again", "ties with", "FLOPs", "params"),
-    *("memory access", "digest"),
+    *("id", "accuracy", "in the search", "full training (95 %)", "same accuracy", "latency ms (95 %)"),
+    *("measured again", "same latency", "FLOPs", "params", "memory access", "digest"),
 )
 
 
@@ -224,7 +249,9 @@ def _front_row(row: Mapping[str, Any]) -> dict[str, str]:
         "latency ms (95 %)": latency(row["latency_low_ms"], row["latency_ms"], row["latency_high_ms"]),
         "latency ms": milliseconds(row["latency_ms"]),
         "measured again": latency(*again),
-        "ties with": str(row.get("latency_ties") or ""),
+        "same latency": _ids(row.get("latency_ties")),
+        "same accuracy": _ids(row.get("accuracy_ties")),
+        "full training (95 %)": interval(*(row.get(f"accuracy_{part}") for part in ("expected", "low", "high"))),
         **{name: "-" if value is None or value != value else count(value) for name, value in counts.items()},
         "digest": str(row["digest"]),
     }

@@ -89,6 +89,9 @@ def search(
     fresh_latency: Annotated[
         bool, typer.Option("--fresh-latency", help="Measure again instead of reading the cache.")
     ] = False,
+    learn_from: Annotated[
+        str | None, typer.Option(metavar="STUDY", help="Learn from an earlier study on the same images.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Search a space for the Pareto front of accuracy, measured latency and FLOPs, within the targets."""
@@ -117,6 +120,7 @@ def search(
         "device": device,
         "latency_device": latency_device,
         "fresh_latency": fresh_latency,
+        "learn_from": learn_from,
     }
     _run(lambda on_event: loop.search(space, **settings, on_event=on_event), json)
 
@@ -225,6 +229,13 @@ def _print_front(study: Study, json: bool) -> None:
         printing.print_message(f"{number} more to train at the deployment resolution: run `nas resume {study.name}`")
     if document["ended_early"]:
         printing.print_message(f"the search ended early: {document['ended_early']}")
+    if document["fidelity_tau"]:
+        found = document["fidelity_tau"]
+        tau = f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+        printing.print_message(f"Kendall's tau expected between the search's ranking and that of full trainings: {tau}")
+    if len(document["front"]) > 1 and document["recommended"] is not None:
+        why = "the fastest of those that cannot be told from the most accurate"
+        printing.print_message(f"recommended: trial {document['recommended']}, {why}")
     if document["budget_use"]:
         printing.print_message(document["budget_use"])
     if predictor := document["latency_predictor"]:

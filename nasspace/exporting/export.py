@@ -193,6 +193,20 @@ def add_int8(folder: str | os.PathLike, data: DataSet | None = None) -> Exported
     return Exported(folder, _listed(record), checks, record["accuracy"])
 
 
+def update_card(folder: str | os.PathLike, facts: Mapping[str, Any]) -> None:
+    """Replace facts on the model card of a complete export, in export.json and README.md."""
+    folder = Path(folder)
+    record = _read_record(folder / RECORD)
+    architecture = architectures.load(folder / "architecture.json")
+    card = {**record["card"], **cards.checked(facts, architecture)}
+    if card == record["card"]:
+        return
+    record["card"] = card
+    checks = [Check(**{"why": "", **one}) for one in record["checks"]]
+    files.write_text(folder / "README.md", cards.readme(architecture, record, specifications.read(folder), checks))
+    files.write_json(folder / RECORD, record)
+
+
 def verify(
     folder: str | os.PathLike,
     *,

@@ -100,5 +100,14 @@ def _search(front: Front, member: Member) -> dict[str, Any]:
         "accuracy_is_of": front.accuracy_is_of,
         "search_accuracy": member.row["search_accuracy"],
         "search_fidelity": member.fidelity,
+        **believed_facts(front, member),
         "resolution_why": front.settings.get("resolution_why"),
     }
+
+
+def believed_facts(front: Front, member: Member) -> dict[str, Any]:
+    """The facts on the card about the accuracy after full training; empty without a belief."""
+    if not has_value(member.row["accuracy_low"]):
+        return {}
+    figures = {name: member.row[name] for name in ("accuracy_expected", "accuracy_low", "accuracy_high")}
+    return {**figures, "full_epochs": front.recipe["full"]["epochs"]}

@@ -20,6 +20,10 @@ KEYS = (  # facts of a card that do not follow from the network itself
     "accuracy_is_of",  # 'held-out training images at 32x32', 'validation images at 32x32'
     "search_accuracy",  # at the search's own fidelity
     "search_fidelity",  # its training budget: a text, or {"resolution", "epochs", "share"}
+    "accuracy_expected",  # after full training, on new images
+    "accuracy_low",  # the 95 % interval
+    "accuracy_high",
+    "full_epochs",  # epochs of the full training
     "resolution_why",  # why the network takes images of this size
     "latency_ms",
     "latency_low_ms",
@@ -57,7 +61,7 @@ def checked(card: Mapping[str, Any], architecture: Architecture) -> dict[str, An
             card[key] = [float(value) for value in card[key]]
             if len(card[key]) != architecture.input[0]:
                 raise InputError(f"card: {key} has {len(card[key])} values for {architecture.input[0]} channels")
-    for key in ("accuracy", "search_accuracy"):
+    for key in ("accuracy", "search_accuracy", "accuracy_expected", "accuracy_low", "accuracy_high"):
         if not 0 <= card.get(key, 0) <= 1:
             raise InputError(f"card: {key} {card[key]} is not a fraction, such as 0.93")
     if "classes" in card:
@@ -145,9 +149,18 @@ def _facts(architecture: Architecture, card: Mapping[str, Any]) -> Iterator[tupl
         yield "Accuracy", f"{card['accuracy']:.2%} of {_plain(card.get('accuracy_is_of', 'unknown images'))}"
     if "search_accuracy" in card:
         yield "Accuracy in the search", f"{card['search_accuracy']:.2%}{_fidelity(card.get('search_fidelity'))}"
+    if "accuracy_low" in card and "accuracy_high" in card:
+        yield "Accuracy after full training", _full_training(card)
     if "latency_ms" in card:
         yield "Latency", _latency(architecture, card)
     yield "Digest", f"`{architecture.digest}`"
+
+
+def _full_training(card: Mapping[str, Any]) -> str:
+    """Where the accuracy of a full training on new images is expected."""
+    expected = f"{card['accuracy_expected']:.2%} expected, " if "accuracy_expected" in card else ""
+    epochs = f" ({card['full_epochs']} epochs)" if "full_epochs" in card else ""
+    return f"{expected}95 % interval {card['accuracy_low']:.2%} to {card['accuracy_high']:.2%} on new images{epochs}"
 
 
 def _fidelity(fidelity: Any) -> str:

@@ -32,8 +32,9 @@ def pareto_rows(trials: pandas.DataFrame, objectives: Sequence[str], front: Iter
     """The rows of a Pareto plot, one per candidate, in the units shown.
 
     `trials` has the columns of trials.csv, `front` the ids of the front's members. The rows have `id`, `digest`, `kind`
-    (`front`, `evaluated`, `rejected`), a column for each objective that the trials have, `latency_low`,
-    `latency_high`, and `hover`, HTML with every text escaped.
+    (`front`, `evaluated`, `rejected`), a column for each objective that the trials have, the ends of the intervals
+    (`latency_low`, `latency_high`, `accuracy_low`, `accuracy_high`), and `hover`, HTML with every text escaped. Where
+    accuracies have intervals, `accuracy` is the one expected after full training.
     """
     import pandas
 
@@ -48,9 +49,13 @@ def pareto_rows(trials: pandas.DataFrame, objectives: Sequence[str], front: Iter
     if "search_accuracy" in trials:  # the only accuracy before the last rung
         searched = pandas.to_numeric(trials["search_accuracy"])
         rows["accuracy"] = rows["accuracy"].where(rows["accuracy"].notna(), searched)
-    for end in ("low", "high"):
-        column = f"latency_{end}_ms"
-        rows[f"latency_{end}"] = pandas.to_numeric(trials[column]) if column in trials else math.nan
+    for name, column in (("latency", "latency_{}_ms"), ("accuracy", "accuracy_{}")):
+        for end in ("low", "high"):
+            known = column.format(end) in trials
+            rows[f"{name}_{end}"] = pandas.to_numeric(trials[column.format(end)]) if known else math.nan
+    if "accuracy_expected" in trials:
+        expected = pandas.to_numeric(trials["accuracy_expected"])
+        rows["accuracy"] = rows["accuracy"].where(rows["accuracy_low"].isna(), expected)
     rows["hover"] = [_hover(row, trial) for row, trial in zip(records(rows), records(trials), strict=True)]
     return rows.reset_index(drop=True)
 
@@ -66,10 +71,8 @@ def _hover(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
     for name, objective in OBJECTIVES.items():
         if not math.isnan(row.get(name, math.nan)):
             line = f"{objective.label} {objective.format_scaled(row[name])}"
-            if name == "accuracy" and not math.isnan(_float(trial.get("search_accuracy"))):
-                has_own = not math.isnan(_float(trial.get("accuracy")))
-                searched = objective.format_scaled(trial["search_accuracy"])
-                line += f" (in the search {searched})" if has_own else " in the search"
+            if name == "accuracy":
+                line = _accuracy_line(row, trial)
             if name == "latency" and not math.isnan(row["latency_low"] + row["latency_high"]):
                 line += f" ({significant(row['latency_low'])} to {significant(row['latency_high'])})"
             lines.append(line)
@@ -78,6 +81,20 @@ def _hover(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
     if row["kind"] == REJECTED and isinstance(trial.get("reason"), str) and trial["reason"]:
         lines.append(html.escape(trial["reason"][:120]))
     return "<br>".join(lines)
+
+
+def _accuracy_line(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
+    """The accuracies of a candidate: of its exported file, in the search, and expected after full training."""
+    objective = OBJECTIVES["accuracy"]
+    reported, searched = (_float(trial.get(column)) for column in ("accuracy", "search_accuracy"))
+    parts = [] if math.isnan(reported) else [f"accuracy {objective.format_scaled(reported)}"]
+    if not math.isnan(searched):
+        text = objective.format_scaled(searched)
+        parts.append(f"(in the search {text})" if parts else f"accuracy {text} in the search")
+    if not math.isnan(row["accuracy_low"] + row["accuracy_high"]):
+        low, high = (objective.format_scaled(row[f"accuracy_{end}"]) for end in ("low", "high"))
+        parts.append(f"<br>expected after full training {objective.format_scaled(row['accuracy'])} ({low} to {high})")
+    return " ".join(parts)
 
 
 def _float(value: Any) -> float:

@@ -136,7 +136,9 @@ class _Panel:
                 "textfont_size": 11,
             }
         if self.x == "latency":
-            look["error_x"] = _interval(part, COLORS[kind])
+            look["error_x"] = _interval(part, self.x, COLORS[kind])
+        if kind == FRONT and self.y == "accuracy" and part["accuracy_low"].notna().any():
+            look["error_y"] = _interval(part, self.y, COLORS[kind])
         self._add(1, kind, True, x=part[self.x], y=part[self.y], **{"mode": "markers", **look, **_hovering(part)})
 
     def _labels(self, part: pandas.DataFrame) -> list[str]:
@@ -196,13 +198,13 @@ def _hovering(part: pandas.DataFrame) -> dict[str, Any]:
     return {"customdata": part["hover"], "hovertemplate": "%{customdata}<extra></extra>"}
 
 
-def _interval(part: pandas.DataFrame, color: str) -> dict[str, Any]:
-    """Error bars with the confidence intervals of the latencies."""
+def _interval(part: pandas.DataFrame, name: str, color: str) -> dict[str, Any]:
+    """Error bars with the intervals of latency or accuracy."""
     return {
         "type": "data",
         "symmetric": False,
-        "array": (part["latency_high"] - part["latency"]).clip(lower=0),
-        "arrayminus": (part["latency"] - part["latency_low"]).clip(lower=0),
+        "array": (part[f"{name}_high"] - part[name]).clip(lower=0),
+        "arrayminus": (part[name] - part[f"{name}_low"]).clip(lower=0),
         "thickness": 1,
         "width": 3,
         "color": color,
@@ -211,7 +213,11 @@ def _interval(part: pandas.DataFrame, color: str) -> dict[str, Any]:
 
 def _format_y_axis(figure: go.Figure, rows: pandas.DataFrame, y: str, titles: Mapping[str, str]) -> None:
     """Set range, title and ticks of the y axis, which all panels share."""
-    low, high = _span([float(value) for value in rows[y].dropna()])
+    values = [float(value) for value in rows[y].dropna()]
+    if y == "accuracy":
+        members = rows[rows["kind"] == FRONT]
+        values += [float(value) for end in ("low", "high") for value in members[f"accuracy_{end}"].dropna()]
+    low, high = _span(values)
     figure.update_yaxes(range=[low, high], row=1)
     figure.update_yaxes(title_text=titles.get(y, OBJECTIVES[y].axis_title), row=1, col=1)
     if OBJECTIVES[y].is_maximized:

@@ -186,15 +186,24 @@ def _latency_settings(front: Front) -> str:
 def _pareto_plot(front: Front, trials: pandas.DataFrame) -> Markup:
     rows = pareto_rows(trials, front.objectives, [member.id for member in front.members])
     titles = {
-        "accuracy": f"accuracy of {escape(front.accuracy_is_of)}",
+        "accuracy": _accuracy_title(front),
         "latency": f"{OBJECTIVES['latency'].axis_title}<br>({escape(_latency_settings(front))})",
     }
     return _as_markup(plots.pareto_figure(rows, front.objectives, limits=front.limits, titles=titles))
 
 
+def _accuracy_title(front: Front) -> str:
+    """The title of the axis of accuracy."""
+    if _has("accuracy_low", front.trials):
+        return f"accuracy expected after full training ({front.recipe['full']['epochs']} epochs)"
+    return f"accuracy of {escape(front.accuracy_is_of)}"
+
+
 def _pareto_hint(front: Front) -> str:
     hint = "Numbers are trials. The line connects the members that are nondominated in the panel's two objectives."
-    if _has("search_accuracy", front.trials):
+    if _has("accuracy_low", front.trials):
+        hint += " Bars are 95 % intervals; members whose accuracies cannot be told apart are listed in the table."
+    elif _has("search_accuracy", front.trials):
         hint += " Candidates that were not trained further are drawn at their accuracy in the search."
     return hint
 
@@ -217,15 +226,19 @@ def _front_table(front: Front) -> Table:
         "accuracy": _has_accuracy(rows),
         "in the search": _has("search_accuracy", rows),
         "measured again, ms": _has("latency_again_ms", rows),
-        "ties with": _has("latency_ties", rows),
+        "after full training": _has("accuracy_low", rows),
+        "same accuracy": _has("accuracy_ties", rows),
+        "same latency": _has("latency_ties", rows),
     }
     columns = [
         Column("trial", "number"),
         Column("accuracy", "number"),
         Column("in the search", "number"),
+        Column("after full training", "number"),
+        Column("same accuracy", "text"),
         Column("latency, ms", "number"),
         Column("measured again, ms", "number"),
-        Column("ties with", "text"),
+        Column("same latency", "text"),
         *(Column(OBJECTIVES[name].label, "number") for name in COUNTED),
         Column("layers", "text"),
         Column("digest", "code"),
@@ -241,6 +254,7 @@ def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
         "trial": row["id"],
         "accuracy": _shown("accuracy", row),
         "in the search": _shown("accuracy", row, "search_accuracy"),
+        "after full training": _full_training(row),
         "latency, ms": _latency(row, "latency"),
         **{OBJECTIVES[name].label: _shown(name, row) for name in COUNTED},
         "digest": row["digest"],
@@ -250,7 +264,14 @@ def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
 def _front_cells(row: Mapping[str, Any]) -> dict[str, Any]:
     """The cells that only members of the front have."""
     again = _latency(row, "latency_again")
-    return {"measured again, ms": again, "ties with": row["latency_ties"], "layers": _summary(_layers(row))}
+    ties = {"same accuracy": row["accuracy_ties"] or "", "same latency": row["latency_ties"]}
+    return {"measured again, ms": again, **ties, "layers": _summary(_layers(row))}
+
+
+def _full_training(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The accuracy expected after full training, and its interval; empty without a belief."""
+    low, high = (_shown("accuracy", row, f"accuracy_{end}") for end in ("low", "high"))
+    return (_shown("accuracy", row, "accuracy_expected"), f"{low} to {high}") if low else ("", "")
 
 
 def _shown(name: str, row: Mapping[str, Any], column: str = "") -> str:
@@ -361,6 +382,18 @@ def _notes(front: Front) -> Iterator[str]:
                 f"Accuracy 'in the search' was found at the search's own training budget ({budget}). It chose the "
                 "networks; those of the front were then trained at the deployment resolution."
             )
+        if _has("accuracy_low", front.trials):
+            yield (
+                f"'After full training' is the accuracy that a training of {front.recipe['full']['epochs']} epochs at "
+                "the deployment resolution is expected to reach on new images, with its 95 % interval. It is what "
+                "networks are compared by. Members whose difference may be zero are listed under 'same accuracy'."
+            )
+        if front.fidelity_tau:
+            tau = front.fidelity_tau
+            yield (
+                "The search's accuracies are expected to rank networks like full trainings with Kendall's tau "
+                f"{tau['value']:.2f} ({tau['low']:.2f} to {tau['high']:.2f})."
+            )
         if why := front.settings.get("resolution_why"):
             yield f"The deployment resolution is {front.resolution}: {why}."
     if text := front.budget_use:
@@ -392,7 +425,7 @@ def _prediction(judged: Mapping[str, Any]) -> str:
 
 def _trials_table(front: Front) -> Table:
     """Every candidate."""
-    accuracy = [Column("accuracy", "number"), Column("in the search", "number")]
+    accuracy = [Column(name, "number") for name in ("accuracy", "in the search", "after full training")]
     columns = [
         Column("trial", "number"),
         Column("state"),

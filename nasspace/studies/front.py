@@ -44,6 +44,7 @@ class Member:
     row: Mapping[str, Any]
     architecture: str  # JSON, named STUDY-ID
     ties: tuple[int, ...] = ()
+    accuracy_ties: tuple[int, ...] | None = None
     remeasured: Mapping[str, Any] = field(default_factory=dict)
     fidelity: Mapping[str, Any] | None = None  # of its search accuracy
     last_rung: Mapping[str, Any] | None = None
@@ -59,7 +60,9 @@ class Member:
         """Its row of front.csv, with the JSON of its architecture."""
         row = {name: value for name, value in self.row.items() if name not in ("state", "reason")}
         row |= {name: self.remeasured.get(key) for name, key in zip(REMEASURED_COLUMNS, REMEASURED_KEYS, strict=True)}
-        return {**row, "latency_ties": ", ".join(map(str, self.ties)), "architecture": self.architecture}
+        accuracy_ties = None if self.accuracy_ties is None else ", ".join(map(str, self.accuracy_ties))
+        row |= {"accuracy_ties": accuracy_ties, "latency_ties": ", ".join(map(str, self.ties))}
+        return {**row, "architecture": self.architecture}
 
     def document(self) -> dict[str, Any]:
         """The member in the JSON document; keys whose part does not exist yet are None."""
@@ -70,10 +73,7 @@ class Member:
             "resolution": min(row["architecture"]["input"][1:]),
             "fidelity": self.fidelity,
             "accuracy_int8": (self.deployed or {}).get("accuracy_int8"),
-            "accuracy_low": None,
-            "accuracy_high": None,
-            "accuracy_ties": None,
-            "accuracy_expected": row["accuracy"],
+            "accuracy_ties": None if self.accuracy_ties is None else list(self.accuracy_ties),
         }
 
 
@@ -82,7 +82,9 @@ class Front:
     """The members of a study's front, best accuracy first, and all that is reported of the study.
 
     `settings` is the content of study.yaml, `trials` the rows of trials.csv, `machine` the one that measured the
-    latencies, `untrained` how many members still wait for their training at the deployment resolution.
+    latencies, `untrained` how many members still wait for their training at the deployment resolution. `fidelity_tau`
+    is the rank correlation expected between the search's accuracies and full trainings, and `largest_is_best` the
+    probability that no network slower than the front is more accurate after full training.
     """
 
     name: str
@@ -94,6 +96,8 @@ class Front:
     machine: Mapping[str, Any] = field(default_factory=dict)
     latency_predictor: Mapping[str, Any] | None = None
     untrained: int = 0
+    fidelity_tau: Mapping[str, float] | None = None
+    largest_is_best: float | None = None
     is_finished: bool = False
     ended_early: str = ""
 
@@ -182,11 +186,62 @@ class Front:
             "untrained": self.untrained,
             "budget_use": self.budget_use or None,
             "ended_early": self.ended_early or None,
-            "recommended": None,
-            "knee": None,
-            "fidelity_tau": None,
+            "recommended": self.recommended,
+            "knee": self.knee,
+            "fidelity_tau": self.fidelity_tau,
             "front": [member.document() for member in self.members],
         }
+
+    @property
+    def recommended(self) -> int | None:
+        """The id of the fastest member whose accuracy cannot be told from the highest expected one.
+
+        None without accuracy among the objectives, or before a member has one. Without latency, the first other
+        objective counts.
+        """
+        candidates = [member for member in self.members if has_value(member.row["accuracy_expected"])]
+        if "accuracy" not in self.objectives or not candidates:
+            return None
+        best = max(candidates, key=lambda member: (member.row["accuracy_expected"], -member.id))
+        tied = [member for member in candidates if member is best or member.id in (best.accuracy_ties or ())]
+        costs = [name for name in self.objectives if name != "accuracy"]
+        cost = OBJECTIVES["latency" if "latency" in costs else costs[0]] if costs else None
+        if cost is None:
+            return best.id
+        return min(tied, key=lambda member: (cost.to_minimize(member.row[cost.column]), member.id)).id
+
+    @property
+    def knee(self) -> int | None:
+        """The id of the member farthest from the line between the front's ends, in the first two objectives.
+
+        Both are scaled to 0..1. Accuracy is the expected one. None with fewer than three members.
+        """
+        if len(self.objectives) < 2:
+            return None
+        columns = [self._column(name) for name in self.objectives[:2]]
+        members = [member for member in self.members if all(has_value(member.row[column]) for column in columns)]
+        if len(members) < 3:
+            return None
+        points = [
+            [OBJECTIVES[name].to_minimize(member.row[column]) for member in members]
+            for name, column in zip(self.objectives, columns, strict=False)
+        ]
+        lows, spans = [min(values) for values in points], [max(values) - min(values) for values in points]
+        if not all(spans):
+            return None
+        x, y = ([(one - low) / span for one in values] for values, low, span in zip(points, lows, spans, strict=True))
+        # The ends are the best in each objective, and the distance counts on the side of the better values.
+        first, last = min(range(len(x)), key=lambda i: (x[i], y[i])), min(range(len(y)), key=lambda i: (y[i], x[i]))
+        across, along = x[last] - x[first], y[last] - y[first]
+
+        def distance(i: int) -> float:
+            return across * (y[first] - y[i]) - along * (x[first] - x[i])
+
+        return members[max(range(len(members)), key=lambda i: (distance(i), -members[i].id))].id
+
+    def _column(self, name: str) -> str:
+        """The column of an objective; for accuracy, of the expected one."""
+        return "accuracy_expected" if name == "accuracy" else OBJECTIVES[name].column
 
     @property
     def budget_use(self) -> str:
@@ -199,9 +254,10 @@ class Front:
         if limit is None or not front or not inside or not max(front) < limit / 2:
             return ""
         slowest, tried = max(front), max(inside)
+        sure = "" if self.largest_is_best is None else f" ({self.largest_is_best:.0%} sure after full training)"
         return (
             f"the slowest network of the front takes {slowest:.3g} ms of {limit:.4g} ms: no slower network was better "
-            f"among {len(inside)} networks tried, the slowest of which takes {tried:.3g} ms"
+            f"among {len(inside)} networks tried, the slowest of which takes {tried:.3g} ms{sure}"
         )
 
     @property
@@ -232,11 +288,13 @@ def origin(settings: Mapping[str, Any]) -> dict[str, Any] | None:
 def ordered(rows: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> list[Mapping[str, Any]]:
     """Rows of members, best first: by the first objective, then the next.
 
-    Before any member was trained at the deployment resolution, accuracy is that of the search.
+    Accuracy is the expected one. Without a belief, it is that of the search before any member was trained at the
+    deployment resolution.
     """
     columns = {name: OBJECTIVES[name].column for name in objectives}
-    if "accuracy" in columns and not any(has_value(row["accuracy"]) for row in rows):
-        columns["accuracy"] = "search_accuracy"
+    if "accuracy" in columns:
+        candidates = ("accuracy_expected", "accuracy", "search_accuracy")
+        columns["accuracy"] = next((c for c in candidates if any(has_value(row.get(c)) for row in rows)), "accuracy")
 
     def rank(row: Mapping[str, Any]) -> list[tuple[bool, float]]:
         figures = [(name, row[column]) for name, column in columns.items()]

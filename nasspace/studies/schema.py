@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import optuna
 
 VERSION = 1
+RUNGS = "rungs"  # study attribute: the rungs between the search and the last rung, with the networks promoted to each
+RUNG = "rung:"  # study attribute, followed by a rung's index and a trial's number, as in rung:0:12: its training there
 LAST_RUNG = "last_rung:"  # study attribute, followed by a trial's number: its training at the deployment resolution
 DEPLOYED = (
     "deployed:"  # study attribute, followed by a trial's number: the accuracy of its exported file, or why it failed
@@ -75,6 +77,24 @@ class DataPart(_Part):
     preprocessing: Preprocessing | None = None
 
 
+class BeliefPart(_Part):
+    """What was expected of accuracies before the search: `samplers.accuracy_belief.Prior`, in log odds."""
+
+    level: Number
+    level_sd: Amount
+    slope: Number
+    slope_sd: Amount
+    spread: Amount
+    spread_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)]
+    gain: Number
+    gain_sd: Amount
+    gap_sd: Amount
+    drift_sd: Amount
+    seed_sd: Amount
+    shared: Fraction
+    resolution_power: Number
+
+
 class StudyPart(_Part):
     """study.yaml; fields with a default were added after the first version. `recipe` is validated separately."""
 
@@ -87,6 +107,7 @@ class StudyPart(_Part):
     resolution_why: str | None = None
     data: DataPart | None = None
     accuracy_is_of: str = "held-out training images"
+    belief: BeliefPart | None = None
     recipe: dict[str, Any]
     limits: dict[str, Amount]
     evaluator: str | None = None
@@ -169,6 +190,7 @@ class Training(_Part):
 
     seconds: Number | None = None
     losses: list[float] = []
+    log_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 class TrialPart(_Part):
@@ -184,14 +206,31 @@ class TrialPart(_Part):
     training: Training | None = None
 
 
-class LastRung(_Part):
-    """The training of a trial at the deployment resolution."""
+class RungPart(_Part):
+    """The training of a trial at a rung; `steps` are the (resolution, epochs, share) of all trainings so far."""
 
     resolution: Count
     epochs: Count
     seconds: Number
     accuracy: Fraction
+    log_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    steps: list[Annotated[list[Amount], Field(min_length=3, max_length=3)]] = []
+
+
+class LastRung(RungPart):
+    """The training of a trial at the deployment resolution."""
+
     preprocessing: Preprocessing
+
+
+class PlannedRung(_Part):
+    """A rung, and the networks that were promoted to it, once that is decided."""
+
+    resolution: Count | None
+    epochs: Count
+    share: Annotated[float, Field(gt=0, le=1)]
+    count: Count
+    networks: list[int] | None = None
 
 
 class Deployed(_Part):
@@ -247,7 +286,7 @@ def check_attributes(attributes: Mapping[str, Any], trials: int, place: str) -> 
         if kind is None:
             continue
         try:
-            if key.startswith((LAST_RUNG, DEPLOYED)) and int(key.partition(":")[2]) >= trials:
+            if key.startswith((LAST_RUNG, DEPLOYED, RUNG)) and int(key.rpartition(":")[2]) >= trials:
                 raise _damaged(place, f"{short(key)} belongs to no trial")
             TypeAdapter(kind).validate_python(value)
         except ValidationError as error:
@@ -260,6 +299,10 @@ def _kind_of(key: str, value: Any) -> Any:
     """The type of a study's attribute; None for attributes that are not read, or were reset."""
     if key.startswith(LAST_RUNG):
         return LastRung
+    if key.startswith(RUNG):
+        return RungPart
+    if key == RUNGS:
+        return None if value is None else list[PlannedRung]
     if key.startswith(DEPLOYED):
         return None if value is None else Undeployable if isinstance(value, dict) and "failed" in value else Deployed
     return {REMEASURED: dict[str, Interval], PREDICTOR: Predictor}.get(key)

@@ -261,6 +261,13 @@ def stale_trials(study: Any) -> set[int]:
     return optuna_adapter.stale_trial_ids(study)
 
 
+def report(study: Any, trial: Any, value: float, step: int) -> None:
+    """Record an intermediate value of a trial, for `optuna-dashboard`: the accuracy after `step` epochs."""
+    from nasspace import optuna_adapter
+
+    optuna_adapter.report(study, trial, value, step)
+
+
 def record_heartbeat(study: Any, trial_id: int) -> None:
     """Record that a trial is in progress, for the other processes of a shared storage."""
     from nasspace import optuna_adapter

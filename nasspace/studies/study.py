@@ -9,11 +9,14 @@ trial are in its user attributes.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from nasspace import files
 from nasspace.documents import Document
@@ -21,10 +24,20 @@ from nasspace.errors import InputError
 from nasspace.samplers import pareto
 from nasspace.studies import front as fronts
 from nasspace.studies import storage
+from nasspace.studies.belief import StudyBelief, believe
 from nasspace.studies.front import Front, Member
 from nasspace.studies.objectives import OBJECTIVES, directions
 from nasspace.studies.paths import folder_of, known_studies
-from nasspace.studies.schema import DEPLOYED, LAST_RUNG, PREDICTOR, REMEASURED, check_attributes, check_trials
+from nasspace.studies.schema import (
+    DEPLOYED,
+    LAST_RUNG,
+    PREDICTOR,
+    REMEASURED,
+    RUNG,
+    RUNGS,
+    check_attributes,
+    check_trials,
+)
 from nasspace.studies.schema import study_settings as checked_settings
 from nasspace.studies.storage import errors_of_storage
 from nasspace.studies.trial_table import TRIAL_COLUMNS, listed, machine_of, row, ties
@@ -41,6 +54,7 @@ SEARCHED = "searched"  # study attribute: the search has ended; the last rung an
 FINISHED = "finished"  # study attribute: the search and its exports are complete
 ENDED = "ended"  # study attribute: why the search ended before its trials were used up
 SETTINGS = "nasspace_settings"  # study attribute in a shared storage: study.yaml, for processes that join
+PROMOTION_DRAWS = 64  # from the belief, for the expected contributions to the front
 JOIN_TIMEOUT = 10.0  # seconds to wait for the settings of a study that another process is creating
 
 
@@ -294,6 +308,37 @@ class Study:
         """Result of the last rung's training, recorded before the export: `accuracy` in training, `resolution`, ..."""
         return self.record.user_attrs.get(f"{LAST_RUNG}{number}")
 
+    def rung(self, index: int, number: int) -> dict[str, Any] | None:
+        """Result of a trial's training at a rung before the last: `accuracy`, `resolution`, `steps`, ..."""
+        return self.record.user_attrs.get(f"{RUNG}{index}:{number}")
+
+    def rung_weights(self, index: int) -> Weights:
+        """The store of the weights that a rung before the last trained."""
+        return self._store(f"weights/rung-{index}")
+
+    @property
+    def planned_rungs(self) -> list[dict[str, Any]] | None:
+        """The rungs before the last, each with its `networks` once these are chosen; None until that is decided."""
+        return self.record.user_attrs.get(RUNGS)
+
+    def belief(self) -> StudyBelief | None:
+        """What the trainings say of accuracies after full training; None without a prior in study.yaml."""
+        return believe(self.settings, self.frozen("COMPLETE"), self.record.user_attrs)
+
+    def contributions(self) -> dict[int, float]:
+        """Expected contributions to the front's hypervolume of the evaluated trials within the limits, by number."""
+        from nasspace.samplers.halving import contributions
+
+        belief, trials = self.belief(), self._feasible()
+        if belief is None or not trials:
+            return {}
+        columns = [belief.numbers.index(trial.number) for trial in trials]
+        names = [name for name in self.objectives if name != "accuracy"]
+        figures = [self._figures(trial) for trial in trials]
+        costs = np.array([[values[name] for name in names] for values in figures])
+        gains = contributions(belief.draws(PROMOTION_DRAWS)[:, columns], costs)
+        return {trial.number: float(gain) for trial, gain in zip(trials, gains, strict=True)}
+
     def _by_number(self, prefix: str) -> dict[int, dict[str, Any]]:
         """The study's attributes of one kind by trial number, without those reset to None."""
         found = self.record.user_attrs.items()
@@ -302,24 +347,35 @@ class Study:
     # The front
 
     def front_numbers(self) -> list[int]:
-        """The trials on the front. Once trials are trained at the deployment resolution, only those are compared."""
+        """The trials on the front. Once trials are trained at the deployment resolution, only those are compared.
+
+        Accuracies are compared by what is believed of the full training, in studies that have a belief.
+        """
+        return self._front_numbers(self.belief())
+
+    def _front_numbers(self, belief: StudyBelief | None) -> list[int]:
         candidates, deployed = self._feasible(), self.deployed()
         if not self.has_last_rung or not (deployed or self.undeployable()):
-            return self._front_of(candidates, {})
+            return self._front_of(candidates, _expected(belief))
         reported = [trial for trial in candidates if trial.number in deployed]
-        return self._front_of(reported, {number: found["accuracy"] for number, found in deployed.items()})
+        accuracies = {number: found["accuracy"] for number, found in deployed.items()}
+        return self._front_of(reported, {**accuracies, **_expected(belief)})
 
     def promoted(self) -> list[int]:
         """The trials to train at the deployment resolution next; empty once the front is stable.
 
-        These are the untrained trials that no member of the front and no other untrained trial dominates, by the
-        results of the search. When a member leaves the front, trials that only it dominated are promoted.
+        These are the untrained trials that no member of the front and no other untrained trial dominates, by what is
+        believed of the full training; in studies without a belief, by the results of the search. When a member leaves
+        the front, trials that only it dominated are promoted.
         """
+        return self._promoted(self.belief())
+
+    def _promoted(self, belief: StudyBelief | None) -> list[int]:
         if not self.has_last_rung:
             return []
-        deployed, members = self.deployed(), set(self.front_numbers())
+        deployed, members = self.deployed(), set(self._front_numbers(belief))
         rivals = [trial for trial in self._feasible() if trial.number in members or trial.number not in deployed]
-        return [number for number in self._front_of(rivals, {}) if number not in deployed]
+        return [number for number in self._front_of(rivals, _expected(belief)) if number not in deployed]
 
     def beyond_layers(self, count: int) -> set[int]:
         """Evaluated trials that exceed a limit or are not in the first `count` nondominated layers."""
@@ -347,42 +403,66 @@ class Study:
         """The nondominated trials; `accuracy` overrides the accuracy of the search by trial number."""
         if not trials:
             return []
-        figures = [{**trial.user_attrs["values"]} for trial in trials]
+        figures = [self._figures(trial) for trial in trials]
         for trial, values in zip(trials, figures, strict=True):
-            if "latency" in values and (latency := self.latency(trial)):
-                values["latency"] = latency["median_ms"]
             if trial.number in accuracy:
                 values["accuracy"] = accuracy[trial.number]
         points = [[OBJECTIVES[name].to_minimize(values[name]) for name in self.objectives] for values in figures]
         return [trial.number for trial, member in zip(trials, pareto.front(points), strict=True) if member]
 
+    def _figures(self, trial: optuna.trial.FrozenTrial) -> dict[str, float]:
+        """A trial's values by objective, with its latency as measured."""
+        values = dict(trial.user_attrs["values"])
+        if "latency" in values and (latency := self.latency(trial)):
+            values["latency"] = latency["median_ms"]
+        return values
+
     # Results
 
     def snapshot(self) -> Front:
         """An immutable snapshot of the front and of everything that tables, report and exports need."""
-        rows, numbers = self._rows(), set(self.front_numbers())
+        belief = self.belief()
+        rows, numbers = self._rows(belief), set(self._front_numbers(belief))
         members = fronts.ordered([row for row in rows if row["id"] in numbers], self.objectives)
         tied, attributes = ties(members), self.record.user_attrs
         return Front(
             name=self.name,
             folder=self.folder,
             settings=self.settings,
-            members=tuple(self._member(row, attributes, ids) for row, ids in zip(members, tied, strict=True)),
+            members=tuple(
+                self._member(row, attributes, ids, _ties(belief, row["id"], members))
+                for row, ids in zip(members, tied, strict=True)
+            ),
             trials=tuple(rows),
             weights=self.weight_stores,
             machine=self.latency_machine() or self.settings["machine"],
             latency_predictor=attributes.get(PREDICTOR),
-            untrained=len(self.promoted()),
+            untrained=len(self._promoted(belief)),
+            fidelity_tau=belief and belief.tau(),
+            largest_is_best=belief and self._largest_is_best(belief, numbers),
             is_finished=self.is_finished,
             ended_early=self.ended_early,
         )
 
+    def _largest_is_best(self, belief: StudyBelief, front: set[int]) -> float | None:
+        """The probability that no evaluated network slower than the front is more accurate after full training."""
+        latencies = {trial.number: self._figures(trial).get("latency", 0.0) for trial in self._feasible()}
+        slowest = max((latencies[number] for number in front if number in latencies), default=math.inf)
+        return belief.probability_of_best(front, [number for number, one in latencies.items() if one > slowest])
+
     def member(self, number: int) -> Member:
         """A trial with its results, on the front or not; an unknown number raises `InputError`."""
         self._recorded(number)
-        return self._member(next(row for row in self._rows() if row["id"] == number), self.record.user_attrs)
+        rows = self._rows(self.belief())
+        return self._member(next(row for row in rows if row["id"] == number), self.record.user_attrs)
 
-    def _member(self, row: Mapping[str, Any], attributes: Mapping[str, Any], tied: tuple[int, ...] = ()) -> Member:
+    def _member(
+        self,
+        row: Mapping[str, Any],
+        attributes: Mapping[str, Any],
+        tied: tuple[int, ...] = (),
+        accuracy_ties: tuple[int, ...] | None = None,
+    ) -> Member:
         """A row of trials.csv as a member; `attributes` are the study's, read once."""
         number = row["id"]
         deployed = attributes.get(f"{DEPLOYED}{number}") or {}
@@ -392,17 +472,18 @@ class Study:
             row=row,
             architecture=self._named(number),
             ties=tied,
+            accuracy_ties=accuracy_ties,
             remeasured=attributes.get(REMEASURED, {}).get(str(number), {}),
             fidelity=self.fidelity(number),
             last_rung=attributes.get(f"{LAST_RUNG}{number}"),
             deployed=deployed if "accuracy" in deployed else None,
         )
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def _rows(self, belief: StudyBelief | None) -> list[dict[str, Any]]:
         """The rows of trials.csv."""
         deployed, last_rung = self.deployed(), self.has_last_rung
         return [
-            row(trial, self.latency(trial), deployed.get(trial.number), last_rung)
+            row(trial, self.latency(trial), deployed.get(trial.number), last_rung, belief)
             for trial in self.frozen("COMPLETE", "PRUNED")
         ]
 
@@ -410,7 +491,7 @@ class Study:
         """Every evaluated and rejected candidate, one per row, in the order of the search."""
         import pandas
 
-        return pandas.DataFrame(self._rows(), columns=TRIAL_COLUMNS)
+        return pandas.DataFrame(self._rows(self.belief()), columns=TRIAL_COLUMNS)
 
     def front(self) -> pandas.DataFrame:
         """The Pareto front of the evaluated candidates within the limits, best accuracy first.
@@ -424,6 +505,18 @@ class Study:
     def document(self) -> dict[str, Any]:
         """The JSON document of `search`, `resume` and `front`."""
         return self.snapshot().document()
+
+
+def _expected(belief: StudyBelief | None) -> dict[int, float]:
+    """The expected accuracies after full training by trial number; empty without a belief."""
+    return {} if belief is None else {number: belief.expected(number) for number in belief.numbers}
+
+
+def _ties(belief: StudyBelief | None, number: int, members: Sequence[Mapping[str, Any]]) -> tuple[int, ...] | None:
+    """The other members whose accuracy cannot be told from a trial's; None without a belief."""
+    if belief is None:
+        return None
+    return tuple(one["id"] for one in members if one["id"] != number and belief.tied(number, one["id"]))
 
 
 def create(folder: Path, settings: dict[str, Any], sampler: Any) -> Study:
@@ -554,6 +647,7 @@ def extend(study: Study, settings: dict[str, Any]) -> None:
     """Continue a finished or stopped study with another number of trials."""
     study.record.set_user_attr(FINISHED, False)
     study.record.set_user_attr(SEARCHED, False)
+    study.record.set_user_attr(RUNGS, None)  # the new trials may be promoted, too
     files.write_yaml(study.folder / "study.yaml", settings)
     study.settings = settings
 

@@ -11,26 +11,44 @@ from nasspace.studies.objectives import COUNTED, OBJECTIVES
 if TYPE_CHECKING:
     import optuna
 
+    from nasspace.studies.belief import StudyBelief
+
 RESERVED = 0.05  # share of a machine's memory by which the reported size may vary
 TRIAL_COLUMNS = [
     *("id", "digest", "state"),
     *(objective.column for objective in OBJECTIVES.values()),
-    *("search_accuracy", "resolution", "latency_low_ms", "latency_high_ms", "latency_contended", "seconds", "reason"),
+    *(
+        "search_accuracy",
+        "accuracy_expected",
+        "accuracy_low",
+        "accuracy_high",
+        "resolution",
+        "latency_low_ms",
+        "latency_high_ms",
+        "latency_contended",
+        "seconds",
+        "reason",
+    ),
 ]
 REMEASURED_COLUMNS = ["latency_again_ms", "latency_again_low_ms", "latency_again_high_ms"]
 FRONT_COLUMNS = [
     *(name for name in TRIAL_COLUMNS if name not in ("state", "reason")),
-    *(*REMEASURED_COLUMNS, "latency_ties", "architecture"),
+    *(*REMEASURED_COLUMNS, "accuracy_ties", "latency_ties", "architecture"),
 ]
 
 
 def row(
-    trial: optuna.trial.FrozenTrial, latency: Mapping[str, Any], deployed: Mapping[str, Any] | None, last_rung: bool
+    trial: optuna.trial.FrozenTrial,
+    latency: Mapping[str, Any],
+    deployed: Mapping[str, Any] | None,
+    last_rung: bool,
+    belief: StudyBelief | None = None,
 ) -> dict[str, Any]:
     """One trial as a row of TRIAL_COLUMNS.
 
     With a last rung, the accuracy is that of the exported file (from `deployed`, None before), and the one found by the
-    search at its own fidelity is `search_accuracy`.
+    search at its own fidelity is `search_accuracy`. `belief` gives the accuracy that is expected after full training,
+    with its interval; without one, the expected accuracy is that of the row.
     """
     attributes = trial.user_attrs
     recorded = attributes.get("values", {})
@@ -39,12 +57,16 @@ def row(
     search_accuracy = values["accuracy"] if last_rung else None
     if last_rung:
         values["accuracy"] = deployed["accuracy"] if deployed else None
+    low, high = belief.interval(trial.number) if belief else (None, None)
     return {
         "id": trial.number,
         "digest": attributes.get("digest"),
         "state": "evaluated" if trial.state.name == "COMPLETE" else "rejected",
         **values,
         "search_accuracy": search_accuracy,
+        "accuracy_expected": belief.expected(trial.number) if belief else values["accuracy"],
+        "accuracy_low": low,
+        "accuracy_high": high,
         "resolution": deployed["resolution"] if deployed else None,
         "latency_low_ms": latency.get("low_ms"),
         "latency_high_ms": latency.get("high_ms"),

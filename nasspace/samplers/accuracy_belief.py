@@ -1,0 +1,230 @@
+"""What short trainings say of a network's accuracy after full training: a normal model on the scale of log odds.
+
+Networks of one study are looked at with several training budgets. The accuracy that a look finds differs from that of
+the full training, on new images, for these reasons, and the model has a term for each:
+
+- the training is shorter: the log odds rise by about the same amount with each doubling of the training, for all
+  networks of a study (`gain`), with a deviation for each budget (`gap`) and each network (`drift`);
+- it started from one seed (`seed`);
+- it was judged on a sample of images. The share `shared` of this variance is common to all looks, since the images
+  are the same; the rest differs between trainings even of one network.
+
+Accuracies after full training vary about a line over the logarithm of FLOPs. All terms are normal, so the belief is
+a linear regression with correlated errors, solved at once. It pulls a network whose single look was lucky towards the
+line, so the best of many is not flattered (the winner's curse; Efron 2011, "Tweedie's formula and selection bias").
+
+The default `Prior` is fitted to the trainings in `reports/benchmarks/fidelities` (`benchmarks/belief.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+NORMAL_95 = 1.959963984540054  # the 97.5 % point of the normal distribution
+SPREADS = (0.03, 0.05, 0.08, 0.12, 0.18, 0.27, 0.4)  # candidate deviations of networks from the line
+MAX_FITTED = 300  # looks that the spread is fitted to
+LEAST_GAIN_SD = 0.02  # that a learned prior has: another search trains other networks
+MIN_LOOKS = 4  # looks of one budget whose log losses can be compared
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is expected before a study's own trainings; all in log odds, deviations are standard deviations."""
+
+    level: float = 1.5  # a network of average FLOPs after full training
+    level_sd: float = 3.0
+    slope: float = 0.05  # per doubling of FLOPs
+    slope_sd: float = 0.05
+    spread: float = 0.12  # of networks about the line: the median of what is expected
+    spread_factor: float = 2.0  # by which the spread may be larger or smaller (one deviation)
+    gain: float = 0.25  # per doubling of the training
+    gain_sd: float = 0.09
+    gap_sd: float = 0.07  # of a budget
+    drift_sd: float = 0.035  # of a network, per doubling of the training
+    seed_sd: float = 0.04
+    shared: float = 0.6  # share of the sampling variance that is common to all trainings
+    resolution_power: float = 0.7  # an epoch at half the resolution counts 0.5 ** this
+
+
+@dataclass(frozen=True)
+class Look:
+    """One training of a network and the accuracy that it found.
+
+    `epochs` lists (epochs, resolution relative to the deployment's) of all trainings so far of these weights. `budget`
+    names the budget; `images` is the number of images that judged it, `log_loss` their mean after temperature scaling.
+    """
+
+    network: int
+    budget: Hashable
+    epochs: tuple[tuple[float, float], ...]
+    accuracy: float
+    images: int
+    log_loss: float | None = None
+
+
+class AccuracyBelief:
+    """The belief about networks' accuracies after full training, from looks at some of them.
+
+    Args:
+        sizes: FLOPs of each network; `Look.network` is an index into it.
+        looks: All looks, at least one.
+        full_epochs: Epochs of the full training, at the deployment resolution.
+        images: Number of new images that the accuracy of the intervals is measured on.
+        prior: What is expected before the looks.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[float],
+        looks: Sequence[Look],
+        full_epochs: float,
+        images: int,
+        prior: Prior | None = None,
+    ):
+        self.prior = prior = prior or Prior()
+        self.looks = list(looks)
+        self._images = images
+        doublings = np.log2(np.asarray(sizes, float))
+        self._sizes = doublings - doublings.mean()
+        self._terms = _Terms(self.looks, self._sizes, full_epochs, prior)
+        self.spread = self._fitted_spread()
+        self._mean, self._covariance, self._factor = self._posterior()
+
+    def _fitted_spread(self) -> float:
+        """The most probable spread of networks about the line."""
+        terms = self._terms.subset(MAX_FITTED)
+
+        def log_probability(spread: float) -> float:
+            factor = np.linalg.cholesky(terms.covariance(spread))
+            scaled = np.linalg.solve(factor, terms.residual)
+            distance = math.log(spread / self.prior.spread) / math.log(self.prior.spread_factor)
+            return float(-0.5 * scaled @ scaled - np.log(np.diag(factor)).sum() - 0.5 * distance**2)
+
+        return max(SPREADS, key=log_probability)
+
+    def _posterior(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean and covariance of the log odds after full training, and the Cholesky factor of the looks' covariance."""
+        terms, prior = self._terms, self.prior
+        factor = np.linalg.cholesky(terms.covariance(self.spread))
+        prior_covariance = prior.level_sd**2 + prior.slope_sd**2 * np.outer(self._sizes, self._sizes)
+        cross = prior_covariance[:, terms.network]
+        prior_covariance[np.diag_indices_from(prior_covariance)] += self.spread**2
+        cross[terms.network, np.arange(len(terms.network))] += self.spread**2
+        half = np.linalg.solve(factor, cross.T)
+        mean = prior.level + prior.slope * self._sizes + half.T @ np.linalg.solve(factor, terms.residual)
+        return mean, prior_covariance - half.T @ half, factor
+
+    @property
+    def expected(self) -> np.ndarray:
+        """The expected accuracy of each network: the median of the belief."""
+        return _accuracy(self._mean)
+
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of the 95 % interval of each network's accuracy after full training, measured on new images."""
+        expected = self.expected
+        sampling = 1 / (self._images * np.maximum(expected * (1 - expected), 1 / self._images))
+        deviation = np.sqrt(np.diag(self._covariance) + self.prior.seed_sd**2 + sampling)
+        return _accuracy(self._mean - NORMAL_95 * deviation), _accuracy(self._mean + NORMAL_95 * deviation)
+
+    def learned_prior(self) -> Prior:
+        """The prior for another study on the same images: with the gain per doubling that these looks show."""
+        cross = -(self.prior.gain_sd**2) * self._terms.missing
+        half = np.linalg.solve(self._factor, cross)
+        gain = self.prior.gain + half @ np.linalg.solve(self._factor, self._terms.residual)
+        deviation = math.sqrt(max(0.0, float(self.prior.gain_sd**2 - half @ half)))
+        return replace(self.prior, gain=float(gain), gain_sd=max(LEAST_GAIN_SD, deviation))
+
+    def tied(self, one: int, other: int) -> bool:
+        """Whether 0 is in the 95 % interval of the difference of two networks after full training."""
+        covariance = self._covariance
+        variance = covariance[one, one] + covariance[other, other] - 2 * covariance[one, other]
+        return abs(self._mean[one] - self._mean[other]) <= NORMAL_95 * math.sqrt(max(0.0, variance))
+
+    def draws(self, count: int, seed: int = 0) -> np.ndarray:
+        """Accuracies after full training drawn from the belief, of shape (count, networks)."""
+        rng = np.random.default_rng(seed)
+        values, vectors = np.linalg.eigh(self._covariance)
+        root = vectors * np.sqrt(np.maximum(values, 0))
+        return _accuracy(self._mean + rng.standard_normal((count, len(self._mean))) @ root.T)
+
+
+class _Terms:
+    """The looks as arrays: residuals from the prior mean, and the covariance of all terms but the spread."""
+
+    def __init__(self, looks: Sequence[Look], sizes: np.ndarray, full_epochs: float, prior: Prior):
+        self.network = np.array([look.network for look in looks])
+        self.missing = np.array([missing_doublings(look.epochs, full_epochs, prior) for look in looks])
+        observed, variance = _observed(looks)
+        size = sizes[self.network]
+        self.residual = observed - (prior.level + prior.slope * size - prior.gain * self.missing)
+        budget = np.unique([hash(look.budget) for look in looks], return_inverse=True)[1]
+        far = np.maximum(self.missing, 0.0)
+        root = np.sqrt(prior.shared * variance)
+        own = (1 - prior.shared) * variance + prior.seed_sd**2 + (prior.drift_sd * far) ** 2
+        self.fixed = (
+            prior.level_sd**2
+            + prior.slope_sd**2 * np.outer(size, size)
+            + prior.gain_sd**2 * np.outer(self.missing, self.missing)
+            + prior.gap_sd**2 * (budget[:, None] == budget) * np.minimum(1, np.outer(far, far))
+            + np.outer(root, root)
+            + np.diag(own)
+        )
+
+    def subset(self, count: int) -> _Terms:
+        """At most `count` looks, evenly spread over all."""
+        if len(self.network) <= count:
+            return self
+        chosen = np.linspace(0, len(self.network) - 1, count).round().astype(int)
+        part = object.__new__(_Terms)
+        part.network, part.residual = self.network[chosen], self.residual[chosen]
+        part.fixed = self.fixed[np.ix_(chosen, chosen)]
+        return part
+
+    def covariance(self, spread: float) -> np.ndarray:
+        """The covariance of the looks if networks vary about the line with this deviation."""
+        return self.fixed + spread**2 * (self.network[:, None] == self.network)
+
+
+def missing_doublings(epochs: Sequence[tuple[float, float]], full_epochs: float, prior: Prior) -> float:
+    """How often a training would have to be doubled to be as long as the full one."""
+    done = sum(count * min(1.0, share) ** prior.resolution_power for count, share in epochs)
+    return math.log2(full_epochs / done)
+
+
+def _observed(looks: Sequence[Look]) -> tuple[np.ndarray, np.ndarray]:
+    """Log odds of each look, and their sampling variance."""
+    images = np.array([look.images for look in looks], float)
+    right = np.array([look.accuracy for look in looks]) * images
+    variance = 1 / (right + 0.5) + 1 / (images - right + 0.5)
+    result = np.empty(len(looks))
+    for budget in {look.budget for look in looks}:
+        chosen = [i for i, look in enumerate(looks) if look.budget == budget]
+        result[chosen] = quality(
+            [looks[i].accuracy for i in chosen], [looks[i].log_loss for i in chosen], images[chosen]
+        )
+    return result, variance
+
+
+def quality(accuracies: Sequence[float], log_losses: Sequence[float | None], images: float | np.ndarray) -> np.ndarray:
+    """The quality of networks after the same training, in log odds of accuracy: from accuracies and log losses.
+
+    The log loss of the same images ranks networks about as well as their accuracy, and errs otherwise. It is put on the
+    scale of the log odds, and the mean of both is taken. With few log losses, only the accuracies count.
+    """
+    right = np.asarray(accuracies, float) * images
+    odds = np.log((right + 0.5) / (images - right + 0.5))
+    known = np.array([bool(loss) for loss in log_losses])
+    if known.sum() >= MIN_LOOKS:
+        score = -np.log(np.array([loss for loss in log_losses if loss], float))
+        if (scale := score.std()) > 0:
+            scaled = (score - score.mean()) / scale * max(odds[known].std(), SPREADS[0]) + odds[known].mean()
+            odds[known] = (odds[known] + scaled) / 2
+    return odds
+
+
+def _accuracy(log_odds: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-log_odds))

@@ -1,0 +1,134 @@
+"""What a study's trainings say of the accuracy of its networks after full training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nasspace.samplers.accuracy_belief import AccuracyBelief, Look, Prior
+from nasspace.studies.schema import LAST_RUNG, RUNG
+
+if TYPE_CHECKING:
+    import optuna
+
+MIN_NETWORKS = 5  # networks for a rank correlation
+DRAWS = 400
+
+
+class StudyBelief:
+    """The belief about a study's evaluated networks, by trial number. `None` figures: nothing is known of a trial."""
+
+    def __init__(self, belief: AccuracyBelief, numbers: Iterable[int], search_accuracy: Mapping[int, float]):
+        self._belief = belief
+        self._index = {number: i for i, number in enumerate(numbers)}
+        self._expected, (self._low, self._high) = belief.expected, belief.interval()
+        self._search_accuracy = search_accuracy
+
+    @property
+    def numbers(self) -> list[int]:
+        """The trials that the belief is about."""
+        return list(self._index)
+
+    def expected(self, number: int) -> float | None:
+        """The expected accuracy of a trial's network after full training."""
+        return self._of(self._expected, number)
+
+    def interval(self, number: int) -> tuple[float | None, float | None]:
+        """The 95 % interval of the accuracy after full training, on as many new images as the validation split has."""
+        return self._of(self._low, number), self._of(self._high, number)
+
+    def _of(self, values: np.ndarray, number: int) -> float | None:
+        index = self._index.get(number)
+        return None if index is None else float(values[index])
+
+    def tied(self, one: int, other: int) -> bool:
+        """Whether two networks cannot be told apart: 0 is in the 95 % interval of their difference."""
+        return self._belief.tied(self._index[one], self._index[other])
+
+    def learned_prior(self) -> Prior:
+        """The prior for another study on the same images."""
+        return self._belief.learned_prior()
+
+    def draws(self, count: int = DRAWS) -> np.ndarray:
+        """Accuracies drawn from the belief, of shape (count, networks), in the order of `numbers`."""
+        return self._belief.draws(count)
+
+    def probability_of_best(self, members: Iterable[int], others: Iterable[int]) -> float | None:
+        """The probability that none of the other trials is more accurate than the best member; None without others."""
+        ours, theirs = ([self._index[number] for number in numbers] for numbers in (members, others))
+        if not ours or not theirs:
+            return None
+        drawn = self.draws()
+        return float((drawn[:, theirs].max(axis=1) <= drawn[:, ours].max(axis=1)).mean())
+
+    def tau(self) -> dict[str, float] | None:
+        """Kendall's tau of the search's accuracies with those after full training, with its 95 % interval.
+
+        None with fewer than five networks: then it is not known.
+        """
+        compared = [number for number in self._index if number in self._search_accuracy]
+        if len(compared) < MIN_NETWORKS:
+            return None
+        found = np.array([self._search_accuracy[number] for number in compared])
+        drawn = self.draws()[:, [self._index[number] for number in compared]]
+        above = np.triu_indices(len(compared), 1)
+        signs = np.sign(found[:, None] - found)[above]
+        taus = np.array([(np.sign(one[:, None] - one)[above] * signs).mean() for one in drawn])
+        low, high = np.quantile(taus, [0.025, 0.975])
+        return {"value": round(float(taus.mean()), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+
+
+def believe(
+    settings: Mapping[str, Any], trials: Iterable[optuna.trial.FrozenTrial], attributes: Mapping[str, Any]
+) -> StudyBelief | None:
+    """The belief from a study's settings, its evaluated trials and its attributes.
+
+    None for studies without a prior in study.yaml: those of earlier versions, and those whose evaluator was a function.
+    """
+    prior, data = settings.get("belief"), settings.get("data")
+    if not prior or not data:
+        return None
+    records = _records(attributes)
+    looks, sizes, numbers, found = [], [], [], {}
+    for trial in trials:
+        values = trial.user_attrs["values"]
+        if "accuracy" in values:
+            looks += _looks(len(numbers), trial, settings, records.get(trial.number, ()))
+            numbers.append(trial.number)
+            sizes.append(values["flops"])
+            found[trial.number] = values["accuracy"]
+    if not looks:
+        return None
+    known = {name: value for name, value in prior.items() if name in Prior.__dataclass_fields__}
+    full = settings["recipe"]["full"]["epochs"]
+    return StudyBelief(AccuracyBelief(sizes, looks, full, data["validation"], Prior(**known)), numbers, found)
+
+
+def _records(attributes: Mapping[str, Any]) -> dict[int, list[Mapping[str, Any]]]:
+    """The trainings after the search by trial number: at the rungs, and the last one."""
+    found: dict[int, list[Mapping[str, Any]]] = {}
+    for key, record in attributes.items():
+        if key.startswith((RUNG, LAST_RUNG)) and record and record.get("steps"):
+            found.setdefault(int(key.rpartition(":")[2]), []).append(record)
+    return found
+
+
+def _looks(
+    index: int, trial: optuna.trial.FrozenTrial, settings: Mapping[str, Any], records: Iterable[Mapping[str, Any]]
+) -> list[Look]:
+    """The trainings of one network: of the search, and those after it."""
+    fidelity, images = settings["recipe"]["fidelity"], settings["data"]["validation"]
+    side = min(json.loads(trial.user_attrs["architecture"])["input"][1:])
+    searched = {
+        "steps": [(min(fidelity["resolution"], side), fidelity["epochs"], fidelity["share"])],
+        "accuracy": trial.user_attrs["values"]["accuracy"],
+        "log_loss": (trial.user_attrs.get("training") or {}).get("log_loss"),
+    }
+    looks: dict[tuple, Look] = {}  # a rung that became the last one when time was up is recorded as both
+    for record in (searched, *records):
+        epochs = tuple((count * share, size / side) for size, count, share in record["steps"])
+        looks[epochs] = Look(index, epochs, epochs, record["accuracy"], images, record.get("log_loss"))
+    return list(looks.values())

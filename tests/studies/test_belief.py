@@ -1,0 +1,132 @@
+"""What a study reports of accuracies after full training."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nasspace.samplers import pareto
+from nasspace.samplers.accuracy_belief import Prior
+from nasspace.studies import study as records
+from nasspace.studies.front import Front
+from nasspace.studies.schema import LAST_RUNG, RUNG
+
+RECORDED = Path(__file__).parents[1] / "recorded" / "study"
+
+
+def opened(folder: Path, **settings) -> records.Study:
+    """The recorded study of an earlier version, with other settings in its study.yaml."""
+    place = folder / "reports" / "real"
+    place.mkdir(parents=True)
+    document = yaml.safe_load((RECORDED / "study.yaml").read_text())
+    (place / "study.yaml").write_text(yaml.safe_dump({**document, **settings}))
+    with sqlite3.connect(place / "study.db") as connection:
+        connection.executescript((RECORDED / "study.sql").read_text())
+    connection.close()
+    return records.load("real")
+
+
+@pytest.fixture
+def before(tmp_path, monkeypatch) -> records.Study:
+    monkeypatch.chdir(tmp_path)
+    return opened(tmp_path)
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch) -> records.Study:
+    monkeypatch.chdir(tmp_path)
+    return opened(tmp_path, belief=asdict(Prior()))
+
+
+def test_a_study_of_an_earlier_version_has_no_belief_and_its_front(before):
+    document = before.document()
+    assert before.belief() is None
+    for member in document["front"]:
+        assert (member["accuracy_low"], member["accuracy_high"], member["accuracy_ties"]) == (None, None, None)
+        assert member["accuracy_expected"] == member["accuracy"]
+    assert document["fidelity_tau"] is None
+
+
+def test_every_member_has_an_interval_and_the_front_is_that_of_the_expected_accuracies(study):
+    front, document = study.snapshot(), study.document()
+    assert document["front"]
+    for member in document["front"]:
+        assert 0 <= member["accuracy_low"] < member["accuracy_expected"] < member["accuracy_high"] <= 1
+    points = [[-m["accuracy_expected"], m["latency_ms"], m["flops"]] for m in document["front"]]
+    assert pareto.front(points).all()
+    rows = {row["id"]: row for row in front.trials}
+    for member in document["front"]:
+        assert rows[member["id"]]["accuracy_low"] == member["accuracy_low"]
+
+
+def test_ties_are_mutual(study):
+    ties = {member["id"]: set(member["accuracy_ties"]) for member in study.document()["front"]}
+    for one, others in ties.items():
+        assert one not in others
+        assert all(one in ties[other] for other in others)
+
+
+def test_the_recommended_member_is_the_fastest_of_those_tied_with_the_best(study):
+    document = study.document()
+    members = {member["id"]: member for member in document["front"]}
+    best = max(members.values(), key=lambda member: member["accuracy_expected"])
+    tied = [best, *(members[number] for number in best["accuracy_ties"])]
+    assert document["recommended"] == min(tied, key=lambda member: member["latency_ms"])["id"]
+
+
+def test_a_further_training_moves_the_belief(study):
+    number = study.document()["front"][0]["id"]
+    low, high = study.belief().interval(number)
+    record = {"resolution": 32, "epochs": 25, "seconds": 1.0, "accuracy": 0.99, "log_loss": 0.1}
+    steps = [[8, 1, 1.0], [32, 25, 1.0]]
+    study.record.set_user_attr(f"{RUNG}0:{number}", {**record, "steps": steps})
+    after = records.load("real").belief()
+    assert after.expected(number) > high
+    narrower = after.interval(number)
+    assert narrower[1] - narrower[0] < high - low
+
+
+def test_a_rung_that_became_the_last_one_counts_once(study):
+    number = study.document()["front"][0]["id"]
+    study.record.set_user_attr(f"{LAST_RUNG}{number}", None)
+    record = {"resolution": 8, "epochs": 3, "seconds": 1.0, "accuracy": 0.9, "log_loss": 0.4}
+    record["steps"] = [[8, 1, 1.0], [8, 3, 1.0]]
+    study.record.set_user_attr(f"{RUNG}0:{number}", record)
+    once = study.belief().interval(number)
+    preprocessing = study.settings["data"]["preprocessing"]
+    study.record.set_user_attr(f"{LAST_RUNG}{number}", {**record, "preprocessing": preprocessing})
+    assert study.belief().interval(number) == once
+
+
+@pytest.mark.parametrize(
+    ("points", "knee"),
+    [
+        ([(0.9, 10.0), (0.89, 2.0), (0.5, 1.0)], 1),
+        ([(0.9, 10.0), (0.72, 5.5), (0.5, 1.0), (0.52, 5.0)], 1),  # the last lies on the wrong side of the line
+        ([(0.9, 10.0), (0.5, 1.0)], None),
+        ([(0.9, 1.0), (0.9, 1.0), (0.9, 1.0)], None),
+    ],
+)
+def test_the_knee_is_farthest_from_the_line_between_the_ends(points, knee):
+    class Member:
+        def __init__(self, number, accuracy, latency):
+            self.id, self.row = number, {"accuracy_expected": accuracy, "latency_ms": latency}
+
+    class Few:
+        objectives = ("accuracy", "latency")
+        members = tuple(Member(i, *point) for i, point in enumerate(points))
+        _column = Front._column
+
+    assert Front.knee.fget(Few()) == knee
+
+
+def test_the_probability_that_no_slower_network_is_better(study):
+    belief = study.belief()
+    first, *others = sorted(belief.numbers, key=belief.expected, reverse=True)
+    assert belief.probability_of_best([first], others) > 0.5 > belief.probability_of_best(others[-1:], [first])
+    assert belief.probability_of_best([first], []) is None
+    assert 0 <= (study.snapshot().largest_is_best or 0) <= 1
