@@ -1,6 +1,6 @@
 """How often the interval of the accuracy after full training holds, and how the belief ranks networks.
 
-    python benchmarks/belief.py [--table FILE] [--markdown]
+    python benchmarks/belief.py [--table FILE]
 
 Reads the trainings of `benchmarks/fidelities.py` and trains nothing. For each set and each budget, the networks are
 believed in as after a search that trained all of them with this budget (and, for several rungs, looked at them after

@@ -403,7 +403,7 @@ def key_of(row: dict) -> tuple:
 
 
 def rows(table: Path) -> list[dict]:
-    return list(csv.DictReader(table.open())) if table.exists() else []
+    return list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
 
 
 def run(places: dict[str, str], device: str, processes: int, only: str, seconds: float, table: Path) -> None:
