@@ -24,7 +24,7 @@ from nasspace.space.space import Space
 from nasspace.studies import paths
 from nasspace.studies import recipe as recipes
 from nasspace.studies import study as records
-from nasspace.studies.recipe import Recipe
+from nasspace.studies.recipe import Recipe, Rung
 from nasspace.studies.storage import REMEDY, errors_of_storage
 from nasspace.studies.study import Study
 from nasspace.training.settings import Fidelity, TrainingSettings
@@ -54,6 +54,8 @@ def search(
     skip_broken: bool | None = None,
     resolution: int | None = None,
     fidelity: Fidelity | Mapping[str, Any] | None = None,
+    rungs: Iterable[Rung | Mapping[str, Any]] | None = None,
+    full: Mapping[str, Any] | None = None,
     training: TrainingSettings | Mapping[str, Any] | None = None,
     device: str | None = None,
     runtime: str | None = None,
@@ -101,6 +103,9 @@ def search(
         skip_broken: Skip images that cannot be read.
         resolution: Deployment resolution in pixels.
         fidelity: Training budget of a candidate: `resolution`, `epochs`, `share`.
+        rungs: Further trainings of the most promising networks, such as `[{"epochs": 6}]`; at the deployment resolution
+            unless they have a `resolution`.
+        full: The full training that intervals of accuracies refer to, such as `{"epochs": 25}`; it is not run.
         training: Training settings, such as `{"learning_rate": 0.1}`.
         device: Where networks are trained: `cpu`, `cuda` or `mps`.
         runtime: Runtime of the latency, such as `onnxruntime`.
@@ -144,6 +149,8 @@ def search(
             "skip_broken": skip_broken,
             "resolution": resolution,
             "fidelity": fidelity,
+            "rungs": None if rungs is None else [_plain(rung) for rung in rungs],
+            "full": full,
             "training": training,
             "device": device,
             "runtime": runtime,
@@ -227,6 +234,10 @@ def _continue(study: Study, changes: Mapping[str, Any], report: Report, started:
     new_settings = problem.settings(study.folder.name, None)
     check_same_settings(study.folder, settings, new_settings, study.latency_machine())
     return _run(study, problem, False, report, started)
+
+
+def _plain(rung: Rung | Mapping[str, Any]) -> Mapping[str, Any]:
+    return rung.model_dump() if isinstance(rung, Rung) else rung
 
 
 def _learned(name: str | Path, problem: Problem) -> dict[str, Any]:

@@ -72,6 +72,20 @@ def _current_training(value: Any) -> Any:
     return with_current_names(value) if isinstance(value, Mapping) else value
 
 
+def _rungs(value: Any) -> Any:
+    """Refuse what is not a list of mappings, with an example."""
+    if not isinstance(value, list | tuple) or not all(isinstance(rung, Mapping | Rung) for rung in value):
+        raise ValueError("rungs are a list such as [{epochs: 6}, {epochs: 12}]")
+    return value
+
+
+def _full(value: Any) -> Any:
+    """Refuse what is not a mapping, with an example."""
+    if not isinstance(value, Mapping | Full):
+        raise ValueError("a full training is a mapping such as {epochs: 25}")
+    return value
+
+
 ObjectiveName = Annotated[str, AfterValidator(_objective)]
 
 
@@ -135,8 +149,8 @@ class Recipe(Strict):
     trial_timeout: Annotated[float | None, _amount("time")] = None
     storage_path: str | None = None
     fidelity: Fidelity = Fidelity(resolution=32, epochs=8)
-    rungs: tuple[Rung, ...] = ()
-    full: Full = Full()
+    rungs: Annotated[tuple[Rung, ...], BeforeValidator(_rungs)] = ()
+    full: Annotated[Full, BeforeValidator(_full)] = Full()
     training: Annotated[TrainingSettings, BeforeValidator(_current_training)] = TrainingSettings()
 
     @model_validator(mode="before")

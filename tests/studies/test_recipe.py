@@ -69,6 +69,10 @@ def test_wrong_quantities_are_refused_with_an_example(text, kind):
         ("objectives: [latency, latency]", "objectives"),
         ("limits: {latency: 20}", "limits.latency: 20 has no unit"),
         ("- a", "a recipe is a mapping"),
+        ("rungs: 3", "rungs: 3 is not allowed: rungs are a list such as [{epochs: 6}"),
+        ("rungs:\n- {epochs: 2}\n- {epoch: 3}", "3: rungs[1].epoch: 'epoch' is not a setting; did you mean 'epochs'"),
+        ("rungs: [{epochs: 0}]", "rungs[0].epochs: 0 is not allowed"),
+        ("full: 7", "full: 7 is not allowed: a full training is a mapping such as {epochs: 25}"),
     ],
 )
 def test_mistakes_are_named_with_their_line(text, message):
