@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +19,14 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # waiting threads make small networks ten times slower
+
+# Tests start hundreds of processes that import torch or Ray. Where the environment forbids to write bytecode, each of
+# them would compile these for seconds; a folder of this run lets them share it.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode, sys.pycache_prefix = False, tempfile.mkdtemp(prefix="nasspace-bytecode-")
+    atexit.register(shutil.rmtree, sys.pycache_prefix, ignore_errors=True)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix  # also of the workers of pytest-xdist
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # With `pytest -n`, searches of two processes would wait for each other's lock files.
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
@@ -32,7 +43,25 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
 
 
-IMPORTED = ("torch", "pandas", "optuna", "sqlalchemy", "sklearn.ensemble", "ray.tune", "nasspace.engine.trials")
+IMPORTED = (
+    *("torch._dynamo", "fvcore.nn", "safetensors.torch", "onnx.checker", "onnxruntime", "pandas", "sklearn.ensemble"),
+    *(
+        "optuna.storages._rdb.models",
+        "alembic.config",
+        "alembic.migration",
+        "sqlalchemy.dialects.postgresql",
+        "ray.tune",
+    ),
+    *("sqlalchemy.dialects.sqlite", "plotly.graph_objs._figure", "nasspace.latency.predictor"),
+    *(
+        "nasspace.samplers.optuna_samplers",
+        "nasspace.engine.delivery",
+        "nasspace.engine.full_training",
+        "nasspace.engine.loop",
+    ),
+    *("nasspace.cli.searching", "nasspace.exporting.checks", "nasspace.latency.convert", "nasspace.reporting.report"),
+    "nasspace.engine.ray.runner",
+)
 PRELUDE = """
 import os, sys, tempfile, warnings
 os.chdir({folder!r})
@@ -49,7 +78,7 @@ for descriptor in (1, 2):
 class Forked:
     """A process that runs Python code as `python -c` does, with the methods of `subprocess.Popen` that tests use.
 
-    It is forked from a process that has imported torch and Ray, since importing them takes seconds.
+    It is forked from a process that has imported what searches import, which takes seconds.
     """
 
     def __init__(self, code: str, arguments: list[str], folder: Path, output: Path) -> None:
