@@ -20,7 +20,7 @@ PACKAGE = ROOT / "nasspace"
 # is a subpackage of nasspace, or a module directly in it.
 PACKAGES = (
     ("nasspace", "the public names of `import nasspace`"),
-    ("errors documents files temporary failures formatting", "used by all others"),
+    ("errors documents files temporary interrupts failures formatting", "used by all others"),
     ("blocks", "blocks, one file per family, and their registry"),
     ("architecture", "description of one network: JSON and digest"),
     ("initialization network counting", "build a network and count its cost"),

@@ -14,6 +14,8 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
+from nasspace import interrupts
+
 INTERRUPTED = 130
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # from Ctrl-C, batch systems, and a closed terminal
 READER_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # after `| head -1`, or in a closed terminal
@@ -82,10 +84,10 @@ def signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    received = 0
+    received, first = 0, signal.SIGINT
 
     def stop(number: int, *_: object) -> None:
-        nonlocal received
+        nonlocal received, first
         received += 1
         if received > 1 and number == getattr(signal, "SIGHUP", None):  # a closed terminal sends it twice
             return
@@ -93,7 +95,13 @@ def signals() -> Iterator[None]:
             with contextlib.suppress(OSError):
                 os.write(2, (SHOW_CURSOR if os.isatty(2) else b"") + STOPPED)
             os._exit(INTERRUPTED)
+        first = signal.Signals(number)
         raise KeyboardInterrupt
+
+    def repeat() -> None:
+        nonlocal received
+        received = 0
+        interrupts.send(first)
 
     numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
@@ -101,7 +109,8 @@ def signals() -> Iterator[None]:
         if handler is not signal.SIG_IGN:  # by `nohup`
             signal.signal(number, stop)
     try:
-        yield
+        with interrupts.repeated(repeat):
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -75,7 +75,7 @@ def test_the_second_signal_exits_immediately():
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
     os.kill(process.pid, signal.SIGCONT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert err.splitlines()[-1].endswith("what is finished is kept; run `nas resume` to continue")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nasspace import temporary
+from nasspace import interrupts, temporary
 from nasspace.engine.evaluator import needs_latency
 from nasspace.engine.ray.address import connection_environment, connection_error, private_token
 from nasspace.engine.ray.watch import ClusterLost, ClusterMonitor
@@ -174,9 +174,14 @@ def _sigterm_as_interrupt(handler: Any) -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    if callable(handler):
+        repeating: contextlib.AbstractContextManager[None] = contextlib.nullcontext()  # whoever set it sees to it
+    else:
+        repeating = interrupts.repeated(lambda: interrupts.send(signal.SIGTERM))
     signal.signal(signal.SIGTERM, handler if callable(handler) else interrupt)
     try:
-        yield
+        with repeating:
+            yield
     finally:
         signal.signal(signal.SIGTERM, handler if handler is not None else signal.SIG_DFL)
 
