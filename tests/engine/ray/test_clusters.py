@@ -32,7 +32,7 @@ def test_one_worker_gives_the_same_study_as_without_ray(searches, one_node):
     done = searches.run(
         "search(study='here', sampler='gain')\n"
         f"search(study='there', sampler='gain', ray='{one_node.address}')\n"
-        "search(study='two', workers=2)\n"
+        f"search(study='two', workers=2, ray='{one_node.address}')\n"
     )
     assert done.returncode == 0, done.stderr
     assert digests(searches.folder, "there") == digests(searches.folder, "here")
@@ -89,7 +89,8 @@ def test_latency_is_measured_on_the_measuring_node(searches, two_nodes, monkeypa
     """A real search with training."""
     (searches.folder / "short.yaml").write_text("{trials: 2, fidelity: {resolution: 8, epochs: 1}, sampler: random}")
     done = searches.run(
-        f"study = nasspace.search('shuffle', recipe='short.yaml', ray='{two_nodes.address}', resolution=32,"
+        "space = nasspace.Space.from_text(SPACE, 'little.yaml')\n"
+        f"study = nasspace.search(space, recipe='short.yaml', ray='{two_nodes.address}', resolution=16,"
         " study='s', storage_path='kept')\n"
         f"cached = nasspace.latency.cache.LatencyCache(Path('{two_nodes.cache}') / 'latency.db')\n"
         "assert len(cached._execute('SELECT * FROM latency_2', ())) >= 2\n"
@@ -130,8 +131,9 @@ def test_a_machine_without_a_cluster_is_reported():
     assert message == "--ray auto: no cluster runs on this machine; start one with `ray start --head`"
 
 
-def test_an_error_of_the_evaluator_is_raised_in_the_driver(searches):
-    done = searches.run("search(study='s', workers=2, evaluator=lambda architecture: {'accuracy': 7.0})")
+def test_an_error_of_the_evaluator_is_raised_in_the_driver(searches, one_node):
+    settings = f"study='s', workers=2, ray='{one_node.address}'"
+    done = searches.run(f"search({settings}, evaluator=lambda architecture: {{'accuracy': 7.0}})")
     assert "InputError: the evaluator's 'accuracy' is 7.0" in done.stderr
 
 
@@ -162,7 +164,7 @@ def failures_of(folder, name):
     return study, [failure for failure in found if failure]
 
 
-def test_a_trial_that_never_returns_is_stopped(searches, monkeypatch):
+def test_a_trial_that_never_returns_is_stopped(searches, one_node, monkeypatch):
     monkeypatch.chdir(searches.folder)
     hanging = (
         "def hanging(architecture):\n"
@@ -172,15 +174,16 @@ def test_a_trial_that_never_returns_is_stopped(searches, monkeypatch):
         "            pass\n"
         "    return evaluated(architecture)\n"
     )
-    done = searches.run(f"{hanging}search(study='s', trials=2, trial_timeout='20s', evaluator=hanging)")
+    settings = f"study='s', trials=2, ray='{one_node.address}', trial_timeout='10s', evaluator=hanging"
+    done = searches.run(f"{hanging}search({settings})")
     assert done.returncode == 0, done.stderr
     study, failed = failures_of(searches.folder, "s")
     assert study.evaluated == 2
-    assert [failure["failure"] for failure in failed] == ["failed: it took more than 20 s (--trial-timeout)"]
+    assert [failure["failure"] for failure in failed] == ["failed: it took more than 10 s (--trial-timeout)"]
     assert "hanging" in failed[0]["traceback"]
 
 
-def test_a_candidate_whose_process_dies_is_retried(searches, monkeypatch):
+def test_a_candidate_whose_process_dies_is_retried(searches, one_node, monkeypatch):
     """One candidate dies on every attempt, another only once."""
     monkeypatch.chdir(searches.folder)
     killing = (
@@ -198,7 +201,8 @@ def test_a_candidate_whose_process_dies_is_retried(searches, monkeypatch):
         "        os.kill(os.getpid(), signal.SIGSEGV if found == 'always' else signal.SIGKILL)\n"
         "    return evaluated(architecture)\n"
     )
-    done = searches.run(f"{killing}search(study='s', trials=6, workers=2, retries=1, evaluator=killing)")
+    settings = f"study='s', trials=6, workers=2, retries=1, ray='{one_node.address}', evaluator=killing"
+    done = searches.run(f"{killing}search({settings})")
     assert done.returncode == 0, done.stderr
     study, failed = failures_of(searches.folder, "s")
     always, once = (os.readlink(searches.folder / name) for name in ("always", "once"))
