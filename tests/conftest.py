@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import multiprocessing
 import os
 import shutil
@@ -41,6 +42,22 @@ SLOWEST = ("test_clusters", "test_delivery", "test_ray_hygiene", "test_full_trai
 def pytest_collection_modifyitems(items):
     """Run the slowest files first: with `-n 2 --dist loadfile` both processes then end at about the same time."""
     items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
+
+
+def pytest_runtest_setup():
+    """Do once per process what two libraries repeat: for each command Typer builds all, for each database Optuna runs
+    its migration scripts, to find the newest."""
+    if (typer := sys.modules.get("typer.main")) and not hasattr(typer.get_command, "cache_info"):
+        typer.get_command = functools.cache(typer.get_command)
+    storage = sys.modules.get("optuna.storages._rdb.storage")
+    if storage and not hasattr(read := storage._VersionManager.get_head_version, "newest"):
+
+        def remembered(self):
+            remembered.newest = remembered.newest or read(self)
+            return remembered.newest
+
+        remembered.newest = None
+        storage._VersionManager.get_head_version = remembered
 
 
 IMPORTED = (
