@@ -1,4 +1,4 @@
-"""FLOPs, parameters, memory access and activations of every layer; each distinct block is counted once.
+"""FLOPs, parameters, memory access, activations and units of every layer; each distinct block is counted once.
 
 FLOPs are multiply-adds of convolutions and linear layers at batch 1, as in the papers and in fvcore. They are counted
 from the operations that the block runs on PyTorch's meta device, which computes shapes only. A user's block is thus
@@ -43,6 +43,16 @@ UNCOUNTED = {  # modules that keep the shape; skipped on the meta device, where 
     nn.Hardsigmoid,
     *ACTIVATIONS.values(),
 }
+RECTIFIERS = (  # modules that pass positive values and damp negative ones; sigmoids, which serve as gates, do not
+    *(nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU, nn.GELU, nn.ELU),
+    *(nn.LeakyReLU, nn.PReLU, nn.Mish, nn.SELU, nn.CELU),
+)
+RECTIFICATIONS = {  # the operations of these modules; those of the others are made of these
+    *(aten.relu.default, aten.relu_.default, aten.hardtanh.default, aten.hardtanh_.default),
+    *(aten.hardswish.default, aten.hardswish_.default, aten.silu.default, aten.silu_.default, aten.gelu.default),
+    *(aten.elu.default, aten.elu_.default, aten.leaky_relu.default, aten.leaky_relu_.default),
+    *(aten._prelu_kernel.default, aten.mish.default, aten.mish_.default),
+}
 OPERANDS = {  # operation: positions of its input and its weight
     aten.convolution.default: (0, 1),
     aten.linear.default: (0, 1),
@@ -68,7 +78,7 @@ class LayerCost:
     """Cost of one layer for one image.
 
     `flops` are multiply-adds, `memory_access` elements read and written, `activations` elements of the outputs of
-    convolutions and linear layers.
+    convolutions and linear layers, `units` elements of the outputs of ReLU and the other rectifiers.
     """
 
     block: str
@@ -78,6 +88,7 @@ class LayerCost:
     params: int
     memory_access: int
     activations: int
+    units: int
 
 
 @dataclass(frozen=True)
@@ -116,13 +127,14 @@ class Cost:
     params: int
     memory_access: int
     activations: int
+    units: int
     layers: tuple[LayerCost, ...]
 
 
 def cost(architecture: Architecture) -> Cost:
     """Count an architecture at its own input; an `InputError` names a layer whose input map is too small."""
     shape: tuple[int, ...] = architecture.input
-    flops = params = memory_access = activations = 0
+    flops = params = memory_access = activations = units = 0
     layers = []
     for i, layer in enumerate(architecture.layers):
         try:
@@ -135,7 +147,8 @@ def cost(architecture: Architecture) -> Cost:
         params += counted.params
         memory_access += counted.memory_access
         activations += counted.activations
-    return Cost(flops, params, memory_access, activations, tuple(layers))
+        units += counted.units
+    return Cost(flops, params, memory_access, activations, units, tuple(layers))
 
 
 @lru_cache(maxsize=200_000)
@@ -152,6 +165,7 @@ def layer_cost(layer: Layer, in_shape: tuple[int, ...]) -> LayerCost:
         params=sum(parameter.numel() for parameter in module.parameters()),
         memory_access=recorder.memory_access,
         activations=recorder.activations,
+        units=recorder.units,
     )
 
 
@@ -174,10 +188,11 @@ def _run_on_meta(layer: Layer, channels: int, in_shape: tuple[int, ...]) -> tupl
     """Run the block on the meta device, which computes shapes only."""
     with _OnMeta():
         module = make_block(layer, channels).eval()
+    recorder = _Recorder()
     for part in module.modules():
         if type(part) in UNCOUNTED:
-            part.forward = _same
-    with torch.no_grad(), _Recorder() as recorder, _FastConvolutions(recorder):
+            part.forward = recorder.rectify if type(part) in RECTIFIERS else _same
+    with torch.no_grad(), recorder, _FastConvolutions(recorder):
         out = module(torch.empty(1, *in_shape, device="meta"))
     if not isinstance(out, Tensor):
         raise TypeError("not a tensor")
@@ -260,7 +275,7 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.flops = self.memory_access = self.activations = 0
+        self.flops = self.memory_access = self.activations = self.units = 0
         self.operations: list[Operation] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -269,6 +284,8 @@ class _Recorder(TorchDispatchMode):
         if operands is not None:
             source, weight = (args[i] for i in operands)
             self.add(source, weight, out, self._multiply_adds(func, args, source, weight, out))
+        elif func in RECTIFICATIONS:
+            self.rectify(out)
         elif func in MOVES:
             self._move(func, args, out)
         return out
@@ -287,6 +304,11 @@ class _Recorder(TorchDispatchMode):
         self.activations += out.numel()
         shapes = tuple(source.shape[1:]), tuple(weight.shape), tuple(out.shape[1:])
         self.operations.append(Operation(_kind(*shapes), *shapes))
+
+    def rectify(self, x: Tensor) -> Tensor:
+        """Count the units of one rectifier; stands in for the module, too."""
+        self.units += x.numel()
+        return x
 
     @staticmethod
     def _multiply_adds(func: Any, args: Any, source: Tensor, weight: Tensor, out: Tensor) -> int:

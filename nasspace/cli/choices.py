@@ -37,6 +37,13 @@ def devices() -> list[str]:
     return list(DEVICES)
 
 
+def scores() -> list[str]:
+    """Names of the training-free scores."""
+    from nasspace.training.proxies import SCORES
+
+    return list(SCORES)
+
+
 def datasets() -> list[str]:
     """Names of the data sets, and the forms of those in files."""
     from nasspace.data.names import NAMED, PREFIXED
@@ -59,7 +66,7 @@ def spaces() -> list[str]:
 
 
 CHOICES: dict[str, Callable[[], list[str]]] = {
-    choices.__name__: choices for choices in (samplers, runtimes, objectives, devices, datasets, recipes)
+    choices.__name__: choices for choices in (samplers, runtimes, objectives, devices, scores, datasets, recipes)
 }
 
 
