@@ -10,12 +10,13 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasspace.architecture import Architecture
 from nasspace.engine import duration, rungs
 from nasspace.exporting.weights import read_safetensors
 from nasspace.samplers import halving
+from nasspace.studies import paths
 from nasspace.studies.schema import DEPLOYED, LAST_RUNG, RUNG, RUNGS
 from nasspace.studies.study import Study
 from nasspace.training.settings import Fidelity
@@ -53,12 +54,54 @@ class Promotion:
                 before = plan[index - 1]["networks"] if index else None
                 rung["networks"] = self._chosen(rung["count"], before)
                 study.record.set_user_attr(RUNGS, plan)
-            for i, number in enumerate(rung["networks"]):
-                if self.is_time_used_up:
-                    return
-                known = number in study.undeployable() or number in study.deployed()
-                if self.next_rung(number) == index and not known and not self.is_next_the_last(number):
-                    self.climb(number, index, f"{i + 1} of {len(rung['networks'])}")
+            if self.is_time_used_up:
+                return
+            self._climb_all([number for number in rung["networks"] if self._is_to_climb(number, index)], index)
+
+    def _is_to_climb(self, number: int, index: int) -> bool:
+        """Whether a chosen network still needs this rung, which is not its last."""
+        known = number in self.study.undeployable() or number in self.study.deployed()
+        return self.next_rung(number) == index and not known and not self.is_next_the_last(number)
+
+    def _climb_all(self, numbers: list[int], index: int) -> None:
+        """Train networks at a rung: one after the other, or several at a time on Ray."""
+        if (self.recipe.ray is not None or self.recipe.workers > 1) and len(numbers) > 1:
+            return self._climb_on_ray(numbers, index)
+        for i, number in enumerate(numbers):
+            if not self.is_time_used_up:
+                self.climb(number, index, f"{i + 1} of {len(numbers)}")
+        return None
+
+    def _climb_on_ray(self, numbers: list[int], index: int) -> None:
+        """Train networks on the cluster, those of one resolution together, and record each when it ends."""
+        from nasspace.engine.ray import climbing
+
+        study, done = self.study, 0
+        command = f"nas resume {paths.shown(study.folder)}"
+        by_side: dict[int, list[int]] = {}
+        for number in numbers:
+            by_side.setdefault(min(study.architecture(number).input[1:]), []).append(number)
+        for together in by_side.values():
+            data = self.data.of(study.architecture(together[0]))
+            jobs = [self._job(number, index) for number in together]
+            self.report("finishing", text=f"training {len(numbers)} networks further on Ray, {done} done")
+            for number, result in climbing.climb(
+                jobs, self.recipe, data, resume_command=command, is_over=lambda: self.is_time_used_up
+            ):
+                if isinstance(result, rungs.Diverged):
+                    self._record_failure(number, result)
+                else:
+                    self._record(number, index, result)
+                done += 1
+                text = f"training {len(numbers)} networks further on Ray, {done} done (trial {number})"
+                self.report("finishing", text=text)
+
+    def _job(self, number: int, index: int) -> Any:
+        from nasspace.engine.ray import climbing
+
+        start, steps, done = self._start(number, index)
+        architecture = self.study.architecture(number).to_json()
+        return climbing.Job(number, architecture, start.read_bytes() if start else None, tuple(steps), done)
 
     @property
     def is_time_used_up(self) -> bool:
@@ -152,29 +195,35 @@ class Promotion:
         return index > 0 and self.study.rung(index - 1, number)["resolution"] == side
 
     def climb(self, number: int, index: int, position: str) -> None:
-        """Train a trial at a rung before the last, and record it; the weights of the rung before are then dropped."""
-        study, architecture = self.study, self.study.architecture(number)
+        """Train a trial at a rung before the last, and record it."""
         climbed = self._train_or_fail(number, index, position)
-        if climbed is None:
-            return
+        if climbed is not None:
+            self._record(number, index, climbed)
+
+    def _record(self, number: int, index: int, climbed: rungs.Climbed) -> None:
+        """Keep the weights of a rung, record its training, and drop the weights of the rung before."""
+        study = self.study
         study.rung_weights(index).keep(number, climbed.state)
         study.record.set_user_attr(f"{RUNG}{index}:{number}", climbed.to_json())
-        rungs.remove_checkpoints(study.folder / "checkpoints", architecture)
+        rungs.remove_checkpoints(study.folder / "checkpoints", study.architecture(number))
         if index:
             study.rung_weights(index - 1).drop([number])
 
     def _train_or_fail(self, number: int, index: int, position: str) -> rungs.Climbed | None:
         """Train a trial to the end of a rung; a failure is recorded, and None returned."""
+        try:
+            return self._train(number, index, position)
+        except rungs.Diverged as error:
+            self._record_failure(number, error)
+            return None
+
+    def _record_failure(self, number: int, error: rungs.Diverged) -> None:
         study, architecture = self.study, self.study.architecture(number)
         side = min(architecture.input[1:])
-        try:
-            return self._train(number, architecture, index, position)
-        except rungs.Diverged as error:
-            study.record.set_user_attr(f"{DEPLOYED}{number}", {"resolution": side, **error.to_json()})
-            rungs.remove_checkpoints(study.folder / "checkpoints", architecture)
-            remedy = f" (`nas show {study.name}:{number}` has its traceback)" if error.traceback else ""
-            self.report("note", text=f"trial {number} leaves the front: {error}{remedy}")
-            return None
+        study.record.set_user_attr(f"{DEPLOYED}{number}", {"resolution": side, **error.to_json()})
+        rungs.remove_checkpoints(study.folder / "checkpoints", architecture)
+        remedy = f" (`nas show {study.name}:{number}` has its traceback)" if error.traceback else ""
+        self.report("note", text=f"trial {number} leaves the front: {error}{remedy}")
 
     def train_last(self, number: int, position: str) -> bool:
         """Train a trial at the last rung, record the training and keep the weights; False if it failed.
@@ -200,12 +249,18 @@ class Promotion:
         preprocessing = {key: value for key, value in data.preprocessing.items() if key != "classes"}
         self.study.record.set_user_attr(f"{LAST_RUNG}{number}", {**training, "preprocessing": preprocessing})
 
-    def _train(self, number: int, architecture: Architecture, index: int, position: str) -> rungs.Climbed:
-        """Train a trial from the rung before to the end of a rung."""
-        study, data, ladder = self.study, self.data.of(architecture), self.ladder(number)
+    def _start(self, number: int, index: int) -> tuple[Path | None, list[Fidelity], int]:
+        """The weights that a rung starts with, all trainings to its end, and how many of them the weights had."""
+        study, ladder = self.study, self.ladder(number)
         start = study.rung_weights(index - 1).path(number) if index else study.search_weights.path(number)
-        before = [step for steps in ladder[:index] for step in steps]
-        steps = [rungs.fidelity_of(self.recipe, architecture), *before, *ladder[index]]
+        searched = rungs.fidelity_of(self.recipe, study.architecture(number))
+        before = [searched, *(step for steps in ladder[:index] for step in steps)]
+        return start, [*before, *ladder[index]], len(before)
+
+    def _train(self, number: int, index: int, position: str) -> rungs.Climbed:
+        """Train a trial from the rung before to the end of a rung."""
+        architecture = self.study.architecture(number)
+        start, steps, done = self._start(number, index)
         side = steps[-1].resolution
 
         def on_epoch(epoch: int, epochs: int, loss: float) -> None:
@@ -215,11 +270,11 @@ class Promotion:
         return rungs.climb(
             architecture,
             self.recipe,
-            data,
+            self.data.of(architecture),
             read_safetensors(start) if start else None,
             steps=steps,
-            done=1 + len(before),
-            checkpoints=study.folder / "checkpoints",
+            done=done,
+            checkpoints=self.study.folder / "checkpoints",
             device=self.data.device,
             on_epoch=on_epoch,
         )

@@ -245,6 +245,34 @@ def capacity(ids: Iterable[str], bundle: Mapping[str, float]) -> int:
     return sum(int(min(each.get(name, 0.0) / amount for name, amount in bundle.items())) for each in resources)
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where workers run: the resources of one, labels of its node, and how many fit on the cluster now."""
+
+    bundle: dict[str, float]
+    labels: dict[str, str]
+    capacity: int
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of a task."""
+        resources = {"num_cpus": self.bundle["CPU"], "num_gpus": self.bundle.get("GPU", 0.0)}
+        return {**resources, "label_selector": self.labels} if self.labels else resources
+
+
+def worker_placement(recipe: Recipe, nodes: Nodes) -> Placement:
+    """A core and a share of a GPU for a worker, on the nodes that do not measure latencies if these have them."""
+    gpus = recipe.gpus if recipe.gpus is not None else float(recipe.device.startswith("cuda"))
+    bundle = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
+    if nodes.measuring and (fitting := capacity(nodes.others, bundle)):
+        return Placement(bundle, {"ray.io/node-id": f"!in({','.join(nodes.measuring)})"}, fitting)
+    fitting = capacity((*nodes.others, *nodes.measuring), bundle)
+    if not fitting:
+        needed = " and ".join(f"{amount:g} {name}" for name, amount in bundle.items())
+        raise InputError(f"no node of the Ray cluster has {needed} for a worker; add one, or ask for less (--gpus)")
+    return Placement(bundle, {}, fitting)
+
+
 def check_nodes(nodes: Nodes, recipe: Recipe) -> None:
     """Refuse a cluster of several machines without a node for latencies."""
     measures_here = recipe.latency_device == "local" and needs_latency(recipe)

@@ -42,13 +42,19 @@ class Payload:
         """Take a problem apart."""
         from nasspace.blocks import registry
 
-        blocks, data = registry.own_blocks(), problem.data
-        recipe = problem.recipe.as_written()
-        if data is None:
-            return cls(recipe, blocks, function=problem.evaluator)
+        if problem.data is None:
+            return cls(problem.recipe.as_written(), registry.own_blocks(), function=problem.evaluator)
+        return cls.from_data(problem.recipe, problem.data, fresh_latency)
+
+    @classmethod
+    def from_data(cls, recipe: Recipe, data: DataSet, fresh_latency: bool = False) -> Payload:
+        """Take a data set apart."""
+        from nasspace.blocks import registry
+
         fields = {part.name: getattr(data, part.name) for part in dataclasses.fields(data)}
         arrays = {split: _to_arrays(fields.pop(split)) for split in SPLITS}
-        return cls(recipe, blocks, {**fields, "test": None}, arrays, fresh_latency=fresh_latency)
+        settings = {**fields, "test": None}
+        return cls(recipe.as_written(), registry.own_blocks(), settings, arrays, fresh_latency=fresh_latency)
 
     @property
     def nbytes(self) -> int:
@@ -77,6 +83,13 @@ class Payload:
         assert data is not None
         measure = measure or LatencyEvaluator(self._recipe(), data, fresh=self.fresh_latency)
         return TrainingEvaluator(self._recipe(), data, measure=measure)
+
+    def training(self) -> tuple[Recipe, DataSet]:
+        """The recipe and the data, for a training without a search."""
+        self._register_blocks()
+        data = self.dataset()
+        assert data is not None
+        return self._recipe(), data
 
     def _recipe(self) -> Recipe:
         return recipes.read(Document(self.recipe, "the payload's recipe"))

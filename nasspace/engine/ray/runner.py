@@ -225,8 +225,10 @@ def _run_tuner(manager: TrialManager, payload: Payload, recipe: Recipe, connecti
     # The payload is owned by the mailbox: see `actors.worker_class`.
     (reference,) = connection.monitor.get(mailbox.store_payload.remote(serialized(payload)))
     latency_actor = _start_latency_actor(manager, reference, recipe, nodes, connection.monitor)
-    resources, capacity = _worker_resources(recipe, nodes)
-    workers = min(recipe.workers, capacity)
+    placement = cluster.worker_placement(recipe, nodes)
+    selector = [placement.labels] if placement.labels else None
+    resources = tune.PlacementGroupFactory([placement.bundle], bundle_label_selector=selector)
+    workers = min(recipe.workers, placement.capacity)
     if workers < recipe.workers:
         manager.report("note", text=f"only {workers} of {recipe.workers} workers fit on the cluster")
     worker = actors.worker_class(mailbox, latency_actor)
@@ -277,25 +279,6 @@ def _start_latency_actor(
             "again under another --study name"
         )
     return actor
-
-
-def _worker_resources(recipe: Recipe, nodes: cluster.Nodes) -> tuple[Any, int]:
-    """The resources of a worker (a core and a share of a GPU), and how many workers fit on the cluster now.
-
-    Workers run on the nodes that do not measure latencies, if these have the resources.
-    """
-    from ray import tune
-
-    gpus = recipe.gpus if recipe.gpus is not None else float(recipe.device.startswith("cuda"))
-    bundle = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
-    if nodes.measuring and (capacity := cluster.capacity(nodes.others, bundle)):
-        elsewhere = {"ray.io/node-id": f"!in({','.join(nodes.measuring)})"}
-        return tune.PlacementGroupFactory([bundle], bundle_label_selector=[elsewhere]), capacity
-    capacity = cluster.capacity((*nodes.others, *nodes.measuring), bundle)
-    if not capacity:
-        needed = " and ".join(f"{amount:g} {name}" for name, amount in bundle.items())
-        raise InputError(f"no node of the Ray cluster has {needed} for a worker; add one, or ask for less (--gpus)")
-    return tune.PlacementGroupFactory([bundle]), capacity
 
 
 def _searcher(dispatcher: Dispatcher) -> Any:

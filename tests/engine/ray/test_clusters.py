@@ -213,3 +213,30 @@ def test_a_candidate_whose_process_dies_is_retried(searches, one_node, monkeypat
     finished = digests(searches.folder, "s")
     assert once in finished
     assert len(finished) == len(set(finished)) == study.evaluated == 6
+
+
+@pytest.mark.slow
+def test_networks_climb_a_rung_on_the_cluster_as_they_do_here(searches, one_node):
+    """The weights of the search are on this node only; the trainings give the same accuracies on any."""
+    done = searches.run(
+        "import shutil\n"
+        "space = nasspace.Space.from_text(SPACE, 'little.yaml')\n"
+        "nasspace.search(space, data='digits', trials=6, sampler='random', objectives=['accuracy', 'flops'],\n"
+        "    resolution=8, fidelity={'resolution': 8, 'epochs': 1}, rungs=[{'epochs': 1}, {'epochs': 1}],\n"
+        "    study='here', deliver=False)\n"
+        "shutil.copytree('reports/here', 'reports/there')\n"
+        "nasspace.resume('here')\n"
+        "events = []\n"
+        f"nasspace.resume('there', ray='{one_node.address}', workers=2,\n"
+        "    on_event=lambda kind, text='', **_: events.append(text))\n"
+        "assert any('2 done' in text and 'on Ray' in text for text in events), events\n"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    here, there = (records.load(searches.folder / "reports" / name) for name in ("here", "there"))
+    (first, _) = here.planned_rungs
+    assert len(first["networks"]) == 2
+    assert there.planned_rungs == here.planned_rungs
+    for number in first["networks"]:
+        assert there.rung(0, number)["accuracy"] == here.rung(0, number)["accuracy"]
+        assert there.rung(0, number)["log_loss"] == here.rung(0, number)["log_loss"]
+    assert front(searches.folder, "there") == front(searches.folder, "here")

@@ -1,0 +1,108 @@
+"""Rungs on a Ray cluster: several networks are trained further at a time, each as a task on any node that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasspace import temporary
+from nasspace.architecture import Architecture
+from nasspace.engine import rungs
+from nasspace.engine.ray import actors, cluster
+from nasspace.engine.ray.mailbox import Mailbox
+from nasspace.engine.ray.payload import Arrays, Payload, deserialized, serialized
+from nasspace.studies.recipe import Recipe
+from nasspace.training.settings import Fidelity
+
+if TYPE_CHECKING:
+    from nasspace.data.images import DataSet
+
+SLICE = 1.0  # seconds between two checks of the cluster
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training of `rungs.climb`: a trial's number, its architecture as JSON, and its start.
+
+    `weights` are the content of a safetensors file, None to repeat the trainings before.
+    """
+
+    number: int
+    architecture: str
+    weights: bytes | None
+    steps: tuple[Fidelity, ...]
+    done: int
+
+
+def climb(
+    jobs: Sequence[Job],
+    recipe: Recipe,
+    data: DataSet,
+    *,
+    resume_command: str,
+    is_over: Callable[[], bool],
+) -> Iterator[tuple[int, rungs.Climbed | rungs.Diverged]]:
+    """Train networks on the cluster; yields each trial's number with its result, as they end.
+
+    `data` has the resolution of all their architectures. Once `is_over`, no further training starts; those that run are
+    finished. A training whose process or node dies is started again, on another node, from the weights it started with.
+    """
+    payload = Payload.from_data(recipe, data)
+    with cluster.connect(recipe, payload.nbytes, resume_command) as connection:
+        import ray
+        from ray import cloudpickle
+
+        monitor = connection.monitor
+        cluster.pickle_by_value(payload.blocks)
+        placement = cluster.worker_placement(recipe, cluster.nodes())
+        workers = min(recipe.workers, placement.capacity)
+        mailbox = ray.remote(Mailbox).options(num_cpus=0, **cluster.on_driver_node()).remote()
+        # Payload and results are owned by the mailbox or a worker, not by this process: see `actors.worker_class`.
+        (reference,) = monitor.get(mailbox.store_payload.remote(serialized(payload)))
+        task = ray.remote(_climb).options(**placement.options, max_retries=recipe.retries)
+        waiting, running = list(jobs), {}
+        while running or (waiting and not is_over()):
+            while waiting and len(running) < workers and not is_over():
+                job = waiting.pop(0)
+                running[task.remote([reference], [mailbox], job)] = job
+            monitor.check()
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=SLICE)
+            for one in ready:
+                job = running.pop(one)
+                ray.get(one)
+                outcome = cloudpickle.loads(monitor.get(mailbox.pop_outcome.remote(job.number)))
+                if isinstance(outcome, Exception) and not isinstance(outcome, rungs.Diverged):
+                    raise outcome
+                yield job.number, outcome
+
+
+def _climb(payload: list[Any], mailbox: list[Any], job: Job) -> None:
+    """Train one network in a worker, and send the result to the mailbox; references are in lists, unresolved."""
+    import ray
+    from ray import cloudpickle
+    from safetensors.torch import load
+
+    outcome: Any
+    try:
+        parts: tuple[bytes, Arrays] = ray.get(payload[0])
+        recipe, data = deserialized(parts).training()
+        with temporary.private() as folder:
+            outcome = rungs.climb(
+                Architecture.from_json(job.architecture),
+                recipe,
+                data,
+                None if job.weights is None else load(job.weights),
+                steps=job.steps,
+                done=job.done,
+                checkpoints=Path(folder),
+                device=recipe.device,
+            )
+    except ray.exceptions.RayError:
+        raise
+    except rungs.Diverged as error:
+        outcome = error
+    except Exception as error:
+        outcome = actors.serializable(error)
+    ray.get(mailbox[0].put_outcome.remote(job.number, cloudpickle.dumps(outcome)))
