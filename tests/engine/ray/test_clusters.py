@@ -225,9 +225,10 @@ def test_networks_climb_a_rung_on_the_cluster_as_they_do_here(searches, one_node
         "    resolution=8, fidelity={'resolution': 8, 'epochs': 1}, rungs=[{'epochs': 1}, {'epochs': 1}],\n"
         "    study='here', deliver=False)\n"
         "shutil.copytree('reports/here', 'reports/there')\n"
-        "nasspace.resume('here')\n"
+        "from nasspace.engine import loop\n"
+        "loop.resume('here')\n"
         "events = []\n"
-        f"nasspace.resume('there', ray='{one_node.address}', workers=2,\n"
+        f"loop.resume('there', ray='{one_node.address}', workers=2,\n"
         "    on_event=lambda kind, text='', **_: events.append(text))\n"
         "assert any('2 done' in text and 'on Ray' in text for text in events), events\n"
     )
