@@ -42,7 +42,8 @@ ROWS = {name: row for row, (names, _) in enumerate(PACKAGES) for name in names.s
 HEAVY_LIBRARIES = {
     "optuna": {"optuna_adapter", "studies.storage", "studies.study", "samplers.optuna_samplers"},
     "ray": {
-        f"engine.ray.{name}" for name in ["cluster", "mailbox", "payload", "actors", "runner", "remeasure", "watch"]
+        f"engine.ray.{name}"
+        for name in ["cluster", "mailbox", "payload", "actors", "runner", "climbing", "remeasure", "watch"]
     },
     "plotly": {"reporting.plots"},
     "jinja2": {"reporting.report"},
