@@ -57,6 +57,7 @@ def test_gray_images_are_repeated_for_colors_and_more_classes_are_allowed():
     assert torch.equal(batch.images[:, 0], batch.images[:, 2])
 
 
+@pytest.mark.slow
 def test_a_study_s_network_is_scored_on_the_study_s_data():
     nasspace.search(
         nasspace.Space.from_text(SPACE, "little.yaml"),
