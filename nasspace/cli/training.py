@@ -30,7 +30,9 @@ def train(
     ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder of the files of a named data set.")] = None,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip images that cannot be read.")] = False,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images; 25 if not given.", min=1)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training images; 25, or the study's own, if not given.", min=1)
+    ] = None,
     resolution: Annotated[
         int | None, typer.Option(help="Deployment resolution; the study's, or that of network and images.")
     ] = None,

@@ -157,6 +157,7 @@ def train(
     `STUDY:ID`, or `STUDY:front`, which returns a `FrontTraining`. Published networks are built for the classes and
     channels of the data. `data` is a data set's name as in `load_data`; the default is the data of the study or export
     that the architecture or the weights come from, else digits. With `skip_broken`, unreadable images are skipped.
+    `epochs` defaults to 25, or to those of the study's full training (`full` of its recipe).
     `resolution` defaults to that of the study's member or the export, else to the smaller of the network's input and
     the images' size. `settings` is None or `own` (the package's own), the name of a published training
     (`nasspace.training.published`), a YAML file, or `TrainingSettings`. Training starts from `weights` (a state
@@ -197,7 +198,8 @@ def train(
     if isinstance(arch, Architecture):
         return _train_one(ResolvedArch(arch), options, out, report)
     if (name := arch_reference.parse_front(str(arch))) is None:
-        return _train_one(arch_reference.resolve_arch(str(arch)), options, out, report)
+        source = arch_reference.resolve_arch(str(arch))
+        return _train_one(source, _with_epochs(options, source, epochs), out, report)
     study = records.load(name)
     numbers = study.front_numbers()
     if not numbers:
@@ -208,7 +210,8 @@ def train(
     for i, number in enumerate(numbers):
         report(f"member {number} ({i + 1} of {len(numbers)})")
         folder = None if out is None else Path(out) / str(number)
-        trained.append(_train_one(arch_reference.resolve_trial(study, number), options, folder, report))
+        source = arch_reference.resolve_trial(study, number)
+        trained.append(_train_one(source, _with_epochs(options, source, epochs), folder, report))
     return FrontTraining(tuple(trained))
 
 
@@ -240,6 +243,13 @@ def _train_one(source: ResolvedArch, options: Options, out: str | os.PathLike | 
     model = _initial_network(architecture, source, options, report)
     run = _Run(source, options, folder, data, architecture, resolved, model, report)
     return run.finished() or run.train()
+
+
+def _with_epochs(options: Options, source: ResolvedArch, epochs: int | None) -> Options:
+    """The options with the epochs of the study's full training, which its intervals speak of, if none were given."""
+    if epochs is not None or source.study is None:
+        return options
+    return dataclasses.replace(options, epochs=source.study.settings["recipe"]["full"]["epochs"])
 
 
 def _data(source: ResolvedArch, options: Options, report: Report) -> tuple[DataSet, int]:

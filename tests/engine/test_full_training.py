@@ -433,14 +433,15 @@ def study(tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("reports") / "s"
     how = {"objectives": ["accuracy", "flops"], "fidelity": {"resolution": 16, "epochs": 1}, "sampler": "random"}
-    return nasspace.search(space, data="digits", trials=3, seed=5, study=folder, **how)
+    return nasspace.search(space, data="digits", trials=3, seed=5, full={"epochs": 1}, study=folder, **how)
 
 
 @pytest.mark.slow
 def test_a_front_is_trained_member_by_member(study, quick, tmp_path):
     lines = []
-    found = nasspace.train(f"{study.folder}:front", epochs=1, out=tmp_path / "f", report=lines.append)
+    found = nasspace.train(f"{study.folder}:front", out=tmp_path / "f", report=lines.append)
     numbers = study.front_numbers()
+    assert {one.epochs for one in found.trained} == {1}, "the study's full training"
     assert [one.folder.name for one in found.trained] == [str(number) for number in numbers]
     assert lines[0] == f"member {numbers[0]} (1 of {len(numbers)})"
     assert sum(line.startswith("starts from") for line in lines) == len(numbers)
