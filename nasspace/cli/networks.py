@@ -80,10 +80,10 @@ def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
 
 def _failure_of(arch: str) -> dict[str, Any] | None:
     """The recorded failure of a study's trial; None for any other network."""
-    from nasspace.studies.study import load
+    from nasspace.studies.study import read
 
     trial = printing.study_trial(arch)
-    return load(trial[0]).failure(trial[1]) if trial else None
+    return read(trial[0]).failure(trial[1]) if trial else None
 
 
 def _show_failure(failure: dict[str, Any]) -> None:
@@ -190,7 +190,7 @@ def export(
     from nasspace.exporting.export import FORMATS, earlier
     from nasspace.exporting.export import export as write
     from nasspace.exporting.members import export_front, export_member
-    from nasspace.studies.study import load
+    from nasspace.studies.study import read
 
     formats = tuple(part.strip() for part in format.split(",") if part.strip())
     size = int(batch) if batch.isascii() and batch.isdecimal() else batch
@@ -204,11 +204,11 @@ def export(
     }
     if name := arch_reference.parse_front(arch):
         folder = out or Path("exports") / Path(name).name
-        front = export_front(load(name).snapshot(), folder, resolution=resolution, **options)
+        front = export_front(read(name).snapshot(), folder, resolution=resolution, **options)
         return _print_checks(_merge_exports(folder, front), json)
     if trial := printing.study_trial(arch):
         folder = out or Path("exports") / f"{Path(trial[0]).name}-{trial[1]}"
-        study = load(trial[0])
+        study = read(trial[0])
         exported = export_member(study.snapshot(), study.member(trial[1]), folder, resolution=resolution, **options)
     else:
         architecture, weights = _load(arch, resolution)
@@ -263,7 +263,7 @@ def _verify_member(folder: Path, options: dict[str, Any]) -> Any:
 def _exports_of(name: Path) -> list[Path]:
     """The exports of a study, by their numbers; none if the name is not a study."""
     from nasspace.studies.paths import folder_of
-    from nasspace.studies.study import load
+    from nasspace.studies.study import read
 
     folder = folder_of(str(name))
     if (name / "export.json").is_file() or not (folder / "study.yaml").is_file():
@@ -271,7 +271,7 @@ def _exports_of(name: Path) -> list[Path]:
     found = {int(path.name) for path in (folder / "exports").glob("*") if path.name.isdecimal()}
     if not found:
         raise InputError(f"{folder}: this study has no exports; run `nas resume {folder.name}`")
-    return [folder / "exports" / str(number) for number in sorted(found | set(load(str(folder)).front_numbers()))]
+    return [folder / "exports" / str(number) for number in sorted(found | set(read(str(folder)).front_numbers()))]
 
 
 def _merge_exports(folder: Path, exports: Sequence[Any]) -> Any:

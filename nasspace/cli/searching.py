@@ -204,11 +204,11 @@ def front(
     csv: Annotated[bool, typer.Option("--csv", help="The front as CSV on standard output.")] = False,
 ) -> None:
     """Print the Pareto front of a study."""
-    from nasspace.studies.study import load
+    from nasspace.studies.study import read
 
     if json and csv:
         raise InputError("--json and --csv are mutually exclusive; give one")
-    loaded = load(study)
+    loaded = read(study)
     if csv:
         sys.stdout.write(loaded.front().drop(columns="architecture").to_csv(index=False))
         return
@@ -257,9 +257,9 @@ def report(
 ) -> None:
     """Write a study's tables and report.html again."""
     from nasspace.reporting.report import write_report
-    from nasspace.studies.study import load, write_tables
+    from nasspace.studies.study import read, write_tables
 
-    loaded = load(study)
+    loaded = read(study)
     write_tables(loaded)
     path: Path = write_report(loaded.snapshot())
     if json:

@@ -45,7 +45,7 @@ def resolve_arch(text: str) -> ResolvedArch:
         architecture = architectures.load(path / "architecture.json")
         return ResolvedArch(architecture, weights if weights.is_file() else None, folder=export)
     if trial := parse_trial(text):
-        return resolve_trial(records.load(trial[0]), trial[1])
+        return resolve_trial(records.read(trial[0]), trial[1])
     if kind == "folder" and text not in zoo.names():
         raise InputError(
             f"{text}: a folder without architecture.json; name an export's folder, or a trial of a study as STUDY:ID"

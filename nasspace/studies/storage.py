@@ -19,6 +19,7 @@ from typing import Any
 
 from nasspace import files, temporary
 from nasspace.errors import InputError, NasspaceError
+from nasspace.studies import sqlite_reader
 
 PATIENCE = 300.0  # seconds that a shared database may be unreachable
 PAUSE = 2.0  # seconds between two attempts
@@ -60,9 +61,8 @@ def open_file(path: Path) -> Any:
     import sqlalchemy
 
     place, copied = path, contextlib.ExitStack()
-    if not all(os.access(part, os.W_OK) for part in (path, path.parent)):  # SQLite writes next to the file it reads
-        path = _copy(path, copied.enter_context(temporary.private()))
     try:
+        path = copied.enter_context(_writable(path))
         _refuse_foreign(path, place)
         with errors_of_reading(str(place)):
             storage = optuna.storages.RDBStorage(_url(path), skip_table_creation=True)
@@ -78,6 +78,31 @@ def open_file(path: Path) -> Any:
         connection.execute("PRAGMA synchronous=NORMAL")
 
     return storage
+
+
+def read_file(path: Path, name: str) -> sqlite_reader.RecordedStudy | None:
+    """Read the study of this name from its SQLite file without Optuna; None if that needs Optuna.
+
+    A file that is not the database of a study raises `InputError`, as in `open_file`.
+    """
+    with _writable(path) as readable:
+        _refuse_foreign(readable, path)
+        with (
+            contextlib.suppress(sqlite_reader.UnfamiliarError),
+            contextlib.closing(sqlite3.connect(readable, timeout=30)) as connection,
+        ):
+            return sqlite_reader.read(connection, name)
+    return None
+
+
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[Path]:
+    """The database, or a copy if its disk cannot be written: SQLite writes next to the file that it reads."""
+    if all(os.access(part, os.W_OK) for part in (path, path.parent)):
+        yield path
+        return
+    with temporary.private() as folder:
+        yield _copy(path, folder)
 
 
 def _url(path: Path) -> str:
@@ -161,18 +186,18 @@ def _expected_size(path: Path) -> int:
 @contextlib.contextmanager
 def errors_of_reading(place: str) -> Iterator[None]:
     """Turn any error of Optuna about a damaged database into one message; the body only reads the database."""
-    import sqlalchemy.exc
-    from optuna.exceptions import StorageInternalError
-
     try:
         yield
-    except (NasspaceError, sqlalchemy.exc.OperationalError, StorageInternalError):
+    except NasspaceError:
         raise
-    except KeyError as error:
-        if "ecord" in str(error):  # Optuna's "Record does not exist."
-            raise
-        raise _unreadable(place, error) from error
     except Exception as error:
+        import sqlalchemy.exc
+        from optuna.exceptions import StorageInternalError
+
+        if isinstance(error, sqlalchemy.exc.OperationalError | StorageInternalError):
+            raise
+        if isinstance(error, KeyError) and "ecord" in str(error):  # Optuna's "Record does not exist."
+            raise
         raise _unreadable(place, error) from error
 
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from nasspace.architecture import Architecture
     from nasspace.data.loading import DataSet
+    from nasspace.studies.sqlite_reader import RecordedStudy
 
 SEARCHED = "searched"  # study attribute: the search has ended; the last rung and the exports remain
 FINISHED = "finished"  # study attribute: the search and its exports are complete
@@ -59,9 +60,12 @@ JOIN_TIMEOUT = 10.0  # seconds to wait for the settings of a study that another 
 
 
 class Study:
-    """One search and its results in `folder`: the settings in `study.yaml`, the trials in the database."""
+    """One search and its results in `folder`: the settings in `study.yaml`, the trials in the database.
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], record: optuna.Study):
+    The methods that record something need the record of Optuna, which `create` and `load` open.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], record: optuna.Study | RecordedStudy):
         self.folder = folder
         self.settings = settings
         self.record = record
@@ -574,6 +578,24 @@ def _create_or_join(folder: Path, settings: dict[str, Any], sampler: Any) -> Stu
 
 def load(name: str | Path, sampler: Any = None) -> Study:
     """Load the study of a name or folder; a missing, damaged or foreign one raises `InputError`."""
+    return _load(*_settings_of(name), sampler)
+
+
+def read(name: str | Path) -> Study:
+    """Load a study for its results: nothing can be recorded with it. Errors are those of `load`.
+
+    A SQLite file in the study's folder is read without Optuna, whose import takes longer.
+    """
+    folder, settings = _settings_of(name)
+    if settings["storage"] is None and (found := storage.read_file(folder / "study.db", settings["name"])):
+        study = Study(folder, settings, found)
+        _check(study)
+        return study
+    return _load(folder, settings)
+
+
+def _settings_of(name: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of a study and the content of its study.yaml; its database is there if it is a file."""
     folder = folder_of(name)
     path = folder / "study.yaml"
     if not path.is_file():
@@ -583,6 +605,10 @@ def load(name: str | Path, sampler: Any = None) -> Study:
         if any((folder / part).exists() for part in ("trials.csv", "weights", "exports")):
             raise InputError(f"{folder / 'study.db'} is missing: the study's trials are gone; {storage.REMEDY}")
         _create_database(folder, settings)  # an older version was killed between study.yaml and study.db
+    return folder, settings
+
+
+def _load(folder: Path, settings: dict[str, Any], sampler: Any = None) -> Study:
     with errors_of_storage(folder):
         study = _connect(folder, settings, sampler)
         _check(study)

@@ -201,6 +201,39 @@ def test_tampered_databases_open_or_are_one_message(study, tmp_path, capsys):
     assert refused > 60
 
 
+def outcome(function, folder):
+    """What opening a study gives: its results, or the message."""
+    try:
+        study = function(folder)
+    except InputError as error:
+        return str(error)
+    trials = [
+        (each.number, each.state.name, repr([each.values, each.params, each.user_attrs])) for each in study.frozen()
+    ]
+    return [repr(study.snapshot().document()), trials]
+
+
+def replace_database(path, content):
+    for part in path.parent.glob("study.db*"):
+        part.unlink()
+    path.write_bytes(content)
+
+
+@pytest.mark.slow
+def test_both_readers_of_a_tampered_database_agree(study):
+    path, rng = study / "study.db", random.Random(17)
+    database, refused = path.read_bytes(), 0
+    for case in range(150):
+        replace_database(path, database)
+        description = tamper(path, rng)
+        damaged = path.read_bytes()
+        found = outcome(records.read, study)
+        replace_database(path, damaged)
+        assert found == outcome(records.load, study), (case, description)
+        refused += isinstance(found, str)
+    assert 50 < refused < 150
+
+
 def content_of(path):
     """The content of a database, whose header may change when it is opened, or the bytes of another file."""
     if not path.read_bytes().startswith(b"SQLite"):
