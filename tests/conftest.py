@@ -36,7 +36,11 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     tempfile.tempdir = None  # makes tempfile read TMPDIR again
 
 
-SLOWEST = ("test_clusters", "test_delivery", "test_ray_hygiene", "test_full_training", "test_postgresql", "test_loop")
+SLOWEST = (
+    *("test_clusters", "test_ray_hygiene", "test_delivery", "test_postgresql", "test_full_training", "test_loop"),
+    *("test_damage", "test_mutations", "test_export", "test_blocks", "test_benchmark", "test_cli", "test_process"),
+    *("test_convert", "test_listing", "test_explanation", "test_predict"),
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -109,7 +109,7 @@ class LatencyCache:
         """Open a connection for one statement; none is shared between threads or with a forked process."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(self.path, timeout=_WAIT_SECONDS)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
+            _use_log(connection)
             connection.execute("PRAGMA synchronous=NORMAL")
             with connection:
                 for statement in _TABLES:
@@ -143,6 +143,19 @@ class LatencyCache:
             return False
         except sqlite3.DatabaseError:
             return True
+
+
+def _use_log(connection: sqlite3.Connection) -> None:
+    """Switch to a write-ahead log; SQLite does not wait for other processes that switch a new file at the same time."""
+    end = time.monotonic() + _WAIT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -9,11 +10,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from nasspace.latency import cache
 from nasspace.latency.cache import LatencyCache
 from nasspace.latency.conditions import KEYS, Conditions, machine
 
@@ -112,6 +116,21 @@ def test_concurrent_processes_rename_a_damaged_file_once(tmp_path, monkeypatch):
         thread.join()
     assert [LatencyCache(path).get(key) for key in keys] == [DOCUMENT] * 4
     assert (tmp_path / "latency.db.broken").read_bytes().startswith(b"this is not")
+
+
+def test_a_new_file_that_others_use_is_switched_to_a_log_once_they_let_it(tmp_path, monkeypatch):
+    path = tmp_path / "latency.db"
+    with (
+        contextlib.closing(sqlite3.connect(path)) as other,
+        contextlib.closing(sqlite3.connect(path, timeout=0)) as own,
+    ):
+        other.executescript("CREATE TABLE t (x); BEGIN; SELECT * FROM t")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            own.execute("PRAGMA journal_mode=WAL")
+        clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: other.rollback())
+        monkeypatch.setattr(cache, "time", clock)
+        cache._use_log(own)
+        assert own.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_an_intact_file_is_not_renamed(tmp_path, caplog):
