@@ -30,7 +30,7 @@ from nasspace.training.trainer import Fidelity, TrainingSettings, train
 
 SIDE = 24
 COLORS = {"blue {x}": (40, 60, 200), 'green "y"\\': (50, 190, 60), "red": (200, 60, 40)}
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_model_py")]
 
 
 def architecture(side: int = SIDE) -> Architecture:
