@@ -23,6 +23,8 @@ from nasspace.exporting.weights import as_safetensors, as_torch, read_safetensor
 from nasspace.network import build
 from nasspace.space.space import Space
 
+pytestmark = pytest.mark.usefixtures("forked_model_py")  # tests/exporting/test_code_runner.py tests that process
+
 CARD = {
     "title": "A <b>network</b> | of `mine`",
     "study": "demo",
