@@ -39,8 +39,16 @@ PACKAGES = (
     ("cli", "the command line"),
 )
 ROWS = {name: row for row, (names, _) in enumerate(PACKAGES) for name in names.split()}
+IMPORTED_LATE = {"optuna_adapter", "samplers.evolution", "samplers.optuna_gain"}  # modules, as a library is
 HEAVY_LIBRARIES = {
-    "optuna": {"optuna_adapter", "studies.storage", "studies.study", "samplers.optuna_samplers"},
+    "optuna": {
+        "optuna_adapter",
+        "studies.storage",
+        "studies.study",
+        "samplers.optuna_samplers",
+        "samplers.evolution",
+        "samplers.optuna_gain",
+    },
     "ray": {
         f"engine.ray.{name}"
         for name in ["cluster", "mailbox", "payload", "actors", "runner", "climbing", "remeasure", "watch"]
@@ -157,9 +165,10 @@ def test_a_heavy_library_is_imported_late_and_only_where_listed(library, trees):
     for name, tree in trees.items():
         used = {found.split(".")[0] for found in imports(without_type_imports(tree))}
         assert library not in used or name in HEAVY_LIBRARIES[library], f"{name} imports {library}"
-        if name != "optuna_adapter":  # the adapter itself is imported late
+        if name not in IMPORTED_LATE:
             assert library not in {found.split(".")[0] for found in imports(at_import(tree))}, f"{name}: import it late"
-            assert "nasspace.optuna_adapter" not in set(imports(at_import(tree))), f"{name}: import it late"
+            early = set(imports(at_import(tree)))
+            assert not early & {f"nasspace.{late}" for late in IMPORTED_LATE}, f"{name}: import it late"
 
 
 def test_only_the_adapter_uses_what_optuna_does_not_document(trees):

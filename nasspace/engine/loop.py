@@ -95,7 +95,7 @@ def search(
             `{"accuracy": 0.93, "latency": 3.1}` (a fraction and milliseconds), instead of counting, measuring and
             training. Such a search has no last rung and no exports.
         known: Functions of cheap objectives, by name, which the sampler may call for any candidate.
-        sampler: Name of a sampler, such as `gain`, `tpe`, `nsga2`, `gp` or `random`.
+        sampler: Name of a sampler, such as `gain`, `tpe`, `nsga2`, `evolution`, `gp` or `random`.
         study: Name below `./reports`, or folder; SPACE-N by default.
         storage: URL of the Optuna storage; by default a SQLite file in the folder.
         data_dir: Folder of the files of a named data set.

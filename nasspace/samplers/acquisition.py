@@ -1,7 +1,9 @@
 """The acquisition function of `gain`: expected hypervolume improvement times the probability of feasibility.
 
-A Gaussian process models the accuracy. FLOPs, parameters and memory access are known for every candidate. Latency is
-predicted from the observed trials; a limit on it enters as the probability that it is met.
+A Gaussian process models the normal scores of the accuracies: only their order counts, so that failed trainings do not
+distort the model of the good ones, and small differences near the top weigh as much as large ones below. FLOPs,
+parameters and memory access are known for every candidate. Latency is predicted from the observed trials; a limit on
+it enters as the probability that it is met.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 
 INITIAL_QUANTILES = (0.5, 0.1, 0.9)  # of cost, in turn: the initial design, before accuracy is modeled
 MIN_PROBABILITY = 0.05  # of feasibility; a less likely candidate is proposed only if no other exceeds it
-MIN_SPREAD = 0.02  # prior: smallest spread of accuracies, on the scale of `variance_stabilized`
-SCALES = (np.exp, np.asarray)  # from logarithms to linear and logarithmic cost: the front should be dense on both
+BEYOND = 1.5  # the reference point in multiples of a limit: with 1, a candidate at the limit would gain nothing
+UNINTERESTING = 0.25  # the reference point's accuracy: this share of random networks is expected to be below it
 
 
 class Acquisition:
@@ -55,7 +57,7 @@ class Acquisition:
         self.accuracies, self.least_accuracy = np.ones(len(self.complete)), 0.0
         self.process: GaussianProcess | None = None
         if "accuracy" in objectives:
-            self.accuracies = variance_stabilized([trial.values["accuracy"] for trial in self.complete])
+            self.accuracies = normal_scores([trial.values["accuracy"] for trial in self.complete])
         if self.is_modeled and "accuracy" in objectives:
             self._fit()
         self.front, self.front_rows = self._front()
@@ -84,17 +86,15 @@ class Acquisition:
 
     def _fit(self) -> None:
         """Fit the Gaussian process to complete trials, and to pending ones at their expected accuracy."""
-        median = np.median(self.accuracies)
-        spread = max(np.median(np.abs(self.accuracies - median)), 0.01)
-        values = np.maximum(self.accuracies, median - 5 * spread)  # limit the influence of failed trainings
-        self.least_accuracy = values.min()
         groups = self.features.groups([trial.architecture for trial in self.complete])
-        self.process = GaussianProcess(groups, values, spread=MIN_SPREAD)
+        self.process = GaussianProcess(groups, self.accuracies)
+        expected, _ = self.process.predict(self.features.groups(self.features.sample))
+        self.least_accuracy = float(np.quantile(expected, UNINTERESTING))
         if self.pending:
             pending = self.features.groups(self.pending)
             expected, _ = self.process.predict(pending)
             both = [np.concatenate(pair) for pair in zip(groups, pending, strict=True)]
-            self.process = GaussianProcess(both, np.append(values, expected), spread=MIN_SPREAD)
+            self.process = GaussianProcess(both, np.append(self.accuracies, expected))
 
     def _front(self) -> tuple[list[Architecture], np.ndarray]:
         """The front of the complete trials within the limits, and its rows (accuracy, logarithms of costs)."""
@@ -140,32 +140,28 @@ class Acquisition:
         return 1 / (1 + np.abs(logs - target))
 
     def _improvement(self, groups: Sequence[np.ndarray], costs: Sequence[np.ndarray]) -> np.ndarray:
-        """The sum of the expected hypervolume improvements on linear and on logarithmic scales of cost."""
+        """The expected hypervolume improvement; costs are on a linear scale."""
         if self.process is None:
             mean, deviation = np.ones(len(groups[0])), np.full(len(groups[0]), TINY)
         else:
             mean, deviation = self.process.predict(groups)
-        total = np.zeros(len(mean))
-        low, high = self._cost_range
-        for scale in SCALES:
-            length = np.maximum(scale(high) - scale(low), TINY)
-            scaled = scale(np.array(costs).reshape(len(costs), len(mean)).T) / length
-            front = np.column_stack([self.front_rows[:, 0], scale(self.front_rows[:, 1:]) / length])
-            reference = [self.least_accuracy, *(scale(high) / length)]
-            total += expected_improvement(mean, deviation, scaled, front, reference)
-        return total
+        low, high = np.exp(self._cost_range)
+        length = np.maximum(high - low, TINY)
+        scaled = np.exp(np.array(costs).reshape(len(costs), len(mean)).T) / length
+        front = np.column_stack([self.front_rows[:, 0], np.exp(self.front_rows[:, 1:]) / length])
+        return expected_improvement(mean, deviation, scaled, front, [self.least_accuracy, *(high / length)])
 
     @cached_property
-    def _cost_range(self) -> tuple[np.ndarray, np.ndarray]:
-        """The smallest logarithm of each cost, and the reference point: the limit, else the largest logarithm."""
+    def _cost_range(self) -> np.ndarray:
+        """Logarithms of each cost: the smallest, and the reference point (beyond the limit, else the largest)."""
         sample = self.features.sample
         groups = self.features.groups(sample)
         low, high = [], []
         for i, name in enumerate(self.costs, start=1):
             logs = np.append(self._figure(name, sample, groups)[0], self.front_rows[:, i])
             low.append(logs.min())
-            high.append(log(self.limits[name]) if name in self.limits else logs.max())
-        return np.array(low), np.array(high)
+            high.append(log(BEYOND * self.limits[name]) if name in self.limits else logs.max())
+        return np.array([low, high])
 
 
 def limits_of_medians(limits: Mapping[str, float], observations: Sequence[Observation]) -> dict[str, float]:
@@ -175,6 +171,13 @@ def limits_of_medians(limits: Mapping[str, float], observations: Sequence[Observ
     return {name: limit / margin if name == "latency" else limit for name, limit in limits.items()}
 
 
-def variance_stabilized(accuracies: Sequence[float]) -> np.ndarray:
-    """Arcsine of the square root, which makes sampling noise independent of the accuracy."""
-    return np.arcsin(np.sqrt(np.clip(accuracies, 0, 1)))
+def normal_scores(values: Sequence[float]) -> np.ndarray:
+    """The normal quantiles of the values' ranks, (rank - 1/2) / count; equal values share their mean rank.
+
+    >>> normal_scores([0.1, 0.9, 0.5]).round(2).tolist()
+    [-0.97, 0.97, 0.0]
+    """
+    from scipy.special import ndtri
+    from scipy.stats import rankdata
+
+    return ndtri((rankdata(values) - 0.5) / max(len(values), 1))

@@ -5,7 +5,8 @@ uninterrupted one. Here each call gets a fresh sampler, seeded by the study's se
 parameter's name: a draw depends on these and on the finished trials in the storage only.
 
 A rejected candidate (over a limit, never trained) is recorded as PRUNED with its constraints. `tpe` learns from those;
-`nsga2` and `gp` use completed trials only, so with a tight limit they are slow to find feasible candidates.
+`nsga2`, `evolution`, and `gp` use completed trials only, so with a tight limit they are slow to find feasible
+candidates.
 """
 
 from __future__ import annotations
@@ -58,6 +59,13 @@ def _nsga2(seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.NSGAIISampler(seed=seed, population_size=POPULATION)
 
 
+def _evolution(seed: int) -> optuna.samplers.BaseSampler:
+    """Regularized evolution."""
+    from nasspace.samplers.evolution import EvolutionSampler
+
+    return EvolutionSampler(seed)
+
+
 def _gp(seed: int) -> optuna.samplers.BaseSampler:
     """Optuna's Gaussian process."""
     import optuna
@@ -69,6 +77,7 @@ SAMPLERS: dict[str, Callable[[int], Any]] = {
     "gain": _random,
     "tpe": _tpe,
     "nsga2": _nsga2,
+    "evolution": _evolution,
     "gp": _gp,
     "random": _random,
 }

@@ -63,7 +63,7 @@ def digests(study):
     return [trial.user_attrs["digest"] for trial in study.frozen("COMPLETE", "PRUNED")]
 
 
-@pytest.mark.parametrize("sampler", ["gain", "tpe", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["gain", "tpe", "nsga2", "evolution", "random"])
 def test_a_search_evaluates_each_network_once_and_returns_the_front(space, sampler):
     study = found(space, sampler=sampler)
     assert study.evaluated == 8

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from nasspace.samplers import gain_sampler, pareto
+from nasspace.samplers.acquisition import normal_scores
 from nasspace.samplers.gain_sampler import GainSampler
 from nasspace.samplers.observation import Observation
 
@@ -207,6 +208,30 @@ def test_without_feasible_networks_it_approaches_the_smallest(seed: int) -> None
 def volume(seen: Sequence[Observation], reference: Sequence[float]) -> float:
     points = [[-trial.values["accuracy"], np.log(trial.values["flops"])] for trial in seen]
     return pareto.hypervolume(points, reference)
+
+
+def test_only_the_order_of_accuracies_counts() -> None:
+    space = Table(3)
+    seen = searched(space, 9)
+    bent = [Observation(t.architecture, {**t.values, "accuracy": t.values["accuracy"] ** 9}) for t in seen]
+    proposals = [
+        GainSampler(space, ["accuracy", "flops"], {}, {"flops": flops}, 0).propose(trials, 9) for trials in (seen, bent)
+    ]
+    assert proposals[0].digest == proposals[1].digest
+
+
+def test_normal_scores_share_ranks_of_equal_values() -> None:
+    assert normal_scores([0.5, 0.01, 0.01, 0.9]) == pytest.approx([0.319, -0.674, -0.674, 1.15], abs=1e-3)
+    assert normal_scores([]).shape == (0,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_search_with_a_limit_looks_up_to_the_limit(seed: int) -> None:
+    space, rng = Table(5), random.Random(0)
+    most = float(np.quantile([flops(space.sample(rng)) for _ in range(500)], 0.5))
+    seen = searched(space, 20, {"flops": most}, seed)
+    assert sum(trial.values["flops"] > 0.7 * most for trial in seen[5:]) >= 3
 
 
 @pytest.mark.slow
