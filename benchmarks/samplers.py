@@ -11,7 +11,7 @@ known costs.
 Share: of the true front's hypervolume, with the reference point at 60 % accuracy and the 90th percentile of the cost. A
 proposal of a cell that was evaluated before is recorded as failed and does not count as an evaluation, which favors
 samplers that repeat themselves; after twenty in a row, a random cell is enqueued. Intervals are 95 % by bootstrap over
-the seeds, paired where two samplers are compared.
+the seeds, paired where two samplers are compared. Empty: not run. Seconds are those of one core of a busy machine.
 
 Runs are stored in reports/benchmarks/samplers.csv and not repeated; remove a sampler's lines to run it again. `pymoo`
 needs pymoo (tested: 0.6.2), and is left out unless it is installed.
@@ -269,7 +269,7 @@ class Runs:
         new = not self.path.exists()
         self.rows += rows
         with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
             if new:
                 writer.writeheader()
             writer.writerows(rows)
