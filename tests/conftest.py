@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # waiting threads make small networks ten times slower
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # as few compilations do not pay for a pool of processes
 
 # Tests start hundreds of processes that import torch or Ray. Where the environment forbids to write bytecode, each of
 # them would compile these for seconds; a folder of this run lets them share it.
