@@ -7,13 +7,15 @@ withdrawn.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Container, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nasspace import failures
 from nasspace.architecture import Architecture
 from nasspace.engine.evaluator import violated_limit
+from nasspace.samplers.accuracy_belief import quality
 from nasspace.samplers.gain_sampler import GainSampler
 from nasspace.samplers.observation import Observation
 from nasspace.space.space import Space
@@ -91,14 +93,20 @@ class Proposals:
         return None
 
     def observations(self) -> list[Observation]:
-        """The evaluated and running trials, as observations for the sampler; running ones have no values."""
-        return [self._observation(trial) for trial in self.study.frozen() if is_taken(trial)]
+        """The evaluated and running trials, as observations for the sampler; running ones have no values.
 
-    def _observation(self, trial: optuna.trial.FrozenTrial) -> Observation:
+        The accuracy of a trained network is combined with its log loss: together they rank networks better than either.
+        """
+        trials = [trial for trial in self.study.frozen() if is_taken(trial)]
+        combined = _combined_accuracies(trials, self.study.settings.get("data") or {})
+        return [self._observation(trial, combined.get(trial.number)) for trial in trials]
+
+    def _observation(self, trial: optuna.trial.FrozenTrial, accuracy: float | None) -> Observation:
         attributes = trial.user_attrs
         interval = attributes.get("latency_interval")
         margin = interval["high_ms"] / interval["median_ms"] if interval else 1.0
-        return Observation(self._architecture(trial), attributes.get("values", {}), attributes.get("layers_ms"), margin)
+        values = {**attributes.get("values", {}), **({} if accuracy is None else {"accuracy": accuracy})}
+        return Observation(self._architecture(trial), values, attributes.get("layers_ms"), margin)
 
     def _architecture(self, trial: optuna.trial.FrozenTrial) -> Architecture:
         if trial.number not in self._architectures:
@@ -162,3 +170,17 @@ def is_taken(trial: optuna.trial.FrozenTrial) -> bool:
     if trial.state.name == "FAIL":
         return trial.user_attrs.get("reason", "").startswith("failed")
     return "digest" in trial.user_attrs
+
+
+def _combined_accuracies(trials: list[optuna.trial.FrozenTrial], data: Mapping[str, Any]) -> dict[int, float]:
+    """The accuracies of trained networks, each combined with its log loss, by trial number."""
+    log_losses = {
+        trial.number: trial.user_attrs["training"]["log_loss"]
+        for trial in trials
+        if "accuracy" in trial.user_attrs.get("values", {}) and trial.user_attrs.get("training", {}).get("log_loss")
+    }
+    if not log_losses or "validation" not in data:
+        return {}
+    accuracies = [trial.user_attrs["values"]["accuracy"] for trial in trials if trial.number in log_losses]
+    odds = quality(accuracies, list(log_losses.values()), data["validation"])
+    return {number: 1 / (1 + math.exp(-one)) for number, one in zip(log_losses, odds, strict=True)}

@@ -97,3 +97,18 @@ def test_latencies_of_two_machines_are_not_mixed(manager):
         manager.tell(candidate, measured(candidate, "other"))
     assert manager.study.evaluated == 2
     assert manager.study.latency_machine() == {"processor": "one", "cores": 2}
+
+
+def test_the_sampler_sees_accuracy_and_log_loss_together_and_the_record_the_accuracy(manager):
+    """Equal accuracies are told apart by their log losses; Optuna has the accuracy as an intermediate value, too."""
+    log_losses = [1.0, 0.8, 1.2, 0.9]
+    candidates = [manager.ask() for _ in log_losses]
+    for candidate, log_loss in zip(candidates, log_losses, strict=True):
+        values = {"accuracy": 0.5, "latency": 1.0, "flops": cost(candidate.architecture).flops}
+        manager.tell(candidate, Outcome(values, details={"training": {"losses": [2.0, 1.0], "log_loss": log_loss}}))
+    manager.study.settings = {**manager.study.settings, "data": {"validation": 400}}
+    seen = [trial.values["accuracy"] for trial in manager._proposals.observations()]
+    assert sorted(range(4), key=lambda i: -seen[i]) == [1, 3, 0, 2]
+    for trial in manager.study.frozen("COMPLETE"):
+        assert trial.user_attrs["values"]["accuracy"] == 0.5
+        assert trial.intermediate_values == {2: 0.5}
