@@ -24,11 +24,14 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # as few compilatio
 
 # Tests start hundreds of processes that import torch or Ray. Where the environment forbids to write bytecode, each of
 # them would compile these for seconds; a folder of this run lets them share it.
-if sys.dont_write_bytecode:
-    sys.dont_write_bytecode, sys.pycache_prefix = False, tempfile.mkdtemp(prefix="nasspace-bytecode-")
-    atexit.register(shutil.rmtree, sys.pycache_prefix, ignore_errors=True)
-    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix  # also of the workers of pytest-xdist
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+if "PYTEST_XDIST_WORKER" not in os.environ:  # its workers inherit the variables
+    compiled = tempfile.mkdtemp(prefix="nasspace-compiled-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled)  # the headers that all compiled networks include
+    if sys.dont_write_bytecode:
+        sys.dont_write_bytecode, sys.pycache_prefix = False, compiled
+        os.environ["PYTHONPYCACHEPREFIX"] = compiled
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # With `pytest -n`, searches of two processes would wait for each other's lock files.
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
@@ -137,7 +140,8 @@ class Forked:
 
     def send_signal(self, which: signal.Signals) -> None:
         if self.poll() is None:
-            os.kill(self.pid, which)
+            with contextlib.suppress(ProcessLookupError):  # it ends at this moment
+                os.kill(self.pid, which)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
@@ -171,8 +175,7 @@ def forked(tmp_path_factory) -> Iterator[Callable[..., Forked]]:
 
     yield start
     for process in made:  # of a test that failed
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        process.kill()
         process.wait()
 
 

@@ -38,7 +38,7 @@ def counts_in_time(seconds: float, rung_seconds: Sequence[float], networks: int)
     the longest first.
 
     >>> counts_in_time(300, [10, 20, 40], 90), counts_in_time(60, [10, 20, 40], 90), counts_in_time(5, [10], 90)
-    ([10, 5, 2], [3], [])
+    ([10, 5, 2], [6], [])
     """
     for rungs in range(len(rung_seconds), 0, -1):
         share = seconds / rungs

@@ -150,18 +150,10 @@ def test_json_documents(capsys):
 
 @pytest.mark.slow
 def test_a_search_on_real_digits_from_the_command_line(capsys):
-    arguments = [
-        "--space",
-        "shuffle",
-        "--latency-target",
-        "50ms",
-        "--resolution",
-        "16",
-        "--trials",
-        "2",
-        "--study",
-        "d",
-    ]
+    stage = "{depth: [1, 2], out: [8, 16], stride: 2, block: [inverted_residual, shuffle_v2]}"
+    Path("few.yaml").write_text(f"name: few\ninput: [3, 32, 32]\nstages: [{stage}]\n")
+    arguments = ["--space", "few.yaml", "--latency-target", "50ms", "--resolution", "16", "--trials", "2"]
+    arguments += ["--study", "d"]
     recipe = "trials: 2\nfidelity: {resolution: 16, epochs: 1, share: 0.2}\n"
     Path("tiny.yaml").write_text(recipe)
     status, out, err = nas(capsys, "search", *arguments, "--recipe", "tiny.yaml", "--json")

@@ -32,7 +32,7 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(SPACE)
     Path("long.yaml").write_text(RECIPE.format(5000))
-    Path("tiny.yaml").write_text(RECIPE.format(1))
+    Path("tiny.yaml").write_text(RECIPE.format(1).replace("trials: 2", "trials: 1"))
 
 
 def searching(recipe):
@@ -90,7 +90,7 @@ def test_a_search_outlives_its_streams(streams):
     assert "Traceback" not in done.stdout + done.stderr
     study = records.load("s")
     assert study.is_finished
-    assert study.evaluated == 2
+    assert study.evaluated == 1
     assert (study.folder / "report.html").is_file()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -175,7 +174,7 @@ def test_a_search_killed_at_any_moment_ends_with_the_same_study(space, sampler, 
         while not (Path("reports/killed/study.db")).is_file() and process.poll() is None:
             time.sleep(0.05)
         time.sleep(rng.uniform(0.05, 1.0))
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
         kills += 1
     assert forked(code, "killed", sampler).wait() == 0

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import time
 from pathlib import Path
 
@@ -103,7 +101,7 @@ def test_killed_between_and_within_rungs_it_ends_in_the_same_front(tmp_path, mon
             if trainings > kill:
                 time.sleep(rng.uniform(0.0, 0.4))
                 break
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.communicate()
     process = forked(script, "killed")
     rest = process.communicate()[0]
