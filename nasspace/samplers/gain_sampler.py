@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 LISTED = 2_000  # in spaces up to this size every architecture is a candidate of every proposal
 SEARCHED = 20_000  # spaces up to this size are searched exhaustively
 TRIES = 5_000  # random architectures of a larger space before giving up
-SAMPLE, FRESH, MUTANTS = 256, 64, 128  # candidates: random for the whole study, random, mutants of the front
-CLIMBS, PARENTS, CHILDREN = 10, 5, 10  # hill climbing: rounds, parents in a round, mutants of each parent
+SAMPLE, FRESH, MUTANTS = 256, 32, 64  # candidates: random for the whole study, random, mutants of the front
+CLIMBS, PARENTS, CHILDREN = 10, 4, 5  # hill climbing: rounds, parents in a round, mutants of each parent
 INITIAL = 64  # random candidates for each proposal of the initial design
 FEW, STEPS = 32, 40  # with fewer candidates inside the known limits, this many rounds of mutants towards them
 MORE = 0.3  # probability that a mutant differs in one more choice
