@@ -39,13 +39,6 @@ Report = Callable[..., None]
 MAX_PREDICTED = 40  # latest measured networks on which the latency predictor is tested
 EXPORTED_FILES = {"onnxruntime": "model.onnx", "onnxruntime-int8": INT8}  # file of an export by runtime
 PYTORCH_FILE = "weights.pt"  # for all other runtimes
-EPOCHS_IN_TIME = (
-    3,
-    6,
-    12,
-)  # of the rungs under a time budget, at the deployment resolution; about 25 with the search's
-EXPORTED_MEMBERS = 6  # members whose export, check and re-measurement the rungs leave time for
-DEPLOYMENT = 10**6  # pixels: above any deployment resolution
 
 
 def deliver(study: Study, on_event: Report | None = None) -> Study:
@@ -288,6 +281,7 @@ def _is_temporary(path: Path) -> bool:
 def _drop_leftovers(study: Study) -> None:
     """Remove temporary files and folders of a killed delivery."""
     folders = [study.folder / "exports", study.folder / "checkpoints", study.deployed_weights.folder]
+    folders += study.folder.glob("weights/rung-*")
     if not study.is_shared:  # other processes may write to a shared study
         folders += [study.folder, study.search_weights.folder]
     for folder in folders:

@@ -88,7 +88,7 @@ class AccuracyBelief:
         self.prior = prior = prior or Prior()
         self.looks = list(looks)
         self._images = images
-        doublings = np.log2(np.asarray(sizes, float))
+        doublings = np.log2(np.maximum(np.asarray(sizes, float), 1.0))  # a network of pooling layers has 0 FLOPs
         self._sizes = doublings - doublings.mean()
         self._terms = _Terms(self.looks, self._sizes, full_epochs, prior)
         self.spread = self._fitted_spread()

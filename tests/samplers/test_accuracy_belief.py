@@ -141,3 +141,8 @@ def test_a_prior_learned_from_two_lengths_knows_the_gain():
     short = [look for look in looks if look.budget == SHORT]
     widths = [np.subtract(*AccuracyBelief(sizes, short, 25, 4000, one).interval()[::-1]) for one in (PRIOR, learned)]
     assert widths[1].mean() < widths[0].mean()
+
+
+def test_a_network_without_flops_has_an_interval():
+    low, high = AccuracyBelief([0, 1e6], [Look(i, SHORT, SHORT, 0.6, 400) for i in range(2)], 25, 400).interval()
+    assert (np.isfinite(low) & np.isfinite(high) & (low < high)).all()
