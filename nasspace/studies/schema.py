@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,12 +27,16 @@ DEPLOYED = (
     "deployed:"  # study attribute, followed by a trial's number: the accuracy of its exported file, or why it failed
 )
 REMEASURED = "latency_again"  # study attribute: latencies of the front, measured again from the exported files
+COUNTED = ("flops", "params", "memory_access")  # values that the package counts itself
 PREDICTOR = "latency_predictor"  # study attribute: how well latencies are predicted from the other measured networks
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+LogOdds = Annotated[float, Field(ge=-20, le=20)]
+Deviation = Annotated[float, Field(ge=1e-6, le=20)]  # a standard deviation in log odds
+Step = Annotated[float, Field(ge=1e-9, le=1e9)]  # the resolution, epochs, or share of a training
 
 
 class _Part(BaseModel):
@@ -78,21 +83,24 @@ class DataPart(_Part):
 
 
 class BeliefPart(_Part):
-    """What was expected of accuracies before the search: `samplers.accuracy_belief.Prior`, in log odds."""
+    """What was expected of accuracies before the search: `samplers.accuracy_belief.Prior`, in log odds.
 
-    level: Number
-    level_sd: Amount
-    slope: Number
-    slope_sd: Amount
-    spread: Amount
-    spread_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)]
-    gain: Number
-    gain_sd: Amount
-    gap_sd: Amount
-    drift_sd: Amount
-    seed_sd: Amount
+    The bounds are far outside of what trainings show; beyond them the arithmetic of the belief fails.
+    """
+
+    level: LogOdds
+    level_sd: Deviation
+    slope: LogOdds
+    slope_sd: Deviation
+    spread: Deviation
+    spread_factor: Annotated[float, Field(ge=1.01, le=100)]
+    gain: LogOdds
+    gain_sd: Deviation
+    gap_sd: Deviation
+    drift_sd: Deviation
+    seed_sd: Deviation
     shared: Fraction
-    resolution_power: Number
+    resolution_power: Annotated[float, Field(ge=0, le=10)]
 
 
 class StudyPart(_Part):
@@ -214,7 +222,7 @@ class RungPart(_Part):
     seconds: Number
     accuracy: Fraction
     log_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    steps: list[Annotated[list[Amount], Field(min_length=3, max_length=3)]] = []
+    steps: list[Annotated[list[Step], Field(min_length=3, max_length=3)]] = []
 
 
 class LastRung(RungPart):
@@ -277,6 +285,9 @@ def check_trials(trials: Iterable[optuna.trial.FrozenTrial], objectives: Iterabl
         accuracy = known.get("accuracy", 0.0)
         if not 0 <= accuracy <= 1:
             raise _damaged(place, f"trial {i}: the accuracy {short(accuracy)} is not a fraction")
+        for name in COUNTED:
+            if known.get(name, 0.0) < 0:
+                raise _damaged(place, f"trial {i}: {short(known[name])} is not a number of {name}")
 
 
 def check_attributes(attributes: Mapping[str, Any], trials: int, place: str) -> None:
@@ -286,13 +297,21 @@ def check_attributes(attributes: Mapping[str, Any], trials: int, place: str) -> 
         if kind is None:
             continue
         try:
-            if key.startswith((LAST_RUNG, DEPLOYED, RUNG)) and int(key.rpartition(":")[2]) >= trials:
-                raise _damaged(place, f"{short(key)} belongs to no trial")
-            TypeAdapter(kind).validate_python(value)
+            checked = TypeAdapter(kind).validate_python(value)
         except ValidationError as error:
             raise _damaged(place, _message(error, key)) from None
-        except ValueError:
-            raise _damaged(place, f"{short(key)} belongs to no trial") from None
+        if key.startswith((LAST_RUNG, DEPLOYED, RUNG)) and not _is_of_trial(key, trials):
+            raise _damaged(place, f"{short(key)} belongs to no trial")
+        planned = checked if key == RUNGS else ()
+        for number in (number for rung in planned for number in rung.networks or ()):
+            if not 0 <= number < trials:
+                raise _damaged(place, f"{key}: trial {short(number)} does not exist")
+
+
+def _is_of_trial(key: str, trials: int) -> bool:
+    """Whether an attribute's key ends with the number of a trial, after a rung's index if it is of a rung."""
+    match = re.fullmatch(rf"(?:{RUNG}\d{{1,9}}:|{LAST_RUNG}|{DEPLOYED})(\d{{1,18}})", key, re.ASCII)
+    return match is not None and int(match[1]) < trials
 
 
 def _kind_of(key: str, value: Any) -> Any:

@@ -423,7 +423,7 @@ def errors_of_storage(folder: Path) -> Iterator[None]:
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, KeyError) as error:
         if isinstance(error, KeyError) and "ecord" not in str(error):  # Optuna's "Record does not exist."
             raise
-        raise InputError(
-            f"{folder}: the study's database cannot be used ({reason(error)}); free disk space or restore "
-            "access, then run `nas resume`"
-        ) from error
+        remedy, why = "free disk space or restore access, then run `nas resume`", reason(error)
+        if "malformed" in why or "not a database" in why:  # SQLite's words for a damaged file
+            remedy = REMEDY
+        raise InputError(f"{folder}: the study's database cannot be used ({why}); {remedy}") from error

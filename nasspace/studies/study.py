@@ -600,7 +600,12 @@ def _settings_of(name: str | Path) -> tuple[Path, dict[str, Any]]:
     path = folder / "study.yaml"
     if not path.is_file():
         raise InputError(f"there is no study '{name}' ({path} is missing){known_studies(folder.parent)}")
-    settings = checked_settings(files.load_yaml(path))
+    try:
+        settings = checked_settings(files.load_yaml(path))
+    except InputError as error:
+        if storage.REMEDY in str(error):
+            raise
+        raise InputError(f"{error}; {storage.REMEDY}") from None  # neither text nor YAML
     if settings["storage"] is None and not (folder / "study.db").is_file():
         if any((folder / part).exists() for part in ("trials.csv", "weights", "exports")):
             raise InputError(f"{folder / 'study.db'} is missing: the study's trials are gone; {storage.REMEDY}")

@@ -6,10 +6,12 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ import yaml
 
 from nasspace import cli
 from nasspace.errors import InputError
+from nasspace.samplers.accuracy_belief import Prior
 from nasspace.studies import study as records
 
 RECORDED = Path(__file__).parents[1] / "recorded" / "study"  # of the version before the schema
@@ -312,6 +315,85 @@ def test_an_edited_resolution_is_refused(study, capsys, resolution):
     for verb in ("front", "resume", "report"):
         assert is_one_message(capsys, verb, "real") == 2
     with pytest.raises(InputError, match=rf"task\.resolution is {resolution}, .* take images of 16x16; .*write 16"):
+        records.load("real")
+
+
+BELIEF = asdict(Prior())
+EXTREMES = [-1e300, -1e9, -20.0, 0.0, 1e-300, 1e-6, 20.0, 1e9, 1e300]
+
+
+def with_belief(study, **changes):
+    document = yaml.safe_load((RECORDED / "study.yaml").read_text())
+    (study / "study.yaml").write_text(yaml.safe_dump({**document, "belief": {**BELIEF, **changes}}))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_belief_with_extreme_numbers_gives_intervals_or_is_refused(study, capsys):
+    """Also with several extreme numbers at once."""
+    allowed = {}
+    for name, value in BELIEF.items():
+        allowed[name] = [value]
+        for extreme in EXTREMES:
+            with_belief(study, **{name: extreme})
+            if is_one_message(capsys, "front", "real") == 0:
+                allowed[name].append(extreme)
+        assert not {-1e300, -1e9, 1e9, 1e300}.intersection(allowed[name])
+    rng = random.Random(3)
+    for _ in range(40):
+        with_belief(study, **{name: rng.choice(values) for name, values in allowed.items()})
+        for member in records.load("real").document()["front"]:
+            assert 0 <= member["accuracy_low"] <= member["accuracy_expected"] <= member["accuracy_high"] <= 1
+
+
+def test_a_negative_count_is_refused(study):
+    with_belief(study)
+    of_values = "key = 'values' AND trial_id = 1"
+    with contextlib.closing(sqlite3.connect(study / "study.db")) as database:
+        (text,) = database.execute(f"SELECT value_json FROM trial_user_attributes WHERE {of_values}").fetchone()
+        negative = json.dumps({**json.loads(text), "flops": -1.0})
+        database.execute(f"UPDATE trial_user_attributes SET value_json = ? WHERE {of_values}", (negative,))
+        database.commit()
+    with pytest.raises(InputError, match=r"trial 0: -1.0 is not a number of flops; the database is damaged"):
+        records.load("real")
+
+
+RUNG_0 = {"resolution": 64, "epochs": 1, "seconds": 1.0, "accuracy": 0.5, "steps": [[32, 4, 1.0], [64, 1, 1.0]]}
+PLAN = {"resolution": None, "epochs": 1, "share": 1.0, "count": 1, "networks": [77]}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("rung:x:0", RUNG_0, "'rung:x:0' belongs to no trial"),
+        ("rung:0", RUNG_0, "'rung:0' belongs to no trial"),
+        ("rung:0:-1", RUNG_0, "'rung:0:-1' belongs to no trial"),
+        ("rung:0:99", RUNG_0, "'rung:0:99' belongs to no trial"),
+        ("rung:0:0", {**RUNG_0, "steps": [[32, 1e300, 1.0]]}, "rung:0:0: steps[0][1]: 1e+300 is not allowed"),
+        ("rungs", [PLAN], "rungs: trial 77 does not exist"),
+    ],
+)
+def test_a_damaged_rung_is_refused(study, key, value, message):
+    with contextlib.closing(sqlite3.connect(study / "study.db")) as database:
+        row = (key, json.dumps(value))
+        database.execute("INSERT INTO study_user_attributes (study_id, key, value_json) VALUES (1, ?, ?)", row)
+        database.commit()
+    with pytest.raises(InputError, match=re.escape(message)):
+        records.load("real")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\0", b"[1,2"])
+def test_settings_that_are_no_yaml_are_refused_with_the_remedy(study, content):
+    (study / "study.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=r"study\.yaml:1: .*; restore the file from a copy"):
+        records.load("real")
+
+
+def test_damaged_pages_of_a_database_are_not_blamed_on_the_disk(study, capsys):
+    with (study / "study.db").open("r+b") as file:
+        file.seek(8192)
+        file.write(b"\xff" * 40_000)
+    assert is_one_message(capsys, "front", "real") == 2
+    with pytest.raises(InputError, match=r"malformed.*; restore the file from a copy"):
         records.load("real")
 
 
