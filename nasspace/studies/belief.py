@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import optuna
 
 MIN_NETWORKS = 5  # networks for a rank correlation
+MAX_NETWORKS = 200  # of all, evenly spread, which a rank correlation is computed from
 DRAWS = 400
 
 
@@ -72,6 +73,9 @@ class StudyBelief:
         compared = [number for number in self._index if number in self._search_accuracy]
         if len(compared) < MIN_NETWORKS:
             return None
+        if len(compared) > MAX_NETWORKS:
+            chosen = np.linspace(0, len(compared) - 1, MAX_NETWORKS).round().astype(int)
+            compared = [compared[i] for i in chosen]
         found = np.array([self._search_accuracy[number] for number in compared])
         drawn = self.draws()[:, [self._index[number] for number in compared]]
         above = np.triu_indices(len(compared), 1)

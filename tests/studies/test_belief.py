@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from nasspace.samplers import pareto
-from nasspace.samplers.accuracy_belief import Prior
+from nasspace.samplers.accuracy_belief import AccuracyBelief, Look, Prior
 from nasspace.studies import study as records
+from nasspace.studies.belief import StudyBelief
 from nasspace.studies.front import Front
 from nasspace.studies.schema import LAST_RUNG, RUNG
 
@@ -130,3 +131,13 @@ def test_the_probability_that_no_slower_network_is_better(study):
     assert belief.probability_of_best([first], others) > 0.5 > belief.probability_of_best(others[-1:], [first])
     assert belief.probability_of_best([first], []) is None
     assert 0 <= (study.snapshot().largest_is_best or 0) <= 1
+
+
+def test_the_rank_correlation_of_many_networks_is_computed_from_some_of_them(monkeypatch):
+    accuracies = [0.3 + 0.002 * i for i in range(300)]
+    looks = [Look(i, "short", ((1.0, 1.0),), one, 300) for i, one in enumerate(accuracies)]
+    belief = AccuracyBelief([1e6] * 300, looks, 25, 300)
+    found = StudyBelief(belief, range(300), dict(enumerate(accuracies))).tau()
+    monkeypatch.setattr("nasspace.studies.belief.MAX_NETWORKS", 300)
+    exact = StudyBelief(belief, range(300), dict(enumerate(accuracies))).tau()
+    assert found["value"] == pytest.approx(exact["value"], abs=0.05)
