@@ -97,7 +97,7 @@ class _Delivery:
         finally:
             code_runner.discard()
         _drop_other_exports(study, numbers)
-        self._drop_rung_weights()
+        self._drop_rungs()
         self._update_cards(numbers)
         _test_predictor(study, self.report)
         return self.failed
@@ -109,11 +109,13 @@ class _Delivery:
             if member.id in numbers and member.id not in self.failed:
                 update_card(self._folder(member.id), believed_facts(front, member))
 
-    def _drop_rung_weights(self) -> None:
-        """Drop the weights of rungs before the last once no network is to be trained further."""
+    def _drop_rungs(self) -> None:
+        """Drop weights and checkpoints of rungs before the last once no network is to be trained further."""
         if not self.study.promoted():
-            for index in range(len(self.study.planned_rungs or ())):
-                self.study.rung_weights(index).drop(trial.number for trial in self.study.frozen("COMPLETE"))
+            for store in self.study.rung_stores:
+                store.drop(trial.number for trial in self.study.frozen("COMPLETE"))
+            for path in (self.study.folder / "checkpoints").glob("*.pt"):  # of a training that was killed at its end
+                path.unlink(missing_ok=True)
 
     def _reset_deleted(self) -> None:
         """Reset trials whose export and trained weights were both deleted, so that they are trained again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from nasspace import failures
 from nasspace.architecture import Architecture
 from nasspace.engine import machine_lock, rungs
 from nasspace.engine.evaluator import needs_latency
+from nasspace.samplers import halving
 from nasspace.studies.recipe import Recipe
 from nasspace.training.settings import Fidelity
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 NETWORKS = 3  # random networks that are timed
 BATCH = 32
-MEMBERS = (3, 6)  # trainings of the last rung: few and many (members of the front and their replacements)
+MEMBERS = (3, 6)  # networks on the last rung: few and many (members of the front and their replacements)
 MEASURED = 3.0  # seconds of a latency measurement with its profile
 LONGEST = 15.0  # limit of the timing in seconds
 EXPORTED = 8.0  # seconds to export, check, evaluate and remeasure a member
@@ -75,24 +77,35 @@ def estimate_duration(problem: Problem) -> Duration | None:
                 break
     if not timed:
         return None
-    trial, member = (sum(part) / len(timed) for part in zip(*timed, strict=True))
+    trial = sum(seconds for seconds, _ in timed) / len(timed)
     trial += MEASURED if needs_latency(recipe) else 0.0
     bounded = recipe.is_bounded
     search = trial * recipe.trials if bounded else trial
-    few, many = MEMBERS
-    delivery = few * (member + EXPORTED), many * (1.4 * member + EXPORTED)
+    counts = halving.counts(recipe.trials if bounded else 1, len(recipe.rungs))
+    (few, few_seconds), (many, many_seconds) = ((n, _climbing_seconds(timed, counts, n)) for n in MEMBERS)
+    delivery = few_seconds + few * EXPORTED, 1.4 * many_seconds + many * EXPORTED
     return Duration((0.7 * search, 1.4 * search), delivery, bounded)
 
 
-def _time_network(network: Architecture, recipe: Recipe, images: int) -> tuple[float, float]:
-    """Return the seconds to train a network in the search, and in the last rung."""
+def _climbing_seconds(timed: Sequence[tuple[float, list[float]]], counts: Sequence[int], members: int) -> float:
+    """Mean seconds of all rungs; those before the last train their planned networks, at least the members."""
+    totals = [
+        members * last + sum(max(members, count) * rung for count, rung in zip(counts, before, strict=False))
+        for _, (*before, last) in timed
+    ]
+    return sum(totals) / len(totals)
+
+
+def _time_network(network: Architecture, recipe: Recipe, images: int) -> tuple[float, list[float]]:
+    """Return the seconds to train a network in the search, and at each rung."""
     fidelity = rungs.fidelity_of(recipe, network)
     trial = fidelity.epochs * fidelity.share * images * _seconds_per_image(network, fidelity.resolution, recipe)
     side = min(network.input[1:])
     further = [Fidelity(rung.resolution or side, rung.epochs, rung.share) for rung in recipe.rungs]
-    steps = [step for rung in rungs.ladder(fidelity, side, further) for step in rung]
-    seconds = {size: _seconds_per_image(network, size, recipe) for size in {step.resolution for step in steps}}
-    return trial, sum(step.epochs * step.share * images * seconds[step.resolution] for step in steps)
+    ladder = rungs.ladder(fidelity, side, further)
+    sizes = {step.resolution for rung in ladder for step in rung}
+    seconds = {size: _seconds_per_image(network, size, recipe) for size in sizes}
+    return trial, [sum(step.epochs * step.share * images * seconds[step.resolution] for step in r) for r in ladder]
 
 
 def _seconds_per_image(network: Architecture, resolution: int, recipe: Recipe) -> float:

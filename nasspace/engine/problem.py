@@ -56,11 +56,14 @@ class Problem:
         data = data_of(recipe, lambda native: choose_deployment(recipe.resolution, space.plan, native).resolution)
         deployment = choose_deployment(recipe.resolution, space.plan, data.native)
         fitted = Space(space.document, classes=len(data.classes), resolution=deployment.sizes, channels=data.channels)
-        resolution, notes = recipe.fidelity.resolution, ()
-        if resolution > deployment.resolution:
-            notes = (f"fidelity.resolution {resolution} is lowered to the deployment's {deployment.resolution}",)
-            resolution = deployment.resolution
-        fidelity = replace(recipe.fidelity, resolution=resolution)
+        given = {"fidelity": recipe.fidelity.resolution}
+        given |= {f"rungs.{i}": rung.resolution for i, rung in enumerate(recipe.rungs) if rung.resolution}
+        notes = tuple(
+            f"{key}.resolution {size} is lowered to the deployment's {deployment.resolution}"
+            for key, size in given.items()
+            if size > deployment.resolution
+        )
+        fidelity = replace(recipe.fidelity, resolution=min(recipe.fidelity.resolution, deployment.resolution))
         rungs = tuple(rung.model_copy(update={"resolution": _lowered(rung, deployment)}) for rung in recipe.rungs)
         recipe = recipe.model_copy(update={"fidelity": fidelity, "rungs": rungs})
         return cls(recipe, fitted, data, deployment=deployment, notes=notes)

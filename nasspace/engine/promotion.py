@@ -24,12 +24,9 @@ from nasspace.training.settings import Fidelity
 if TYPE_CHECKING:
     from nasspace.engine.study_data import StudyData
 
-EPOCHS_IN_TIME = (
-    3,
-    6,
-    12,
-)  # of the rungs under a time budget, at the deployment resolution; about 25 with the search's
+EPOCHS_IN_TIME = (3, 6, 12)  # of rungs in a time budget, at the deployment resolution; about 25 with the search's
 EXPORTED_MEMBERS = 6  # members whose export, check and re-measurement the rungs leave time for
+EXPORTED_SHARE = 0.5  # of the time left after the search, which that takes at most
 DEPLOYMENT = 10**6  # pixels: above any deployment resolution
 
 
@@ -41,6 +38,8 @@ class Promotion:
         self.data = data
         self.recipe = data.recipe
         self.report = report
+        left = math.inf if study.deadline is None else max(0.0, study.deadline - time.monotonic())
+        self._kept = min(EXPORTED_MEMBERS * duration.EXPORTED, EXPORTED_SHARE * left)  # seconds for exports
 
     def climb_planned(self) -> None:
         """Train the networks that each rung keeps; the choice is recorded before the first is trained."""
@@ -50,12 +49,12 @@ class Promotion:
             plan = self._plan()
             study.record.set_user_attr(RUNGS, plan)
         for index, rung in enumerate(plan):
+            if self.is_time_used_up:
+                return  # the next rung's networks are chosen by all trainings of this one
             if rung["networks"] is None:
                 before = plan[index - 1]["networks"] if index else None
                 rung["networks"] = self._chosen(rung["count"], before)
                 study.record.set_user_attr(RUNGS, plan)
-            if self.is_time_used_up:
-                return
             self._climb_all([number for number in rung["networks"] if self._is_to_climb(number, index)], index)
 
     def _is_to_climb(self, number: int, index: int) -> bool:
@@ -112,7 +111,7 @@ class Promotion:
         """Seconds of the time budget that are left for trainings."""
         if self.study.deadline is None:
             return math.inf
-        kept = EXPORTED_MEMBERS * duration.EXPORTED if self.study.planned_rungs else 0.0
+        kept = self._kept if self.study.planned_rungs else 0.0
         return self.study.deadline - kept - time.monotonic()
 
     def _plan(self) -> list[dict[str, Any]]:
@@ -127,7 +126,7 @@ class Promotion:
                 {**rung, "count": count, "networks": None}
                 for rung, count in zip(planned, halving.counts(networks, len(planned)), strict=True)
             ]
-        left = self._seconds_left() - EXPORTED_MEMBERS * duration.EXPORTED
+        left = self._seconds_left() - self._kept
         second = self._epoch_seconds()
         if left <= 0 or second is None:
             return []
@@ -176,11 +175,18 @@ class Promotion:
         return rungs.ladder(fidelity, min(architecture.input[1:]), self._rung_settings())
 
     def next_rung(self, number: int) -> int:
-        """The index of the rung that a trial has not reached."""
-        index = 0
-        while self.study.rung(index, number) is not None:
-            index += 1
-        return index
+        """The index of the rung that a trial has not reached; that of the last one at most.
+
+        A search that goes on may plan other rungs: a training that is not one of the planned ones does not count.
+        """
+        ladder = self.ladder(number)
+        steps = [rungs.fidelity_of(self.recipe, self.study.architecture(number))]
+        for index, rung in enumerate(ladder[:-1]):
+            steps += rung
+            record = self.study.rung(index, number)
+            if record is None or record.get("steps") != rungs.plain(steps):
+                return index
+        return len(ladder) - 1
 
     def is_next_the_last(self, number: int) -> bool:
         """Whether a trial's next rung is the last, or must be because time is used up."""
@@ -189,10 +195,11 @@ class Promotion:
         return self.next_rung(number) >= len(self.ladder(number)) - 1
 
     def is_shippable(self, number: int) -> bool:
-        """Whether the weights of a trial's last rung so far were trained at its deployment resolution."""
-        index = self.next_rung(number)
-        side = min(self.study.architecture(number).input[1:])
-        return index > 0 and self.study.rung(index - 1, number)["resolution"] == side
+        """Whether a trial has weights of a rung that were trained at its deployment resolution."""
+        index, side = self.next_rung(number), min(self.study.architecture(number).input[1:])
+        if not index or self.study.rung(index - 1, number)["resolution"] != side:
+            return False
+        return self.study.rung_weights(index - 1).path(number) is not None
 
     def climb(self, number: int, index: int, position: str) -> None:
         """Train a trial at a rung before the last, and record it."""

@@ -6,8 +6,9 @@ are exported.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,8 +60,17 @@ class Climbed:
             "seconds": round(self.seconds, 3),
             "accuracy": self.accuracy,
             "log_loss": self.log_loss if math.isfinite(self.log_loss) else None,
-            "steps": [[step.resolution, step.epochs, step.share] for step in self.steps],
+            "steps": plain(self.steps),
         }
+
+
+def plain(steps: Iterable[Fidelity]) -> list[list[float]]:
+    """Trainings as a study records them.
+
+    >>> plain([Fidelity(32, 8), Fidelity(64, 3)])
+    [[32, 8, 1.0], [64, 3, 1.0]]
+    """
+    return [[step.resolution, step.epochs, step.share] for step in steps]
 
 
 def ladder(fidelity: Fidelity, resolution: int, rungs: Sequence[Fidelity] = ()) -> list[list[Fidelity]]:
@@ -164,7 +174,7 @@ def _climb(
                 seed=seed + i,  # a step has the same seed whether or not those before it are repeated
                 device=device,
                 on_epoch=step_on_epoch,
-                checkpoint=checkpoints / f"{architecture.digest}-{i}.pt",
+                checkpoint=checkpoints / _checkpoint_name(architecture, steps[: i + 1]),
             )
             epochs, seconds = epochs + step.epochs, seconds + trained.seconds
             if trained.diverged:
@@ -184,6 +194,12 @@ def _settings(settings: TrainingSettings, is_first: bool) -> TrainingSettings:
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _checkpoint_name(architecture: Architecture, steps: Sequence[Fidelity]) -> str:
+    """The name of the checkpoint of the last of these trainings; other trainings before it give another name."""
+    key = hashlib.sha256(repr(plain(steps)).encode()).hexdigest()[:8]
+    return f"{architecture.digest}-{len(steps) - 1}-{key}.pt"
 
 
 def remove_checkpoints(folder: Path, architecture: Architecture) -> None:

@@ -321,6 +321,12 @@ class Study:
         return self._store(f"weights/rung-{index}")
 
     @property
+    def rung_stores(self) -> list[Weights]:
+        """The stores of the weights of all rungs before the last that were trained, also of those planned no more."""
+        indices = {int(key.split(":")[1]) for key in self.record.user_attrs if key.startswith(RUNG)}
+        return [self.rung_weights(index) for index in sorted(indices)]
+
+    @property
     def planned_rungs(self) -> list[dict[str, Any]] | None:
         """The rungs before the last, each with its `networks` once these are chosen; None until that is decided."""
         return self.record.user_attrs.get(RUNGS)

@@ -34,6 +34,13 @@ def test_more_trials_take_longer_and_without_trials_the_estimate_is_per_trial(pr
     assert "for each trial" in str(duration.estimate_duration(replace(problem, recipe=unbounded)))
 
 
+def test_rungs_are_estimated_with_the_networks_that_they_train():
+    timed = [(1.0, [10.0, 20.0]), (1.0, [30.0, 40.0])]
+    assert duration._climbing_seconds(timed, [34, 12], 3) == 34 * 20 + 3 * 30
+    assert duration._climbing_seconds(timed, [1, 1], 3) == 3 * 20 + 3 * 30
+    assert duration._climbing_seconds([(1.0, [10.0])], [], 3) == 3 * 10
+
+
 def test_a_network_that_cannot_be_trained_is_skipped(problem, monkeypatch):
     timed = duration._time_network
     calls = []

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from nasspace.engine import delivery, duration, loop
+from nasspace.engine.problem import Problem
 from nasspace.engine.promotion import EPOCHS_IN_TIME, EXPORTED_MEMBERS, Promotion
 from nasspace.engine.study_data import StudyData
 from nasspace.errors import InputError
 from nasspace.space.space import Space
 from nasspace.studies import study as records
 from nasspace.studies.recipe import Recipe, Rung
+from nasspace.studies.schema import RUNGS
 
 SPACE = """
 name: few
@@ -110,17 +112,114 @@ def test_killed_between_and_within_rungs_it_ends_in_the_same_front(tmp_path, mon
     assert not list(Path("reports/killed/checkpoints").glob("*"))
 
 
+def quiet(kind, **_):
+    """Ignore an event."""
+
+
+def planned(*epochs, **rung):
+    """Rungs at the deployment resolution as a study records them."""
+    return [{"resolution": None, "epochs": one, "share": 1.0, "count": 1, "networks": None, **rung} for one in epochs]
+
+
+@pytest.mark.slow
+def test_a_search_that_goes_on_with_other_rungs_starts_from_the_trainings_that_they_share(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = searched(trials=2)
+    number = study.promoted()[0]
+    study.record.set_user_attr(RUNGS, planned(1, 2, 3))
+    promotion = Promotion(study, StudyData(study, quiet), quiet)
+    promotion.climb(number, 0, "")
+    promotion.climb(number, 1, "")
+    assert promotion.next_rung(number) == 2
+
+    study.record.set_user_attr(RUNGS, planned(1, 3, 3))
+    assert promotion.next_rung(number) == 1
+
+    def stop(kind, text="", **_):
+        if "epoch 2" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Promotion(study, StudyData(study, quiet), stop).climb(number, 1, "")
+    assert list(study.folder.glob("checkpoints/*.pt"))
+    study.record.set_user_attr(RUNGS, [])  # then the last rung has two epochs, not three
+    assert promotion.next_rung(number) == 0
+    delivery.deliver(study)
+    assert study.last_rung(number)["steps"] == [[8, 1, 1.0], [8, 2, 1.0]]
+    assert not [path for pattern in ("weights/rung-*/*", "checkpoints/*") for path in study.folder.glob(pattern)]
+
+
+@pytest.mark.slow
+def test_without_its_weights_a_network_is_trained_again_also_when_time_is_up(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = searched(trials=2, rungs=(Rung(epochs=1), Rung(epochs=2)))
+    promotion = Promotion(study, StudyData(study, quiet), quiet)
+    promotion.climb_planned()
+    (number,) = study.planned_rungs[0]["networks"]
+    assert promotion.is_shippable(number)
+    study.rung_weights(0).drop([number])
+    study.deadline = time.monotonic() - 1
+    assert not promotion.is_shippable(number)
+    delivery.deliver(study)
+    assert study.deployed()
+
+
+@pytest.mark.slow
+def test_the_networks_of_a_rung_are_chosen_after_the_rung_before_also_when_time_runs_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = searched(trials=4, rungs=(Rung(epochs=1), Rung(epochs=1), Rung(epochs=1)))
+    study.deadline = time.monotonic() + 3600
+    promotion = Promotion(study, StudyData(study, quiet), quiet)
+    record = promotion._record
+
+    def record_and_run_out_of_time(*arguments):
+        record(*arguments)
+        study.deadline = time.monotonic() - 1
+
+    monkeypatch.setattr(promotion, "_record", record_and_run_out_of_time)
+    promotion.climb_planned()
+    first, second, third = (rung["networks"] for rung in study.planned_rungs)
+    assert (len(first), second, third) == (2, None, None)
+    study.deadline = None
+    Promotion(study, promotion.data, quiet).climb_planned()
+    assert all(study.rung(0, number) for number in first)
+    assert set(study.planned_rungs[1]["networks"]) <= set(first)
+
+
+@pytest.mark.parametrize("seconds", [10.0, 60.0, 3600.0])
+def test_exports_take_at_most_half_of_the_time_that_the_search_leaves(seconds):
+    class Planned:
+        deadline = time.monotonic() + seconds
+        planned_rungs = planned(1)
+
+    class Data:
+        recipe = None
+
+    promotion = Promotion(Planned(), Data(), quiet)
+    kept = min(EXPORTED_MEMBERS * duration.EXPORTED, seconds / 2)
+    assert promotion._seconds_left() == pytest.approx(seconds - kept, abs=4)
+    assert not promotion.is_time_used_up
+
+
 @pytest.mark.slow
 def test_a_time_budget_alone_plans_rungs_that_fit_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = searched(time_budget="12s", trials=10**6, resolution=8)
     assert study.evaluated >= 1
-    promotion = Promotion(study, StudyData(study, lambda kind, **_: None), lambda kind, **_: None)
-    second = promotion._epoch_seconds()
+    data = StudyData(study, quiet)
+    second = Promotion(study, data, quiet)._epoch_seconds()
     assert second > 0
-    for left in (0.5, 10, 1000, 1e5):
-        study.deadline = time.monotonic() + EXPORTED_MEMBERS * duration.EXPORTED + left * second
-        planned = promotion._plan()
-        assert [rung["epochs"] for rung in planned] == list(EPOCHS_IN_TIME[: len(planned)])
-        assert sum(rung["epochs"] * rung["count"] for rung in planned) <= left
-    assert [rung["count"] for rung in planned] == [study.evaluated] * 3
+    for epochs in (0.5, 10, 1000, 1e5):
+        left = epochs * second
+        study.deadline = time.monotonic() + left + min(left, EXPORTED_MEMBERS * duration.EXPORTED)
+        rungs = Promotion(study, data, quiet)._plan()
+        assert [rung["epochs"] for rung in rungs] == list(EPOCHS_IN_TIME[: len(rungs)])
+        assert sum(rung["epochs"] * rung["count"] for rung in rungs) <= epochs
+    assert [rung["count"] for rung in rungs] == [study.evaluated] * 3
+
+
+def test_a_rung_above_the_deployment_resolution_is_lowered_with_a_note():
+    recipe = Recipe(resolution=8, fidelity={"resolution": 8, "epochs": 1}, rungs=(Rung(epochs=1, resolution=64),))
+    problem = Problem.from_data(recipe, Space.from_text(SPACE, "few.yaml"))
+    assert problem.notes == ("rungs.0.resolution 64 is lowered to the deployment's 8",)
+    assert problem.recipe.rungs == (Rung(epochs=1),)
