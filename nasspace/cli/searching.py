@@ -220,8 +220,9 @@ def _print_front(study: Study, json: bool) -> None:
     if json:
         return printing.print_json(study.document())
     title = f"{study.name}: {study.evaluated} evaluated, {study.rejected} rejected"
-    printing.console().print(printing.front_table(study.snapshot().rows(), study.settings["accuracy_is_of"], title))
-    document = study.document()
+    snapshot = study.snapshot()
+    printing.console().print(printing.front_table(snapshot.rows(), snapshot.accuracy_is_of, title))
+    document = snapshot.document()
     if document["resolution_why"]:
         printing.print_message(f"deployment resolution {document['resolution']}: {document['resolution_why']}")
     if document["untrained"]:
@@ -233,9 +234,8 @@ def _print_front(study: Study, json: bool) -> None:
         found = document["fidelity_tau"]
         tau = f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
         printing.print_message(f"Kendall's tau expected between the search's ranking and that of full trainings: {tau}")
-    if len(document["front"]) > 1 and document["recommended"] is not None:
-        why = "the fastest of those that cannot be told from the most accurate"
-        printing.print_message(f"recommended: trial {document['recommended']}, {why}")
+    if snapshot.recommendation:
+        printing.print_message(snapshot.recommendation)
     if document["budget_use"]:
         printing.print_message(document["budget_use"])
     if predictor := document["latency_predictor"]:

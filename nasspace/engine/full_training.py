@@ -200,7 +200,7 @@ def train(
     if (name := arch_reference.parse_front(str(arch))) is None:
         source = arch_reference.resolve_arch(str(arch))
         return _train_one(source, _with_epochs(options, source, epochs), out, report)
-    study = records.load(name)
+    study = records.read(name)
     numbers = study.front_numbers()
     if not numbers:
         raise InputError(f"{study.folder}: this study has no front yet; run `nas resume {name}`")

@@ -149,7 +149,7 @@ def search(
             "skip_broken": skip_broken,
             "resolution": resolution,
             "fidelity": fidelity,
-            "rungs": None if rungs is None else [_plain(rung) for rung in rungs],
+            "rungs": [_plain(rung) for rung in rungs] if isinstance(rungs, Iterable) else rungs,
             "full": full,
             "training": training,
             "device": device,
@@ -245,7 +245,8 @@ def _learned(name: str | Path, problem: Problem) -> dict[str, Any]:
     study = records.load(name)
     belief = study.belief()
     if problem.data is None or belief is None:
-        what = "the study has no trainings to learn from" if problem.data else "an evaluator is taken as exact"
+        without = "the study has no trained network, or is of an earlier version, without intervals of accuracy"
+        what = without if problem.data else "an evaluator is taken as exact"
         raise InputError(f"--learn-from {name}: {what}; leave it out")
     if study.settings["data"]["fingerprint"] != problem.data.fingerprint:
         raise InputError(

@@ -206,9 +206,3 @@ def remove_checkpoints(folder: Path, architecture: Architecture) -> None:
     """Remove the checkpoints of a finished training."""
     for path in folder.glob(f"{architecture.digest}-*.pt"):
         path.unlink(missing_ok=True)
-
-
-def summary(recipe: Recipe, architecture: Architecture) -> dict[str, Any]:
-    """The `fidelity` of the documents: the training budget of the search accuracy."""
-    fidelity = fidelity_of(recipe, architecture)
-    return {"resolution": fidelity.resolution, "epochs": fidelity.epochs, "share": fidelity.share}

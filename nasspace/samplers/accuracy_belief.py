@@ -13,7 +13,9 @@ Accuracies after full training vary about a line over the logarithm of FLOPs. Al
 a linear regression with correlated errors, solved at once. It pulls a network whose single look was lucky towards the
 line, so the best of many is not flattered (the winner's curse; Efron 2011, "Tweedie's formula and selection bias").
 
-The default `Prior` is fitted to the trainings in `reports/benchmarks/fidelities` (`benchmarks/belief.py`).
+The default `Prior` was chosen by hand to agree with the trainings in `reports/benchmarks/fidelities`;
+`benchmarks/belief.py` measures how often the intervals hold. NumPy alone solves the systems, since every table of a
+front needs them, and the import of SciPy would take longer.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ NORMAL_95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 SPREADS = (0.03, 0.05, 0.08, 0.12, 0.18, 0.27, 0.4)  # candidate deviations of networks from the line
 MAX_FITTED = 300  # looks that the spread is fitted to
 LEAST_GAIN_SD = 0.02  # that a learned prior has: another search trains other networks
+TINY = 1e-9  # variance in log odds
 MIN_LOOKS = 4  # looks of one budget whose log losses can be compared
 
 
@@ -147,8 +150,8 @@ class AccuracyBelief:
     def draws(self, count: int, seed: int = 0) -> np.ndarray:
         """Accuracies after full training drawn from the belief, of shape (count, networks)."""
         rng = np.random.default_rng(seed)
-        values, vectors = np.linalg.eigh(self._covariance)
-        root = vectors * np.sqrt(np.maximum(values, 0))
+        # Cholesky's factor is unique, so that machines promote the same networks; the diagonal keeps it positive.
+        root = np.linalg.cholesky(self._covariance + TINY * np.eye(len(self._mean)))
         return _accuracy(self._mean + rng.standard_normal((count, len(self._mean))) @ root.T)
 
 
@@ -161,7 +164,8 @@ class _Terms:
         observed, variance = _observed(looks)
         size = sizes[self.network]
         self.residual = observed - (prior.level + prior.slope * size - prior.gain * self.missing)
-        budget = np.unique([hash(look.budget) for look in looks], return_inverse=True)[1]
+        kinds = {kind: i for i, kind in enumerate(dict.fromkeys(look.budget for look in looks))}
+        budget = np.array([kinds[look.budget] for look in looks])
         far = np.maximum(self.missing, 0.0)
         root = np.sqrt(prior.shared * variance)
         own = (1 - prior.shared) * variance + prior.seed_sd**2 + (prior.drift_sd * far) ** 2

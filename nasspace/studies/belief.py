@@ -20,7 +20,7 @@ DRAWS = 400
 
 
 class StudyBelief:
-    """The belief about a study's evaluated networks, by trial number. `None` figures: nothing is known of a trial."""
+    """The belief about a study's evaluated networks, by trial number; None for trials without an accuracy."""
 
     def __init__(self, belief: AccuracyBelief, numbers: Iterable[int], search_accuracy: Mapping[int, float]):
         self._belief = belief

@@ -211,10 +211,22 @@ class Front:
         return min(tied, key=lambda member: (cost.to_minimize(member.row[cost.column]), member.id)).id
 
     @property
+    def recommendation(self) -> str:
+        """Which member is recommended, and why; empty without intervals of accuracy, and where there is no choice."""
+        if len(self.members) < 2 or all(member.accuracy_ties is None for member in self.members):
+            return ""
+        costs = [name for name in self.objectives if name != "accuracy"]
+        if not costs or self.recommended is None:
+            return ""
+        kind = "fastest one" if "latency" in costs else f"one with the lowest {OBJECTIVES[costs[0]].label}"
+        return f"recommended: trial {self.recommended}, the {kind} of those that may be as accurate as the best"
+
+    @property
     def knee(self) -> int | None:
         """The id of the member farthest from the line between the front's ends, in the first two objectives.
 
-        Both are scaled to 0..1. Accuracy is the expected one. None with fewer than three members.
+        Both are scaled to 0..1. Accuracy is the expected one. None with fewer than three members, or if one member is
+        both ends.
         """
         if len(self.objectives) < 2:
             return None
@@ -232,12 +244,15 @@ class Front:
         x, y = ([(one - low) / span for one in values] for values, low, span in zip(points, lows, spans, strict=True))
         # The ends are the best in each objective, and the distance counts on the side of the better values.
         first, last = min(range(len(x)), key=lambda i: (x[i], y[i])), min(range(len(y)), key=lambda i: (y[i], x[i]))
+        if first == last:
+            return None
         across, along = x[last] - x[first], y[last] - y[first]
 
         def distance(i: int) -> float:
             return across * (y[first] - y[i]) - along * (x[first] - x[i])
 
-        return members[max(range(len(members)), key=lambda i: (distance(i), -members[i].id))].id
+        between = [i for i in range(len(members)) if i not in (first, last)]
+        return members[max(between, key=lambda i: (distance(i), -members[i].id))].id
 
     def _column(self, name: str) -> str:
         """The column of an objective; for accuracy, of the expected one."""

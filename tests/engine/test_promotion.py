@@ -223,3 +223,8 @@ def test_a_rung_above_the_deployment_resolution_is_lowered_with_a_note():
     problem = Problem.from_data(recipe, Space.from_text(SPACE, "few.yaml"))
     assert problem.notes == ("rungs.0.resolution 64 is lowered to the deployment's 8",)
     assert problem.recipe.rungs == (Rung(epochs=1),)
+
+
+def test_rungs_that_are_no_list_are_one_message():
+    with pytest.raises(InputError, match=r"rungs: 5 is not allowed: rungs are a list"):
+        loop.search(Space.from_text(SPACE, "few.yaml"), data="digits", rungs=5)

@@ -100,7 +100,7 @@ def test_latencies_of_two_machines_are_not_mixed(manager):
 
 
 def test_the_sampler_sees_accuracy_and_log_loss_together_and_the_record_the_accuracy(manager):
-    """Equal accuracies are told apart by their log losses; Optuna has the accuracy as an intermediate value, too."""
+    """Log losses order networks of equal accuracy; Optuna also records the accuracy as an intermediate value."""
     log_losses = [1.0, 0.8, 1.2, 0.9]
     candidates = [manager.ask() for _ in log_losses]
     for candidate, log_loss in zip(candidates, log_losses, strict=True):

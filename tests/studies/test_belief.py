@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 from dataclasses import asdict
 from pathlib import Path
@@ -79,6 +80,18 @@ def test_the_recommended_member_is_the_fastest_of_those_tied_with_the_best(study
     assert document["recommended"] == min(tied, key=lambda member: member["latency_ms"])["id"]
 
 
+def test_the_recommendation_names_what_decided(study):
+    front = study.snapshot()
+    assert front.recommendation.startswith(f"recommended: trial {front.recommended}, the fastest one")
+    recipe = {**front.recipe, "objectives": ["accuracy", "flops"]}
+    counted = dataclasses.replace(front, settings={**front.settings, "recipe": recipe})
+    assert "the one with the lowest FLOPs" in counted.recommendation
+
+
+def test_nothing_is_recommended_without_intervals(before):
+    assert before.snapshot().recommendation == ""
+
+
 def test_a_further_training_moves_the_belief(study):
     number = study.document()["front"][0]["id"]
     low, high = study.belief().interval(number)
@@ -108,6 +121,7 @@ def test_a_rung_that_became_the_last_one_counts_once(study):
     [
         ([(0.9, 10.0), (0.89, 2.0), (0.5, 1.0)], 1),
         ([(0.9, 10.0), (0.72, 5.5), (0.5, 1.0), (0.52, 5.0)], 1),  # the last lies on the wrong side of the line
+        ([(0.9, 10.0), (0.55, 6.0), (0.5, 1.0)], 1),  # a concave front
         ([(0.9, 10.0), (0.5, 1.0)], None),
         ([(0.9, 1.0), (0.9, 1.0), (0.9, 1.0)], None),
     ],

@@ -67,6 +67,8 @@ def climb(
             while waiting and len(running) < workers and not is_over():
                 job = waiting.pop(0)
                 running[task.remote([reference], [mailbox], job)] = job
+            if not running:  # time was used up in the meantime
+                break
             monitor.check()
             ready, _ = ray.wait(list(running), num_returns=1, timeout=SLICE)
             for one in ready:
