@@ -13,7 +13,7 @@ from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.guidelines.counterfactuals import GraphEdit, Part, Surroundings, layer_dicts
 from nasspace.latency.graph import Convolution, Graph
-from nasspace.latency.profile import Profile, node_times, standalone_ms
+from nasspace.latency.profile import Profile, node_times, standalone_operators
 
 LONGEST_EDIT = 4  # layers in one part of a graph edit
 MIN_SHARE = 0.005  # share of the network's time above which a convolution is measured separately
@@ -66,8 +66,12 @@ class NetworkContext:
         return self.graph.convolutions()
 
     def ms(self, names: Iterable[str]) -> float:
-        """Return milliseconds of nodes (see `standalone_ms`)."""
-        return standalone_ms(self.graph, self.times, names)
+        """Return milliseconds of nodes, counting each fused operator once (see `standalone_operators`)."""
+        return sum(standalone_operators(self.graph, self.times, names).values())
+
+    def is_separate(self, names: Iterable[str]) -> bool:
+        """Whether an operator runs for nodes, instead of being fused into a convolution or optimized away."""
+        return bool(standalone_operators(self.graph, self.times, names))
 
     def is_measurable(self, one: Convolution) -> bool:
         """Whether a convolution takes enough time to be measured separately."""

@@ -25,11 +25,11 @@ def find_elementwise(context: NetworkContext) -> Iterator[Violation]:
     types = {node.name: node.op_type for node in context.graph.nodes}
     kinds = defaultdict(list)
     for one in find_removable(context.graph):
-        if context.ms(one.names) > 0 or not {types[name] for name in one.names} <= FREE_WHEN_FUSED:
+        if context.is_separate(one.names) or not {types[name] for name in one.names} <= FREE_WHEN_FUSED:
             kinds[one.kind].append(one)
     for kind, found in kinds.items():
         layers = sorted({one.layer for one in found})
-        separate = sum(context.ms(one.names) > 0 for one in found)
+        separate = sum(context.is_separate(one.names) for one in found)
         what, change = KINDS[kind]
         text = f"{len(found)} {what}: {separate} run separately, {len(found) - separate} fused into a convolution"
         parts = context.graph_edits(kind, layers)

@@ -241,15 +241,19 @@ def _node_of(graph: Graph, source: str) -> str:
     return name if node is None else node.name
 
 
-def standalone_ms(graph: Graph, times: Mapping[str, tuple[float, frozenset[str]]], names: Iterable[str]) -> float:
-    """Return milliseconds of nodes, counting each fused operator once; 0 for a node fused into a convolution.
+def standalone_operators(
+    graph: Graph, times: Mapping[str, tuple[float, frozenset[str]]], names: Iterable[str]
+) -> dict[frozenset[str], float]:
+    """Return the milliseconds of the operators that run nodes, by the exported nodes fused into each operator.
 
-    A ReLU that ONNX Runtime fuses into a convolution takes no measurable time.
+    Nodes that are fused into a convolution are left out: a ReLU there takes no measurable time. The time of a small
+    operator can be 0, since the profiler's overhead is subtracted.
     """
     names, types = set(names), {node.name: node.op_type for node in graph.nodes}
     found = {}
     for name in names:
         ms, fused = times[name]
         larger = any(types[other] in ARITHMETIC for other in fused - names)
-        found[fused] = 0.0 if larger and types[name] not in ARITHMETIC else ms
-    return sum(found.values())
+        if fused and not (larger and types[name] not in ARITHMETIC):
+            found[fused] = ms
+    return found

@@ -12,7 +12,7 @@ from nasspace import Architecture, Space, build, files, zoo
 from nasspace.latency import profile
 from nasspace.latency.convert import to_onnx
 from nasspace.latency.graph import Graph, layer_index
-from nasspace.latency.profile import TimedOperator, node_times, profile_onnx, scale_to_latency, standalone_ms
+from nasspace.latency.profile import TimedOperator, node_times, profile_onnx, scale_to_latency, standalone_operators
 
 BRIEF = 0.01
 
@@ -106,7 +106,7 @@ def test_warm_up_is_dropped_and_durations_are_by_node():
     assert profile._durations(kept) == {"7": [15.5, 16.5]}
 
 
-def test_a_relu_fused_into_a_convolution_takes_no_time(tmp_path):
+def test_a_relu_fused_into_a_convolution_is_no_separate_operator(tmp_path):
     architecture = Architecture.of(
         [
             {"block": "conv", "out": 16},
@@ -118,7 +118,7 @@ def test_a_relu_fused_into_a_convolution_takes_no_time(tmp_path):
     graph, found = profiled(architecture, tmp_path)
     times = node_times(graph, found)
     names = {node.op_type: node.name for node in graph.nodes}
-    assert standalone_ms(graph, times, [names["Relu"]]) == 0
-    assert standalone_ms(graph, times, [names["Elu"]]) > 0
-    everything = standalone_ms(graph, times, times)
-    assert everything == pytest.approx(sum(one.ms for one in found.operators))
+    assert standalone_operators(graph, times, [names["Relu"]]) == {}
+    assert standalone_operators(graph, times, [names["Elu"]]) == {frozenset({names["Elu"]}): times[names["Elu"]][0]}
+    everything = standalone_operators(graph, times, times)
+    assert sum(everything.values()) == pytest.approx(sum(one.ms for one in found.operators))
