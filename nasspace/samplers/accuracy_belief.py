@@ -4,7 +4,8 @@ Networks of one study are looked at with several training budgets. The accuracy 
 the full training, on new images, for these reasons, and the model has a term for each:
 
 - the training is shorter: the log odds rise by about the same amount with each doubling of the training, for all
-  networks of a study (`gain`), with a deviation for each budget (`gap`) and each network (`drift`);
+  networks of a study (`gain`), with a deviation for each budget (`gap`) and each network (`drift`). Below
+  `EARLY_STEPS` steps of the optimizer they rise faster, and how much faster differs between sets (`early_gain`);
 - it started from one seed (`seed`);
 - it was judged on a sample of images. The share `shared` of this variance is common to all looks, since the images
   are the same; the rest differs between trainings even of one network.
@@ -31,6 +32,7 @@ SPREADS = (0.03, 0.05, 0.08, 0.12, 0.18, 0.27, 0.4)  # candidate deviations of n
 MAX_FITTED = 300  # looks that the spread is fitted to
 LEAST_GAIN_SD = 0.02  # that a learned prior has: another search trains other networks
 TINY = 1e-9  # variance in log odds
+EARLY_STEPS = 128  # steps up to which a training learns fast: on digits to 90 steps, on clothing10 below 130
 MIN_LOOKS = 4  # looks of one budget whose log losses can be compared
 
 
@@ -46,6 +48,9 @@ class Prior:
     spread_factor: float = 2.0  # by which the spread may be larger or smaller (one deviation)
     gain: float = 0.25  # per doubling of the training
     gain_sd: float = 0.09
+    early_gain: float = 0.9  # in addition, per doubling of the steps up to `EARLY_STEPS`
+    early_gain_sd: float = 0.6
+    early_drift_sd: float = 0.3  # of a network, per doubling of the steps up to `EARLY_STEPS`
     gap_sd: float = 0.07  # of a budget
     drift_sd: float = 0.035  # of a network, per doubling of the training
     seed_sd: float = 0.04
@@ -78,6 +83,7 @@ class AccuracyBelief:
         full_epochs: Epochs of the full training, at the deployment resolution.
         images: Number of new images that the accuracy of the intervals is measured on.
         prior: What is expected before the looks.
+        steps: Steps of the optimizer in an epoch. Without it, no training counts as an early one.
     """
 
     def __init__(
@@ -87,13 +93,14 @@ class AccuracyBelief:
         full_epochs: float,
         images: int,
         prior: Prior | None = None,
+        steps: float = math.inf,
     ):
         self.prior = prior = prior or Prior()
         self.looks = list(looks)
         self._images = images
         doublings = np.log2(np.maximum(np.asarray(sizes, float), 1.0))  # a network of pooling layers has 0 FLOPs
         self._sizes = doublings - doublings.mean()
-        self._terms = _Terms(self.looks, self._sizes, full_epochs, prior)
+        self._terms = _Terms(self.looks, self._sizes, full_epochs, prior, steps)
         self.spread = self._fitted_spread()
         self._mean, self._covariance, self._factor = self._posterior()
 
@@ -134,12 +141,16 @@ class AccuracyBelief:
         return _accuracy(self._mean - NORMAL_95 * deviation), _accuracy(self._mean + NORMAL_95 * deviation)
 
     def learned_prior(self) -> Prior:
-        """The prior for another study on the same images: with the gain per doubling that these looks show."""
-        cross = -(self.prior.gain_sd**2) * self._terms.missing
-        half = np.linalg.solve(self._factor, cross)
-        gain = self.prior.gain + half @ np.linalg.solve(self._factor, self._terms.residual)
-        deviation = math.sqrt(max(0.0, float(self.prior.gain_sd**2 - half @ half)))
-        return replace(self.prior, gain=float(gain), gain_sd=max(LEAST_GAIN_SD, deviation))
+        """The prior for another study on the same images: with the gains per doubling that these looks show."""
+        gain, gain_sd = self._learned(self.prior.gain, self.prior.gain_sd, self._terms.missing)
+        early, early_sd = self._learned(self.prior.early_gain, self.prior.early_gain_sd, self._terms.early)
+        return replace(self.prior, gain=gain, gain_sd=gain_sd, early_gain=early, early_gain_sd=early_sd)
+
+    def _learned(self, gain: float, deviation: float, doublings: np.ndarray) -> tuple[float, float]:
+        """Mean and deviation of a gain per doubling, given the looks; `doublings` are those that each look misses."""
+        half = np.linalg.solve(self._factor, -(deviation**2) * doublings)
+        mean = gain + half @ np.linalg.solve(self._factor, self._terms.residual)
+        return float(mean), min(deviation, max(LEAST_GAIN_SD, math.sqrt(max(0.0, float(deviation**2 - half @ half)))))
 
     def tied(self, one: int, other: int) -> bool:
         """Whether 0 is in the 95 % interval of the difference of two networks after full training."""
@@ -158,21 +169,29 @@ class AccuracyBelief:
 class _Terms:
     """The looks as arrays: residuals from the prior mean, and the covariance of all terms but the spread."""
 
-    def __init__(self, looks: Sequence[Look], sizes: np.ndarray, full_epochs: float, prior: Prior):
+    def __init__(self, looks: Sequence[Look], sizes: np.ndarray, full_epochs: float, prior: Prior, steps: float):
         self.network = np.array([look.network for look in looks])
         self.missing = np.array([missing_doublings(look.epochs, full_epochs, prior) for look in looks])
+        self.early = np.array([missing_early_doublings(look.epochs, full_epochs, steps) for look in looks])
         observed, variance = _observed(looks)
         size = sizes[self.network]
-        self.residual = observed - (prior.level + prior.slope * size - prior.gain * self.missing)
+        gained = prior.gain * self.missing + prior.early_gain * self.early
+        self.residual = observed - (prior.level + prior.slope * size - gained)
         kinds = {kind: i for i, kind in enumerate(dict.fromkeys(look.budget for look in looks))}
         budget = np.array([kinds[look.budget] for look in looks])
         far = np.maximum(self.missing, 0.0)
         root = np.sqrt(prior.shared * variance)
-        own = (1 - prior.shared) * variance + prior.seed_sd**2 + (prior.drift_sd * far) ** 2
+        own = (
+            (1 - prior.shared) * variance
+            + prior.seed_sd**2
+            + (prior.drift_sd * far) ** 2
+            + (prior.early_drift_sd * self.early) ** 2
+        )
         self.fixed = (
             prior.level_sd**2
             + prior.slope_sd**2 * np.outer(size, size)
             + prior.gain_sd**2 * np.outer(self.missing, self.missing)
+            + prior.early_gain_sd**2 * np.outer(self.early, self.early)
             + prior.gap_sd**2 * (budget[:, None] == budget) * np.minimum(1, np.outer(far, far))
             + np.outer(root, root)
             + np.diag(own)
@@ -197,6 +216,15 @@ def missing_doublings(epochs: Sequence[tuple[float, float]], full_epochs: float,
     """How often a training would have to be doubled to be as long as the full one."""
     done = sum(count * min(1.0, share) ** prior.resolution_power for count, share in epochs)
     return math.log2(full_epochs / done)
+
+
+def missing_early_doublings(epochs: Sequence[tuple[float, float]], full_epochs: float, steps: float) -> float:
+    """How often the steps of a training would have to be doubled to reach `EARLY_STEPS`, or those of the full training.
+
+    Of several trainings in a row, each with its warm-up, the longest counts. `steps` are those of an epoch.
+    """
+    done, end = steps * max(count for count, _ in epochs), min(EARLY_STEPS, steps * full_epochs)
+    return max(0.0, math.log2(end / done)) if done < end else 0.0
 
 
 def _observed(looks: Sequence[Look]) -> tuple[np.ndarray, np.ndarray]:

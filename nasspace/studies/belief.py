@@ -10,6 +10,7 @@ import numpy as np
 
 from nasspace.samplers.accuracy_belief import AccuracyBelief, Look, Prior
 from nasspace.studies.schema import LAST_RUNG, RUNG
+from nasspace.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     import optuna
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 MIN_NETWORKS = 5  # networks for a rank correlation
 MAX_NETWORKS = 200  # of all, evenly spread, which a rank correlation is computed from
 DRAWS = 400
+WITHOUT_EARLY_GAIN = {"early_gain": 0.0, "early_gain_sd": 0.0, "early_drift_sd": 0.0}  # in studies that lack them
 
 
 class StudyBelief:
@@ -107,8 +109,17 @@ def believe(
     if not looks:
         return None
     known = {name: value for name, value in prior.items() if name in Prior.__dataclass_fields__}
-    full = settings["recipe"]["full"]["epochs"]
-    return StudyBelief(AccuracyBelief(sizes, looks, full, data["validation"], Prior(**known)), numbers, found)
+    recipe = settings["recipe"]
+    batch = (recipe.get("training") or {}).get("batch_size", TrainingSettings.batch_size)
+    belief = AccuracyBelief(
+        sizes,
+        looks,
+        recipe["full"]["epochs"],
+        data["validation"],
+        Prior(**{**WITHOUT_EARLY_GAIN, **known}),
+        steps=data["train"] / batch,
+    )
+    return StudyBelief(belief, numbers, found)
 
 
 def _records(attributes: Mapping[str, Any]) -> dict[int, list[Mapping[str, Any]]]:

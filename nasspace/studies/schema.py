@@ -36,6 +36,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 LogOdds = Annotated[float, Field(ge=-20, le=20)]
 Deviation = Annotated[float, Field(ge=1e-6, le=20)]  # a standard deviation in log odds
+DeviationOrNone = Annotated[float, Field(ge=0, le=20)]
 Step = Annotated[float, Field(ge=1e-9, le=1e9)]  # the resolution, epochs, or share of a training
 
 
@@ -96,6 +97,9 @@ class BeliefPart(_Part):
     spread_factor: Annotated[float, Field(ge=1.01, le=100)]
     gain: LogOdds
     gain_sd: Deviation
+    early_gain: LogOdds = 0.0  # none in studies of earlier versions
+    early_gain_sd: DeviationOrNone = 0.0
+    early_drift_sd: DeviationOrNone = 0.0
     gap_sd: Deviation
     drift_sd: Deviation
     seed_sd: Deviation

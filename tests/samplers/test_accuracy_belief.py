@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from nasspace.samplers.accuracy_belief import AccuracyBelief, Look, Prior, missing_doublings
+from nasspace.samplers.accuracy_belief import AccuracyBelief, Look, Prior, missing_doublings, missing_early_doublings
 
 SHORT, LONG = ((4, 0.5),), ((4, 0.5), (12, 1.0))
 PRIOR = Prior()
@@ -146,3 +146,37 @@ def test_a_prior_learned_from_two_lengths_knows_the_gain():
 def test_a_network_without_flops_has_an_interval():
     low, high = AccuracyBelief([0, 1e6], [Look(i, SHORT, SHORT, 0.6, 400) for i in range(2)], 25, 400).interval()
     assert (np.isfinite(low) & np.isfinite(high) & (low < high)).all()
+
+
+@pytest.mark.parametrize(
+    ("look", "full_epochs", "full"),
+    [(0.468, 8, 0.9861), (0.5905, 4, 0.9861), (0.8412, 8, 0.9944), (0.7382, 25, 0.9916)],
+)
+def test_trainings_of_a_few_steps_say_little_of_the_full_one(look, full_epochs, full):
+    """A network of `mobile` on digits (359 validation images) after 1 or 2 epochs of 22 steps, and after more."""
+    epochs = ((1.0 if look < 0.6 else 2.0, 1.0),)
+    low, high = AccuracyBelief([1e6], [Look(0, epochs, epochs, look, 359)], full_epochs, 359, steps=22).interval()
+    assert low[0] <= full <= high[0]
+    _, high = AccuracyBelief([1e6], [Look(0, epochs, epochs, look, 359)], full_epochs, 359).interval()
+    assert high[0] < full, "as if the accuracy rose as slowly as in longer trainings"
+
+
+def test_early_doublings_end_at_the_steps_of_the_full_training():
+    assert missing_early_doublings(((1, 1.0),), full_epochs=4, steps=22) == 2
+    assert missing_early_doublings(((1, 0.5), (2, 1.0)), full_epochs=4, steps=22) == 1
+    assert missing_early_doublings(((1, 1.0),), full_epochs=100, steps=32) == 2
+    assert missing_early_doublings(((1, 1.0),), full_epochs=100, steps=300) == 0
+    assert missing_early_doublings(((1, 1.0),), full_epochs=100, steps=math.inf) == 0
+
+
+def test_two_lengths_of_early_training_teach_the_early_gain():
+    rng = np.random.default_rng(5)
+    looks = []
+    for i in range(12):
+        for count, value in ((1.0, 0.0), (2.0, 1.6)):
+            epochs = ((count, 1.0),)
+            accuracy = 1 / (1 + math.exp(-value - 0.05 * rng.standard_normal()))
+            looks.append(Look(i, epochs, epochs, accuracy, 2000))
+    learned = AccuracyBelief([1e6] * 12, looks, 25, 2000, steps=22).learned_prior()
+    assert learned.early_gain > PRIOR.early_gain
+    assert learned.early_gain_sd < PRIOR.early_gain_sd
