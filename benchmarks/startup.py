@@ -1,6 +1,6 @@
 """Start-up time: `nas --help`, the verbs that build no network, and the first trial of `nas search`.
 
-    python benchmarks/startup.py [REPEATS]
+    python benchmarks/startup.py [REPEATS [VERB...]]
 
 Also printed: the start-up time of Python alone, in the same run. Python compiles each module once into a folder of the
 run's own, in a first run that is not counted, even where PYTHONDONTWRITEBYTECODE is set: compiling takes longer than
@@ -50,7 +50,7 @@ def restore_study(folder: Path) -> None:
     connection.close()
 
 
-def main(repeats: int = 5) -> None:
+def main(repeats: int = 5, *verbs: str) -> None:
     nas = [sys.executable, "-m", "nasspace.cli"]
     search = [*nas, "search", "--space", "shuffle", "--latency-target", "20ms"]
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +64,10 @@ def main(repeats: int = 5) -> None:
 
         time_verb("python -c pass", [sys.executable, "-c", "pass"])
         for verb in (["--help"], *READING):
-            time_verb(f"nas {' '.join(verb)}", [*nas, *verb])
+            if not verbs or verb[0] in verbs:
+                time_verb(f"nas {' '.join(verb)}", [*nas, *verb])
+        if verbs and "search" not in verbs:
+            return
         times = []
         for i in range(repeats + 1):
             own = Path(folder) / f"search-{i}"
@@ -74,4 +77,4 @@ def main(repeats: int = 5) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5, *sys.argv[2:])
