@@ -210,7 +210,7 @@ def front(
         raise InputError("--json and --csv are mutually exclusive; give one")
     loaded = read(study)
     if csv:
-        sys.stdout.write(loaded.front().drop(columns="architecture").to_csv(index=False))
+        sys.stdout.write(loaded.snapshot().csv())
         return
     _print_front(loaded, json)
 
@@ -260,8 +260,7 @@ def report(
     from nasspace.studies.study import read, write_tables
 
     loaded = read(study)
-    write_tables(loaded)
-    path: Path = write_report(loaded.snapshot())
+    path: Path = write_report(write_tables(loaded))
     if json:
         printing.print_json({"study": loaded.name, "report": str(path)})
     else:

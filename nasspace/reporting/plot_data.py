@@ -5,18 +5,13 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from nasspace.formatting import significant
 from nasspace.samplers import pareto
 from nasspace.studies.objectives import OBJECTIVES
 
-if TYPE_CHECKING:
-    import pandas
-
-
+Row = dict[str, Any]
 FRONT, EVALUATED, REJECTED = "front", "evaluated", "rejected"
 WORDS = {FRONT: "Pareto front", EVALUATED: "evaluated", REJECTED: "stopped at a limit, never trained"}
 
@@ -28,48 +23,48 @@ def panels(objectives: Sequence[str]) -> list[tuple[str, str]]:
     return [(name, y) for name in others]
 
 
-def pareto_rows(trials: pandas.DataFrame, objectives: Sequence[str], front: Iterable[int]) -> pandas.DataFrame:
+def pareto_rows(trials: Iterable[Mapping[str, Any]], front: Iterable[int]) -> list[Row]:
     """The rows of a Pareto plot, one per candidate, in the units shown.
 
-    `trials` has the columns of trials.csv, `front` the ids of the front's members. The rows have `id`, `digest`, `kind`
-    (`front`, `evaluated`, `rejected`), a column for each objective that the trials have, the ends of the intervals
-    (`latency_low`, `latency_high`, `accuracy_low`, `accuracy_high`), and `hover`, HTML with every text escaped. Where
-    accuracies have intervals, `accuracy` is the one expected after full training.
+    `trials` are rows of trials.csv, `front` the ids of the front's members. The rows have `id`, `digest`, `kind`
+    (`front`, `evaluated`, `rejected`), the value of each objective, the ends of the intervals (`latency_low`,
+    `latency_high`, `accuracy_low`, `accuracy_high`), all NaN where there is none, and `hover`, HTML with every text
+    escaped. Where accuracies have intervals, `accuracy` is the one expected after full training.
     """
-    import pandas
-
     members = {int(number) for number in front}
-    rows = pandas.DataFrame({"id": trials["id"].astype(int), "digest": trials["digest"].astype(str)})
-    rejected = [state == REJECTED for state in trials["state"]]
-    kinds = [FRONT if i in members else REJECTED if r else EVALUATED for i, r in zip(rows["id"], rejected, strict=True)]
-    rows["kind"] = kinds
+    return [_pareto_row(trial, members) for trial in trials]
+
+
+def _pareto_row(trial: Mapping[str, Any], members: set[int]) -> Row:
+    kind = FRONT if trial["id"] in members else REJECTED if trial["state"] == REJECTED else EVALUATED
+    row: Row = {"id": int(trial["id"]), "digest": str(trial["digest"]), "kind": kind}
     for name, objective in OBJECTIVES.items():
-        if objective.column in trials:
-            rows[name] = pandas.to_numeric(trials[objective.column]) * objective.factor
-    if "search_accuracy" in trials:  # the only accuracy before the last rung
-        searched = pandas.to_numeric(trials["search_accuracy"])
-        rows["accuracy"] = rows["accuracy"].where(rows["accuracy"].notna(), searched)
-    for name, column in (("latency", "latency_{}_ms"), ("accuracy", "accuracy_{}")):
-        for end in ("low", "high"):
-            known = column.format(end) in trials
-            rows[f"{name}_{end}"] = pandas.to_numeric(trials[column.format(end)]) if known else math.nan
-    if "accuracy_expected" in trials:
-        expected = pandas.to_numeric(trials["accuracy_expected"])
-        rows["accuracy"] = rows["accuracy"].where(rows["accuracy_low"].isna(), expected)
-    rows["hover"] = [_hover(row, trial) for row, trial in zip(records(rows), records(trials), strict=True)]
-    return rows.reset_index(drop=True)
+        row[name] = as_float(trial.get(objective.column)) * objective.factor
+    for end in ("low", "high"):
+        row[f"latency_{end}"] = as_float(trial.get(f"latency_{end}_ms"))
+        row[f"accuracy_{end}"] = as_float(trial.get(f"accuracy_{end}"))
+    if math.isnan(row["accuracy"]):  # the only accuracy before the last rung
+        row["accuracy"] = as_float(trial.get("search_accuracy"))
+    if not math.isnan(row["accuracy_low"]):
+        row["accuracy"] = as_float(trial.get("accuracy_expected"))
+    return {**row, "hover": _hover(row, trial)}
 
 
-def records(frame: pandas.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a frame as dictionaries of Python values."""
-    return frame.to_dict("records")
+def as_float(value: Any) -> float:
+    """A value as a float; NaN unless it is a number."""
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def values(rows: Iterable[Mapping[str, Any]], column: str) -> list[float]:
+    """The values of a column, without those that are missing."""
+    return [row[column] for row in rows if not math.isnan(row[column])]
 
 
 def _hover(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
     """The hover text of a candidate, as HTML."""
     lines = [f"<b>trial {row['id']}</b>, {html.escape(row['digest'])}, {WORDS[row['kind']]}"]
     for name, objective in OBJECTIVES.items():
-        if not math.isnan(row.get(name, math.nan)):
+        if not math.isnan(row[name]):
             line = f"{objective.label} {objective.format_scaled(row[name])}"
             if name == "accuracy":
                 line = _accuracy_line(row, trial)
@@ -86,7 +81,7 @@ def _hover(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
 def _accuracy_line(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
     """The accuracies of a candidate: of its exported file, in the search, and expected after full training."""
     objective = OBJECTIVES["accuracy"]
-    reported, searched = (_float(trial.get(column)) for column in ("accuracy", "search_accuracy"))
+    reported, searched = (as_float(trial.get(column)) for column in ("accuracy", "search_accuracy"))
     parts = [] if math.isnan(reported) else [f"accuracy {objective.format_scaled(reported)}"]
     if not math.isnan(searched):
         text = objective.format_scaled(searched)
@@ -97,13 +92,10 @@ def _accuracy_line(row: Mapping[str, Any], trial: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
-def _float(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
-
-
-def staircase(rows: pandas.DataFrame, x: str, y: str) -> pandas.DataFrame:
+def staircase(rows: Iterable[Row], x: str, y: str) -> list[Row]:
     """The members that are also on the front of these two objectives alone, from left to right."""
-    members = rows[(rows["kind"] == FRONT) & rows[x].notna() & rows[y].notna()]
-    signs = [OBJECTIVES[name].to_minimize(1) for name in (x, y)]
-    mask = pareto.front(members[[x, y]].to_numpy(float) * signs) if len(members) else np.zeros(0, bool)
-    return members[mask].sort_values([x, y])
+    members = [row for row in rows if row["kind"] == FRONT and not math.isnan(row[x] + row[y])]
+    points = [[OBJECTIVES[name].to_minimize(row[name]) for name in (x, y)] for row in members]
+    mask = pareto.front(points) if points else []
+    steps = [row for row, is_step in zip(members, mask, strict=True) if is_step]
+    return sorted(steps, key=lambda row: (row[x], row[y]))

@@ -1,29 +1,22 @@
-"""Figures of a study, drawn with Plotly from the rows of `plot_data`."""
+"""Figures of a study, drawn from the rows of `plot_data` as the plain values that plotly.js takes.
+
+A figure is `{"data": [...], "layout": {...}}` in Plotly's schema, in which `plotly.graph_objects.Figure(figure)` checks
+it. Importing Plotly's classes and pandas takes longer than everything else that a report needs.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
-from nasspace.reporting.plot_data import (
-    EVALUATED,
-    FRONT,
-    REJECTED,
-    WORDS,
-    panels,
-    pareto_rows,
-    records,
-    staircase,
-)
+from nasspace.reporting.plot_data import EVALUATED, FRONT, REJECTED, WORDS, Row, panels, staircase, values
 from nasspace.studies.objectives import OBJECTIVES
+from nasspace.studies.trial_table import has_value
 
-if TYPE_CHECKING:
-    import pandas
-    import plotly.graph_objects as go
-
-__all__ = ["panels", "pareto_figure", "pareto_rows", "plotly_js", "progress_figure", "staircase", "to_html"]
+Figure = dict[str, Any]
 COLORS = {
     FRONT: "#D55E00",
     EVALUATED: "#2E86C8",
@@ -35,258 +28,281 @@ MARKERS = {
     REJECTED: {"color": COLORS[REJECTED], "size": 13, "symbol": "line-ns-open", "line": {"width": 1.5}},
 }
 GRAY = "rgba(128,128,128,0.22)"
+CLEAR = "rgba(0,0,0,0)"
 LOGARITHMIC = 20  # ratio of largest to smallest value above which an axis is logarithmic
 NEAR = 0.05  # labels overlap if they are closer than this share of both axes
 FAR = 1.5  # a limit above this multiple of the largest value is written and not drawn
+BETWEEN_PANELS, ABOVE_STRIP = 0.04, 0.03  # gaps, as shares of the figure's width and height
+STRIP = 0.1  # share of the height left by the gap
 CONFIG = {  # the button to upload figures to Plotly's servers is removed
     "showSendToCloud": False,
     "modeBarButtonsToRemove": ["sendChartToCloud", "select2d", "lasso2d"],
     "displaylogo": False,
     "responsive": True,
 }
-FOLLOW_PAGE = """
-const figure = document.getElementById('{plot_id}');
-const follow = color => Plotly.relayout(figure, {'font.color': color || getComputedStyle(document.body).color});
-matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => follow());
-addEventListener('beforeprint', () => follow('#111'));
-addEventListener('afterprint', () => follow());
-follow();
-"""
+LAYOUT = {  # of all figures: transparent background, legend above
+    "height": 560,
+    "margin": {"l": 70, "r": 20, "t": 40, "b": 70},
+    "paper_bgcolor": CLEAR,
+    "plot_bgcolor": CLEAR,
+    "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#222"},
+    "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": CLEAR},
+    "hoverlabel": {"bgcolor": "white", "bordercolor": "#888", "font": {"color": "#111"}, "align": "left"},
+    "hovermode": "closest",
+    "modebar": {"bgcolor": CLEAR, "color": COLORS[REJECTED], "activecolor": COLORS[EVALUATED]},
+}
+AXIS = {"gridcolor": GRAY, "linecolor": COLORS[REJECTED], "zeroline": False, "ticks": "outside", "showline": True}
 
 
 def pareto_figure(
-    rows: pandas.DataFrame,
+    rows: Sequence[Row],
     objectives: Sequence[str],
     *,
     limits: Mapping[str, float] | None = None,
     titles: Mapping[str, str] | None = None,
-) -> go.Figure:
+) -> Figure:
     """Draw the rows of `pareto_rows`: one panel for each of `panels(objectives)`, rejected candidates in a strip below.
 
     `limits` are in milliseconds and counts; `titles` (HTML) replace the titles of some axes.
     """
-    from plotly.subplots import make_subplots
-
     shown = panels(objectives)
-    strip = bool((rows["kind"] == REJECTED).any())
-    figure = make_subplots(
-        rows=1 + strip,
-        cols=len(shown),
-        shared_xaxes=True,
-        shared_yaxes=True,
-        row_heights=[0.9, 0.1][: 1 + strip],
-        vertical_spacing=0.03,
-        horizontal_spacing=0.04,
-    )
+    titles = {name: (titles or {}).get(name, objective.axis_title) for name, objective in OBJECTIVES.items()}
+    strip = any(row["kind"] == REJECTED for row in rows)
+    figure: Figure = {"data": [], "layout": {**LAYOUT, "shapes": [], "annotations": []}}
     for col, (x, y) in enumerate(shown, start=1):
         limit = (limits or {}).get(x)
-        panel = _Panel(figure, rows, x, y, col, strip, limit and limit * OBJECTIVES[x].factor)
-        panel.draw((titles or {}).get(x, OBJECTIVES[x].axis_title))
-    _format_y_axis(figure, rows, shown[0][1], titles or {})
-    _format_figure(figure, strip)
+        place = _Place(col, len(shown), strip)
+        panel = _Panel(rows, x, y, place, limit and limit * OBJECTIVES[x].factor)
+        figure["data"] += panel.traces()
+        figure["layout"] |= panel.axes(titles[x], titles[y])
+        if panel.limit:
+            figure["layout"]["shapes"] += panel.limit_lines(panel.limit)
+            figure["layout"]["annotations"].append(panel.limit_text(panel.limit))
     return figure
 
 
 @dataclass(frozen=True)
-class _Panel:
-    """The panel of two objectives in column `col` of a figure; `limit` is in the unit shown."""
+class _Place:
+    """Column `col` (from 1) of `columns` side by side; with `strip`, every column has a second row below."""
 
-    figure: go.Figure
-    rows: pandas.DataFrame
+    col: int
+    columns: int
+    strip: bool
+
+    @property
+    def last_row(self) -> int:
+        return 1 + self.strip
+
+    def axis(self, letter: str, row: int, col: int | None = None) -> str:
+        """The name of an axis in traces: x, x2, ..., by rows."""
+        i = (row - 1) * self.columns + (col or self.col)
+        return letter if i == 1 else f"{letter}{i}"
+
+    def key(self, letter: str, row: int) -> str:
+        """The name of an axis in the layout: xaxis, xaxis2, ..."""
+        return f"{letter}axis{self.axis(letter, row)[1:]}"
+
+    def across(self) -> list[float]:
+        """The domain of the x axes: shares of the figure's width."""
+        width = (1 - BETWEEN_PANELS * (self.columns - 1)) / self.columns
+        start = (self.col - 1) * (width + BETWEEN_PANELS)
+        return [start, start + width]
+
+    def upwards(self, row: int) -> list[float]:
+        """The domain of a row's y axes: shares of the figure's height."""
+        top = STRIP * (1 - ABOVE_STRIP)
+        if not self.strip:
+            return [0.0, 1.0]
+        return [top + ABOVE_STRIP, 1.0] if row == 1 else [0.0, top]
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """The panel of two objectives; `limit` is in the unit shown."""
+
+    rows: Sequence[Row]
     x: str
     y: str
-    col: int
-    strip: bool
+    place: _Place
     limit: float | None
 
-    def draw(self, title: str) -> None:
-        """Draw the staircase, the evaluated candidates below the front's members, the strip, the limit and the axis."""
-        self._draw_steps()
-        for kind in (EVALUATED, FRONT):
-            self._draw_points(kind)
-        if self.strip:
-            self._draw_rejected()
-        if self.limit:
-            self._draw_limit(self.limit)
-        self._format_x_axis(title)
+    @cached_property
+    def is_near(self) -> bool:
+        """Whether the limit is close enough to the values to be drawn."""
+        return bool(self.limit and self.limit <= FAR * max(values(self.rows, self.x), default=math.nan))
 
-    def _part(self, kind: str, *columns: str) -> pandas.DataFrame:
+    @cached_property
+    def shown_values(self) -> list[float]:
+        """The values that the x axis must include."""
+        columns = ["latency", "latency_low", "latency_high"] if self.x == "latency" else [self.x]
+        found = [value for column in columns for value in values(self.rows, column)]
+        return found + ([self.limit] if self.limit and self.is_near else [])
+
+    @property
+    def is_logarithmic(self) -> bool:
+        """Whether the values of the x axis span a wide range."""
+        shown = self.shown_values
+        return bool(shown) and min(shown) > 0 and max(shown) / min(shown) > LOGARITHMIC
+
+    def traces(self) -> list[dict[str, Any]]:
+        """The staircase, the evaluated candidates below the front's members, and the strip."""
+        drawn = [self._steps(), self._points(EVALUATED), self._points(FRONT)]
+        return [*drawn, self._rejected()] if self.place.strip else drawn
+
+    def _part(self, kind: str, *columns: str) -> list[Row]:
         """The candidates of a kind that have values in these columns."""
-        return self.rows[(self.rows["kind"] == kind) & self.rows[list(columns)].notna().all(axis=1)]
+        return [row for row in self.rows if row["kind"] == kind and not any(math.isnan(row[name]) for name in columns)]
 
-    def _add(self, row: int, kind: str, legend: bool, **trace: Any) -> None:
-        import plotly.graph_objects as go
+    def _trace(self, row: int, kind: str, legend: bool, **look: Any) -> dict[str, Any]:
+        axes = {"xaxis": self.place.axis("x", row), "yaxis": self.place.axis("y", row)}
+        shown = {"legendgroup": kind, "showlegend": legend and self.place.col == 1}
+        return {"type": "scatter", "name": WORDS[kind], **shown, **axes, **look}
 
-        scatter = go.Scatter(name=WORDS[kind], legendgroup=kind, showlegend=legend and self.col == 1, **trace)
-        self.figure.add_trace(scatter, row=row, col=self.col)
-
-    def _draw_steps(self) -> None:
+    def _steps(self) -> dict[str, Any]:
         steps = staircase(self.rows, self.x, self.y)
         line = {"color": COLORS[FRONT], "width": 1.5, "shape": "hv"}
-        self._add(1, FRONT, False, x=steps[self.x], y=steps[self.y], mode="lines", line=line, hoverinfo="skip")
+        points = {"x": [row[self.x] for row in steps], "y": [row[self.y] for row in steps]}
+        return self._trace(1, FRONT, False, **points, mode="lines", line=line, hoverinfo="skip")
 
-    def _draw_points(self, kind: str) -> None:
+    def _points(self, kind: str) -> dict[str, Any]:
         part = self._part(kind, self.x, self.y)
-        look = {"marker": MARKERS[kind], "cliponaxis": False}
+        look = {"mode": "markers", "marker": MARKERS[kind], "cliponaxis": False}
         if kind == FRONT:
-            look |= {
-                "mode": "markers+text",
-                "text": self._labels(part),
-                "textposition": "top left",
-                "textfont_size": 11,
-            }
+            labels = {"text": self._labels(part), "textposition": "top left", "textfont": {"size": 11}}
+            look |= {"mode": "markers+text", **labels}
         if self.x == "latency":
             look["error_x"] = _interval(part, self.x, COLORS[kind])
-        if kind == FRONT and self.y == "accuracy" and part["accuracy_low"].notna().any():
+        if kind == FRONT and self.y == "accuracy" and values(part, "accuracy_low"):
             look["error_y"] = _interval(part, self.y, COLORS[kind])
-        self._add(1, kind, True, x=part[self.x], y=part[self.y], **{"mode": "markers", **look, **_hovering(part)})
+        points = {"x": [row[self.x] for row in part], "y": [row[self.y] for row in part]}
+        return self._trace(1, kind, True, **points, **look, **_hovering(part))
 
-    def _labels(self, part: pandas.DataFrame) -> list[str]:
+    def _labels(self, part: Sequence[Row]) -> list[str]:
         """The ids of the members on the staircase, without labels that would overlap."""
-        spans = {name: float(part[name].max() - part[name].min()) or 1.0 for name in (self.x, self.y)}
-        kept: list[dict[str, Any]] = []
-        for row in records(staircase(self.rows, self.x, self.y)):
+        columns = {name: [row[name] for row in part] for name in (self.x, self.y)}
+        spans = {name: max(column) - min(column) or 1.0 for name, column in columns.items() if column}
+        kept: list[Row] = []
+        for row in staircase(self.rows, self.x, self.y):
             if all(any(abs(row[name] - other[name]) > NEAR * spans[name] for name in spans) for other in kept):
                 kept.append(row)
         labeled = {row["id"] for row in kept}
-        return [str(i) if i in labeled else "" for i in part["id"]]
+        return [str(row["id"]) if row["id"] in labeled else "" for row in part]
 
-    def _draw_rejected(self) -> None:
-        """Draw a rug of the candidates without accuracy along the x axis."""
+    def _rejected(self) -> dict[str, Any]:
+        """A rug of the candidates without accuracy along the x axis."""
         part = self._part(REJECTED, self.x)
-        look = {"mode": "markers", "marker": MARKERS[REJECTED]}
-        self._add(2, REJECTED, True, x=part[self.x], y=[0] * len(part), **look, **_hovering(part))
+        points = {"x": [row[self.x] for row in part], "y": [0] * len(part)}
+        return self._trace(2, REJECTED, True, **points, mode="markers", marker=MARKERS[REJECTED], **_hovering(part))
 
-    @property
-    def _near(self) -> bool:
-        """Whether the limit is close enough to the values to be drawn."""
-        return bool(self.limit and self.limit <= FAR * self.rows[self.x].max())
+    def limit_lines(self, limit: float) -> list[dict[str, Any]]:
+        """A dashed line at the limit in each row, if it is near the values."""
+        line = {"dash": "dash", "width": 1.5, "color": COLORS[REJECTED]}
+        shape = {"type": "line", "x0": limit, "x1": limit, "y0": 0, "y1": 1, "line": line}
+        axis, rows = self.place.axis, range(1, 1 + self.place.last_row)
+        return [{**shape, "xref": axis("x", i), "yref": f"{axis('y', i)} domain"} for i in rows if self.is_near]
 
-    @property
-    def _values(self) -> list[float]:
-        """The values that the x axis must include."""
-        columns = ["latency", "latency_low", "latency_high"] if self.x == "latency" else [self.x]
-        values = [float(value) for column in columns for value in self.rows[column].dropna()]
-        return values + ([self.limit] if self.limit and self._near else [])
+    def limit_text(self, limit: float) -> dict[str, Any]:
+        """The value of the limit at its line, or at the right edge with an arrow."""
+        axis, text = self.place.axis("x", 1), f"limit {OBJECTIVES[self.x].format_scaled(limit)}"
+        where: dict[str, Any] = {"x": 1, "xref": f"{axis} domain", "text": f"{text} →"}
+        if self.is_near:  # annotations take the logarithm
+            where = {"x": math.log10(limit) if self.is_logarithmic else limit, "xref": axis, "text": text}
+        below = {"y": 0, "yref": f"{self.place.axis('y', 1)} domain", "yanchor": "bottom"}
+        return {**where, **below, "xanchor": "right", "showarrow": False, "font": {"size": 12}}
 
-    @property
-    def _logarithmic(self) -> bool:
-        values = self._values
-        return bool(values) and min(values) > 0 and max(values) / min(values) > LOGARITHMIC
+    def axes(self, x_title: str, y_title: str) -> dict[str, Any]:
+        """The axes of all rows by their keys in the layout."""
+        rows = range(1, 1 + self.place.last_row)
+        found = {self.place.key("x", row): self._x_axis(row, x_title) for row in rows}
+        return found | {self.place.key("y", row): self._y_axis(row, y_title) for row in rows}
 
-    def _draw_limit(self, limit: float) -> None:
-        """Draw a dashed line at the limit, and write its value."""
-        text = f"limit {OBJECTIVES[self.x].format_scaled(limit)}"
-        where: dict[str, Any] = {"x": 1, "xref": "x domain"}
-        if self._near:
-            look = {"dash": "dash", "width": 1.5, "color": COLORS[REJECTED]}
-            for row in range(1, 2 + self.strip):
-                self.figure.add_vline(x=limit, line=look, row=row, col=self.col)
-            where = {"x": math.log10(limit) if self._logarithmic else limit}  # annotations take the logarithm
-        where |= {"xanchor": "right", "y": 0, "yref": "y domain", "yanchor": "bottom", "row": 1, "col": self.col}
-        self.figure.add_annotation(text=text if self._near else f"{text} →", showarrow=False, **where)
+    def _x_axis(self, row: int, title: str) -> dict[str, Any]:
+        """Scale and range of the x axis; the lowest row has its title and ticks."""
+        shown, logarithmic, last = self.shown_values, self.is_logarithmic, self.place.last_row
+        axis = {
+            **AXIS,
+            "anchor": self.place.axis("y", row),
+            "domain": self.place.across(),
+            "range": _span([math.log10(value) for value in shown] if logarithmic else shown),
+            "type": "log" if logarithmic else "linear",
+            "title": _title(title if row == last else ""),
+        }
+        if row == last:
+            return axis
+        return axis | {"matches": self.place.axis("x", last), "showticklabels": False, "ticks": ""}
 
-    def _format_x_axis(self, title: str) -> None:
-        """Set range, title and scale of the x axis."""
-        values, logarithmic = self._values, self._logarithmic
-        span = _span([math.log10(value) for value in values] if logarithmic else values)
-        self.figure.update_xaxes(range=span, type="log" if logarithmic else "linear", col=self.col)
-        self.figure.update_xaxes(title_text=title, row=1 + self.strip, col=self.col)
+    def _y_axis(self, row: int, title: str) -> dict[str, Any]:
+        """The y axis of a row, which all panels share: the first has its title and ticks; the strip shows none."""
+        axis = {
+            **AXIS,
+            "automargin": True,
+            "anchor": self.place.axis("x", row),
+            "domain": self.place.upwards(row),
+            "title": _title(title if (row, self.place.col) == (1, 1) else ""),
+        }
+        if self.place.col > 1:
+            axis |= {"matches": self.place.axis("y", row, 1), "showticklabels": False}
+        if row > 1:
+            return axis | {"visible": False, "range": [-1, 1], "fixedrange": True}
+        shown = values(self.rows, self.y)
+        if self.y == "accuracy":
+            members = [candidate for candidate in self.rows if candidate["kind"] == FRONT]
+            shown += values(members, "accuracy_low") + values(members, "accuracy_high")
+        low, high = _span(shown)
+        if OBJECTIVES[self.y].is_maximized:
+            axis["tickformat"] = ".0%" if high - low > 0.08 else ".1%"
+        return axis | {"range": [low, high]}
 
 
-def _hovering(part: pandas.DataFrame) -> dict[str, Any]:
-    return {"customdata": part["hover"], "hovertemplate": "%{customdata}<extra></extra>"}
+def _hovering(part: Sequence[Row]) -> dict[str, Any]:
+    return {"customdata": [row["hover"] for row in part], "hovertemplate": "%{customdata}<extra></extra>"}
 
 
-def _interval(part: pandas.DataFrame, name: str, color: str) -> dict[str, Any]:
-    """Error bars with the intervals of latency or accuracy."""
+def _interval(part: Sequence[Row], name: str, color: str) -> dict[str, Any]:
+    """Error bars with the intervals of latency or accuracy; a candidate without an interval has none."""
     return {
         "type": "data",
         "symmetric": False,
-        "array": (part[f"{name}_high"] - part[name]).clip(lower=0),
-        "arrayminus": (part[name] - part[f"{name}_low"]).clip(lower=0),
+        "array": [_length(row[f"{name}_high"] - row[name]) for row in part],
+        "arrayminus": [_length(row[name] - row[f"{name}_low"]) for row in part],
         "thickness": 1,
         "width": 3,
         "color": color,
     }
 
 
-def _format_y_axis(figure: go.Figure, rows: pandas.DataFrame, y: str, titles: Mapping[str, str]) -> None:
-    """Set range, title and ticks of the y axis, which all panels share."""
-    values = [float(value) for value in rows[y].dropna()]
-    if y == "accuracy":
-        members = rows[rows["kind"] == FRONT]
-        values += [float(value) for end in ("low", "high") for value in members[f"accuracy_{end}"].dropna()]
-    low, high = _span(values)
-    figure.update_yaxes(range=[low, high], row=1)
-    figure.update_yaxes(title_text=titles.get(y, OBJECTIVES[y].axis_title), row=1, col=1)
-    if OBJECTIVES[y].is_maximized:
-        figure.update_yaxes(tickformat=".0%" if high - low > 0.08 else ".1%", row=1)
+def _length(difference: float) -> float | None:
+    return None if math.isnan(difference) else max(difference, 0.0)
 
 
-def _span(values: Sequence[float]) -> list[float]:
+def _span(shown: Sequence[float]) -> list[float]:
     """A range with a margin around the values."""
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    low, high = (min(shown), max(shown)) if shown else (0.0, 1.0)
     margin = 0.07 * (high - low) or 0.1 * abs(high) or 1.0
     return [low - margin, high + margin]
 
 
-def _format_figure(figure: go.Figure, strip: bool) -> None:
-    """Set the style that all figures share: transparent background, thin grid, legend above."""
-    figure.update_layout(
-        template="none",
-        height=560,
-        margin={"l": 70, "r": 20, "t": 40, "b": 70},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13, "color": "#222"},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
-        hoverlabel={"bgcolor": "white", "bordercolor": "#888", "font": {"color": "#111"}, "align": "left"},
-        hovermode="closest",
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": COLORS[REJECTED], "activecolor": COLORS[EVALUATED]},
-    )
-    figure.update_annotations(font_size=12)
-    lines = {
-        "title_font_size": 13,
-        "gridcolor": GRAY,
-        "linecolor": COLORS[REJECTED],
-        "zeroline": False,
-        "ticks": "outside",
+def _title(text: str = "") -> dict[str, Any]:
+    font = {"font": {"size": 13}}
+    return {"text": text, **font} if text else font
+
+
+def progress_figure(trials: Sequence[Mapping[str, Any]], column: str = "hypervolume") -> Figure:
+    """Draw the growth of the front: `column` of the rows of trials.csv, over the trials."""
+    part = sorted((row for row in trials if has_value(row.get(column))), key=lambda row: row["id"])
+    trace = {
+        "type": "scatter",
+        "x": [row["id"] for row in part],
+        "y": [row[column] for row in part],
+        "mode": "lines",
+        "line": {"color": COLORS[FRONT], "width": 2, "shape": "hv"},
+        "name": column,
     }
-    figure.update_xaxes(showline=True, **lines)
-    figure.update_yaxes(showline=True, automargin=True, **lines)
-    if strip:
-        figure.update_yaxes(row=2, visible=False, range=[-1, 1], fixedrange=True)
-        figure.update_xaxes(row=1, showticklabels=False, ticks="")
-
-
-def progress_figure(trials: pandas.DataFrame, column: str = "hypervolume") -> go.Figure:
-    """Draw the growth of the front: `column` over the trials."""
-    import plotly.graph_objects as go
-
-    part = trials[trials[column].notna()].sort_values("id")
-    line = {"color": COLORS[FRONT], "width": 2, "shape": "hv"}
-    figure = go.Figure(go.Scatter(x=part["id"], y=part[column], mode="lines", line=line, name=column))
-    figure.update_xaxes(title_text="trial")
-    figure.update_yaxes(title_text=f"{column} of the front")
-    _format_figure(figure, False)
-    figure.update_layout(height=320, showlegend=False)
-    return figure
-
-
-def to_html(figure: go.Figure, *, whole: bool = True) -> str:
-    """Render a figure as a page that contains plotly.js, or, without `whole`, as a part of a page.
-
-    The page of a part must contain `plotly_js()` once; the part takes its text color from the page.
-    """
-    return figure.to_html(
-        full_html=whole,
-        include_plotlyjs=whole,
-        include_mathjax=False,
-        config=CONFIG,
-        post_script=None if whole else FOLLOW_PAGE,
-        default_height=f"{figure.layout.height}px",
-    )
+    axes = {
+        "xaxis": {**AXIS, "title": _title("trial")},
+        "yaxis": {**AXIS, "title": _title(f"{column} of the front"), "automargin": True},
+    }
+    return {"data": [trace], "layout": {**LAYOUT, **axes, "height": 320, "showlegend": False}}
 
 
 def plotly_js() -> str:

@@ -19,15 +19,13 @@ from typing import TYPE_CHECKING, Any
 from nasspace import files
 from nasspace.formatting import significant
 from nasspace.reporting import plots
-from nasspace.reporting.plot_data import pareto_rows
+from nasspace.reporting.plot_data import as_float, pareto_rows
 from nasspace.studies.front import Front
 from nasspace.studies.objectives import COUNTED, OBJECTIVES
 from nasspace.studies.trial_table import has_value
 
 if TYPE_CHECKING:
     import jinja2
-    import pandas
-    from markupsafe import Markup
 
 HEADS = ("global_pool", "flatten", "dropout", "linear")  # every network ends with these: summaries leave them out
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -117,30 +115,23 @@ def _content(front: Front, progress: str) -> dict[str, Any]:
     """What the templates show."""
     from markupsafe import Markup
 
-    trials = front.trials_frame()
-    has_progress = progress in trials and bool(trials[progress].notna().any())
+    has_progress = any(has_value(row.get(progress)) for row in front.trials)
     return {
         "plotly_js": Markup(plots.plotly_js()),
         "name": front.name,
         "subtitle": _subtitle(front),
         "tiles": list(_tiles(front)),
-        "pareto_plot": _pareto_plot(front, trials),
+        "plot_config": plots.CONFIG,
+        "pareto_plot": _pareto_plot(front),
         "pareto_hint": _pareto_hint(front),
         "front_table": _front_table(front),
         "front_note": _front_note(front),
         "networks": list(_networks(front)),
-        "progress_plot": _as_markup(plots.progress_figure(trials, progress)) if has_progress else None,
+        "progress_plot": plots.progress_figure(front.trials, progress) if has_progress else None,
         "settings": _settings(front),
         "notes": list(_notes(front)),
         "trials_table": _trials_table(front),
     }
-
-
-def _as_markup(figure: Any) -> Markup:
-    """A figure as HTML that is not escaped again."""
-    from markupsafe import Markup
-
-    return Markup(plots.to_html(figure, whole=False))
 
 
 def _subtitle(front: Front) -> str:
@@ -183,13 +174,13 @@ def _latency_settings(front: Front) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _pareto_plot(front: Front, trials: pandas.DataFrame) -> Markup:
-    rows = pareto_rows(trials, front.objectives, [member.id for member in front.members])
+def _pareto_plot(front: Front) -> plots.Figure:
+    rows = pareto_rows(front.trials, [member.id for member in front.members])
     titles = {
         "accuracy": _accuracy_title(front),
         "latency": f"{OBJECTIVES['latency'].axis_title}<br>({escape(_latency_settings(front))})",
     }
-    return _as_markup(plots.pareto_figure(rows, front.objectives, limits=front.limits, titles=titles))
+    return plots.pareto_figure(rows, front.objectives, limits=front.limits, titles=titles)
 
 
 def _accuracy_title(front: Front) -> str:
@@ -276,21 +267,17 @@ def _full_training(row: Mapping[str, Any]) -> tuple[str, str]:
 
 def _shown(name: str, row: Mapping[str, Any], column: str = "") -> str:
     """A figure with its unit; empty without a value."""
-    value = _number(row.get(column or OBJECTIVES[name].column))
+    value = as_float(row.get(column or OBJECTIVES[name].column))
     return "" if math.isnan(value) else OBJECTIVES[name].format(value)
 
 
 def _latency(row: Mapping[str, Any], prefix: str) -> tuple[str, str]:
     """Median, and the interval below it."""
-    median, low, high = (_number(row.get(f"{prefix}{end}_ms")) for end in ("", "_low", "_high"))
+    median, low, high = (as_float(row.get(f"{prefix}{end}_ms")) for end in ("", "_low", "_high"))
     interval = "" if math.isnan(low + high) else f"{significant(low)} to {significant(high)}"
     if row.get(f"{prefix}_contended") is True:
         interval += ", busy"
     return ("" if math.isnan(median) else significant(median), interval)
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def _front_note(front: Front) -> str:
@@ -442,7 +429,7 @@ def _trials_table(front: Front) -> Table:
 
 def _trial_cells(row: Mapping[str, Any]) -> dict[str, Any]:
     """The cells that only the table of all trials has."""
-    seconds = _number(row.get("seconds"))
+    seconds = as_float(row.get("seconds"))
     return {
         "state": row["state"],
         "seconds": "" if math.isnan(seconds) else f"{seconds:.1f}",

@@ -16,8 +16,10 @@ from nasspace.studies.trial_table import (
     FRONT_COLUMNS,
     REMEASURED_COLUMNS,
     TRIAL_COLUMNS,
+    float_columns,
     has_value,
     plain,
+    to_csv,
 )
 from nasspace.studies.weight_store import StudyWeights
 
@@ -150,8 +152,19 @@ class Front:
         return sum(row["state"] == state for row in self.trials)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of front.csv, without pandas, whose import takes a while."""
+        """The rows of front.csv, and the JSON of the architectures."""
         return [member.front_row() for member in self.members]
+
+    def csv(self) -> str:
+        """The content of front.csv."""
+        rows, columns = self.rows(), [name for name in FRONT_COLUMNS if name != "architecture"]
+        # A count that one of the trials lacks is written equally in both tables.
+        return to_csv(rows, columns, float_columns(rows, columns) | float_columns(self.trials, TRIAL_COLUMNS))
+
+    def trials_csv(self) -> str:
+        """The content of trials.csv."""
+        columns = self._trial_columns()
+        return to_csv(self.trials, columns, float_columns(self.trials, columns))
 
     def frame(self) -> pandas.DataFrame:
         """The front as a data frame that prints as many columns as fit."""
@@ -164,8 +177,11 @@ class Front:
         """Every evaluated and rejected candidate, one per row, in the order of the search."""
         import pandas
 
-        added = dict.fromkeys(name for row in self.trials[:1] for name in row if name not in TRIAL_COLUMNS)
-        return pandas.DataFrame(list(self.trials), columns=[*TRIAL_COLUMNS, *added])
+        return pandas.DataFrame(list(self.trials), columns=self._trial_columns())
+
+    def _trial_columns(self) -> list[str]:
+        """The columns of trials.csv, then others that the trials have."""
+        return [*TRIAL_COLUMNS, *(name for row in self.trials[:1] for name in row if name not in TRIAL_COLUMNS)]
 
     def document(self) -> dict[str, Any]:
         """The JSON document of `search`, `resume` and `front`."""

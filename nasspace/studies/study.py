@@ -689,9 +689,10 @@ def extend(study: Study, settings: dict[str, Any]) -> None:
     study.settings = settings
 
 
-def write_tables(study: Study) -> None:
-    """Write `trials.csv`, `front.csv` and `front.json`, each atomically."""
+def write_tables(study: Study) -> Front:
+    """Write `trials.csv`, `front.csv` and `front.json`, each atomically, and return the front that they show."""
     front = study.snapshot()
-    files.write_text(study.folder / "trials.csv", front.trials_frame().to_csv(index=False))
-    files.write_text(study.folder / "front.csv", front.frame().drop(columns="architecture").to_csv(index=False))
+    files.write_text(study.folder / "trials.csv", front.trials_csv())
+    files.write_text(study.folder / "front.csv", front.csv())
     files.write_json(study.folder / "front.json", front.document())
+    return front

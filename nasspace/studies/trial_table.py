@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasspace.studies.objectives import COUNTED, OBJECTIVES
@@ -109,6 +111,31 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
         whole = key in ("id", *COUNTED, "resolution") and not missing and value == int(value)
         values[key] = None if missing else int(value) if whole else value
     return {**values, "architecture": json.loads(row["architecture"])}
+
+
+def float_columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> set[str]:
+    """The columns that pandas holds as floats: numbers of which one has a fraction or a row has none."""
+    return {name for name in columns if _is_float([row.get(name) for row in rows])}
+
+
+def _is_float(cells: Sequence[Any]) -> bool:
+    found = [cell for cell in cells if has_value(cell)]
+    numeric = all(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in found)
+    return bool(found) and numeric and (len(found) < len(cells) or any(isinstance(cell, float) for cell in found))
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], floats: Container[str]) -> str:
+    """Rows as CSV, as `DataFrame.to_csv(index=False)` writes them, without pandas, whose import takes a while.
+
+    `floats` are the columns whose integers are written as floats.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        cells = ((name, row.get(name)) for name in columns)
+        writer.writerow("" if not has_value(cell) else float(cell) if name in floats else cell for name, cell in cells)
+    return text.getvalue()
 
 
 def ties(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, ...]]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from html.parser import HTMLParser
 
-import pandas
+import plotly.graph_objects as go
 import pytest
 
 from nasspace.reporting.plot_data import panels, pareto_rows, staircase
-from nasspace.reporting.plots import pareto_figure, progress_figure, to_html
+from nasspace.reporting.plots import CONFIG, pareto_figure, progress_figure
 from nasspace.studies.objectives import OBJECTIVES
 
 NAMES = ["accuracy", "latency", "flops"]
@@ -19,29 +18,38 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def trials(*changes: dict) -> pandas.DataFrame:
+def trials(*changes: dict) -> list[dict]:
     """Trials as in a study; figures default to those of the first line."""
     usual = ["0" * 12, "evaluated", 0.9, 1.0, 0.9, 1.2, False, 2_000_000, 100_000, 50_000, 3.0, ""]
-    rows = [{**dict(zip(COLUMNS, [i, *usual], strict=True)), **change} for i, change in enumerate(changes)]
-    return pandas.DataFrame(rows, columns=COLUMNS)
+    return [{**dict(zip(COLUMNS, [i, *usual], strict=True)), **change} for i, change in enumerate(changes)]
 
 
 REJECTED = {"state": "rejected", "accuracy": None, "reason": "latency <b>5</b> ms is above the limit"}
 
 
 def test_rows_have_kinds_and_the_units_shown():
-    rows = pareto_rows(trials({}, {}, REJECTED), NAMES, [1])
-    assert rows["kind"].tolist() == ["evaluated", "front", "rejected"]
-    assert rows["flops"].tolist() == [2.0, 2.0, 2.0]
-    assert rows["params"].tolist() == pytest.approx([0.1] * 3)
-    assert rows["accuracy"].tolist()[:2] == [0.9, 0.9]
-    assert math.isnan(rows["accuracy"][2])
-    assert (rows["latency_low"][0], rows["latency_high"][0]) == (0.9, 1.2)
+    rows = pareto_rows(trials({}, {}, REJECTED), [1])
+    assert [row["kind"] for row in rows] == ["evaluated", "front", "rejected"]
+    assert [row["flops"] for row in rows] == [2.0, 2.0, 2.0]
+    assert [row["params"] for row in rows] == pytest.approx([0.1] * 3)
+    assert [row["accuracy"] for row in rows[:2]] == [0.9, 0.9]
+    assert math.isnan(rows[2]["accuracy"])
+    assert (rows[0]["latency_low"], rows[0]["latency_high"]) == (0.9, 1.2)
+    assert math.isnan(rows[0]["accuracy_low"])
+
+
+def test_accuracy_is_the_expected_one_else_that_of_the_search():
+    believed = {"accuracy_low": 0.7, "accuracy_high": 0.9, "accuracy_expected": 0.8}
+    searched = {"accuracy": None, "search_accuracy": 0.6, "accuracy_expected": 0.6}
+    rows = pareto_rows(trials(believed, searched), [])
+    assert [row["accuracy"] for row in rows] == [0.8, 0.6]
+    assert "expected after full training 80.00% (70.00% to 90.00%)" in rows[0]["hover"]
+    assert "accuracy 60.00% in the search" in rows[1]["hover"]
 
 
 def test_hover_text_has_figures_and_is_escaped():
     table = trials({"digest": "<i>abc", "latency_contended": True}, REJECTED)
-    first, second = pareto_rows(table, NAMES, [])["hover"]
+    first, second = (row["hover"] for row in pareto_rows(table, []))
     for part in (
         "trial 0",
         "&lt;i&gt;abc",
@@ -72,14 +80,15 @@ def test_staircase_is_the_front_of_two_objectives():
     """Brute force: the members that no other member beats in both."""
     points = [(1.0, 0.80), (2.0, 0.85), (3.0, 0.82), (0.5, 0.70), (2.0, 0.84), (4.0, 0.9), (5.0, 0.9)]
     table = trials(*({"latency_ms": x, "accuracy": y} for x, y in points), {"latency_ms": 0.1, "accuracy": 0.99})
-    rows = pareto_rows(table, NAMES, range(len(points)))  # the last one, the best, is no member
+    rows = pareto_rows(table, range(len(points)))  # the last one, the best, is no member
     expected = sorted((x, y) for x, y in points if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points))
     found = staircase(rows, "latency", "accuracy")
-    assert list(zip(found["latency"], found["accuracy"], strict=True)) == expected
+    assert [(row["latency"], row["accuracy"]) for row in found] == expected
 
 
-def figure_of(table, front=(0,), objectives=NAMES, **arguments):
-    return pareto_figure(pareto_rows(table, objectives, front), objectives, **arguments)
+def figure_of(table, front=(0,), objectives=NAMES, **arguments) -> go.Figure:
+    """The figure as Plotly reads it: an unknown or wrong property raises ValueError."""
+    return go.Figure(pareto_figure(pareto_rows(table, front), objectives, **arguments))
 
 
 def drawn(figure, name):
@@ -135,45 +144,45 @@ def test_axis_is_logarithmic_for_a_wide_range():
 )
 @pytest.mark.parametrize("objectives", [NAMES, ["accuracy", "params"], ["latency", "flops"]])
 def test_few_or_no_trials_can_be_drawn(table, objectives):
-    front = table[table["state"] == "evaluated"]["id"]
-    assert to_html(figure_of(table, front, objectives, limits={"latency": 1, "flops": 1e6}), whole=False)
+    front = [row["id"] for row in table if row["state"] == "evaluated"]
+    assert figure_of(table, front, objectives, limits={"latency": 1, "flops": 1e6}).data
 
 
-class Loads(HTMLParser):
-    """Collect every attribute by which a page loads something."""
+@pytest.mark.parametrize("objectives", [NAMES, ["accuracy", "params"]])
+@pytest.mark.parametrize("table", [trials({}, {}), trials({}, REJECTED)])
+def test_panels_lie_where_plotly_lays_subplots(table, objectives):
+    from plotly.subplots import make_subplots
 
-    def __init__(self, text: str):
-        super().__init__()
-        self.found: list[tuple[str, str | None]] = []
-        self.scripts = 0
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.scripts += tag == "script"
-        self.found += [
-            (tag, value) for name, value in attributes if name in ("src", "href", "data", "action", "srcset")
-        ]
-        if tag in ("link", "base", "iframe", "object", "embed", "img"):
-            self.found.append((tag, None))
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_html_loads_nothing_and_uploads_nothing(whole):
-    text = to_html(figure_of(trials({}, REJECTED)), whole=whole)
-    assert Loads(text).found == []
-    assert "Plotly.newPlot" in text
-    assert '"showSendToCloud": false' in text
-    assert (len(text) > 1_000_000) is whole
+    strip, columns = len({row["state"] for row in table}) > 1, len(panels(objectives))
+    oracle = make_subplots(
+        rows=1 + strip,
+        cols=columns,
+        shared_xaxes=True,
+        shared_yaxes=True,
+        row_heights=[0.9, 0.1][: 1 + strip],
+        vertical_spacing=0.03,
+        horizontal_spacing=0.04,
+    )
+    found = figure_of(table, objectives=objectives)
+    assert len(list(oracle.select_xaxes())) == columns * (1 + strip)
+    for name, expected in oracle.layout.to_plotly_json().items():
+        if "axis" in name:
+            axis = found.layout[name]
+            assert axis.domain == pytest.approx(tuple(expected.pop("domain")))
+            assert {key: axis[key] for key in expected} == expected
 
 
-def test_texts_cannot_end_the_script():
-    text = to_html(figure_of(trials({"digest": "</script><script>alert(1)</script>"})), whole=False)
-    assert "<script>alert" not in text
+def test_a_candidate_without_interval_has_no_bar():
+    table = trials({}, {"latency_low_ms": None, "latency_high_ms": None})
+    assert drawn(figure_of(table), "evaluated")[0].error_x.array == (None,)
+
+
+def test_nothing_can_be_uploaded():
+    assert CONFIG["showSendToCloud"] is False
 
 
 def test_progress():
-    table = trials({}, {}, {}).assign(hypervolume=[0.1, None, 0.3])
-    figure = progress_figure(table)
+    table = [{**row, "hypervolume": value} for row, value in zip(trials({}, {}, {}), [0.1, None, 0.3], strict=True)]
+    figure = go.Figure(progress_figure(table))
     assert list(figure.data[0].x) == [0, 2]
     assert list(figure.data[0].y) == [0.1, 0.3]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 
 from nasspace.counting import cost
 from nasspace.formatting import significant
+from nasspace.reporting.plot_data import pareto_rows
+from nasspace.reporting.plots import pareto_figure, plotly_js
 from nasspace.reporting.report import report_html, words
 from nasspace.space.space import Space
 from nasspace.studies.front import Front, Member
@@ -146,6 +150,20 @@ def test_every_text_is_escaped(page):
     assert "<script>alert" not in page
     assert page.count("&lt;script&gt;alert(") >= 8
     assert Text(page).scripts == page.count("</script>")
+
+
+def test_texts_of_figures_cannot_end_their_script(front):
+    page = report_html(changed(front, {"digest": "</script>" + EVIL, "reason": "</script>" + EVIL}))
+    assert Text(page).scripts == page.count("</script>") == Text(report_html(front)).scripts
+    assert "<script>alert" not in page
+
+
+def test_figures_are_the_drawn_ones(front, page):
+    rows = pareto_rows(front.trials, [member.id for member in front.members])
+    data = json.loads(re.search(r'newPlot\("pareto", (\[.*\]), \{"annotations"', page)[1])
+    assert data == json.loads(json.dumps(pareto_figure(rows, front.objectives)["data"]))
+    assert '"showSendToCloud": false' in page
+    assert page.count("Plotly.newPlot(") == 1 + plotly_js().count("Plotly.newPlot(")
 
 
 def test_page_shows_settings_and_results(page, architectures):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import random
 import shutil
 import sqlite3
 from pathlib import Path
@@ -71,6 +73,35 @@ def test_overlapping_latency_intervals_are_ties():
     intervals = [(1.0, 2.0), (1.5, 3.0), (2.5, 4.0), (None, None)]
     rows = [{"id": i, "latency_low_ms": low, "latency_high_ms": high} for i, (low, high) in enumerate(intervals)]
     assert ties(rows) == [(1,), (0, 2), (1,), ()]
+
+
+def test_tables_are_what_pandas_writes(study):
+    front = study.snapshot()
+    assert front.csv() == front.frame().drop(columns="architecture").to_csv(index=False)
+    assert front.trials_csv() == front.trials_frame().to_csv(index=False)
+    empty = dataclasses.replace(front, members=(), trials=())
+    assert empty.csv() == empty.frame().drop(columns="architecture").to_csv(index=False)
+    assert empty.trials_csv() == empty.trials_frame().to_csv(index=False)
+
+
+CELLS = [
+    *(None, math.nan, 0, 7, -1, 2**53, 0.1, 1.0, 1e-7, 1e16, 1e22, -0.0, math.inf, True, False),
+    *("", "a", "1, 2", 'say "so"', "two\nlines", "nan", "1.0", " "),
+]
+
+
+def test_any_cells_are_written_as_pandas_writes_them(study):
+    """Columns of one kind, with and without missing cells, and of all kinds; members have some of the rows."""
+    kinds = [CELLS, CELLS[2:6], CELLS[:6], CELLS[:13], CELLS[6:13], CELLS[13:15], [*CELLS[:2], *CELLS[13:]], CELLS[15:]]
+    snapshot, chosen = study.snapshot(), random.Random(0)
+    for _ in range(300):
+        columns = {name: chosen.choice(kinds) for name in [*TRIAL_COLUMNS, "added"]}
+        rows = [{name: chosen.choice(kind) for name, kind in columns.items()} for _ in range(chosen.randint(1, 5))]
+        shown = chosen.sample(rows, chosen.randint(1, len(rows)))
+        members = tuple(dataclasses.replace(snapshot.members[0], row=row, ties=(3, 5)) for row in shown)
+        front = dataclasses.replace(snapshot, trials=tuple(rows), members=members)
+        assert front.trials_csv() == front.trials_frame().to_csv(index=False)
+        assert front.csv() == front.frame().drop(columns="architecture").to_csv(index=False)
 
 
 def test_an_empty_front_is_not_exported(study, tmp_path):
