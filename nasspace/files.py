@@ -83,6 +83,9 @@ def find(kind: str, name: str | os.PathLike[str]) -> Path:
 
     An unknown name raises `InputError` with the nearest known one.
     """
+    singular = {"spaces": "a space", "search": "a recipe"}.get(kind, kind)
+    if not isinstance(name, str | os.PathLike):
+        raise InputError(f"{name!r:.60} is not {singular}: give a name or a path")
     path = Path(name)
     with contextlib.suppress(OSError):  # a name that is too long, a folder that cannot be read
         if path.is_file():
@@ -92,7 +95,6 @@ def find(kind: str, name: str | os.PathLike[str]) -> Path:
         raise InputError(f"{path}: {reason}")
     known = names(kind)
     if str(name) not in known:
-        singular = {"spaces": "a space", "search": "a recipe"}.get(kind, kind)
         raise InputError(f"'{name}' is not {singular}{nearest(name, known)}")
     return known[str(name)]
 

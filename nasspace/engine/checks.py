@@ -48,6 +48,15 @@ def check_execution(recipe: Recipe) -> None:
         weight_store.check(recipe.storage_path)
 
 
+def check_functions(evaluator: Any, known: Any) -> None:
+    """Check that an evaluator can be called, and that `known` maps names of objectives to functions."""
+    if evaluator is not None and not callable(evaluator):
+        raise InputError(f"evaluator: {short(evaluator)} is not a function of an architecture")
+    is_mapping = isinstance(known, Mapping) and all(callable(function) for function in known.values())
+    if known is not None and not is_mapping:
+        raise InputError(f"known: {short(known)} is not a dictionary of functions, such as {{'flops': f}}")
+
+
 def check_same_settings(
     folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], measured_on: Mapping[str, Any] | None = None
 ) -> None:

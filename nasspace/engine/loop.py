@@ -7,23 +7,32 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from nasspace import files, temporary
 from nasspace.documents import Document
 from nasspace.engine import delivery, duration, latency_evaluator
-from nasspace.engine.checks import EXECUTION_SETTINGS, check_execution, check_recipe, check_same_settings
+from nasspace.engine.checks import (
+    EXECUTION_SETTINGS,
+    check_execution,
+    check_functions,
+    check_recipe,
+    check_same_settings,
+)
 from nasspace.engine.evaluator import TrainingEvaluator, evaluate
 from nasspace.engine.infeasible import empty_front, unreachable_limits
 from nasspace.engine.problem import EvaluatorFunction, KnownObjectives, Problem
 from nasspace.engine.ray import runner
 from nasspace.engine.trials import Report, TrialManager
 from nasspace.errors import InputError
+from nasspace.samplers.accuracy_belief import Prior
 from nasspace.space.space import Space
 from nasspace.studies import paths
 from nasspace.studies import recipe as recipes
 from nasspace.studies import study as records
+from nasspace.studies.belief import believe
 from nasspace.studies.recipe import Recipe, Rung
 from nasspace.studies.storage import REMEDY, errors_of_storage
 from nasspace.studies.study import Study
@@ -138,9 +147,9 @@ def search(
             "time_budget": time_budget,
             "seed": seed,
             "sampler": sampler,
-            "objectives": tuple(objectives) if objectives is not None else None,
+            "objectives": _listed(objectives),
             "limits": {
-                "latency": None if latency_target_ms is None else f"{latency_target_ms}ms",
+                "latency": None if latency_target_ms is None else _milliseconds(latency_target_ms),
                 "flops": flops_target,
                 "params": params_target,
             },
@@ -149,7 +158,7 @@ def search(
             "skip_broken": skip_broken,
             "resolution": resolution,
             "fidelity": fidelity,
-            "rungs": [_plain(rung) for rung in rungs] if isinstance(rungs, Iterable) else rungs,
+            "rungs": _listed(rungs),
             "full": full,
             "training": training,
             "device": device,
@@ -166,6 +175,7 @@ def search(
         }
     )
     check_recipe(settings)
+    check_functions(evaluator, known)
     if evaluator:
         problem = Problem.from_function(settings, space, evaluator, known)
     else:
@@ -236,24 +246,52 @@ def _continue(study: Study, changes: Mapping[str, Any], report: Report, started:
     return _run(study, problem, False, report, started)
 
 
-def _plain(rung: Rung | Mapping[str, Any]) -> Mapping[str, Any]:
-    return rung.model_dump() if isinstance(rung, Rung) else rung
+def _listed(values: Any) -> Any:
+    """An iterable's values as a list, rungs as plain values; everything else unchanged, for the recipe to refuse."""
+    if not isinstance(values, Iterable) or isinstance(values, str | bytes | Mapping):
+        return values
+    return [value.model_dump() if isinstance(value, Rung) else value for value in values]
+
+
+def _milliseconds(value: Any) -> str:
+    """A number of milliseconds, as a recipe writes it."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputError(f"latency_target_ms: {recipes.short(value)} is not a number of milliseconds, such as 20")
+    return f"{value}ms"
 
 
 def _learned(name: str | Path, problem: Problem) -> dict[str, Any]:
     """What an earlier study shows of short trainings; refuse one on other images."""
     study = records.load(name)
-    belief = study.belief()
-    if problem.data is None or belief is None:
-        without = "the study has no trained network, or is of an earlier version, without intervals of accuracy"
-        what = without if problem.data else "an evaluator is taken as exact"
-        raise InputError(f"--learn-from {name}: {what}; leave it out")
+    settings = study.settings
+    if why := _nothing_learned(settings, problem):
+        raise InputError(f"--learn-from {name}: {why}; leave it out")
+    # What an earlier version did not record was not learned: it stands as in any new study.
+    prior = {**asdict(Prior()), **settings["belief"]}
+    belief = believe({**settings, "belief": prior}, study.frozen("COMPLETE"), study.record.user_attrs)
+    if belief is None:
+        raise InputError(
+            f"--learn-from {name}: no network of the study is trained yet; resume it first, or leave it out"
+        )
     if study.settings["data"]["fingerprint"] != problem.data.fingerprint:
         raise InputError(
             f"--learn-from {name}: the study was searched on other images or at another resolution than "
             f"{problem.recipe.data}; leave it out, or name a study on the same images"
         )
     return {**asdict(belief.learned_prior()), "learned_from": study.name}
+
+
+def _nothing_learned(settings: Mapping[str, Any], problem: Problem) -> str:
+    """Why nothing can be learned from a study with these settings, or for this problem; empty if it can."""
+    if problem.data is None:
+        return "an evaluator is taken as exact"
+    if not settings.get("data"):
+        return f"the study's accuracies came from the evaluator {settings['evaluator']}, not from trainings"
+    if "accuracy" not in settings["recipe"]["objectives"]:
+        return "accuracy is no objective of the study, which trained no network"
+    if not settings.get("belief"):
+        return "the study is of an earlier version, which recorded no intervals of accuracy"
+    return ""
 
 
 def _ignore(kind: str, **_: Any) -> None:

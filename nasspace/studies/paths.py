@@ -14,6 +14,8 @@ from nasspace.errors import InputError
 
 def folder_of(name: str | Path) -> Path:
     """The folder of a study: `./reports/NAME` for a name, else the path itself."""
+    if not isinstance(name, str | os.PathLike):
+        raise InputError(f"{name!r:.60}: a study is a name or a path")
     text = os.fspath(name)
     if not text.strip():
         raise InputError("a study needs a name")
@@ -40,7 +42,9 @@ def known_studies(parent: Path) -> str:
 
 def storage_url(url: str | None) -> str | None:
     """A storage's URL, with an absolute path for a SQLite file, so that it does not depend on the working folder."""
-    if url and url.startswith("sqlite:///"):
+    if url is not None and not (isinstance(url, str) and url):
+        raise InputError(f"storage: {url!r:.60} is not a URL such as sqlite:///study.db")
+    if url is not None and url.startswith("sqlite:///"):
         return f"sqlite:///{Path(url.removeprefix('sqlite:///')).expanduser().absolute()}"
     return url
 

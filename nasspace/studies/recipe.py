@@ -86,6 +86,13 @@ def _full(value: Any) -> Any:
     return value
 
 
+def _objectives(value: Any) -> Any:
+    """Refuse what is not a list of names, with an example."""
+    if not isinstance(value, list | tuple):
+        raise ValueError("objectives are a list such as [accuracy, latency]")
+    return value
+
+
 ObjectiveName = Annotated[str, AfterValidator(_objective)]
 
 
@@ -129,7 +136,7 @@ class Recipe(Strict):
     trials: int = Field(12, ge=1, le=UNBOUNDED)
     time_budget: Annotated[float | None, _amount("time")] = None
     sampler: str = "gain"
-    objectives: tuple[ObjectiveName, ...] = ("accuracy", "latency", "flops")
+    objectives: Annotated[tuple[ObjectiveName, ...], BeforeValidator(_objectives)] = ("accuracy", "latency", "flops")
     limits: Limits = Limits()
     data: str = "digits"
     data_dir: str | None = None
@@ -201,8 +208,9 @@ class Recipe(Strict):
 def _merged(value: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(value)
     for key, change in changes.items():
-        if isinstance(change, Mapping):
-            result[key] = _merged(result.get(key) or {}, change)
+        own = result.get(key)
+        if isinstance(change, Mapping) and (own is None or isinstance(own, Mapping)):
+            result[key] = _merged(own or {}, change)
         elif change is not None:
             result[key] = change
     return result

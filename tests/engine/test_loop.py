@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
+import re
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -357,3 +359,55 @@ def test_choices_that_the_space_does_not_have_are_refused(space):
     connection.close()
     with pytest.raises(InputError, match=r"trial 0 chose stages\.\S+ among \(91, 92, 93\), which the space"):
         found(space, trials=10)
+
+
+class Odd:
+    """A value of no use anywhere."""
+
+
+ARGUMENTS = [
+    name
+    for name in inspect.signature(loop.search).parameters
+    if name not in ("space", "data", "on_event", "deliver", "fresh_latency")
+]
+
+
+@pytest.mark.parametrize("name", ["space", *ARGUMENTS])
+def test_a_value_of_a_wrong_type_is_one_message(space, monkeypatch, name):
+    """Every argument takes some kind of these values; all others raise `InputError` before the search starts."""
+    monkeypatch.setattr(loop, "_run", lambda *_: pytest.fail("the search starts"))
+    wrong = [Odd(), [Odd()], (1, 2), {5: 1}, {"x": 1}, b"\xff"]
+    usual = {"space": space, "evaluator": scored}
+    for value in wrong:
+        with pytest.raises(InputError) as caught:
+            loop.search(**{**usual, name: value})
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"latency_target_ms": "20ms"}, "latency_target_ms: '20ms' is not a number of milliseconds, such as 20"),
+        ({"objectives": "accuracy"}, "objectives: 'accuracy' is not allowed: objectives are a list such as"),
+        ({"objectives": 5}, "objectives: 5 is not allowed: objectives are a list such as"),
+        ({"rungs": 5}, "rungs: 5 is not allowed: rungs are a list"),
+        ({"threads": {"x": 1}}, "threads: "),
+        ({"recipe": 5}, "5 is not a recipe: give a name or a path"),
+        ({"study": 5}, "5: a study is a name or a path"),
+        ({"storage": 5}, "storage: 5 is not a URL"),
+        ({"storage": ""}, "storage: '' is not a URL"),
+        ({"evaluator": 5}, "evaluator: 5 is not a function"),
+        ({"known": {"flops": 5}}, "known: {'flops': 5} is not a dictionary of functions"),
+    ],
+)
+def test_messages_of_wrong_types_name_the_argument(space, arguments, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        loop.search(**{"space": space, "evaluator": scored, **arguments})
+
+
+def test_objectives_and_rungs_are_any_iterables(space):
+    chosen = (name for name in ("accuracy", "flops"))
+    study = loop.search(space, evaluator=scored, objectives=chosen, rungs=iter([{"epochs": 2}]), trials=2, study="s")
+    assert study.objectives == ("accuracy", "flops")
+    assert study.settings["recipe"]["rungs"] == [{"epochs": 2, "resolution": None, "share": 1.0}]

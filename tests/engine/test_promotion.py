@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from pathlib import Path
 
 import pytest
 
+from nasspace import files
 from nasspace.engine import delivery, duration, loop
 from nasspace.engine.problem import Problem
 from nasspace.engine.promotion import EPOCHS_IN_TIME, EXPORTED_MEMBERS, Promotion
@@ -87,6 +89,29 @@ def test_the_most_promising_networks_climb_and_all_members_were_on_the_last_rung
     )  # fmt: skip
     assert learned.settings["belief"]["learned_from"] == "s"
     assert learned.settings["belief"]["gain_sd"] < study.settings["belief"]["gain_sd"]
+    # A study of the version before, which knew no early gain: nothing is learned of it, not that there is none.
+    older = {key: value for key, value in study.settings["belief"].items() if "early" not in key}
+    files.write_yaml(study.folder / "study.yaml", {**study.settings, "belief": older})
+    learned = loop._learned("s", Problem.from_data(Recipe(seed=2), Space.from_text(SPACE, "few.yaml")))
+    assert learned["early_gain_sd"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"belief": None}, "the study is of an earlier version, which recorded no intervals of accuracy"),
+        ({"data": None, "evaluator": "f"}, "the study's accuracies came from the evaluator f, not from trainings"),
+        ({}, "no network of the study is trained yet; resume it first"),
+    ],
+)
+def test_why_nothing_is_learned_from_a_study(tmp_path, monkeypatch, change, why):
+    monkeypatch.chdir(tmp_path)
+    problem = Problem.from_data(Recipe(objectives=("accuracy", "flops")), Space.from_text(SPACE, "few.yaml"))
+    study = records.create(Path("reports/empty"), problem.settings("empty", None), None)
+    monkeypatch.setattr(loop.records, "load", lambda _: study)
+    study.settings = {**study.settings, **change}
+    with pytest.raises(InputError, match=f"--learn-from empty: {re.escape(why)}"):
+        loop._learned("empty", problem)
 
 
 @pytest.mark.slow
@@ -223,8 +248,3 @@ def test_a_rung_above_the_deployment_resolution_is_lowered_with_a_note():
     problem = Problem.from_data(recipe, Space.from_text(SPACE, "few.yaml"))
     assert problem.notes == ("rungs.0.resolution 64 is lowered to the deployment's 8",)
     assert problem.recipe.rungs == (Rung(epochs=1),)
-
-
-def test_rungs_that_are_no_list_are_one_message():
-    with pytest.raises(InputError, match=r"rungs: 5 is not allowed: rungs are a list"):
-        loop.search(Space.from_text(SPACE, "few.yaml"), data="digits", rungs=5)
