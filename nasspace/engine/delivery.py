@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -173,7 +174,7 @@ class _Delivery:
         shippable = [number for number in ranked if self.rungs.is_shippable(number)]
         if not study.deployed().keys() & set(study.front_numbers()):
             return (shippable or ranked)[0]
-        return shippable[0] if shippable and not study.is_out_of_time else None
+        return shippable[0] if shippable and self.rungs.is_time_for_export else None
 
     def _deploy(self, number: int, position: str) -> None:
         """Run the last rung of one trial: train it at its deployment resolution, export it, and judge its file."""
@@ -185,7 +186,9 @@ class _Delivery:
             return
         rungs.remove_checkpoints(study.folder / "checkpoints", architecture)
         self.report("finishing", text=f"exporting and checking {position} (trial {number})")
+        started = time.monotonic()
         accuracies = self._export(number)
+        self.rungs.record_export(time.monotonic() - started)
         accuracy = accuracies[self.file or PYTORCH_FILE]
         result = {key: study.last_rung(number)[key] for key in ("resolution", "epochs", "seconds")}
         result |= {"accuracy": accuracy, "accuracy_int8": accuracies.get(INT8)}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from nasspace.training.settings import Fidelity
 
 if TYPE_CHECKING:
     from nasspace.engine.problem import Problem
+    from nasspace.studies.study import Study
 
 NETWORKS = 3  # random networks that are timed
 BATCH = 32
@@ -57,7 +60,8 @@ class Duration:
 def estimate_duration(problem: Problem) -> Duration | None:
     """Estimate the duration of a whole search on this machine; None if a user's function evaluates candidates.
 
-    With remote workers, the search is estimated for one worker like this machine; the last rung runs here.
+    With several workers, the search is estimated for one worker like this machine; they share the rungs before the
+    last, which runs here.
     """
     recipe, data = problem.recipe, problem.data
     if data is None or "accuracy" not in recipe.objectives:
@@ -82,18 +86,41 @@ def estimate_duration(problem: Problem) -> Duration | None:
     bounded = recipe.is_bounded
     search = trial * recipe.trials if bounded else trial
     counts = halving.counts(recipe.trials if bounded else 1, len(recipe.rungs))
-    (few, few_seconds), (many, many_seconds) = ((n, _climbing_seconds(timed, counts, n)) for n in MEMBERS)
+    (few, few_seconds), (many, many_seconds) = (
+        (n, _climbing_seconds(timed, counts, n, recipe.workers)) for n in MEMBERS
+    )
     delivery = few_seconds + few * EXPORTED, 1.4 * many_seconds + many * EXPORTED
     return Duration((0.7 * search, 1.4 * search), delivery, bounded)
 
 
-def _climbing_seconds(timed: Sequence[tuple[float, list[float]]], counts: Sequence[int], members: int) -> float:
-    """Mean seconds of all rungs; those before the last train their planned networks, at least the members."""
+def _climbing_seconds(
+    timed: Sequence[tuple[float, list[float]]], counts: Sequence[int], members: int, workers: int = 1
+) -> float:
+    """Mean seconds of all rungs; those before the last train their planned networks, at least the members.
+
+    Planned networks are trained by `workers` at a time, all others one after the other.
+    """
+    turns = [math.ceil(count / workers) + max(0, members - count) for count in counts]
     totals = [
-        members * last + sum(max(members, count) * rung for count, rung in zip(counts, before, strict=False))
+        members * last + sum(turn * rung for turn, rung in zip(turns, before, strict=False))
         for _, (*before, last) in timed
     ]
     return sum(totals) / len(totals)
+
+
+def slowdown(study: Study) -> float:
+    """How many times longer than on an idle machine a network of the search took besides its training; at least 1.
+
+    1 with several workers, which wait for each other to measure.
+    """
+    recipe, found = study.settings["recipe"], []
+    for trial in study.frozen("COMPLETE"):
+        training = (trial.user_attrs.get("training") or {}).get("seconds")
+        if training and trial.user_attrs.get("seconds"):
+            found.append(trial.user_attrs["seconds"] - training)
+    if not found or recipe.get("ray") or recipe.get("workers", 1) > 1:
+        return 1.0
+    return max(1.0, statistics.median(found) / MEASURED)
 
 
 def _time_network(network: Architecture, recipe: Recipe, images: int) -> tuple[float, list[float]]:

@@ -7,6 +7,7 @@ delivery continues with the same networks.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from nasspace.engine import duration, rungs
 from nasspace.exporting.weights import read_safetensors
 from nasspace.samplers import halving
 from nasspace.studies import paths
+from nasspace.studies.recipe import Recipe
 from nasspace.studies.schema import DEPLOYED, LAST_RUNG, RUNG, RUNGS
 from nasspace.studies.study import Study
 from nasspace.training.settings import Fidelity
@@ -26,8 +28,67 @@ if TYPE_CHECKING:
 
 EPOCHS_IN_TIME = (3, 6, 12)  # of rungs in a time budget, at the deployment resolution; about 25 with the search's
 EXPORTED_MEMBERS = 6  # members whose export, check and re-measurement the rungs leave time for
-EXPORTED_SHARE = 0.5  # of the time left after the search, which that takes at most
+EXPORTED_SHARE = 0.5  # of the time left after the search, which that takes at most, except for one export
+SPARE = 2  # times the networks of the first rung whose weights a search keeps, since the order may change
 DEPLOYMENT = 10**6  # pixels: above any deployment resolution
+
+
+def plan(study: Study, recipe: Recipe, seconds: float) -> list[dict[str, Any]]:
+    """The recipe's rungs, or those that time allows if only time ends the search; with the number of networks.
+
+    `seconds` are those left for trainings, infinite without a time budget.
+    """
+    networks = len(study.candidates())
+    if not study.has_last_rung or study.belief() is None:
+        return []
+    if recipe.rungs or math.isinf(seconds) or recipe.is_bounded:
+        planned = [rung.model_dump() for rung in recipe.rungs]
+        counts = halving.counts(networks, len(planned))
+    else:
+        epoch = _epoch_seconds(study, recipe)
+        planned = [{"resolution": None, "epochs": epochs, "share": 1.0} for epochs in EPOCHS_IN_TIME]
+        durations = [epochs * (epoch or math.inf) for epochs in EPOCHS_IN_TIME]
+        counts = halving.counts_in_time(max(0.0, seconds), durations, networks, _parallel(study, recipe))
+    return [{**rung, "count": count, "networks": None} for rung, count in zip(planned, counts, strict=False)]
+
+
+def kept_weights(study: Study, recipe: Recipe) -> set[int]:
+    """The trials that the first rung would take if the search ended now, and as many again."""
+    left = recipe.time_budget / 2 if recipe.time_budget else math.inf  # as the search reserves
+    exports = time_for_exports(left, duration.EXPORTED * duration.slowdown(study))
+    planned = plan(study, recipe, left - exports)
+    return set(study.promotion_order()[: SPARE * planned[0]["count"]]) if planned else set()
+
+
+def time_for_exports(left: float, seconds: float) -> float:
+    """The part of the seconds left that is kept for exports, if one takes `seconds`; for one export in any case."""
+    return min(EXPORTED_MEMBERS * seconds, max(EXPORTED_SHARE * left, min(seconds, left)))
+
+
+def _epoch_seconds(study: Study, recipe: Recipe) -> float | None:
+    """The mean seconds of an epoch at the deployment resolution, from the trainings of the search."""
+    found = []
+    for trial in study.frozen("COMPLETE"):
+        seconds = (trial.user_attrs.get("training") or {}).get("seconds")
+        if seconds:
+            architecture = study.architecture(trial.number)
+            fidelity = rungs.fidelity_of(recipe, architecture)
+            scale = (min(architecture.input[1:]) / fidelity.resolution) ** 2
+            found.append(seconds / (fidelity.epochs * fidelity.share) * scale)
+    return sum(found) / len(found) if found else None
+
+
+def _parallel(study: Study, recipe: Recipe) -> int:
+    """How many networks are trained at a time: as many as in the search, which may be fewer than `workers`.
+
+    The seconds of an epoch, too, are those of a training next to so many others.
+    """
+    if recipe.workers == 1:
+        return 1
+    trials = [trial for trial in study.frozen("COMPLETE") if trial.datetime_start and trial.datetime_complete]
+    changes = [(trial.datetime_complete, -1) for trial in trials] + [(trial.datetime_start, 1) for trial in trials]
+    at_once = itertools.accumulate(change for _, change in sorted(changes))
+    return max(1, min(recipe.workers, max(at_once, default=1)))
 
 
 class Promotion:
@@ -38,23 +99,24 @@ class Promotion:
         self.data = data
         self.recipe = data.recipe
         self.report = report
-        left = math.inf if study.deadline is None else max(0.0, study.deadline - time.monotonic())
-        self._kept = min(EXPORTED_MEMBERS * duration.EXPORTED, EXPORTED_SHARE * left)  # seconds for exports
+        self._left = math.inf if study.deadline is None else max(0.0, study.deadline - time.monotonic())
+        self._slowdown = 1.0 if study.deadline is None else duration.slowdown(study)
+        self._exports: list[float] = []  # seconds of each export so far
 
     def climb_planned(self) -> None:
         """Train the networks that each rung keeps; the choice is recorded before the first is trained."""
         study = self.study
-        plan = copy.deepcopy(study.planned_rungs)
-        if plan is None:
-            plan = self._plan()
-            study.record.set_user_attr(RUNGS, plan)
-        for index, rung in enumerate(plan):
+        planned = copy.deepcopy(study.planned_rungs)
+        if planned is None:
+            planned = self._plan()
+            study.record.set_user_attr(RUNGS, planned)
+        for index, rung in enumerate(planned):
             if self.is_time_used_up:
                 return  # the next rung's networks are chosen by all trainings of this one
             if rung["networks"] is None:
-                before = plan[index - 1]["networks"] if index else None
+                before = planned[index - 1]["networks"] if index else None
                 rung["networks"] = self._chosen(rung["count"], before)
-                study.record.set_user_attr(RUNGS, plan)
+                study.record.set_user_attr(RUNGS, planned)
             self._climb_all([number for number in rung["networks"] if self._is_to_climb(number, index)], index)
 
     def _is_to_climb(self, number: int, index: int) -> bool:
@@ -107,6 +169,27 @@ class Promotion:
         """Whether the time budget leaves time for exports only."""
         return self._seconds_left() <= 0
 
+    def record_export(self, seconds: float) -> None:
+        """Take the time of an export into account for those that follow."""
+        self._exports.append(seconds)
+
+    @property
+    def export_seconds(self) -> float:
+        """Estimated seconds to export, check, evaluate and remeasure a network, from the exports so far."""
+        if not self._exports:
+            return duration.EXPORTED * self._slowdown
+        return sum(self._exports) / len(self._exports) + duration.MEASURED * self._slowdown
+
+    @property
+    def is_time_for_export(self) -> bool:
+        """Whether another network can be exported before the time budget ends."""
+        return self.study.deadline is None or time.monotonic() + self.export_seconds <= self.study.deadline
+
+    @property
+    def _kept(self) -> float:
+        """Seconds of the time budget that are kept for exports."""
+        return time_for_exports(self._left, self.export_seconds)
+
     def _seconds_left(self) -> float:
         """Seconds of the time budget that are left for trainings."""
         if self.study.deadline is None:
@@ -115,51 +198,20 @@ class Promotion:
         return self.study.deadline - kept - time.monotonic()
 
     def _plan(self) -> list[dict[str, Any]]:
-        """The recipe's rungs, or those that time allows if only time ends the search; with the number of networks."""
-        study, recipe = self.study, self.recipe
-        networks = study.evaluated
-        if not study.has_last_rung or study.belief() is None:
-            return []
-        if recipe.rungs or study.deadline is None or recipe.is_bounded:
-            planned = [rung.model_dump() for rung in recipe.rungs]
-            return [
-                {**rung, "count": count, "networks": None}
-                for rung, count in zip(planned, halving.counts(networks, len(planned)), strict=True)
-            ]
-        left = self._seconds_left() - self._kept
-        second = self._epoch_seconds()
-        if left <= 0 or second is None:
-            return []
-        seconds = [epochs * second for epochs in EPOCHS_IN_TIME]
-        counts = halving.counts_in_time(left, seconds, networks)
-        planned = [
-            {"resolution": None, "epochs": epochs, "share": 1.0, "count": count, "networks": None}
-            for epochs, count in zip(EPOCHS_IN_TIME, counts, strict=False)
-        ]
-        if planned:
+        """Plan the rungs, and report those that follow from a time budget."""
+        seconds = math.inf if self.study.deadline is None else self.study.deadline - self._kept - time.monotonic()
+        planned = plan(self.study, self.recipe, seconds)
+        if planned and not self.recipe.rungs:
             listed = ", ".join(f"{rung['count']} for {rung['epochs']} epochs" for rung in planned)
             self.report("note", text=f"networks trained further at the deployment resolution: {listed}")
         return planned
 
-    def _epoch_seconds(self) -> float | None:
-        """The mean seconds of an epoch at the deployment resolution, from the trainings of the search."""
-        found = []
-        for trial in self.study.frozen("COMPLETE"):
-            seconds = (trial.user_attrs.get("training") or {}).get("seconds")
-            if seconds:
-                architecture = self.study.architecture(trial.number)
-                fidelity = rungs.fidelity_of(self.recipe, architecture)
-                scale = (min(architecture.input[1:]) / fidelity.resolution) ** 2
-                found.append(seconds / (fidelity.epochs * fidelity.share) * scale)
-        return sum(found) / len(found) if found else None
-
     def _chosen(self, count: int, before: list[int] | None) -> list[int]:
-        """The networks that a rung trains: those expected to add most to the front, among those of the rung before."""
-        gains = self.study.contributions()
-        belief = self.study.belief()
-        candidates = [number for number in gains if before is None or number in before]
-        ranked = sorted(candidates, key=lambda number: (-gains[number], -(belief.expected(number) or 0.0), number))
-        return ranked[:count]
+        """The networks that a rung trains: those expected to add most to the front, among those of the rung before.
+
+        Networks already trained at their deployment resolution, before a search went on, take no place.
+        """
+        return [number for number in self.study.promotion_order() if before is None or number in before][:count]
 
     def _rung_settings(self) -> list[Fidelity]:
         """The planned rungs as training budgets; a resolution above the deployment's stands for that."""

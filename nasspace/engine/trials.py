@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasspace.architecture import Architecture
+from nasspace.engine import promotion
 from nasspace.engine.evaluator import Outcome
 from nasspace.engine.problem import Problem
 from nasspace.engine.proposals import Proposals, is_taken
@@ -30,6 +31,7 @@ MAX_REJECTED = 60  # consecutive rejections that end a search with feasible tria
 MAX_FAILURES = 5  # consecutive failures that end a search with an error
 CRASH = "Fatal Python error"  # the first words of a trace that faulthandler writes
 KEPT_LAYERS = 4  # nondominated layers whose weights are kept
+TOLD_BEFORE_DROP = 8  # evaluated networks after which weights are dropped again
 Report = Callable[..., None]
 
 
@@ -57,6 +59,7 @@ class TrialManager:
         self.running: dict[int, Candidate] = {}
         self.heartbeat = Heartbeat(study)
         self.out_of_time = False
+        self._told = 0
         self._reserved = 0.0  # seconds of the time budget for the last rung and the exports
         self._stopped = bool(problem.recipe.time_budget and study.is_searched)  # resumed after the end of the search
         recipe = problem.recipe
@@ -159,7 +162,9 @@ class TrialManager:
             text = f"trial {trial.number} was taken over by another process, since this one sent no heartbeat"
             self.report("left", number=trial.number, text=text)
             return None
-        self._drop_weights()
+        self._told += 1
+        if self._told % TOLD_BEFORE_DROP == 0:
+            self._drop_weights()
         self.report("outcome", number=trial.number, outcome=outcome, architecture=candidate.architecture)
         return None
 
@@ -240,8 +245,13 @@ class TrialManager:
         self.report("note", text=f"the search ends: {why}")
 
     def _drop_weights(self) -> None:
-        """Drop the weights of networks outside the first layers; if one is promoted, it is trained from scratch."""
-        self.study.search_weights.drop(self.study.beyond_layers(KEPT_LAYERS))
+        """Drop the weights of networks outside the first layers that no rung would take if the search ended now.
+
+        If one is promoted later, it is trained from scratch.
+        """
+        if self.study.has_last_rung:
+            kept = promotion.kept_weights(self.study, self.problem.recipe)
+            self.study.search_weights.drop(self.study.beyond_layers(KEPT_LAYERS) - kept)
 
     def _rejected_in_a_row(self) -> int:
         """The number of trailing rejected trials if it reaches the limit that ends a search, else 0."""

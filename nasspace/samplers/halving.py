@@ -31,18 +31,20 @@ def counts(networks: int, rungs: int) -> list[int]:
     return found
 
 
-def counts_in_time(seconds: float, rung_seconds: Sequence[float], networks: int) -> list[int]:
+def counts_in_time(seconds: float, rung_seconds: Sequence[float], networks: int, workers: int = 1) -> list[int]:
     """How many networks each rung trains if all rungs together have `seconds`, each the same share.
 
-    `rung_seconds` is how long a rung trains one network. Rungs that could train fewer than two networks are left out,
-    the longest first.
+    `rung_seconds` is how long a rung trains one network, `workers` how many are trained at a time. Rungs that could
+    train fewer than two networks are left out, the longest first.
 
     >>> counts_in_time(300, [10, 20, 40], 90), counts_in_time(60, [10, 20, 40], 90), counts_in_time(5, [10], 90)
     ([10, 5, 2], [6], [])
+    >>> counts_in_time(300, [10, 20, 40], 90, workers=4)
+    [40, 20, 8]
     """
     for rungs in range(len(rung_seconds), 0, -1):
         share = seconds / rungs
-        found = [min(networks, int(share / one)) for one in rung_seconds[:rungs]]
+        found = [min(networks, workers * int(share / one)) for one in rung_seconds[:rungs]]
         if found[-1] >= 2 or (rungs == 1 and found[0] >= 1):
             return [min(found[: i + 1]) for i in range(rungs)]
     return []

@@ -349,6 +349,20 @@ class Study:
         gains = contributions(belief.draws(PROMOTION_DRAWS)[:, columns], costs)
         return {trial.number: float(gain) for trial, gain in zip(trials, gains, strict=True)}
 
+    def candidates(self) -> list[int]:
+        """The evaluated trials within the limits that can still climb: not trained at their deployment resolution."""
+        deployed = self.deployed()
+        return [trial.number for trial in self._feasible() if trial.number not in deployed]
+
+    def promotion_order(self) -> list[int]:
+        """The candidates in the order in which rungs take them: by what they are expected to add to the front.
+
+        Empty in studies without a belief, which have no rungs before the last.
+        """
+        gains, belief = self.contributions(), self.belief()
+        left = [number for number in self.candidates() if number in gains]
+        return sorted(left, key=lambda number: (-gains[number], -(belief.expected(number) or 0.0), number))
+
     def _by_number(self, prefix: str) -> dict[int, dict[str, Any]]:
         """The study's attributes of one kind by trial number, without those reset to None."""
         found = self.record.user_attrs.items()
@@ -388,11 +402,14 @@ class Study:
         return [number for number in self._front_of(rivals, _expected(belief)) if number not in deployed]
 
     def beyond_layers(self, count: int) -> set[int]:
-        """Evaluated trials that exceed a limit or are not in the first `count` nondominated layers."""
+        """Evaluated trials that exceed a limit or are not in the first `count` nondominated layers.
+
+        Accuracies are those expected after full training, as for the front; of the search in studies without a belief.
+        """
         evaluated = {trial.number for trial in self.frozen("COMPLETE")}
-        left = self._feasible()
+        left, expected = self._feasible(), _expected(self.belief())
         for _ in range(count):
-            layer = set(self._front_of(left, {}))
+            layer = set(self._front_of(left, expected))
             left = [trial for trial in left if trial.number not in layer]
             evaluated -= layer
         return evaluated

@@ -39,6 +39,8 @@ def test_rungs_are_estimated_with_the_networks_that_they_train():
     assert duration._climbing_seconds(timed, [34, 12], 3) == 34 * 20 + 3 * 30
     assert duration._climbing_seconds(timed, [1, 1], 3) == 3 * 20 + 3 * 30
     assert duration._climbing_seconds([(1.0, [10.0])], [], 3) == 3 * 10
+    assert duration._climbing_seconds(timed, [34, 12], 3, workers=4) == 9 * 20 + 3 * 30
+    assert duration._climbing_seconds(timed, [1, 1], 3, workers=4) == (1 + 2) * 20 + 3 * 30
 
 
 def test_a_network_that_cannot_be_trained_is_skipped(problem, monkeypatch):

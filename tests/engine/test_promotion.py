@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import time
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from nasspace import files
-from nasspace.engine import delivery, duration, loop
+from nasspace.engine import delivery, duration, loop, trials
+from nasspace.engine import promotion as promotions
 from nasspace.engine.problem import Problem
 from nasspace.engine.promotion import EPOCHS_IN_TIME, EXPORTED_MEMBERS, Promotion
 from nasspace.engine.study_data import StudyData
@@ -211,19 +215,46 @@ def test_the_networks_of_a_rung_are_chosen_after_the_rung_before_also_when_time_
     assert set(study.planned_rungs[1]["networks"]) <= set(first)
 
 
-@pytest.mark.parametrize("seconds", [10.0, 60.0, 3600.0])
-def test_exports_take_at_most_half_of_the_time_that_the_search_leaves(seconds):
-    class Planned:
-        deadline = time.monotonic() + seconds
-        planned_rungs = planned(1)
+class Waiting:
+    """A study with one planned rung and a time budget; its trials took `others` seconds besides their training."""
 
-    class Data:
-        recipe = None
+    planned_rungs = planned(1)
 
-    promotion = Promotion(Planned(), Data(), quiet)
-    kept = min(EXPORTED_MEMBERS * duration.EXPORTED, seconds / 2)
-    assert promotion._seconds_left() == pytest.approx(seconds - kept, abs=4)
-    assert not promotion.is_time_used_up
+    def __init__(self, seconds: float, others: float = duration.MEASURED, **recipe):
+        self.deadline = time.monotonic() + seconds
+        self.settings = {"recipe": recipe}
+        attributes = {"seconds": 20 + others, "training": {"seconds": 20.0}}
+        self.trials = [SimpleNamespace(user_attrs=attributes)] * 3
+
+    def frozen(self, *_):
+        return self.trials
+
+
+class NoData:
+    recipe = None
+
+
+@pytest.mark.parametrize("seconds", [5.0, 12.0, 60.0, 3600.0])
+def test_exports_take_at_most_half_of_the_time_that_the_search_leaves_or_that_of_one(seconds):
+    promotion = Promotion(Waiting(seconds), NoData(), quiet)
+    kept = min(EXPORTED_MEMBERS * duration.EXPORTED, max(seconds / 2, min(seconds, duration.EXPORTED)))
+    assert promotion._seconds_left() == pytest.approx(seconds - kept, abs=2)
+    assert promotion.is_time_used_up == (seconds <= duration.EXPORTED)
+
+
+def test_on_a_busy_machine_more_time_is_kept_for_exports():
+    """The search shows how busy it is, then the exports so far do."""
+    promotion = Promotion(Waiting(3600.0, others=5 * duration.MEASURED), NoData(), quiet)
+    assert promotion.export_seconds == pytest.approx(5 * duration.EXPORTED)
+    assert promotion._seconds_left() == pytest.approx(3600 - EXPORTED_MEMBERS * 5 * duration.EXPORTED, abs=2)
+    promotion.record_export(100.0)
+    promotion.record_export(200.0)
+    assert promotion.export_seconds == pytest.approx(150 + 5 * duration.MEASURED)
+    assert promotion.is_time_for_export
+    promotion.study.deadline = time.monotonic() + 150
+    assert not promotion.is_time_for_export
+    assert duration.slowdown(Waiting(1.0, others=1.0)) == 1.0
+    assert duration.slowdown(Waiting(1.0, others=900.0, workers=4)) == 1.0, "they wait for each other to measure"
 
 
 @pytest.mark.slow
@@ -231,16 +262,62 @@ def test_a_time_budget_alone_plans_rungs_that_fit_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = searched(time_budget="12s", trials=10**6, resolution=8)
     assert study.evaluated >= 1
-    data = StudyData(study, quiet)
-    second = Promotion(study, data, quiet)._epoch_seconds()
+    recipe = StudyData(study, quiet).recipe
+    second = promotions._epoch_seconds(study, recipe)
     assert second > 0
-    for epochs in (0.5, 10, 1000, 1e5):
-        left = epochs * second
-        study.deadline = time.monotonic() + left + min(left, EXPORTED_MEMBERS * duration.EXPORTED)
-        rungs = Promotion(study, data, quiet)._plan()
-        assert [rung["epochs"] for rung in rungs] == list(EPOCHS_IN_TIME[: len(rungs)])
-        assert sum(rung["epochs"] * rung["count"] for rung in rungs) <= epochs
-    assert [rung["count"] for rung in rungs] == [study.evaluated] * 3
+    for workers in (1, 4):
+        monkeypatch.setattr(promotions, "_parallel", lambda *_, workers=workers: workers)
+        for epochs in (0.5, 10, 1000, 1e5):
+            rungs = promotions.plan(study, recipe, epochs * second)
+            assert [rung["epochs"] for rung in rungs] == list(EPOCHS_IN_TIME[: len(rungs)])
+            assert sum(rung["epochs"] * math.ceil(rung["count"] / workers) for rung in rungs) <= epochs
+        assert [rung["count"] for rung in rungs] == [study.evaluated] * 3
+    assert promotions.plan(study, recipe, -1.0) == []
+
+
+def test_as_many_networks_train_at_a_time_as_in_the_search():
+    def trial(start, end):
+        start, end = (datetime(2025, 1, 1, 0, minute) for minute in (start, end))
+        return SimpleNamespace(datetime_start=start, datetime_complete=end)
+
+    study = SimpleNamespace(frozen=lambda *_: [trial(0, 4), trial(1, 5), trial(2, 6), trial(4, 8), trial(9, 10)])
+    at_once = [promotions._parallel(study, Recipe(workers=workers)) for workers in (1, 2, 3, 4, 8)]
+    assert at_once == [1, 2, 3, 3, 3]
+    assert promotions._parallel(SimpleNamespace(frozen=lambda *_: []), Recipe(workers=4)) == 1
+
+
+@pytest.mark.slow
+def test_the_weights_of_promoted_networks_are_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trials, "KEPT_LAYERS", 1)
+    monkeypatch.setattr(trials, "TOLD_BEFORE_DROP", 1)
+    study = searched(trials=14, rungs=(Rung(epochs=1), Rung(epochs=1)))
+    order = study.promotion_order()
+    kept = {number for number in order if study.search_weights.path(number)}
+    assert set(order[:5]) <= kept
+    assert len(kept) < 14
+    promotion = Promotion(study, StudyData(study, quiet), quiet)
+    promotion.climb_planned()
+    first = study.planned_rungs[0]["networks"]
+    assert first == order[:5]
+    assert all(study.rung(0, number)["epochs"] == 1 for number in first), "the search's training was not repeated"
+
+
+@pytest.mark.slow
+def test_networks_that_were_deployed_take_no_place_when_a_search_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    delivery.deliver(searched(trials=3, rungs=(Rung(epochs=1),)))
+    study = searched(trials=9, rungs=(Rung(epochs=1),))
+    deployed = set(study.deployed())
+    assert deployed & set(study.contributions()), "they count for what others add to the front"
+    assert not deployed & set(study.candidates())
+    promotion = Promotion(study, StudyData(study, quiet), quiet)
+    monkeypatch.setattr(promotion, "_climb_all", lambda *_: None)
+    promotion.climb_planned()
+    (rung,) = study.planned_rungs
+    assert rung["count"] == math.ceil((9 - len(deployed)) / 3)
+    assert len(rung["networks"]) == rung["count"]
+    assert not deployed & set(rung["networks"])
 
 
 def test_a_rung_above_the_deployment_resolution_is_lowered_with_a_note():
