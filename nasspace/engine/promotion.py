@@ -53,11 +53,14 @@ def plan(study: Study, recipe: Recipe, seconds: float) -> list[dict[str, Any]]:
 
 
 def kept_weights(study: Study, recipe: Recipe) -> set[int]:
-    """The trials that the first rung would take if the search ended now, and as many again."""
+    """The trials that the first rung would take if the search ended with these networks, and as many again."""
     left = recipe.time_budget / 2 if recipe.time_budget else math.inf  # as the search reserves
     exports = time_for_exports(left, duration.EXPORTED * duration.slowdown(study))
     planned = plan(study, recipe, left - exports)
-    return set(study.promotion_order()[: SPARE * planned[0]["count"]]) if planned else set()
+    if not planned:
+        return set()
+    (at_end,) = halving.counts(recipe.trials, 1) if recipe.is_bounded else (0,)
+    return set(study.promotion_order()[: SPARE * max(at_end, planned[0]["count"])])
 
 
 def time_for_exports(left: float, seconds: float) -> float:

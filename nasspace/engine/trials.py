@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasspace.architecture import Architecture
-from nasspace.engine import promotion
+from nasspace.engine import duration, promotion
 from nasspace.engine.evaluator import Outcome
 from nasspace.engine.problem import Problem
 from nasspace.engine.proposals import Proposals, is_taken
@@ -224,8 +224,8 @@ class TrialManager:
     def _has_enough(self) -> bool:
         """Whether no candidate is needed at present; stops the search if time is up or too many were rejected."""
         deadline = self.study.deadline
-        if deadline is not None and time.monotonic() > deadline - self._reserved:
-            kept = f" ({self._reserved:.0f} s are kept for the last rung and the exports)" if self._reserved else ""
+        if deadline is not None and time.monotonic() > deadline - (reserved := self._reserved_seconds()):
+            kept = f" ({reserved:.0f} s are kept for the last rung and the exports)" if reserved else ""
             self.out_of_time = True
             self._stop(f"the time for the search is used up{kept}; {self.study.evaluated} evaluated")
             return True
@@ -236,6 +236,12 @@ class TrialManager:
             self._stop(f"the last {rejected} networks were all over a limit; {self.study.evaluated} evaluated")
             return True
         return False
+
+    def _reserved_seconds(self) -> float:
+        """The reserved time, at least that of one export, which takes longer on a busy machine."""
+        if not self._reserved or not self.study.evaluated:
+            return self._reserved
+        return max(self._reserved, duration.EXPORTED * duration.slowdown(self.study))
 
     def _stop(self, why: str) -> None:
         """Stop the search early and record why, except at the end of an unbounded search's time budget."""
