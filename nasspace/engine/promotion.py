@@ -60,7 +60,7 @@ def kept_weights(study: Study, recipe: Recipe) -> set[int]:
     if not planned:
         return set()
     (at_end,) = halving.counts(recipe.trials, 1) if recipe.is_bounded else (0,)
-    return set(study.promotion_order()[: SPARE * max(at_end, planned[0]["count"])])
+    return set(study.promotion_order(count=SPARE * max(at_end, planned[0]["count"])))
 
 
 def time_for_exports(left: float, seconds: float) -> float:
@@ -214,7 +214,7 @@ class Promotion:
 
         Networks already trained at their deployment resolution, before a search went on, take no place.
         """
-        return [number for number in self.study.promotion_order() if before is None or number in before][:count]
+        return self.study.promotion_order(before, count)
 
     def _rung_settings(self) -> list[Fidelity]:
         """The planned rungs as training budgets; a resolution above the deployment's stands for that."""

@@ -1,21 +1,21 @@
 """Multi-objective successive halving: which networks are trained further, and how many.
 
 Successive halving (Jamieson and Talwalkar 2016) gives each rung about the same time: fewer networks, trained longer.
-Here a network is promoted for its expected contribution to the hypervolume of the front, under what is believed of the
+Here the networks are promoted that together are expected to make the best front, under what is believed of their
 accuracies after full training. A large network that learns late is so not dropped for a slow start.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from nasspace.samplers import pareto
-
 REDUCTION = 3  # a rung keeps one network in so many
 MARGIN = 0.1  # of the spread of the costs, by which the reference point lies beyond the largest
+CELLS = 1024  # points that stand for the space of several costs
 
 
 def counts(networks: int, rungs: int) -> list[int]:
@@ -50,27 +50,75 @@ def counts_in_time(seconds: float, rung_seconds: Sequence[float], networks: int,
     return []
 
 
-def contributions(accuracies: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """The expected hypervolume that each network alone adds to the front of all.
+def most_promising(accuracies: np.ndarray, costs: np.ndarray, count: int, trained: Sequence[int] = ()) -> list[int]:
+    """The networks that together are expected to dominate the largest hypervolume, the most valuable first.
+
+    Greedy: each network is the one that adds the most to those before it and to the networks `trained` already, so of
+    two alike networks one is enough. The expected hypervolume is submodular, so the greedy choice reaches at least
+    63 % of the best one (Nemhauser, Wolsey and Fisher 1978), and a gain computed earlier is an upper bound.
 
     Args:
         accuracies: Draws from the belief, of shape (draws, networks).
         costs: Costs to minimize, of shape (networks, costs).
-
-    Returns:
-        An array of shape (networks,). The unit is the volume between the largest and smallest values seen.
+        count: The number of networks to choose; networks in `trained` are not chosen.
+        trained: Networks that are on the front whatever is chosen.
     """
-    errors = _scaled(1 - accuracies)
-    costs = _scaled(costs, axis=0)
-    reference = np.full(costs.shape[1] + 1, 1 + MARGIN)
-    total = np.zeros(accuracies.shape[1])
-    for drawn in errors:
-        points = np.column_stack([drawn, costs])
-        members = np.flatnonzero(pareto.front(points))
-        whole = pareto.hypervolume(points[members], reference)
-        for member in members:
-            total[member] += whole - pareto.hypervolume(points[members[members != member]], reference)
-    return total / len(errors)
+    volume = _ExpectedVolume(accuracies, costs)
+    for network in trained:
+        volume.add(network)
+    expected = accuracies.mean(axis=0)
+    left = sorted(set(range(accuracies.shape[1])) - set(trained))
+    bounds = [(-volume.gain(network), -expected[network], network) for network in left]
+    heapq.heapify(bounds)
+    chosen: list[int] = []
+    while bounds and len(chosen) < count:
+        _, *order, network = heapq.heappop(bounds)
+        current = (-volume.gain(network), *order, network)
+        if bounds and current > bounds[0]:
+            heapq.heappush(bounds, current)
+        else:
+            chosen.append(network)
+            volume.add(network)
+    return chosen
+
+
+class _ExpectedVolume:
+    """The hypervolume of a growing set of networks, averaged over draws of their accuracies.
+
+    The space of costs is divided into cells, or sampled if there are several costs. Of each draw, the smallest error of
+    the set's networks that are cheap enough is kept for each cell. The unit of each axis is the range of its values.
+    """
+
+    def __init__(self, accuracies: np.ndarray, costs: np.ndarray):
+        self._errors = _scaled(1 - accuracies)
+        costs = _scaled(costs, axis=0)
+        cells, self._sizes = _cells(costs)
+        self._reached = np.asarray((costs[:, None, :] <= cells).all(axis=2))  # (networks, cells)
+        self._least = np.full((len(accuracies), len(cells)), 1 + MARGIN)
+
+    def gain(self, network: int) -> float:
+        """The expected volume that a network would add."""
+        reached = self._reached[network]
+        lower = np.maximum(self._least[:, reached] - self._errors[:, network, None], 0.0)
+        return float((lower @ self._sizes[reached]).mean())
+
+    def add(self, network: int) -> None:
+        """Add a network to the set."""
+        reached = self._reached[network]
+        self._least[:, reached] = np.minimum(self._least[:, reached], self._errors[:, network, None])
+
+
+def _cells(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lower corners (cells, costs) of cells of the space of costs from 0 to 1 + MARGIN, and their sizes.
+
+    Exact for one cost and for none; points of equal weight otherwise.
+    """
+    kinds = costs.shape[1]
+    if kinds == 1:
+        corners = np.unique(costs)
+        return corners[:, None], np.diff(corners, append=1 + MARGIN)
+    points = np.random.default_rng(0).random((CELLS if kinds else 1, kinds)) * (1 + MARGIN)
+    return points, np.full(len(points), (1 + MARGIN) ** kinds / len(points))
 
 
 def _scaled(values: np.ndarray, axis: int | None = None) -> np.ndarray:

@@ -55,7 +55,7 @@ SEARCHED = "searched"  # study attribute: the search has ended; the last rung an
 FINISHED = "finished"  # study attribute: the search and its exports are complete
 ENDED = "ended"  # study attribute: why the search ended before its trials were used up
 SETTINGS = "nasspace_settings"  # study attribute in a shared storage: study.yaml, for processes that join
-PROMOTION_DRAWS = 64  # from the belief, for the expected contributions to the front
+PROMOTION_DRAWS = 64  # from the belief, for what networks are expected to add to the front
 JOIN_TIMEOUT = 10.0  # seconds to wait for the settings of a study that another process is creating
 
 
@@ -335,33 +335,31 @@ class Study:
         """What the trainings say of accuracies after full training; None without a prior in study.yaml."""
         return believe(self.settings, self.frozen("COMPLETE"), self.record.user_attrs)
 
-    def contributions(self) -> dict[int, float]:
-        """Expected contributions to the front's hypervolume of the evaluated trials within the limits, by number."""
-        from nasspace.samplers.halving import contributions
-
-        belief, trials = self.belief(), self._feasible()
-        if belief is None or not trials:
-            return {}
-        columns = [belief.numbers.index(trial.number) for trial in trials]
-        names = [name for name in self.objectives if name != "accuracy"]
-        figures = [self._figures(trial) for trial in trials]
-        costs = np.array([[values[name] for name in names] for values in figures])
-        gains = contributions(belief.draws(PROMOTION_DRAWS)[:, columns], costs)
-        return {trial.number: float(gain) for trial, gain in zip(trials, gains, strict=True)}
-
     def candidates(self) -> list[int]:
         """The evaluated trials within the limits that can still climb: not trained at their deployment resolution."""
         deployed = self.deployed()
         return [trial.number for trial in self._feasible() if trial.number not in deployed]
 
-    def promotion_order(self) -> list[int]:
-        """The candidates in the order in which rungs take them: by what they are expected to add to the front.
+    def promotion_order(self, among: Container[int] | None = None, count: int | None = None) -> list[int]:
+        """The candidates in the order in which rungs take them, or the first `count`; of those in `among`, if given.
 
+        Each is expected to add the most to the front of those before it and of the networks that are trained already.
         Empty in studies without a belief, which have no rungs before the last.
         """
-        gains, belief = self.contributions(), self.belief()
-        left = [number for number in self.candidates() if number in gains]
-        return sorted(left, key=lambda number: (-gains[number], -(belief.expected(number) or 0.0), number))
+        from nasspace.samplers.halving import most_promising
+
+        belief, deployed = self.belief(), self.deployed()
+        trials = [t for t in self._feasible() if t.number in deployed or among is None or t.number in among]
+        if belief is None or not trials:
+            return []
+        columns = [belief.numbers.index(trial.number) for trial in trials]
+        names = [name for name in self.objectives if name != "accuracy"]
+        figures = [self._figures(trial) for trial in trials]
+        costs = np.array([[values[name] for name in names] for values in figures])
+        trained = [i for i, trial in enumerate(trials) if trial.number in deployed]
+        drawn = belief.draws(PROMOTION_DRAWS)[:, columns]
+        order = most_promising(drawn, costs, len(trials) if count is None else count, trained)
+        return [trials[i].number for i in order]
 
     def _by_number(self, prefix: str) -> dict[int, dict[str, Any]]:
         """The study's attributes of one kind by trial number, without those reset to None."""

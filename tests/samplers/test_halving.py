@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
-from nasspace.samplers.halving import contributions, counts, counts_in_time
+from nasspace.samplers import pareto
+from nasspace.samplers.halving import MARGIN, counts, counts_in_time, most_promising
 
 
 def test_each_rung_keeps_a_third():
@@ -23,23 +26,63 @@ def test_rungs_fit_their_time(seconds):
     assert all(count <= 30 for count in found)
 
 
-def test_a_dominated_network_adds_nothing_and_the_only_fast_one_much():
+def test_a_dominated_network_comes_last_and_the_only_fast_one_first():
     accuracies = np.array([[0.9, 0.8, 0.7, 0.85]])
     costs = np.array([[10.0], [2.0], [3.0], [9.0]])
-    gains = contributions(accuracies, costs)
-    assert gains[2] == 0
-    assert gains.argmax() == 1
+    order = most_promising(accuracies, costs, 4)
+    assert order[0] == 1
+    assert order[-1] == 2
+    assert most_promising(accuracies, costs, 2) == order[:2]
+    assert most_promising(accuracies, costs, 9) == order
 
 
-def test_an_uncertain_network_that_may_be_best_adds_more_than_a_certain_middling_one():
+def test_an_uncertain_network_that_may_be_best_precedes_a_certain_middling_one():
     rng = np.random.default_rng(0)
     draws = 200
     certain = np.full((draws, 2), [0.80, 0.795])
     uncertain = 0.795 + 0.05 * rng.standard_normal((draws, 1))
-    gains = contributions(np.hstack([certain, uncertain]), np.array([[1.0], [1.0], [1.0]]))
-    assert gains[2] > gains[1] == 0
+    order = most_promising(np.hstack([certain, uncertain]), np.array([[1.0], [1.0], [1.0]]), 3)
+    assert order.index(2) < order.index(1)
 
 
-def test_equal_networks_count_once():
-    gains = contributions(np.array([[0.8, 0.8]]), np.array([[1.0, 2.0], [1.0, 2.0]]))
-    assert (gains > 0).sum() == 1
+def test_of_two_alike_networks_one_is_enough():
+    """Each alone would be missed little, since the other is there."""
+    accuracies = np.array([[0.9, 0.9, 0.6]])
+    costs = np.array([[5.0], [5.001], [1.0]])
+    assert set(most_promising(accuracies, costs, 2)) == {0, 2}
+    assert most_promising(accuracies, costs, 2, trained=[1]) == [2, 0]
+
+
+def test_the_greedy_choice_is_near_the_best_one():
+    """At least 63 % of the largest expected hypervolume of any set, and the same gains as the exact hypervolume."""
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        accuracies, costs = rng.random((5, 8)), rng.random((8, 1))
+        scaled = (costs - costs.min()) / np.ptp(costs)
+        errors = (1 - accuracies - (1 - accuracies).min()) / np.ptp(accuracies)
+        reference = [1 + MARGIN, 1 + MARGIN]
+
+        def volume(chosen, errors=errors, scaled=scaled, reference=reference):
+            return np.mean(
+                [pareto.hypervolume(np.column_stack([one, scaled])[list(chosen)], reference) for one in errors]
+            )
+
+        order = most_promising(accuracies, costs, 8)
+        best = max(itertools.combinations(range(8), 3), key=volume)
+        assert volume(order[:3]) >= 0.63 * volume(best)
+        greedy = []
+        for _ in range(3):
+            greedy.append(max(set(range(8)) - set(greedy), key=lambda i, greedy=greedy: volume([*greedy, i])))
+        assert order[:3] == greedy
+
+
+def test_several_costs_are_sampled_and_none_leaves_the_accuracy():
+    accuracies = np.array([[0.9, 0.8, 0.7]])
+    two = np.array([[9.0, 9.0], [1.0, 5.0], [5.0, 1.0]])
+    assert set(most_promising(accuracies, two, 2)) != {0, 1, 2}
+    assert most_promising(accuracies, two, 3) == [1, 2, 0]
+    assert most_promising(accuracies, np.empty((3, 0)), 3)[0] == 0
+
+
+def test_equal_values_are_ranked_by_number():
+    assert most_promising(np.full((4, 3), 0.5), np.ones((3, 1)), 3) == [0, 1, 2]
