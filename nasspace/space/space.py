@@ -14,7 +14,7 @@ from nasspace.architecture import Architecture
 from nasspace.blocks.layers import make_divisible
 from nasspace.documents import Document
 from nasspace.errors import InputError
-from nasspace.space import parser
+from nasspace.space import matching, parser
 from nasspace.space.tree import Choose, ChosenLayers, all_walks
 
 SMALL = 64  # below this deployment resolution, strides of the stem may become 1
@@ -96,6 +96,10 @@ class Space:
         """Create the network of recorded choices; a missing one is that of an earlier layer, else the first option."""
         return self.architecture(lambda name, options: _recalled(name, options, choices))
 
+    def choices_of(self, architecture: Architecture) -> dict[str, Any]:
+        """Find choices with which the space creates the network; one that is not in it raises `InputError`."""
+        return matching.choices_of(self, architecture)
+
     def enumerate(self) -> Iterator[Architecture]:
         """Yield every network once, by digest: fewer than `size` if different choices give the same network."""
         seen = set()
@@ -126,8 +130,8 @@ class Space:
     def _assembled(self, chosen: ChosenLayers, choices: Mapping[str, Any]) -> Architecture:
         """Create the architecture: remove strides of the stem for small inputs, multiply and round widths."""
         height, width = (chosen.resolution,) * 2 if chosen.resolution else self.plan.input[1:]
-        stem = unstrided(chosen.body[: chosen.stem], min(height, width))
-        layers = [self.scaled_layer(layer, chosen.width) for layer in (*stem, *chosen.body[chosen.stem :])]
+        stem = self.scaled_stem(chosen.body[: chosen.stem], min(height, width), chosen.width)
+        layers = stem + [self.scaled_layer(layer, chosen.width) for layer in chosen.body[chosen.stem :]]
         return Architecture.of(
             [*layers, *chosen.head],
             input=(self.plan.input[0], height, width),
@@ -135,6 +139,10 @@ class Space:
             choices=dict(choices),
             document=self.document,
         )
+
+    def scaled_stem(self, stem: Sequence[Mapping[str, Any]], side: int, width: float) -> list[dict[str, Any]]:
+        """Remove strides that an input of `side` pixels does not need, and scale each layer."""
+        return [self.scaled_layer(layer, width) for layer in unstrided(stem, side)]
 
     def scaled_layer(self, layer: Mapping[str, Any], width: float) -> dict[str, Any]:
         """Multiply a layer's `out` by the width multiplier and round it to the divisor."""

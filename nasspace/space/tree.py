@@ -136,14 +136,15 @@ class Stage:
             yield from self.order
 
     @property
-    def _depths(self) -> tuple[Any, ...]:
+    def depths(self) -> tuple[Any, ...]:
+        """The options of the number of layers."""
         depth = self.direct.parts["depth"]
         assert isinstance(depth, Value), "the parser allows numbers only"
         return depth.options
 
     def size(self) -> int:
         """Number of combinations of all choices over all depths."""
-        depths = self._depths
+        depths = self.depths
         direct = math.prod(part.size() for key, part in self.direct.parts.items() if key != "depth")
         return direct * sum(self.each.size() ** depth for depth in depths)
 
@@ -151,7 +152,7 @@ class Stage:
         """The names and options of all choices, those of every layer of the deepest stage among them."""
         for key in self._in_order():
             if key == "each":
-                for i in range(max(self._depths)):
+                for i in range(max(self.depths)):
                     yield from self.each.choices(f"{prefix}.{i}")
             else:
                 yield from Parts({key: self.direct.parts[key]}).choices(prefix)
@@ -159,7 +160,7 @@ class Stage:
     def labels(self, prefix: str) -> Iterator[tuple[str, tuple[str, ...]]]:
         """The labels of all choices among blocks."""
         yield from self.direct.labels(prefix)
-        for i in range(max(self._depths)):
+        for i in range(max(self.depths)):
             yield from self.each.labels(f"{prefix}.{i}")
 
 

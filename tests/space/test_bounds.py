@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nasspace import Space, cost
+from nasspace import Architecture, Space, cost
+from nasspace.errors import InputError
 from nasspace.space import bounds
 
 SPACES = {
@@ -41,3 +42,29 @@ def test_a_range_of_a_sample_is_not_exact(monkeypatch):
     monkeypatch.setattr(bounds, "MAX_LAYERS", 5)
     space = Space.from_text(next(iter(SPACES.values())), "t.yaml")
     assert not bounds.reachable(space).exact
+
+
+@pytest.mark.parametrize("text", SPACES.values(), ids=SPACES.keys())
+def test_reachable_layers_are_those_of_all_networks(text):
+    space = Space.from_text(text, "t.yaml")
+    met = {placed for architecture in space.enumerate() for placed in bounds.placed_layers(space, architecture)}
+    found = bounds.reachable_layers(space)
+    assert set(found) == met
+    assert len(found) == len(met)
+    assert {placed.place for placed in found if placed.place.startswith("stem")} == {"stem.0"}
+
+
+@pytest.mark.parametrize("text", SPACES.values(), ids=SPACES.keys())
+def test_choices_are_found_for_every_network_without_them(text):
+    space = Space.from_text(text, "t.yaml")
+    for architecture in space.enumerate():
+        read = Architecture.from_json(architecture.to_json())
+        assert space.replay(space.choices_of(read)).digest == architecture.digest
+        assert bounds.placed_layers(space, read) == bounds.placed_layers(space, architecture)
+
+
+def test_a_network_of_another_space_has_no_choices():
+    spaces = [Space.from_text(text, "t.yaml") for text in SPACES.values()]
+    other = spaces[1].replay({})
+    with pytest.raises(InputError, match=r"not a network of the space 't'"):
+        spaces[0].choices_of(other)
