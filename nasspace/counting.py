@@ -186,7 +186,7 @@ def _run(layer: Layer, in_shape: tuple[int, ...]) -> tuple[nn.Module, _Recorder,
 
 def _run_on_meta(layer: Layer, channels: int, in_shape: tuple[int, ...]) -> tuple[nn.Module, _Recorder, Tensor]:
     """Run the block on the meta device, which computes shapes only."""
-    with _OnMeta():
+    with OnMeta():
         module = make_block(layer, channels).eval()
     recorder = _Recorder()
     for part in module.modules():
@@ -224,7 +224,7 @@ def _same(x: Tensor) -> Tensor:
     return x
 
 
-class _OnMeta(TorchFunctionMode):
+class OnMeta(TorchFunctionMode):
     """Create the weights of modules on the meta device and skip their initialization."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

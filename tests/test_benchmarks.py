@@ -28,6 +28,7 @@ SMALLEST = {  # program and arguments: a part of what it prints
     "scores report --draws 3": "best pair, chosen on these data",
     "shipped_files": "0 of 0 files",
     "startup 1 --help": "nas --help: median",
+    "supernet report --draws 3": "better half alone",
 }
 
 
@@ -65,3 +66,34 @@ def test_a_program_runs_at_its_smallest_size(command, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
     runpy.run_path(str(PROGRAMS[name]), run_name="__main__")
     assert SMALLEST[command] in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_shared_weights_are_trained_and_recorded(tmp_path, monkeypatch, capsys):
+    import csv
+
+    from PIL import Image
+
+    for number in range(60):
+        folder = tmp_path / "images" / f"class{number % 10}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), (4 * number, 255 - 4 * number, 99)).save(folder / f"{number}.png")
+    given = [
+        "train",
+        "clothing10",
+        "images",
+        "--epochs",
+        "1",
+        "--resolution",
+        "16",
+        "--only",
+        "2",
+        "--table",
+        "table.csv",
+    ]
+    monkeypatch.setattr(sys, "argv", ["supernet.py", *given])
+    runpy.run_path(str(PROGRAMS["supernet"]), run_name="__main__")
+    assert "epoch 1 of 1: loss" in capsys.readouterr().out
+    rows = list(csv.DictReader(Path("table.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["network"] for row in rows] == ["0", "1"]
+    assert all(0 <= float(row["accuracy"]) <= 1 and float(row["log_loss"]) > 0 for row in rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +44,14 @@ class RMSprop(torch.optim.Optimizer):
         parameter.sub_(moved)
 
 
-def optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """The optimizer of a model's trainable parameters, with weight decay on those that the settings name."""
-    exempt = _exempt_from_decay(model, settings.decayed)
+def optimizer(
+    model: nn.Module, settings: TrainingSettings, depthwise: Iterable[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """The optimizer of a model's trainable parameters, with weight decay on those that the settings name.
+
+    `depthwise` are weights of depthwise convolutions besides those of the model's own modules.
+    """
+    exempt = _exempt_from_decay(model, settings.decayed, depthwise)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if id(p) not in exempt], "weight_decay": settings.weight_decay},
@@ -60,12 +65,12 @@ def optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optim
     return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=settings.nesterov and momentum > 0, fused=True)
 
 
-def _exempt_from_decay(model: nn.Module, decayed: str) -> set[int]:
+def _exempt_from_decay(model: nn.Module, decayed: str, others: Iterable[nn.Parameter]) -> set[int]:
     """The `id`s of the parameters without weight decay."""
     if decayed == "all":
         return set()
     vectors = {id(parameter) for parameter in model.parameters() if parameter.ndim <= 1}
-    depthwise = {id(part.weight) for part in model.modules() if is_depthwise(part)}
+    depthwise = {id(part.weight) for part in model.modules() if is_depthwise(part)} | set(map(id, others))
     return vectors | depthwise if decayed == "weights-but-depthwise" else vectors
 
 

@@ -11,7 +11,7 @@ SLIGHTLY = 1e-9  # epochs: corrects steps that rounding puts just before a whole
 
 def rate(settings: TrainingSettings, step: int, steps: int, per_epoch: int = 1, drops: int = 0) -> float:
     """The learning rate of one of `steps` steps, counted from 0; `drops` is the number of plateaus so far."""
-    warm_up = _warm_up_steps(settings, steps, per_epoch)
+    warm_up = warm_up_steps(settings, steps, per_epoch)
     if step < warm_up:
         return settings.learning_rate * (step + 1) / warm_up
     if settings.schedule in ("cosine", "one-cycle"):
@@ -22,7 +22,7 @@ def rate(settings: TrainingSettings, step: int, steps: int, per_epoch: int = 1, 
     return max(settings.last_rate, settings.learning_rate * settings.factor**drops)
 
 
-def _warm_up_steps(settings: TrainingSettings, steps: int, per_epoch: int) -> int:
+def warm_up_steps(settings: TrainingSettings, steps: int, per_epoch: int) -> int:
     """The number of warm-up steps, at least 1."""
     return max(1, round(settings.warm_up * (steps if settings.warm_up_in == "share" else per_epoch)))
 

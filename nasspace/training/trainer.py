@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -70,10 +70,10 @@ def train(
     start = time.perf_counter()
     identity = checkpoints.identity(model, data, fidelity, settings, seed, device) if checkpoint else {}
     saved = Checkpoints(checkpoint, identity) if checkpoint else None
-    data = _subset(prepared(data, fidelity.resolution), fidelity.share, seed)
-    with threads(settings.threads), _seeded(seed, device):
+    data = subset(prepared(data, fidelity.resolution), fidelity.share, seed)
+    with threads(settings.threads), seeded(seed, device):
         _to_channels_last(model.to(device), device)
-        fit = _Fit(model, data, fidelity, settings, seed, device, saved)
+        fit = Fit(model, data, fidelity, settings, seed, device, saved)
         with fast_tiny_maps(model, device):
             fit.run(on_epoch)
         if settings.norm_statistics == "re-estimated":
@@ -156,7 +156,7 @@ def re_estimate(model: nn.Module, data: DataSet, batch_size: int, seed: int, dev
     chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:NORM_IMAGES]
     model.to(device).train()
     with torch.no_grad():
-        for batch in chosen.tensor_split(_steps(len(chosen), batch_size)) if norms else ():
+        for batch in chosen.tensor_split(batches_per_epoch(len(chosen), batch_size)) if norms else ():
             model(normalized(data.train.pixels[batch].to(device), data))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -169,8 +169,29 @@ def normalized(pixels: Tensor, data: DataSet) -> Tensor:
     return _to_channels_last((pixels.float() - mean) / std, pixels.device.type)
 
 
-class _Fit:
-    """The epochs of a training and its state: mean losses of finished epochs, finished batches of the current one."""
+class Step(Protocol):
+    """What is done with each batch of a training: one step of its optimizer, or several."""
+
+    per_epoch: int
+
+    def __call__(self, pixels: Tensor, labels: Tensor, drops: int) -> Tensor:
+        """Train on a batch after `drops` plateaus; returns the detached loss."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything that changes, for checkpoints."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`."""
+
+    def finish(self) -> None:
+        """Complete the training after its last step."""
+
+
+class Fit:
+    """The epochs of a training and its state: mean losses of finished epochs, finished batches of the current one.
+
+    `step` trains the model on a batch; by default forward, loss, backward and one step of the settings' optimizer.
+    """
 
     def __init__(
         self,
@@ -181,6 +202,7 @@ class _Fit:
         seed: int,
         device: str,
         checkpoint: Checkpoints | None,
+        step: Step | None = None,
     ):
         self.model = model
         self.data = data
@@ -190,7 +212,8 @@ class _Fit:
         self.checkpoint = checkpoint
         self.generator = torch.Generator().manual_seed(seed)
         self.augment = _Augmentation(data, settings, self.generator)
-        self.step = _Step(model, settings, fidelity.epochs, _steps(len(data.train), settings.batch_size))
+        per_epoch = batches_per_epoch(len(data.train), settings.batch_size)
+        self.step: Step = step or _Step(model, settings, fidelity.epochs, per_epoch)
         self.plateau = Plateau(settings.patience)
         self.losses: list[float] = []
         self.epoch_start = self.generator.get_state()  # state of the generator before the current epoch
@@ -340,7 +363,7 @@ def _norms(model: nn.Module) -> list[nn.Module]:
     return [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
 
 
-def _subset(data: DataSet, share: float, seed: int) -> DataSet:
+def subset(data: DataSet, share: float, seed: int) -> DataSet:
     """The data set with a stratified random share of its training images."""
     if share == 1:
         return data
@@ -348,7 +371,7 @@ def _subset(data: DataSet, share: float, seed: int) -> DataSet:
     return replace(data, train=data.train.at(taken))
 
 
-def _steps(count: int, batch_size: int) -> int:
+def batches_per_epoch(count: int, batch_size: int) -> int:
     """The number of nearly equal batches per epoch; none has a single image, which batch norm cannot process."""
     return max(1, min(round(count / batch_size), count // 2))
 
@@ -427,7 +450,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def _seeded(seed: int, device: str) -> Iterator[None]:
+def seeded(seed: int, device: str) -> Iterator[None]:
     """Seed torch's global generators, which dropout uses, and restore them."""
     with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
         torch.manual_seed(seed)
