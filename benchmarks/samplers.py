@@ -6,7 +6,8 @@
 Raspberry Pi 4, latency on a Pixel 3, or multiply-adds. Each cost is known for every candidate; `gain`, which can use
 it, calls it on candidates that it does not evaluate, and sees multiply-adds and parameters too, as in every search of
 nasspace. `gain-measured` sees the latency of evaluated cells only. Optuna's and pymoo's samplers have no use for
-known costs.
+known costs. `mnasnet` does not look for a front: it maximizes one reward, with the 25th percentile of cost as target,
+and evaluates cells over the target, too (the soft form).
 
 Share: of the true front's hypervolume, with the reference point at 60 % accuracy and the 90th percentile of the cost. A
 proposal of a cell that was evaluated before is recorded as failed and does not count as an evaluation, which favors
@@ -37,6 +38,7 @@ import numpy as np
 
 from nasspace.samplers import pareto
 from nasspace.samplers.gain_sampler import GainSampler
+from nasspace.samplers.mnasnet import MnasNetSampler
 from nasspace.samplers.observation import Observation
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +47,7 @@ REPORT = ROOT / "reports" / "benchmarks" / "samplers.md"
 OPERATIONS = ("none", "skip", "conv_1x1", "conv_3x3", "avg_pool")
 EVALUATIONS = (25, 50, 100, 200)
 LIMITS = (10, 25, 50)  # percentiles of cost
+TARGET = 25  # the percentile of cost that is the target of `mnasnet`
 LEAST_ACCURACY, LARGEST_COST = 0.60, 90  # the reference point: accuracy, percentile of cost
 PATIENCE = 20  # repeated proposals in a row
 POPULATION = 20
@@ -53,7 +56,7 @@ TASKS = {  # name: the cost among the objectives, its column in the table
     "Pixel 3": ("latency", "lat_ms_pixel3"),
     "multiply-adds": ("flops", "macs"),
 }
-SAMPLERS = ("random", "evolution", "nsga2", "pymoo", "tpe", "gp", "gain-measured", "gain")
+SAMPLERS = ("random", "mnasnet", "evolution", "nsga2", "pymoo", "tpe", "gp", "gain-measured", "gain")
 
 
 class Cell(NamedTuple):
@@ -151,7 +154,19 @@ def gain_proposals(table: Cells, seed: int, is_known: bool = True) -> Proposals:
     """Proposals of nasspace's `gain`; without `is_known`, it sees the cost of evaluated cells only."""
     names = {"flops", "params", *([table.cost] if is_known else [])}
     known = {name: lambda cell, name=name: table.values[cell][name] for name in sorted(names)}
-    sampler = GainSampler(table, ("accuracy", table.cost), {}, known, seed)
+    return observed_proposals(table, GainSampler(table, ("accuracy", table.cost), {}, known, seed))
+
+
+def mnasnet_proposals(table: Cells, seed: int) -> Proposals:
+    """Proposals of nasspace's `mnasnet`, whose target is a percentile of the cost."""
+    target = float(np.percentile(table.points[:, 1], TARGET))
+    return observed_proposals(
+        table, MnasNetSampler(table, ("accuracy", table.cost), {table.cost: target}, {}, seed, "soft")
+    )
+
+
+def observed_proposals(table: Cells, sampler: Any) -> Proposals:
+    """Proposals of a sampler that is given every evaluated cell."""
     seen: list[Observation] = []
     while True:
         cell = sampler.propose(seen, len(seen))
@@ -215,6 +230,8 @@ def proposals(name: str, table: Cells, seed: int) -> Proposals:
         return pymoo_proposals(table, seed)
     if name.startswith("gain"):
         return gain_proposals(table, seed, is_known=name == "gain")
+    if name == "mnasnet":
+        return mnasnet_proposals(table, seed)
     return optuna_proposals(table, seed, name)
 
 

@@ -89,7 +89,9 @@ class Display:
         figures = [f"search accuracy {values['accuracy']:.4f}"] if "accuracy" in values else []
         figures += [f"{values['latency']:.3g} ms"] if "latency" in values else []
         figures += [f"{printing.count(values['flops'])} FLOPs"] if "flops" in values else []
-        verdict = f"rejected: {outcome.reason}" if outcome.reason else ", ".join(figures)
+        if outcome.reason:  # a sampler may train networks over the limit
+            figures = [*figures, outcome.reason] if "accuracy" in values else [f"rejected: {outcome.reason}"]
+        verdict = ", ".join(figures)
         self.message = f"[{self._count()}] trial {number}: {verdict}{self._time_left()}"
         self._front = ""
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from nasspace.engine.devices import check_device
+from nasspace.engine.evaluator import needs_latency
 from nasspace.engine.ray.address import connection_environment
 from nasspace.errors import InputError, nearest
 from nasspace.studies import weight_store
-from nasspace.studies.objectives import OBJECTIVES
+from nasspace.studies.objectives import LIMITED, OBJECTIVES
 from nasspace.studies.recipe import Recipe, short
 from nasspace.studies.trial_table import is_same_machine, machine_text
 
@@ -31,11 +32,24 @@ def check_recipe(recipe: Recipe) -> None:
             raise InputError(f"'{name}' is not a {kind}{nearest(name, known)}")
     if recipe.objectives == ("latency",) or not {"accuracy", "latency"} & set(recipe.objectives):
         raise InputError(f"objectives: {', '.join(recipe.objectives)} alone is no search; add accuracy")
+    _check_sampler(recipe)
     if recipe.ray is None:  # on a cluster, the workers need the device
         check_device(recipe.device)
     check_execution(recipe)
     remote.check_device(recipe.latency_device, recipe.runtime)
     RUNTIMES[recipe.runtime](recipe.threads, recipe.batch_size)  # raises if a package is missing
+
+
+def _check_sampler(recipe: Recipe) -> None:
+    """Refuse a sampler that lacks the accuracy, the limit or the latency that it works with."""
+    name = recipe.sampler
+    if name in ("mnasnet", "netadapt") and "accuracy" not in recipe.objectives:
+        raise InputError(f"--sampler {name} compares accuracies; add accuracy to the objectives")
+    if name == "mnasnet" and not recipe.limits.given():
+        flags = " or ".join(OBJECTIVES[limit].limit_flag or "" for limit in LIMITED)
+        raise InputError(f"--sampler mnasnet rewards networks by a target of their cost; give {flags}")
+    if name == "netadapt" and not needs_latency(recipe):
+        raise InputError("--sampler netadapt lowers the measured latency; give --latency-target, such as 20ms")
 
 
 def check_execution(recipe: Recipe) -> None:

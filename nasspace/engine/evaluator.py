@@ -14,6 +14,7 @@ from nasspace.counting import cost
 from nasspace.engine import machine_lock
 from nasspace.engine.latency_evaluator import LatencyEvaluator, MeasuredLatency, candidate_seed
 from nasspace.errors import InputError
+from nasspace.samplers.observation import Bounds
 from nasspace.studies.objectives import COUNTED, OBJECTIVES
 from nasspace.studies.recipe import Recipe, short
 
@@ -41,13 +42,15 @@ class Outcome:
     traceback: str = ""
 
 
-def evaluate(evaluator: Callable[[Architecture], Outcome], architecture: Architecture) -> Outcome:
+def evaluate(evaluator: Callable[..., Outcome], architecture: Architecture, bounds: Bounds | None = None) -> Outcome:
     """Evaluate a candidate; an exception raised by its block or training becomes a failed outcome.
+
+    `bounds` replace the limits at which its evaluation stops.
 
     Other exceptions propagate: errors of the machine, of nasspace, or of the user's function.
     """
     try:
-        return evaluator(architecture)
+        return evaluator(architecture) if bounds is None else evaluator(architecture, bounds)
     except Exception as error:
         if isinstance(evaluator, FunctionEvaluator) or not failures.is_candidate_fault(error):
             raise
@@ -55,12 +58,12 @@ def evaluate(evaluator: Callable[[Architecture], Outcome], architecture: Archite
         return Outcome({}, failure=str(failed), traceback=failed.traceback)
 
 
-def violated_limit(values: Mapping[str, float], limits: Mapping[str, float]) -> str:
+def violated_limit(values: Mapping[str, float], limits: Mapping[str, float], what: str = "the limit") -> str:
     """Describe the first limit that the values exceed; empty if there is none."""
     for name, limit in limits.items():
         if name in values and values[name] > limit:
             describe = OBJECTIVES[name].describe
-            return f"{name} {describe(values[name])} is over the limit of {describe(limit)}"
+            return f"{name} {describe(values[name])} is over {what} of {describe(limit)}"
     return ""
 
 
@@ -92,10 +95,14 @@ class TrainingEvaluator:
         self.known = COUNTS
         self._resized: DataSet | None = None  # the data at the fidelity's resolution
 
-    def __call__(self, architecture: Architecture) -> Outcome:
-        """Evaluate in order of cost, and stop at the first violated limit, so that the candidate is not trained."""
+    def __call__(self, architecture: Architecture, bounds: Bounds | None = None) -> Outcome:
+        """Evaluate in order of cost, and stop at the first violated limit, so that the candidate is not trained.
+
+        With `bounds`, it stops at these instead, and the reason of a trained candidate is the violated limit.
+        """
         values = {name: float(count(architecture)) for name, count in COUNTS.items()}
-        if reason := violated_limit(values, self.limits):
+        reason = violated_limit(values, self.limits)
+        if violated_limit(values, self.limits if bounds is None else bounds.values):
             return Outcome(values, reason)
         details: dict[str, Any] = {}
         if needs_latency(self.recipe):
@@ -103,18 +110,23 @@ class TrainingEvaluator:
             latency = measured.latency
             values["latency"] = latency.median_ms
             details |= {"latency_interval": latency.to_json(), "latency_host": measured.host}
-            # The upper end of the interval decides: a network meets the limit if it does so with 95 % confidence.
-            if reason := violated_limit({"latency": latency.high_ms}, self.limits):
-                reason = reason.replace("latency", "latency, at the upper end of its interval,", 1)
             if measured.layers_ms:
                 details["layers_ms"] = list(measured.layers_ms)
-            if reason:
+            reason = reason or self._over_latency_limit(latency)
+            if bounds is None and reason:
                 return Outcome(values, reason, details)
+            if bounds and (over := violated_limit({"latency": latency.median_ms}, bounds.values, bounds.name)):
+                return Outcome(values, over, details)
         if "accuracy" not in self.recipe.objectives:
-            return Outcome(values, "", details)
-        return self._train(architecture, values, details)
+            return Outcome(values, reason, details)
+        return self._train(architecture, values, details, reason)
 
-    def _train(self, architecture: Architecture, values: dict, details: dict) -> Outcome:
+    def _over_latency_limit(self, latency: Any) -> str:
+        """Why a latency is over its limit; empty if it is not, with 95 % confidence: the interval's end decides."""
+        reason = violated_limit({"latency": latency.high_ms}, self.limits)
+        return reason.replace("latency", "latency, at the upper end of its interval,", 1)
+
+    def _train(self, architecture: Architecture, values: dict, details: dict, reason: str) -> Outcome:
         """Train at the search's fidelity and add the accuracy to the values."""
         from nasspace.data.images import prepared
         from nasspace.engine.rungs import fidelity_of
@@ -151,7 +163,7 @@ class TrainingEvaluator:
             "log_loss": trained.log_loss if math.isfinite(trained.log_loss) else None,
         }
         weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-        return Outcome(values, "", details, weights)
+        return Outcome(values, reason, details, weights)
 
 
 class FunctionEvaluator:
@@ -172,8 +184,11 @@ class FunctionEvaluator:
         if unknown:
             raise InputError(f"known: '{unknown.pop()}' is not one of {', '.join(OBJECTIVES)}")
 
-    def __call__(self, architecture: Architecture) -> Outcome:
-        """Return the function's values, completed by the known and counted ones; refuse values that are not numbers."""
+    def __call__(self, architecture: Architecture, bounds: Bounds | None = None) -> Outcome:
+        """Return the function's values, completed by the known and counted ones; refuse values that are not numbers.
+
+        The function is called for every candidate, whatever the `bounds`.
+        """
         returned = self.function(architecture)
         if not isinstance(returned, Mapping):
             raise InputError(

@@ -11,6 +11,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from nasspace import files, temporary
 from nasspace.documents import Document
 from nasspace.engine import delivery, duration, latency_evaluator
@@ -33,7 +35,7 @@ from nasspace.studies import paths
 from nasspace.studies import recipe as recipes
 from nasspace.studies import study as records
 from nasspace.studies.belief import believe
-from nasspace.studies.recipe import Recipe, Rung
+from nasspace.studies.recipe import NetAdapt, Recipe, Reward, Rung
 from nasspace.studies.storage import REMEDY, errors_of_storage
 from nasspace.studies.study import Study
 from nasspace.training.settings import Fidelity, TrainingSettings
@@ -56,6 +58,8 @@ def search(
     evaluator: EvaluatorFunction | None = None,
     known: KnownObjectives | None = None,
     sampler: str | None = None,
+    reward: Reward | Mapping[str, Any] | None = None,
+    netadapt: NetAdapt | Mapping[str, Any] | None = None,
     study: str | Path | None = None,
     storage: str | None = None,
     data_dir: str | None = None,
@@ -104,7 +108,10 @@ def search(
             `{"accuracy": 0.93, "latency": 3.1}` (a fraction and milliseconds), instead of counting, measuring and
             training. Such a search has no last rung and no exports.
         known: Functions of cheap objectives, by name, which the sampler may call for any candidate.
-        sampler: Name of a sampler, such as `gain`, `tpe`, `nsga2`, `evolution`, `gp` or `random`.
+        sampler: Name of a sampler, such as `gain`, `tpe`, `nsga2`, `evolution`, `gp`, `random`, `brute-force`,
+            `mnasnet` or `netadapt`.
+        reward: The reward of `mnasnet`, such as `{"form": "soft"}`: networks over a limit are then trained, too.
+        netadapt: The steps of `netadapt`, such as `{"reduction": 0.02, "proposals": 4}`.
         study: Name below `./reports`, or folder; SPACE-N by default.
         storage: URL of the Optuna storage; by default a SQLite file in the folder.
         data_dir: Folder of the files of a named data set.
@@ -147,6 +154,8 @@ def search(
             "time_budget": time_budget,
             "seed": seed,
             "sampler": sampler,
+            "reward": _plain(reward),
+            "netadapt": _plain(netadapt),
             "objectives": _listed(objectives),
             "limits": {
                 "latency": None if latency_target_ms is None else _milliseconds(latency_target_ms),
@@ -260,6 +269,11 @@ def _milliseconds(value: Any) -> str:
     return f"{value}ms"
 
 
+def _plain(part: Any) -> Any:
+    """A part of a recipe as plain values."""
+    return part.model_dump() if isinstance(part, BaseModel) else part
+
+
 def _learned(name: str | Path, problem: Problem) -> dict[str, Any]:
     """What an earlier study shows of short trainings; refuse one on other images."""
     study = records.load(name)
@@ -371,11 +385,10 @@ def _refuse_other_choices(study: Study, problem: Problem) -> None:
 
 
 def _optuna_sampler(problem: Problem) -> Any:
-    """The sampler of the Optuna study; `gain` proposes outside Optuna."""
+    """The sampler of the Optuna study."""
     from nasspace.samplers.optuna_samplers import optuna_sampler
 
-    name = "random" if problem.recipe.sampler == "gain" else problem.recipe.sampler
-    return optuna_sampler(name, problem.recipe.seed)
+    return optuna_sampler(problem.recipe.sampler, problem.recipe.seed)
 
 
 def _run(study: Study, problem: Problem, fresh_latency: bool, report: Report, started: float) -> Study:
@@ -457,7 +470,7 @@ def _run_sequentially(manager: TrialManager) -> None:
         if candidate is not None:
             manager.report_start(candidate)
             with manager.recording_crashes(candidate):
-                outcome = evaluate(manager.problem.evaluator, candidate.architecture)
+                outcome = evaluate(manager.problem.evaluator, candidate.architecture, candidate.bounds)
             manager.tell(candidate, outcome)
         elif manager.is_finished:
             return

@@ -17,7 +17,8 @@ from nasspace.architecture import Architecture
 from nasspace.engine.evaluator import violated_limit
 from nasspace.samplers.accuracy_belief import quality
 from nasspace.samplers.gain_sampler import GainSampler
-from nasspace.samplers.observation import Observation
+from nasspace.samplers.observation import Bounds, Observation
+from nasspace.samplers.proposers import Proposer, proposer
 from nasspace.space.space import Space
 from nasspace.studies import storage
 from nasspace.studies.study import Study
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 MAX_REFUSED = 500  # proposals refused in a row before the space counts as exhausted
 PATIENCE = 20  # proposals refused in a row before `gain` replaces an Optuna sampler
 WITHDRAWAL_TIMEOUT = 2.0  # seconds to wait for another process to withdraw a duplicate
+COMPLETED_BY_GAIN = ("mnasnet",)  # proposers for which `gain` finds what their draws do not
 MAX_INFEASIBLE = 6  # rejected trials without a feasible one before `gain` replaces an Optuna sampler
 
 
@@ -45,13 +47,16 @@ class Proposals:
         sampler: str,
         known: Mapping[str, Callable[[Architecture], float]],
         seed: int,
+        options: Mapping[str, Any] | None = None,
     ):
         self.study = study
         self.space = space
         self.sampler = sampler
         self.known = known
         self.seed = seed
-        self.gain = GainSampler(space, study.objectives, study.limits, known, seed)
+        arguments = (space, study.objectives, study.limits, known, seed)
+        self.gain = GainSampler(*arguments)
+        self.own = self.gain if sampler == "gain" else proposer(sampler, *arguments, **(options or {}))
         self.exhausted = False  # the last call found no new network
         self._labels = space.plan.labels()
         self._architectures: dict[int, Architecture] = {}
@@ -83,6 +88,8 @@ class Proposals:
                 reason = (
                     "enough trials are running in other processes" if enough else self._refusal(trial, architecture)
                 )
+                if self._is_drawn(trial):
+                    reason = reason or "another process took the proposal"
                 if not reason:
                     return trial, architecture
                 trial.set_user_attr("reason", reason)
@@ -92,8 +99,21 @@ class Proposals:
         self.exhausted = True
         return None
 
+    @property
+    def accepts_rejections(self) -> bool:
+        """Whether many rejected networks in a row do not end the search."""
+        return self.own is not None and self.own.accepts_rejections
+
+    def bounds(self) -> Bounds | None:
+        """The largest values with which a candidate of this moment is trained; None: the limits."""
+        return self.own.bounds(self._plain_observations()) if self.own and self.own.ignores_limits else None
+
+    def end(self) -> str:
+        """Why there is no further proposal."""
+        return (self.own or self.gain).end(self._plain_observations())
+
     def observations(self) -> list[Observation]:
-        """The evaluated and running trials, as observations for the sampler; running ones have no values.
+        """The evaluated and running trials, as observations for `gain`; running ones have no values.
 
         The accuracy of a trained network is combined with its log loss: together they rank networks better than either.
         """
@@ -101,12 +121,17 @@ class Proposals:
         combined = _combined_accuracies(trials, self.study.settings.get("data") or {})
         return [self._observation(trial, combined.get(trial.number)) for trial in trials]
 
+    def _plain_observations(self) -> list[Observation]:
+        """The evaluated and running trials with their accuracies as they are."""
+        return [self._observation(trial, None) for trial in self.study.frozen() if is_taken(trial)]
+
     def _observation(self, trial: optuna.trial.FrozenTrial, accuracy: float | None) -> Observation:
         attributes = trial.user_attrs
         interval = attributes.get("latency_interval")
         margin = interval["high_ms"] / interval["median_ms"] if interval else 1.0
         values = {**attributes.get("values", {}), **({} if accuracy is None else {"accuracy": accuracy})}
-        return Observation(self._architecture(trial), values, attributes.get("layers_ms"), margin)
+        failed = trial.state.name == "FAIL"
+        return Observation(self._architecture(trial), values, attributes.get("layers_ms"), margin, failed)
 
     def _architecture(self, trial: optuna.trial.FrozenTrial) -> Architecture:
         if trial.number not in self._architectures:
@@ -114,18 +139,34 @@ class Proposals:
         return self._architectures[trial.number]
 
     def _next_trial(self) -> optuna.Trial | None:
-        """Ask Optuna for a trial, with the proposal of `gain` enqueued; None if `gain` finds no new network."""
-        if not self.study.frozen("WAITING") and self._uses_gain():
-            proposal = self.gain.propose(self.observations(), len(self.study.frozen()))
+        """Ask Optuna for a trial, with the proposal of a proposer enqueued; None if that finds no network."""
+        if not self.study.frozen("WAITING") and (source := self._proposer()):
+            proposal = self._proposed_by(source)
+            if proposal is None and self.sampler in COMPLETED_BY_GAIN:
+                proposal = self._proposed_by(self.gain)
             if proposal is None:
                 return None
-            self.study.record.enqueue_trial(dict(proposal.choices))
+            self.study.record.enqueue_trial(dict(proposal.choices or {}))
         return storage.ask(self.study.record)
 
+    def _is_drawn(self, trial: optuna.Trial) -> bool:
+        """Whether Optuna drew a trial at random, since another process asked for the enqueued proposal first."""
+        from nasspace.optuna_adapter import enqueued_params
+
+        if not self.study.is_shared or self.own in (None, self.gain):  # for `gain`, a random network is as good
+            return False
+        return enqueued_params(self.study.record.get_trials(deepcopy=False)[trial.number]) is None
+
+    def _proposed_by(self, source: Proposer) -> Architecture | None:
+        observations = self.observations() if source is self.gain else self._plain_observations()
+        return source.propose(observations, len(self.study.frozen()))
+
+    def _proposer(self) -> Proposer | None:
+        """The study's own sampler if it is a proposer; `gain` if an Optuna sampler finds nothing new or feasible."""
+        return self.own or (self.gain if self._uses_gain() else None)
+
     def _uses_gain(self) -> bool:
-        """Whether `gain` proposes: as the study's sampler, or because that finds nothing new or feasible."""
-        if self.sampler == "gain":
-            return True
+        """Whether `gain` replaces an Optuna sampler, which finds nothing new or feasible."""
         trials = self.study.frozen()
         refused = next((i for i, trial in enumerate(reversed(trials)) if trial.state.name != "FAIL"), len(trials))
         infeasible = not self.study.evaluated and self.study.rejected >= MAX_INFEASIBLE
@@ -138,6 +179,8 @@ class Proposals:
         """Why a proposal is refused (a duplicate, or over a known limit); empty if it is not."""
         if (other := self._duplicate(trial, architecture.digest)) is not None:
             return f"the network of trial {other.number}"
+        if self.own and self.own.ignores_limits:
+            return ""
         try:
             with failures.as_candidate_failures():
                 values = {name: count(architecture) for name, count in self.known.items() if name in self.study.limits}

@@ -17,6 +17,7 @@ from nasspace.engine.evaluator import Outcome
 from nasspace.engine.problem import Problem
 from nasspace.engine.proposals import Proposals, is_taken
 from nasspace.errors import InputError
+from nasspace.samplers.observation import Bounds
 from nasspace.studies import storage
 from nasspace.studies import study as records
 from nasspace.studies.heartbeat import Heartbeat
@@ -37,11 +38,15 @@ Report = Callable[..., None]
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture to be evaluated as a trial; `asked_at` is in seconds of `time.monotonic()`."""
+    """An architecture to be evaluated as a trial; `asked_at` is in seconds of `time.monotonic()`.
+
+    `bounds` are the largest values with which it is trained; None: the limits.
+    """
 
     trial: optuna.Trial
     architecture: Architecture
     asked_at: float
+    bounds: Bounds | None = None
 
     @property
     def number(self) -> int:
@@ -63,7 +68,9 @@ class TrialManager:
         self._reserved = 0.0  # seconds of the time budget for the last rung and the exports
         self._stopped = bool(problem.recipe.time_budget and study.is_searched)  # resumed after the end of the search
         recipe = problem.recipe
-        self._proposals = Proposals(study, problem.space, recipe.sampler, problem.evaluator.known, recipe.seed)
+        self._proposals = Proposals(
+            study, problem.space, recipe.sampler, problem.evaluator.known, recipe.seed, recipe.sampler_options
+        )
 
     def __enter__(self) -> TrialManager:
         self.heartbeat.__enter__()
@@ -84,7 +91,7 @@ class TrialManager:
         if candidate is None:
             idle = not self.running and not self.heartbeat.others() and not self.study.frozen("WAITING")
             if self._proposals.exhausted and idle:
-                self._stop(f"no new network within the limits is left; {self.study.evaluated} evaluated")
+                self._stop(f"{self._proposals.end()}; {self.study.evaluated} evaluated")
             return None
         self.study.record_early_end("")
         if self.study.record.user_attrs.get(records.FINISHED):
@@ -96,7 +103,7 @@ class TrialManager:
     def _next_candidate(self) -> Candidate | None:
         """The next proposal; a network that has crashed its process too often becomes a failed trial."""
         while proposal := self._proposals.next(self.running, self.heartbeat.begin, self._max_trials):
-            candidate = Candidate(*proposal, time.monotonic())
+            candidate = Candidate(*proposal, time.monotonic(), self._proposals.bounds())
             path = self._crash_file(candidate)
             traces = path.read_text(errors="backslashreplace") if path.is_file() else ""
             crashes = traces.count(CRASH)
@@ -261,6 +268,8 @@ class TrialManager:
 
     def _rejected_in_a_row(self) -> int:
         """The number of trailing rejected trials if it reaches the limit that ends a search, else 0."""
+        if self._proposals.accepts_rejections:
+            return 0
         finished = self.study.frozen("COMPLETE", "PRUNED")
         feasible = any(self.study.over_limit(trial) <= 0 for trial in finished if trial.state.name == "COMPLETE")
         rejected = 0

@@ -16,7 +16,7 @@ from nasspace import failures
 from nasspace.errors import InputError
 from nasspace.samplers.acquisition import Acquisition
 from nasspace.samplers.features import Features
-from nasspace.samplers.observation import Observation
+from nasspace.samplers.observation import Bounds, Observation
 
 if TYPE_CHECKING:
     from nasspace.architecture import Architecture
@@ -37,6 +37,9 @@ class GainSampler:
     `objectives`: accuracy is maximized, all others are minimized. `limits`: the largest allowed value of a figure.
     `known`: functions that compute a figure of any candidate exactly; other figures are predicted.
     """
+
+    ignores_limits = False
+    accepts_rejections = False
 
     def __init__(
         self,
@@ -72,6 +75,14 @@ class GainSampler:
         if not pool.inside:
             return self._any_left(pool, observations, rng)
         return self._best(pool, acquisition, rng)
+
+    def bounds(self, observations: Sequence[Observation]) -> Bounds | None:
+        """None: the limits of the search."""
+        return None
+
+    def end(self, observations: Sequence[Observation]) -> str:
+        """Why `propose` has nothing more."""
+        return "no new network within the limits is left"
 
     @cached_property
     def features(self) -> Features:

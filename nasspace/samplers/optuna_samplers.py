@@ -28,7 +28,7 @@ POPULATION = 20  # Optuna's 50 would be larger than most searches here
 def optuna_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     """A repeatable sampler by name; an unknown name raises `InputError`.
 
-    `gain` proposes outside Optuna, which then only draws at random.
+    Those of `proposers` propose outside Optuna, which then only draws at random.
     """
     if name not in SAMPLERS:
         raise InputError(f"'{name}' is not a sampler{nearest(name, SAMPLERS)}")
@@ -80,6 +80,7 @@ SAMPLERS: dict[str, Callable[[int], Any]] = {
     "evolution": _evolution,
     "gp": _gp,
     "random": _random,
+    **dict.fromkeys(("brute-force", "mnasnet", "netadapt"), _random),
 }
 
 

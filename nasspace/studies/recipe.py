@@ -93,6 +93,20 @@ def _objectives(value: Any) -> Any:
     return value
 
 
+def _reward(value: Any) -> Any:
+    """Refuse what is not a mapping, with an example."""
+    if not isinstance(value, Mapping | Reward):
+        raise ValueError("a reward is a mapping such as {form: soft}")
+    return value
+
+
+def _netadapt(value: Any) -> Any:
+    """Refuse what is not a mapping, with an example."""
+    if not isinstance(value, Mapping | NetAdapt):
+        raise ValueError("netadapt is a mapping such as {reduction: 0.02}")
+    return value
+
+
 ObjectiveName = Annotated[str, AfterValidator(_objective)]
 
 
@@ -128,6 +142,28 @@ class Full(Strict):
     epochs: int = Field(25, ge=1, le=100_000)
 
 
+class Reward(Strict):
+    """The reward of the sampler `mnasnet`: accuracy x (cost / limit) ** exponent.
+
+    The hard form has the factor only over the limit, where networks are not trained. With the soft form, networks over
+    the limit are trained, too. Without an exponent it is the paper's: -1 (hard) or -0.07 (soft).
+    """
+
+    form: Literal["hard", "soft"] = "hard"
+    exponent: float | None = Field(None, ge=-100, le=0)
+
+
+class NetAdapt(Strict):
+    """The steps of the sampler `netadapt`.
+
+    `reduction` is the part of the first network's latency by which each step is faster at least, `proposals` the most
+    networks that a step trains.
+    """
+
+    reduction: float = Field(0.01, gt=0, lt=1)
+    proposals: int = Field(8, ge=1, le=100_000)
+
+
 class Recipe(Strict):
     """The settings of a search; the fields are the keys of `search/*.yaml`."""
 
@@ -136,6 +172,8 @@ class Recipe(Strict):
     trials: int = Field(12, ge=1, le=UNBOUNDED)
     time_budget: Annotated[float | None, _amount("time")] = None
     sampler: str = "gain"
+    reward: Annotated[Reward, BeforeValidator(_reward)] = Reward()
+    netadapt: Annotated[NetAdapt, BeforeValidator(_netadapt)] = NetAdapt()
     objectives: Annotated[tuple[ObjectiveName, ...], BeforeValidator(_objectives)] = ("accuracy", "latency", "flops")
     limits: Limits = Limits()
     data: str = "digits"
@@ -178,6 +216,12 @@ class Recipe(Strict):
     def is_bounded(self) -> bool:
         """Whether a number of trials ends the search, not only time."""
         return self.time_budget is None or self.trials < UNBOUNDED
+
+    @property
+    def sampler_options(self) -> dict[str, Any]:
+        """The options of the sampler."""
+        parts = {"mnasnet": self.reward, "netadapt": self.netadapt}
+        return parts[self.sampler].model_dump() if self.sampler in parts else {}
 
     @property
     def distributed(self) -> bool:
@@ -263,6 +307,9 @@ def short(value: Any) -> str:
 
 def _settings(keys: tuple[str | int, ...]) -> Mapping[str, Any]:
     """The keys that a recipe, or its part at `keys`, can have."""
-    parts = {"limits": Limits, "fidelity": Fidelity, "training": TrainingSettings, "rungs": Rung, "full": Full}
+    parts = {
+        **{"limits": Limits, "fidelity": Fidelity, "training": TrainingSettings, "rungs": Rung, "full": Full},
+        **{"reward": Reward, "netadapt": NetAdapt},
+    }
     part = parts.get(keys[0] if keys else "", Recipe)
     return part.model_fields if issubclass(part, BaseModel) else part.__dataclass_fields__

@@ -11,8 +11,9 @@ import nasspace.training.trainer
 from nasspace import Space, cost
 from nasspace.data.loading import load_data
 from nasspace.engine import latency_evaluator
-from nasspace.engine.evaluator import FunctionEvaluator, TrainingEvaluator, candidate_seed, violated_limit
+from nasspace.engine.evaluator import FunctionEvaluator, TrainingEvaluator, candidate_seed, evaluate, violated_limit
 from nasspace.errors import InputError
+from nasspace.samplers.observation import Bounds
 from nasspace.studies.recipe import Recipe
 
 
@@ -114,3 +115,22 @@ def test_the_result_of_a_function_is_checked(returned, architecture):
 def test_known_values_must_be_numbers():
     with pytest.raises(InputError, match="known: 'speed'"):
         FunctionEvaluator(lambda a: {}, {"speed": len}, ("accuracy",), {})
+
+
+def test_within_bounds_a_network_over_a_limit_is_trained(digits, architecture):
+    flops = cost(architecture).flops
+    evaluator = TrainingEvaluator(recipe(limits={"flops": flops - 1, "latency": "0.001ms"}), digits)
+    evaluator.measure = lambda _: latency_evaluator.MeasuredLatency(Measured(), "here")
+    outcome = evaluate(evaluator, architecture, Bounds({}))
+    assert "accuracy" in outcome.values
+    assert outcome.reason.startswith("flops")
+    assert outcome.weights
+
+
+def test_a_bound_of_a_sampler_replaces_the_limits_and_is_named(monkeypatch, digits, architecture):
+    monkeypatch.setattr(nasspace.training.trainer, "train", refuse)
+    evaluator = TrainingEvaluator(recipe(limits={"latency": "9ms"}), digits)
+    evaluator.measure = lambda _: latency_evaluator.MeasuredLatency(Measured(), "here")
+    outcome = evaluate(evaluator, architecture, Bounds({"latency": 1.9}, "the step's bound"))
+    assert outcome.reason == "latency 2 ms is over the step's bound of 1.9 ms"
+    assert "accuracy" not in outcome.values

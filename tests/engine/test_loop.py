@@ -19,6 +19,7 @@ from nasspace.engine import loop
 from nasspace.engine.evaluator import Outcome
 from nasspace.errors import InputError, NothingFound
 from nasspace.samplers import pareto
+from nasspace.samplers.optuna_samplers import SAMPLERS
 from nasspace.space.space import Space
 from nasspace.studies import paths
 from nasspace.studies import study as records
@@ -60,18 +61,27 @@ def found(space, **settings):
     return nasspace.search(space, **settings)
 
 
+# `mnasnet` and `netadapt` need a target.
+SETTINGS = {
+    "mnasnet": {"latency_target_ms": 2.0},
+    "netadapt": {"latency_target_ms": 1.6, "trials": 60, "netadapt": {"reduction": 0.02, "proposals": 4}},
+}
+
+
 def digests(study):
     return [trial.user_attrs["digest"] for trial in study.frozen("COMPLETE", "PRUNED")]
 
 
-@pytest.mark.parametrize("sampler", ["gain", "tpe", "nsga2", "evolution", "random"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_search_evaluates_each_network_once_and_returns_the_front(space, sampler):
-    study = found(space, sampler=sampler)
-    assert study.evaluated == 8
-    assert len(set(digests(study))) == 8
+    settings = SETTINGS.get(sampler, {})
+    study = found(space, sampler=sampler, **settings)
     trials, front = study.trials(), study.front()
+    assert len(trials) == len(set(digests(study))) == study.evaluated
+    assert study.evaluated == 8 or study.ended_early.startswith("a network within the limits was reached")
+    trials = trials[trials["latency_ms"] <= settings.get("latency_target_ms", 1e9)]
     best = pareto.front([[-r.accuracy, r.latency_ms, r.flops] for r in trials.itertuples()])
-    assert sorted(front["id"]) == sorted(trials["id"][best])
+    assert sorted(front["id"]) == sorted(trials["id"].to_numpy()[best])
     assert (paths.folder_of("s") / "front.csv").is_file()
     assert study.document()["front"][0]["architecture"]["layers"]
 
@@ -87,11 +97,12 @@ def test_trials_have_the_names_of_their_blocks(space, sampler):
         assert all(trial.params[name] in (0, 1) for name in named)
 
 
-@pytest.mark.parametrize("sampler", ["gain", "tpe"])
+@pytest.mark.parametrize("sampler", ["gain", "tpe", "mnasnet", "netadapt"])
 def test_the_same_seed_gives_the_same_study(space, sampler):
-    first = digests(found(space, sampler=sampler, study="a", seed=3))
-    assert digests(found(space, sampler=sampler, study="b", seed=3)) == first
-    assert digests(found(space, sampler=sampler, study="c", seed=4)) != first
+    settings = {"sampler": sampler, **SETTINGS.get(sampler, {})}
+    first = digests(found(space, study="a", seed=3, **settings))
+    assert digests(found(space, study="b", seed=3, **settings)) == first
+    assert digests(found(space, study="c", seed=4, **settings)) != first
 
 
 def test_networks_over_a_known_limit_are_never_evaluated(space):
@@ -100,12 +111,56 @@ def test_networks_over_a_known_limit_are_never_evaluated(space):
     assert study.trials()["flops"].max() <= 1e6
 
 
-def test_a_small_space_is_searched_to_its_end():
+@pytest.mark.parametrize("sampler", ["gain", "brute-force", "mnasnet"])
+def test_a_small_space_is_searched_to_its_end(sampler):
     tiny = Space.from_text("input: [3, 8, 8]\nstages: [{out: [4, 8], block: [conv: {kernel: [1, 3]}, fire]}]", "t.yaml")
     every = {architecture.digest for architecture in tiny.enumerate()}
-    study = found(tiny, trials=100)
+    study = found(tiny, trials=100, sampler=sampler, latency_target_ms=100.0)
     assert set(digests(study)) == every
+    assert study.ended_early.endswith(f"; {len(every)} evaluated")
     assert len(digests(study)) == len(every)
+
+
+def test_brute_force_follows_the_order_of_the_space_and_is_stopped_by_no_limit(space):
+    first = {one.digest for one, _ in zip(space.enumerate(), range(20), strict=False)}
+
+    def rejected_first(architecture):
+        if architecture.digest in first:
+            return {"latency": 9.0}
+        return scored(architecture)
+
+    study = found(space, sampler="brute-force", evaluator=rejected_first, latency_target_ms=8.0, trials=3)
+    assert (study.evaluated, study.rejected) == (3, 20)
+    assert digests(study) == [one.digest for one, _ in zip(space.enumerate(), digests(study), strict=False)]
+
+
+@pytest.mark.parametrize(("sampler", "form"), [("mnasnet", "soft"), ("netadapt", "hard")])
+def test_some_samplers_train_networks_over_the_limits_but_never_show_them(space, sampler, form):
+    settings = {**SETTINGS[sampler], "latency_target_ms": 1.4, "flops_target": 2e6}
+    study = found(space, sampler=sampler, reward={"form": form}, **{"trials": 20, **settings})
+    trials, front = study.trials(), study.front()
+    assert trials["accuracy"].notna().all()
+    assert (trials["latency_ms"] > 1.4).any()
+    assert (trials["flops"] > 2e6).any()
+    assert len(front)
+    assert front["latency_ms"].max() <= 1.4
+    assert front["flops"].max() <= 2e6
+    over = trials[(trials["latency_ms"] > 1.4) | (trials["flops"] > 2e6)]
+    assert over["reason"].str.contains("is over the limit of").all()
+
+
+def test_a_path_that_ends_above_the_target_names_the_nearest(space):
+    notes = []
+    with pytest.raises(NothingFound, match=r"the nearest is s:\d+"):
+        found(
+            space,
+            sampler="netadapt",
+            latency_target_ms=0.001,
+            trials=200,
+            netadapt={"reduction": 0.3, "proposals": 3},
+            on_event=lambda kind, **event: notes.append(event["text"]) if kind == "note" else None,
+        )
+    assert any("no change of one choice lowers latency by another" in note for note in notes)
 
 
 @pytest.mark.parametrize("sampler", ["gain", "random"])
@@ -154,21 +209,23 @@ def test_a_study_of_another_version_is_refused(space):
 SCRIPT = """
 import sys, time
 sys.path.insert(0, {tests!r})
-from test_loop import SPACE, flops, scored
+from test_loop import SETTINGS, SPACE, flops, scored
 import nasspace
 def slow(architecture):
     time.sleep(0.03)
     return scored(architecture)
-nasspace.search(nasspace.Space.from_text(SPACE, "little.yaml"), trials=14, evaluator=slow, known={{"flops": flops}},
-                study=sys.argv[1], sampler=sys.argv[2])
+settings = {{"trials": 14, "sampler": sys.argv[2], **SETTINGS.get(sys.argv[2], {{}})}}
+nasspace.search(nasspace.Space.from_text(SPACE, "little.yaml"), evaluator=slow, known={{"flops": flops}},
+                study=sys.argv[1], **settings)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["gain", "tpe"])
+@pytest.mark.parametrize("sampler", ["gain", "tpe", "brute-force", "mnasnet", "netadapt"])
 def test_a_search_killed_at_any_moment_ends_with_the_same_study(space, sampler, forked):
     code = SCRIPT.format(tests=str(Path(__file__).parent))
-    uninterrupted = found(space, trials=14, study="uninterrupted", sampler=sampler)
+    settings = {"trials": 14, "sampler": sampler, **SETTINGS.get(sampler, {})}
+    uninterrupted = found(space, study="uninterrupted", **settings)
     rng = random.Random(5)
     kills = 0
     while kills < 4:

@@ -144,3 +144,52 @@ def test_different_data_are_described_in_a_sentence(tmp_path, new, message):
     assert "{" not in str(caught.value)
     checks.check_same_settings(tmp_path, settings(), settings({**DIGITS, "name": "parquet:/moved"}))
     return None
+
+
+def test_the_options_of_a_sampler(tmp_path):
+    assert recipe.Recipe().sampler_options == {}
+    (tmp_path / "soft.yaml").write_text("sampler: mnasnet\nreward: {form: soft}\nnetadapt: {proposals: 3}")
+    soft = recipe.load(tmp_path / "soft.yaml")
+    assert soft.sampler_options == {"form": "soft", "exponent": None}
+    assert soft.with_changes({"sampler": "netadapt"}).sampler_options == {"reduction": 0.01, "proposals": 3}
+    assert soft.with_changes({"reward": {"exponent": -0.5}}).reward == recipe.Reward(form="soft", exponent=-0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("reward: soft", "'soft' is not allowed: a reward is a mapping such as"),
+        ("reward: {forme: soft}", "'forme' is not a setting; did you mean 'form'"),
+        ("reward: {form: hart}", "reward.form: 'hart' is not allowed"),
+        ("netadapt: 3", "3 is not allowed: netadapt is a mapping such as"),
+        ("netadapt: {reduction: 0}", "netadapt.reduction: 0 is not allowed"),
+        ("netadapt: {proposal: 2}", "'proposal' is not a setting; did you mean 'proposals'"),
+    ],
+)
+def test_wrong_options_of_a_sampler_are_refused(tmp_path, text, message):
+    (tmp_path / "wrong.yaml").write_text(text)
+    with pytest.raises(InputError) as caught:
+        recipe.load(tmp_path / "wrong.yaml")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampler": "mnasnet"}, "give --latency-target or --flops-target or --params-target"),
+        ({"sampler": "mnasnet", "limits": {"flops": 1e6}, "objectives": ["latency", "flops"]}, "add accuracy"),
+        ({"sampler": "netadapt", "objectives": ["accuracy", "flops"]}, "give --latency-target, such as 20ms"),
+    ],
+)
+def test_a_sampler_without_its_target_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        checks.check_recipe(recipe.Recipe().with_changes(changes))
+
+
+def test_a_sampler_with_its_target_is_accepted():
+    for changes in (
+        {"sampler": "mnasnet", "limits": {"params": 1e6}, "objectives": ["accuracy"]},
+        {"sampler": "netadapt", "objectives": ["accuracy", "latency"]},
+        {"sampler": "netadapt", "objectives": ["accuracy"], "limits": {"latency": "2ms"}},
+    ):
+        checks.check_recipe(recipe.Recipe().with_changes(changes))

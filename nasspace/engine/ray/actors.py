@@ -111,7 +111,7 @@ def worker_class(mailbox: Any, latency_actor: Any) -> type:
             architecture = Architecture.from_json(candidate["architecture"])
             try:
                 with time_limit(candidate.get("timeout"), candidate.get("trace")):
-                    return evaluate(self._evaluator, architecture)
+                    return evaluate(self._evaluator, architecture, candidate.get("bounds"))
             except ray.exceptions.RayError:
                 raise
             except Exception as error:

@@ -129,7 +129,8 @@ class Dispatcher:
             self.manager.report_start(candidate)
             self._busy[trial_id] = candidate
             self._started_at[candidate.number] = time.monotonic()
-            message = {"number": candidate.number, "architecture": candidate.architecture.to_json()}
+            message: dict[str, Any] = {"number": candidate.number, "bounds": candidate.bounds}
+            message["architecture"] = candidate.architecture.to_json()
             if self._timeout is not None:
                 message |= {"timeout": self._timeout, "trace": str(self._trace_file(candidate))}
             self.mailbox.send.remote(self._workers[trial_id], message)
