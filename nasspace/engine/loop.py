@@ -289,8 +289,9 @@ def _learned(name: str | Path, problem: Problem) -> dict[str, Any]:
         )
     if study.settings["data"]["fingerprint"] != problem.data.fingerprint:
         raise InputError(
-            f"--learn-from {name}: the study was searched on other images or at another resolution than "
-            f"{problem.recipe.data}; leave it out, or name a study on the same images"
+            f"--learn-from {name}: the study was searched on other images, with another seed (which chooses the "
+            f"held-out images), or at another resolution than {problem.recipe.data}; leave it out, or name a study on "
+            "the same images"
         )
     return {**asdict(belief.learned_prior()), "learned_from": study.name}
 

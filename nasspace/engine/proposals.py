@@ -110,7 +110,7 @@ class Proposals:
 
     def end(self) -> str:
         """Why there is no further proposal."""
-        return (self.own or self.gain).end(self._plain_observations())
+        return (self.own or self.gain).end(self._plain_observations()) or "no new network can be proposed"
 
     def observations(self) -> list[Observation]:
         """The evaluated and running trials, as observations for `gain`; running ones have no values.
@@ -129,7 +129,9 @@ class Proposals:
         attributes = trial.user_attrs
         interval = attributes.get("latency_interval")
         margin = interval["high_ms"] / interval["median_ms"] if interval else 1.0
-        values = {**attributes.get("values", {}), **({} if accuracy is None else {"accuracy": accuracy})}
+        # A process that was killed may have left a trial that has its values but has not ended.
+        recorded = {} if trial.state.name in ("RUNNING", "WAITING") else attributes.get("values", {})
+        values = {**recorded, **({} if accuracy is None or not recorded else {"accuracy": accuracy})}
         failed = trial.state.name == "FAIL"
         return Observation(self._architecture(trial), values, attributes.get("layers_ms"), margin, failed)
 

@@ -245,10 +245,11 @@ class TrialManager:
         return False
 
     def _reserved_seconds(self) -> float:
-        """The reserved time, at least that of one export, which takes longer on a busy machine."""
-        if not self._reserved or not self.study.evaluated:
+        """The reserved time, at least that of one export, which takes longer on a busy machine; half of all at most."""
+        budget = self.problem.recipe.time_budget
+        if not self._reserved or not self.study.evaluated or budget is None:
             return self._reserved
-        return max(self._reserved, duration.EXPORTED * duration.slowdown(self.study))
+        return max(self._reserved, min(duration.EXPORTED * duration.slowdown(self.study), budget / 2))
 
     def _stop(self, why: str) -> None:
         """Stop the search early and record why, except at the end of an unbounded search's time budget."""

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from nasspace.architecture import Architecture
 
 
+MAX_PASSED = 20_000  # networks over a known limit in a row, of which a second counts about a thousand
+
+
 class BruteForceSampler:
     """Proposes the first architecture of the enumeration that no trial has."""
 
@@ -47,7 +50,19 @@ class BruteForceSampler:
 
     def _next(self, left: Iterator[Architecture], taken: set[str]) -> Architecture | None:
         """The first of the architectures that is new and within the known limits."""
-        return next((one for one in left if one.digest not in taken and self._known.meets_limits(one)), None)
+        passed = 0
+        for one in left:
+            if one.digest in taken:
+                continue
+            if self._known.meets_limits(one):
+                return one
+            passed += 1
+            if passed == MAX_PASSED:
+                raise InputError(
+                    f"brute-force: {passed:,} networks in a row are over the limits; search with --sampler gain, which "
+                    "looks for those that are not, or in a smaller space"
+                )
+        return None
 
     def bounds(self, observations: Sequence[Observation]) -> Bounds | None:
         """None: the limits of the search."""

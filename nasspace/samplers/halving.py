@@ -2,12 +2,13 @@
 
 Successive halving (Jamieson and Talwalkar 2016) gives each rung about the same time: fewer networks, trained longer.
 Here the networks are promoted that together are expected to make the best front, under what is believed of their
-accuracies after full training. A large network that learns late is so not dropped for a slow start.
+accuracies after full training. A large network that learns late is therefore not dropped for a slow start.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ import numpy as np
 
 REDUCTION = 3  # a rung keeps one network in so many
 MARGIN = 0.1  # of the spread of the costs, by which the reference point lies beyond the largest
-CELLS = 1024  # points that stand for the space of several costs
+CELLS = 1024  # at most, of the space of costs
 
 
 def counts(networks: int, rungs: int) -> list[int]:
@@ -54,7 +55,7 @@ def most_promising(accuracies: np.ndarray, costs: np.ndarray, count: int, traine
     """The networks that together are expected to dominate the largest hypervolume, the most valuable first.
 
     Greedy: each network is the one that adds the most to those before it and to the networks `trained` already, so of
-    two alike networks one is enough. The expected hypervolume is submodular, so the greedy choice reaches at least
+    two similar networks one is enough. The expected hypervolume is submodular, so the greedy choice reaches at least
     63 % of the best one (Nemhauser, Wolsey and Fisher 1978), and a gain computed earlier is an upper bound.
 
     Args:
@@ -85,7 +86,7 @@ def most_promising(accuracies: np.ndarray, costs: np.ndarray, count: int, traine
 class _ExpectedVolume:
     """The hypervolume of a growing set of networks, averaged over draws of their accuracies.
 
-    The space of costs is divided into cells, or sampled if there are several costs. Of each draw, the smallest error of
+    The space of costs is divided into cells. Of each draw, the smallest error of
     the set's networks that are cheap enough is kept for each cell. The unit of each axis is the range of its values.
     """
 
@@ -109,16 +110,22 @@ class _ExpectedVolume:
 
 
 def _cells(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lower corners (cells, costs) of cells of the space of costs from 0 to 1 + MARGIN, and their sizes.
+    """Lower corners (cells, costs) of cells that divide the space of costs up to 1 + MARGIN, and their sizes.
 
-    Exact for one cost and for none; points of equal weight otherwise.
+    The grid has the networks' own costs, or quantiles of them if there are too many; their largest are always among
+    them, so that the largest networks reach a cell.
     """
     kinds = costs.shape[1]
-    if kinds == 1:
-        corners = np.unique(costs)
-        return corners[:, None], np.diff(corners, append=1 + MARGIN)
-    points = np.random.default_rng(0).random((CELLS if kinds else 1, kinds)) * (1 + MARGIN)
-    return points, np.full(len(points), (1 + MARGIN) ** kinds / len(points))
+    most = round(CELLS ** (1 / max(1, kinds)))
+    axes = [_quantiles(np.unique(column), most) for column in costs.T]
+    sizes = [np.diff(axis, append=1 + MARGIN) for axis in axes]
+    volumes = np.array([math.prod(each) for each in itertools.product(*sizes)])
+    return np.array(list(itertools.product(*axes)), float).reshape(len(volumes), kinds), volumes
+
+
+def _quantiles(values: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of sorted values, evenly spread, with the first and the last."""
+    return values[np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)]
 
 
 def _scaled(values: np.ndarray, axis: int | None = None) -> np.ndarray:

@@ -78,3 +78,9 @@ def test_a_space_in_which_nothing_runs_is_an_error() -> None:
     space = SimpleNamespace(enumerate=lambda: iter([SimpleNamespace(digest="0", choices={})]))
     with pytest.raises(InputError, match=r"no network of this space runs; the first one: .*out of memory"):
         made(space, flops=flops).propose([], 0)
+
+
+def test_a_space_without_end_over_the_limits_is_an_error() -> None:
+    space = Numbers()
+    with pytest.raises(InputError, match="20,000 networks in a row are over the limits; search with --sampler gain"):
+        made(space, {"flops": 0.5}, flops=lambda architecture: 1.0).propose([], 0)

@@ -76,7 +76,17 @@ def test_the_greedy_choice_is_near_the_best_one():
         assert order[:3] == greedy
 
 
-def test_several_costs_are_sampled_and_none_leaves_the_accuracy():
+@pytest.mark.parametrize("kinds", [1, 2, 3])
+def test_the_largest_network_is_promoted_for_its_accuracy_with_any_number_of_costs(kinds):
+    rng = np.random.default_rng(0)
+    size = np.linspace(0, 1, 90)
+    costs = np.clip(size[:, None] + 0.02 * rng.standard_normal((90, kinds)), 0, None)
+    costs[-1] = costs.max(axis=0) + 0.01
+    accuracies = 0.5 + 0.3 * size + np.array([0.0] * 89 + [0.1]) + 0.01 * rng.standard_normal((64, 90))
+    assert 89 in most_promising(accuracies, costs, 30)
+
+
+def test_several_costs_share_a_grid_and_none_leaves_the_accuracy():
     accuracies = np.array([[0.9, 0.8, 0.7]])
     two = np.array([[9.0, 9.0], [1.0, 5.0], [5.0, 1.0]])
     assert set(most_promising(accuracies, two, 2)) != {0, 1, 2}

@@ -298,9 +298,11 @@ def test_a_network_is_evaluated_with_statistics_of_its_own(digits):
 def test_shared_weights_learn_digits():
     data = load_data("digits", resolution=16)
     found = Supernet(Space.from_text(MIXED, "t.yaml"), seed=0)
-    done = train_supernet(found, data, Fidelity(16, 24), Sharing("uniform"), TrainingSettings(learning_rate=0.5))
+    done = train_supernet(
+        found, data, Fidelity(16, 24), Sharing("fair", networks=2), TrainingSettings(learning_rate=0.5)
+    )
     assert done.losses[-1] < done.losses[0]
-    assert done.networks == 24 * round(len(data.train) / 64)
+    assert done.networks == 2 * 24 * round(len(data.train) / 64)
     accuracies = [found.evaluate(found.space.sample(random.Random(i)), data, 16).accuracy for i in range(4)]
     assert min(accuracies) > 0.6
 
