@@ -342,7 +342,9 @@ def test_braces_in_a_name_are_letters(space):
 
 def test_of_two_processes_that_start_one_study_the_first_one_wins(space, forked):
     """The settings are those of the process whose trials are in the database."""
-    code = SCRIPT.format(tests=str(Path(__file__).parent)).replace("trials=14", "trials=2, seed=int(sys.argv[3])")
+    code = SCRIPT.format(tests=str(Path(__file__).parent)).replace(
+        '"trials": 14', '"trials": 2, "seed": int(sys.argv[3])'
+    )
     for race in range(2):
         name = f"race{race}"
         racing = [forked(code, name, "random", str(seed)) for seed in (1, 2)]
