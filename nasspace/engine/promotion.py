@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 EPOCHS_IN_TIME = (3, 6, 12)  # of rungs in a time budget, at the deployment resolution; about 25 with the search's
 EXPORTED_MEMBERS = 6  # members whose export, check and re-measurement the rungs leave time for
 EXPORTED_SHARE = 0.5  # of the time left after the search, which that takes at most, except for one export
-SPARE = 2  # times the networks of the first rung whose weights a search keeps, since the order may change
+SPARE = 2  # times the planned networks: a search keeps the weights of so many, since the order may change
 DEPLOYMENT = 10**6  # pixels: above any deployment resolution
 
 
@@ -39,7 +39,7 @@ def plan(study: Study, recipe: Recipe, seconds: float) -> list[dict[str, Any]]:
     `seconds` are those left for trainings, infinite without a time budget.
     """
     networks = len(study.candidates())
-    if not study.has_last_rung or study.belief() is None:
+    if not networks or not study.has_last_rung or not study.settings.get("belief"):
         return []
     if recipe.rungs or math.isinf(seconds) or recipe.is_bounded:
         planned = [rung.model_dump() for rung in recipe.rungs]
@@ -54,7 +54,7 @@ def plan(study: Study, recipe: Recipe, seconds: float) -> list[dict[str, Any]]:
 
 def kept_weights(study: Study, recipe: Recipe) -> set[int]:
     """The trials that the first rung would take if the search ended with these networks, and as many again."""
-    left = recipe.time_budget / 2 if recipe.time_budget else math.inf  # as the search reserves
+    left = recipe.time_budget / 2 if recipe.time_budget else math.inf  # at most what the search reserves
     exports = time_for_exports(left, duration.EXPORTED * duration.slowdown(study))
     planned = plan(study, recipe, left - exports)
     if not planned:

@@ -352,7 +352,8 @@ class Study:
         trials = [t for t in self._feasible() if t.number in deployed or among is None or t.number in among]
         if belief is None or not trials:
             return []
-        columns = [belief.numbers.index(trial.number) for trial in trials]
+        places = {number: i for i, number in enumerate(belief.numbers)}
+        columns = [places[trial.number] for trial in trials]
         names = [name for name in self.objectives if name != "accuracy"]
         figures = [self._figures(trial) for trial in trials]
         costs = np.array([[values[name] for name in names] for values in figures])
