@@ -72,7 +72,9 @@ def search(
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a batch, for the latency.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Deployment resolution.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same study.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed gives the same study, given the same latencies.")
+    ] = None,
     study: Annotated[str | None, typer.Option(help="Name (below ./reports) or folder; SPACE-N if not given.")] = None,
     storage: Annotated[
         str | None, typer.Option(help="URL of the Optuna storage; SQLite in the folder if not given.")
@@ -240,7 +242,8 @@ def _print_front(study: Study, json: bool) -> None:
         printing.print_message(document["budget_use"])
     if predictor := document["latency_predictor"]:
         printing.print_message(predictor.get("sentence") or _predictor_sentence(predictor))
-    printing.print_message(f"{study.folder}: report.html, front.csv, exports")
+    written = [name for name in ("report.html", "front.csv", "exports") if (study.folder / name).exists()]
+    printing.print_message(f"{study.folder}: {', '.join(written)}" if written else str(study.folder))
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,44 @@ def check_execution(recipe: Recipe) -> None:
 
 
 def check_functions(evaluator: Any, known: Any) -> None:
-    """Check that an evaluator can be called, and that `known` maps names of objectives to functions."""
-    if evaluator is not None and not callable(evaluator):
+    """Check that an evaluator takes an architecture, and that `known` maps names of objectives to such functions."""
+    if evaluator is not None and not _takes(evaluator, None):
         raise InputError(f"evaluator: {short(evaluator)} is not a function of an architecture")
     is_mapping = isinstance(known, Mapping) and all(callable(function) for function in known.values())
     if known is not None and not is_mapping:
         raise InputError(f"known: {short(known)} is not a dictionary of functions, such as {{'flops': f}}")
+    for name, function in (known or {}).items():
+        if not _takes(function, None):
+            raise InputError(f"known: '{name}' is {short(function)}, not a function of an architecture")
+
+
+def check_report(on_event: Any) -> None:
+    """Check that `on_event` takes the kind of an event and its values as keyword arguments."""
+    if on_event is not None and not _takes(on_event, "note", text=""):
+        raise InputError(
+            f"on_event: {short(on_event)} is not a function of an event's kind and its values, "
+            "such as def on_event(kind, **values)"
+        )
+
+
+def check_switches(**switches: Any) -> None:
+    """Check that each of the parameters is True or False."""
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise InputError(f"{name}: {short(value)} is neither True nor False")
+
+
+def _takes(function: Any, *arguments: Any, **keywords: Any) -> bool:
+    """Whether a function can be called with these arguments, as far as its signature is known."""
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(*arguments, **keywords)
+    except TypeError:
+        return False
+    except ValueError:  # a built-in function without a signature
+        return True
+    return True
 
 
 def check_same_settings(

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nasspace import failures
@@ -167,7 +168,10 @@ class TrainingEvaluator:
 
 
 class FunctionEvaluator:
-    """Evaluates with the user's function of an architecture, instead of counting, measuring and training."""
+    """Evaluates with the user's function of an architecture, instead of counting, measuring and training.
+
+    `known_functions` are the user's functions of known objectives, `known` the same with their values checked.
+    """
 
     def __init__(
         self,
@@ -177,12 +181,13 @@ class FunctionEvaluator:
         limits: Mapping[str, float],
     ):
         self.function = function
-        self.known = dict(known or {})
+        self.known_functions = dict(known or {})
+        self.known = {name: partial(_known_value, name, each) for name, each in self.known_functions.items()}
         self.objectives = objectives
         self.limits = dict(limits)
         unknown = set(self.known) - set(OBJECTIVES)
         if unknown:
-            raise InputError(f"known: '{unknown.pop()}' is not one of {', '.join(OBJECTIVES)}")
+            raise InputError(f"known: {short(unknown.pop())} is not one of {', '.join(OBJECTIVES)}")
 
     def __call__(self, architecture: Architecture, bounds: Bounds | None = None) -> Outcome:
         """Return the function's values, completed by the known and counted ones; refuse values that are not numbers.
@@ -196,7 +201,7 @@ class FunctionEvaluator:
             )
         values = {name: _number(name, value) for name, value in returned.items() if name in OBJECTIVES}
         for name, function in self.known.items():
-            values.setdefault(name, _number(name, function(architecture)))
+            values.setdefault(name, function(architecture))
         with contextlib.suppress(InputError):  # an architecture of a benchmark table may not be runnable
             for name, function in COUNTS.items():
                 values.setdefault(name, function(architecture))
@@ -208,16 +213,21 @@ class FunctionEvaluator:
         return Outcome(values, reason)
 
 
-def _number(name: str, value: Any) -> float:
-    """Convert a value that an evaluator returned; strings and Booleans are refused."""
+def _known_value(name: str, function: Callable[[Architecture], Any], architecture: Architecture) -> float:
+    """The value of a known objective; an `InputError` if the user's function returns no number."""
+    return _number(name, function(architecture), "known:")
+
+
+def _number(name: str, value: Any, source: str = "the evaluator's") -> float:
+    """Convert a value that the function `source` of the user returned; strings and Booleans are refused."""
     number = math.nan
     if not isinstance(value, str | bytes | bytearray | bool):
         with contextlib.suppress(TypeError, ValueError, OverflowError, RuntimeError):  # the last: a tensor of several
             number = float(value)
     if not math.isfinite(number):
-        raise InputError(f"the evaluator's '{name}' is {short(value)}, not a finite number")
+        raise InputError(f"{source} '{name}' is {short(value)}, not a finite number")
     if name == "accuracy" and not 0 <= number <= 1:
-        raise InputError(f"the evaluator's 'accuracy' is {short(value)}; it must be a fraction, from 0 to 1")
+        raise InputError(f"{source} 'accuracy' is {short(value)}; it must be a fraction, from 0 to 1")
     if number < 0:
-        raise InputError(f"the evaluator's '{name}' is {short(value)}; it must be 0 or more")
+        raise InputError(f"{source} '{name}' is {short(value)}; it must be 0 or more")
     return number

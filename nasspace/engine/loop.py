@@ -21,7 +21,9 @@ from nasspace.engine.checks import (
     check_execution,
     check_functions,
     check_recipe,
+    check_report,
     check_same_settings,
+    check_switches,
 )
 from nasspace.engine.evaluator import TrainingEvaluator, evaluate
 from nasspace.engine.infeasible import empty_front, unreachable_limits
@@ -101,7 +103,7 @@ def search(
         params_target: Limit of parameters.
         trials: Number of candidates whose accuracy is evaluated.
         time_budget: Time for the whole call, such as `30m`: alone, or with `trials`, whichever comes first.
-        seed: The same seed gives the same study.
+        seed: The same seed gives the same study, given the same latencies.
         objectives: Any of `accuracy`, `latency`, `flops`, `params`, `memory_access`.
         recipe: A `Recipe`, the name of a shipped recipe, or a path.
         evaluator: A function of an architecture that returns its objectives, such as
@@ -185,6 +187,8 @@ def search(
     )
     check_recipe(settings)
     check_functions(evaluator, known)
+    check_report(on_event)
+    check_switches(fresh_latency=fresh_latency, deliver=deliver)
     if evaluator:
         problem = Problem.from_function(settings, space, evaluator, known)
     else:
@@ -218,6 +222,8 @@ def resume(
     replace the settings that the study was started with.
     """
     started = time.monotonic()
+    check_report(on_event)
+    check_switches(deliver=deliver)
     report = on_event or _ignore
     study = records.load(name)
     report("loaded", study=study)

@@ -49,7 +49,9 @@ class FrontFrame(pandas.DataFrame):
 
 
 def _is_whole(column: pandas.Series) -> bool:
-    return bool((column.dropna() % 1 == 0).all())
+    """Whether all values are whole numbers that a float holds exactly."""
+    values = column.dropna()
+    return bool((values % 1 == 0).all() and (values.abs() < 2**53).all())
 
 
 def _width() -> int:

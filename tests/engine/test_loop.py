@@ -424,11 +424,8 @@ class Odd:
     """A value of no use anywhere."""
 
 
-ARGUMENTS = [
-    name
-    for name in inspect.signature(loop.search).parameters
-    if name not in ("space", "data", "on_event", "deliver", "fresh_latency")
-]
+ARGUMENTS = [name for name in inspect.signature(loop.search).parameters if name not in ("space", "data")]
+BOOLEANS = ("skip_broken", "deliver", "fresh_latency")
 
 
 @pytest.mark.parametrize("name", ["space", *ARGUMENTS])
@@ -457,12 +454,45 @@ def test_a_value_of_a_wrong_type_is_one_message(space, monkeypatch, name):
         ({"storage": 5}, "storage: 5 is not a URL"),
         ({"storage": ""}, "storage: '' is not a URL"),
         ({"evaluator": 5}, "evaluator: 5 is not a function"),
+        ({"evaluator": lambda: {}}, "is not a function of an architecture"),
         ({"known": {"flops": 5}}, "known: {'flops': 5} is not a dictionary of functions"),
+        ({"known": {"flops": lambda: 5}}, "known: 'flops' is <function"),
+        ({"on_event": 3}, "on_event: 3 is not a function of an event's kind"),
+        ({"on_event": lambda kind: None}, "is not a function of an event's kind and its values"),
+        ({"deliver": "no"}, "deliver: 'no' is neither True nor False"),
+        ({"fresh_latency": "x"}, "fresh_latency: 'x' is neither True nor False"),
+        ({"trials": True}, "trials: True is neither a number nor a text"),
     ],
 )
 def test_messages_of_wrong_types_name_the_argument(space, arguments, message):
     with pytest.raises(InputError, match=re.escape(message)):
         loop.search(**{"space": space, "evaluator": scored, **arguments})
+
+
+@pytest.mark.parametrize("name", [name for name in ARGUMENTS if name not in BOOLEANS])
+def test_true_stands_for_no_number_and_no_text(space, monkeypatch, name):
+    monkeypatch.setattr(loop, "_run", lambda *_: pytest.fail("the search starts"))
+    with pytest.raises(InputError):
+        loop.search(**{"space": space, "evaluator": scored, name: True})
+
+
+@pytest.mark.parametrize("value", [None, "many", True, float("nan"), -1, {}, [1, 2]])
+@pytest.mark.parametrize("sampler", ["gain", "random", "mnasnet", "evolution"])
+def test_a_known_function_that_returns_no_number_is_one_message(space, value, sampler):
+    limits = {"flops_target": 1e12} if sampler == "mnasnet" else {}
+    with pytest.raises(InputError, match="known: 'flops' is "):
+        loop.search(
+            space, evaluator=lambda _: {"accuracy": 0.5}, known={"flops": lambda _: value}, trials=2,
+            objectives=["accuracy", "flops"], sampler=sampler, study="s", **limits,
+        )  # fmt: skip
+
+
+def test_a_front_with_very_large_counts_is_printed(space):
+    study = loop.search(
+        space, evaluator=lambda _: {"accuracy": 0.5, "flops": 3 * 2.0**63, "params": 3}, trials=1,
+        objectives=["accuracy", "flops"], study="s",
+    )  # fmt: skip
+    assert "2.767" in repr(study.front())
 
 
 def test_objectives_and_rungs_are_any_iterables(space):

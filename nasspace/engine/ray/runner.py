@@ -218,7 +218,7 @@ def _run_tuner(manager: TrialManager, payload: Payload, recipe: Recipe, connecti
     from ray import tune
 
     if payload.function is not None:
-        cluster.pickle_by_value({"function": payload.function.function, **payload.function.known})
+        cluster.pickle_by_value({"function": payload.function.function, **payload.function.known_functions})
     cluster.pickle_by_value(payload.blocks)
     nodes = cluster.nodes()
     cluster.check_nodes(nodes, recipe)
