@@ -2,18 +2,20 @@
 
     python benchmarks/kills.py [--kills 50] [--seed 0] [--postgresql URL] [--out reports/benchmarks/kills.md]
 
-`nas search --space shuffle --data digits` with a short recipe runs in three ways: in one process (accuracy and FLOPs,
-which one seed repeats), on Ray with two workers and measured latency, and with its record in a PostgreSQL database
-(`--postgresql URL` of an empty database; left out without one). Each way runs once undisturbed, which takes T seconds.
+`nas search --space shuffle --data digits` with a short recipe runs in four ways: in one process (accuracy and FLOPs,
+which one seed repeats), in one process with two rungs (killed from the first training of a rung on), on Ray with two
+workers and measured latency, and with its record in a PostgreSQL database (`--postgresql URL` of an empty database;
+left out without one). Each way runs once undisturbed, which takes T seconds.
 Then a search of another name is killed (SIGKILL) over and over, each time after a random time of up to T/2, and started
 again with `nas resume`: the moments fall into asking, measuring, training, the last rung, exports and the writing of
 tables. On Ray one kill in three hits a worker process. When a search has ended by itself, the next one starts, until
 all kills are used up; the last one runs to its end.
 
-Compared after each kill: every trial that was finished before must be in the record unchanged (lost), no network may
-be finished twice (twice). At the end of a search: its exports exist and pass `nas verify`, no temporary file is left in
-the study or in the temporary folder, no process of it lives (each way has its own temporary folder, by which its
-processes are recognized). In one process the front and the bytes of its files equal those of the undisturbed search.
+Compared after each kill: every trial and every training of a rung that was finished before must be in the record
+unchanged (lost), no network may be finished twice (twice). At the end of a search: its exports exist and pass `nas
+verify`, no temporary file is left in the study or in the temporary folder, no process of it lives (each way has its own
+temporary folder, by which its processes are recognized). In one process the front and the bytes of its files equal
+those of the undisturbed search.
 """
 
 from __future__ import annotations
@@ -37,20 +39,29 @@ from pathlib import Path
 from nasspace.errors import InputError, NasspaceError
 from nasspace.latency.conditions import machine
 from nasspace.studies import study as records
+from nasspace.studies.schema import LAST_RUNG, RUNG
 
 RECIPE = """
 name: short
 trials: 6
 sampler: gain
-objectives: [accuracy, {second}]
-fidelity: {{resolution: 16, epochs: 2, share: 0.5}}
+objectives: [accuracy, SECOND]
+fidelity: {resolution: 16, epochs: 2, share: 0.5}
+"""
+RUNGS = """
+trials: 12
+sampler: random
+objectives: [accuracy, flops]
+resolution: 32
+fidelity: {resolution: 16, epochs: 1, share: 0.5}
+rungs: [{epochs: 2, share: 0.5}, {epochs: 4}]
 """
 HASHED = ("weights.safetensors", "model.onnx", "preprocessing.json")
 SHARE = 0.5  # of the time of an undisturbed search: the longest that a process may live before it is killed
 GRACE_SECONDS = 60.0  # in which processes of a killed search must have ended
 PHASES = (  # the first that fits the last line printed before a kill
     ("table, report, end", r"report|evaluated|front"),
-    ("last rung", r"training at"),
+    ("training of a rung", r"training at"),
     ("export", r"export|checking|measuring .* again"),
     ("latency", r"latency|measur"),
     ("training or asking", r"trial|epoch"),
@@ -66,6 +77,8 @@ class Way:
     options: list[str]
     second: str
     ray: bool = False
+    recipe: str = RECIPE
+    after: str = ""  # a kill waits until this was printed
     kills: Counter = field(default_factory=Counter)
     lost: int = 0
     twice: int = 0
@@ -74,10 +87,11 @@ class Way:
     searches: int = 0
     seconds: float = 0.0
     known: dict[int, tuple] = field(default_factory=dict)
+    known_trainings: dict[tuple[str, str], dict] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.temporary.mkdir(parents=True)
-        (self.folder / "short.yaml").write_text(RECIPE.format(second=self.second))
+        (self.folder / "short.yaml").write_text(self.recipe.replace("SECOND", self.second))
 
     @property
     def temporary(self) -> Path:
@@ -111,6 +125,8 @@ class Way:
     def kill(self, study: str, rng: random.Random, longest: float) -> bool:
         """Start, kill after a random time; False where the search ended before."""
         process = self.start(study)
+        while self.after not in self.printed() and process.poll() is None:
+            time.sleep(0.02)
         with contextlib.suppress(subprocess.TimeoutExpired):
             if status := process.wait(rng.uniform(0, longest)):
                 self.wrong.append(f"{study}: exit status {status}: {self.printed()[-500:]}")
@@ -137,6 +153,9 @@ class Way:
         digests = [digest for digest, *_ in now.values()]
         self.twice += len(digests) - len(set(digests))
         self.known = now
+        for key, training in self.trainings(study).items():
+            self.lost += self.known_trainings.setdefault((study, key), training) != training
+        self.lost += len({key for of, key in self.known_trainings if of == study} - self.trainings(study).keys())
 
     def finished(self, study: str) -> dict[int, tuple]:
         try:
@@ -144,6 +163,14 @@ class Way:
         except InputError:
             return {}
         return {trial.number: (trial.user_attrs["digest"], trial.state.name, trial.values) for trial in frozen}
+
+    def trainings(self, study: str) -> dict[str, dict]:
+        """The trainings of rungs that the study records."""
+        try:
+            attributes = records.load(self.folder / "reports" / study).record.user_attrs
+        except InputError:
+            return {}
+        return {key: value for key, value in attributes.items() if key.startswith((RUNG, LAST_RUNG))}
 
     def shipped(self, study: str) -> tuple[list, dict[str, str]]:
         """The front, and the digest of every held file of its exports."""
@@ -243,6 +270,7 @@ def main() -> int:
         folder = Path(name)
         ways = [
             Way("one process", folder / "1", ["--objectives", "accuracy,flops"], "flops"),
+            Way("two rungs", folder / "4", [], "flops", recipe=RUNGS, after="training at"),
             Way("two workers on Ray", folder / "2", ["--workers", "2"], "latency", ray=True),
         ]
         if given.postgresql:

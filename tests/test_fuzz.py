@@ -16,7 +16,7 @@ from nasspace import Space, cli
 from nasspace.errors import InputError
 
 pytest.importorskip("fcntl")  # limits of time and memory as on Unix
-CASES = {"space": 50, "recipe": 40, "architecture": 90, "study": 30, "database": 20, "cache": 30, "export": 40}
+CASES = {"space": 50, "recipe": 40, "architecture": 50, "study": 30, "database": 20, "cache": 30, "export": 40}
 PROGRAM = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
 
 

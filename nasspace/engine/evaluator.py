@@ -200,11 +200,11 @@ class FunctionEvaluator:
                 f"the evaluator returned {short(returned)}; it must return a dictionary such as {{'accuracy': .9}}"
             )
         values = {name: _number(name, value) for name, value in returned.items() if name in OBJECTIVES}
-        for name, function in self.known.items():
-            values.setdefault(name, function(architecture))
+        for name in self.known.keys() - values.keys():
+            values[name] = self.known[name](architecture)
         with contextlib.suppress(InputError):  # an architecture of a benchmark table may not be runnable
-            for name, function in COUNTS.items():
-                values.setdefault(name, function(architecture))
+            for name in [name for name in COUNTS if name not in values]:
+                values[name] = COUNTS[name](architecture)
         reason = violated_limit(values, self.limits)
         missing = [name for name in (*self.objectives, *self.limits) if name not in values]
         if missing and not reason:

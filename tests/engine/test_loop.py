@@ -228,7 +228,7 @@ def test_a_search_killed_at_any_moment_ends_with_the_same_study(space, sampler, 
     uninterrupted = found(space, study="uninterrupted", **settings)
     rng = random.Random(5)
     kills = 0
-    while kills < 4:
+    while kills < (4 if sampler == "gain" else 2):
         process = forked(code, "killed", sampler)
         while not (Path("reports/killed/study.db")).is_file() and process.poll() is None:
             time.sleep(0.05)

@@ -61,7 +61,7 @@ def test_every_block_computes_the_same_in_onnx_at_odd_maps(layer, dynamic, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Constant folding")
-@pytest.mark.parametrize("resolution", [160, 192])
+@pytest.mark.parametrize("resolution", [192])  # where division of shapes rounded the other way
 def test_alexnet_is_alexnet_at_any_resolution(resolution, tmp_path):
     one = zoo.load("alexnet", resolution=resolution, classes=10)
     model = build(one)

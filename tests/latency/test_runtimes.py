@@ -35,6 +35,7 @@ LAYERS = {
     "bottleneck": [{"block": "conv", "out": 16}, {"block": "bottleneck", "out": 64}, {"block": "basic", "out": 32}],
     "lrn": [{"block": "conv", "out": 16, "norm": "none", "bias": True}, {"block": "lrn"}, {"block": "avg_pool"}],
 }
+COMPILED = ("inverted", "shuffle_v1", "lrn")  # each takes seconds
 
 
 def installed(name: str) -> bool:
@@ -47,6 +48,11 @@ def needs(name: str, *, slow: tuple[str, ...] = ("compile",)) -> pytest.param:
 
 
 NAMES = [needs(name) for name in RUNTIMES]
+PAIRS = [
+    pytest.param(*one.values, family, marks=one.marks)
+    for one in NAMES
+    for family in (COMPILED if one.values == ("compile",) else LAYERS)
+]
 
 
 def small() -> nn.Module:
@@ -91,8 +97,7 @@ def test_a_runtime_loads_and_runs_a_network_without_changing_it(name):
     assert "unknown" not in found.values()
 
 
-@pytest.mark.parametrize("family", LAYERS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "family"), PAIRS)
 def test_outputs_are_pytorchs(name, family):
     layers = [*LAYERS[family], {"block": "global_pool"}, {"block": "linear", "out": 7}]
     model = with_statistics(build(Architecture.of(layers, input=SHAPE))).eval()
@@ -105,11 +110,9 @@ def test_outputs_are_pytorchs(name, family):
     assert agrees(name, found, expected)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.slow
+@pytest.mark.parametrize("name", [needs(name) for name in RUNTIMES if name != "compile"])
 def test_a_published_network_gives_pytorchs_outputs(name):
-    network = "mobilenet_v1_0.25" if name == "compile" else "shufflenet_v2_0.5"  # each kind of layer takes seconds
-    architecture = zoo.load(network, resolution=64, classes=10)
+    architecture = zoo.load("shufflenet_v2_0.5", resolution=64, classes=10)
     model = with_statistics(build(architecture)).eval()
     images = quantization.digit_images(architecture.input, 1)
     found = RUNTIMES[name]().load(model, architecture.input).outputs(images)

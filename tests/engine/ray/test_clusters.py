@@ -14,6 +14,7 @@ from nasspace.engine.ray import address
 from nasspace.engine.ray.actors import serializable
 from nasspace.errors import InputError
 from nasspace.studies import study as records
+from nasspace.studies.objectives import COUNTED
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning")]  # raised by Ray
 
@@ -30,15 +31,11 @@ def front(folder: Path, name: str) -> list[tuple]:
 
 def test_one_worker_gives_the_same_study_as_without_ray(searches, one_node):
     done = searches.run(
-        "search(study='here', sampler='gain')\n"
-        f"search(study='there', sampler='gain', ray='{one_node.address}')\n"
-        f"search(study='two', workers=2, ray='{one_node.address}')\n"
+        f"search(study='here', sampler='gain')\nsearch(study='there', sampler='gain', ray='{one_node.address}')\n"
     )
     assert done.returncode == 0, done.stderr
     assert digests(searches.folder, "there") == digests(searches.folder, "here")
     assert front(searches.folder, "there") == front(searches.folder, "here")
-    two = digests(searches.folder, "two")
-    assert len(two) == len(set(two)) == 10
 
 
 def test_a_dead_node_loses_no_trial_and_the_measuring_node_evaluates_nothing(searches, two_nodes):
@@ -81,7 +78,8 @@ def test_a_gpu_is_shared_by_fraction(searches, one_node):
     hold.unlink()
     _, output = process.communicate(timeout=500)
     assert len({process for _, process, _ in searches.log()}) == 2, "two halves of a GPU, although there are four cores"
-    assert len(digests(searches.folder, "s")) == 6
+    found = digests(searches.folder, "s")
+    assert len(found) == len(set(found)) == 6
     assert "no node of the Ray cluster has 1 CPU and 2 GPU" in output
 
 
@@ -149,7 +147,7 @@ def test_an_error_that_cannot_be_serialized_keeps_its_text():
 
 def test_another_server_is_not_taken_for_a_cluster(monkeypatch):
     """The server accepts connections and sends nothing."""
-    monkeypatch.setattr(address, "CONNECT_TIMEOUT", 3.0)
+    monkeypatch.setattr(address, "CONNECT_TIMEOUT", 0.5)
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         pytest.raises(InputError, match="no Ray cluster can be used"),
@@ -172,7 +170,7 @@ def test_a_trial_that_never_returns_is_stopped(searches, one_node, monkeypatch):
         "        (FOLDER / 'hung').touch()\n"
         "        while True:\n"
         "            pass\n"
-        "    return evaluated(architecture)\n"
+        f"    return {dict.fromkeys(['accuracy', 'latency', *COUNTED], 0.5)}  # in no time, also on a busy machine\n"
     )
     settings = f"study='s', trials=2, ray='{one_node.address}', trial_timeout='10s', evaluator=hanging"
     done = searches.run(f"{hanging}search({settings})")
