@@ -188,6 +188,14 @@ class Architecture:
         """Return the same layers at another square resolution."""
         return self.with_input(resolution=resolution)
 
+    def with_classes(self, classes: int) -> Architecture:
+        """Return the same layers with a last layer for another number of classes."""
+        if classes == self.classes:
+            return self
+        *layers, last = self.to_dict()["layers"]
+        layers.append({**last, "out": classes})
+        return Architecture.of(layers, input=self.input, name=self.name, choices=self.choices)
+
     def with_name(self, name: str) -> Architecture:
         """Return the same network with another name."""
         return replace(self, name=name)

@@ -113,7 +113,7 @@ def search(
         sampler: Name of a sampler, such as `gain`, `tpe`, `nsga2`, `evolution`, `gp`, `random`, `brute-force`,
             `mnasnet` or `netadapt`.
         reward: The reward of `mnasnet`, such as `{"form": "soft"}`: networks over a limit are then trained, too.
-        netadapt: The steps of `netadapt`, such as `{"reduction": 0.02, "proposals": 4}`.
+        netadapt: The steps of `netadapt`, such as `{"reduction": 0.02, "start": "first:7"}`.
         study: Name below `./reports`, or folder; SPACE-N by default.
         storage: URL of the Optuna storage; by default a SQLite file in the folder.
         data_dir: Folder of the files of a named data set.

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasspace.architecture import Architecture
+from nasspace.engine.arch_reference import resolve_arch
 from nasspace.engine.evaluator import FunctionEvaluator
 from nasspace.engine.resolution import Deployment, choose_deployment
+from nasspace.errors import InputError, nearest
 from nasspace.latency.runtimes import library_versions
 from nasspace.samplers.accuracy_belief import Prior
 from nasspace.space.space import Space
 from nasspace.studies import schema
-from nasspace.studies.recipe import Recipe, Rung
+from nasspace.studies.recipe import NetAdapt, Recipe, Rung, short
 
 if TYPE_CHECKING:
     from nasspace.data.loading import DataSet
@@ -65,7 +67,7 @@ class Problem:
         )
         fidelity = replace(recipe.fidelity, resolution=min(recipe.fidelity.resolution, deployment.resolution))
         rungs = tuple(rung.model_copy(update={"resolution": _lowered(rung, deployment)}) for rung in recipe.rungs)
-        recipe = recipe.model_copy(update={"fidelity": fidelity, "rungs": rungs})
+        recipe = recipe.model_copy(update={"fidelity": fidelity, "rungs": rungs, "netadapt": _started(recipe, fitted)})
         return cls(recipe, fitted, data, deployment=deployment, notes=notes)
 
     @classmethod
@@ -77,6 +79,7 @@ class Problem:
         if recipe.resolution:
             channels = space.plan.input[0]
             space = Space(space.document, classes=space.classes, resolution=recipe.resolution, channels=channels)
+        recipe = recipe.model_copy(update={"netadapt": _started(recipe, space)})
         evaluator = FunctionEvaluator(function, known, recipe.objectives, recipe.limits.given())
         return cls(recipe, space, evaluator=evaluator)
 
@@ -129,6 +132,39 @@ class Problem:
             return "the evaluator given"
         sizes = " or ".join(f"{size}x{size}" for size in self.deployment.sizes)
         return f"the exported file on {self.data.validated_on} at {sizes}"
+
+
+def _started(recipe: Recipe, space: Space) -> NetAdapt:
+    """The settings of `netadapt` with the choices of its first network, so that a study needs no other to resume."""
+    settings = recipe.netadapt
+    if recipe.sampler != "netadapt" or settings.start is None:
+        return settings
+    try:
+        if not isinstance(settings.start, str):
+            _check_choices(space, settings.start)
+            return settings
+        choices = _choices_in(space, resolve_arch(settings.start).architecture)
+    except InputError as error:
+        remedy = "name a network of the space, such as STUDY:ID of an earlier search"
+        raise InputError(f"netadapt.start: {error}; {remedy}") from None
+    return settings.model_copy(update={"start": choices})
+
+
+def _check_choices(space: Space, choices: Mapping[str, Any]) -> None:
+    """Refuse choices and options that the space does not have."""
+    for name, option in choices.items():
+        if name not in space.options:
+            raise InputError(f"'{name}' is not a choice of the space '{space.name}'{nearest(name, space.options)}")
+        if option not in space.options[name]:
+            known = ", ".join(map(str, space.options[name]))
+            raise InputError(f"{short(option)} is not an option of '{name}'; known: {known}")
+
+
+def _choices_in(space: Space, architecture: Architecture) -> dict[str, Any]:
+    """The choices of a network in a space, whose classes, channels and resolution it takes."""
+    sizes = space.resolution if isinstance(space.resolution, tuple) else (space.resolution or space.plan.input[1],)
+    side = architecture.input[1] if architecture.input[1] in sizes else max(sizes)
+    return space.choices_of(architecture.with_input(space.plan.input[0], side).with_classes(space.classes))
 
 
 def _lowered(rung: Rung, deployment: Deployment) -> int | None:

@@ -1,13 +1,13 @@
-"""The sampler `netadapt`: from the largest network down to the latency target, one change a step.
+"""The sampler `netadapt`: from a network down to the latency target, one change a step.
 
 NetAdapt (Yang et al. 2018) as MobileNetV3 uses it (Howard et al. 2019, section 4.2). A step proposes networks that
 differ from the current one in one choice and are measured to be faster by at least a part of the latency of the
 starting network. Each is trained, and the one with the largest change of accuracy over change of latency is the next
 current network. The path ends within the limits, or where no change is fast enough.
 
-What differs from the papers: the starting network is the largest of the space; a step tries a random part of the
-choices (`proposals`); and each network is trained from scratch for the search's fidelity, without the weights of the
-network that it was derived from.
+What differs from the papers: without another `start`, the starting network is the largest of the space; a step tries a
+random part of the choices (`proposals`); and each network is trained from scratch for the search's fidelity, without
+the weights of the network that it was derived from.
 
 The path is computed again from the recorded trials for each proposal, so that a killed search resumes unchanged.
 """
@@ -41,8 +41,9 @@ class Step:
 class NetAdaptSampler:
     """Proposes the networks of the current step.
 
-    A proposal must be faster than the current network by `reduction` of the latency of the first. `proposals` is how
-    many choices a step changes, each in a network of its own.
+    `start` has the choices of the first network; without it, that is the largest of the space. A proposal must be
+    faster than the current network by `reduction` of the latency of the first. `proposals` is how many choices a step
+    changes, each in a network of its own.
     """
 
     ignores_limits = True
@@ -57,12 +58,14 @@ class NetAdaptSampler:
         seed: int,
         reduction: float = 0.01,
         proposals: int = 8,
+        start: Mapping[str, Any] | None = None,
     ):
         self.space = space
         self.limits = dict(limits)
         self.seed = seed
         self.reduction = reduction
         self.proposals = proposals
+        self.start = start
         self._known = KnownFigures(known, {})
         self._memo: dict[tuple[str, str], list[Architecture]] = {}
         self._size = next((name for name in SIZES if name in known), None)
@@ -83,13 +86,13 @@ class NetAdaptSampler:
     def _step(self, observations: Sequence[Observation]) -> Step:
         """Follow the path through the evaluated networks to its first unfinished step."""
         seen = {trial.architecture.digest: trial for trial in observations}
-        current = seen.get(self.largest.digest)
+        current = seen.get(self.first.digest)
         if current is None:
-            return Step([self.largest])
+            return Step([self.first])
         if not current.values and not current.failed:
             return Step()
         if "accuracy" not in current.values:
-            return Step(end="the largest network of the space could not be evaluated")
+            return Step(end="the network to start from could not be evaluated")
         part, steps = self.reduction * current.values["latency"], 0
         while not self._meets_limits(current):
             most = current.values["latency"] - part
@@ -100,7 +103,7 @@ class NetAdaptSampler:
                 fast_enough = f"lowers latency by another {part:.3g} ms"
                 return Step(end=f"after {steps} steps, no change of one choice {fast_enough}")
             current, steps = max(found, key=_tradeoff(current)), steps + 1
-        return Step(end=f"a network within the limits was reached in {steps} steps from the largest")
+        return Step(end=f"a network within the limits was reached in {steps} steps")
 
     def _meets_limits(self, trial: Observation) -> bool:
         """Whether a network is within all limits; never without limits."""
@@ -161,8 +164,13 @@ class NetAdaptSampler:
         return None if figures is None or self._size is None else figures[self._size]
 
     @cached_property
+    def first(self) -> Architecture:
+        """The network that the path starts from."""
+        return self.largest if self.start is None else self.space.replay(dict(self.start))
+
+    @cached_property
     def largest(self) -> Architecture:
-        """The starting network: the largest options, then changes of one choice while these make it larger."""
+        """A largest network: the largest options, then changes of one choice while these make it larger."""
         current = self.space.architecture(_largest_option)
         if self._size is None:
             return current

@@ -109,6 +109,13 @@ def _netadapt(value: Any) -> Any:
     return value
 
 
+def _start(value: Any) -> Any:
+    """Refuse what names no network, with an example."""
+    if not isinstance(value, str | Mapping | None):
+        raise ValueError("the first network is an architecture such as STUDY:ID, or a mapping of choices")
+    return value
+
+
 ObjectiveName = Annotated[str, AfterValidator(_objective)]
 
 
@@ -167,11 +174,13 @@ class NetAdapt(Strict):
     """The steps of the sampler `netadapt`.
 
     `reduction` is the part of the first network's latency by which each step is faster at least, `proposals` the most
-    networks that a step trains.
+    networks that a step trains. `start` is the first network: an architecture of the space, as `nas show` takes it, or
+    its choices; without it, the largest of the space.
     """
 
     reduction: float = Field(0.01, gt=0, lt=1)
     proposals: int = Field(8, ge=1, le=100_000)
+    start: Annotated[Any, BeforeValidator(_start)] = None
 
 
 class Recipe(Strict):

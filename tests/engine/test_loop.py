@@ -6,6 +6,7 @@ import inspect
 import os
 import random
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +16,7 @@ from pandas.testing import assert_frame_equal
 
 import nasspace
 from nasspace import cost
+from nasspace.architecture import Architecture
 from nasspace.engine import loop
 from nasspace.engine.evaluator import Outcome
 from nasspace.errors import InputError, NothingFound
@@ -147,6 +149,40 @@ def test_some_samplers_train_networks_over_the_limits_but_never_show_them(space,
     assert front["flops"].max() <= 2e6
     over = trials[(trials["latency_ms"] > 1.4) | (trials["flops"] > 2e6)]
     assert over["reason"].str.contains("is over the limit of").all()
+
+
+@pytest.mark.parametrize("reference", ["first:3", "first.json", "choices"])
+def test_a_path_starts_at_a_network_of_an_earlier_search(space, reference):
+    first = found(space, study="first")
+    network = first.architecture(3)
+    other = network.with_classes(7).with_input(1)
+    Path("first.json").write_text(Architecture.of(other.to_dict()["layers"], input=other.input).to_json())
+    start = space.choices_of(network) if reference == "choices" else reference
+    settings = {**SETTINGS["netadapt"], "netadapt": {"start": start}}
+    with pytest.raises(NothingFound):
+        found(space, sampler="netadapt", **{**settings, "trials": 1})
+    shutil.rmtree(first.folder)
+    Path("first.json").unlink()
+    kept = records.load("s").settings["recipe"]["netadapt"]
+    study = found(space, sampler="netadapt", **{**settings, "netadapt": kept})
+    assert digests(study)[0] == network.digest
+    assert study.evaluated > 5
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("mobilenet_v2_1.0", "netadapt.start: mobilenet_v2_1.0: not a network of the space 'little'; name a network"),
+        ("nothing:1", "netadapt.start: "),
+        ({"stages.0.depth": 99}, "netadapt.start: 99 is not an option of 'stages.0.depth'; known: "),
+        ({"stages.0.deepth": 1}, "netadapt.start: 'stages.0.deepth' is not a choice of the space 'little'"),
+        (5, "netadapt.start: 5 is not allowed: the first network is an architecture such as STUDY:ID"),
+    ],
+)
+def test_a_start_outside_the_space_is_one_message(space, start, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        found(space, sampler="netadapt", **{**SETTINGS["netadapt"], "netadapt": {"start": start}})
+    assert not Path("reports/s").exists()
 
 
 def test_a_path_that_ends_above_the_target_names_the_nearest(space):

@@ -42,6 +42,16 @@ def test_the_path_starts_at_the_largest_network() -> None:
     assert made(known=False).largest.choices["stages.0.depth"] == 3
 
 
+def test_the_path_starts_at_a_network_that_is_named() -> None:
+    start = {"stages.0.out": 16, "stages.0.conv.kernel": 5}
+    sampler = made(SIMPLE, start=start)
+    assert sampler.propose([], 0).choices == start
+    found = [one.choices for one in sampler._step([trial(sampler.first, 0.9, 10.0)]).needed]
+    assert sorted(map(str, found)) == sorted(
+        map(str, [{**start, "stages.0.out": 8}, {**start, "stages.0.conv.kernel": 3}])
+    )
+
+
 def test_a_step_proposes_one_smaller_option_of_each_choice() -> None:
     sampler = made(SIMPLE, reduction=0.1)
     seen = [trial(sampler.largest, 0.9, 10.0)]
@@ -92,7 +102,7 @@ def test_the_path_ends_within_the_limits() -> None:
     needed = by_change(seen, sampler)
     seen += [trial(needed["stages.0.conv.kernel"], 0.8, 7.0), trial(needed["stages.0.out"], 0.5, 7.0)]
     assert sampler.propose(seen, 3) is None
-    assert sampler.end(seen) == "a network within the limits was reached in 1 steps from the largest"
+    assert sampler.end(seen) == "a network within the limits was reached in 1 steps"
     over = [*seen[:2], Observation(seen[2].architecture, seen[2].values, margin=1.2)]
     over[1] = Observation(seen[1].architecture, seen[1].values, margin=1.2)
     assert sampler.propose(over, 3) is not None, "the upper end of the latency's interval decides"
@@ -121,4 +131,4 @@ def test_a_start_that_fails_ends_the_search() -> None:
     assert sampler.end([Observation(sampler.largest)]) == ""
     failed = [Observation(sampler.largest, failed=True)]
     assert sampler.propose(failed, 1) is None
-    assert sampler.end(failed) == "the largest network of the space could not be evaluated"
+    assert sampler.end(failed) == "the network to start from could not be evaluated"
