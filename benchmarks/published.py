@@ -50,10 +50,9 @@ BELOW = 0.05  # the reference accuracy of the hypervolume lies this far below th
 
 
 def search(options: argparse.Namespace) -> Path:
-    """Run or resume `nas search`; return the study's folder."""
-    folder = options.folder.resolve() / "study"
-    finished = folder / "front.json"
-    if finished.exists() and json.loads(finished.read_text())["finished"]:
+    """Run `nas search` once, also if its time was too short for the whole front; return the study's folder."""
+    folder, seconds = options.folder.resolve() / "study", options.folder / "seconds.txt"
+    if seconds.exists():
         return folder
     command = [
         str(Path(sys.executable).with_name("nas")), "search", "--space", options.space, "--data", options.data,
@@ -65,8 +64,7 @@ def search(options: argparse.Namespace) -> Path:
     started = time.perf_counter()
     with (options.folder / "search.log").open("a") as log:
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
-    with (options.folder / "seconds.txt").open("a") as file:
-        file.write(f"{time.perf_counter() - started:.0f}\n")
+    seconds.write_text(f"{time.perf_counter() - started:.0f}\n")
     return folder
 
 

@@ -151,7 +151,11 @@ def test_the_options_of_a_sampler(tmp_path):
     (tmp_path / "soft.yaml").write_text("sampler: mnasnet\nreward: {form: soft}\nnetadapt: {proposals: 3}")
     soft = recipe.load(tmp_path / "soft.yaml")
     assert soft.sampler_options == {"form": "soft", "exponent": None}
-    assert soft.with_changes({"sampler": "netadapt"}).sampler_options == {"reduction": 0.01, "proposals": 3}
+    assert soft.with_changes({"sampler": "netadapt"}).sampler_options == {
+        "reduction": 0.01,
+        "proposals": 3,
+        "start": None,
+    }
     assert soft.with_changes({"reward": {"exponent": -0.5}}).reward == recipe.Reward(form="soft", exponent=-0.5)
 
 
