@@ -4,13 +4,14 @@
         --resolution 64 --epochs 25 [--time-budget 30m] [--recipe quick] [--workers 2] [--seeds 0,1]
 
 FOLDER keeps what is done, so that a stopped run goes on: the study, the networks with their latencies, and a line for
-each training. From the front at most four members are taken: the recommended one, the most accurate one, and those
-between, evenly by latency. From the published networks, six families each give their largest network (by FLOPs) inside
-the target at this resolution, and the largest one that is inside for certain: by the upper end of its interval, which
-counts for the search, too. Every network is trained from new weights with the package's own settings, one thread
-each, and classifies the test images once. All latencies are measured in one session at the end.
+each training. From the front at most four members are taken: the recommended one, the most accurate one, and others
+evenly by latency, from the fastest on. From the published networks, six families each give their largest network (by
+FLOPs) inside the target at this resolution, and the largest one that is inside for certain: by the upper end of its
+interval, which counts for the search, too. Every network is trained from new weights with the package's own settings,
+one thread each, and classifies the test images once. All latencies are measured in one session at the end.
 
-Intervals are of 10,000 bootstrap samples: images are drawn in common for all networks, seeds per network.
+Intervals are of 10,000 bootstrap samples (1,000 for the hypervolume): images are drawn in common for all networks,
+seeds per network. A search that is killed starts its time again.
 """
 
 from __future__ import annotations

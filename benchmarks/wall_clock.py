@@ -5,9 +5,10 @@
 
 FOLDER keeps what is done, so that a stopped run goes on. A loop asks Optuna's TPE or NSGA-II sampler for the choices of
 the same space, trains each network for five epochs at the deployment resolution with a plain PyTorch loop on all cores,
-and measures it; a network over the target is not trained. Its front is that of accuracy on the validation images and
-latency. From each front at most four networks (evenly by latency, with the most accurate one) are trained in full alike
-by the package, with two seeds, and judged on the test images; all latencies are measured in one session at the end.
+and measures it; a network whose median is over the target is not trained. Its front is that of accuracy on the
+validation images and latency. From each front at most four networks (evenly by latency, with the most accurate one) are
+trained in full alike by the package, with the seeds of the searches, and judged on the test images; all latencies are
+measured in one session at the end.
 
 Printed: for each search the hypervolume of test accuracy and log latency inside the target, and the difference of
 `nas search` from each loop with a 95 % bootstrap interval over images and training seeds.
@@ -76,6 +77,8 @@ def loop(sampler: str, seed: int, options: argparse.Namespace) -> list[dict[str,
 
 def chosen(front: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """At most four networks of a front: the most accurate one, and others evenly by latency."""
+    if not front:
+        return []
     ordered = sorted(front, key=lambda one: one["latency_ms"])
     places = {max(range(len(ordered)), key=lambda i: ordered[i]["accuracy"])}
     for place in np.linspace(0, len(ordered) - 1, published.MEMBERS).round().astype(int):

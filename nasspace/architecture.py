@@ -189,11 +189,15 @@ class Architecture:
         return self.with_input(resolution=resolution)
 
     def with_classes(self, classes: int) -> Architecture:
-        """Return the same layers with a last layer for another number of classes."""
+        """Return the same layers with a classifier for another number of classes.
+
+        The classifier is the last layer that sets a width: in SqueezeNet, a convolution before the pooling.
+        """
         if classes == self.classes:
             return self
-        *layers, last = self.to_dict()["layers"]
-        layers.append({**last, "out": classes})
+        layers = self.to_dict()["layers"]
+        last = max(i for i, layer in enumerate(layers) if "out" in layer)
+        layers[last] = {**layers[last], "out": classes}
         return Architecture.of(layers, input=self.input, name=self.name, choices=self.choices)
 
     def with_name(self, name: str) -> Architecture:

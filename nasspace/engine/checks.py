@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,11 +97,11 @@ def _takes(function: Any, *arguments: Any, **keywords: Any) -> bool:
     if not callable(function):
         return False
     try:
-        inspect.signature(function).bind(*arguments, **keywords)
+        inspect.signature(function, follow_wrapped=False).bind(*arguments, **keywords)
     except TypeError:
         return False
-    except ValueError:  # a built-in function without a signature
-        return True
+    except ValueError:  # a built-in function without a signature, or a partial with too many arguments
+        return not isinstance(function, functools.partial)
     return True
 
 

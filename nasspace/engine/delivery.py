@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from nasspace import files
 from nasspace.engine import machine_lock, rungs
+from nasspace.engine.checks import check_report
 from nasspace.engine.infeasible import empty_front
 from nasspace.engine.latency_evaluator import input_images
 from nasspace.engine.promotion import Promotion
@@ -51,6 +52,7 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
     used up, the remaining members stay untrained and the study unfinished. Raises `NothingFound` if no member is left,
     and `VerificationError` if an export failed its checks, after everything else is written.
     """
+    check_report(on_event)
     failed: dict[int, VerificationError] = {}
     with paths.alone(study.folder, wait=study.is_shared), errors_of_storage(study.folder):
         if study.settings["data"]:

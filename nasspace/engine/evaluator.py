@@ -200,11 +200,13 @@ class FunctionEvaluator:
                 f"the evaluator returned {short(returned)}; it must return a dictionary such as {{'accuracy': .9}}"
             )
         values = {name: _number(name, value) for name, value in returned.items() if name in OBJECTIVES}
-        for name in self.known.keys() - values.keys():
-            values[name] = self.known[name](architecture)
+        for name, function in self.known.items():
+            if name not in values:
+                values[name] = function(architecture)
         with contextlib.suppress(InputError):  # an architecture of a benchmark table may not be runnable
-            for name in [name for name in COUNTS if name not in values]:
-                values[name] = COUNTS[name](architecture)
+            for name, count in COUNTS.items():
+                if name not in values:
+                    values[name] = count(architecture)
         reason = violated_limit(values, self.limits)
         missing = [name for name in (*self.objectives, *self.limits) if name not in values]
         if missing and not reason:

@@ -185,10 +185,10 @@ def search(
             "storage_path": storage_path,
         }
     )
-    check_recipe(settings)
     check_functions(evaluator, known)
     check_report(on_event)
     check_switches(fresh_latency=fresh_latency, deliver=deliver)
+    check_recipe(settings)
     if evaluator:
         problem = Problem.from_function(settings, space, evaluator, known)
     else:

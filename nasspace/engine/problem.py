@@ -67,7 +67,9 @@ class Problem:
         )
         fidelity = replace(recipe.fidelity, resolution=min(recipe.fidelity.resolution, deployment.resolution))
         rungs = tuple(rung.model_copy(update={"resolution": _lowered(rung, deployment)}) for rung in recipe.rungs)
-        recipe = recipe.model_copy(update={"fidelity": fidelity, "rungs": rungs, "netadapt": _started(recipe, fitted)})
+        recipe = recipe.model_copy(
+            update={"fidelity": fidelity, "rungs": rungs, "netadapt": _with_start_resolved(recipe, fitted)}
+        )
         return cls(recipe, fitted, data, deployment=deployment, notes=notes)
 
     @classmethod
@@ -79,7 +81,7 @@ class Problem:
         if recipe.resolution:
             channels = space.plan.input[0]
             space = Space(space.document, classes=space.classes, resolution=recipe.resolution, channels=channels)
-        recipe = recipe.model_copy(update={"netadapt": _started(recipe, space)})
+        recipe = recipe.model_copy(update={"netadapt": _with_start_resolved(recipe, space)})
         evaluator = FunctionEvaluator(function, known, recipe.objectives, recipe.limits.given())
         return cls(recipe, space, evaluator=evaluator)
 
@@ -134,8 +136,8 @@ class Problem:
         return f"the exported file on {self.data.validated_on} at {sizes}"
 
 
-def _started(recipe: Recipe, space: Space) -> NetAdapt:
-    """The settings of `netadapt` with the choices of its first network, so that a study needs no other to resume."""
+def _with_start_resolved(recipe: Recipe, space: Space) -> NetAdapt:
+    """The settings of `netadapt` with the choices of its first network, so that a resumed study needs no other one."""
     settings = recipe.netadapt
     if recipe.sampler != "netadapt" or settings.start is None:
         return settings
@@ -145,26 +147,34 @@ def _started(recipe: Recipe, space: Space) -> NetAdapt:
             return settings
         choices = _choices_in(space, resolve_arch(settings.start).architecture)
     except InputError as error:
-        remedy = "name a network of the space, such as STUDY:ID of an earlier search"
-        raise InputError(f"netadapt.start: {error}; {remedy}") from None
+        raise InputError(f"netadapt.start: {error}") from None
     return settings.model_copy(update={"start": choices})
 
 
 def _check_choices(space: Space, choices: Mapping[str, Any]) -> None:
-    """Refuse choices and options that the space does not have."""
+    """Refuse choices and options that the space does not have, and choices that are missing or not reached."""
     for name, option in choices.items():
         if name not in space.options:
             raise InputError(f"'{name}' is not a choice of the space '{space.name}'{nearest(name, space.options)}")
-        if option not in space.options[name]:
+        if not any(option == known and type(option) is type(known) for known in space.options[name]):
             known = ", ".join(map(str, space.options[name]))
             raise InputError(f"{short(option)} is not an option of '{name}'; known: {known}")
+    reached = space.replay(choices).choices or {}
+    for name in [*reached, *choices]:
+        if name not in choices:
+            raise InputError(f"the choice '{name}' is missing; name the choices of a whole network")
+        if name not in reached:
+            raise InputError(f"the other choices never reach '{name}'; leave it out")
 
 
 def _choices_in(space: Space, architecture: Architecture) -> dict[str, Any]:
-    """The choices of a network in a space, whose classes, channels and resolution it takes."""
-    sizes = space.resolution if isinstance(space.resolution, tuple) else (space.resolution or space.plan.input[1],)
+    """The choices of a network in a space, after it was fitted to the classes, channels and resolution of the space."""
+    sizes = space.options.get("resolution", (space.plan.input[1],))
     side = architecture.input[1] if architecture.input[1] in sizes else max(sizes)
-    return space.choices_of(architecture.with_input(space.plan.input[0], side).with_classes(space.classes))
+    try:
+        return space.choices_of(architecture.with_input(space.plan.input[0], side).with_classes(space.classes))
+    except InputError as error:
+        raise InputError(f"{error}; name a network of the space, such as STUDY:ID of an earlier search") from None
 
 
 def _lowered(rung: Rung, deployment: Deployment) -> int | None:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -36,6 +36,7 @@ EXAMPLES = {"latency": "20ms", "count": "150M", "time": "30m"}
 SHOWN = 60  # largest number of characters of a wrong value in messages
 LEAST_RESOLUTION = 8  # pixels per side of images for search and training
 UNBOUNDED = 1_000_000  # trials, if only time ends the search
+SWITCHES = ("flip", "nesterov")  # training settings that are True or False
 
 
 def quantity(text: Any, kind: Literal["latency", "count", "time"]) -> float:
@@ -72,6 +73,15 @@ def _objective(name: str) -> str:
 def _current_training(value: Any) -> Any:
     """Rename training settings from files of earlier versions."""
     return with_current_names(value) if isinstance(value, Mapping) else value
+
+
+def _without_booleans(value: Any) -> Any:
+    """Refuse True and False where a part of a recipe has no switch."""
+    for key, one in value.items() if isinstance(value, Mapping) else ():
+        each = one if isinstance(one, list | tuple) else [one]
+        if key not in SWITCHES and any(isinstance(part, bool) for part in each):
+            raise ValueError(f"{key} is {short(one)}, not a number")
+    return value
 
 
 def _rungs(value: Any) -> Any:
@@ -111,7 +121,7 @@ def _netadapt(value: Any) -> Any:
 
 def _start(value: Any) -> Any:
     """Refuse what names no network, with an example."""
-    if not isinstance(value, str | Mapping | None):
+    if value == "" or not isinstance(value, str | Mapping | None):
         raise ValueError("the first network is an architecture such as STUDY:ID, or a mapping of choices")
     return value
 
@@ -128,8 +138,9 @@ class Strict(BaseModel):
     @classmethod
     def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse True and False where a number stands; Pydantic takes them for 1 and 0."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError(f"{value!r} is neither a number nor a text")
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and {int, float} & {kind, *get_args(kind)}:
+            raise ValueError(f"{value!r} is not a number")
         return value
 
 
@@ -212,10 +223,12 @@ class Recipe(Strict):
     retries: int = Field(3, ge=0, le=1000)
     trial_timeout: Annotated[float | None, _amount("time")] = None
     storage_path: str | None = None
-    fidelity: Fidelity = Fidelity(resolution=32, epochs=8)
+    fidelity: Annotated[Fidelity, BeforeValidator(_without_booleans)] = Fidelity(resolution=32, epochs=8)
     rungs: Annotated[tuple[Rung, ...], BeforeValidator(_rungs)] = ()
     full: Annotated[Full, BeforeValidator(_full)] = Full()
-    training: Annotated[TrainingSettings, BeforeValidator(_current_training)] = TrainingSettings()
+    training: Annotated[TrainingSettings, BeforeValidator(_without_booleans), BeforeValidator(_current_training)] = (
+        TrainingSettings()
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -268,11 +281,14 @@ class Recipe(Strict):
         return {**self.model_dump(mode="json"), "limits": limits, **times}
 
 
+WHOLE = ("start",)  # mappings that are one value: the choices of a network
+
+
 def _merged(value: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(value)
     for key, change in changes.items():
         own = result.get(key)
-        if isinstance(change, Mapping) and (own is None or isinstance(own, Mapping)):
+        if isinstance(change, Mapping) and (own is None or isinstance(own, Mapping)) and key not in WHOLE:
             result[key] = _merged(own or {}, change)
         elif change is not None:
             result[key] = change

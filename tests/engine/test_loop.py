@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import random
@@ -17,14 +18,18 @@ from pandas.testing import assert_frame_equal
 import nasspace
 from nasspace import cost
 from nasspace.architecture import Architecture
+from nasspace.documents import Document
 from nasspace.engine import loop
 from nasspace.engine.evaluator import Outcome
+from nasspace.engine.problem import Problem
 from nasspace.errors import InputError, NothingFound
 from nasspace.samplers import pareto
 from nasspace.samplers.optuna_samplers import SAMPLERS
 from nasspace.space.space import Space
 from nasspace.studies import paths
+from nasspace.studies import recipe as recipes
 from nasspace.studies import study as records
+from nasspace.studies.recipe import Recipe
 
 SPACE = """
 name: little
@@ -175,6 +180,9 @@ def test_a_path_starts_at_a_network_of_an_earlier_search(space, reference):
         ("mobilenet_v2_1.0", "netadapt.start: mobilenet_v2_1.0: not a network of the space 'little'; name a network"),
         ("nothing:1", "netadapt.start: "),
         ({"stages.0.depth": 99}, "netadapt.start: 99 is not an option of 'stages.0.depth'; known: "),
+        ({"stages.0.depth": True}, "netadapt.start: True is not an option of 'stages.0.depth'"),
+        ({"stages.0.depth": 1}, "is missing; name the choices of a whole network"),
+        ("", "netadapt.start: '' is not allowed"),
         ({"stages.0.deepth": 1}, "netadapt.start: 'stages.0.deepth' is not a choice of the space 'little'"),
         (5, "netadapt.start: 5 is not allowed: the first network is an architecture such as STUDY:ID"),
     ],
@@ -183,6 +191,30 @@ def test_a_start_outside_the_space_is_one_message(space, start, message):
     with pytest.raises(InputError, match=re.escape(message)):
         found(space, sampler="netadapt", **{**SETTINGS["netadapt"], "netadapt": {"start": start}})
     assert not Path("reports/s").exists()
+
+
+def test_a_start_is_resolved_once_for_a_search_with_data(space):
+    first = found(space, study="first")
+    settings = {"sampler": "netadapt", "data": "digits", "limits": {"latency": "5ms"}, "resolution": 32}
+    recipe = Recipe().with_changes({**settings, "netadapt": {"start": "first:2"}})
+    problem = Problem.from_data(recipe, space)
+    written = problem.settings("s", None)
+    chosen = problem.recipe.netadapt.start
+    assert problem.space.replay(chosen).layers[0].block == first.architecture(2).layers[0].block
+    shutil.rmtree(first.folder)
+    again = Problem.from_data(recipes.read(Document(written["recipe"], "study.yaml")), space)
+    assert again.recipe.netadapt.start == chosen
+
+
+def test_a_wrapped_function_is_judged_by_what_it_takes(space):
+    def with_scale(architecture, scale):
+        return {**scored(architecture), "latency": scale}
+
+    @functools.wraps(with_scale)
+    def wrapped(architecture):
+        return with_scale(architecture, 2.0)
+
+    assert found(space, evaluator=wrapped, trials=1).evaluated == 1
 
 
 def test_a_path_that_ends_above_the_target_names_the_nearest(space):
@@ -497,7 +529,7 @@ def test_a_value_of_a_wrong_type_is_one_message(space, monkeypatch, name):
         ({"on_event": lambda kind: None}, "is not a function of an event's kind and its values"),
         ({"deliver": "no"}, "deliver: 'no' is neither True nor False"),
         ({"fresh_latency": "x"}, "fresh_latency: 'x' is neither True nor False"),
-        ({"trials": True}, "trials: True is neither a number nor a text"),
+        ({"trials": True}, "trials: True is not a number"),
     ],
 )
 def test_messages_of_wrong_types_name_the_argument(space, arguments, message):

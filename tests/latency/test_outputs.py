@@ -61,9 +61,9 @@ def test_every_block_computes_the_same_in_onnx_at_odd_maps(layer, dynamic, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Constant folding")
-@pytest.mark.parametrize("resolution", [192])  # where division of shapes rounded the other way
-def test_alexnet_is_alexnet_at_any_resolution(resolution, tmp_path):
-    one = zoo.load("alexnet", resolution=resolution, classes=10)
+def test_alexnet_is_alexnet_at_192_pixels(tmp_path):
+    """A division of traced shapes rounded the other way there."""
+    one = zoo.load("alexnet", resolution=192, classes=10)
     model = build(one)
     path = convert.to_onnx(model, one.input, tmp_path / "network.onnx")
     assert convert.largest_difference(model, path, one.input, batches=1) < 1e-4

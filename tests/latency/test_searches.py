@@ -27,6 +27,7 @@ SPACE = {
     "stages": [{"depth": [1, 2], "out": [8, 16], "stride": 2, "block": ["inverted_residual", "shuffle_v2"]}],
     "head": [{"block": "conv", "out": 32, "kernel": 1}],
 }
+LEFT_OUT = ("torchscript", "compile")  # slow; a search treats them as it treats `eager`
 BRIEF = {"resolution": 16, "epochs": 1}
 
 
@@ -45,7 +46,7 @@ def intervals(study):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", ["eager", "onnxruntime", "onnxruntime-int8", "ncnn"])  # all in test_runtimes
+@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name not in LEFT_OUT])
 def test_a_search_measures_with_its_runtime(runtime):
     if runtime == "ncnn" and not importlib.util.find_spec("ncnn"):
         pytest.skip("pip install 'nasspace[ncnn]'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nasspace import files
+from nasspace.documents import Document
 from nasspace.engine import checks
 from nasspace.errors import InputError
 from nasspace.studies import recipe
@@ -197,3 +198,27 @@ def test_a_sampler_with_its_target_is_accepted():
         {"sampler": "netadapt", "objectives": ["accuracy"], "limits": {"latency": "2ms"}},
     ):
         checks.check_recipe(recipe.Recipe().with_changes(changes))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fidelity": {"epochs": True}},
+        {"training": {"threads": True}},
+        {"training": {"milestones": [True]}},
+        {"rungs": [{"epochs": True}]},
+        {"limits": {"flops": True}},
+        {"netadapt": {"reduction": True}},
+    ],
+)
+def test_true_is_no_number_in_any_part(change):
+    with pytest.raises(InputError, match="True"):
+        recipe.Recipe().with_changes(change)
+    assert not recipe.Recipe().with_changes({"training": {"flip": False}}).training.flip
+
+
+def test_the_choices_of_a_first_network_are_one_value():
+    first = recipe.Recipe().with_changes({"netadapt": {"start": {"a": 1, "b": None}}})
+    assert first.netadapt.start == {"a": 1, "b": None}
+    assert first.with_changes({"netadapt": {"start": {"c": 2}}}).netadapt.start == {"c": 2}
+    assert recipe.read_value(first.as_written(), Document({}, "")) == first

@@ -220,3 +220,8 @@ def test_properties_that_counts_do_not_reveal():
     first, *others = zoo.load("shufflenet_v1_g3_1.0").layers[2:18]
     assert first.options["first_groups"] == 1
     assert all("first_groups" not in layer.options for layer in others)
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_another_number_of_classes_changes_the_classifier_only(name):
+    assert zoo.load(name, classes=10).with_classes(7) == zoo.load(name, classes=7)
