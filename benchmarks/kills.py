@@ -87,7 +87,7 @@ class Way:
     searches: int = 0
     seconds: float = 0.0
     known: dict[int, tuple] = field(default_factory=dict)
-    known_trainings: dict[tuple[str, str], dict] = field(default_factory=dict)
+    known_trainings: dict[str, dict] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.temporary.mkdir(parents=True)
@@ -153,9 +153,9 @@ class Way:
         digests = [digest for digest, *_ in now.values()]
         self.twice += len(digests) - len(set(digests))
         self.known = now
-        for key, training in self.trainings(study).items():
-            self.lost += self.known_trainings.setdefault((study, key), training) != training
-        self.lost += len({key for of, key in self.known_trainings if of == study} - self.trainings(study).keys())
+        trainings = self.trainings(study)
+        self.lost += sum(trainings.get(key) != training for key, training in self.known_trainings.items())
+        self.known_trainings = trainings
 
     def finished(self, study: str) -> dict[int, tuple]:
         try:
@@ -238,7 +238,7 @@ def campaign(way: Way, kills: int, rng: random.Random) -> str:
     whole, same = way.seconds, []
     print(f"{way.name}: undisturbed in {whole:.0f} s", flush=True)
     while sum(way.kills.values()) < kills:
-        study, way.known = f"killed-{way.searches}", {}
+        study, way.known, way.known_trainings = f"killed-{way.searches}", {}, {}
         way.searches += 1
         ended = False
         while sum(way.kills.values()) < kills and not ended:

@@ -69,24 +69,28 @@ def search(options: argparse.Namespace) -> Path:
     return folder
 
 
+def selected(front: Sequence[dict[str, Any]], *first: dict[str, Any]) -> list[dict[str, Any]]:
+    """At most `MEMBERS` rows of a front: the `first`, and others evenly by latency, from the fastest on."""
+    ordered = sorted(front, key=lambda row: row["latency_ms"])
+    places = np.linspace(0, len(ordered) - 1, MEMBERS).round().astype(int) if ordered else ()
+    rows = [*first, *(ordered[place] for place in places)]
+    return list({id(row): row for row in rows}.values())[:MEMBERS]
+
+
 def members(folder: Path) -> dict[str, dict[str, Any]]:
     """The members of the front that are compared."""
     snapshot = load(folder).snapshot()
     rows = snapshot.document()["front"]
-    by_latency = sorted(rows, key=lambda row: row["latency_ms"])
-    recommended = snapshot.recommended if snapshot.recommended is not None else by_latency[-1]["id"]
-    chosen = [next(row for row in rows if row["id"] == recommended)]
-    chosen.append(max(rows, key=lambda row: row["accuracy_expected"]))
-    for place in np.linspace(0, len(rows) - 1, MEMBERS).round().astype(int):
-        chosen.append(by_latency[place])
-    unique = {row["id"]: row for row in chosen}
+    by_id = {row["id"]: row for row in rows}
+    recommended = snapshot.recommended if snapshot.recommended is not None else rows[0]["id"]
+    most_accurate = max(rows, key=lambda row: row["accuracy_expected"])
     return {
-        f"trial {number}" + (", recommended" if number == recommended else ""): {
+        f"trial {row['id']}" + (", recommended" if row["id"] == recommended else ""): {
             "architecture": row["architecture"],
-            "recommended": number == recommended,
+            "recommended": row["id"] == recommended,
             "expected": [row[key] for key in ("accuracy_expected", "accuracy_low", "accuracy_high")],
         }
-        for number, row in list(unique.items())[:MEMBERS]
+        for row in selected(rows, by_id[recommended], most_accurate)
     }
 
 
@@ -212,19 +216,25 @@ def report(
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str, time_budget: str) -> argparse.ArgumentParser:
+    """The arguments that searches on real images and full trainings need."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--space", default="mixed")
     parser.add_argument("--data", required=True)
     parser.add_argument("--latency-target", required=True)
     parser.add_argument("--resolution", type=int, required=True)
     parser.add_argument("--epochs", type=int, default=25)
-    parser.add_argument("--time-budget", default="30m")
+    parser.add_argument("--time-budget", default=time_budget)
     parser.add_argument("--recipe", default="quick")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=lambda text: [int(each) for each in text.split(",")], default=[0, 1])
+    return parser
+
+
+def main() -> None:
+    parser = arguments(str(__doc__), "30m")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     print(machine(), flush=True)

@@ -6,9 +6,9 @@
 FOLDER keeps what is done, so that a stopped run goes on. A loop asks Optuna's TPE or NSGA-II sampler for the choices of
 the same space, trains each network for five epochs at the deployment resolution with a plain PyTorch loop on all cores,
 and measures it; a network whose median is over the target is not trained. Its front is that of accuracy on the
-validation images and latency. From each front at most four networks (evenly by latency, with the most accurate one) are
-trained in full alike by the package, with the seeds of the searches, and judged on the test images; all latencies are
-measured in one session at the end.
+validation images and latency. From each front at most four networks (the most accurate one, and others evenly by
+latency) are trained in full alike by the package, with the seeds of the searches, and judged on the test images; all
+latencies are measured in one session at the end.
 
 Printed: for each search the hypervolume of test accuracy and log latency inside the target, and the difference of
 `nas search` from each loop with a 95 % bootstrap interval over images and training seeds.
@@ -21,7 +21,6 @@ import json
 import math
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,7 @@ def loop(sampler: str, seed: int, options: argparse.Namespace) -> list[dict[str,
 
         architecture = space.architecture(choose)
         latency = nasspace.measure_latency(architecture, seconds=1.0).median_ms
-        trial.set_user_attr("over", latency - target)
+        trial.set_constraint("latency", latency - target)
         if latency > target:
             return 0.0, latency
         right, _ = plain_training.plain(build(architecture, seed=seed), judged, EPOCHS, BATCH, seed)
@@ -65,8 +64,7 @@ def loop(sampler: str, seed: int, options: argparse.Namespace) -> list[dict[str,
         found.append({"accuracy": accuracy, "latency_ms": latency, "architecture": value})
         return accuracy, latency
 
-    made = SAMPLERS[sampler](seed=seed, constraints_func=lambda trial: (trial.user_attrs["over"],))
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=made)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=SAMPLERS[sampler](seed=seed))
     started = time.perf_counter()
     study.optimize(objective, timeout=options.loop_seconds)
     spent = time.perf_counter() - started
@@ -75,31 +73,9 @@ def loop(sampler: str, seed: int, options: argparse.Namespace) -> list[dict[str,
     return [one for one, is_member in zip(found, mask, strict=True) if is_member]
 
 
-def chosen(front: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most four networks of a front: the most accurate one, and others evenly by latency."""
-    if not front:
-        return []
-    ordered = sorted(front, key=lambda one: one["latency_ms"])
-    places = {max(range(len(ordered)), key=lambda i: ordered[i]["accuracy"])}
-    for place in np.linspace(0, len(ordered) - 1, published.MEMBERS).round().astype(int):
-        if len(places) < published.MEMBERS:
-            places.add(int(place))
-    return [ordered[place] for place in sorted(places)]
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--space", default="mixed")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--latency-target", required=True)
-    parser.add_argument("--resolution", type=int, required=True)
-    parser.add_argument("--epochs", type=int, default=25)
-    parser.add_argument("--time-budget", default="5m")
+    parser = published.arguments(str(__doc__), "5m")
     parser.add_argument("--loop-seconds", type=float, default=900)
-    parser.add_argument("--recipe", default="quick")
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--seeds", type=lambda text: [int(each) for each in text.split(",")], default=[0, 1])
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     print(machine(), flush=True)
@@ -116,7 +92,8 @@ def main() -> None:
                 path.write_text(json.dumps(loop(sampler, seed, options)))
             fronts[sampler] = json.loads(path.read_text())
         for sampler, members in fronts.items():
-            for number, one in enumerate(chosen(members)):
+            best = sorted(members, key=lambda one: -one["accuracy"])[:1]
+            for number, one in enumerate(published.selected(members, *best)):
                 networks[f"{sampler}-{seed}-{number}"] = {"architecture": one["architecture"]}
     rows = published.trainings(networks, options)
     names = list(networks)

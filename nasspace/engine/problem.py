@@ -172,9 +172,10 @@ def _choices_in(space: Space, architecture: Architecture) -> dict[str, Any]:
     sizes = space.options.get("resolution", (space.plan.input[1],))
     side = architecture.input[1] if architecture.input[1] in sizes else max(sizes)
     try:
-        return space.choices_of(architecture.with_input(space.plan.input[0], side).with_classes(space.classes))
+        found = space.choices_of(architecture.with_input(space.plan.input[0], side).with_classes(space.classes))
     except InputError as error:
         raise InputError(f"{error}; name a network of the space, such as STUDY:ID of an earlier search") from None
+    return dict(space.replay(found).choices or {})  # those that the network reaches, as `_check_choices` wants them
 
 
 def _lowered(rung: Rung, deployment: Deployment) -> int | None:

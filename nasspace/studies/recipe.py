@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -14,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictBool,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
@@ -37,6 +39,7 @@ SHOWN = 60  # largest number of characters of a wrong value in messages
 LEAST_RESOLUTION = 8  # pixels per side of images for search and training
 UNBOUNDED = 1_000_000  # trials, if only time ends the search
 SWITCHES = ("flip", "nesterov")  # training settings that are True or False
+WHOLE = ("start",)  # mappings that are one value: the choices of a network
 
 
 def quantity(text: Any, kind: Literal["latency", "count", "time"]) -> float:
@@ -84,38 +87,21 @@ def _without_booleans(value: Any) -> Any:
     return value
 
 
+def _given_as(kinds: type | UnionType, example: str) -> BeforeValidator:
+    """Refuse a value of another kind with an example."""
+
+    def checked(value: Any) -> Any:
+        if not isinstance(value, kinds):
+            raise ValueError(example)
+        return value
+
+    return BeforeValidator(checked)
+
+
 def _rungs(value: Any) -> Any:
     """Refuse what is not a list of mappings, with an example."""
     if not isinstance(value, list | tuple) or not all(isinstance(rung, Mapping | Rung) for rung in value):
         raise ValueError("rungs are a list such as [{epochs: 6}, {epochs: 12}]")
-    return value
-
-
-def _full(value: Any) -> Any:
-    """Refuse what is not a mapping, with an example."""
-    if not isinstance(value, Mapping | Full):
-        raise ValueError("a full training is a mapping such as {epochs: 25}")
-    return value
-
-
-def _objectives(value: Any) -> Any:
-    """Refuse what is not a list of names, with an example."""
-    if not isinstance(value, list | tuple):
-        raise ValueError("objectives are a list such as [accuracy, latency]")
-    return value
-
-
-def _reward(value: Any) -> Any:
-    """Refuse what is not a mapping, with an example."""
-    if not isinstance(value, Mapping | Reward):
-        raise ValueError("a reward is a mapping such as {form: soft}")
-    return value
-
-
-def _netadapt(value: Any) -> Any:
-    """Refuse what is not a mapping, with an example."""
-    if not isinstance(value, Mapping | NetAdapt):
-        raise ValueError("netadapt is a mapping such as {reduction: 0.02}")
     return value
 
 
@@ -202,14 +188,18 @@ class Recipe(Strict):
     trials: int = Field(12, ge=1, le=UNBOUNDED)
     time_budget: Annotated[float | None, _amount("time")] = None
     sampler: str = "gain"
-    reward: Annotated[Reward, BeforeValidator(_reward)] = Reward()
-    netadapt: Annotated[NetAdapt, BeforeValidator(_netadapt)] = NetAdapt()
-    objectives: Annotated[tuple[ObjectiveName, ...], BeforeValidator(_objectives)] = ("accuracy", "latency", "flops")
+    reward: Annotated[Reward, _given_as(Mapping | BaseModel, "a reward is a mapping such as {form: soft}")] = Reward()
+    netadapt: Annotated[NetAdapt, _given_as(Mapping | BaseModel, "netadapt is a mapping such as {reduction: 0.02}")] = (
+        NetAdapt()
+    )
+    objectives: Annotated[
+        tuple[ObjectiveName, ...], _given_as(list | tuple, "objectives are a list such as [accuracy, latency]")
+    ] = ("accuracy", "latency", "flops")
     limits: Limits = Limits()
     data: str = "digits"
     data_dir: str | None = None
     held_out: float = Field(0.2, gt=0, lt=1)
-    skip_broken: bool = False
+    skip_broken: StrictBool = False
     resolution: int | None = Field(None, ge=LEAST_RESOLUTION, le=8192)
     runtime: str = "onnxruntime"
     threads: int = Field(1, ge=1, le=1024)
@@ -225,7 +215,7 @@ class Recipe(Strict):
     storage_path: str | None = None
     fidelity: Annotated[Fidelity, BeforeValidator(_without_booleans)] = Fidelity(resolution=32, epochs=8)
     rungs: Annotated[tuple[Rung, ...], BeforeValidator(_rungs)] = ()
-    full: Annotated[Full, BeforeValidator(_full)] = Full()
+    full: Annotated[Full, _given_as(Mapping | BaseModel, "a full training is a mapping such as {epochs: 25}")] = Full()
     training: Annotated[TrainingSettings, BeforeValidator(_without_booleans), BeforeValidator(_current_training)] = (
         TrainingSettings()
     )
@@ -279,9 +269,6 @@ class Recipe(Strict):
         times = {name: getattr(self, name) for name in ("time_budget", "trial_timeout")}
         times = {name: None if seconds is None else f"{seconds!r}s" for name, seconds in times.items()}
         return {**self.model_dump(mode="json"), "limits": limits, **times}
-
-
-WHOLE = ("start",)  # mappings that are one value: the choices of a network
 
 
 def _merged(value: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

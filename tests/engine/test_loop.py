@@ -530,6 +530,7 @@ def test_a_value_of_a_wrong_type_is_one_message(space, monkeypatch, name):
         ({"deliver": "no"}, "deliver: 'no' is neither True nor False"),
         ({"fresh_latency": "x"}, "fresh_latency: 'x' is neither True nor False"),
         ({"trials": True}, "trials: True is not a number"),
+        ({"skip_broken": 1}, "skip_broken: 1 is not allowed"),
     ],
 )
 def test_messages_of_wrong_types_name_the_argument(space, arguments, message):
