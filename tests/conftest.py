@@ -38,6 +38,7 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ["TMPDIR"] = tempfile.mkdtemp(prefix=f"nasspace-{worker}-")
     os.chmod(os.environ["TMPDIR"], 0o711)  # it contains a folder of a server that runs as another user
     tempfile.tempdir = None  # makes tempfile read TMPDIR again
+    atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)  # compiled headers fill 150 MB
 
 
 SLOWEST = (
