@@ -53,6 +53,17 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files_removed(request, tmp_path_factory):
+    """Remove the folders of all tests after a run without failures: a whole run writes 3 GB.
+
+    pytest's own `tmp_path_retention_policy` removes each folder after its test, which others may still work in.
+    """
+    yield
+    if not request.session.testsfailed:
+        shutil.rmtree(tmp_path_factory.getbasetemp(), ignore_errors=True)
+
+
 def pytest_runtest_setup():
     """Do once per process what two libraries repeat: for each command Typer builds all, for each database Optuna runs
     its migration scripts, to find the newest."""
