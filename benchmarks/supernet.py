@@ -31,8 +31,8 @@ from nasspace.network import build
 from nasspace.space.space import Space
 from nasspace.training import supernet, trainer
 from nasspace.training.depthwise import fast_tiny_maps
-from nasspace.training.settings import Fidelity, TrainingSettings
-from nasspace.training.supernet import Sharing, Supernet, train_supernet
+from nasspace.training.settings import Fidelity, Sharing, TrainingSettings
+from nasspace.training.supernet import Supernet, train_supernet
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fidelities

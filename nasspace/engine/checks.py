@@ -16,6 +16,7 @@ from nasspace.studies import weight_store
 from nasspace.studies.objectives import LIMITED, OBJECTIVES
 from nasspace.studies.recipe import Recipe, short
 from nasspace.studies.trial_table import is_same_machine, machine_text
+from nasspace.training.settings import check_for_sharing
 
 # Settings of where and how trials run: a study that was started with one value may be continued with another.
 EXECUTION_SETTINGS = ("workers", "ray", "gpus", "retries", "trial_timeout", "storage_path")
@@ -35,6 +36,7 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.objectives == ("latency",) or not {"accuracy", "latency"} & set(recipe.objectives):
         raise InputError(f"objectives: {', '.join(recipe.objectives)} alone is no search; add accuracy")
     _check_sampler(recipe)
+    _check_supernet(recipe)
     if recipe.ray is None:  # on a cluster, the workers need the device
         check_device(recipe.device)
     check_execution(recipe)
@@ -45,13 +47,22 @@ def check_recipe(recipe: Recipe) -> None:
 def _check_sampler(recipe: Recipe) -> None:
     """Refuse a sampler that lacks the accuracy, the limit or the latency that it works with."""
     name = recipe.sampler
-    if name in ("mnasnet", "netadapt") and "accuracy" not in recipe.objectives:
+    if name in ("mnasnet", "netadapt", "spos") and "accuracy" not in recipe.objectives:
         raise InputError(f"--sampler {name} compares accuracies; add accuracy to the objectives")
     if name == "mnasnet" and not recipe.limits.given():
         flags = " or ".join(OBJECTIVES[limit].limit_flag or "" for limit in LIMITED)
         raise InputError(f"--sampler mnasnet rewards networks by a target of their cost; give {flags}")
     if name == "netadapt" and not needs_latency(recipe):
         raise InputError("--sampler netadapt lowers the measured latency; give --latency-target, such as 20ms")
+
+
+def _check_supernet(recipe: Recipe) -> None:
+    """Refuse shared weights where nothing would be judged with them, or with settings that they cannot have."""
+    if recipe.supernet is None:
+        return
+    if "accuracy" not in recipe.objectives:
+        raise InputError("supernet: shared weights judge accuracies; add accuracy to the objectives, or leave it out")
+    check_for_sharing(recipe.training)
 
 
 def check_execution(recipe: Recipe) -> None:

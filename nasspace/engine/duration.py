@@ -28,6 +28,7 @@ BATCH = 32
 MEMBERS = (3, 6)  # networks on the last rung: few and many (members of the front and their replacements)
 MEASURED = 3.0  # seconds of a latency measurement with its profile
 LONGEST = 15.0  # limit of the timing in seconds
+INHERITED = 2.0  # seconds to evaluate a candidate with shared weights
 EXPORTED = 8.0  # seconds to export, check, evaluate and remeasure a member
 
 
@@ -39,6 +40,7 @@ class Duration:
     delivery: tuple[float, float]
 
     bounded: bool = True  # False if only time ends the search; `search` then holds the seconds of one trial
+    shared: tuple[float, float] = (0.0, 0.0)  # of the training of shared weights, before the search
 
     @property
     def mean_delivery(self) -> float:
@@ -51,10 +53,12 @@ class Duration:
         return f"{_format_range(*self.delivery)} for the final training and export of the front"
 
     def __str__(self) -> str:
+        parts = f"{_format_range(*self.shared)} to train the shared weights, " if self.shared[1] else ""
+        parts += self.last_rung
         if not self.bounded:
-            return f"estimated time: {_format_range(*self.search)} for each trial, {self.last_rung}"
-        low, high = (a + b for a, b in zip(self.search, self.delivery, strict=True))
-        return f"estimated time: {_format_range(low, high)} in total, of which {self.last_rung}"
+            return f"estimated time: {_format_range(*self.search)} for each trial, {parts}"
+        low, high = map(sum, zip(self.search, self.delivery, self.shared, strict=True))
+        return f"estimated time: {_format_range(low, high)} in total, of which {parts}"
 
 
 def estimate_duration(problem: Problem) -> Duration | None:
@@ -82,6 +86,10 @@ def estimate_duration(problem: Problem) -> Duration | None:
     if not timed:
         return None
     trial = sum(seconds for seconds, _ in timed) / len(timed)
+    shared = (0.0, 0.0)
+    if recipe.supernet is not None:
+        training = trial * _shared_epochs(recipe)
+        shared, trial = (0.7 * training, 1.4 * training), INHERITED
     trial += MEASURED if needs_latency(recipe) else 0.0
     bounded = recipe.is_bounded
     search = trial * recipe.trials if bounded else trial
@@ -90,7 +98,15 @@ def estimate_duration(problem: Problem) -> Duration | None:
         (n, _climbing_seconds(timed, counts, n, recipe.workers)) for n in MEMBERS
     )
     delivery = few_seconds + few * EXPORTED, 1.4 * many_seconds + many * EXPORTED
-    return Duration((0.7 * search, 1.4 * search), delivery, bounded)
+    return Duration((0.7 * search, 1.4 * search), delivery, bounded, shared)
+
+
+def _shared_epochs(recipe: Recipe) -> float:
+    """How many times longer the training of shared weights is than that of one network in a search without them."""
+    settings, fidelity = recipe.supernet, recipe.fidelity
+    networks = settings.networks + (2 if settings.sampling == "sandwich" else 0)
+    scale = (settings.resolution / fidelity.resolution) ** 2
+    return settings.epochs * networks * scale / (fidelity.epochs * fidelity.share)
 
 
 def _climbing_seconds(

@@ -94,7 +94,7 @@ class TrainingEvaluator:
         self.measure = measure or LatencyEvaluator(recipe, data)
         self.on_epoch = on_epoch or (lambda *_: None)
         self.known = COUNTS
-        self._resized: DataSet | None = None  # the data at the fidelity's resolution
+        self._resized: DataSet | None = None  # the data at the resolution of the latest training
 
     def __call__(self, architecture: Architecture, bounds: Bounds | None = None) -> Outcome:
         """Evaluate in order of cost, and stop at the first violated limit, so that the candidate is not trained.
@@ -120,16 +120,15 @@ class TrainingEvaluator:
                 return Outcome(values, over, details)
         if "accuracy" not in self.recipe.objectives:
             return Outcome(values, reason, details)
-        return self._train(architecture, values, details, reason)
+        return self._find_accuracy(architecture, values, details, reason)
 
     def _over_latency_limit(self, latency: Any) -> str:
         """Why a latency is over its limit; empty if it is not, with 95 % confidence: the interval's end decides."""
         reason = violated_limit({"latency": latency.high_ms}, self.limits)
         return reason.replace("latency", "latency, at the upper end of its interval,", 1)
 
-    def _train(self, architecture: Architecture, values: dict, details: dict, reason: str) -> Outcome:
+    def _find_accuracy(self, architecture: Architecture, values: dict, details: dict, reason: str) -> Outcome:
         """Train at the search's fidelity and add the accuracy to the values."""
-        from nasspace.data.images import prepared
         from nasspace.engine.rungs import fidelity_of
         from nasspace.network import build
         from nasspace.training.trainer import train
@@ -142,11 +141,9 @@ class TrainingEvaluator:
                 lock.yield_to_measurements()
                 self.on_epoch(epoch, epochs, loss)
 
-            if self._resized is None or self._resized.resolution != fidelity.resolution:
-                self._resized = prepared(self.data, fidelity.resolution)
             trained = train(
                 model,
-                self._resized,
+                self.resized(fidelity.resolution),
                 fidelity,
                 self.recipe.training,
                 seed=seed,
@@ -165,6 +162,14 @@ class TrainingEvaluator:
         }
         weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
         return Outcome(values, reason, details, weights)
+
+    def resized(self, resolution: int) -> DataSet:
+        """The data at a resolution, which is kept for the next candidate."""
+        from nasspace.data.images import prepared
+
+        if self._resized is None or self._resized.resolution != resolution:
+            self._resized = prepared(self.data, resolution)
+        return self._resized
 
 
 class FunctionEvaluator:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from nasspace import files, temporary
 from nasspace.documents import Document
-from nasspace.engine import delivery, duration, latency_evaluator
+from nasspace.engine import delivery, duration, latency_evaluator, shared_weights
 from nasspace.engine.checks import (
     EXECUTION_SETTINGS,
     check_execution,
@@ -40,7 +40,7 @@ from nasspace.studies.belief import believe
 from nasspace.studies.recipe import NetAdapt, Recipe, Reward, Rung
 from nasspace.studies.storage import REMEDY, errors_of_storage
 from nasspace.studies.study import Study
-from nasspace.training.settings import Fidelity, TrainingSettings
+from nasspace.training.settings import Fidelity, SupernetSettings, TrainingSettings
 
 PAUSE = 0.5  # seconds between two checks of the trials of other processes
 
@@ -71,6 +71,7 @@ def search(
     fidelity: Fidelity | Mapping[str, Any] | None = None,
     rungs: Iterable[Rung | Mapping[str, Any]] | None = None,
     full: Mapping[str, Any] | None = None,
+    supernet: SupernetSettings | Mapping[str, Any] | None = None,
     training: TrainingSettings | Mapping[str, Any] | None = None,
     device: str | None = None,
     runtime: str | None = None,
@@ -111,7 +112,7 @@ def search(
             training. Such a search has no last rung and no exports.
         known: Functions of cheap objectives, by name, which the sampler may call for any candidate.
         sampler: Name of a sampler, such as `gain`, `tpe`, `nsga2`, `evolution`, `gp`, `random`, `brute-force`,
-            `mnasnet` or `netadapt`.
+            `mnasnet`, `netadapt` or `spos`.
         reward: The reward of `mnasnet`, such as `{"form": "soft"}`: networks over a limit are then trained, too.
         netadapt: The steps of `netadapt`, such as `{"reduction": 0.02, "start": "first:7"}`.
         study: Name below `./reports`, or folder; SPACE-N by default.
@@ -124,6 +125,7 @@ def search(
         rungs: Further trainings of the most promising networks, such as `[{"epochs": 6}]`; at the deployment resolution
             unless they have a `resolution`.
         full: The full training that intervals of accuracies refer to, such as `{"epochs": 25}`; it is not run.
+        supernet: Judge candidates with weights that all networks share, trained once, such as `{"epochs": 100}`.
         training: Training settings, such as `{"learning_rate": 0.1}`.
         device: Where networks are trained: `cpu`, `cuda` or `mps`.
         runtime: Runtime of the latency, such as `onnxruntime`.
@@ -171,6 +173,7 @@ def search(
             "fidelity": fidelity,
             "rungs": _listed(rungs),
             "full": full,
+            "supernet": _plain(supernet),
             "training": training,
             "device": device,
             "runtime": runtime,
@@ -277,6 +280,8 @@ def _milliseconds(value: Any) -> str:
 
 def _plain(part: Any) -> Any:
     """A part of a recipe as plain values."""
+    if isinstance(part, SupernetSettings):
+        return asdict(part)
     return part.model_dump() if isinstance(part, BaseModel) else part
 
 
@@ -416,7 +421,7 @@ def _run(study: Study, problem: Problem, fresh_latency: bool, report: Report, st
             report("note", text=note)
         expected = _expected_duration(study, problem, report)
         if problem.evaluator is None:
-            problem = replace(problem, evaluator=_training_evaluator(problem, fresh_latency, report))
+            problem = replace(problem, evaluator=_training_evaluator(study, problem, fresh_latency, report))
         with TrialManager(study, problem, report) as manager:
             manager.reserve_time(_time_after_search(recipe, expected))
             if recipe.distributed:
@@ -461,13 +466,17 @@ def _expected_duration(study: Study, problem: Problem, report: Report) -> durati
     return expected
 
 
-def _training_evaluator(problem: Problem, fresh_latency: bool, report: Report) -> TrainingEvaluator:
-    return TrainingEvaluator(
-        problem.recipe,
-        problem.data,
-        measure=latency_evaluator.LatencyEvaluator(problem.recipe, problem.data, fresh=fresh_latency),
-        on_epoch=lambda epoch, epochs, loss: report("epoch", epoch=epoch, epochs=epochs, loss=loss),
-    )
+def _training_evaluator(study: Study, problem: Problem, fresh_latency: bool, report: Report) -> TrainingEvaluator:
+    recipe, data = problem.recipe, problem.data
+    measure = latency_evaluator.LatencyEvaluator(recipe, data, fresh=fresh_latency)
+    if recipe.supernet is not None and not study.is_searched:
+        supernet = shared_weights.supernet_of(study, problem, report)
+        return shared_weights.InheritingEvaluator(recipe, data, supernet, measure=measure)
+
+    def after_epoch(epoch: int, epochs: int, loss: float) -> None:
+        report("epoch", epoch=epoch, epochs=epochs, loss=loss)
+
+    return TrainingEvaluator(recipe, data, measure=measure, on_epoch=after_epoch)
 
 
 def _run_sequentially(manager: TrialManager) -> None:

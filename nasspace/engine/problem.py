@@ -59,6 +59,8 @@ class Problem:
         deployment = choose_deployment(recipe.resolution, space.plan, data.native)
         fitted = Space(space.document, classes=len(data.classes), resolution=deployment.sizes, channels=data.channels)
         given = {"fidelity": recipe.fidelity.resolution}
+        if recipe.supernet is not None:
+            given["supernet"] = recipe.supernet.resolution or recipe.fidelity.resolution
         given |= {f"rungs.{i}": rung.resolution for i, rung in enumerate(recipe.rungs) if rung.resolution}
         notes = tuple(
             f"{key}.resolution {size} is lowered to the deployment's {deployment.resolution}"
@@ -67,9 +69,11 @@ class Problem:
         )
         fidelity = replace(recipe.fidelity, resolution=min(recipe.fidelity.resolution, deployment.resolution))
         rungs = tuple(rung.model_copy(update={"resolution": _lowered(rung, deployment)}) for rung in recipe.rungs)
-        recipe = recipe.model_copy(
-            update={"fidelity": fidelity, "rungs": rungs, "netadapt": _with_start_resolved(recipe, fitted)}
-        )
+        update = {"fidelity": fidelity, "rungs": rungs, "netadapt": _with_start_resolved(recipe, fitted)}
+        if recipe.supernet is not None:
+            side = min(given["supernet"], deployment.resolution)
+            update["supernet"] = replace(recipe.supernet, resolution=side)
+        recipe = recipe.model_copy(update=update)
         return cls(recipe, fitted, data, deployment=deployment, notes=notes)
 
     @classmethod

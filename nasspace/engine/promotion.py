@@ -18,8 +18,9 @@ from nasspace.engine import duration, rungs
 from nasspace.exporting.weights import read_safetensors
 from nasspace.samplers import halving
 from nasspace.studies import paths
+from nasspace.studies.front import search_fidelity
 from nasspace.studies.recipe import Recipe
-from nasspace.studies.schema import DEPLOYED, LAST_RUNG, RUNG, RUNGS
+from nasspace.studies.schema import DEPLOYED, LAST_RUNG, RUNG, RUNGS, SHARED_WEIGHTS
 from nasspace.studies.study import Study
 from nasspace.training.settings import Fidelity
 
@@ -70,6 +71,8 @@ def time_for_exports(left: float, seconds: float) -> float:
 
 def _epoch_seconds(study: Study, recipe: Recipe) -> float | None:
     """The mean seconds of an epoch at the deployment resolution, from the trainings of the search."""
+    if shared := study.record.user_attrs.get(SHARED_WEIGHTS):
+        return _epoch_seconds_of_shared(shared, study, recipe)
     found = []
     for trial in study.frozen("COMPLETE"):
         seconds = (trial.user_attrs.get("training") or {}).get("seconds")
@@ -79,6 +82,13 @@ def _epoch_seconds(study: Study, recipe: Recipe) -> float | None:
             scale = (min(architecture.input[1:]) / fidelity.resolution) ** 2
             found.append(seconds / (fidelity.epochs * fidelity.share) * scale)
     return sum(found) / len(found) if found else None
+
+
+def _epoch_seconds_of_shared(shared: Mapping[str, Any], study: Study, recipe: Recipe) -> float:
+    """The mean seconds of an epoch at the deployment resolution, from the training of shared weights."""
+    batches = max(1, round(study.settings["data"]["train"] / recipe.training.batch_size))
+    scale = (study.settings["task"]["resolution"] / search_fidelity(recipe.as_written())["resolution"]) ** 2
+    return shared["seconds"] / shared["networks"] * batches * scale
 
 
 def _parallel(study: Study, recipe: Recipe) -> int:

@@ -20,7 +20,7 @@ from nasspace import files
 from nasspace.formatting import significant
 from nasspace.reporting import plots
 from nasspace.reporting.plot_data import as_float, pareto_rows
-from nasspace.studies.front import Front
+from nasspace.studies.front import Front, search_fidelity
 from nasspace.studies.objectives import COUNTED, OBJECTIVES
 from nasspace.studies.trial_table import has_value
 
@@ -349,7 +349,7 @@ def _settings(front: Front) -> dict[str, Mapping[str, Any]]:
             "limits": _limits(front) or "none",
             "seed": front.recipe["seed"],
             "latency": _latency_settings(front),
-            "training budget": front.recipe["fidelity"],
+            "training budget": search_fidelity(front.recipe),
         },
         "Data": data,
         "Recipe": {key: value for key, value in front.recipe.items() if key not in OWN_PLACE},
@@ -364,10 +364,13 @@ def _notes(front: Front) -> Iterator[str]:
     if front.data:
         if accuracy:
             yield f"Accuracy is of {front.accuracy_is_of}; no test images were used."
-            budget = words(front.recipe["fidelity"])
+            budget = words(search_fidelity(front.recipe))
+            how = f"at the search's own training budget ({budget})"
+            if front.recipe.get("supernet"):
+                how = f"with weights that all networks share ({budget}), and is far below that of a training of its own"
             yield (
-                f"Accuracy 'in the search' was found at the search's own training budget ({budget}). It chose the "
-                "networks; those of the front were then trained at the deployment resolution."
+                f"Accuracy 'in the search' was found {how}. It chose the networks; those of the front were then "
+                "trained at the deployment resolution."
             )
         if _has("accuracy_low", front.trials):
             yield (

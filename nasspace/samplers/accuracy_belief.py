@@ -10,6 +10,10 @@ the full training, on new images, for these reasons, and the model has a term fo
 - it was judged on a sample of images. The share `shared` of this variance is common to all looks, since the images
   are the same; the rest differs between trainings even of one network.
 
+A network may also have been judged with weights that all networks share. Such accuracies are far below those of own
+trainings, so only their order says something: it is taken as a measurement that has the correlation `inherited` with
+the differences between networks of equal FLOPs, and an unknown level (`reports/benchmarks/supernet.md`).
+
 Accuracies after full training vary about a line over the logarithm of FLOPs. All terms are normal, so the belief is
 a linear regression with correlated errors, solved at once. It pulls a network whose single look was lucky towards the
 line, so the best of many is not flattered (the winner's curse; Efron 2011, "Tweedie's formula and selection bias").
@@ -33,6 +37,7 @@ MAX_FITTED = 300  # looks that the spread is fitted to
 LEAST_GAIN_SD = 0.02  # that a learned prior has: another search trains other networks
 TINY = 1e-9  # variance in log odds
 EARLY_STEPS = 128  # steps up to which a training learns fast: on digits to 90 steps, on clothing10 below 130
+UNKNOWN_SD = 100.0  # in log odds, of the level of accuracies with shared weights: it says nothing
 MIN_LOOKS = 4  # looks of one budget whose log losses can be compared
 
 
@@ -55,6 +60,7 @@ class Prior:
     drift_sd: float = 0.035  # of a network, per doubling of the training
     seed_sd: float = 0.04
     shared: float = 0.6  # share of the sampling variance that is common to all trainings
+    inherited: float = 0.3  # correlation of accuracies with shared weights: below published ones, above those measured
     resolution_power: float = 0.7  # an epoch at half the resolution counts 0.5 ** this
 
 
@@ -62,8 +68,9 @@ class Prior:
 class Look:
     """One training of a network and the accuracy that it found.
 
-    `epochs` lists (epochs, resolution relative to the deployment's) of all trainings so far of these weights. `budget`
-    names the budget; `images` is the number of images that judged it, `log_loss` their mean after temperature scaling.
+    `epochs` lists (epochs, resolution relative to the deployment's) of all trainings so far of these weights; it is
+    empty for weights that all networks share. `budget` names the budget; `images` is the number of images that judged
+    it, `log_loss` their mean after temperature scaling.
     """
 
     network: int
@@ -175,25 +182,28 @@ class _Terms:
         self.early = np.array([missing_early_doublings(look.epochs, full_epochs, steps) for look in looks])
         observed, variance = _observed(looks)
         size = sizes[self.network]
+        inherited = np.array([not look.epochs for look in looks])
+        observed[inherited] = _inherited(observed[inherited], size[inherited], prior)
         gained = prior.gain * self.missing + prior.early_gain * self.early
         self.residual = observed - (prior.level + prior.slope * size - gained)
         kinds = {kind: i for i, kind in enumerate(dict.fromkeys(look.budget for look in looks))}
         budget = np.array([kinds[look.budget] for look in looks])
         far = np.maximum(self.missing, 0.0)
-        root = np.sqrt(prior.shared * variance)
+        root = np.where(inherited, UNKNOWN_SD, np.sqrt(prior.shared * variance))
         own = (
             (1 - prior.shared) * variance
             + prior.seed_sd**2
             + (prior.drift_sd * far) ** 2
             + (prior.early_drift_sd * self.early) ** 2
         )
+        own[inherited] = prior.spread**2 * (1 / prior.inherited**2 - 1)
         self.fixed = (
             prior.level_sd**2
             + prior.slope_sd**2 * np.outer(size, size)
             + prior.gain_sd**2 * np.outer(self.missing, self.missing)
             + prior.early_gain_sd**2 * np.outer(self.early, self.early)
             + prior.gap_sd**2 * (budget[:, None] == budget) * np.minimum(1, np.outer(far, far))
-            + np.outer(root, root)
+            + np.outer(root, root) * (inherited[:, None] == inherited)
             + np.diag(own)
         )
 
@@ -213,7 +223,9 @@ class _Terms:
 
 
 def missing_doublings(epochs: Sequence[tuple[float, float]], full_epochs: float, prior: Prior) -> float:
-    """How often a training would have to be doubled to be as long as the full one."""
+    """How often a training would have to be doubled to be as long as the full one; 0 for shared weights."""
+    if not epochs:
+        return 0.0
     done = sum(count * min(1.0, share) ** prior.resolution_power for count, share in epochs)
     return math.log2(full_epochs / done)
 
@@ -221,8 +233,11 @@ def missing_doublings(epochs: Sequence[tuple[float, float]], full_epochs: float,
 def missing_early_doublings(epochs: Sequence[tuple[float, float]], full_epochs: float, steps: float) -> float:
     """How often the steps of a training would have to be doubled to reach `EARLY_STEPS`, or those of the full training.
 
-    Of several trainings in a row, each with its warm-up, the longest counts. `steps` are those of an epoch.
+    Of several trainings in a row, each with its warm-up, the longest counts. `steps` are those of an epoch. 0 for
+    shared weights.
     """
+    if not epochs:
+        return 0.0
     done, end = steps * max(count for count, _ in epochs), min(EARLY_STEPS, steps * full_epochs)
     return max(0.0, math.log2(end / done)) if done < end else 0.0
 
@@ -239,6 +254,21 @@ def _observed(looks: Sequence[Look]) -> tuple[np.ndarray, np.ndarray]:
             [looks[i].accuracy for i in chosen], [looks[i].log_loss for i in chosen], images[chosen]
         )
     return result, variance
+
+
+def _inherited(observed: np.ndarray, sizes: np.ndarray, prior: Prior) -> np.ndarray:
+    """Log odds with shared weights on the scale of full trainings, at an unknown level.
+
+    Their trend over sizes is replaced by the prior's: it shows how the shared weights suit large networks.
+    """
+    if not len(observed):
+        return observed
+    centered = sizes - sizes.mean()
+    slope = centered @ observed / (centered @ centered) if centered.any() else 0.0
+    rest = observed - observed.mean() - slope * centered
+    scale = rest.std()
+    standardized = rest / scale if scale > TINY else np.zeros_like(rest)
+    return prior.level + prior.slope * sizes + standardized * prior.spread / prior.inherited
 
 
 def quality(accuracies: Sequence[float], log_losses: Sequence[float | None], images: float | np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from nasspace.samplers.brute_force import BruteForceSampler
 from nasspace.samplers.gain_sampler import GainSampler
 from nasspace.samplers.mnasnet import MnasNetSampler
 from nasspace.samplers.netadapt import NetAdaptSampler
+from nasspace.samplers.spos import SposSampler
 
 if TYPE_CHECKING:
     from nasspace.architecture import Architecture
@@ -43,6 +44,7 @@ PROPOSERS: dict[str, Callable[..., Proposer]] = {
     "brute-force": BruteForceSampler,
     "mnasnet": MnasNetSampler,
     "netadapt": NetAdaptSampler,
+    "spos": SposSampler,
 }
 
 

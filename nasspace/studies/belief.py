@@ -137,8 +137,9 @@ def _looks(
     """The trainings of one network: of the search, and those after it."""
     fidelity, images = settings["recipe"]["fidelity"], settings["data"]["validation"]
     side = min(json.loads(trial.user_attrs["architecture"])["input"][1:])
+    trained = [(min(fidelity["resolution"], side), fidelity["epochs"], fidelity["share"])]
     searched = {
-        "steps": [(min(fidelity["resolution"], side), fidelity["epochs"], fidelity["share"])],
+        "steps": [] if settings["recipe"].get("supernet") else trained,  # judged with shared weights: no own training
         "accuracy": trial.user_attrs["values"]["accuracy"],
         "log_loss": (trial.user_attrs.get("training") or {}).get("log_loss"),
     }

@@ -302,6 +302,13 @@ def has_last_rung(settings: Mapping[str, Any]) -> bool:
     return bool(settings.get("data")) and "accuracy" in settings["recipe"]["objectives"]
 
 
+def search_fidelity(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What the search found accuracies with: the training of each network, or that of shared weights."""
+    if shared := recipe.get("supernet"):
+        return {"resolution": shared["resolution"], "epochs": shared["epochs"], "weights": "shared"}
+    return dict(recipe["fidelity"])
+
+
 def origin(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """Name, seed, held_out, and the fingerprint at `resolution`, of a study's data; None without images."""
     data, recipe = settings.get("data"), settings["recipe"]

@@ -27,7 +27,7 @@ from nasspace import files
 from nasspace.documents import Document
 from nasspace.errors import InputError, nearest
 from nasspace.studies.objectives import OBJECTIVES
-from nasspace.training.settings import Fidelity, TrainingSettings, with_current_names
+from nasspace.training.settings import Fidelity, SupernetSettings, TrainingSettings, with_current_names
 
 UNITS = {
     "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},  # to milliseconds
@@ -216,6 +216,11 @@ class Recipe(Strict):
     fidelity: Annotated[Fidelity, BeforeValidator(_without_booleans)] = Fidelity(resolution=32, epochs=8)
     rungs: Annotated[tuple[Rung, ...], BeforeValidator(_rungs)] = ()
     full: Annotated[Full, _given_as(Mapping | BaseModel, "a full training is a mapping such as {epochs: 25}")] = Full()
+    supernet: Annotated[
+        SupernetSettings | None,
+        BeforeValidator(_without_booleans),
+        _given_as(Mapping | SupernetSettings | None, "a supernet is a mapping such as {epochs: 100}"),
+    ] = None
     training: Annotated[TrainingSettings, BeforeValidator(_without_booleans), BeforeValidator(_current_training)] = (
         TrainingSettings()
     )
@@ -331,7 +336,7 @@ def _settings(keys: tuple[str | int, ...]) -> Mapping[str, Any]:
     """The keys that a recipe, or its part at `keys`, can have."""
     parts = {
         **{"limits": Limits, "fidelity": Fidelity, "training": TrainingSettings, "rungs": Rung, "full": Full},
-        **{"reward": Reward, "netadapt": NetAdapt},
+        **{"reward": Reward, "netadapt": NetAdapt, "supernet": SupernetSettings},
     }
     part = parts.get(keys[0] if keys else "", Recipe)
     return part.model_fields if issubclass(part, BaseModel) else part.__dataclass_fields__

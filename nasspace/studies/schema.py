@@ -27,6 +27,7 @@ DEPLOYED = (
     "deployed:"  # study attribute, followed by a trial's number: the accuracy of its exported file, or why it failed
 )
 REMEASURED = "latency_again"  # study attribute: latencies of the front, measured again from the exported files
+SHARED_WEIGHTS = "shared_weights"  # study attribute: the training of the weights that all networks share
 COUNTED = ("flops", "params", "memory_access")  # values that the package counts itself
 PREDICTOR = "latency_predictor"  # study attribute: how well latencies are predicted from the other measured networks
 
@@ -104,6 +105,7 @@ class BeliefPart(_Part):
     drift_sd: Deviation
     seed_sd: Deviation
     shared: Fraction
+    inherited: Annotated[float, Field(ge=0.01, le=0.99)] = 0.3
     resolution_power: Annotated[float, Field(ge=0, le=10)]
 
 
@@ -261,6 +263,14 @@ class Undeployable(_Part):
     failed: str
 
 
+class SharedWeights(_Part):
+    """The training of shared weights: its seconds, the networks that were trained on a batch each, mean losses."""
+
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    networks: Count
+    losses: list[Number] = []
+
+
 class Predictor(_Part):
     """How well latencies were predicted."""
 
@@ -328,7 +338,7 @@ def _kind_of(key: str, value: Any) -> Any:
         return None if value is None else list[PlannedRung]
     if key.startswith(DEPLOYED):
         return None if value is None else Undeployable if isinstance(value, dict) and "failed" in value else Deployed
-    return {REMEASURED: dict[str, Interval], PREDICTOR: Predictor}.get(key)
+    return {REMEASURED: dict[str, Interval], PREDICTOR: Predictor, SHARED_WEIGHTS: SharedWeights}.get(key)
 
 
 def _message(error: ValidationError, name: str) -> str:

@@ -185,10 +185,13 @@ class Study:
         return values.get("accuracy")
 
     def fidelity(self, number: int) -> dict[str, Any] | None:
-        """The training budget of a trial's search accuracy; None if the evaluator was a function."""
+        """The training budget of a trial's search accuracy; None if the evaluator was a function.
+
+        With shared weights, it is their training, and says so.
+        """
         if not self.settings.get("data"):
             return None
-        fidelity = self.settings["recipe"]["fidelity"]
+        fidelity = fronts.search_fidelity(self.settings["recipe"])
         size = min(fidelity["resolution"], *json.loads(self._recorded(number))["input"][1:])
         return {**fidelity, "resolution": size}
 
@@ -268,6 +271,11 @@ class Study:
     def deployed_weights(self) -> Weights:
         """The store of the weights that the last rung trained at the deployment resolution."""
         return self.weight_stores.deployed
+
+    @property
+    def shared_weights(self) -> Weights:
+        """The store of the weights that all networks share, under the number 0."""
+        return self._store("weights/shared")
 
     # Progress of the search
 

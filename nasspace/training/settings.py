@@ -15,6 +15,7 @@ SCHEDULES = ("cosine", "one-cycle", "exponential", "steps", "plateau")
 WARM_UPS = ("share", "epochs")
 DECAYED = ("weights", "weights-but-depthwise", "all")
 STATISTICS = ("re-estimated", "running")
+SAMPLINGS = ("fair", "sandwich", "uniform")
 POLICIES = ("randaugment", "trivialaugment")
 FORMER_NAMES = {"optimiser": "optimizer"}  # settings under the name that files of earlier versions give them
 
@@ -49,9 +50,9 @@ def _check(holds: bool, place: str, value: object, allowed: str) -> None:
         raise InputError(f"{place}: {value!r} is not {allowed}")
 
 
-def _whole(default: int, least: int, allowed: str) -> Any:
-    """A field for whole numbers of at least `least`."""
-    rules = [(_is_whole, "a whole number"), (lambda value: value >= least, allowed)]
+def _whole(default: int, least: int, allowed: str, most: float = math.inf) -> Any:
+    """A field for whole numbers from `least` to `most`."""
+    rules = [(_is_whole, "a whole number"), (lambda value: least <= value <= most, allowed)]
     return field(default=default, metadata={"rules": rules})
 
 
@@ -93,6 +94,14 @@ def _one_of(default: Any, options: tuple, allowed: str = "") -> Any:
     return field(default=default, metadata={"rules": [(lambda value: value in options, words)]})
 
 
+def _check_fields(settings: Any, place: str) -> None:
+    """Check each field by its own rules; the message names it below `place`."""
+    for setting in fields(settings):
+        value = getattr(settings, setting.name)
+        for holds, allowed in setting.metadata.get("rules", ()):
+            _check(holds(value), f"{place}.{setting.name}", value, allowed)
+
+
 def with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """Training settings as a file has them, former names replaced by the current ones."""
     renamed: dict[str, Any] = {}
@@ -103,6 +112,43 @@ def with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"training.{name}: also given under its former name '{former}'; remove one of them")
         renamed[name] = value
     return renamed
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How weights that all networks of a space share are trained (`nasspace.training.supernet`).
+
+    `sampling` chooses `networks` networks for each batch, whose gradients are averaged: with `fair` options of a choice
+    are taken equally often (FairNAS averages over as many networks as a choice has options); with `uniform` at random;
+    with `sandwich` also at random, and the largest and the smallest are added. `rate_ratio` is the exponent of the
+    learning rate's decay for the smallest network, and its reciprocal that for the largest (1: the same rate for all).
+    `momenta` is the number of groups by FLOPs with a momentum of their own (1: the same for all).
+    """
+
+    sampling: str = _one_of("sandwich", SAMPLINGS)
+    networks: int = _whole(1, 1, "from 1 to 64", 64)
+    rate_ratio: float = _number(1.0, "from 1 to 100", lambda value: 1 <= value <= 100)
+    momenta: int = _whole(1, 1, "from 1 to 16", 16)
+
+    def __post_init__(self) -> None:
+        _check_fields(self, "supernet")
+
+
+@dataclass(frozen=True)
+class SupernetSettings(Sharing):
+    """A training of shared weights: how, its passes over the training images, resolution in pixels, learning rate.
+
+    None is the resolution of the search's fidelity, and the learning rate of the training settings.
+    """
+
+    epochs: int = _whole(100, 1, "1 or more")
+    resolution: int | None = None
+    learning_rate: float | None = _number(None, "a number above 0, or null", lambda value: value > 0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fits = self.resolution is None or (_is_whole(self.resolution) and self.resolution >= 1)
+        _check(fits, "supernet.resolution", self.resolution, "a number of pixels above 0")
 
 
 @dataclass(frozen=True)
@@ -182,10 +228,7 @@ class TrainingSettings:
     cutmix: float = _number(0.0, "0 or more", lambda value: value >= 0)
 
     def __post_init__(self) -> None:
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            for holds, allowed in setting.metadata.get("rules", ()):
-                _check(holds(value), f"training.{setting.name}", value, allowed)
+        _check_fields(self, "training")
         share = self.warm_up_in == "share"
         _check(self.warm_up < 1 or not share, "training.warm_up", self.warm_up, "a share of the steps, below 1")
         _check(self.last_rate <= self.learning_rate, "training.last_rate", self.last_rate, "at most the learning rate")
@@ -218,3 +261,11 @@ class TrainingSettings:
         needed = self.schedule == "steps" and not epochs
         _check(not needed, "training.milestones", epochs, "enough for 'steps'; name the epochs at which the rate drops")
         object.__setattr__(self, "milestones", tuple(epochs))  # a list comes from YAML
+
+
+def check_for_sharing(settings: TrainingSettings) -> None:
+    """Refuse training settings that need a single network, with which weights cannot be shared."""
+    if settings.average:
+        raise InputError("training.average: shared weights have no moving average; set it to 0")
+    if settings.schedule == "plateau":
+        raise InputError("training.schedule: 'plateau' needs the accuracy of one network; choose another schedule")

@@ -45,42 +45,13 @@ from nasspace.training.checkpoints import Checkpoints
 from nasspace.training.depthwise import fast_tiny_maps
 from nasspace.training.optimizers import optimizer
 from nasspace.training.schedules import rate, warm_up_steps
-from nasspace.training.settings import Fidelity, TrainingSettings
+from nasspace.training.settings import Fidelity, Sharing, TrainingSettings, check_for_sharing
 from nasspace.training.trainer import Fit, batches_per_epoch, logits, re_estimate, seeded, subset, threads
 
-SAMPLINGS = ("fair", "sandwich", "uniform")
 COUNTED = 256  # networks sampled for the distribution of FLOPs
 CLIMBED = 32  # networks sampled, of which the largest and the smallest start a climb
 INITIALIZED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)  # modules of the library's blocks with an initialization scheme
 Slices = tuple[slice, ...]
-
-
-@dataclass(frozen=True)
-class Sharing:
-    """How shared weights are trained.
-
-    `sampling` chooses `networks` networks for each batch, whose gradients are averaged: with `fair` options of a choice
-    are taken equally often (FairNAS averages over as many networks as a choice has options); with `uniform` at random;
-    with `sandwich` also at random, and the largest and the smallest are added. `rate_ratio` is the exponent of the
-    learning rate's decay for the smallest network, and its reciprocal that for the largest (1: the same rate for all).
-    `momenta` is the number of groups by FLOPs with a momentum of their own (1: the same for all).
-    """
-
-    sampling: str = "sandwich"
-    networks: int = 1
-    rate_ratio: float = 1.0
-    momenta: int = 1
-
-    def __post_init__(self) -> None:
-        rules = [
-            ("sampling", self.sampling in SAMPLINGS, ", ".join(SAMPLINGS)),
-            ("networks", _is_whole(self.networks) and 1 <= self.networks <= 64, "a whole number from 1 to 64"),
-            ("rate_ratio", _is_number(self.rate_ratio) and 1 <= self.rate_ratio <= 100, "a number from 1 to 100"),
-            ("momenta", _is_whole(self.momenta) and 1 <= self.momenta <= 16, "a whole number from 1 to 16"),
-        ]
-        for name, holds, allowed in rules:
-            if not holds:
-                raise InputError(f"supernet.{name}: {getattr(self, name)!r} is not allowed: {allowed}")
 
 
 @dataclass(frozen=True)
@@ -228,7 +199,7 @@ def train_supernet(
     `plateau`, which need a single network, raise `InputError`.
     """
     sharing, settings = sharing or Sharing(), settings or TrainingSettings()
-    _check(settings)
+    check_for_sharing(settings)
     start = time.perf_counter()
     identity = checkpoints.identity(supernet, data, fidelity, settings, seed, device) if checkpoint else {}
     saved = Checkpoints(checkpoint, {**identity, "weight sharing": repr(sharing)}) if checkpoint else None
@@ -534,21 +505,3 @@ def _copy(shared: Tensor, slices: Slices) -> Tensor:
     taken = shared.detach()[slices]
     order = torch.channels_last if taken.ndim == 4 and taken.device.type != "mps" else torch.contiguous_format
     return taken.clone(memory_format=order).requires_grad_()
-
-
-def _check(settings: TrainingSettings) -> None:
-    """Refuse settings that need a single network."""
-    if settings.average:
-        raise InputError("training.average: shared weights have no moving average; set it to 0")
-    if settings.schedule == "plateau":
-        raise InputError("training.schedule: 'plateau' needs the accuracy of one network; choose another schedule")
-
-
-def _is_number(value: object) -> bool:
-    """Whether a value is a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_whole(value: object) -> bool:
-    """Whether a value is a whole number."""
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -180,3 +180,53 @@ def test_two_lengths_of_early_training_teach_the_early_gain():
     learned = AccuracyBelief([1e6] * 12, looks, 25, 2000, steps=22).learned_prior()
     assert learned.early_gain > PRIOR.early_gain
     assert learned.early_gain_sd < PRIOR.early_gain_sd
+
+
+def inherited_looks(rng, truth, correlation, networks):
+    """Looks with shared weights: far below the truth, with this correlation with it."""
+    noise = rng.standard_normal(networks)
+    value = -1.4 + 0.4 * (correlation * truth + math.sqrt(1 - correlation**2) * noise)
+    return [Look(i, (), (), float(1 / (1 + math.exp(-one))), 400) for i, one in enumerate(value)]
+
+
+def test_shared_weights_tell_an_order_but_no_level():
+    rng = np.random.default_rng(3)
+    sizes = np.full(30, 1e7)
+    looks = inherited_looks(rng, rng.standard_normal(30), 0.3, 30)
+    belief = AccuracyBelief(sizes, looks, 25, 400)
+    low, high = belief.interval()
+    assert (low < 0.05).all()
+    assert (high > 0.99).all()
+    best, worst = (pick(range(30), key=lambda i: looks[i].accuracy) for pick in (max, min))
+    assert belief.expected[best] > belief.expected[worst]
+    assert belief.tied(best, worst)
+
+
+def test_trained_networks_tell_the_level_of_those_judged_with_shared_weights():
+    """Simulated studies: 30 networks with shared weights, 6 of them trained; the intervals of the others hold."""
+    rng = np.random.default_rng(4)
+    inside = total = 0
+    for _ in range(40):
+        deviation = rng.standard_normal(30)
+        truth = 1.2 + PRIOR.spread * deviation
+        looks = inherited_looks(rng, deviation, 0.3, 30)
+        missing = missing_doublings(LONG, 25, PRIOR)
+        gain = PRIOR.gain + PRIOR.gain_sd * rng.standard_normal()
+        for i in range(0, 30, 5):
+            right = 1 / (1 + math.exp(-(truth[i] - gain * missing)))
+            looks.append(Look(i, LONG, LONG, rng.binomial(400, right) / 400, 400))
+        low, high = AccuracyBelief(np.full(30, 1e7), looks, 25, 400).interval()
+        untrained = [i for i in range(30) if i % 5]
+        found = rng.binomial(400, 1 / (1 + np.exp(-truth))) / 400
+        inside += sum(low[i] <= found[i] <= high[i] for i in untrained)
+        total += len(untrained)
+        assert (high - low).max() < 0.4
+    assert inside / total >= 0.9
+
+
+def test_the_trend_of_shared_weights_over_flops_is_not_taken_over():
+    sizes = 10 ** np.linspace(6, 8, 20)
+    looks = [Look(i, (), (), 0.1 + 0.02 * i, 400) for i in range(20)]
+    expected = odds(AccuracyBelief(sizes, looks, 25, 400).expected)
+    slope = np.polyfit(np.log2(sizes), expected, 1)[0]
+    assert slope == pytest.approx(PRIOR.slope, abs=0.02)

@@ -9,7 +9,7 @@ from typing import Any
 from nasspace.architecture import Architecture
 from nasspace.engine.evaluator import Outcome, evaluate
 from nasspace.engine.latency_evaluator import LatencyEvaluator, MeasuredLatency
-from nasspace.engine.ray.payload import Arrays, deserialized
+from nasspace.engine.ray.payload import Parts, deserialized
 from nasspace.engine.timeouts import limits_paused, time_limit
 from nasspace.errors import InputError
 
@@ -21,7 +21,7 @@ SETUP_FAILED = -2  # the number under which a worker stores the error of its set
 class LatencyActor:
     """Actor that measures latencies, one at a time, on its node."""
 
-    def __init__(self, payload: tuple[bytes, Arrays]) -> None:
+    def __init__(self, payload: Parts) -> None:
         self._evaluator: LatencyEvaluator = deserialized(payload).latency_evaluator()
 
     def machine(self) -> dict[str, Any]:

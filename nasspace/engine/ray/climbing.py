@@ -12,7 +12,7 @@ from nasspace.architecture import Architecture
 from nasspace.engine import rungs
 from nasspace.engine.ray import actors, cluster
 from nasspace.engine.ray.mailbox import Mailbox
-from nasspace.engine.ray.payload import Arrays, Payload, deserialized, serialized
+from nasspace.engine.ray.payload import Parts, Payload, deserialized, serialized
 from nasspace.studies.recipe import Recipe
 from nasspace.training.settings import Fidelity
 
@@ -88,7 +88,7 @@ def _climb(payload: list[Any], mailbox: list[Any], job: Job) -> None:
 
     outcome: Any
     try:
-        parts: tuple[bytes, Arrays] = ray.get(payload[0])
+        parts: Parts = ray.get(payload[0])
         recipe, data = deserialized(parts).training()
         with temporary.private() as folder:
             outcome = rungs.climb(

@@ -11,6 +11,8 @@ from nasspace.documents import Document
 from nasspace.engine.evaluator import FunctionEvaluator, TrainingEvaluator
 from nasspace.engine.latency_evaluator import LatencyEvaluator
 from nasspace.engine.problem import Problem
+from nasspace.engine.shared_weights import InheritingEvaluator
+from nasspace.space.space import Space
 from nasspace.studies import recipe as recipes
 from nasspace.studies.recipe import Recipe
 
@@ -18,8 +20,10 @@ if TYPE_CHECKING:
     import numpy
 
     from nasspace.data.loading import DataSet
+    from nasspace.training.supernet import Supernet
 
 Arrays: TypeAlias = "dict[str, tuple[numpy.ndarray, numpy.ndarray]]"  # pixels and labels by split
+Parts: TypeAlias = "tuple[bytes, Arrays, dict[str, numpy.ndarray]]"  # a payload as Ray carries it
 SPLITS = ("train", "validation")  # a search does not use the test split
 
 
@@ -27,7 +31,8 @@ SPLITS = ("train", "validation")  # a search does not use the test split
 class Payload:
     """A problem as plain values, arrays (shared by the workers of a node), and the user's own blocks.
 
-    `function` is the user's evaluator, if there is one, instead of training.
+    `function` is the user's evaluator, if there is one, instead of training. `shared` are the weights that all networks
+    of `space` share, as arrays.
     """
 
     recipe: dict[str, Any]
@@ -36,6 +41,8 @@ class Payload:
     arrays: Arrays = field(default_factory=dict)
     function: FunctionEvaluator | None = None
     fresh_latency: bool = False
+    space: Space | None = None
+    shared: dict[str, numpy.ndarray] = field(default_factory=dict)
 
     @classmethod
     def from_problem(cls, problem: Problem, fresh_latency: bool) -> Payload:
@@ -44,7 +51,12 @@ class Payload:
 
         if problem.data is None:
             return cls(problem.recipe.as_written(), registry.own_blocks(), function=problem.evaluator)
-        return cls.from_data(problem.recipe, problem.data, fresh_latency)
+        payload = cls.from_data(problem.recipe, problem.data, fresh_latency)
+        if isinstance(problem.evaluator, InheritingEvaluator):
+            weights = problem.evaluator.supernet.state_dict()
+            shared = {name: tensor.numpy() for name, tensor in weights.items()}
+            return dataclasses.replace(payload, space=problem.space, shared=shared)
+        return payload
 
     @classmethod
     def from_data(cls, recipe: Recipe, data: DataSet, fresh_latency: bool = False) -> Payload:
@@ -59,7 +71,8 @@ class Payload:
     @property
     def nbytes(self) -> int:
         """Size of the arrays."""
-        return sum(array.nbytes for pair in self.arrays.values() for array in pair)
+        images = (array for pair in self.arrays.values() for array in pair)
+        return sum(array.nbytes for array in (*images, *self.shared.values()))
 
     def dataset(self) -> DataSet | None:
         """The data set; its tensors share the memory of the arrays."""
@@ -82,7 +95,19 @@ class Payload:
         data = self.dataset()
         assert data is not None
         measure = measure or LatencyEvaluator(self._recipe(), data, fresh=self.fresh_latency)
+        if self.space is not None:
+            return InheritingEvaluator(self._recipe(), data, self._supernet(self.space), measure=measure)
         return TrainingEvaluator(self._recipe(), data, measure=measure)
+
+    def _supernet(self, space: Space) -> Supernet:
+        """The shared weights, as they were trained."""
+        import torch
+
+        from nasspace.training.supernet import Supernet
+
+        supernet = Supernet(space)
+        supernet.load_state_dict({name: torch.tensor(array) for name, array in self.shared.items()})
+        return supernet
 
     def training(self) -> tuple[Recipe, DataSet]:
         """The recipe and the data, for a training without a search."""
@@ -102,19 +127,19 @@ class Payload:
                 registry.register(name, block)
 
 
-def serialized(payload: Payload) -> tuple[bytes, Arrays]:
+def serialized(payload: Payload) -> Parts:
     """The payload as bytes, next to its arrays, which Ray shares among the workers of a node."""
     from ray import cloudpickle
 
-    return cloudpickle.dumps(dataclasses.replace(payload, arrays={})), payload.arrays
+    return cloudpickle.dumps(dataclasses.replace(payload, arrays={}, shared={})), payload.arrays, payload.shared
 
 
-def deserialized(parts: tuple[bytes, Arrays]) -> Payload:
+def deserialized(parts: Parts) -> Payload:
     """The payload of `serialized`."""
     from ray import cloudpickle
 
-    rest, arrays = parts
-    return dataclasses.replace(cloudpickle.loads(rest), arrays=arrays)
+    rest, arrays, shared = parts
+    return dataclasses.replace(cloudpickle.loads(rest), arrays=arrays, shared=shared)
 
 
 def _to_arrays(images: Any) -> tuple[numpy.ndarray, numpy.ndarray]:

@@ -1,0 +1,187 @@
+"""Searches that judge networks with shared weights: the training, kills, workers, and what follows the search."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+
+import pytest
+
+from nasspace.engine import checks, duration, loop, promotion
+from nasspace.engine.evaluator import evaluate
+from nasspace.engine.ray.payload import Payload, deserialized, serialized
+from nasspace.engine.shared_weights import InheritingEvaluator, supernet_of
+from nasspace.errors import InputError
+from nasspace.reporting.report import write_report
+from nasspace.space.space import Space
+from nasspace.studies import study as records
+from nasspace.studies.recipe import Recipe, Rung
+from nasspace.studies.schema import SHARED_WEIGHTS
+from nasspace.training.settings import SupernetSettings, TrainingSettings
+
+SPACE = """
+name: few
+input: [3, 32, 32]
+stages: [{depth: [1, 2], out: [8, 12, 16], stride: 2, each: {block: [inverted_residual, sandglass]}}]
+"""
+pytestmark = pytest.mark.usefixtures("forked_model_py")
+SETTINGS = {
+    **{"trials": 6, "sampler": "spos", "seed": 3, "objectives": ("accuracy", "flops"), "resolution": 16},
+    **{"supernet": {"epochs": 2, "resolution": 8, "sampling": "fair"}, "fidelity": {"resolution": 8, "epochs": 1}},
+}
+SCRIPT = """
+import sys
+import nasspace
+from nasspace.space.space import Space
+from nasspace.studies.recipe import Recipe, Rung
+
+def print_event(kind, **about):
+    print(kind, about.get("text", ""), flush=True)
+
+recipe = Recipe(**{settings!r}, rungs=(Rung(epochs=1), Rung(epochs=2)))
+nasspace.search(Space.from_text({space!r}, "few.yaml"), data="digits", recipe=recipe, study=sys.argv[1],
+                on_event=print_event)
+"""
+
+
+def searched(name="s", **more):
+    recipe = Recipe(**{**SETTINGS, **more})
+    return loop.search(Space.from_text(SPACE, "few.yaml"), data="digits", recipe=recipe, study=name, deliver=False)
+
+
+def inherited(study):
+    return [trial.user_attrs["values"]["accuracy"] for trial in study.frozen("COMPLETE")]
+
+
+def test_a_search_judges_with_shared_weights_and_trains_the_front_from_the_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = searched(rungs=(Rung(epochs=1), Rung(epochs=2)))
+    assert len(study.record.user_attrs[SHARED_WEIGHTS]["losses"]) == 2
+    assert all(study.weights(trial.number) is None for trial in study.frozen("COMPLETE"))
+    low, high = study.belief().interval(0)
+    assert high - low > 0.9, "shared weights do not tell the level of accuracies"
+    loop.resume("s")
+    study = records.load("s")
+    for member in study.document()["front"]:
+        assert member["fidelity"] == {"resolution": 8, "epochs": 2, "weights": "shared"}
+        assert study.last_rung(member["id"])["steps"] == [[8, 1, 1.0], [16, 1, 1.0], [16, 2, 1.0]]
+        card = (study.folder / "exports" / str(member["id"]) / "README.md").read_text()
+        assert "(resolution 8, epochs 2, weights shared)" in card
+        assert member["accuracy_high"] - member["accuracy_low"] < 0.9
+    text = write_report(study.snapshot()).read_text()
+    assert "with weights that all networks share" in text
+
+
+@pytest.mark.slow
+def test_killed_while_it_trains_or_uses_shared_weights_it_ends_in_the_same_front(tmp_path, monkeypatch, forked):
+    monkeypatch.chdir(tmp_path)
+    code = SCRIPT.format(settings={**SETTINGS, "supernet": {"epochs": 6, "resolution": 8}}, space=SPACE)
+    forked(code, "uninterrupted").communicate()
+    rng = random.Random(5)
+    for moment in ("shared weights: epoch 2", "shared weights: epoch 5", "outcome", "training at 16x16"):
+        process = forked(code, "killed")
+        for line in process.lines():
+            if moment in line:
+                time.sleep(rng.uniform(0.0, 0.1))
+                break
+        process.kill()
+        process.communicate()
+    process = forked(code, "killed")
+    rest = process.communicate()[0]
+    assert process.returncode == 0, rest
+    assert "training shared weights" not in rest, "they are read"
+    killed, uninterrupted = (records.load(name) for name in ("killed", "uninterrupted"))
+    assert inherited(killed) == inherited(uninterrupted)
+    fronts = [
+        [(one["id"], one["digest"], one["accuracy"]) for one in study.document()["front"]]
+        for study in (killed, uninterrupted)
+    ]
+    assert fronts[0] == fronts[1]
+    files = [(study.folder / "weights/shared/0.safetensors").read_bytes() for study in (killed, uninterrupted)]
+    assert files[0] == files[1]
+    assert not list(killed.folder.glob("checkpoints/*"))
+
+
+def test_workers_judge_with_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = searched(trials=2)
+    (tmp_path / "reports/s/checkpoints").mkdir(exist_ok=True)
+    problem = loop.Problem.from_data(Recipe(**SETTINGS), Space.from_text(SPACE, "few.yaml"))
+    supernet = supernet_of(study, problem, lambda *_, **__: None)
+    problem = dataclasses.replace(problem, evaluator=InheritingEvaluator(problem.recipe, problem.data, supernet))
+    payload = Payload.from_problem(problem, fresh_latency=False)
+    assert payload.nbytes > sum(tensor.numel() * 4 for tensor in supernet.state_dict().values())
+    evaluator = deserialized(serialized(payload)).evaluator()
+    found = [evaluate(evaluator, study.architecture(number)).values["accuracy"] for number in (0, 1)]
+    assert found == inherited(study)
+
+
+def test_damaged_shared_weights_name_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = searched(trials=1)
+    file = study.folder / "weights/shared/0.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"0\.safetensors: .*; delete the file to train the shared weights again"):
+        searched(trials=2)
+    file.unlink()
+    assert inherited(searched(trials=2))[0] == inherited(study)[0]
+
+
+def test_a_training_that_diverges_says_what_to_change(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"shared weights diverged: .*; lower supernet\.learning_rate in the recipe"):
+        searched(supernet={"epochs": 2, "resolution": 8, "learning_rate": 1e38})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"objectives": ("latency", "flops")}, "supernet: shared weights judge accuracies; add accuracy"),
+        ({"training": TrainingSettings(average=0.9)}, "training.average: shared weights have no moving average"),
+    ],
+)
+def test_what_shared_weights_cannot_do_is_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        checks.check_recipe(Recipe(**{**SETTINGS, "sampler": "gain", **settings}))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (7, "a supernet is a mapping such as {epochs: 100}"),
+        ({"epoch": 7}, "'epoch' is not a setting; did you mean 'epochs'"),
+        ({"epochs": 0}, "supernet.epochs: 0 is not 1 or more"),
+        ({"networks": True}, "networks is True, not a number"),
+        ({"sampling": "greedy"}, "supernet.sampling: 'greedy' is not fair, sandwich or uniform"),
+        ({"resolution": 0.5}, "supernet.resolution"),
+        ({"learning_rate": -1}, "supernet.learning_rate: -1"),
+    ],
+)
+def test_wrong_settings_name_themselves(value, message):
+    with pytest.raises(InputError, match=message):
+        Recipe().with_changes({"supernet": value})
+
+
+def test_settings_are_written_and_read_the_same():
+    recipe = Recipe(**SETTINGS)
+    assert Recipe().with_changes({"supernet": recipe.as_written()["supernet"]}).supernet == recipe.supernet
+    assert isinstance(recipe.supernet, SupernetSettings)
+    assert Recipe().as_written()["supernet"] is None
+
+
+def test_the_training_of_shared_weights_is_part_of_the_estimated_time():
+    problem = loop.Problem.from_data(Recipe(**SETTINGS), Space.from_text(SPACE, "few.yaml"))
+    expected = duration.estimate_duration(problem)
+    assert expected.shared[1] > 0
+    assert "to train the shared weights" in str(expected)
+    assert "to train the shared weights" not in str(dataclasses.replace(expected, shared=(0.0, 0.0)))
+
+
+def test_rungs_in_a_time_budget_follow_from_the_time_of_the_shared_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = searched(trials=4)
+    record = {"seconds": 100.0, "networks": 50, "losses": [1.0]}  # 2 s for a batch at 8 pixels
+    study.record.set_user_attr(SHARED_WEIGHTS, record)
+    batches = study.settings["data"]["train"] / 64
+    assert promotion._epoch_seconds(study, Recipe(**SETTINGS)) == pytest.approx(2.0 * round(batches) * 4)
