@@ -36,12 +36,17 @@ class BruteForceSampler:
         self.space = space
         self._known = KnownFigures(known, limits)
         self._left: Iterator[Architecture] | None = None  # the enumeration, after the trials passed so far
+        self._has_given_up = False
 
     def propose(self, observations: Sequence[Observation], number: int) -> Architecture | None:
-        """The next architecture; None after the last one."""
+        """The next architecture; None after the last one, or after too many over a limit."""
+        if self._has_given_up:
+            return None
         taken = {trial.architecture.digest for trial in observations}
         if self._left is not None and (found := self._next(self._left, taken)):
             return found
+        if self._has_given_up:
+            return None
         self._left = self.space.enumerate()  # also at the end: another process may have withdrawn a trial
         found = self._next(self._left, taken)
         if found is None and not observations and self._known.first_failure:
@@ -58,10 +63,8 @@ class BruteForceSampler:
                 return one
             passed += 1
             if passed == MAX_PASSED:
-                raise InputError(
-                    f"brute-force: {passed:,} networks in a row are over the limits; search with --sampler gain, which "
-                    "looks for those that are not, or in a smaller space"
-                )
+                self._has_given_up = True
+                break
         return None
 
     def bounds(self, observations: Sequence[Observation]) -> Bounds | None:
@@ -70,4 +73,6 @@ class BruteForceSampler:
 
     def end(self, observations: Sequence[Observation]) -> str:
         """Why `propose` has nothing more."""
+        if self._has_given_up:
+            return f"{MAX_PASSED:,} networks in a row are over a limit; --sampler gain looks for those that are not"
         return "every network of the space within the limits was tried"

@@ -84,7 +84,14 @@ def test_a_space_in_which_nothing_runs_is_an_error() -> None:
         made(space, flops=flops).propose([], 0)
 
 
-def test_a_space_without_end_over_the_limits_is_an_error() -> None:
+def test_a_space_without_end_over_the_limits_ends_the_search() -> None:
     space = Numbers()
-    with pytest.raises(InputError, match="20,000 networks in a row are over the limits; search with --sampler gain"):
-        made(space, {"flops": 0.5}, flops=lambda architecture: 1.0).propose([], 0)
+    sampler = made(space, {"flops": 0.5}, flops=lambda architecture: 0.0 if architecture.choices["n"] < 2 else 1.0)
+    seen: list[Observation] = []
+    while architecture := sampler.propose(seen, len(seen)):
+        seen.append(Observation(architecture, {"accuracy": 0.5}))
+    assert len(seen) == 2
+    assert sampler.end(seen).startswith("20,000 networks in a row are over a limit; --sampler gain")
+    drawn = space.drawn
+    assert sampler.propose(seen, 2) is None
+    assert space.drawn == drawn, "the enumeration is not tried again"
