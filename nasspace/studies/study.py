@@ -71,6 +71,7 @@ class Study:
         self.record = record
         self.name = folder.resolve().name
         self.data: DataSet | None = None  # the data set, once this process has loaded it
+        self._belief: tuple[Any, StudyBelief | None] | None = None  # the latest one, after what it follows from
         self.deadline: float | None = None  # when the time budget of this process ends, as `time.monotonic()`
 
     @property
@@ -341,7 +342,12 @@ class Study:
 
     def belief(self) -> StudyBelief | None:
         """What the trainings say of accuracies after full training; None without a prior in study.yaml."""
-        return believe(self.settings, self.frozen("COMPLETE"), self.record.user_attrs)
+        trials, attributes = self.frozen("COMPLETE"), self.record.user_attrs
+        trained = {key: value for key, value in attributes.items() if key.startswith((RUNG, LAST_RUNG))}
+        basis = ([trial.number for trial in trials], trained, self.settings)
+        if self._belief is None or self._belief[0] != basis:
+            self._belief = basis, believe(self.settings, trials, attributes)
+        return self._belief[1]
 
     def candidates(self) -> list[int]:
         """The evaluated trials within the limits that can still climb: not trained at their deployment resolution."""

@@ -13,7 +13,7 @@ import yaml
 from nasspace.samplers import pareto
 from nasspace.samplers.accuracy_belief import AccuracyBelief, Look, Prior
 from nasspace.studies import study as records
-from nasspace.studies.belief import StudyBelief
+from nasspace.studies.belief import StudyBelief, believe
 from nasspace.studies.front import Front
 from nasspace.studies.schema import LAST_RUNG, RUNG
 
@@ -156,3 +156,20 @@ def test_the_rank_correlation_of_many_networks_is_computed_from_some_of_them(mon
     monkeypatch.setattr("nasspace.studies.belief.MAX_NETWORKS", 300)
     exact = StudyBelief(belief, range(300), dict(enumerate(accuracies))).tau()
     assert found["value"] == pytest.approx(exact["value"], abs=0.05)
+
+
+def test_the_belief_is_computed_again_only_after_a_training(study, monkeypatch):
+    computed = []
+    monkeypatch.setattr(records, "believe", lambda *arguments: computed.append(arguments) or believe(*arguments))
+    first = study.belief()
+    study.snapshot()
+    study.promotion_order()
+    assert study.belief() is first
+    assert len(computed) == 1
+    number = first.numbers[0]
+    record = {"resolution": 8, "epochs": 4, "seconds": 1.0, "accuracy": 0.99, "log_loss": 0.1, "steps": [[8, 4, 1.0]]}
+    study.record.set_user_attr(f"{RUNG}0:{number}", record)
+    assert study.belief().expected(number) != first.expected(number)
+    study.settings = {**study.settings, "belief": asdict(Prior(level=3.0))}
+    study.belief()
+    assert len(computed) == 3
