@@ -32,7 +32,7 @@ MAX_REJECTED = 60  # consecutive rejections that end a search with feasible tria
 MAX_FAILURES = 5  # consecutive failures that end a search with an error
 CRASH = "Fatal Python error"  # the first words of a trace that faulthandler writes
 KEPT_LAYERS = 4  # nondominated layers whose weights are kept
-TOLD_BEFORE_DROP = 8  # evaluated networks after which weights are dropped again
+EVALUATED_BEFORE_DROP = 8  # evaluated networks after which weights are dropped again
 Report = Callable[..., None]
 
 
@@ -64,7 +64,6 @@ class TrialManager:
         self.running: dict[int, Candidate] = {}
         self.heartbeat = Heartbeat(study)
         self.out_of_time = False
-        self._told = 0
         self._reserved = 0.0  # seconds of the time budget for the last rung and the exports
         self._stopped = bool(problem.recipe.time_budget and study.is_searched)  # resumed after the end of the search
         recipe = problem.recipe
@@ -160,7 +159,8 @@ class TrialManager:
         with storage.unless_finished():
             self._write_attributes(candidate, outcome)
             has_all = all(name in outcome.values for name in study.objectives)
-            if has_all and ("accuracy" in study.objectives or not outcome.reason):
+            is_complete = has_all and ("accuracy" in study.objectives or not outcome.reason)
+            if is_complete:
                 recorded = study.finish_trial(trial, "COMPLETE", [outcome.values[name] for name in study.objectives])
             else:
                 recorded = study.finish_trial(trial, "PRUNED")
@@ -169,8 +169,7 @@ class TrialManager:
             text = f"trial {trial.number} was taken over by another process, since this one sent no heartbeat"
             self.report("left", number=trial.number, text=text)
             return None
-        self._told += 1
-        if self._told % TOLD_BEFORE_DROP == 0:
+        if is_complete and study.evaluated % EVALUATED_BEFORE_DROP == 0:
             self._drop_weights()
         self.report("outcome", number=trial.number, outcome=outcome, architecture=candidate.architecture)
         return None

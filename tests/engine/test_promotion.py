@@ -300,7 +300,7 @@ def test_as_many_networks_train_at_a_time_as_in_the_search():
 def test_the_weights_of_promoted_networks_are_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(trials, "KEPT_LAYERS", 0)
-    monkeypatch.setattr(trials, "TOLD_BEFORE_DROP", 100)
+    monkeypatch.setattr(trials, "EVALUATED_BEFORE_DROP", 100)
     study = searched(trials=13, rungs=(Rung(epochs=1), Rung(epochs=1)))
     order = study.promotion_order()
     manager = trials.TrialManager.__new__(trials.TrialManager)
