@@ -39,6 +39,7 @@ class Display:
         self.trials: int | None = 0  # None if only time ends the search
         self.started_at = time.monotonic()
         self.evaluated_before = 0
+        self._has_trials = False
         self.current = "reading the data"
         self.message = ""
         self.evaluated = self.rejected = 0
@@ -76,6 +77,8 @@ class Display:
             self.message += f"; deployed at {sizes} ({deployment.why})"
 
     def _trial(self, number: int, architecture: Any) -> None:
+        if not self._has_trials:  # the time left is of trials, not of what comes before them
+            self._has_trials, self.started_at = True, time.monotonic()
         self._running.append(number)
         self.current = f"trial {number} ({architecture.digest}): counting and measuring"
 

@@ -61,7 +61,9 @@ def _check_supernet(recipe: Recipe) -> None:
     if recipe.supernet is None:
         return
     if "accuracy" not in recipe.objectives:
-        raise InputError("supernet: shared weights judge accuracies; add accuracy to the objectives, or leave it out")
+        raise InputError(
+            "supernet: shared weights estimate accuracies; add accuracy to the objectives, or leave it out"
+        )
     check_for_sharing(recipe.training)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nasspace.errors import InputError, nearest
 
 DEVICES = ("cpu", "cuda", "mps")
@@ -17,3 +19,16 @@ def check_device(name: str) -> None:
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available[kind]:
         raise InputError(f"device: PyTorch finds no {kind} on this machine; choose cpu")
+
+
+def device_here(name: str, what: str, report: Callable[..., None]) -> str:
+    """The device of a recipe, or the CPU if this machine lacks it, which a cluster's workers may have.
+
+    A note then says what is trained on the CPU.
+    """
+    try:
+        check_device(name)
+    except InputError:
+        report("note", text=f"this machine has no {name}: {what} trained on its CPU")
+        return "cpu"
+    return name

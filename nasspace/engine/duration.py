@@ -52,13 +52,17 @@ class Duration:
         """The estimated time of the last rung, as text."""
         return f"{_format_range(*self.delivery)} for the final training and export of the front"
 
+    @property
+    def outside_the_search(self) -> str:
+        """The estimated time before and after the trials, as text."""
+        before = f"{_format_range(*self.shared)} to train the shared weights, " if self.shared[1] else ""
+        return before + self.last_rung
+
     def __str__(self) -> str:
-        parts = f"{_format_range(*self.shared)} to train the shared weights, " if self.shared[1] else ""
-        parts += self.last_rung
         if not self.bounded:
-            return f"estimated time: {_format_range(*self.search)} for each trial, {parts}"
+            return f"estimated time: {_format_range(*self.search)} for each trial, {self.outside_the_search}"
         low, high = map(sum, zip(self.search, self.delivery, self.shared, strict=True))
-        return f"estimated time: {_format_range(low, high)} in total, of which {parts}"
+        return f"estimated time: {_format_range(low, high)} in total, of which {self.outside_the_search}"
 
 
 def estimate_duration(problem: Problem) -> Duration | None:
@@ -148,7 +152,10 @@ def _time_network(network: Architecture, recipe: Recipe, images: int) -> tuple[f
     ladder = rungs.ladder(fidelity, side, further)
     sizes = {step.resolution for rung in ladder for step in rung}
     seconds = {size: _seconds_per_image(network, size, recipe) for size in sizes}
-    return trial, [sum(step.epochs * step.share * images * seconds[step.resolution] for step in r) for r in ladder]
+    climbs = [sum(step.epochs * step.share * images * seconds[step.resolution] for step in r) for r in ladder]
+    if recipe.supernet is not None:  # the search trains no network, so the first rung starts with its training
+        climbs[0] += trial
+    return trial, climbs
 
 
 def _seconds_per_image(network: Architecture, resolution: int, recipe: Recipe) -> float:

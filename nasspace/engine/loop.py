@@ -294,7 +294,7 @@ def _learned(name: str | Path, problem: Problem) -> dict[str, Any]:
     # What an earlier version did not record was not learned: it stands as in any new study.
     prior = {**asdict(Prior()), **settings["belief"]}
     belief = believe({**settings, "belief": prior}, study.frozen("COMPLETE"), study.record.user_attrs)
-    if belief is None:
+    if belief is None or not belief.has_trainings:
         raise InputError(
             f"--learn-from {name}: no network of the study is trained yet; resume it first, or leave it out"
         )
@@ -461,15 +461,15 @@ def _expected_duration(study: Study, problem: Problem, report: Report) -> durati
     expected = duration.estimate_duration(problem)
     if expected and not recipe.distributed:
         report("note", text=str(expected))
-    if expected and study.deadline and expected.delivery[0] > recipe.time_budget / 2:
-        report("note", text=f"the time budget is short for {expected.last_rung}: it may be exceeded")
+    if expected and study.deadline and expected.shared[0] + expected.delivery[0] > recipe.time_budget / 2:
+        report("note", text=f"the time budget is short for {expected.outside_the_search}: it may be exceeded")
     return expected
 
 
 def _training_evaluator(study: Study, problem: Problem, fresh_latency: bool, report: Report) -> TrainingEvaluator:
     recipe, data = problem.recipe, problem.data
     measure = latency_evaluator.LatencyEvaluator(recipe, data, fresh=fresh_latency)
-    if recipe.supernet is not None and not study.is_searched:
+    if recipe.supernet is not None and not study.is_searched and study.evaluated < recipe.trials:
         supernet = shared_weights.supernet_of(study, problem, report)
         return shared_weights.InheritingEvaluator(recipe, data, supernet, measure=measure)
 

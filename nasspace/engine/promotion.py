@@ -49,6 +49,9 @@ def plan(study: Study, recipe: Recipe, seconds: float) -> list[dict[str, Any]]:
         epoch = _epoch_seconds(study, recipe)
         planned = [{"resolution": None, "epochs": epochs, "share": 1.0} for epochs in EPOCHS_IN_TIME]
         durations = [epochs * (epoch or math.inf) for epochs in EPOCHS_IN_TIME]
+        if recipe.supernet is not None:  # the search trained no network, so the first rung starts with its training
+            fidelity, side = recipe.fidelity, study.settings["task"]["resolution"]
+            durations[0] += (epoch or math.inf) * fidelity.epochs * fidelity.share * (fidelity.resolution / side) ** 2
         counts = halving.counts_in_time(max(0.0, seconds), durations, networks, _parallel(study, recipe))
     return [{**rung, "count": count, "networks": None} for rung, count in zip(planned, counts, strict=False)]
 
@@ -85,7 +88,10 @@ def _epoch_seconds(study: Study, recipe: Recipe) -> float | None:
 
 
 def _epoch_seconds_of_shared(shared: Mapping[str, Any], study: Study, recipe: Recipe) -> float:
-    """The mean seconds of an epoch at the deployment resolution, from the training of shared weights."""
+    """The mean seconds of an epoch at the deployment resolution, from the training of shared weights.
+
+    That ran alone: several networks trained at a time may take longer.
+    """
     batches = max(1, round(study.settings["data"]["train"] / recipe.training.batch_size))
     scale = (study.settings["task"]["resolution"] / search_fidelity(recipe.as_written())["resolution"]) ** 2
     return shared["seconds"] / shared["networks"] * batches * scale

@@ -6,15 +6,19 @@ checkpoint. No candidate gets weights of its own: networks that the rungs take a
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from nasspace import failures
 from nasspace.architecture import Architecture
 from nasspace.engine import machine_lock
+from nasspace.engine.devices import device_here
 from nasspace.engine.evaluator import Outcome, TrainingEvaluator
 from nasspace.engine.latency_evaluator import candidate_seed
-from nasspace.errors import InputError
+from nasspace.errors import InputError, NasspaceError
 from nasspace.exporting.weights import load_into, read_safetensors
 from nasspace.studies.recipe import Recipe
 from nasspace.studies.schema import SHARED_WEIGHTS
@@ -23,7 +27,7 @@ from nasspace.studies.study import Study
 if TYPE_CHECKING:
     from nasspace.data.loading import DataSet
     from nasspace.engine.problem import Problem
-    from nasspace.training.supernet import Supernet
+    from nasspace.training.supernet import Supernet, SupernetTraining
 
 CHECKPOINT = "supernet.pt"  # of a training that has not ended, in the study's folder of checkpoints
 
@@ -36,8 +40,9 @@ class InheritingEvaluator(TrainingEvaluator):
         self.supernet = supernet
 
     def _find_accuracy(self, architecture: Architecture, values: dict, details: dict, reason: str) -> Outcome:
-        """Evaluate the network with inherited weights; its own training has no epochs."""
+        """Evaluate the network with inherited weights: it has no epochs of its own."""
         side = min(self.recipe.supernet.resolution, *architecture.input[1:])
+        started = time.perf_counter()
         with machine_lock.TrainingLock():
             found = self.supernet.evaluate(
                 architecture,
@@ -48,40 +53,81 @@ class InheritingEvaluator(TrainingEvaluator):
                 device=self.recipe.device,
             )
         values["accuracy"] = found.accuracy
-        details["training"] = {"seconds": None, "losses": [], "log_loss": found.log_loss}
+        log_loss = found.log_loss if math.isfinite(found.log_loss) else None
+        details["training"] = {"seconds": time.perf_counter() - started, "losses": [], "log_loss": log_loss}
         return Outcome(values, reason, details)
 
 
 def supernet_of(study: Study, problem: Problem, report: Callable[..., None]) -> Supernet:
     """The study's shared weights: read, or trained and kept.
 
-    Reports each epoch. Raises `InputError` if the training diverged, or if the kept weights are not of this space.
+    Reports each epoch. Raises `InputError` if the training failed or diverged, or if the kept weights are not of this
+    space, and `NasspaceError` if the machine ran out of memory or lost its device.
     """
     from nasspace.training.supernet import Supernet
 
     report("finishing", text="building the shared weights of the space")
-    supernet = Supernet(problem.space, problem.recipe.seed)
     store = study.shared_weights
-    if path := store.path(0):
-        try:
-            load_into(supernet, read_safetensors(path), str(path))
-        except InputError as error:
-            raise InputError(f"{error}; delete the file to train the shared weights again") from None
-        return supernet
-    _train(supernet, study, problem, report)
-    store.keep(0, supernet.state_dict())
+    try:
+        with failures.as_candidate_failures():
+            supernet = Supernet(problem.space, problem.recipe.seed)
+    except failures.CandidateFailed as error:
+        raise InputError(
+            f"supernet: not every network of '{problem.space.name}' runs: {error}; remove its block from the space"
+        ) from error
+    if store.path(0) is None:
+        if study.is_shared and store.copies is None:
+            text = "each process of this storage trains shared weights of its own, which may judge differently"
+            report("note", text=f"{text}; with --storage-path, those that start later read the same")
+        _train(supernet, study, problem, report)
+        if store.path(0) is None:  # another process may have been faster
+            store.keep(0, supernet.state_dict())
+    path = store.path(0)
+    assert path is not None
+    try:
+        load_into(supernet, read_safetensors(path), str(path))
+    except InputError as error:
+        copies = f" and its copy in {store.copies}" if store.copies else ""
+        raise InputError(f"{error}; delete the file{copies} to train the shared weights again") from None
     (study.folder / "checkpoints" / CHECKPOINT).unlink(missing_ok=True)
     return supernet
 
 
 def _train(supernet: Supernet, study: Study, problem: Problem, report: Callable[..., None]) -> None:
     """Train the shared weights, and record the training."""
+    settings = problem.recipe.supernet
+    device = device_here(problem.recipe.device, "the shared weights are", report)
+    size = f"{settings.resolution}x{settings.resolution}"
+    try:
+        with failures.as_candidate_failures():
+            trained = _trained(supernet, study, problem, device, report)
+    except failures.CandidateFailed as error:
+        if failures.is_machine_fault(error.__cause__ or error):
+            raise NasspaceError(
+                f"the training of the shared weights stopped: {error}; free memory or the device, then run `nas resume`"
+            ) from error
+        raise InputError(
+            f"supernet: a network of '{problem.space.name}' cannot be trained at {size}: {error}; remove its block "
+            "from the space, or give another supernet.resolution, and search under another --study name"
+        ) from error
+    if trained.diverged or not all(tensor.isfinite().all() for tensor in supernet.state_dict().values()):
+        raise InputError(
+            f"the training of the shared weights diverged: the loss of epoch {len(trained.losses)} is not a number; "
+            "lower supernet.learning_rate in the recipe, and search under another --study name"
+        )
+    record = {"seconds": trained.seconds, "networks": trained.networks, "losses": list(trained.losses)}
+    study.record.set_user_attr(SHARED_WEIGHTS, record)
+
+
+def _trained(
+    supernet: Supernet, study: Study, problem: Problem, device: str, report: Callable[..., None]
+) -> SupernetTraining:
+    """Train the shared weights from the checkpoint of a killed training, if there is one."""
     from nasspace.training.settings import Fidelity
     from nasspace.training.supernet import train_supernet
 
-    recipe, settings = problem.recipe, problem.recipe.supernet
+    recipe, settings, training = problem.recipe, problem.recipe.supernet, problem.recipe.training
     assert problem.data is not None
-    training = recipe.training
     if settings.learning_rate is not None:
         lowest = min(training.last_rate, settings.learning_rate)
         training = replace(training, learning_rate=settings.learning_rate, last_rate=lowest)
@@ -91,21 +137,14 @@ def _train(supernet: Supernet, study: Study, problem: Problem, report: Callable[
             lock.yield_to_measurements()
             report("finishing", text=f"training shared weights: epoch {epoch} of {epochs}, loss {loss:.3f}")
 
-        trained = train_supernet(
+        return train_supernet(
             supernet,
             problem.data,
             Fidelity(settings.resolution, settings.epochs),
             settings,
             training,
             seed=recipe.seed,
-            device=recipe.device,
+            device=device,
             on_epoch=after_epoch,
             checkpoint=study.folder / "checkpoints" / CHECKPOINT,
         )
-    if trained.diverged:
-        raise InputError(
-            f"the training of the shared weights diverged: the loss of epoch {len(trained.losses)} is not a number; "
-            "lower supernet.learning_rate in the recipe"
-        )
-    record = {"seconds": trained.seconds, "networks": trained.networks, "losses": list(trained.losses)}
-    study.record.set_user_attr(SHARED_WEIGHTS, record)

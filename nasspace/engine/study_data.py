@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nasspace.architecture import Architecture
 from nasspace.documents import Document
-from nasspace.engine.devices import check_device
+from nasspace.engine.devices import device_here
 from nasspace.engine.problem import data_of
 from nasspace.errors import InputError
 from nasspace.studies import recipe as recipes
@@ -26,12 +26,7 @@ class StudyData:
     def __init__(self, study: Study, report: Callable[..., None]):
         self.study = study
         self.recipe = recipes.read(Document(study.settings["recipe"], str(study.folder / "study.yaml")))
-        self.device = self.recipe.device
-        try:
-            check_device(self.device)
-        except InputError:  # a cluster's workers may have a device that the driver lacks
-            report("note", text=f"this machine has no {self.device}: the front is trained on its CPU")
-            self.device = "cpu"
+        self.device = device_here(self.recipe.device, "the front is", report)
 
     def of(self, architecture: Architecture) -> DataSet:
         """The data set at a network's resolution, decoded from the original files."""

@@ -64,7 +64,7 @@ class TrialManager:
         self.running: dict[int, Candidate] = {}
         self.heartbeat = Heartbeat(study)
         self.out_of_time = False
-        self._reserved = 0.0  # seconds of the time budget for the last rung and the exports
+        self._reserved = self._most_reserved = 0.0  # seconds of the time budget for the last rung and the exports
         self._stopped = bool(problem.recipe.time_budget and study.is_searched)  # resumed after the end of the search
         recipe = problem.recipe
         self._proposals = Proposals(
@@ -79,8 +79,10 @@ class TrialManager:
         self.heartbeat.__exit__(*error)
 
     def reserve_time(self, seconds: float) -> None:
-        """Reserve time of the budget, half of it at most, for the last rung and the exports."""
-        self._reserved = min(seconds, (self.problem.recipe.time_budget or 0.0) / 2)
+        """Reserve time for the last rung and the exports, at most half of what the budget leaves at the start."""
+        if self.study.deadline is not None:
+            self._most_reserved = max(0.0, self.study.deadline - time.monotonic()) / 2
+        self._reserved = min(seconds, self._most_reserved)
 
     def ask(self) -> Candidate | None:
         """The next candidate; None if there is none at present, and for good if `is_finished`."""
@@ -245,10 +247,9 @@ class TrialManager:
 
     def _reserved_seconds(self) -> float:
         """The reserved time, at least that of one export, which takes longer on a busy machine; half of all at most."""
-        budget = self.problem.recipe.time_budget
-        if not self._reserved or not self.study.evaluated or budget is None:
+        if not self._reserved or not self.study.evaluated:
             return self._reserved
-        return max(self._reserved, min(duration.EXPORTED * duration.slowdown(self.study), budget / 2))
+        return max(self._reserved, min(duration.EXPORTED * duration.slowdown(self.study), self._most_reserved))
 
     def _stop(self, why: str) -> None:
         """Stop the search early and record why, except at the end of an unbounded search's time budget."""
@@ -260,9 +261,9 @@ class TrialManager:
     def _drop_weights(self) -> None:
         """Drop the weights of networks outside the first layers that no rung would take if the search ended now.
 
-        If one is promoted later, it is trained from scratch.
+        If one is promoted later, it is trained from scratch. With shared weights there are none to drop.
         """
-        if self.study.has_last_rung:
+        if self.study.has_last_rung and self.problem.recipe.supernet is None:
             kept = promotion.kept_weights(self.study, self.problem.recipe)
             self.study.search_weights.drop(self.study.beyond_layers(KEPT_LAYERS) - kept)
 

@@ -19,7 +19,7 @@ KEYS = (  # facts of a card that do not follow from the network itself
     "accuracy",  # a fraction
     "accuracy_is_of",  # 'held-out training images at 32x32', 'validation images at 32x32'
     "search_accuracy",  # at the search's own fidelity
-    "search_fidelity",  # its training budget: a text, or {"resolution", "epochs", "share"}
+    "search_fidelity",  # its training budget: a text, or a mapping such as {"resolution", "epochs", "share"}
     "accuracy_expected",  # after full training, on new images
     "accuracy_low",  # the 95 % interval
     "accuracy_high",

@@ -11,8 +11,8 @@ the full training, on new images, for these reasons, and the model has a term fo
   are the same; the rest differs between trainings even of one network.
 
 A network may also have been judged with weights that all networks share. Such accuracies are far below those of own
-trainings, so only their order says something: it is taken as a measurement that has the correlation `inherited` with
-the differences between networks of equal FLOPs, and an unknown level (`reports/benchmarks/supernet.md`).
+trainings, so only their differences say something: standardized, they are a measurement that has the correlation
+`inherited` with the differences between networks of equal FLOPs, at an unknown level.
 
 Accuracies after full training vary about a line over the logarithm of FLOPs. All terms are normal, so the belief is
 a linear regression with correlated errors, solved at once. It pulls a network whose single look was lucky towards the
@@ -107,13 +107,16 @@ class AccuracyBelief:
         self._images = images
         doublings = np.log2(np.maximum(np.asarray(sizes, float), 1.0))  # a network of pooling layers has 0 FLOPs
         self._sizes = doublings - doublings.mean()
-        self._terms = _Terms(self.looks, self._sizes, full_epochs, prior, steps)
-        self.spread = self._fitted_spread()
+        trained = [look for look in self.looks if look.epochs]  # the scale of the others follows from the spread
+        terms = _Terms(trained, self._sizes, full_epochs, prior, steps)
+        self.spread = self._fitted_spread(terms) if trained else prior.spread
+        is_all = len(trained) == len(self.looks)
+        self._terms = terms if is_all else _Terms(self.looks, self._sizes, full_epochs, prior, steps, self.spread)
         self._mean, self._covariance, self._factor = self._posterior()
 
-    def _fitted_spread(self) -> float:
+    def _fitted_spread(self, terms: _Terms) -> float:
         """The most probable spread of networks about the line."""
-        terms = self._terms.subset(MAX_FITTED)
+        terms = terms.subset(MAX_FITTED)
 
         def log_probability(spread: float) -> float:
             factor = np.linalg.cholesky(terms.covariance(spread))
@@ -174,20 +177,33 @@ class AccuracyBelief:
 
 
 class _Terms:
-    """The looks as arrays: residuals from the prior mean, and the covariance of all terms but the spread."""
+    """The looks as arrays: residuals from the prior mean, and the covariance of all terms but the spread.
 
-    def __init__(self, looks: Sequence[Look], sizes: np.ndarray, full_epochs: float, prior: Prior, steps: float):
-        self.network = np.array([look.network for look in looks])
+    `spread` sets the scale of looks with shared weights.
+    """
+
+    def __init__(
+        self,
+        looks: Sequence[Look],
+        sizes: np.ndarray,
+        full_epochs: float,
+        prior: Prior,
+        steps: float,
+        spread: float = 1.0,
+    ):
+        self.network = np.array([look.network for look in looks], int)
         self.missing = np.array([missing_doublings(look.epochs, full_epochs, prior) for look in looks])
         self.early = np.array([missing_early_doublings(look.epochs, full_epochs, steps) for look in looks])
         observed, variance = _observed(looks)
         size = sizes[self.network]
-        inherited = np.array([not look.epochs for look in looks])
-        observed[inherited] = _inherited(observed[inherited], size[inherited], prior)
+        kinds = {kind: i for i, kind in enumerate(dict.fromkeys(look.budget for look in looks))}
+        budget = np.array([kinds[look.budget] for look in looks], int)
+        inherited = np.array([not look.epochs for look in looks], bool)
+        for kind in np.unique(budget[inherited]):
+            alike = budget == kind
+            observed[alike] = _inherited(observed[alike], size[alike], prior, spread)
         gained = prior.gain * self.missing + prior.early_gain * self.early
         self.residual = observed - (prior.level + prior.slope * size - gained)
-        kinds = {kind: i for i, kind in enumerate(dict.fromkeys(look.budget for look in looks))}
-        budget = np.array([kinds[look.budget] for look in looks])
         far = np.maximum(self.missing, 0.0)
         root = np.where(inherited, UNKNOWN_SD, np.sqrt(prior.shared * variance))
         own = (
@@ -196,14 +212,17 @@ class _Terms:
             + (prior.drift_sd * far) ** 2
             + (prior.early_drift_sd * self.early) ** 2
         )
-        own[inherited] = prior.spread**2 * (1 / prior.inherited**2 - 1)
+        own[inherited] = spread**2 * (1 / prior.inherited**2 - 1)
+        same_level = np.where(
+            inherited, budget + 1, 0
+        )  # the error of all trainings is one, that of shared weights another
         self.fixed = (
             prior.level_sd**2
             + prior.slope_sd**2 * np.outer(size, size)
             + prior.gain_sd**2 * np.outer(self.missing, self.missing)
             + prior.early_gain_sd**2 * np.outer(self.early, self.early)
             + prior.gap_sd**2 * (budget[:, None] == budget) * np.minimum(1, np.outer(far, far))
-            + np.outer(root, root) * (inherited[:, None] == inherited)
+            + np.outer(root, root) * (same_level[:, None] == same_level)
             + np.diag(own)
         )
 
@@ -256,19 +275,17 @@ def _observed(looks: Sequence[Look]) -> tuple[np.ndarray, np.ndarray]:
     return result, variance
 
 
-def _inherited(observed: np.ndarray, sizes: np.ndarray, prior: Prior) -> np.ndarray:
+def _inherited(observed: np.ndarray, sizes: np.ndarray, prior: Prior, spread: float) -> np.ndarray:
     """Log odds with shared weights on the scale of full trainings, at an unknown level.
 
     Their trend over sizes is replaced by the prior's: it shows how the shared weights suit large networks.
     """
-    if not len(observed):
-        return observed
     centered = sizes - sizes.mean()
     slope = centered @ observed / (centered @ centered) if centered.any() else 0.0
     rest = observed - observed.mean() - slope * centered
     scale = rest.std()
     standardized = rest / scale if scale > TINY else np.zeros_like(rest)
-    return prior.level + prior.slope * sizes + standardized * prior.spread / prior.inherited
+    return prior.level + prior.slope * sizes + standardized * spread / prior.inherited
 
 
 def quality(accuracies: Sequence[float], log_losses: Sequence[float | None], images: float | np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The sampler `spos`: the evolution of Single Path One-Shot (Guo et al. 2019, algorithm 1).
 
-The first generation is random. Every other one is made from the most accurate networks of all generations before:
+The first generation is random. Each later one is made from the most accurate networks of all generations before:
 half of it by crossover of two of them, half by mutation of one. What differs from the paper: a generation has 20
 networks instead of 50, since searches here are shorter; a child that is over a known limit or was tried before is drawn
 again, and replaced by a random network if that happens too often; a network over the latency limit is found by its
@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.samplers.known_figures import KnownFigures
 from nasspace.samplers.observation import Bounds, Observation
+from nasspace.space.tree import Choose
 
 if TYPE_CHECKING:
     from nasspace.architecture import Architecture
-
-Choose = Callable[[str, Sequence[Any]], Any]
 
 GENERATION = 20  # networks
 PARENTS = 10  # the paper's

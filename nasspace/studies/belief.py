@@ -51,6 +51,11 @@ class StudyBelief:
         """Whether two networks cannot be told apart: 0 is in the 95 % interval of their difference."""
         return self._belief.tied(self._index[one], self._index[other])
 
+    @property
+    def has_trainings(self) -> bool:
+        """Whether a network was trained, not only judged with shared weights."""
+        return any(look.epochs for look in self._belief.looks)
+
     def learned_prior(self) -> Prior:
         """The prior for another study on the same images."""
         return self._belief.learned_prior()
@@ -137,14 +142,16 @@ def _looks(
     """The trainings of one network: of the search, and those after it."""
     fidelity, images = settings["recipe"]["fidelity"], settings["data"]["validation"]
     side = min(json.loads(trial.user_attrs["architecture"])["input"][1:])
+    shared = settings["recipe"].get("supernet")
     trained = [(min(fidelity["resolution"], side), fidelity["epochs"], fidelity["share"])]
     searched = {
-        "steps": [] if settings["recipe"].get("supernet") else trained,  # judged with shared weights: no own training
+        "steps": [] if shared else trained,
         "accuracy": trial.user_attrs["values"]["accuracy"],
         "log_loss": (trial.user_attrs.get("training") or {}).get("log_loss"),
     }
     looks: dict[tuple, Look] = {}  # a rung that became the last one when time was up is recorded as both
     for record in (searched, *records):
         epochs = tuple((count * share, size / side) for size, count, share in record["steps"])
-        looks[epochs] = Look(index, epochs, epochs, record["accuracy"], images, record.get("log_loss"))
+        budget = epochs or ("shared weights", min(shared["resolution"], side))
+        looks[epochs] = Look(index, budget, epochs, record["accuracy"], images, record.get("log_loss"))
     return list(looks.values())

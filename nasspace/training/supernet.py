@@ -132,7 +132,10 @@ class Supernet(nn.Module):
         seed: int = 0,
         device: str = "cpu",
     ) -> Evaluation:
-        """Evaluate a network with its slice of the weights, after re-estimating its batch norm statistics."""
+        """Evaluate a network with its slice of the weights, after re-estimating its batch norm statistics.
+
+        The setting `norm_statistics` has no effect: no network has running statistics of its own.
+        """
         settings = settings or TrainingSettings()
         model, data = self.network(architecture), prepared(data, resolution)
         with threads(settings.threads), seeded(seed, device):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
-from nasspace.engine import checks, duration, loop, promotion
+from nasspace.blocks import registry
+from nasspace.engine import checks, duration, loop, promotion, trials
 from nasspace.engine.evaluator import evaluate
 from nasspace.engine.ray.payload import Payload, deserialized, serialized
 from nasspace.engine.shared_weights import InheritingEvaluator, supernet_of
@@ -18,6 +23,7 @@ from nasspace.space.space import Space
 from nasspace.studies import study as records
 from nasspace.studies.recipe import Recipe, Rung
 from nasspace.studies.schema import SHARED_WEIGHTS
+from nasspace.training import supernet as supernets
 from nasspace.training.settings import SupernetSettings, TrainingSettings
 
 SPACE = """
@@ -128,6 +134,75 @@ def test_damaged_shared_weights_name_the_remedy(tmp_path, monkeypatch):
     assert inherited(searched(trials=2))[0] == inherited(study)[0]
 
 
+def test_a_search_that_has_its_trials_needs_no_shared_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = searched(trials=2)
+    (study.folder / "weights/shared/0.safetensors").unlink()
+    study.record.set_user_attr(records.SEARCHED, False)
+    assert searched(trials=2).evaluated == 2
+    assert not (study.folder / "weights/shared/0.safetensors").exists()
+
+
+def test_the_time_for_exports_is_reserved_from_what_the_shared_training_leaves():
+    study = SimpleNamespace(deadline=time.monotonic() + 100.0, evaluated=0)
+    manager = trials.TrialManager.__new__(trials.TrialManager)
+    manager.study = study
+    manager.reserve_time(1000.0)
+    assert 49 < manager._reserved <= 50
+
+
+def test_nothing_is_learned_from_a_study_that_trained_no_network(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    searched(trials=2)
+    with pytest.raises(InputError, match="--learn-from s: no network of the study is trained yet"):
+        loop.search(
+            Space.from_text(SPACE, "few.yaml"), data="digits", recipe=Recipe(**SETTINGS), study="t", learn_from="s"
+        )
+
+
+def test_a_network_without_a_finite_loss_keeps_the_study_readable(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(supernets, "scaled_log_loss", lambda *_: math.nan)
+    searched(trials=2)
+    assert records.load("s").evaluated == 2
+
+
+class Fails(nn.Module):
+    """A block that fails for some widths, or in training."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, when: str = "never"):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, stride)
+        self.fails = {"never": False, "built": out_channels == 12, "trained": True}[when]
+        self.is_late = when == "trained"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.fails and (not self.is_late or (self.training and x.device.type == "cpu")):
+            raise ValueError("this width is not for me")
+        return self.conv(x)
+
+
+OWN = (
+    "name: own\ninput: [3, 32, 32]\nstages: [{out: [8, 12, 16], stride: 2, block: [fails: {when: WHEN}, sandglass]}]\n"
+)
+
+
+@pytest.mark.usefixtures("own_blocks")
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        ("built", r"supernet: not every network of 'own' runs: .*not for me; remove its block from the space"),
+        ("trained", r"supernet: a network of 'own' cannot be trained at 8x8: .*not for me; remove its block"),
+    ],
+)
+def test_a_space_with_a_network_that_fails_is_refused(tmp_path, monkeypatch, when, message):
+    monkeypatch.chdir(tmp_path)
+    registry.register("fails", Fails)
+    space = Space.from_text(OWN.replace("WHEN", when), "own.yaml")
+    with pytest.raises(InputError, match=message):
+        loop.search(space, data="digits", recipe=Recipe(**SETTINGS), study="s", deliver=False)
+
+
 def test_a_training_that_diverges_says_what_to_change(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"shared weights diverged: .*; lower supernet\.learning_rate in the recipe"):
@@ -137,7 +212,7 @@ def test_a_training_that_diverges_says_what_to_change(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"objectives": ("latency", "flops")}, "supernet: shared weights judge accuracies; add accuracy"),
+        ({"objectives": ("latency", "flops")}, "supernet: shared weights estimate accuracies; add accuracy"),
         ({"training": TrainingSettings(average=0.9)}, "training.average: shared weights have no moving average"),
     ],
 )
