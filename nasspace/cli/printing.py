@@ -223,7 +223,7 @@ def front_table(
     caption = f"Accuracy is of {accuracy_is_of}. " if accuracy else ""
     caption += f"{FLOPS_ARE}{tied}"
     if "in the search" in shown:
-        caption += " 'In the search' is the accuracy at the search's own, lower budget."
+        caption += " 'In the search' is the accuracy at the search's own, lower budget, or with shared weights."
     if "full training (95 %)" in shown:
         caption += " 'Full training' is where the accuracy on new images is expected after a full training."
     if "same accuracy" in shown:

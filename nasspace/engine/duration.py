@@ -187,7 +187,7 @@ def _seconds_per_image(network: Architecture, resolution: int, recipe: Recipe) -
 def _format_range(low: float, high: float) -> str:
     """Format a range of seconds."""
     if high < 90:
-        return f"{low:.0f} to {high:.0f} s"
+        return f"{low:.0f} to {high:.0f} s" if round(low) < round(high) else f"about {max(1, round(high))} s"
     if high < 5400:
         return f"{max(1, round(low / 60))} to {round(high / 60)} min"
     return f"{low / 3600:.1f} to {high / 3600:.1f} h"

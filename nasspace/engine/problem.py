@@ -81,6 +81,8 @@ class Problem:
         cls, recipe: Recipe, space: Space | str | Path, function: EvaluatorFunction, known: KnownObjectives | None
     ) -> Problem:
         """Evaluate with the user's function of an architecture instead of training."""
+        if recipe.supernet is not None:
+            raise InputError("supernet: the evaluator takes the place of shared weights; leave one of them out")
         space = space if isinstance(space, Space) else Space.load(space)
         if recipe.resolution:
             channels = space.plan.input[0]

@@ -42,13 +42,10 @@ def export_member(
         cost(architecture)  # refuses a network that does not run at this resolution
     weights = front.weights.path(member.id, member.deployed is not None)
     if weights is None and has_value(member.row["search_accuracy"]):
-        shared = "was judged with shared weights and has none of its own"
-        raise InputError(
-            f"{front.folder}: trial {member.id} {shared}; "
-            if front.recipe.get("supernet")
-            else f"{front.folder}: the trained weights of trial {member.id} are not kept; "
-            f"`nas train {front.name}:{member.id}` trains it and exports it"
-        )
+        why = f"the trained weights of trial {member.id} are not kept"
+        if front.recipe.get("supernet"):
+            why = f"trial {member.id} was judged with shared weights and has none of its own"
+        raise InputError(f"{front.folder}: {why}; `nas train {front.name}:{member.id}` trains it and exports it")
     is_deployed = member.deployed is not None or front.weights.deployed.path(member.id) is not None
     last_rung = (member.last_rung or {}) if is_deployed else {}
     preprocessing = front.data.get("preprocessing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,8 @@ def _model(architecture: Architecture, names: Mapping[str, str]) -> str:
 
 
 def _call(name: str, layer: Layer, channels: int) -> str:
-    stride = [str(layer.stride)] if layer.stride != 1 else []
+    parameter = inspect.signature(blocks.get(layer.block).cls).parameters["stride"]
+    stride = [] if parameter.default == layer.stride else [str(layer.stride)]
     options = [f"{key}={_literal(value)}" for key, value in layer.options.items()]
     return f"{name}({', '.join([str(channels), str(layer.out or channels), *stride, *options])})"
 

@@ -39,7 +39,7 @@ class Checkpoints:
         """The last saved state, or None; a damaged file or another training's raises `InputError`."""
         if not self.path.is_file():
             return None
-        remedy = "delete it to start from the beginning, or train into another folder"
+        remedy = "delete it to start from the beginning"
         try:
             checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
         except OSError as error:

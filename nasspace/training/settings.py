@@ -141,14 +141,14 @@ class SupernetSettings(Sharing):
     None is the resolution of the search's fidelity, and the learning rate of the training settings.
     """
 
-    epochs: int = _whole(100, 1, "1 or more")
+    epochs: int = _whole(100, 1, "from 1 to 100,000", 100_000)
     resolution: int | None = None
     learning_rate: float | None = _number(None, "a number above 0, or null", lambda value: value > 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fits = self.resolution is None or (_is_whole(self.resolution) and self.resolution >= 1)
-        _check(fits, "supernet.resolution", self.resolution, "a number of pixels above 0")
+        fits = self.resolution is None or (_is_whole(self.resolution) and 8 <= self.resolution <= 8192)
+        _check(fits, "supernet.resolution", self.resolution, "a number of pixels from 8 to 8192")
 
 
 @dataclass(frozen=True)

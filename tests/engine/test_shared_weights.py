@@ -226,7 +226,9 @@ def test_what_shared_weights_cannot_do_is_refused(settings, message):
     [
         (7, "a supernet is a mapping such as {epochs: 100}"),
         ({"epoch": 7}, "'epoch' is not a setting; did you mean 'epochs'"),
-        ({"epochs": 0}, "supernet.epochs: 0 is not 1 or more"),
+        ({"epochs": 0}, "supernet.epochs: 0 is not from 1 to 100,000"),
+        ({"epochs": 10**9}, "supernet.epochs: 1000000000 is not from 1 to 100,000"),
+        ({"resolution": 7}, "supernet.resolution: 7 is not a number of pixels from 8 to 8192"),
         ({"networks": True}, "networks is True, not a number"),
         ({"sampling": "greedy"}, "supernet.sampling: 'greedy' is not fair, sandwich or uniform"),
         ({"resolution": 0.5}, "supernet.resolution"),

@@ -226,6 +226,21 @@ def test_other_libraries_are_refused_as_source_and_exported_as_onnx(package, tmp
         assert "model.py" not in result.files
 
 
+@pytest.mark.parametrize("parameter", ["stride", "stride: int", "stride=1", "stride=2"])
+def test_the_stride_is_written_unless_it_is_the_default(package, tmp_path, request, parameter):
+    name = f"stride_{request.node.callspec.indices['parameter']}"
+    source = f"""
+    from torch import nn
+
+    class Own(nn.Conv2d):
+        def __init__(self, in_channels, out_channels, {parameter}):
+            super().__init__(in_channels, out_channels, 1, stride)
+    """
+    package(name, source)
+    for stride in (1, 2):
+        assert "model.py" in export(network_of(name, stride=stride), tmp_path / f"net-{stride}").files
+
+
 def test_a_class_without_a_file_is_refused(monkeypatch):
     monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
     space: dict = {"__name__": "typed_in"}
