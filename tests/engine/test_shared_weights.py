@@ -240,6 +240,11 @@ def test_wrong_settings_name_themselves(value, message):
         Recipe().with_changes({"supernet": value})
 
 
+def test_an_evaluator_takes_the_place_of_shared_weights():
+    with pytest.raises(InputError, match="supernet: the evaluator takes the place of shared weights; leave one"):
+        loop.search(Space.from_text(SPACE, "few.yaml"), evaluator=lambda _: {}, recipe=Recipe(**SETTINGS), study="s")
+
+
 def test_settings_are_written_and_read_the_same():
     recipe = Recipe(**SETTINGS)
     assert Recipe().with_changes({"supernet": recipe.as_written()["supernet"]}).supernet == recipe.supernet
