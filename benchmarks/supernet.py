@@ -1,16 +1,17 @@
 """How well shared weights rank networks: Kendall's tau with its interval, and images a second of their training.
 
-    python benchmarks/supernet.py train clothing10|cifar10-12k|fashion-10k DIR [--epochs 10] [--sampling sandwich] [--networks 1]
-        [--rate-ratio 1] [--momenta 1] [--learning-rate 0.2] [--resolution 32] [--seed 0] [--only N] [--table FILE]
-    python benchmarks/supernet.py speed clothing10|cifar10-12k|fashion-10k DIR [--networks 10] [--resolution 32]
+    python benchmarks/supernet.py train SET DIR [--epochs 10] [--sampling sandwich] [--networks 1] [--rate-ratio 1]
+        [--momenta 1] [--learning-rate 0.2] [--resolution 32] [--seed 0] [--only N] [--table FILE]
+    python benchmarks/supernet.py speed SET DIR [--networks 10] [--resolution 32]
     python benchmarks/supernet.py report [--draws 1000] [--table FILE]
 
-DIR is the folder of the data set, whose networks have long trainings (fidelities.py): 20 of `mixed` on clothing10, 16
-of `shuffle` on cifar10-12k, 12 of `mobile` on fashion-10k (those whose long trainings are done). `train` trains the shared weights of the space once, evaluates these networks with them,
-and appends a row for each to `reports/benchmarks/supernet.csv`. `report` prints tau-b with the accuracy of the long
-trainings, over all networks and over the better half of them alone, for shared weights, for counts and NASWOT
-(scores.py), and for short trainings of each network (fidelities.py). `speed` times steps of shared and of plain
-training on the same networks. Seconds are of one CPU thread, unless the short trainings ran on a GPU.
+SET is a data set whose networks have long trainings (fidelities.py), DIR its folder: 20 of `mixed` on clothing10, 16 of
+`shuffle` on cifar10-12k, 12 of `mobile` on fashion-10k ('' for its usual folder). `train` trains the shared weights of
+the space once, evaluates these networks with them, and appends a row for each to `reports/benchmarks/supernet.csv`.
+`report` prints tau-b with the accuracy of the long trainings, over all networks and over the better half of them alone,
+for shared weights, for counts and NASWOT (scores.py), and for short trainings of each network (fidelities.py). `speed`
+times steps of shared and of plain training on the same networks. Seconds are of one CPU thread, unless the short
+trainings ran on a GPU.
 """
 
 from __future__ import annotations
