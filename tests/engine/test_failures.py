@@ -140,7 +140,7 @@ def test_a_space_in_which_no_network_runs_is_refused(own):
 def test_an_internal_error_stops_the_search(own, monkeypatch):
     made: dict = {"__name__": "nasspace.engine.evaluator"}  # as if it were written there
     exec("def called(*_):\n    raise TypeError('unexpected keyword')", made)
-    monkeypatch.setattr(TrainingEvaluator, "_train", made["called"])
+    monkeypatch.setattr(TrainingEvaluator, "_find_accuracy", made["called"])
     with pytest.raises(TypeError, match="unexpected"):
         search(own(Brittle))
 
@@ -292,7 +292,7 @@ def test_an_interrupted_evaluation_is_no_attempt(own):
     """After Ctrl-C the process exits normally: the candidate did not kill it."""
     space = own(Late)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingEvaluator, "_train", interrupted)
+        patch.setattr(TrainingEvaluator, "_find_accuracy", interrupted)
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 search(space, sampler="random", retries=0)

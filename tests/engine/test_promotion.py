@@ -257,11 +257,10 @@ def test_on_a_busy_machine_more_time_is_kept_for_exports():
 def test_a_search_on_a_busy_machine_leaves_the_time_of_one_export():
     manager = trials.TrialManager.__new__(trials.TrialManager)
     manager.study, manager._reserved = Waiting(90.0, others=10 * duration.MEASURED), 45.0
-    manager.problem = SimpleNamespace(recipe=SimpleNamespace(time_budget=400.0))
-    manager.study.evaluated = 1
+    manager.study.evaluated, manager._most_reserved = 1, 200.0
     assert manager._reserved_seconds() == pytest.approx(10 * duration.EXPORTED)
-    manager.problem.recipe.time_budget = 100.0
-    assert manager._reserved_seconds() == 50.0, "half of the budget at most"
+    manager._most_reserved = 50.0
+    assert manager._reserved_seconds() == 50.0, "half of the time at most"
     manager.study.evaluated = 0
     assert manager._reserved_seconds() == 45.0
     manager._reserved = 0.0
