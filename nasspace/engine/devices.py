@@ -24,11 +24,11 @@ def check_device(name: str) -> None:
 def device_here(name: str, what: str, report: Callable[..., None]) -> str:
     """The device of a recipe, or the CPU if this machine lacks it, which a cluster's workers may have.
 
-    A note then says what is trained on the CPU.
+    A note then says that the CPU trains `what`.
     """
     try:
         check_device(name)
     except InputError:
-        report("note", text=f"this machine has no {name}: {what} trained on its CPU")
+        report("note", text=f"this machine has no {name}: its CPU trains {what}")
         return "cpu"
     return name

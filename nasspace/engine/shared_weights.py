@@ -96,7 +96,7 @@ def supernet_of(study: Study, problem: Problem, report: Callable[..., None]) -> 
 def _train(supernet: Supernet, study: Study, problem: Problem, report: Callable[..., None]) -> None:
     """Train the shared weights, and record the training."""
     settings = problem.recipe.supernet
-    device = device_here(problem.recipe.device, "the shared weights are", report)
+    device = device_here(problem.recipe.device, "the shared weights", report)
     size = f"{settings.resolution}x{settings.resolution}"
     try:
         with failures.as_candidate_failures():

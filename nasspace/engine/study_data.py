@@ -26,7 +26,7 @@ class StudyData:
     def __init__(self, study: Study, report: Callable[..., None]):
         self.study = study
         self.recipe = recipes.read(Document(study.settings["recipe"], str(study.folder / "study.yaml")))
-        self.device = device_here(self.recipe.device, "the front is", report)
+        self.device = device_here(self.recipe.device, "the front", report)
 
     def of(self, architecture: Architecture) -> DataSet:
         """The data set at a network's resolution, decoded from the original files."""
