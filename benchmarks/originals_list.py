@@ -142,6 +142,7 @@ def _mobile() -> Iterator[Pair]:
     for width in ("1_0", "0_75", "0_5", "1_3"):
         yield Pair(f"mnasnet_b1_{width.replace('_', '.')}", *from_torchvision(f"mnasnet{width}"))
     yield Pair("mnasnet_b1_1.0", *from_timm("mnasnet_100"))
+    yield Pair("efficientnet_lite0", *from_timm("efficientnet_lite0"))
     for width, suffix in ((1.0, "100"), (0.75, "075"), (0.5, "050"), (1.4, "140")):
         yield Pair(f"mnasnet_a1_{width}", *from_timm(f"semnasnet_{suffix}"))
     note = ", no skip around the first separable convolution as in the official code"

@@ -1,4 +1,4 @@
-"""MobileNet V1 to V3, MnasNet, MobileNeXt, at any width multiplier."""
+"""MobileNet V1 to V3, MnasNet, MobileNeXt, at any width multiplier, and EfficientNet-Lite0."""
 
 from __future__ import annotations
 
@@ -69,6 +69,17 @@ def _mnasnet(classes: int, kind: str, width: float = 1.0) -> Layers:
         excited = {"se": se, "se_from": "input"} if se else {}
         layers += repeat(count, {**block, **options, **excited})
     return [*layers, conv(1280, 1, **eps), *head(classes, 0.0 if kind == "small" else 0.2)]
+
+
+def _efficientnet_lite0(classes: int) -> Layers:
+    """EfficientNet-B0 (Tan & Le 2019, table 1) without squeeze-and-excitation, with ReLU6: the official `lite0`."""
+    stages = [(3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3)]
+    common: dict[str, Any] = {"activation": "relu6", "eps": 1e-3}
+    layers = [conv(32, 3, 2, **common)]
+    for kernel, stride, expansion, out, count in [*stages, (5, 2, 6, 192, 4), (3, 1, 6, 320, 1)]:
+        block = {"block": "inverted_residual", "out": out, "stride": stride, "kernel": kernel, "expansion": expansion}
+        layers += repeat(count, {**block, **common})
+    return [*layers, conv(1280, 1, **common), *head(classes, 0.2)]
 
 
 MOBILENET_V3 = {  # kernel, expanded, out, squeeze-and-excitation, h-swish, stride; Howard et al. 2019, tables 1 and 2
@@ -196,6 +207,7 @@ FAMILIES = [
         "mnasnet",
     ),
     Family("mnasnet_small", "mnasnet_(?P<kind>small)", _mnasnet, ("mnasnet_small",), "mnasnet"),
+    Family("efficientnet_lite0", "efficientnet_lite0", _efficientnet_lite0, ("efficientnet_lite0",), "mnasnet"),
     Family(
         "mobilenet_v3",
         f"mobilenet_v3_(?P<size>large|small)_{WIDTH}(?P<rule>_torchvision)?",
