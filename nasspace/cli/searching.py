@@ -94,6 +94,10 @@ def search(
     learn_from: Annotated[
         str | None, typer.Option(metavar="STUDY", help="Learn from an earlier study on the same images.")
     ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(help="Trained weights that candidates inherit: STUDY:ID, an export, or a checkpoint."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Search a space for the Pareto front of accuracy, measured latency and FLOPs, within the targets."""
@@ -123,6 +127,7 @@ def search(
         "latency_device": latency_device,
         "fresh_latency": fresh_latency,
         "learn_from": learn_from,
+        "start_from": start_from,
     }
     _run(lambda on_event: loop.search(space, **settings, on_event=on_event), json)
 

@@ -40,11 +40,16 @@ def train(
         str, typer.Option(help="own, a published training such as shufflenet, or a YAML file of settings.")
     ] = "own",
     weights: Annotated[
-        Path | None, typer.Option(help="Weights to start from: .safetensors, .pt, or an export's folder.")
+        Path | None,
+        typer.Option(help="Weights to start from: .safetensors or .pth, also of torchvision or timm, or an export."),
     ] = None,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Do not start from the weights that the study or export kept.")
     ] = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="A trained network to learn from: an ONNX file, a folder of an export, or STUDY:ID."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder to write; trainings/NAME if not given. For a front: a folder per member."),
@@ -70,6 +75,7 @@ def train(
             settings=settings,
             weights=weights,
             from_scratch=from_scratch,
+            teacher=teacher,
             out=out,
             seed=seed,
             device=device,

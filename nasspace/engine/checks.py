@@ -19,6 +19,7 @@ from nasspace.studies.trial_table import is_same_machine, machine_text
 from nasspace.training.settings import check_for_sharing
 
 # Settings of where and how trials run: a study that was started with one value may be continued with another.
+FINE_TUNING = ("frozen_norms", "head_first")  # settings of a training that has all of its weights
 EXECUTION_SETTINGS = ("workers", "ray", "gpus", "retries", "trial_timeout", "storage_path")
 SPLIT_SETTINGS = ("seed", "held_out", "skip_broken")  # the splits of the data depend on these
 MAX_DIFFERENCES = 4  # differences that an error message lists
@@ -36,6 +37,9 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.objectives == ("latency",) or not {"accuracy", "latency"} & set(recipe.objectives):
         raise InputError(f"objectives: {', '.join(recipe.objectives)} alone is no search; add accuracy")
     _check_sampler(recipe)
+    for name in FINE_TUNING:
+        if getattr(recipe.training, name):
+            raise InputError(f"training.{name}: is for `nas train --weights`; a search trains from new batch norms")
     _check_supernet(recipe)
     if recipe.ray is None:  # on a cluster, the workers need the device
         check_device(recipe.device)
@@ -133,6 +137,11 @@ def check_same_settings(
         raise InputError(f"{folder}: this study {difference}; {remedy}")
     if old["task"] != new["task"]:
         raise InputError(f"{folder}: this study has another task: {_difference(old['task'], new['task'])}; {remedy}")
+    starts = [(one.get("start_from") or {}).get("fingerprint") for one in (old, new)]
+    if starts[0] != starts[1]:
+        source = (old.get("start_from") or {}).get("source")
+        before = f"from the weights of {source} (--start-from)" if source else "from new weights"
+        raise InputError(f"{folder}: this study's candidates start {before}, now from others; {remedy}")
     if old["limits"] != new["limits"]:
         before, now = _limits_text(old["limits"]), _limits_text(new["limits"])
         raise InputError(f"{folder}: this study was searched with the limits {before}, now they are {now}; {remedy}")

@@ -12,6 +12,7 @@ from nasspace import files
 from nasspace.data.loading import DataSet
 from nasspace.engine.problem import with_absolute_path
 from nasspace.errors import InputError
+from nasspace.exporting import preprocessing
 from nasspace.exporting.export import RECORD, VERSION, check_origin
 from nasspace.studies import study as records
 from nasspace.studies.study import Study
@@ -54,6 +55,17 @@ class DataOrigin:
         return same and self.has_name(data.name)
 
 
+def note_on_split(weights: Any, data: DataSet) -> str:
+    """A note if weights were trained on the same data set, split in another way; else empty."""
+    trained_on = of_weights(weights)
+    if trained_on is None or not trained_on.has_name(data.name) or trained_on.is_split_of(data):
+        return ""
+    return (
+        f"{trained_on.recorded_in}: was trained on {trained_on}, another split of the same images: some of those that "
+        "are held out here were trained on there, so that accuracies are too high"
+    )
+
+
 def of_study(study: Study) -> DataOrigin | None:
     """The data of a search; None for a search without images."""
     return DataOrigin(study.folder, **study.origin) if study.origin else None
@@ -81,16 +93,43 @@ def of_weights(weights: Mapping[str, Tensor] | Any | None) -> DataOrigin | None:
         return None
     if folder := export_folder(weights):
         return of_export(folder)
-    for folder in Path(weights).resolve().parents[1:3]:  # STUDY/weights/ID.safetensors, STUDY/weights/deployed/...
-        if (folder / "study.yaml").is_file():
-            return of_study(records.load(str(folder)))
-    return None
+    study = _study_of(weights)
+    return study and of_study(study)
 
 
 def export_folder(weights: Any) -> Path | None:
     """The export folder that holds a file of weights; also if `weights` is that folder."""
     path = weights_file(weights)
     return path.parent if (path.parent / RECORD).is_file() else None
+
+
+def normalization(weights: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of the images, from 0 to 1, of weights in an export or a study; None for others."""
+    spec = None if isinstance(weights, Mapping) else specification(weights)
+    return spec and (tuple(spec["mean"]), tuple(spec["std"]))
+
+
+def specification(weights: Any) -> Mapping[str, Any] | None:
+    """Classes, mean and standard deviation (of pixels from 0 to 1) that an export or study records with its weights."""
+    folder = export_folder(weights)
+    if folder and (folder / preprocessing.NAME).is_file():
+        return preprocessing.read(folder)
+    study = None if folder else _study_of(weights)
+    return study and study.settings["data"]
+
+
+def _study_of(weights: Any) -> Study | None:
+    """The study in whose folder a file of weights lies: STUDY/weights/ID.safetensors, STUDY/weights/deployed/..."""
+    for folder in Path(weights).resolve().parents[1:3]:
+        if (folder / "study.yaml").is_file():
+            return records.load(str(folder))
+    return None
+
+
+def architecture_of(weights: Any) -> architectures.Architecture | None:
+    """The architecture in the export folder that holds a file of weights; None for other weights."""
+    folder = None if isinstance(weights, Mapping) else export_folder(weights)
+    return architectures.load(folder / "architecture.json") if folder else None
 
 
 def weights_file(weights: Any) -> Path:

@@ -290,7 +290,7 @@ def _drop_leftovers(study: Study) -> None:
     folders = [study.folder / "exports", study.folder / "checkpoints", study.deployed_weights.folder]
     folders += study.folder.glob("weights/rung-*")
     if not study.is_shared:  # other processes may write to a shared study
-        folders += [study.folder, study.search_weights.folder, study.shared_weights.folder]
+        folders += [study.folder, study.search_weights.folder, study.shared_weights.folder, study.start_weights.folder]
     for folder in folders:
         for path in filter(_is_temporary, folder.glob(".*.*")):
             if path.is_dir():

@@ -21,6 +21,7 @@ from nasspace.studies.recipe import Recipe, short
 
 if TYPE_CHECKING:
     from nasspace.data.loading import DataSet
+    from nasspace.network import Network
 
 COUNTS: dict[str, Callable[[Architecture], float]] = {
     name: lambda architecture, name=name: getattr(cost(architecture), name) for name in COUNTED
@@ -127,14 +128,19 @@ class TrainingEvaluator:
         reason = violated_limit({"latency": latency.high_ms}, self.limits)
         return reason.replace("latency", "latency, at the upper end of its interval,", 1)
 
+    def _initial(self, architecture: Architecture, seed: int) -> Network:
+        """The network before its training."""
+        from nasspace.network import build
+
+        return build(architecture, seed=seed)
+
     def _find_accuracy(self, architecture: Architecture, values: dict, details: dict, reason: str) -> Outcome:
         """Train at the search's fidelity and add the accuracy to the values."""
         from nasspace.engine.rungs import fidelity_of
-        from nasspace.network import build
         from nasspace.training.trainer import train
 
         seed, fidelity = candidate_seed(self.recipe.seed, architecture), fidelity_of(self.recipe, architecture)
-        model = build(architecture, seed=seed)
+        model = self._initial(architecture, seed)
         with machine_lock.TrainingLock() as lock:
 
             def after_epoch(epoch: int, epochs: int, loss: float) -> None:

@@ -16,7 +16,7 @@ from nasspace import files, zoo
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.data.loading import DataSet, load_data, prepared
-from nasspace.engine import arch_reference, data_origin, machine_lock
+from nasspace.engine import arch_reference, data_origin, machine_lock, teachers
 from nasspace.engine.arch_reference import ResolvedArch
 from nasspace.engine.data_origin import DataOrigin
 from nasspace.engine.devices import check_device
@@ -24,14 +24,14 @@ from nasspace.engine.problem import with_absolute_path
 from nasspace.engine.settings import ResolvedSettings, resolve_settings
 from nasspace.errors import InputError, NasspaceError
 from nasspace.exporting.export import LARGEST_SEED, TRAINED, check_folder, export
-from nasspace.exporting.weights import load_into, read_safetensors, read_state
+from nasspace.exporting.weights import load_into, read_weights
 from nasspace.initialization import DEFAULT
 from nasspace.latency.conditions import machine
 from nasspace.latency.runtimes import library_versions
 from nasspace.network import Network, build
 from nasspace.studies import study as records
 from nasspace.studies.recipe import LEAST_RESOLUTION
-from nasspace.training import checkpoints, metrics, trainer
+from nasspace.training import checkpoints, metrics, pretrained, trainer
 from nasspace.training.settings import Fidelity, TrainingSettings
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ class Options:
     settings: str | os.PathLike | TrainingSettings | None
     weights: Mapping[str, Tensor] | str | os.PathLike | None
     from_scratch: bool
+    teacher: str | os.PathLike | None
     seed: int
     device: str
     threads: int | None
@@ -143,6 +144,7 @@ def train(
     settings: str | os.PathLike | TrainingSettings | None = None,
     weights: Mapping[str, Tensor] | str | os.PathLike | None = None,
     from_scratch: bool = False,
+    teacher: str | os.PathLike | None = None,
     out: str | os.PathLike | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -162,7 +164,8 @@ def train(
     the images' size. `settings` is None or `own` (the package's own), the name of a published training
     (`nasspace.training.published`), a YAML file, or `TrainingSettings`. Training starts from `weights` (a state
     dictionary or a file), else from the weights in the study or export unless `from_scratch`, else from initial
-    weights of `seed`.
+    weights of `seed`. `teacher` is a trained network that it learns from (`nasspace.engine.teachers`): an ONNX file, an
+    export's folder or `STUDY:ID`.
 
     The validation split stays held out. It is the split of the study or export, so that none of its images was trained
     on before; `report` says if it differs. The test split is evaluated once, at the end. `out` becomes an export folder
@@ -188,6 +191,7 @@ def train(
         settings,
         weights,
         from_scratch,
+        teacher,
         seed,
         device,
         threads,
@@ -240,8 +244,12 @@ def _train_one(source: ResolvedArch, options: Options, out: str | os.PathLike | 
         batch_size=options.batch_size,
         threads=options.threads,
     )
-    model = _initial_network(architecture, source, options, report)
-    run = _Run(source, options, folder, data, architecture, resolved, model, report)
+    start = _start(architecture, source, data, options, report)
+    if resolved.settings.frozen_norms and not start.account:
+        raise InputError(
+            "training.frozen_norms: keeps the statistics of given weights; give --weights, or leave it out"
+        )
+    run = _Run(source, options, folder, architecture, resolved, start, report)
     return run.finished() or run.train()
 
 
@@ -367,7 +375,22 @@ def _architecture(source: ResolvedArch, data: DataSet, resolution: int) -> Archi
     return fitted
 
 
-def _initial_network(architecture: Architecture, source: ResolvedArch, options: Options, report: Report) -> Network:
+@dataclass(frozen=True)
+class _Start:
+    """The network and the data that a training starts with; `account` says where given weights come from, by line.
+
+    The data is normalized as that of given weights. `is_judged` says whether the network's accuracy before the training
+    means something: weights were given for all layers.
+    """
+
+    model: Network
+    data: DataSet
+    account: tuple[str, ...] = ()
+    is_judged: bool = False
+    normalization: dict[str, list[float]] | None = None  # of the given weights, if it is not that of the data
+
+
+def _start(architecture: Architecture, source: ResolvedArch, data: DataSet, options: Options, report: Report) -> _Start:
     """The network with the weights that its training starts from."""
     # A published network given by name is initialized as in its paper.
     scheme = zoo.initialization_of(architecture.name) if source.is_published else DEFAULT
@@ -381,22 +404,37 @@ def _initial_network(architecture: Architecture, source: ResolvedArch, options: 
                 f"{options.seed}"
             )
     if given is None:
-        return model
+        return _Start(model, data)
     place = "weights" if isinstance(given, Mapping) else str(given)
-    state = dict(given) if isinstance(given, Mapping) else _read_weights(data_origin.weights_file(given))
-    head = f"{len(architecture.layers) - 1}."
-    initial = model.state_dict()
-    if any(n in initial and n.startswith(head) and state[n].shape != initial[n].shape for n in state):
-        report(f"{place}: the last layer has other classes and starts from its initial weights")
-        state |= {name: initial[name] for name in initial if name.startswith(head)}
+    state = dict(given) if isinstance(given, Mapping) else read_weights(data_origin.weights_file(given))
+    account: list[str] = []
+    normalization = data_origin.normalization(given)
+    replaced = None
+    if not pretrained.is_own(state, model):
+        state, normalization = pretrained.converted(state, model, architecture, place, account.append)
+    elif (other := data_origin.architecture_of(given)) and other != _like(architecture, other):
+        account.append(
+            f"{place}: weights of another network ({other.name or other.digest}), whose shapes agree; its function may "
+            "differ"
+        )
+    state, is_whole = pretrained.fitted(state, model, place, account.append)
     load_into(model, state, place)
-    report(f"starts from {place}")
-    return model
+    normalization = normalization and pretrained.for_channels(normalization, data.channels)
+    if normalization and normalization != (tuple(data.preprocessing["mean"]), tuple(data.preprocessing["std"])):
+        mean, std = (tuple(255 * value for value in values) for values in normalization)
+        data = dataclasses.replace(data, mean=mean, std=std)
+        replaced = {key: data.preprocessing[key] for key in ("mean", "std")}
+        mean, std = (", ".join(f"{value:.3g}" for value in values) for values in normalization)
+        account.append(f"{place}: images are normalized as for these weights, mean {mean}, standard deviation {std}")
+    account.append(f"starts from {place}")
+    for line in account:
+        report(line)
+    return _Start(model, data, tuple(account), is_whole and options.weights is not None, replaced)
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dictionary from a safetensors or PyTorch file."""
-    return read_safetensors(path) if path.suffix == ".safetensors" else read_state(path)
+def _like(architecture: Architecture, other: Architecture) -> Architecture:
+    """The architecture with the input and the classes of another one."""
+    return architecture.with_input(other.input[0], other.input[1]).with_classes(other.classes)
 
 
 class _Run:
@@ -407,19 +445,19 @@ class _Run:
         source: ResolvedArch,
         options: Options,
         folder: Path,
-        data: DataSet,
         architecture: Architecture,
         resolved: ResolvedSettings,
-        model: Network,
+        start: _Start,
         report: Report,
     ):
         self.source = source
         self.options = options
         self.folder = folder
-        self.data = data
+        self.data = data = start.data
         self.architecture = architecture
         self.resolved = resolved
-        self.model = model
+        self.start = start
+        self.model = model = start.model
         self.report = report
         self.work = folder.resolve().with_name(f".{folder.resolve().name}.training")
         self.fidelity = Fidelity(data.resolution, options.epochs)
@@ -427,6 +465,11 @@ class _Run:
             model, data, self.fidelity, resolved.settings, options.seed, options.device
         )
         self.identity["architecture"] = architecture.digest
+        if start.normalization:
+            self.identity["normalization"] = str(start.normalization)
+        self.teacher = teachers.load(options.teacher, data, options.device, report) if options.teacher else None
+        if self.teacher:
+            self.identity["teacher"] = self.teacher.fingerprint
 
     def finished(self) -> FullTraining | None:
         """The finished training in the folder, or None; another training raises `InputError`."""
@@ -435,7 +478,7 @@ class _Run:
             return None
         record = _read_record(path, RECORDED, f"delete {path} to train again, or choose another --out folder")
         recorded = record["identity"]
-        other = [part for part, value in self.identity.items() if part not in PORTABLE and recorded.get(part) != value]
+        other = [part for part in checkpoints.differing(self.identity, recorded) if part not in PORTABLE]
         if other:
             raise InputError(
                 f"{self.folder}: holds another training ({', '.join(other)} differ); choose another --out folder"
@@ -499,6 +542,11 @@ class _Run:
             self.report(f"not applied: {self.resolved.not_applied}")
         if (self.work / "checkpoint.pt").is_file():
             self.report(f"continues from {self.work / 'checkpoint.pt'}")
+        elif self.start.is_judged:
+            data, settings = self.data, self.resolved.settings
+            with trainer.threads(settings.threads):
+                accuracy = trainer.evaluate(self.model, data.validation, data, data.resolution)
+            self.report(f"validation accuracy of the given weights, before training: {accuracy:.2%}")
 
     def _fit(self) -> trainer.Trained:
         """Train from the checkpoint or from the start, with the machine's lock for training."""
@@ -514,6 +562,7 @@ class _Run:
                 device=options.device,
                 on_epoch=progress,
                 checkpoint=self.work / "checkpoint.pt",
+                teacher=self.teacher,
             )
 
     def _evaluate(self, trained: trainer.Trained) -> dict[str, Any]:
@@ -594,6 +643,9 @@ class _Run:
             "not_applied": self.resolved.not_applied,
             "training": asdict(self.resolved.settings),
             "losses": list(trained.losses),
+            "starts_from": list(self.start.account),
+            "normalization": self.start.normalization,
+            "teacher": options.teacher and os.fspath(options.teacher),
             "seed": options.seed,
             "device": options.device,
             "data": {

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from nasspace import files, temporary
 from nasspace.documents import Document
-from nasspace.engine import delivery, duration, latency_evaluator, shared_weights
+from nasspace.engine import delivery, duration, latency_evaluator, shared_weights, starting_weights
 from nasspace.engine.checks import (
     EXECUTION_SETTINGS,
     check_execution,
@@ -80,6 +80,7 @@ def search(
     latency_device: str | None = None,
     fresh_latency: bool = False,
     learn_from: str | Path | None = None,
+    start_from: str | Path | None = None,
     workers: int | None = None,
     ray: str | None = None,
     gpus: float | None = None,
@@ -135,6 +136,8 @@ def search(
         fresh_latency: Measure again instead of reading the cache.
         learn_from: An earlier study on the same images, which shows how much a longer training brings. Used when a
             study is created.
+        start_from: Trained weights of a network of the space, which candidates inherit where they overlap: `STUDY:ID`,
+            an export's folder, or a checkpoint of a published network.
         workers: Candidates evaluated at a time, on Ray.
         ray: Address of a Ray cluster, `auto` or `none`.
         gpus: GPUs of one worker, such as 0.25.
@@ -196,6 +199,8 @@ def search(
         problem = Problem.from_function(settings, space, evaluator, known)
     else:
         problem = Problem.from_data(settings, space)
+    if start_from is not None:
+        problem = starting_weights.with_donor(problem, os.fspath(start_from))
     if learn_from is not None:
         problem = replace(problem, belief=_learned(learn_from, problem))
     report = on_event or _ignore
@@ -259,6 +264,7 @@ def _continue(study: Study, changes: Mapping[str, Any], report: Report, started:
     check_execution(recipe)
     space = Space(Document(settings["space"]["document"], settings["space"]["name"]))
     problem = Problem.from_data(recipe, space)
+    problem = replace(problem, donor=starting_weights.of_study(study, problem))
     new_settings = problem.settings(study.folder.name, None)
     check_same_settings(study.folder, settings, new_settings, study.latency_machine())
     return _run(study, problem, False, report, started)
@@ -315,6 +321,11 @@ def _nothing_learned(settings: Mapping[str, Any], problem: Problem) -> str:
         return f"the study's accuracies came from the evaluator {settings['evaluator']}, not from trainings"
     if "accuracy" not in settings["recipe"]["objectives"]:
         return "accuracy is no objective of the study, which trained no network"
+    given = [
+        (each or {}).get("fingerprint") for each in (settings.get("start_from"), problem.donor and problem.donor.record)
+    ]
+    if given[0] != given[1]:
+        return "its networks started from other weights (--start-from), so that short trainings say something else"
     if not settings.get("belief"):
         return "the study is of an earlier version, which recorded no intervals of accuracy"
     return ""
@@ -374,6 +385,8 @@ def _open(folder: Path, problem: Problem, storage: str | None) -> Study:
     else:
         study = records.load(folder)
     check_same_settings(folder, study.settings, settings, study.latency_machine())
+    if problem.donor:
+        starting_weights.keep(study, problem.donor)
     new, old = settings["recipe"], study.settings["recipe"]
     if any(new[key] != old.get(key) for key in EXECUTION_SETTINGS):  # for this process only, not recorded
         study.settings = {**study.settings, "recipe": {**old, **{key: new[key] for key in EXECUTION_SETTINGS}}}
@@ -476,6 +489,8 @@ def _training_evaluator(study: Study, problem: Problem, fresh_latency: bool, rep
     def after_epoch(epoch: int, epochs: int, loss: float) -> None:
         report("epoch", epoch=epoch, epochs=epochs, loss=loss)
 
+    if problem.donor and not study.is_searched:
+        return starting_weights.evaluator_of(problem, measure=measure, on_epoch=after_epoch)
     return TrainingEvaluator(recipe, data, measure=measure, on_epoch=after_epoch)
 
 

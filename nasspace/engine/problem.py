@@ -22,6 +22,7 @@ from nasspace.studies.recipe import NetAdapt, Recipe, Rung, short
 
 if TYPE_CHECKING:
     from nasspace.data.loading import DataSet
+    from nasspace.engine.starting_weights import Donor
 
 PACKAGES = ("nasspace", "torch", "optuna", "onnxruntime", "numpy", "scikit-learn")
 EvaluatorFunction = Callable[[Architecture], Mapping[str, float]]
@@ -34,7 +35,7 @@ class Problem:
 
     `evaluator` is None until the search starts, unless the user passed a function. `deployment` is None with such a
     function. `notes` are messages for the user. `belief` is what an earlier study shows of short trainings on these
-    images, as study.yaml holds it.
+    images, as study.yaml holds it. `donor` has the weights that candidates start from.
     """
 
     recipe: Recipe
@@ -44,6 +45,7 @@ class Problem:
     deployment: Deployment | None = None
     notes: tuple[str, ...] = ()
     belief: Mapping[str, Any] | None = None
+    donor: Donor | None = None
 
     @classmethod
     def from_data(cls, recipe: Recipe, space: Space | str | Path) -> Problem:
@@ -121,6 +123,7 @@ class Problem:
             },
             "accuracy_is_of": self._accuracy_is_of(),
             "belief": (self.belief or asdict(Prior())) if data and "accuracy" in recipe.objectives else None,
+            "start_from": self.donor and self.donor.record,
             "recipe": recipe.as_written(),
             "limits": recipe.limits.given(),
             "evaluator": None if data else getattr(self.evaluator.function, "__qualname__", "function"),
@@ -151,7 +154,7 @@ def _with_start_resolved(recipe: Recipe, space: Space) -> NetAdapt:
         if not isinstance(settings.start, str):
             _check_choices(space, settings.start)
             return settings
-        choices = _choices_in(space, resolve_arch(settings.start).architecture)
+        choices = choices_in(space, resolve_arch(settings.start).architecture)
     except InputError as error:
         raise InputError(f"netadapt.start: {error}") from None
     return settings.model_copy(update={"start": choices})
@@ -173,9 +176,9 @@ def _check_choices(space: Space, choices: Mapping[str, Any]) -> None:
             raise InputError(f"the other choices never reach '{name}'; leave it out")
 
 
-def _choices_in(space: Space, architecture: Architecture) -> dict[str, Any]:
+def choices_in(space: Space, architecture: Architecture) -> dict[str, Any]:
     """The choices of a network in a space, after it was fitted to the classes, channels and resolution of the space."""
-    sizes = space.options.get("resolution", (space.plan.input[1],))
+    sizes = space.options.get("resolution") or (space.architecture(lambda _, options: options[0]).input[1],)
     side = architecture.input[1] if architecture.input[1] in sizes else max(sizes)
     try:
         found = space.choices_of(architecture.with_input(space.plan.input[0], side).with_classes(space.classes))

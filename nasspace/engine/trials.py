@@ -261,9 +261,10 @@ class TrialManager:
     def _drop_weights(self) -> None:
         """Drop the weights of networks outside the first layers that no rung would take if the search ended now.
 
-        If one is promoted later, it is trained from scratch. With shared weights there are none to drop.
+        If one is promoted later, it is trained from scratch: not where networks start from given weights. With shared
+        weights there are none to drop.
         """
-        if self.study.has_last_rung and self.problem.recipe.supernet is None:
+        if self.study.has_last_rung and self.problem.recipe.supernet is None and self.problem.donor is None:
             kept = promotion.kept_weights(self.study, self.problem.recipe)
             self.study.search_weights.drop(self.study.beyond_layers(KEPT_LAYERS) - kept)
 

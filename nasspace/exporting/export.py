@@ -233,7 +233,7 @@ def verify(
     same = Check("architecture.json unchanged", found == expected, found, expected)
     if not same.ok:  # no weights fit another network, so that no other check can run
         return Exported(folder, _listed(record), [same], record["accuracy"])
-    data = _load_data(data, data_dir, record, architecture)
+    data = _load_data(data, data_dir, record, architecture, folder)
     checks, accuracy = checking.run(folder, architecture, record, data=data, code=code)
     return Exported(folder, _listed(record), [checks[0], same, *checks[1:]], {**record["accuracy"], **accuracy})
 
@@ -251,9 +251,12 @@ def _check_data(data: DataSet, architecture: Architecture, classes: Sequence[str
 
 
 def _load_data(
-    data: DataSet | str | None, data_dir: Any, record: Mapping[str, Any], architecture: Architecture
+    data: DataSet | str | None, data_dir: Any, record: Mapping[str, Any], architecture: Architecture, folder: Path
 ) -> DataSet | None:
-    """Load the data set of the export at the network's resolution; another fingerprint raises `InputError`."""
+    """Load the data set of the export at the network's resolution; another fingerprint raises `InputError`.
+
+    It is normalized as in the training of the network.
+    """
     origin = record["data"] or {}
     if isinstance(data, str):
         from nasspace.data.loading import load_data
@@ -269,7 +272,25 @@ def _load_data(
             f"--data {data.name}: these are not the images of the export ({origin['name']}, fingerprint "
             f"{origin['fingerprint']}; found {trained.fingerprint}); name the data that the network was trained on"
         )
+    given = _given_normalization(folder)
+    if given:
+        return dataclasses.replace(data, **given)
     return data if trained is data else dataclasses.replace(data, mean=trained.mean, std=trained.std)
+
+
+def _given_normalization(folder: Path) -> dict[str, tuple[float, ...]]:
+    """Mean and standard deviation, from 0 to 255, of a training whose given weights had their own; else empty."""
+    path = folder / TRAINED[0]
+    if not path.is_file():
+        return {}
+    document = files.load_json(path)
+    found = document.value.get("normalization") if isinstance(document.value, dict) else None
+    if found is None:
+        return {}
+    try:
+        return {key: tuple(255 * float(value) for value in found[key]) for key in ("mean", "std")}
+    except (TypeError, KeyError, ValueError):
+        raise document.error(("normalization",), "not the mean and std of a training; train again") from None
 
 
 def _as_trained(data: DataSet, data_dir: Any, origin: Mapping[str, Any]) -> DataSet:

@@ -117,10 +117,18 @@ def described(path: Path) -> tuple[list[Any], dict[str, str]]:
 
 def by_onnx(path: Path, pixels: Tensor, spec: Mapping[str, Any]) -> Tensor:
     """The decisions of an ONNX file: indices of its outputs, int64 [N]."""
+    scores = onnx_scores(path)
+    return _decided(pixels, lambda part: scores(predict.normalize(part, spec)))
+
+
+def onnx_scores(path: Path, threads: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
+    """The outputs [N, classes] of an ONNX file for its inputs, float32 [N, C, H, W]; on all cores by default."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    return _decided(pixels, lambda part: predict.network_scores(session, predict.normalize(part, spec)))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    return lambda inputs: predict.network_scores(session, inputs)
 
 
 def by_torch(network: nn.Module, pixels: Tensor, spec: Mapping[str, Any]) -> Tensor:

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nasspace.errors import InputError, first_line
+
+WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "state_dict_ema",
+    "model_ema",
+)  # keys of the weights in a training's checkpoint
+PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+REFUSED = re.compile(r"Unsupported global.*?(?:GLOBAL )?([\w.]+\.\w+)", re.DOTALL)  # in torch.load's messages
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -44,15 +56,52 @@ def load_into(network: nn.Module, weights: Mapping[str, Tensor], source: str) ->
     network.load_state_dict(dict(weights))
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read weights of this or another program: safetensors, or a file of `torch.save`, also a training's checkpoint."""
+    if path.suffix == ".safetensors":
+        return dict(unwrapped(read_safetensors(path)))
+    found = _read_torch(path)
+    return _checked(dict(unwrapped(found)) if isinstance(found, Mapping) else found, path)
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read the state dictionary in a file of `torch.save`; a missing or damaged file raises `InputError`."""
+    return _checked(_read_torch(path), path)
+
+
+def _read_torch(path: Path) -> Any:
+    """Read a file of `torch.save` of tensors and plain values; another or a damaged file raises `InputError`."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # the errors of torch.load share no base class
+        if refused := REFUSED.search(str(error)):
+            raise InputError(
+                f"{path}: holds a Python object ({refused[1]}), which is not loaded since it could run code; save the "
+                "weights alone, with torch.save(network.state_dict(), FILE)"
+            ) from None
         raise InputError(f"{path}: not a valid file of weights ({first_line(error)[:100]})") from None
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+
+
+def unwrapped(state: Mapping[str, object]) -> Mapping[str, object]:
+    """The weights in a training's checkpoint, under the names that the network had before it was wrapped."""
+    for key in WRAPPERS:
+        inner = state.get(key)
+        if isinstance(inner, Mapping):
+            return unwrapped(inner)
+    for prefix in PREFIXES:
+        if state and all(isinstance(name, str) and name.startswith(prefix) for name in state):
+            return unwrapped({name.removeprefix(prefix): value for name, value in state.items()})
+    return state
+
+
+def _checked(found: Any, path: Path) -> dict[str, Tensor]:
+    """A state dictionary as read from a file; raises `InputError` if it is none."""
+    is_state = isinstance(found, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    )
+    if not is_state or not found:
         raise InputError(f"{path}: holds no state dictionary (tensors by name)")
     return found
 

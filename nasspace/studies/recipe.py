@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Mapping
@@ -38,7 +39,12 @@ EXAMPLES = {"latency": "20ms", "count": "150M", "time": "30m"}
 SHOWN = 60  # largest number of characters of a wrong value in messages
 LEAST_RESOLUTION = 8  # pixels per side of images for search and training
 UNBOUNDED = 1_000_000  # trials, if only time ends the search
-SWITCHES = ("flip", "nesterov")  # training settings that are True or False
+NOT_NUMBERS = {  # settings that are True or False, or text
+    setting.name
+    for kind in (TrainingSettings, SupernetSettings)
+    for setting in dataclasses.fields(kind)
+    if any(word in str(setting.type) for word in ("bool", "str"))
+}
 WHOLE = ("start",)  # mappings that are one value: the choices of a network
 
 
@@ -79,10 +85,10 @@ def _current_training(value: Any) -> Any:
 
 
 def _without_booleans(value: Any) -> Any:
-    """Refuse True and False where a part of a recipe has no switch."""
+    """Refuse True and False where a part of a recipe has a number; other settings check themselves."""
     for key, one in value.items() if isinstance(value, Mapping) else ():
         each = one if isinstance(one, list | tuple) else [one]
-        if key not in SWITCHES and any(isinstance(part, bool) for part in each):
+        if key not in NOT_NUMBERS and any(isinstance(part, bool) for part in each):
             raise ValueError(f"{key} is {short(one)}, not a number")
     return value
 

@@ -109,6 +109,14 @@ class BeliefPart(_Part):
     resolution_power: Annotated[float, Field(ge=0, le=10)]
 
 
+class StartPart(_Part):
+    """The network whose weights candidates start from: what the user named, its choices, a hash of the weights."""
+
+    source: str
+    choices: dict[str, Any]
+    fingerprint: str
+
+
 class StudyPart(_Part):
     """study.yaml; fields with a default were added after the first version. `recipe` is validated separately."""
 
@@ -122,6 +130,7 @@ class StudyPart(_Part):
     data: DataPart | None = None
     accuracy_is_of: str = "held-out training images"
     belief: BeliefPart | None = None
+    start_from: StartPart | None = None
     recipe: dict[str, Any]
     limits: dict[str, Amount]
     evaluator: str | None = None

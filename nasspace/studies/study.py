@@ -278,6 +278,11 @@ class Study:
         """The store of the weights that all networks share, under the number 0."""
         return self._store("weights/shared")
 
+    @property
+    def start_weights(self) -> Weights:
+        """The store of the weights that candidates start from, under the number 0."""
+        return self._store("weights/start")
+
     # Progress of the search
 
     @property

@@ -48,10 +48,15 @@ class Checkpoints:
             raise InputError(f"{self.path}: not a sound checkpoint ({type(error).__name__}); {remedy}") from None
         if not isinstance(checkpoint, dict) or checkpoint.get("nasspace_checkpoint") != VERSION:
             raise InputError(f"{self.path}: not a checkpoint of this version of nasspace; {remedy}")
-        other = [part for part, value in self.identity.items() if checkpoint["identity"].get(part) != value]
+        other = differing(self.identity, checkpoint["identity"])
         if other:
             raise InputError(f"{self.path}: the checkpoint of another training ({', '.join(other)} differ); {remedy}")
         return checkpoint["state"]
+
+
+def differing(identity: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """The parts in which two identities of trainings differ; a part may be in one of them only."""
+    return [part for part in dict.fromkeys([*identity, *other]) if identity.get(part) != other.get(part)]
 
 
 def identity(

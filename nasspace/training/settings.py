@@ -17,6 +17,11 @@ DECAYED = ("weights", "weights-but-depthwise", "all")
 STATISTICS = ("re-estimated", "running")
 SAMPLINGS = ("fair", "sandwich", "uniform")
 POLICIES = ("randaugment", "trivialaugment")
+BALANCES = ("weights", "sampling")
+ADDED = (  # later settings, which count in a fingerprint if they are not the defaults
+    *("balance", "accumulation", "frozen_norms", "head_first"),
+    *("teacher_share", "temperature"),
+)
 FORMER_NAMES = {"optimiser": "optimizer"}  # settings under the name that files of earlier versions give them
 
 
@@ -173,6 +178,12 @@ class TrainingSettings:
     momentum of every batch norm (PyTorch's, that is 1 - TensorFlow's decay; None: unchanged). The final batch norm
     statistics are `re-estimated` on training images or the `running` ones.
 
+    **Uneven classes.** `balance` gives every class the same weight: `weights` in the loss, `sampling` by drawing images
+    of rare classes more often; None: as the images are. **Memory.** A batch is processed in `accumulation` parts, whose
+    gradients are added. **Fine-tuning** of given weights: `frozen_norms` keeps statistics and weights of batch norms;
+    in the share `head_first` of the steps only the last layer is trained. **Distillation.** With a teacher,
+    `teacher_share` is its part in the loss, and `temperature` divides both networks' logits.
+
     **Images.** `crop_padding` is the largest random shift as a share of the side. `flip` flips images horizontally;
     None does so for color images only, since drawings and writing seldom keep their meaning. `threads` are torch's, on
     the CPU. The following are off by default (`data/augmentation.py`, `data/policies.py`) and applied in this order.
@@ -226,6 +237,12 @@ class TrainingSettings:
     erasing: float = _number(0.0, "a share of the images, from 0 to 1", lambda value: 0 <= value <= 1)
     mixup: float = _number(0.0, "0 or more", lambda value: value >= 0)
     cutmix: float = _number(0.0, "0 or more", lambda value: value >= 0)
+    balance: str | None = _one_of(None, (*BALANCES, None), "weights, sampling or null")
+    accumulation: int = _whole(1, 1, "1 or more")
+    frozen_norms: bool = _one_of(False, (True, False), "true or false")
+    head_first: float = _number(0.0, "a share of the steps, from 0 to below 1", lambda value: 0 <= value < 1)
+    teacher_share: float = _number(0.5, "from 0 to 1", lambda value: 0 <= value <= 1)
+    temperature: float = _number(4.0, "a number above 0", lambda value: value > 0)
 
     def __post_init__(self) -> None:
         _check_fields(self, "training")
@@ -250,7 +267,9 @@ class TrainingSettings:
     def fingerprint(self) -> str:
         """12 hex digits that are equal for equal settings, in every version: former names count, not current ones."""
         former = {name: old for old, name in FORMER_NAMES.items()}
-        content = sorted((former.get(name, name), value) for name, value in asdict(self).items())
+        added = {each.name for each in fields(self) if each.name in ADDED and getattr(self, each.name) == each.default}
+        values = {name: value for name, value in asdict(self).items() if name not in added}
+        content = sorted((former.get(name, name), value) for name, value in values.items())
         return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
     def _check_milestones(self) -> None:
@@ -269,3 +288,8 @@ def check_for_sharing(settings: TrainingSettings) -> None:
         raise InputError("training.average: shared weights have no moving average; set it to 0")
     if settings.schedule == "plateau":
         raise InputError("training.schedule: 'plateau' needs the accuracy of one network; choose another schedule")
+    for name, usual in (("accumulation", 1), ("frozen_norms", False), ("head_first", 0)):
+        if getattr(settings, name) != usual:
+            raise InputError(f"training.{name}: is for a single network, not for shared weights; leave it out")
+    if settings.balance == "weights":
+        raise InputError("training.balance: shared weights are trained with 'sampling'; choose it, or null")

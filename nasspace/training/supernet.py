@@ -118,6 +118,12 @@ class Supernet(nn.Module):
                 own[name].copy_(self.get_parameter(key)[slices])
         return network
 
+    def take(self, architecture: Architecture, state: Mapping[str, Tensor]) -> None:
+        """Replace the slices of a network by its own weights, a state dict of `nasspace.build(architecture)`."""
+        with torch.no_grad():
+            for name, key, slices in _named(self.blocks_of(architecture)):
+                self.get_parameter(key)[slices].copy_(state[name])
+
     def weights(self, architecture: Architecture) -> dict[str, Tensor]:
         """The state dict of `network`, which `nasspace.build(architecture)` loads."""
         return dict(self.network(architecture).state_dict())

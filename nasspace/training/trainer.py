@@ -17,10 +17,11 @@ from torch.nn import functional
 from nasspace.data import augmentation
 from nasspace.data.images import DataSet, Images, prepared, resized, stratified
 from nasspace.data.policies import rand_augment, trivial_augment
-from nasspace.training import checkpoints
+from nasspace.training import checkpoints, distillation
 from nasspace.training.calibration import scaled_log_loss
 from nasspace.training.checkpoints import Checkpoints
 from nasspace.training.depthwise import fast_tiny_maps
+from nasspace.training.distillation import Teacher
 from nasspace.training.optimizers import averaged, optimizer
 from nasspace.training.schedules import Plateau, rate
 from nasspace.training.settings import Fidelity, TrainingSettings
@@ -55,6 +56,7 @@ def train(
     device: str = "cpu",
     on_epoch: Callable[[int, int, float], None] | None = None,
     checkpoint: Path | None = None,
+    teacher: Teacher | None = None,
 ) -> Trained:
     """Train `model` in place and leave it on the CPU in evaluation mode; accuracy is on the validation split.
 
@@ -65,18 +67,21 @@ def train(
     With `checkpoint`, the state is saved to that file after each epoch, and every 30 seconds within an epoch. If the
     file exists, the training continues from it and ends in the same weights as an uninterrupted one, bit by bit, on the
     CPU of one machine. A checkpoint of another training raises `InputError`. The file is kept after the training.
+    With a `teacher`, the network also learns its probabilities, on the same augmented images.
     """
     settings = settings or TrainingSettings()
     start = time.perf_counter()
     identity = checkpoints.identity(model, data, fidelity, settings, seed, device) if checkpoint else {}
+    if teacher:
+        identity["teacher"] = teacher.fingerprint
     saved = Checkpoints(checkpoint, identity) if checkpoint else None
     data = subset(prepared(data, fidelity.resolution), fidelity.share, seed)
     with threads(settings.threads), seeded(seed, device):
         _to_channels_last(model.to(device), device)
-        fit = Fit(model, data, fidelity, settings, seed, device, saved)
+        fit = Fit(model, data, fidelity, settings, seed, device, saved, teacher=teacher)
         with fast_tiny_maps(model, device):
             fit.run(on_epoch)
-        if settings.norm_statistics == "re-estimated":
+        if settings.norm_statistics == "re-estimated" and not settings.frozen_norms:
             re_estimate(model, data, settings.batch_size, seed, device)
         found = logits(
             model,
@@ -203,6 +208,7 @@ class Fit:
         device: str,
         checkpoint: Checkpoints | None,
         step: Step | None = None,
+        teacher: Teacher | None = None,
     ):
         self.model = model
         self.data = data
@@ -213,7 +219,10 @@ class Fit:
         self.generator = torch.Generator().manual_seed(seed)
         self.augment = _Augmentation(data, settings, self.generator)
         per_epoch = batches_per_epoch(len(data.train), settings.batch_size)
-        self.step: Step = step or _Step(model, settings, fidelity.epochs, per_epoch)
+        counts = data.train.labels.bincount(minlength=len(data.classes)).clamp(min=1)
+        self.class_weights = len(data.train) / len(data.classes) / counts
+        weights = self.class_weights.to(device) if settings.balance == "weights" else None
+        self.step: Step = step or _Step(model, settings, fidelity.epochs, per_epoch, weights, self._taught(teacher))
         self.plateau = Plateau(settings.patience)
         self.losses: list[float] = []
         self.epoch_start = self.generator.get_state()  # state of the generator before the current epoch
@@ -223,6 +232,16 @@ class Fit:
         self.start = self.last_save = time.perf_counter()
         if checkpoint and (state := checkpoint.load()):
             self._restore(state)
+
+    def _taught(self, teacher: Teacher | None) -> Callable[[Tensor], Tensor] | None:
+        """The teacher's logits for normalized images; None without a teacher."""
+        if teacher is None:
+            return None
+        mean, std = (
+            torch.tensor(values, device=self.device, dtype=torch.float32)[:, None, None]
+            for values in (self.data.mean, self.data.std)
+        )
+        return lambda images: teacher.scores(images * std + mean)
 
     @property
     def diverged(self) -> bool:
@@ -243,6 +262,9 @@ class Fit:
     def _epoch(self) -> None:
         """Train the remaining batches of the current epoch."""
         self.model.train()
+        if self.settings.frozen_norms:
+            for norm in _norms(self.model):
+                norm.eval()
         for chosen in self._order().tensor_split(self.step.per_epoch)[self.batch :]:
             batch = self.data.train.at(chosen)
             pixels, labels = self.augment(batch.pixels.to(self.device), batch.labels.to(self.device))
@@ -256,10 +278,15 @@ class Fit:
 
     def _order(self) -> Tensor:
         """The order of the epoch's images; for a resumed epoch, drawn again from the generator's state at its start."""
-        if not self.batch:
-            self.epoch_start = self.generator.get_state()
-            return torch.randperm(len(self.data.train), generator=self.generator)
-        return torch.randperm(len(self.data.train), generator=torch.Generator().set_state(self.epoch_start))
+        generator = self.generator
+        if self.batch:
+            generator = torch.Generator().set_state(self.epoch_start)
+        else:
+            self.epoch_start = generator.get_state()
+        labels = self.data.train.labels
+        if self.settings.balance == "sampling":
+            return torch.multinomial(self.class_weights[labels], len(labels), replacement=True, generator=generator)
+        return torch.randperm(len(labels), generator=generator)
 
     def _validation_accuracy(self) -> float:
         """The accuracy on the validation split after this epoch, for the schedule `plateau`."""
@@ -310,15 +337,39 @@ class Fit:
 
 
 class _Step:
-    """A training step: forward, loss, backward, optimizer at the schedule's rate, moving average."""
+    """A training step: forward, loss, backward, optimizer at the schedule's rate, moving average.
 
-    def __init__(self, model: nn.Module, settings: TrainingSettings, epochs: int, per_epoch: int):
+    `class_weights` [classes] are the loss's weights of the classes; None: equal ones. `teacher` returns a teacher's
+    logits for a batch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: TrainingSettings,
+        epochs: int,
+        per_epoch: int,
+        class_weights: Tensor | None = None,
+        teacher: Callable[[Tensor], Tensor] | None = None,
+    ):
         self.model = model
         self.settings = settings
         self.per_epoch = per_epoch
+        self.class_weights = class_weights
+        self.teacher = teacher
         self.steps = epochs * per_epoch
         self.done = 0
+        self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if settings.frozen_norms:
+            for norm in _norms(model):
+                norm.requires_grad_(False)
+        last = [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.Linear)][-1:]
+        head = {id(parameter) for part in last for parameter in part.parameters()}
+        self.body = [each for each in model.parameters() if each.requires_grad and id(each) not in head]
         self.optimizer = optimizer(model, settings)
+        if settings.head_first and isinstance(self.optimizer, torch.optim.SGD) and settings.momentum:
+            for parameter in self.body:  # fused SGD needs a momentum for all parameters or none; zero changes nothing
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.average = averaged(model, settings.average) if settings.average else None
         if settings.norm_momentum is not None:
             for norm in _norms(model):
@@ -329,16 +380,52 @@ class _Step:
         current_rate = rate(self.settings, self.done, self.steps, self.per_epoch, drops)
         for group in self.optimizer.param_groups:
             group["lr"] = current_rate
-        loss = functional.cross_entropy(self.model(pixels), labels, label_smoothing=self.settings.label_smoothing)
+        if self.settings.head_first:
+            self._train_body(self.done >= self.settings.head_first * self.steps)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = self._backward(pixels, labels)
         if self.settings.gradient_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_norm)
         self.optimizer.step()
         self.done += 1
         if self.average:
             self.average.update_parameters(self.model)
-        return loss.detach()
+        return loss
+
+    def _backward(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """Add the gradients of a batch, part by part; returns the detached loss. No part has a single image."""
+        total = torch.zeros((), device=pixels.device)
+        parts = max(1, min(self.settings.accumulation, len(pixels) // 2))
+        for images, targets in zip(pixels.tensor_split(parts), labels.tensor_split(parts), strict=True):
+            loss = self._loss(images, targets) * (len(images) / len(pixels))
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def _loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        """The loss of images by their labels and by the teacher, if there is one."""
+        settings, scores = self.settings, self.model(images)
+        of_labels = self._of_labels(scores, targets)
+        if self.teacher is None:
+            return of_labels
+        return distillation.loss(scores, self.teacher(images), of_labels, settings.teacher_share, settings.temperature)
+
+    def _of_labels(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss by the labels, classes [N] or shares of classes [N, classes].
+
+        Each image is weighted as a whole. PyTorch's `weight` would also weight the smoothing, which then pulls every
+        image towards rare classes.
+        """
+        smoothing = self.settings.label_smoothing
+        if self.class_weights is None:
+            return functional.cross_entropy(scores, targets, label_smoothing=smoothing)
+        weights = targets @ self.class_weights if targets.ndim > 1 else self.class_weights[targets]
+        return (weights * functional.cross_entropy(scores, targets, label_smoothing=smoothing, reduction="none")).mean()
+
+    def _train_body(self, trained: bool) -> None:
+        """Train all layers, or the last one alone."""
+        for parameter in self.body:
+            parameter.requires_grad_(trained)
 
     def state(self) -> dict[str, Any]:
         """The state of optimizer and average, for checkpoints."""
@@ -353,7 +440,9 @@ class _Step:
             self.average.load_state_dict(state["average"])
 
     def finish(self) -> None:
-        """Copy the averaged weights, if any, to the model."""
+        """Copy the averaged weights, if any, to the model, whose frozen weights can be trained again."""
+        for parameter in self.trainable:
+            parameter.requires_grad_(True)
         if self.average:
             self.model.load_state_dict(self.average.module.state_dict())
 

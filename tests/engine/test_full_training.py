@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -361,9 +363,80 @@ def test_a_head_with_other_classes_is_initialized(data, quick, tmp_path):
     torch.save(build(Architecture.of(other, input=(1, 16, 16)), seed=9).state_dict(), tmp_path / "w.pt")
     lines = []
     nasspace.train(tiny(), data=data, epochs=1, weights=tmp_path / "w.pt", out=tmp_path / "t", report=lines.append)
-    assert "the last layer has other classes" in lines[0]
-    with pytest.raises(InputError, match="these weights are not of this architecture"):
+    assert "the last layer has 7 classes, not 10: it starts from new weights" in lines[0]
+    with pytest.raises(InputError, match="these are weights of another network"):
         nasspace.train(tiny(), data=data, epochs=1, weights={"0.weight": torch.zeros(1)}, out=tmp_path / "u")
+
+
+def checkpoint(classes: int = 1000) -> dict:
+    """Names and values as in torchvision's checkpoint of a small MobileNetV2."""
+    records = json.loads((Path(__file__).parents[1] / "recorded" / "checkpoints.json").read_text())
+    (lines,) = [each["layers"] for each in records if each["name"] == "mobilenet_v2_0.35"]
+    generator, state = torch.Generator().manual_seed(0), {}
+    for name, size, *kind in map(str.split, lines):
+        shape = [int(each) for each in size.split("x")]
+        shape[0] = classes if name == "classifier.1" else shape[0]
+        if kind == ["norm"]:
+            state |= {f"{name}.{key}": torch.ones(shape) for key in ("weight", "running_var")}
+            state |= {f"{name}.{key}": torch.zeros(shape) for key in ("bias", "running_mean")}
+            continue
+        state[f"{name}.weight"] = torch.randn(shape, generator=generator) * (2 / math.prod(shape[1:])) ** 0.5
+        if kind:
+            state[f"{name}.bias"] = torch.zeros(shape[0])
+    return state
+
+
+def test_a_checkpoint_of_torchvision_is_the_start(quick, tmp_path):
+    data = load_data("digits", resolution=32)
+    torch.save({"epoch": 7, "model": checkpoint()}, tmp_path / "w.pth")
+    lines, out = [], tmp_path / "t"
+    how = {"data": data, "epochs": 1, "resolution": 32, "out": out, "weights": tmp_path / "w.pth"}
+    found = nasspace.train("mobilenet_v2_0.35", **how, report=lines.append)
+    place = tmp_path / "w.pth"
+    assert lines[:5] == [
+        f"{place}: weights of torchvision's MobileNetV2, 105 layers",
+        f"{place}: the last layer has 1000 classes, not 10: it starts from new weights",
+        f"{place}: the first layer is adapted from color to gray images",
+        f"{place}: images are normalized as for these weights, mean 0.449, standard deviation 0.226",
+        f"starts from {place}",
+    ]
+    assert not any("before training" in line for line in lines)
+    assert json.loads((out / "training.json").read_text())["starts_from"] == lines[:5]
+    spec = json.loads((out / "preprocessing.json").read_text())
+    assert (spec["mean"], spec["std"]) == (pytest.approx([0.449], abs=1e-6), pytest.approx([0.226], abs=1e-6))
+    assert verify(out).ok
+    assert nasspace.train("mobilenet_v2_0.35", **how) == found
+
+
+def test_given_weights_of_the_same_classes_are_judged_first(quick, tmp_path):
+    data, lines = load_data("digits", resolution=32), []
+    torch.save(checkpoint(10), tmp_path / "w.pth")
+    how = {"data": data, "epochs": 1, "resolution": 32, "out": tmp_path / "t"}
+    nasspace.train("mobilenet_v2_0.35", **how, weights=tmp_path / "w.pth", report=lines.append)
+    (line,) = [line for line in lines if "before training" in line]
+    assert re.fullmatch(r"validation accuracy of the given weights, before training: \d+\.\d\d%", line)
+
+
+def test_weights_of_an_export_bring_its_normalization_and_name_another_network(data, quick, tmp_path):
+    dark = dataclasses.replace(data, mean=(10.0,), std=(20.0,))
+    nasspace.train(tiny(), data=dark, epochs=1, out=tmp_path / "one")
+    other = Architecture.of(
+        [{**layer, **({"activation": "relu6"} if layer["block"] == "conv" else {})} for layer in LAYERS],
+        input=tiny().input,
+    )
+    lines = []
+    nasspace.train(other, data=data, epochs=1, weights=tmp_path / "one", out=tmp_path / "two", report=lines.append)
+    assert any("whose shapes agree; its function may differ" in line for line in lines)
+    spec = json.loads((tmp_path / "two" / "preprocessing.json").read_text())
+    assert (spec["mean"], spec["std"]) == ([round(10 / 255, 6)], [round(20 / 255, 6)])
+
+
+def test_a_file_with_python_objects_is_not_loaded(data, tmp_path):
+    import argparse
+
+    torch.save({"state_dict": checkpoint(), "args": argparse.Namespace(lr=1)}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"w.pth: holds a Python object \(argparse.Namespace\), which is not loaded"):
+        nasspace.train("mobilenet_v2_0.35", data=data, weights=tmp_path / "w.pth", out=tmp_path / "t")
 
 
 def test_a_published_network_is_fitted_to_the_data(quick, tmp_path):
@@ -404,7 +477,10 @@ def test_a_published_network_is_fitted_to_the_data(quick, tmp_path):
         ({"batch_size": 1}, "batch_size: 1 is not a whole number of 2 or more"),
         ({"threads": True}, "threads: True is not a whole number of 1 or more"),
         ({"epochs": 0}, "epochs: 0 is not a whole number of 1 or more"),
-        ({"settings": "shuflenet"}, "neither a file nor a published training; did you mean 'shufflenet'"),
+        (
+            {"settings": "shuflenet"},
+            "neither a file, nor own, fine-tuning or a published training; did you mean 'shufflenet'",
+        ),
         ({"weights": "none.safetensors"}, r"none\.safetensors: cannot be read"),
         ({"weights": "none.pt"}, r"none\.pt: cannot be read"),
         ({"weights": {}, "from_scratch": True}, "are mutually exclusive"),

@@ -114,6 +114,8 @@ def test_fingerprints_are_those_of_earlier_versions():
     """Checkpoints and full trainings keep them."""
     assert TrainingSettings().fingerprint() == "a69cd765d8dd"
     assert TrainingSettings(16, optimizer="rmsprop", learning_rate=0.01).fingerprint() == "d142af24e830"
+    changed = [{"balance": "weights"}, {"accumulation": 2}, {"frozen_norms": True}, {"head_first": 0.1}]
+    assert len({TrainingSettings(**each).fingerprint() for each in [{}, *changed]}) == 5
 
 
 def test_the_defaults_are_the_documented_ones():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -288,6 +289,109 @@ def test_every_setting_trains(few, settings):
     trained = train(network(), few, Fidelity(8, 3), settings)
     assert not trained.diverged
     assert trained.losses[-1] < trained.losses[0]
+
+
+def test_frozen_norms_keep_their_weights_and_statistics(few):
+    model = network()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    train(model, few, Fidelity(8, 2), TrainingSettings(frozen_norms=True))
+    kept = {name for name, tensor in model.state_dict().items() if torch.equal(tensor, before[name])}
+    norms = [f"{place}." for place, part in enumerate(model) if isinstance(part, nn.BatchNorm2d)]
+    assert kept == {name for name in before if name.startswith(tuple(norms))}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_last_layer_is_trained_first(few):
+    settings = TrainingSettings(16, head_first=0.5)
+    models = {epochs: network() for epochs in (1, 2)}
+    initial, bodies = list(network().parameters()), {}
+    for epochs, model in models.items():
+        bodies[epochs] = []
+
+        def note(epoch, *_, of=model, seen=bodies[epochs]):
+            seen.append([parameter.detach().clone() for parameter in of.parameters()])
+
+        train(model, few, Fidelity(8, epochs), settings, on_epoch=note)
+    after_half = bodies[2][0]
+    assert all(torch.equal(one, other) for one, other in zip(after_half[:-2], initial[:-2], strict=True))
+    assert not torch.equal(after_half[-2], initial[-2])
+    assert not torch.equal(bodies[2][1][0], initial[0])
+    assert all(parameter.requires_grad for parameter in models[2].parameters())
+
+
+def test_parts_of_a_batch_have_the_gradient_of_the_whole(few):
+    """Without batch norm, whose statistics are those of a part."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    parted = copy.deepcopy(plain)
+    losses = [
+        train(model, few, Fidelity(8, 2), TrainingSettings(32, accumulation=parts)).losses
+        for model, parts in ((plain, 1), (parted, 3))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for one, other in zip(plain.parameters(), parted.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def uneven(data: DataSet) -> DataSet:
+    """Nine in ten images of classes 1 to 9 left out."""
+    rare = data.train.labels > 0
+    kept = ~rare | (torch.arange(len(rare)) % 10 == 0)
+    return dataclasses.replace(data, train=data.train.at(kept.nonzero()[:, 0]))
+
+
+def test_sampling_draws_every_class_equally_often(digits, monkeypatch):
+    data, counts, images = uneven(digits), torch.zeros(10), Images.at
+
+    def counted(self, indices):
+        found = images(self, indices)
+        counts.index_add_(0, found.labels, torch.ones(len(found)))
+        return found
+
+    monkeypatch.setattr(Images, "at", counted)
+    train(network(), data, Fidelity(8, 40), TrainingSettings(balance="sampling", norm_statistics="running"))
+    assert (counts / counts.sum()).tolist() == pytest.approx([0.1] * 10, abs=0.015)
+
+
+def test_weights_give_every_class_the_same_part_of_the_loss(digits):
+    """With smoothing, mixed labels and parts of a batch, beside the formula: weights of images, mean 1."""
+    import nasspace.training.trainer as training
+
+    data = uneven(digits)
+    labels = data.train.labels[:200]
+    weights = len(data.train) / 10 / data.train.labels.bincount(minlength=10)
+    assert (weights[data.train.labels].mean(), 1) == (pytest.approx(1, abs=1e-5), 1)
+    torch.manual_seed(0)
+    pixels, model = torch.randn(200, 1, 8, 8), network()
+    for targets in (labels, nn.functional.one_hot(labels, 10) * 0.7 + 0.03):
+        settings = TrainingSettings(balance="weights", accumulation=1)
+        step = training._Step(model.eval(), settings, 1, 1, weights)
+        shares = targets if targets.ndim > 1 else nn.functional.one_hot(labels, 10).float()
+        each = -((0.9 * shares + 0.01) * model(pixels).log_softmax(1)).sum(1)
+        expected = ((shares @ weights) * each).mean()
+        torch.testing.assert_close(step._backward(pixels, targets), expected.detach())
+        whole = model[-1].weight.grad.clone()
+        model.zero_grad()
+        parts = training._Step(model, dataclasses.replace(settings, accumulation=3), 1, 1, weights)
+        parts._backward(pixels, targets)
+        torch.testing.assert_close(model[-1].weight.grad, whole)
+        model.zero_grad()
+
+
+def test_a_balanced_training_resumes_bit_by_bit(few, tmp_path):
+    settings = TrainingSettings(16, balance="sampling", head_first=0.5, frozen_norms=True, accumulation=2)
+    whole, stopped = network(), network()
+    train(whole, few, Fidelity(8, 3), settings, seed=3)
+
+    def stop(epoch, *_):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, few, Fidelity(8, 3), settings, seed=3, on_epoch=stop, checkpoint=tmp_path / "c.pt")
+    resumed = network()
+    train(resumed, few, Fidelity(8, 3), settings, seed=3, checkpoint=tmp_path / "c.pt")
+    assert same(weights(whole), weights(resumed))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from nasspace.engine.evaluator import FunctionEvaluator, TrainingEvaluator
 from nasspace.engine.latency_evaluator import LatencyEvaluator
 from nasspace.engine.problem import Problem
 from nasspace.engine.shared_weights import InheritingEvaluator
+from nasspace.engine.starting_weights import StartingEvaluator
 from nasspace.space.space import Space
 from nasspace.studies import recipe as recipes
 from nasspace.studies.recipe import Recipe
@@ -32,7 +33,7 @@ class Payload:
     """A problem as plain values, arrays (shared by the workers of a node), and the user's own blocks.
 
     `function` is the user's evaluator, if there is one, instead of training. `shared` are the weights that all networks
-    of `space` share, as arrays.
+    of `space` share, as arrays; if `starts`, candidates are trained from them.
     """
 
     recipe: dict[str, Any]
@@ -43,6 +44,7 @@ class Payload:
     fresh_latency: bool = False
     space: Space | None = None
     shared: dict[str, numpy.ndarray] = field(default_factory=dict)
+    starts: bool = False
 
     @classmethod
     def from_problem(cls, problem: Problem, fresh_latency: bool) -> Payload:
@@ -52,10 +54,11 @@ class Payload:
         if problem.data is None:
             return cls(problem.recipe.as_written(), registry.own_blocks(), function=problem.evaluator)
         payload = cls.from_data(problem.recipe, problem.data, fresh_latency)
-        if isinstance(problem.evaluator, InheritingEvaluator):
+        if isinstance(problem.evaluator, InheritingEvaluator | StartingEvaluator):
             weights = problem.evaluator.supernet.state_dict()
             shared = {name: tensor.numpy() for name, tensor in weights.items()}
-            return dataclasses.replace(payload, space=problem.space, shared=shared)
+            starts = isinstance(problem.evaluator, StartingEvaluator)
+            return dataclasses.replace(payload, space=problem.space, shared=shared, starts=starts)
         return payload
 
     @classmethod
@@ -96,7 +99,8 @@ class Payload:
         assert data is not None
         measure = measure or LatencyEvaluator(self._recipe(), data, fresh=self.fresh_latency)
         if self.space is not None:
-            return InheritingEvaluator(self._recipe(), data, self._supernet(self.space), measure=measure)
+            kind = StartingEvaluator if self.starts else InheritingEvaluator
+            return kind(self._recipe(), data, self._supernet(self.space), measure=measure)
         return TrainingEvaluator(self._recipe(), data, measure=measure)
 
     def _supernet(self, space: Space) -> Supernet:
