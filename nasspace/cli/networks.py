@@ -117,7 +117,12 @@ def _show_table(architecture: Architecture, layers: list[dict[str, Any]], totals
 
 
 def latency(
-    arch: Arch,
+    arch: Annotated[
+        str,
+        typer.Argument(
+            metavar="ARCH", help="Published network, architecture JSON, STUDY:ID, an ONNX file, or module:function."
+        ),
+    ],
     runtime: Annotated[
         str, typer.Option(help="What runs the network: {runtimes}.", autocompletion=choices.runtimes)
     ] = "onnxruntime",
@@ -134,24 +139,45 @@ def latency(
     latency_device: Annotated[str, typer.Option(help=printing.LATENCY_DEVICE)] = "local",
     seconds: Annotated[float, typer.Option(min=0.01, help="Approximate time to measure.")] = 3.0,
     cached: Annotated[bool, typer.Option("--cached", help="Use an earlier measurement if there is one.")] = False,
+    beside: Annotated[
+        str | None, typer.Option(metavar="STUDY", help="Compare with the front of a search on this machine.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Measure the latency of a network on this machine, or on one reached over SSH."""
+    """Measure the latency of a network on this machine, or on one reached over SSH.
+
+    module:function names a function that returns an nn.Module; its code is run.
+    """
+    from nasspace.latency import foreign
     from nasspace.latency.remote import measure_latency
 
-    architecture, _ = _load(arch, resolution)
-    measured = measure_latency(
-        architecture,
-        runtime,
-        threads,
-        batch_size,
-        latency_device=latency_device,
-        device=device,
-        seconds=seconds,
-        fresh=not cached,
-    )
+    rows = _front_of(beside) if beside else None
+    if foreign.is_foreign(arch):
+        if runtime != "onnxruntime" or device != "cpu" or cached:
+            raise InputError(
+                f"{arch}: is always measured again, in onnxruntime on the cpu; leave the other settings out"
+            )
+        measured = foreign.measure(
+            arch,
+            **{"threads": threads, "batch_size": batch_size, "resolution": resolution},
+            **{"seconds": seconds, "latency_device": latency_device},
+        )
+    else:
+        architecture, _ = _load(arch, resolution)
+        measured = measure_latency(
+            architecture,
+            runtime,
+            threads,
+            batch_size,
+            latency_device=latency_device,
+            device=device,
+            seconds=seconds,
+            fresh=not cached,
+        )
+    compared = None if rows is None else [_compared(row, measured.median_ms) for row in rows]
     if json:
-        return printing.print_json(measured.to_json())
+        more = {} if compared is None else {"beside": {"study": beside, "front": compared}}
+        return printing.print_json({**measured.to_json(), **more})
     interval = printing.latency(measured.low_ms, measured.median_ms, measured.high_ms)
     printing.print_text(
         f"{interval} ms: the median at the machine's usual speed, from {measured.rounds} rounds, and its interval"
@@ -169,7 +195,50 @@ def latency(
         printing.print_message(
             "nas: another process competed for the processor throughout; measure again when the machine is idle"
         )
+    if compared is not None:
+        _print_compared(compared, arch)
     return None
+
+
+def _front_of(name: str) -> list[dict[str, Any]]:
+    """The members of a study's front with a latency, fastest first."""
+    from nasspace.studies import study as records
+
+    study = records.read(name)
+    rows = [row for row in study.snapshot().document()["front"] if row.get("latency_ms")]
+    if not rows:
+        raise InputError(f"--beside {name}: its front has no measured latency; name a study that measured one")
+    return sorted(rows, key=lambda row: row["latency_ms"])
+
+
+def _compared(row: dict[str, Any], median_ms: float) -> dict[str, Any]:
+    """A member of a front next to a measured latency: how many times as fast it is."""
+    keys = (
+        "id",
+        "latency_ms",
+        "latency_low_ms",
+        "latency_high_ms",
+        "accuracy_expected",
+        "accuracy_low",
+        "accuracy_high",
+    )
+    return {**{key: row.get(key) for key in keys}, "times_as_fast": round(median_ms / row["latency_ms"], 3)}
+
+
+def _print_compared(rows: list[dict[str, Any]], arch: str) -> None:
+    columns = ("id", "latency ms (95 %)", "times as fast", "accuracy expected (95 %)")
+    cells = []
+    for row in rows:
+        accuracy = "-"
+        if row["accuracy_expected"] is not None:
+            accuracy = f"{row['accuracy_expected']:.3f}"
+            if row["accuracy_low"] is not None:
+                accuracy += f" ({row['accuracy_low']:.3f}-{row['accuracy_high']:.3f})"
+        latency = printing.latency(row["latency_low_ms"], row["latency_ms"], row["latency_high_ms"])
+        values = (str(row["id"]), latency, f"{row['times_as_fast']:.2f}", accuracy)
+        cells.append(dict(zip(columns, values, strict=True)))
+    printing.print_fitted(columns, cells, ())
+    printing.print_message(f"'times as fast': the latency of {arch} over that of the member, as the study measured it")
 
 
 def export(

@@ -200,7 +200,7 @@ def search(
     else:
         problem = Problem.from_data(settings, space)
     if start_from is not None:
-        problem = starting_weights.with_donor(problem, os.fspath(start_from))
+        problem = starting_weights.with_donor(problem, start_from)
     if learn_from is not None:
         problem = replace(problem, belief=_learned(learn_from, problem))
     report = on_event or _ignore

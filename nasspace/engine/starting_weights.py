@@ -7,6 +7,7 @@ Of each block that both have at the same place, a candidate takes the first chan
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from nasspace.engine.evaluator import TrainingEvaluator
 from nasspace.engine.problem import choices_in
 from nasspace.errors import InputError
 from nasspace.exporting.weights import load_into, read_safetensors, read_weights
-from nasspace.studies.recipe import Recipe
+from nasspace.studies.recipe import Recipe, short
 from nasspace.studies.study import Study
 
 if TYPE_CHECKING:
@@ -187,8 +188,11 @@ def evaluator_of(problem: Problem, **options: Any) -> StartingEvaluator:
     return StartingEvaluator(problem.recipe, problem.data, problem.donor.built, **options)
 
 
-def with_donor(problem: Problem, text: str) -> Problem:
+def with_donor(problem: Problem, start_from: str | os.PathLike) -> Problem:
     """The problem with a donor, from which `netadapt` starts; what was adapted is among its notes."""
+    if not isinstance(start_from, str | os.PathLike):
+        raise InputError(f"start_from: {short(start_from)} is neither a path nor STUDY:ID")
+    text = os.fspath(start_from)
     if problem.data is None or problem.recipe.supernet or "accuracy" not in problem.recipe.objectives:
         raise InputError(
             f"{FLAG} {text}: this search trains no candidates, which could start from weights; leave it out"

@@ -31,6 +31,8 @@ def load(teacher: str | os.PathLike, data: DataSet, device: str, report: Report)
     A network runs on `device`, an ONNX file on the CPU by ONNX Runtime. Each takes images at its own size, normalized
     as it was trained. Raises `InputError` if it has no trained weights, or other classes or channels.
     """
+    if not isinstance(teacher, str | os.PathLike):
+        raise InputError(f"teacher: {teacher!r} is neither a path nor STUDY:ID")
     name = os.fspath(teacher)
     if Path(name).suffix == ONNX:
         return _of_onnx(Path(name), data, report)

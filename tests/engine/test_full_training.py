@@ -386,7 +386,7 @@ def checkpoint(classes: int = 1000) -> dict:
     return state
 
 
-def test_a_checkpoint_of_torchvision_is_the_start(quick, tmp_path):
+def test_a_checkpoint_of_torchvision_is_the_start(tmp_path):
     data = load_data("digits", resolution=32)
     torch.save({"epoch": 7, "model": checkpoint()}, tmp_path / "w.pth")
     lines, out = [], tmp_path / "t"
@@ -405,7 +405,15 @@ def test_a_checkpoint_of_torchvision_is_the_start(quick, tmp_path):
     spec = json.loads((out / "preprocessing.json").read_text())
     assert (spec["mean"], spec["std"]) == (pytest.approx([0.449], abs=1e-6), pytest.approx([0.226], abs=1e-6))
     assert verify(out).ok
+    assert verify(out, data=data).ok
     assert nasspace.train("mobilenet_v2_0.35", **how) == found
+
+
+def test_frozen_norms_need_given_weights(data, tmp_path):
+    with pytest.raises(
+        InputError, match="training.frozen_norms: keeps the statistics of given weights; give --weights"
+    ):
+        nasspace.train(tiny(), data=data, settings="fine-tuning", out=tmp_path / "t")
 
 
 def test_given_weights_of_the_same_classes_are_judged_first(quick, tmp_path):
@@ -417,7 +425,7 @@ def test_given_weights_of_the_same_classes_are_judged_first(quick, tmp_path):
     assert re.fullmatch(r"validation accuracy of the given weights, before training: \d+\.\d\d%", line)
 
 
-def test_weights_of_an_export_bring_its_normalization_and_name_another_network(data, quick, tmp_path):
+def test_weights_of_an_export_bring_its_normalization_and_name_another_network(data, tmp_path):
     dark = dataclasses.replace(data, mean=(10.0,), std=(20.0,))
     nasspace.train(tiny(), data=dark, epochs=1, out=tmp_path / "one")
     other = Architecture.of(

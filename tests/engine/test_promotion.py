@@ -303,7 +303,7 @@ def test_the_weights_of_promoted_networks_are_kept(tmp_path, monkeypatch):
     study = searched(trials=13, rungs=(Rung(epochs=1), Rung(epochs=1)))
     order = study.promotion_order()
     manager = trials.TrialManager.__new__(trials.TrialManager)
-    manager.study, manager.problem = study, SimpleNamespace(recipe=StudyData(study, quiet).recipe)
+    manager.study, manager.problem = study, SimpleNamespace(recipe=StudyData(study, quiet).recipe, donor=None)
     manager._drop_weights()
     assert [number for number in order if study.search_weights.path(number)] == order[:10]
     promotion = Promotion(study, StudyData(study, quiet), quiet)
