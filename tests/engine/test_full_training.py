@@ -411,7 +411,7 @@ def test_a_checkpoint_of_torchvision_is_the_start(tmp_path):
 
 def test_frozen_norms_need_given_weights(data, tmp_path):
     with pytest.raises(
-        InputError, match="training.frozen_norms: keeps the statistics of given weights; give --weights"
+        InputError, match=r"training.frozen_norms: keeps the statistics of given weights; give --weights"
     ):
         nasspace.train(tiny(), data=data, settings="fine-tuning", out=tmp_path / "t")
 
