@@ -141,7 +141,8 @@ def check_same_settings(
     if starts[0] != starts[1]:
         source = (old.get("start_from") or {}).get("source")
         before = f"from the weights of {source} (--start-from)" if source else "from new weights"
-        raise InputError(f"{folder}: this study's candidates start {before}, now from others; {remedy}")
+        now = "from others" if starts[1] else "from new ones"
+        raise InputError(f"{folder}: this study's candidates start {before}, now {now}; {remedy}")
     if old["limits"] != new["limits"]:
         before, now = _limits_text(old["limits"]), _limits_text(new["limits"])
         raise InputError(f"{folder}: this study was searched with the limits {before}, now they are {now}; {remedy}")

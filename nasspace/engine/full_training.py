@@ -24,7 +24,7 @@ from nasspace.engine.problem import with_absolute_path
 from nasspace.engine.settings import ResolvedSettings, resolve_settings
 from nasspace.errors import InputError, NasspaceError
 from nasspace.exporting.export import LARGEST_SEED, TRAINED, check_folder, export
-from nasspace.exporting.weights import load_into, read_weights
+from nasspace.exporting.weights import as_state, load_into, read_weights
 from nasspace.initialization import DEFAULT
 from nasspace.latency.conditions import machine
 from nasspace.latency.runtimes import library_versions
@@ -180,6 +180,8 @@ def train(
     ):
         if value is not None:
             _check_whole(name, value, least)
+    if weights is not None and not isinstance(weights, Mapping | str | os.PathLike):
+        raise InputError(f"weights: {type(weights).__name__} is neither a state dictionary nor a path")
     if weights is not None and from_scratch:
         raise InputError("weights and from_scratch are mutually exclusive; give one")
     check_device(device)
@@ -406,7 +408,7 @@ def _start(architecture: Architecture, source: ResolvedArch, data: DataSet, opti
     if given is None:
         return _Start(model, data)
     place = "weights" if isinstance(given, Mapping) else str(given)
-    state = dict(given) if isinstance(given, Mapping) else read_weights(data_origin.weights_file(given))
+    state = as_state(given, place) if isinstance(given, Mapping) else read_weights(data_origin.weights_file(given))
     account: list[str] = []
     normalization = data_origin.normalization(given)
     replaced = None
@@ -419,6 +421,8 @@ def _start(architecture: Architecture, source: ResolvedArch, data: DataSet, opti
         )
     state, is_whole = pretrained.fitted(state, model, place, account.append)
     load_into(model, state, place)
+    if normalization is None and options.weights is not None:
+        account.append(f"{place}: records no normalization of images; the data's own mean and deviation are used")
     normalization = normalization and pretrained.for_channels(normalization, data.channels)
     if normalization and normalization != (tuple(data.preprocessing["mean"]), tuple(data.preprocessing["std"])):
         mean, std = (tuple(255 * value for value in values) for values in normalization)
@@ -467,7 +471,9 @@ class _Run:
         self.identity["architecture"] = architecture.digest
         if start.normalization:
             self.identity["normalization"] = str(start.normalization)
-        self.teacher = teachers.load(options.teacher, data, options.device, report) if options.teacher else None
+        self.teacher = (
+            teachers.load(options.teacher, data, options.device, report) if options.teacher is not None else None
+        )
         if self.teacher:
             self.identity["teacher"] = self.teacher.fingerprint
 
@@ -645,7 +651,7 @@ class _Run:
             "losses": list(trained.losses),
             "starts_from": list(self.start.account),
             "normalization": self.start.normalization,
-            "teacher": options.teacher and os.fspath(options.teacher),
+            "teacher": None if options.teacher is None else os.fspath(options.teacher),
             "seed": options.seed,
             "device": options.device,
             "data": {
@@ -747,6 +753,10 @@ def _section(record: Mapping[str, Any], confusion: list[list[int]], validated_on
         interval = f"{test['low']:.2%} to {test['high']:.2%}"
         rows.append(("Test accuracy", f"{test['accuracy']:.2%} (95 % interval {interval}), evaluated once"))
         rows.append(("Balanced accuracy, macro F1", f"{test['balanced_accuracy']:.2%}, {test['macro_f1']:.2%} of test"))
+    for name, key in (("Starts from", "starts_from"), ("Teacher", "teacher")):
+        if record.get(key):
+            told = record[key] if isinstance(record[key], str) else "; ".join(record[key])
+            rows.append((name, _cell(told)))
     if record["not_applied"]:
         rows.append(("Not applied", f"of the published training: {_cell(record['not_applied'])}"))
     table = "\n".join(f"| {name} | {value} |" for name, value in (("", ""), ("--", "--"), *rows))

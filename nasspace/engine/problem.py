@@ -178,10 +178,14 @@ def _check_choices(space: Space, choices: Mapping[str, Any]) -> None:
 
 def choices_in(space: Space, architecture: Architecture) -> dict[str, Any]:
     """The choices of a network in a space, after it was fitted to the classes, channels and resolution of the space."""
-    sizes = space.options.get("resolution") or (space.architecture(lambda _, options: options[0]).input[1],)
-    side = architecture.input[1] if architecture.input[1] in sizes else max(sizes)
+    side, searched = architecture.input[1], space
+    if sizes := space.options.get("resolution"):
+        side = side if side in sizes else max(sizes)
+    else:  # choices do not depend on the resolution, but strides of the stem do
+        channels = space.plan.input[0]
+        searched = Space(space.document, classes=space.classes, resolution=side, channels=channels)
     try:
-        found = space.choices_of(architecture.with_input(space.plan.input[0], side).with_classes(space.classes))
+        found = searched.choices_of(architecture.with_input(space.plan.input[0], side).with_classes(space.classes))
     except InputError as error:
         raise InputError(f"{error}; name a network of the space, such as STUDY:ID of an earlier search") from None
     return dict(space.replay(found).choices or {})  # those that the network reaches, as `_check_choices` wants them

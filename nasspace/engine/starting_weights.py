@@ -91,6 +91,8 @@ def find(text: str, problem: Problem, report: Report) -> Donor:
     """
     try:
         path = Path(text)
+        if (path / "study.yaml").is_file() or (Path("reports") / text / "study.yaml").is_file():
+            raise InputError(f"is a study; name one of its trials, as {text}:ID")
         if path.suffix in CHECKPOINTS or (path.suffix != ".json" and path.is_file()):
             return _of_checkpoint(path, problem, report)
         source = resolve_arch(text)
@@ -103,8 +105,10 @@ def find(text: str, problem: Problem, report: Report) -> Donor:
         state = read_safetensors(source.weights)
         choices = choices_in(problem.space, source.architecture)
         return _fitted(text, choices, state, data_origin.normalization(source.weights), problem, report)
+    except OSError as error:
+        raise InputError(f"{FLAG} {text[:100]}: cannot be read ({error.strerror or error})") from None
     except InputError as error:
-        raise InputError(f"{FLAG} {text}: {error}") from None
+        raise InputError(f"{FLAG} {text}: {str(error).removeprefix(f'{text}: ')}") from None
 
 
 def _of_checkpoint(path: Path, problem: Problem, report: Report) -> Donor:
@@ -115,7 +119,7 @@ def _of_checkpoint(path: Path, problem: Problem, report: Report) -> Donor:
     state = read_weights(path)
     names = pretrained.networks_of(state)
     if not names:
-        raise InputError("is of no published network; name STUDY:ID or an export's folder for others")
+        raise InputError("is of no published network; name STUDY:ID or an export's folder for other weights")
     for name in names:
         architecture = zoo.load(name)
         try:
@@ -126,7 +130,9 @@ def _of_checkpoint(path: Path, problem: Problem, report: Report) -> Donor:
         original = architecture.with_input(fitting.input[0], fitting.input[1]).with_classes(fitting.classes)
         converted, normalization = pretrained.converted(state, build(original), original, str(path), report)
         return _fitted(str(path), choices, converted, normalization, problem, report)
-    raise InputError(f"is of {names[0]}, which is not a network of the space '{problem.space.name}'")
+    raise InputError(
+        f"is of {names[0]}, which is not a network of the space '{problem.space.name}'; name a space that contains it"
+    )
 
 
 def _fitted(

@@ -22,6 +22,7 @@ from nasspace.network import build
 from nasspace.training.distillation import Teacher, are_shares, as_logits
 
 ONNX = ".onnx"
+WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 Report = Callable[[str], None]
 
 
@@ -34,16 +35,32 @@ def load(teacher: str | os.PathLike, data: DataSet, device: str, report: Report)
     if not isinstance(teacher, str | os.PathLike):
         raise InputError(f"teacher: {teacher!r} is neither a path nor STUDY:ID")
     name = os.fspath(teacher)
-    if Path(name).suffix == ONNX:
+    try:
+        found = _loaded(name, data, device, report)
+        outputs = found.scores(torch.zeros(1, data.channels, data.resolution, data.resolution, device=device))
+    except OSError as error:
+        raise InputError(f"--teacher {name[:100]}: cannot be read ({error.strerror or error})") from None
+    except InputError as error:
+        raise InputError(f"--teacher {name}: {str(error).removeprefix(f'{name}: ')}") from None
+    if not bool(outputs.isfinite().all()):
+        raise InputError(f"--teacher {name}: its outputs are not finite")
+    return found
+
+
+def _loaded(name: str, data: DataSet, device: str, report: Report) -> Teacher:
+    """The teacher of `load`; errors do not name it."""
+    if Path(name).suffix.lower() == ONNX:
         return _of_onnx(Path(name), data, report)
+    if Path(name).suffix in WEIGHTS and Path(name).is_file():
+        raise InputError(
+            "weights alone do not say their network; name the folder of its export, STUDY:ID, or an ONNX file"
+        )
     source = arch_reference.resolve_arch(name)
     if source.weights is None:
-        raise InputError(
-            f"--teacher {name}: has no trained weights; name an ONNX file, a trained network's folder, or STUDY:ID"
-        )
+        raise InputError("has no trained weights; name an ONNX file, a trained network's folder, or STUDY:ID")
     spec = data_origin.specification(source.weights)
     if spec is None:
-        raise InputError(f"--teacher {name}: nothing records its classes; name an export's folder, or STUDY:ID")
+        raise InputError("nothing records its classes; name an export's folder, or STUDY:ID")
     columns = _columns(spec["classes"], data, name)
     if note := data_origin.note_on_split(source.weights, data):
         report(note)
@@ -65,12 +82,14 @@ def _of_onnx(path: Path, data: DataSet, report: Report) -> Teacher:
     """An ONNX file as the teacher; without our metadata it gets images as the data's training does."""
     shape, metadata = judging.described(path)
     if len(shape) != 3 or not all(isinstance(size, int) for size in shape):
-        raise InputError(f"--teacher {path}: its input is {shape}, not (channels, height, width) of fixed sizes")
+        raise InputError(f"its input is {shape}, not (channels, height, width) of fixed sizes")
     _check_channels(shape[0], data, str(path))
     try:
         spec = json.loads(metadata["preprocessing"])
         columns = _columns(spec["classes"], data, str(path))
         normalize = _normalization(spec, "cpu")
+        if {len(spec[key]) for key in ("mean", "std")} != {shape[0]}:
+            raise ValueError
     except (KeyError, TypeError, ValueError):
         report(f"{path}: names no classes and no normalization; the data's are used, classes in their order")
         columns = list(range(len(data.classes)))
@@ -81,10 +100,10 @@ def _of_onnx(path: Path, data: DataSet, report: Report) -> Teacher:
     try:
         outputs = torch.from_numpy(run(torch.zeros(1, *shape).numpy()))
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        raise InputError(f"--teacher {path}: ONNX Runtime cannot run it ({first_line(error)[:200]})") from None
+        raise InputError(f"ONNX Runtime cannot run it ({first_line(error)[:200]})") from None
     if outputs.ndim != 2 or outputs.shape[1] != len(columns):
         found = "x".join(map(str, outputs.shape[1:]))
-        raise InputError(f"--teacher {path}: has {found} outputs, {data.name} has {len(data.classes)} classes")
+        raise InputError(f"has {found} outputs, {data.name} has {len(data.classes)} classes")
     returns_shares = are_shares(outputs)
 
     def scores(images: Tensor) -> Tensor:
@@ -96,10 +115,9 @@ def _of_onnx(path: Path, data: DataSet, report: Report) -> Teacher:
 
 def _columns(classes: Sequence[str], data: DataSet, name: str) -> list[int]:
     """The teacher's output for each class of the data."""
-    if set(classes) != set(data.classes):
+    if sorted(map(str, classes)) != sorted(data.classes):
         raise InputError(
-            f"--teacher {name}: was trained for {len(classes)} classes, which are not the {len(data.classes)} of "
-            f"{data.name}"
+            f"was trained for {len(classes)} classes, which are not the {len(data.classes)} of {data.name}"
         )
     places = {one: place for place, one in enumerate(classes)}
     return [places[one] for one in data.classes]
@@ -108,7 +126,7 @@ def _columns(classes: Sequence[str], data: DataSet, name: str) -> list[int]:
 def _check_channels(channels: int, data: DataSet, name: str) -> None:
     """Refuse a teacher for gray images where the data's are in color, or the reverse."""
     if channels != data.channels:
-        raise InputError(f"--teacher {name}: takes {channels} channels, {data.name} has {data.channels}")
+        raise InputError(f"takes {channels} channels, {data.name} has {data.channels}")
 
 
 def _normalization(spec: Mapping[str, Any], device: str) -> Callable[[Tensor], Tensor]:

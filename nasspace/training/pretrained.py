@@ -233,7 +233,11 @@ def converted(
     origin = next((each for each in ORIGINS if each.wrote(list(layers))), None)
     if origin and not origin.computes(architecture):
         raise InputError(f"{place}: {_refusal(origin, layers, architecture)}")
-    matched = list(_matched(_in_our_order(layers, origin), _layers(network.state_dict()), place, origin))
+    try:
+        matched = list(_matched(_in_our_order(layers, origin), _layers(network.state_dict()), place, origin))
+    except InputError as error:
+        names = list(_fitting(origin, layers, architecture.name)) if origin else []
+        raise InputError(f"{error}; they are those of {', '.join(names[:SHOWN])}" if names else str(error)) from None
     result = {name: tensor for theirs, ours in matched for name, tensor in _renamed(theirs, ours).items()}
     if origin is None:
         report(
@@ -285,8 +289,10 @@ def fitted(
     head = [name for name in initial if name.startswith(parts[-1].partition(".")[0] + ".")]
     is_new = any(name in state and state[name].shape != initial[name].shape for name in head)
     if is_new:
-        count = len(state[last]) if last in state else "other"
-        report(f"{place}: the last layer has {count} classes, not {len(initial[last])}: it starts from new weights")
+        count = len(state[last]) if last in state and state[last].dim() else None
+        needed = len(initial[last])
+        what = "another shape" if count in (None, needed) else f"{count} classes, not {needed}"
+        report(f"{place}: the last layer has {what}: it starts from new weights")
         fitting |= {name: initial[name] for name in head}
     given = state.get(first)
     if given is not None and given.dim() == 4 and given.shape != initial[first].shape:

@@ -439,12 +439,53 @@ def test_weights_of_an_export_bring_its_normalization_and_name_another_network(d
     assert (spec["mean"], spec["std"]) == ([round(10 / 255, 6)], [round(20 / 255, 6)])
 
 
-def test_a_file_with_python_objects_is_not_loaded(data, tmp_path):
+def test_a_training_of_a_script_is_loaded_and_other_python_objects_are_not(data, quick, tmp_path):
     import argparse
+    import datetime
 
-    torch.save({"state_dict": checkpoint(), "args": argparse.Namespace(lr=1)}, tmp_path / "w.pth")
-    with pytest.raises(InputError, match=r"w.pth: holds a Python object \(argparse.Namespace\), which is not loaded"):
-        nasspace.train("mobilenet_v2_0.35", data=data, weights=tmp_path / "w.pth", out=tmp_path / "t")
+    saved = {"model": checkpoint(10), "epoch": 7, "optimizer": {"lr": 0.1}, "args": argparse.Namespace(lr=1)}
+    torch.save(saved, tmp_path / "w.pth")
+    how = {"data": load_data("digits", resolution=32), "epochs": 1, "resolution": 32}
+    nasspace.train("mobilenet_v2_0.35", **how, weights=tmp_path / "w.pth", out=tmp_path / "t")
+    torch.save({**saved, "date": datetime.date(2020, 1, 1)}, tmp_path / "w.pth")
+    with pytest.raises(
+        InputError, match=r"w.pth: not a valid file of weights \(holds a Python object, datetime.date\)"
+    ):
+        nasspace.train("mobilenet_v2_0.35", **how, weights=tmp_path / "w.pth", out=tmp_path / "u")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: {**state, "classifier.1.weight": torch.tensor(1.0)}, "the last layer has another shape"),
+        (
+            lambda state: {**state, "features.0.0.weight": state["features.0.0.weight"].to_sparse()},
+            "is quantized, sparse",
+        ),
+        (lambda state: {**state, "features.0.0.weight": state["features.0.0.weight"] * torch.nan}, "not finite"),
+        (lambda state: {1: torch.ones(1)}, "holds no state dictionary .* it has 1"),
+        (lambda state: {name: tensor.numpy() for name, tensor in state.items()}, "holds no state dictionary"),
+        (lambda state: torch.nn.Linear(1, 1), "weights: Linear is neither a state dictionary nor a path"),
+    ],
+)
+def test_weights_as_values_are_checked_as_files_are(change, message, quick, tmp_path):
+    how = {"data": load_data("digits", resolution=32), "epochs": 1, "resolution": 32, "out": tmp_path / "t"}
+    lines = []
+    try:
+        nasspace.train("mobilenet_v2_0.35", **how, weights=change(checkpoint(10)), report=lines.append)
+    except InputError as error:
+        lines.append(str(error))
+    assert any(re.search(message, line) for line in lines), lines
+
+
+def test_weights_of_data_parallel_and_lightning_are_recognized(quick, tmp_path):
+    how = {"data": load_data("digits", resolution=32), "epochs": 1, "resolution": 32}
+    for prefix in ("module.", "model."):
+        lines, state = [], {f"{prefix}{name}": tensor for name, tensor in checkpoint().items()}
+        nasspace.train(
+            "mobilenet_v2_0.35", **how, weights={"state_dict": state}, report=lines.append, out=tmp_path / prefix
+        )
+        assert "weights of torchvision's MobileNetV2" in lines[0]
 
 
 def test_a_published_network_is_fitted_to_the_data(quick, tmp_path):

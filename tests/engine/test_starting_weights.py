@@ -21,6 +21,7 @@ from nasspace.engine.problem import Problem
 from nasspace.engine.ray.payload import Payload, deserialized, serialized
 from nasspace.engine.starting_weights import StartingEvaluator, evaluator_of, find, with_donor
 from nasspace.space.space import Space
+from nasspace.studies import study as records
 from nasspace.studies.recipe import Recipe
 from nasspace.training import pretrained
 
@@ -107,7 +108,9 @@ def test_a_study_keeps_the_weights_and_resumes_without_the_file(donor, tmp_path,
     accuracies = [trial.user_attrs["values"]["accuracy"] for trial in study.frozen("COMPLETE")]
     plain = searched(name="plain")
     assert accuracies != [trial.user_attrs["values"]["accuracy"] for trial in plain.frozen("COMPLETE")]
-    with pytest.raises(InputError, match=r"candidates start from the weights of given .--start-from., now from others"):
+    with pytest.raises(
+        InputError, match=r"candidates start from the weights of given .--start-from., now from new ones"
+    ):
         searched(trials=4)
     with pytest.raises(InputError, match="candidates start from new weights, now from others"):
         searched("given", name="plain", trials=4)
@@ -132,6 +135,19 @@ def test_a_trial_of_an_earlier_study_is_a_donor(tmp_path, monkeypatch):
     number = first.frozen("COMPLETE")[0].number
     second = searched(f"s:{number}", name="second")
     assert second.settings["start_from"]["source"] == f"s:{number}"
+
+
+def test_a_donor_of_another_resolution_is_found(tmp_path, monkeypatch):
+    """Below 64 pixels the strides of a stem become 1: choices are compared at the donor's own resolution."""
+    monkeypatch.chdir(tmp_path)
+    text = SPACE + "stem: [{block: conv, out: 8, stride: 2}]\n"
+    recipe = Recipe(**{**SETTINGS, "trials": 1})
+    loop.search(Space.from_text(text, "s.yaml"), data="digits", recipe=recipe, study="small", deliver=False)
+    larger = Problem.from_data(Recipe(**{**SETTINGS, "resolution": 64}), Space.from_text(text, "s.yaml"))
+    found = find("small:0", larger, lambda _: None)
+    assert found.choices == dict(records.load("small").architecture(0).choices)
+    with pytest.raises(InputError, match="--start-from small: is a study; name one of its trials, as small:ID"):
+        find("small", larger, lambda _: None)
 
 
 def test_workers_start_from_the_same_weights(donor):
@@ -198,7 +214,7 @@ def test_a_checkpoint_of_a_published_network_is_a_donor(tmp_path):
     ("start", "message"),
     [
         ("mobilenet_v2_1.0", "--start-from mobilenet_v2_1.0: has no trained weights"),
-        ("nothing.pth", "--start-from nothing.pth: nothing.pth: cannot be read"),
+        ("nothing.pth", "--start-from nothing.pth: cannot be read"),
         ("other.pth", "--start-from other.pth: is of no published network"),
         ("published.pth", "is of mobilenet_v2_0.35, which is not a network of the space 'few'"),
         ("foreign", "--start-from foreign: .*name a network of the space"),
