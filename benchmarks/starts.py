@@ -184,7 +184,7 @@ def main() -> None:
     print(machine(), flush=True)
     if options.rates:
         usual = {"network": LARGE, "given": True, "share": 1 / 3}
-        changes = {"": {}, ", norms not frozen": {"frozen_norms": False}, ", head not first": {"head_first": 0.0}}
+        changes = {"": {}, ", norms frozen": {"frozen_norms": True}}
         runs = {
             f"rate {rate:g}{name}": {
                 **usual,

@@ -14,7 +14,7 @@ from nasspace.training.settings import TrainingSettings
 
 OWN = "own"
 FINE = "fine-tuning"
-FINE_TUNING = TrainingSettings(learning_rate=0.02, head_first=0.1, frozen_norms=True)
+FINE_TUNING = TrainingSettings(learning_rate=0.05, head_first=0.1)
 NAMED = {OWN: TrainingSettings(), FINE: FINE_TUNING}
 NOTHING = "nothing known"  # `not_applied` in the table where everything is applied
 LEAST_STEPS = 20  # of an epoch: a published batch size that leaves fewer is lowered
