@@ -5,12 +5,11 @@
 
 FOLDER keeps a line for each training, so that a stopped run goes on. The data needs a test split.
 
-    start    `efficientnet_lite0` from new weights and from `--weights` (ImageNet's), with the package's settings and
-             with those of `fine-tuning`, in all epochs and in a third of them
-    teacher  the student `mobilenet_v2_0.35` with and without a teacher: the fine-tuned network of seed 0
+    start    `efficientnet_lite0` from new weights and from `--weights` (ImageNet's), in all epochs and a third of them
+    teacher  the student `mobilenet_v2_0.35` with and without a teacher: the network of seed 0 from given weights
     balance  the same student with the settings `balance: weights` and `balance: sampling`
 
-`--try` compares learning rates of fine-tuning on the validation images, seed 0, a third of the epochs, and ends.
+`--try` compares learning rates from given weights on the validation images, seed 0, a third of the epochs, and ends.
 Printed: accuracy on the test images (for `balance` also of the two rarest classes, on validation and test images) with
 95 % bootstrap intervals over images and seeds, and differences from the first row, paired by image.
 """
@@ -32,7 +31,6 @@ import torch
 
 from nasspace import zoo
 from nasspace.data.loading import DataSet, load_data
-from nasspace.engine.settings import FINE_TUNING
 from nasspace.exporting.weights import read_state, read_weights
 from nasspace.latency.conditions import machine
 from nasspace.network import build
@@ -46,16 +44,12 @@ Run = dict[str, Any]  # network, settings, given weights, share of the epochs, t
 GROUPS: dict[str, dict[str, Run]] = {
     "start": {
         "new weights": {"network": LARGE},
-        "new weights, a third of the epochs": {"network": LARGE, "share": 1 / 3},
-        "given weights, own settings": {"network": LARGE, "given": True},
-        "given weights, fine-tuning": {"network": LARGE, "given": True, "settings": FINE_TUNING},
-        "given weights, fine-tuning, a third of the epochs": {
-            **{"network": LARGE, "given": True, "settings": FINE_TUNING, "share": 1 / 3}
-        },
+        "given weights": {"network": LARGE, "given": True},
+        "given weights, a third of the epochs": {"network": LARGE, "given": True, "share": 1 / 3},
     },
     "teacher": {
         "student": {"network": SMALL},
-        "student with a teacher": {"network": SMALL, "teacher": "given weights, fine-tuning"},
+        "student with a teacher": {"network": SMALL, "teacher": "given weights"},
     },
     "balance": {
         "student": {"network": SMALL},
@@ -188,7 +182,7 @@ def main() -> None:
         runs = {
             f"rate {rate:g}{name}": {
                 **usual,
-                "settings": dataclasses.replace(FINE_TUNING, learning_rate=rate, **change),
+                "settings": dataclasses.replace(OWN, learning_rate=rate, head_first=0.1, **change),
             }
             for rate in options.rates
             for name, change in changes.items()

@@ -13,9 +13,6 @@ from nasspace.training import published
 from nasspace.training.settings import TrainingSettings
 
 OWN = "own"
-FINE = "fine-tuning"
-FINE_TUNING = TrainingSettings(learning_rate=0.05, head_first=0.1)
-NAMED = {OWN: TrainingSettings(), FINE: FINE_TUNING}
 NOTHING = "nothing known"  # `not_applied` in the table where everything is applied
 LEAST_STEPS = 20  # of an epoch: a published batch size that leaves fewer is lowered
 
@@ -40,14 +37,12 @@ def resolve_settings(
 ) -> ResolvedSettings:
     """The settings for `images` training images and `epochs` epochs.
 
-    `requested` is None or `own` (the package's own), `fine-tuning` (for given weights), the name of a published
-    training, the path of a YAML file, or settings. With another batch size the learning rates
-    are scaled in proportion (Goyal et al. 2017). Published settings are also scaled to the number of epochs. An unknown
-    name raises `InputError` with the nearest known one.
+    `requested` is None or `own` (the package's own), the name of a published training, the path of a YAML file, or
+    settings. With another batch size the learning rates are scaled in proportion (Goyal et al. 2017). Published
+    settings are also scaled to the number of epochs. An unknown name raises `InputError` with the nearest known one.
     """
-    if requested is None or requested in NAMED:
-        name = requested or OWN
-        resolved = ResolvedSettings(name, _with_batch_size(NAMED[name], batch_size))
+    if requested is None or requested == OWN:
+        resolved = ResolvedSettings(OWN, _with_batch_size(TrainingSettings(), batch_size))
     elif isinstance(requested, TrainingSettings):
         resolved = ResolvedSettings("given", _with_batch_size(requested, batch_size))
     elif str(requested) in published.names():
@@ -79,10 +74,8 @@ def _read_file(path: Path) -> TrainingSettings:
     except OSError as error:  # a name that is too long, a folder that may not be read
         raise InputError(f"--settings {path}: cannot be read ({error.strerror or error})") from None
     if not is_file:
-        known = [*NAMED, *published.names()]
-        raise InputError(
-            f"--settings {path}: neither a file, nor own, fine-tuning or a published training{nearest(path, known)}"
-        )
+        known = [OWN, *published.names()]
+        raise InputError(f"--settings {path}: neither a file nor a published training{nearest(path, known)}")
     document = files.load_yaml(path)
     if not isinstance(document.value, dict):
         raise document.error((), "training settings are a mapping, such as {learning_rate: 0.1}")

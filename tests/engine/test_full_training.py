@@ -413,7 +413,7 @@ def test_frozen_norms_need_given_weights(data, tmp_path):
     with pytest.raises(
         InputError, match=r"training.frozen_norms: keeps the statistics of given weights; give --weights"
     ):
-        nasspace.train(tiny(), data=data, settings="fine-tuning", out=tmp_path / "t")
+        nasspace.train(tiny(), data=data, settings=TrainingSettings(frozen_norms=True), out=tmp_path / "t")
 
 
 def test_given_weights_of_the_same_classes_are_judged_first(quick, tmp_path):
@@ -528,7 +528,7 @@ def test_a_published_network_is_fitted_to_the_data(quick, tmp_path):
         ({"epochs": 0}, "epochs: 0 is not a whole number of 1 or more"),
         (
             {"settings": "shuflenet"},
-            "neither a file, nor own, fine-tuning or a published training; did you mean 'shufflenet'",
+            "neither a file nor a published training; did you mean 'shufflenet'",
         ),
         ({"weights": "none.safetensors"}, r"none\.safetensors: cannot be read"),
         ({"weights": "none.pt"}, r"none\.pt: cannot be read"),

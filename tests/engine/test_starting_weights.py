@@ -145,7 +145,7 @@ def test_a_donor_of_another_resolution_is_found(tmp_path, monkeypatch):
     loop.search(Space.from_text(text, "s.yaml"), data="digits", recipe=recipe, study="small", deliver=False)
     larger = Problem.from_data(Recipe(**{**SETTINGS, "resolution": 64}), Space.from_text(text, "s.yaml"))
     found = find("small:0", larger, lambda _: None)
-    assert found.choices == dict(records.load("small").architecture(0).choices)
+    assert found.choices == records.load("small").frozen("COMPLETE")[0].params
     with pytest.raises(InputError, match="--start-from small: is a study; name one of its trials, as small:ID"):
         find("small", larger, lambda _: None)
 
