@@ -753,10 +753,12 @@ def _section(record: Mapping[str, Any], confusion: list[list[int]], validated_on
         interval = f"{test['low']:.2%} to {test['high']:.2%}"
         rows.append(("Test accuracy", f"{test['accuracy']:.2%} (95 % interval {interval}), evaluated once"))
         rows.append(("Balanced accuracy, macro F1", f"{test['balanced_accuracy']:.2%}, {test['macro_f1']:.2%} of test"))
-    for name, key in (("Starts from", "starts_from"), ("Teacher", "teacher")):
-        if record.get(key):
-            told = record[key] if isinstance(record[key], str) else "; ".join(record[key])
-            rows.append((name, _cell(told)))
+    if account := record.get("starts_from"):
+        place = account[-1].removeprefix("starts from ")
+        notes = [line.removeprefix(f"{place}: ") for line in account[:-1]]
+        rows.append(("Starts from", _cell("; ".join([Path(place).name, *notes]))))
+    if record.get("teacher"):
+        rows.append(("Teacher", _cell(record["teacher"])))
     if record["not_applied"]:
         rows.append(("Not applied", f"of the published training: {_cell(record['not_applied'])}"))
     table = "\n".join(f"| {name} | {value} |" for name, value in (("", ""), ("--", "--"), *rows))

@@ -402,6 +402,10 @@ def test_a_checkpoint_of_torchvision_is_the_start(tmp_path):
     ]
     assert not any("before training" in line for line in lines)
     assert json.loads((out / "training.json").read_text())["starts_from"] == lines[:5]
+    assert (
+        "| Starts from | w.pth; weights of torchvision's MobileNetV2, 105 layers; the last"
+        in (out / "README.md").read_text()
+    )
     spec = json.loads((out / "preprocessing.json").read_text())
     assert (spec["mean"], spec["std"]) == (pytest.approx([0.449], abs=1e-6), pytest.approx([0.226], abs=1e-6))
     assert verify(out).ok
