@@ -184,6 +184,7 @@ SMALL = {  # one network of each family; AlexNet's adaptive pooling needs more t
     "mobilenet_v2_0.35": 32,
     "mnasnet_a1_0.35": 32,
     "mnasnet_small": 32,
+    "efficientnet_lite0": 32,
     "mobilenet_v3_small_0.35": 32,
     "mobilenext_0.35": 32,
     "mobilenext_1.0_identity_1_2": 32,
