@@ -94,7 +94,7 @@ def of_weights(weights: Mapping[str, Tensor] | Any | None) -> DataOrigin | None:
     if folder := export_folder(weights):
         return of_export(folder)
     study = _study_of(weights)
-    return study and of_study(study)
+    return of_study(study) if study else None
 
 
 def export_folder(weights: Any) -> Path | None:
@@ -106,7 +106,7 @@ def export_folder(weights: Any) -> Path | None:
 def normalization(weights: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Mean and standard deviation of the images, from 0 to 1, of weights in an export or a study; None for others."""
     spec = None if isinstance(weights, Mapping) else specification(weights)
-    return spec and (tuple(spec["mean"]), tuple(spec["std"]))
+    return (tuple(spec["mean"]), tuple(spec["std"])) if spec else None
 
 
 def specification(weights: Any) -> Mapping[str, Any] | None:
@@ -115,7 +115,7 @@ def specification(weights: Any) -> Mapping[str, Any] | None:
     if folder and (folder / preprocessing.NAME).is_file():
         return preprocessing.read(folder)
     study = None if folder else _study_of(weights)
-    return study and study.settings["data"]
+    return study.settings["data"] if study else None
 
 
 def _study_of(weights: Any) -> Study | None:
