@@ -61,10 +61,10 @@ def _loaded(name: str, data: DataSet, device: str, report: Report) -> Teacher:
     spec = data_origin.specification(source.weights)
     if spec is None:
         raise InputError("nothing records its classes; name an export's folder, or STUDY:ID")
-    columns = _columns(spec["classes"], data, name)
+    columns = _columns(spec["classes"], data)
     if note := data_origin.note_on_split(source.weights, data):
         report(note)
-    _check_channels(source.architecture.input[0], data, name)
+    _check_channels(source.architecture.input[0], data)
     network = build(source.architecture)
     state = read_safetensors(source.weights)
     load_into(network, state, str(source.weights))
@@ -83,10 +83,10 @@ def _of_onnx(path: Path, data: DataSet, report: Report) -> Teacher:
     shape, metadata = judging.described(path)
     if len(shape) != 3 or not all(isinstance(size, int) for size in shape):
         raise InputError(f"its input is {shape}, not (channels, height, width) of fixed sizes")
-    _check_channels(shape[0], data, str(path))
+    _check_channels(shape[0], data)
     try:
         spec = json.loads(metadata["preprocessing"])
-        columns = _columns(spec["classes"], data, str(path))
+        columns = _columns(spec["classes"], data)
         normalize = _normalization(spec, "cpu")
         if {len(spec[key]) for key in ("mean", "std")} != {shape[0]}:
             raise ValueError
@@ -113,7 +113,7 @@ def _of_onnx(path: Path, data: DataSet, report: Report) -> Teacher:
     return Teacher(scores, _fingerprint(path.read_bytes()))
 
 
-def _columns(classes: Sequence[str], data: DataSet, name: str) -> list[int]:
+def _columns(classes: Sequence[str], data: DataSet) -> list[int]:
     """The teacher's output for each class of the data."""
     if sorted(map(str, classes)) != sorted(data.classes):
         raise InputError(
@@ -123,7 +123,7 @@ def _columns(classes: Sequence[str], data: DataSet, name: str) -> list[int]:
     return [places[one] for one in data.classes]
 
 
-def _check_channels(channels: int, data: DataSet, name: str) -> None:
+def _check_channels(channels: int, data: DataSet) -> None:
     """Refuse a teacher for gray images where the data's are in color, or the reverse."""
     if channels != data.channels:
         raise InputError(f"takes {channels} channels, {data.name} has {data.channels}")

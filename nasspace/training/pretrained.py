@@ -343,7 +343,7 @@ def _matched(
     """Pairs of layers in order, ours with full names; raises `InputError` where kinds or shapes differ."""
     of = f"weights of {origin.name}" if origin else "unknown layer names, so that layers are matched in order"
     if origin is None and list(theirs) == sorted(theirs):
-        of += " (which is the alphabet's in this file; a .pth file keeps the network's)"
+        of += " (alphabetical in this file; a .pth file keeps the order of the network)"
     for i, ((name, given), (own, needed)) in enumerate(zip(theirs.items(), ours.items(), strict=False)):
         ends = i in (0, len(ours) - 1)  # `fitted` adapts the first and the last layer
         if given.keys() != needed.keys() or not (ends or _same_shapes(given, needed)):
