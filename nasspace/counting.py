@@ -1,4 +1,4 @@
-"""FLOPs, parameters, memory access, activations and units of every layer; each distinct block is counted once.
+"""FLOPs, parameters, memory access, peak memory and other counts of every layer; each distinct block is counted once.
 
 FLOPs are multiply-adds of convolutions and linear layers at batch 1, as in the papers and in fvcore. They are counted
 from the operations that the block runs on PyTorch's meta device, which computes shapes only. A user's block is thus
@@ -24,9 +24,13 @@ from nasspace import blocks
 from nasspace.architecture import Architecture, Layer
 from nasspace.blocks.layers import ACTIVATIONS
 from nasspace.errors import InputError
+from nasspace.memory import Lifetimes
 from nasspace.network import make_block
 
 aten = torch.ops.aten
+SUMMED = ("flops", "params", "memory_access", "activations", "units", "flash", "flash_int8")  # over the layers
+LARGEST = ("peak_memory", "peak_memory_int8")  # of all layers: only one tensor exists between two of them
+FLOAT_BYTES = 4
 FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn}
 INITIALIZERS = {
     nn.init.uniform_,
@@ -38,7 +42,6 @@ INITIALIZERS = {
 }
 UNCOUNTED = {  # modules that keep the shape; skipped on the meta device, where they would take nine tenths of the time
     nn.BatchNorm2d,
-    nn.Dropout,
     nn.Sigmoid,
     nn.Hardsigmoid,
     *ACTIVATIONS.values(),
@@ -78,7 +81,10 @@ class LayerCost:
     """Cost of one layer for one image.
 
     `flops` are multiply-adds, `memory_access` elements read and written, `activations` elements of the outputs of
-    convolutions and linear layers, `units` elements of the outputs of ReLU and the other rectifiers.
+    convolutions and linear layers, `units` elements of the outputs of ReLU and the other rectifiers. `peak_memory` is
+    the most memory that the layer's tensors take at one time (`nasspace.memory`), its input and output included, and
+    `flash` the memory of its weights as they ship (batch norm folded), both in bytes in float32. The names with `_int8`
+    are those of the int8 network (`nasspace.latency.quantization`), with each channel's scale and zero point.
     """
 
     block: str
@@ -89,6 +95,10 @@ class LayerCost:
     memory_access: int
     activations: int
     units: int
+    peak_memory: int
+    peak_memory_int8: int
+    flash: int
+    flash_int8: int
 
 
 @dataclass(frozen=True)
@@ -121,20 +131,23 @@ class Operation:
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a network for one image: the sums over its layers."""
+    """Cost of a network for one image: the sums over its layers, and the largest `peak_memory` of one."""
 
     flops: int
     params: int
     memory_access: int
     activations: int
     units: int
+    peak_memory: int
+    peak_memory_int8: int
+    flash: int
+    flash_int8: int
     layers: tuple[LayerCost, ...]
 
 
 def cost(architecture: Architecture) -> Cost:
     """Count an architecture at its own input; an `InputError` names a layer whose input map is too small."""
     shape: tuple[int, ...] = architecture.input
-    flops = params = memory_access = activations = units = 0
     layers = []
     for i, layer in enumerate(architecture.layers):
         try:
@@ -143,12 +156,9 @@ def cost(architecture: Architecture) -> Cost:
             raise InputError(f"layers[{i}] ({layer.block}): {error}") from error
         layers.append(counted)
         shape = counted.out_shape
-        flops += counted.flops
-        params += counted.params
-        memory_access += counted.memory_access
-        activations += counted.activations
-        units += counted.units
-    return Cost(flops, params, memory_access, activations, units, tuple(layers))
+    summed = {name: sum(getattr(layer, name) for layer in layers) for name in SUMMED}
+    largest = {name: max((getattr(layer, name) for layer in layers), default=0) for name in LARGEST}
+    return Cost(**summed, **largest, layers=tuple(layers))
 
 
 @lru_cache(maxsize=200_000)
@@ -157,6 +167,8 @@ def layer_cost(layer: Layer, in_shape: tuple[int, ...]) -> LayerCost:
     module, recorder, out = _run(layer, in_shape)
     if layer.out is not None and (out.dim() < 2 or out.shape[1] != layer.out):
         raise InputError(f"its output is {_times(out.shape[1:])}, not {layer.out} channels")
+    peak = recorder.lifetimes.peak(out)
+    flash, flash_int8 = _flash(module, recorder.lifetimes)
     return LayerCost(
         block=layer.block,
         in_shape=in_shape,
@@ -166,7 +178,25 @@ def layer_cost(layer: Layer, in_shape: tuple[int, ...]) -> LayerCost:
         memory_access=recorder.memory_access,
         activations=recorder.activations,
         units=recorder.units,
+        peak_memory=FLOAT_BYTES * peak,
+        peak_memory_int8=peak,
+        flash=flash,
+        flash_int8=flash_int8,
     )
+
+
+def _flash(module: nn.Module, lifetimes: Lifetimes) -> tuple[int, int]:
+    """Bytes of a block's weights as they ship in float32, and in int8.
+
+    The int8 file of ONNX Runtime has a scale (4 bytes) and a zero point (1) for each channel of a weight, and a bias
+    (4), its scale (4) and its zero point (4) for each channel that has one; other vectors stay in float32.
+    """
+    parameters = list(module.parameters())
+    matrices = sum(one.numel() for one in parameters if one.dim() > 1)
+    unfolded, biased = lifetimes.vectors()
+    kept = sum(one.numel() for one in parameters if one.dim() < 2) + unfolded
+    channels = sum(lifetimes.channels.values())
+    return FLOAT_BYTES * (matrices + kept), matrices + 5 * channels + 12 * biased + FLOAT_BYTES * (kept - biased)
 
 
 @lru_cache(maxsize=50_000)
@@ -191,9 +221,12 @@ def _run_on_meta(layer: Layer, channels: int, in_shape: tuple[int, ...]) -> tupl
     recorder = _Recorder()
     for part in module.modules():
         if type(part) in UNCOUNTED:
-            part.forward = recorder.rectify if type(part) in RECTIFIERS else _same
+            kind = recorder.norm if type(part) is nn.BatchNorm2d else recorder.rectify
+            part.forward = kind if type(part) in (nn.BatchNorm2d, *RECTIFIERS) else recorder.elementwise
+    image = torch.empty(1, *in_shape, device="meta")
+    recorder.lifetimes.start(image)
     with torch.no_grad(), recorder, _FastConvolutions(recorder):
-        out = module(torch.empty(1, *in_shape, device="meta"))
+        out = module(image)
     if not isinstance(out, Tensor):
         raise TypeError("not a tensor")
     return module, recorder, out
@@ -204,8 +237,10 @@ def _run_on_cpu(layer: Layer, channels: int, in_shape: tuple[int, ...]) -> tuple
     with torch.random.fork_rng(devices=[]):
         module = make_block(layer, channels).eval()
         try:
+            image = torch.zeros(1, *in_shape)
             with torch.no_grad(), _Recorder() as recorder:
-                out = module(torch.zeros(1, *in_shape))
+                recorder.lifetimes.start(image)
+                out = module(image)
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f"does not run on an input of {_times(in_shape)}: {reason}") from error
@@ -217,11 +252,6 @@ def _run_on_cpu(layer: Layer, channels: int, in_shape: tuple[int, ...]) -> tuple
 def _times(shape: Iterable[int]) -> str:
     """Format a shape as 8x4x4."""
     return "x".join(map(str, shape))
-
-
-def _same(x: Tensor) -> Tensor:
-    """Return the input."""
-    return x
 
 
 class OnMeta(TorchFunctionMode):
@@ -250,7 +280,8 @@ class _FastConvolutions(TorchFunctionMode):
         if shape is None:
             return func(*args, **(kwargs or {}))
         out = torch.empty(shape, device="meta")
-        self.recorder.add(args[0], args[1], out, out.numel() * math.prod(args[1].shape[1:]))
+        biased = args[2] is not None
+        self.recorder.add(args[0], args[1], out, out.numel() * math.prod(args[1].shape[1:]), biased)
         return out
 
 
@@ -277,17 +308,20 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.flops = self.memory_access = self.activations = self.units = 0
         self.operations: list[Operation] = []
+        self.lifetimes = Lifetimes()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         operands = OPERANDS.get(func)
         if operands is not None:
             source, weight = (args[i] for i in operands)
-            self.add(source, weight, out, self._multiply_adds(func, args, source, weight, out))
-        elif func in RECTIFICATIONS:
-            self.rectify(out)
+            self.add(source, weight, out, self._multiply_adds(func, args, source, weight, out), _has_bias(func, args))
+            return out
+        if func in RECTIFICATIONS:
+            self.units += out.numel()
         elif func in MOVES:
             self._move(func, args, out)
+        self.lifetimes.operation(func, args, out)
         return out
 
     def _move(self, func: Any, args: Any, out: Any) -> None:
@@ -297,18 +331,31 @@ class _Recorder(TorchDispatchMode):
         name = func.name().partition("::")[2].partition(".")[0]
         self.operations.append(Operation(name, tuple(source.shape[1:]), (), tuple(out.shape[1:])))
 
-    def add(self, source: Tensor, weight: Tensor, out: Tensor, flops: int) -> None:
+    def add(self, source: Tensor, weight: Tensor, out: Tensor, flops: int, biased: bool) -> None:
         """Record one operation with a weight."""
         self.flops += flops
         self.memory_access += source.numel() + weight.numel() + out.numel()
         self.activations += out.numel()
         shapes = tuple(source.shape[1:]), tuple(weight.shape), tuple(out.shape[1:])
         self.operations.append(Operation(_kind(*shapes), *shapes))
+        self.lifetimes.weighted(source, weight, out, biased)
 
     def rectify(self, x: Tensor) -> Tensor:
-        """Count the units of one rectifier; stands in for the module, too."""
+        """Count the units of one rectifier, in place of its module."""
         self.units += x.numel()
-        return x
+        return self.elementwise(x)
+
+    def elementwise(self, x: Tensor) -> Tensor:
+        """Record an operation that keeps the shape, in place of its module."""
+        out = _like(x)
+        self.lifetimes.record([x], [out], in_place=True)
+        return out
+
+    def norm(self, x: Tensor) -> Tensor:
+        """Record a batch norm, in place of its module."""
+        out = _like(x)
+        self.lifetimes.norm(x, out)
+        return out
 
     @staticmethod
     def _multiply_adds(func: Any, args: Any, source: Tensor, weight: Tensor, out: Tensor) -> int:
@@ -317,6 +364,18 @@ class _Recorder(TorchDispatchMode):
             transposed = args[6]
             return (source if transposed else out).numel() * math.prod(weight.shape[1:])
         return out.numel() * source.shape[-1]
+
+
+def _has_bias(func: Any, args: Any) -> bool:
+    """Whether an operation with a weight adds a bias."""
+    if func in (aten.convolution.default, aten.linear.default):
+        return len(args) > 2 and args[2] is not None
+    return func in (aten.addmm.default, aten.baddbmm.default)
+
+
+def _like(x: Tensor) -> Tensor:
+    """A new tensor of the same shape on the meta device."""
+    return torch.empty(x.shape, device="meta")
 
 
 def _kind(in_shape: tuple[int, ...], weight_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> str:

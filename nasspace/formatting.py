@@ -15,3 +15,12 @@ def significant(value: float, digits: int = 3) -> str:
         return f"{value:g}"
     exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 9.999 becomes 10.0
     return f"{value:,.{max(0, digits - 1 - exponent)}f}"
+
+
+def kilobytes(size: float | None) -> str:
+    """A number of bytes in KB (1024 bytes); '-' for None and NaN. Rounded up: it never looks smaller than it is.
+
+    >>> kilobytes(6_021_120), kilobytes(1025), kilobytes(None)
+    ('5,880 KB', '2 KB', '-')
+    """
+    return "-" if size is None or size != size else f"{math.ceil(size / 1024):,} KB"

@@ -23,7 +23,7 @@ PACKAGES = (
     ("errors documents files temporary interrupts failures formatting", "used by all others"),
     ("blocks", "blocks, one file per family, and their registry"),
     ("architecture", "description of one network: JSON and digest"),
-    ("initialization network counting", "build a network and count its cost"),
+    ("initialization network memory counting", "build a network and count its cost"),
     ("zoo", "published networks"),
     ("space", "parse and sample search spaces; reachable ranges"),
     ("data", "find, check, and decode data sets"),

@@ -12,6 +12,7 @@ import typer
 from nasspace.cli import choices, printing
 from nasspace.cli.spaces import Json
 from nasspace.errors import InputError
+from nasspace.formatting import kilobytes
 
 if TYPE_CHECKING:
     from nasspace.architecture import Architecture
@@ -41,7 +42,7 @@ def _load(text: str, resolution: int | None) -> tuple[Architecture, Path | None]
 
 
 def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
-    """Show a network layer by layer: shapes, options, parameters, FLOPs, memory access; totals; published figures.
+    """Show a network layer by layer: shapes, options, parameters, FLOPs, memory; totals; published figures.
 
     For a trial that failed in the search, show the reason and the traceback instead; for one that failed later, at
     the deployment resolution, show them after the layers.
@@ -54,7 +55,7 @@ def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
         return printing.print_json(failure) if json else _show_failure(failure)
     architecture, _ = _load(arch, resolution)
     counted = cost(architecture)
-    totals = {name: getattr(counted, name) for name in ("flops", "params", "memory_access", "activations")}
+    totals = {name: getattr(counted, name) for name in SHOWN}
     layers = []
     for layer, part in zip(architecture.layers, counted.layers, strict=True):
         numbers = {name: getattr(part, name) for name in totals}
@@ -94,9 +95,13 @@ def _show_failure(failure: dict[str, Any]) -> None:
 
 
 NOTICEABLE = 0.03  # relative difference of a machine's speed from its usual one
-COUNTED = {"params": "params", "flops": "FLOPs", "memory_access": "memory access"}
+SHOWN = (
+    *("flops", "params", "memory_access", "activations"),
+    *("peak_memory", "peak_memory_int8", "flash", "flash_int8"),
+)
+COUNTED = {"params": "params", "flops": "FLOPs", "memory_access": "memory access", "peak_memory": "peak memory"}
 LAYER_COLUMNS = ("layer", "options", "stride", "in", "out", *COUNTED.values())
-DROPPABLE = ("in", "memory access", "stride", "options", "out")  # in a narrow terminal, in this order
+DROPPABLE = ("in", "memory access", "stride", "peak memory", "options", "out")  # in a narrow terminal, in this order
 
 
 def _show_table(architecture: Architecture, layers: list[dict[str, Any]], totals: dict[str, int]) -> None:
@@ -107,13 +112,26 @@ def _show_table(architecture: Architecture, layers: list[dict[str, Any]], totals
         row = {"layer": f"{i:>3} {layer['block']}", "stride": str(layer["stride"])}
         row["options"] = ", ".join(f"{key} {value}" for key, value in layer["options"].items())
         row |= {key: "x".join(map(str, layer[f"{key}_shape"])) for key in ("in", "out")}
-        rows.append(row | {label: shown(layer[name]) for name, label in COUNTED.items()})
-    rows.append(dict.fromkeys(rows[0], "") | {"layer": "    total"})
-    rows[-1] |= {label: shown(totals[name]) for name, label in COUNTED.items()}
+        rows.append(row | _count_cells(layer, shown))
+    rows.append(dict.fromkeys(rows[0], "") | {"layer": "    total"} | _count_cells(totals, shown))
     size = "x".join(map(str, architecture.input))
     title = f"{architecture.name or 'network'} (digest {architecture.digest}), input {size}"
     caption = printing.FLOPS_ARE
     printing.print_fitted(LAYER_COLUMNS, rows, DROPPABLE, title=title, caption=caption, wrapped="options")
+    sizes = {name: kilobytes(totals[name]) for name in SHOWN}
+    parts = [f"{what} {sizes[name]} ({sizes[f'{name}_int8']} in int8)" for what, name in MEMORY]
+    printing.print_text("; ".join(parts))
+
+
+MEMORY = (("peak memory of the tensors", "peak_memory"), ("weights as they ship (flash)", "flash"))
+
+
+def _count_cells(counts: dict[str, Any], shown: Callable[[int], str]) -> dict[str, str]:
+    """The cells of a layer's counts, or of the totals."""
+    return {
+        label: kilobytes(counts[name]) if name == "peak_memory" else shown(counts[name])
+        for name, label in COUNTED.items()
+    }
 
 
 def latency(

@@ -7,9 +7,11 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from nasspace import formatting
 
 if TYPE_CHECKING:
     from nasspace.architecture import Architecture
@@ -198,9 +200,16 @@ DROPPABLE = (
 
 
 def front_table(
-    front: Sequence[Mapping[str, Any]], accuracy_is_of: str, title: str = "", width: int | None = None
+    front: Sequence[Mapping[str, Any]],
+    accuracy_is_of: str,
+    title: str = "",
+    width: int | None = None,
+    asked: Container[str] = (),
 ) -> Any:
-    """The Pareto front as a table; columns that do not fit into `width` (the terminal's) are dropped."""
+    """The Pareto front as a table; columns that do not fit into `width` (the terminal's) are dropped.
+
+    `asked` are the search's objectives and limits: memory is shown if it is one of them.
+    """
 
     def has(column: str) -> bool:
         return any(row.get(column) not in (None, "") and row[column] == row[column] for row in front)
@@ -215,6 +224,7 @@ def front_table(
         "same accuracy": has("accuracy_ties"),
         "measured again": again,
         "same latency": has("latency_ties"),
+        **{name: objective in asked for name, objective in MEMORY_COLUMNS.items()},
     }
     columns = [column for column in PRINTED_COLUMNS if optional.get(column, True)]
     width = width or console().width
@@ -234,8 +244,9 @@ def front_table(
 
 PRINTED_COLUMNS = (
     *("id", "accuracy", "in the search", "full training (95 %)", "same accuracy", "latency ms (95 %)"),
-    *("measured again", "same latency", "FLOPs", "params", "memory access", "digest"),
+    *("measured again", "same latency", "peak memory", "flash", "FLOPs", "params", "memory access", "digest"),
 )
+MEMORY_COLUMNS = {"peak memory": "peak_memory", "flash": "flash"}
 
 
 def _front_row(row: Mapping[str, Any]) -> dict[str, str]:
@@ -253,6 +264,7 @@ def _front_row(row: Mapping[str, Any]) -> dict[str, str]:
         "same accuracy": _ids(row.get("accuracy_ties")),
         "full training (95 %)": interval(*(row.get(f"accuracy_{part}") for part in ("expected", "low", "high"))),
         **{name: "-" if value is None or value != value else count(value) for name, value in counts.items()},
+        **{name: formatting.kilobytes(row.get(objective)) for name, objective in MEMORY_COLUMNS.items()},
         "digest": str(row["digest"]),
     }
 

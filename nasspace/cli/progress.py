@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from nasspace.cli import printing
+from nasspace.studies.objectives import OBJECTIVES
 
 MAX_MEMBERS = 12  # members of the front in the live table
 
@@ -28,7 +29,8 @@ def display() -> Iterator[Callable[..., None]]:
 
 def _limit(name: str, value: float) -> str:
     """A limit with its unit."""
-    return f"{value:g} ms" if name == "latency" else printing.count(value)
+    objective = OBJECTIVES[name]
+    return printing.count(value) if objective.unit == "M" else f"{value * objective.factor:g} {objective.unit}"
 
 
 class Display:
@@ -145,5 +147,6 @@ class Display:
         if not self._front and self.evaluated:
             front = self.study.snapshot().rows()[:MAX_MEMBERS]
             width = printing.console(stderr=True).width
-            self._front = printing.front_table(front, self.study.settings["accuracy_is_of"], "the front so far", width)
+            accuracy_is_of, asked = self.study.settings["accuracy_is_of"], (*self.study.objectives, *self.study.limits)
+            self._front = printing.front_table(front, accuracy_is_of, "the front so far", width, asked)
         return self._front

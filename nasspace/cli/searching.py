@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from nasspace.errors import InputError, Interrupted
 from nasspace.studies.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
+    from nasspace.studies.recipe import Kind
     from nasspace.studies.study import Study
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name (below ./reports) or folder.")]
@@ -49,6 +50,8 @@ def search(
     latency_target: Annotated[str | None, typer.Option(help=OBJECTIVES["latency"].limit_help)] = None,
     flops_target: Annotated[str | None, typer.Option(help=OBJECTIVES["flops"].limit_help)] = None,
     params_target: Annotated[str | None, typer.Option(help=OBJECTIVES["params"].limit_help)] = None,
+    memory_target: Annotated[str | None, typer.Option(help=OBJECTIVES["peak_memory"].limit_help)] = None,
+    flash_target: Annotated[str | None, typer.Option(help=OBJECTIVES["flash"].limit_help)] = None,
     data: Annotated[str | None, typer.Option(help="Data set: {datasets}.", autocompletion=choices.datasets)] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder of the files of a named data set.")] = None,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip images that cannot be read.")] = False,
@@ -107,6 +110,8 @@ def search(
         "latency_target_ms": _quantity("--latency-target", latency_target, "latency"),
         "flops_target": _quantity("--flops-target", flops_target, "count"),
         "params_target": _quantity("--params-target", params_target, "count"),
+        "memory_target": _quantity("--memory-target", memory_target, "memory"),
+        "flash_target": _quantity("--flash-target", flash_target, "memory"),
         "data": data,
         "data_dir": data_dir,
         "skip_broken": skip_broken or None,
@@ -132,7 +137,7 @@ def search(
     _run(lambda on_event: loop.search(space, **settings, on_event=on_event), json)
 
 
-def _quantity(flag: str, text: str | None, kind: Literal["latency", "count", "time"]) -> float | None:
+def _quantity(flag: str, text: str | None, kind: Kind) -> float | None:
     """Convert an amount with a unit; an error names the flag."""
     from nasspace.studies.recipe import quantity
 
@@ -228,7 +233,8 @@ def _print_front(study: Study, json: bool) -> None:
         return printing.print_json(study.document())
     title = f"{study.name}: {study.evaluated} evaluated, {study.rejected} rejected"
     snapshot = study.snapshot()
-    printing.console().print(printing.front_table(snapshot.rows(), snapshot.accuracy_is_of, title))
+    asked = (*study.objectives, *study.limits)
+    printing.console().print(printing.front_table(snapshot.rows(), snapshot.accuracy_is_of, title, asked=asked))
     document = snapshot.document()
     if document["resolution_why"]:
         printing.print_message(f"deployment resolution {document['resolution']}: {document['resolution_why']}")

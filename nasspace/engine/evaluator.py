@@ -23,9 +23,19 @@ if TYPE_CHECKING:
     from nasspace.data.loading import DataSet
     from nasspace.network import Network
 
-COUNTS: dict[str, Callable[[Architecture], float]] = {
-    name: lambda architecture, name=name: getattr(cost(architecture), name) for name in COUNTED
-}
+INT8_RUNTIMES = ("onnxruntime-int8",)  # networks that ship in int8, which changes the memory that they take
+
+
+def counts(runtime: str) -> dict[str, Callable[[Architecture], float]]:
+    """The functions of an architecture that count the objectives known before training, for the network that ships."""
+    names = {name: name for name in COUNTED}
+    if runtime in INT8_RUNTIMES:
+        names |= {name: f"{name}_int8" for name in ("peak_memory", "flash")}
+    return {name: partial(_count, attribute) for name, attribute in names.items()}
+
+
+def _count(attribute: str, architecture: Architecture) -> float:
+    return getattr(cost(architecture), attribute)
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,7 @@ class TrainingEvaluator:
         self.limits = recipe.limits.given()
         self.measure = measure or LatencyEvaluator(recipe, data)
         self.on_epoch = on_epoch or (lambda *_: None)
-        self.known = COUNTS
+        self.known = counts(recipe.runtime)
         self._resized: DataSet | None = None  # the data at the resolution of the latest training
 
     def __call__(self, architecture: Architecture, bounds: Bounds | None = None) -> Outcome:
@@ -102,7 +112,7 @@ class TrainingEvaluator:
 
         With `bounds`, it stops at these instead, and the reason of a trained candidate is the violated limit.
         """
-        values = {name: float(count(architecture)) for name, count in COUNTS.items()}
+        values = {name: float(count(architecture)) for name, count in self.known.items()}
         reason = violated_limit(values, self.limits)
         if violated_limit(values, self.limits if bounds is None else bounds.values):
             return Outcome(values, reason)
@@ -215,7 +225,7 @@ class FunctionEvaluator:
             if name not in values:
                 values[name] = function(architecture)
         with contextlib.suppress(InputError):  # an architecture of a benchmark table may not be runnable
-            for name, count in COUNTS.items():
+            for name, count in counts("").items():
                 if name not in values:
                     values[name] = count(architecture)
         reason = violated_limit(values, self.limits)

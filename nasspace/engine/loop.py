@@ -52,6 +52,8 @@ def search(
     latency_target_ms: float | None = None,
     flops_target: float | None = None,
     params_target: float | None = None,
+    memory_target: str | float | None = None,
+    flash_target: str | float | None = None,
     trials: int | None = None,
     time_budget: str | None = None,
     seed: int | None = None,
@@ -103,10 +105,12 @@ def search(
         latency_target_ms: Latency limit in milliseconds.
         flops_target: Limit of FLOPs (multiply-adds).
         params_target: Limit of parameters.
+        memory_target: Limit of the peak memory of the network's tensors, such as `512KB`, or a number of bytes.
+        flash_target: Limit of the memory of the weights as they ship, such as `1MB`, or a number of bytes.
         trials: Number of candidates whose accuracy is evaluated.
         time_budget: Time for the whole call, such as `30m`: alone, or with `trials`, whichever comes first.
         seed: The same seed gives the same study, given the same latencies.
-        objectives: Any of `accuracy`, `latency`, `flops`, `params`, `memory_access`.
+        objectives: Any of `accuracy`, `latency`, `flops`, `params`, `memory_access`, `peak_memory`, `flash`.
         recipe: A `Recipe`, the name of a shipped recipe, or a path.
         evaluator: A function of an architecture that returns its objectives, such as
             `{"accuracy": 0.93, "latency": 3.1}` (a fraction and milliseconds), instead of counting, measuring and
@@ -168,6 +172,8 @@ def search(
                 "latency": None if latency_target_ms is None else _milliseconds(latency_target_ms),
                 "flops": flops_target,
                 "params": params_target,
+                "peak_memory": _bytes("memory_target", memory_target),
+                "flash": _bytes("flash_target", flash_target),
             },
             "data_dir": data_dir,
             "held_out": held_out,
@@ -282,6 +288,17 @@ def _milliseconds(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InputError(f"latency_target_ms: {recipes.short(value)} is not a number of milliseconds, such as 20")
     return f"{value}ms"
+
+
+def _bytes(name: str, value: Any) -> str | None:
+    """An amount of memory, as a recipe writes it; a plain number is of bytes."""
+    if value is None:
+        return None
+    try:
+        amount = f"{value!r}B" if isinstance(value, Real) and not isinstance(value, bool) else value
+        return f"{recipes.quantity(amount, 'memory')!r}B"
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def _plain(part: Any) -> Any:

@@ -9,7 +9,7 @@ from nasspace import counting
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError, nearest
 from nasspace.exporting.preprocessing import in_words
-from nasspace.formatting import significant
+from nasspace.formatting import kilobytes, significant
 
 KEYS = (  # facts of a card that do not follow from the network itself
     "title",
@@ -145,6 +145,11 @@ def _facts(architecture: Architecture, card: Mapping[str, Any]) -> Iterator[tupl
     yield "Parameters", f"{cost.params:,}"
     yield "FLOPs", f"{cost.flops:,} multiply-adds of convolutions and linear layers for one image"
     yield "Memory access", f"{cost.memory_access:,} elements read and written (ShuffleNet V2's MAC)"
+    yield (
+        "Peak memory",
+        f"{kilobytes(cost.peak_memory)} of tensors at one time, float32, one image, without weights",
+    )
+    yield "Flash", f"{kilobytes(cost.flash)} of weights in float32, batch norm folded"
     if "accuracy" in card:
         yield "Accuracy", f"{card['accuracy']:.2%} of {_plain(card.get('accuracy_is_of', 'unknown images'))}"
     if "search_accuracy" in card:

@@ -230,13 +230,19 @@ def _front_table(front: Front) -> Table:
         Column("latency, ms", "number"),
         Column("measured again, ms", "number"),
         Column("same latency", "text"),
-        *(Column(OBJECTIVES[name].label, "number") for name in COUNTED),
+        *(Column(OBJECTIVES[name].label, "number") for name in _counted(front)),
         Column("layers", "text"),
         Column("digest", "code"),
     ]
     columns = [column for column in columns if optional.get(column.title, True)]
     cells = [{**_figures(row), **_front_cells(row)} for row in rows]
     return Table.of(columns, [[row[column.title] for column in columns] for row in cells])
+
+
+def _counted(front: Front) -> list[str]:
+    """The counted objectives that tables show: memory if the search asked for it."""
+    asked = (*front.objectives, *front.limits)
+    return [name for name in COUNTED if name not in ("peak_memory", "flash") or name in asked]
 
 
 def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -421,7 +427,7 @@ def _trials_table(front: Front) -> Table:
         Column("state"),
         *(accuracy if _has_accuracy(front.trials) else []),
         Column("latency, ms", "number"),
-        *(Column(OBJECTIVES[name].label, "number") for name in COUNTED),
+        *(Column(OBJECTIVES[name].label, "number") for name in _counted(front)),
         Column("seconds", "number"),
         Column("digest", "code"),
         Column("why rejected", "text"),

@@ -13,10 +13,11 @@ from nasspace.formatting import significant
 class Objective:
     """What an objective is called, how it is recorded, and how it is shown.
 
-    Latencies are recorded in milliseconds, accuracy as a fraction, everything else as a count. `factor` turns the
-    recorded value into the unit shown, which tables and plots write as `unit` and messages spell out as `unit_name`.
-    A counted objective is known before training: it is the attribute of that name of `nasspace.cost`. An objective
-    that can be limited has the flag that limits it, and the flag's help.
+    Latencies are recorded in milliseconds, accuracy as a fraction, memory in bytes, everything else as a count.
+    `factor` turns the recorded value into the unit shown, which tables and plots write as `unit` and messages spell out
+    as `unit_name`. A counted objective is known before training: it is the attribute of that name of `nasspace.cost`,
+    or, of memory with an int8 runtime, the attribute with `_int8`. An objective that can be limited has the flag that
+    limits it, and the flag's help.
     """
 
     name: str  # in recipes, documents and what an evaluator returns
@@ -119,6 +120,30 @@ OBJECTIVES = {
             unit_name="million elements",
             factor=1e-6,
             is_counted=True,
+        ),
+        Objective(
+            name="peak_memory",
+            label="peak memory",
+            column="peak_memory",
+            axis_title="peak memory, KB",
+            unit="KB",
+            unit_name="KB",
+            factor=1 / 1024,
+            is_counted=True,
+            limit_flag="--memory-target",
+            limit_help="Limit of the peak memory of the network's tensors, such as 512KB (of 1024 bytes).",
+        ),
+        Objective(
+            name="flash",
+            label="flash",
+            column="flash",
+            axis_title="flash, KB",
+            unit="KB",
+            unit_name="KB",
+            factor=1 / 1024,
+            is_counted=True,
+            limit_flag="--flash-target",
+            limit_help="Limit of the weights as they ship, such as 1MB (of 1024 KB).",
         ),
     )
 }

@@ -34,8 +34,11 @@ UNITS = {
     "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},  # to milliseconds
     "count": {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9},
     "time": {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0},  # to seconds
+    # To bytes; 1 KB of memory is 1024 bytes, as in data sheets of microcontrollers.
+    "memory": {"B": 1.0, "KB": 2.0**10, "KiB": 2.0**10, "MB": 2.0**20, "MiB": 2.0**20, "GB": 2.0**30, "GiB": 2.0**30},
 }
-EXAMPLES = {"latency": "20ms", "count": "150M", "time": "30m"}
+EXAMPLES = {"latency": "20ms", "count": "150M", "time": "30m", "memory": "512KB"}
+Kind = Literal["latency", "count", "time", "memory"]
 SHOWN = 60  # largest number of characters of a wrong value in messages
 LEAST_RESOLUTION = 8  # pixels per side of images for search and training
 UNBOUNDED = 1_000_000  # trials, if only time ends the search
@@ -48,11 +51,13 @@ NOT_NUMBERS = {  # settings that are True or False, or text
 WHOLE = ("start",)  # mappings that are one value: the choices of a network
 
 
-def quantity(text: Any, kind: Literal["latency", "count", "time"]) -> float:
-    """Parse '20ms' to milliseconds, '150M' to a count, '30m' to seconds; latencies and times need a unit.
+def quantity(text: Any, kind: Kind) -> float:
+    """Parse '20ms' to milliseconds, '150M' to a count, '30m' to seconds, '512KB' to bytes; only counts need no unit.
 
     >>> quantity("20ms", "latency"), quantity("0.02s", "latency"), quantity("150M", "count"), quantity("30m", "time")
     (20.0, 20.0, 150000000.0, 1800.0)
+    >>> quantity("512KB", "memory"), quantity("1MB", "memory")
+    (524288.0, 1048576.0)
     """
     units = UNITS[kind]
     example = EXAMPLES[kind]
@@ -69,7 +74,7 @@ def quantity(text: Any, kind: Literal["latency", "count", "time"]) -> float:
     return number * units[unit]
 
 
-def _amount(kind: Literal["latency", "count", "time"]) -> BeforeValidator:
+def _amount(kind: Kind) -> BeforeValidator:
     return BeforeValidator(lambda value: value if value is None else quantity(value, kind))
 
 
@@ -137,14 +142,16 @@ class Strict(BaseModel):
 
 
 class Limits(Strict):
-    """Limits of a network, None without one; written with units, stored in milliseconds and counts."""
+    """Limits of a network, None without one; written with units, stored in milliseconds, counts and bytes."""
 
     latency: Annotated[float | None, _amount("latency")] = None
     flops: Annotated[float | None, _amount("count")] = None
     params: Annotated[float | None, _amount("count")] = None
+    peak_memory: Annotated[float | None, _amount("memory")] = None
+    flash: Annotated[float | None, _amount("memory")] = None
 
     def given(self) -> dict[str, float]:
-        """The limits that are set, in milliseconds and counts."""
+        """The limits that are set, in milliseconds, counts and bytes."""
         return {name: value for name, value in self if value is not None}
 
 
@@ -274,8 +281,10 @@ class Recipe(Strict):
 
     def as_written(self) -> dict[str, Any]:
         """Plain values as in a recipe's file, amounts with their units; `read` returns the same recipe."""
+        units = {"latency": "ms", "peak_memory": "B", "flash": "B"}
         limits = {
-            name: f"{amount!r}ms" if name == "latency" else amount for name, amount in self.limits.given().items()
+            name: f"{amount!r}{units[name]}" if name in units else amount
+            for name, amount in self.limits.given().items()
         }
         times = {name: getattr(self, name) for name in ("time_budget", "trial_timeout")}
         times = {name: None if seconds is None else f"{seconds!r}s" for name, seconds in times.items()}

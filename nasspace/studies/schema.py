@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from nasspace.documents import Document, dotted
 from nasspace.errors import InputError
 from nasspace.studies import recipe
-from nasspace.studies.objectives import LIMITED
+from nasspace.studies.objectives import COUNTED, LIMITED
 from nasspace.studies.recipe import short
 from nasspace.studies.storage import REMEDY
 
@@ -28,7 +28,6 @@ DEPLOYED = (
 )
 REMEASURED = "latency_again"  # study attribute: latencies of the front, measured again from the exported files
 SHARED_WEIGHTS = "shared_weights"  # study attribute: the training of the weights that all networks share
-COUNTED = ("flops", "params", "memory_access")  # values that the package counts itself
 PREDICTOR = "latency_predictor"  # study attribute: how well latencies are predicted from the other measured networks
 
 Number = Annotated[float, Field(allow_inf_nan=False)]

@@ -11,7 +11,14 @@ import nasspace.training.trainer
 from nasspace import Space, cost
 from nasspace.data.loading import load_data
 from nasspace.engine import latency_evaluator
-from nasspace.engine.evaluator import FunctionEvaluator, TrainingEvaluator, candidate_seed, evaluate, violated_limit
+from nasspace.engine.evaluator import (
+    FunctionEvaluator,
+    TrainingEvaluator,
+    candidate_seed,
+    counts,
+    evaluate,
+    violated_limit,
+)
 from nasspace.errors import InputError
 from nasspace.samplers.observation import Bounds
 from nasspace.studies.recipe import Recipe
@@ -134,3 +141,13 @@ def test_a_bound_of_a_sampler_replaces_the_limits_and_is_named(monkeypatch, digi
     outcome = evaluate(evaluator, architecture, Bounds({"latency": 1.9}, "the step's bound"))
     assert outcome.reason == "latency 2 ms is over the step's bound of 1.9 ms"
     assert "accuracy" not in outcome.values
+
+
+def test_memory_is_that_of_the_network_that_ships(architecture):
+    counted = cost(architecture)
+    found = {
+        runtime: [counts(runtime)[name](architecture) for name in ("peak_memory", "flash")]
+        for runtime in ("onnxruntime", "onnxruntime-int8")
+    }
+    assert found["onnxruntime"] == [counted.peak_memory, counted.flash]
+    assert found["onnxruntime-int8"] == [counted.peak_memory_int8, counted.flash_int8]

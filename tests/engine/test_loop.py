@@ -118,6 +118,24 @@ def test_networks_over_a_known_limit_are_never_evaluated(space):
     assert study.trials()["flops"].max() <= 1e6
 
 
+@pytest.mark.parametrize("target", ["110KB", 110 * 1024])
+def test_a_limit_of_memory_has_a_unit_or_is_in_bytes(space, target):
+    study = found(space, memory_target=target, flash_target="1MB", study=str(target))
+    assert study.limits == {"peak_memory": 110 * 1024, "flash": 2**20}
+    assert study.front()["peak_memory"].max() <= 110 * 1024
+
+
+def test_a_limit_of_memory_that_no_network_keeps_is_named(space):
+    with pytest.raises(NothingFound, match=r"within the limits \(peak_memory 1 KB\)"):
+        found(space, memory_target="1KB")
+
+
+@pytest.mark.parametrize("target", ["30", "30kB", 0, -1, True, [1], float("nan")])
+def test_a_wrong_limit_of_memory_is_refused(space, target):
+    with pytest.raises(InputError, match=r"memory_target: .*512KB"):
+        found(space, memory_target=target)
+
+
 @pytest.mark.parametrize("sampler", ["gain", "brute-force", "mnasnet"])
 def test_a_small_space_is_searched_to_its_end(sampler):
     tiny = Space.from_text("input: [3, 8, 8]\nstages: [{out: [4, 8], block: [conv: {kernel: [1, 3]}, fire]}]", "t.yaml")

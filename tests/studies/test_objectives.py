@@ -18,5 +18,5 @@ def test_counted_objectives_are_attributes_of_a_cost():
 
 
 def test_only_accuracy_is_maximized():
-    assert directions(OBJECTIVES) == ["maximize", "minimize", "minimize", "minimize", "minimize"]
+    assert directions(OBJECTIVES) == ["maximize", *["minimize"] * (len(OBJECTIVES) - 1)]
     assert (OBJECTIVES["accuracy"].to_minimize(0.9), OBJECTIVES["latency"].to_minimize(3.0)) == (-0.9, 3.0)
