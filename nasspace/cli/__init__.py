@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 
 from nasspace import __version__
-from nasspace.cli import explaining, networks, predicting, printing, process, scoring, searching, spaces, training
+from nasspace.cli import (
+    explaining,
+    networks,
+    predicting,
+    printing,
+    process,
+    quantizing,
+    scoring,
+    searching,
+    spaces,
+    training,
+)
 from nasspace.errors import MAX_MESSAGE, NasspaceError, cut, first_line
 
 app = typer.Typer(
@@ -19,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (spaces, networks, scoring, predicting, explaining, searching, training):
+for _module in (spaces, networks, quantizing, scoring, predicting, explaining, searching, training):
     _module.add_to(app)
 
 BAD_INPUT = 2

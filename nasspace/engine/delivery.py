@@ -15,14 +15,13 @@ from nasspace import files
 from nasspace.engine import machine_lock, rungs
 from nasspace.engine.checks import check_report
 from nasspace.engine.infeasible import empty_front
-from nasspace.engine.latency_evaluator import input_images
 from nasspace.engine.promotion import Promotion
 from nasspace.engine.ray import remeasure
 from nasspace.engine.study_data import StudyData
 from nasspace.errors import VerificationError
 from nasspace.exporting import code_runner
 from nasspace.exporting.checks import INT8
-from nasspace.exporting.export import RECORD, add_int8, update_card
+from nasspace.exporting.export import RECORD, update_card
 from nasspace.exporting.members import believed_facts, export_member
 from nasspace.latency import remote, runtimes, subprocess_benchmark
 from nasspace.latency.conditions import machine
@@ -216,16 +215,16 @@ class _Delivery:
 
     def _quantize(self, number: int) -> Mapping[str, float]:
         """Write and judge an export's int8 file, calibrated on training images; returns the accuracy of each file."""
-        from nasspace.latency.quantization import to_int8
+        from nasspace.exporting import int8
 
-        folder, architecture = self._folder(number), self.study.architecture(number)
-        data = self.data.of(architecture)
-        if not (folder / INT8).is_file():
-            to_int8(folder / "model.onnx", folder / INT8, input_images(architecture, data))
-        accuracy = add_int8(folder, data).accuracy
+        data = self.data.of(self.study.architecture(number))
+        exported, quantized = int8.quantize(self._folder(number), data)
+        accuracy = exported.accuracy
         if INT8 in accuracy:  # an untrained network has no accuracy
             compared = f"accuracy {accuracy[INT8]:.4f}, in float32 {accuracy['model.onnx']:.4f}"
-            self.report("note", text=f"trial {number} in int8: {compared}")
+            self.report("note", text=f"trial {number} in int8: {compared}; {quantized.scheme}")
+        if quantized.warning:
+            self.report("note", text=f"trial {number}: {quantized.warning}")
         return accuracy
 
     def _measure_again(self, numbers: list[int]) -> None:

@@ -157,7 +157,7 @@ def earlier(folder: Path, architecture: Architecture) -> dict[str, Any]:
     """
     if not (folder / RECORD).is_file():
         return {}
-    record = _read_record(folder / RECORD)
+    record = read_record(folder)
     size = architectures.load(folder / "architecture.json").input[1]
     data = record["data"] and {"resolution": size, **record["data"]}
     if not record["trained"]:
@@ -169,15 +169,16 @@ def earlier(folder: Path, architecture: Architecture) -> dict[str, Any]:
     return {"origin": data, "card": {**card, "resolution_why": cards.trained_at(at)}}
 
 
-def add_int8(folder: str | os.PathLike, data: DataSet | None = None) -> Exported:
-    """Record model.int8.onnx, written into a complete export: its digest and, with `data`, its accuracy.
+def add_int8(folder: str | os.PathLike, data: DataSet | None = None, how: Mapping[str, Any] | None = None) -> Exported:
+    """Record model.int8.onnx, written into a complete export: its digest, `how` it was made, its accuracy on `data`.
 
     A file that fails its checks is removed, with a `VerificationError`.
     """
     folder = Path(folder)
-    record = _read_record(folder / RECORD)
+    record = read_record(folder)
     architecture = architectures.load(folder / "architecture.json")
     record["files"][INT8] = checking.digest(folder / INT8)
+    record["int8"] = dict(how) if how else None
     record["files"] = dict(sorted(record["files"].items()))
     new, accuracy = checking.judge_int8(folder, architecture, record, data)
     if failed := [check for check in new if check.ok is False]:
@@ -196,7 +197,7 @@ def add_int8(folder: str | os.PathLike, data: DataSet | None = None) -> Exported
 def update_card(folder: str | os.PathLike, facts: Mapping[str, Any]) -> None:
     """Replace facts on the model card of a complete export, in export.json and README.md."""
     folder = Path(folder)
-    record = _read_record(folder / RECORD)
+    record = read_record(folder)
     architecture = architectures.load(folder / "architecture.json")
     card = {**record["card"], **cards.checked(facts, architecture)}
     if card == record["card"]:
@@ -224,7 +225,7 @@ def verify(
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
-    record = _read_record(folder / RECORD)
+    record = read_record(folder)
     for name in _listed(record):
         if not (folder / name).is_file() and name != "README.md":
             raise InputError(f"{folder / name}: this file of the export is missing; export it again")
@@ -233,7 +234,7 @@ def verify(
     same = Check("architecture.json unchanged", found == expected, found, expected)
     if not same.ok:  # no weights fit another network, so that no other check can run
         return Exported(folder, _listed(record), [same], record["accuracy"])
-    data = _load_data(data, data_dir, record, architecture, folder)
+    data = data_of(data, data_dir, record, architecture, folder)
     checks, accuracy = checking.run(folder, architecture, record, data=data, code=code)
     return Exported(folder, _listed(record), [checks[0], same, *checks[1:]], {**record["accuracy"], **accuracy})
 
@@ -250,7 +251,7 @@ def _check_data(data: DataSet, architecture: Architecture, classes: Sequence[str
         raise InputError(f"classes: they differ from those of the data {data.name}; leave them out")
 
 
-def _load_data(
+def data_of(
     data: DataSet | str | None, data_dir: Any, record: Mapping[str, Any], architecture: Architecture, folder: Path
 ) -> DataSet | None:
     """Load the data set of the export at the network's resolution; another fingerprint raises `InputError`.
@@ -445,11 +446,12 @@ def _listed(record: Mapping[str, Any]) -> list[str]:
     return sorted({*record["files"], "README.md", RECORD})
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    """Read export.json; the parts that checks rely on are validated."""
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read the export.json of a folder; the parts that checks rely on are validated."""
+    path = folder / RECORD
     if not path.is_file():
         raise InputError(
-            f"{path.parent}: this is not an export folder ({RECORD} is missing); name one that `nas export` wrote"
+            f"{folder}: this is not an export folder ({RECORD} is missing); name one that `nas export` wrote"
         )
     document = files.load_json(path)
     record = document.value
@@ -468,6 +470,8 @@ def _read_record(path: Path) -> dict[str, Any]:
     figures = [value for value in record["accuracy"].values() if isinstance(value, bool | str | list | dict | None)]
     if figures:
         raise document.error(("accuracy",), "not a number for each file; export it again")
+    if not isinstance(record.get("int8"), dict | None):
+        raise document.error(("int8",), "not the record of an int8 file; run `nas quantize` again")
     check_origin(document, record["data"])
     return record
 

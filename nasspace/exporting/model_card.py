@@ -126,7 +126,21 @@ def _accuracies(record: Mapping[str, Any], checks: Sequence[Any]) -> str:
         rows.append((f"`{name}`", f"{value:.2%}", "" if others is None else str(others)))
     data = f"On the validation images of {_plain(record['data']['name'])}, " if record["data"] else ""
     how = "each file through preprocessing.json, `weights.safetensors` in the training pipeline:"
-    return f"{data}{how}\n\n" + _table(("file", "accuracy", "images that differ from the pipeline"), rows)
+    table = _table(("file", "accuracy", "images that differ from the pipeline"), rows)
+    return f"{data}{how}\n\n{table}{_int8(record.get('int8'))}"
+
+
+def _int8(how: Any) -> str:
+    """How the int8 file was made and what it loses, as a paragraph; empty without one."""
+    if not isinstance(how, Mapping):
+        return ""
+    text = f"\n\n`model.int8.onnx` has weights {_plain(how.get('weights'))} and ranges by {_plain(how.get('ranges'))}"
+    if nodes := how.get("float_nodes"):
+        text += f"; {len(nodes)} operations stay in float: {_plain(', '.join(map(str, nodes)))}"
+    if isinstance(loss := how.get("loss"), Mapping):
+        value, low, high = (f"{100 * loss[key]:.2f}" for key in ("value", "low", "high"))
+        text += f". It loses {value} points of accuracy ({low} to {high}) on the same {loss['images']:,} images"
+    return f"{text}."
 
 
 def _origin(card: Mapping[str, Any]) -> str:

@@ -1,0 +1,81 @@
+"""`nas quantize`: the int8 file of an export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nasspace.cli import choices, printing
+from nasspace.cli.spaces import Json
+
+if TYPE_CHECKING:
+    from nasspace.exporting.int8 import Quantized
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's command."""
+    app.command("quantize", cls=choices.CommandWithChoices)(quantize)
+
+
+def quantize(
+    folder: Annotated[Path, typer.Argument(help="An export's folder, or a training's.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="The data that the network was trained on, {datasets}; the recorded one if not given.",
+            autocompletion=choices.datasets,
+        ),
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the files of a named data set.")] = None,
+    json: Json = False,
+) -> None:
+    """Write model.int8.onnx into an export: the best of six ways to quantize, and what it loses.
+
+    If it loses more than a point of accuracy on the validation images, the most sensitive layers stay in float.
+    """
+    from nasspace.exporting import int8
+
+    exported, found = int8.quantize(folder, data, data_dir, printing.print_message)
+    if json:
+        document = {"folder": str(exported.folder), "accuracy": exported.accuracy, **found.to_json()}
+        return printing.print_json({**document, "warning": found.warning})
+    columns = ("weights", "ranges", "divergence, nats", "")
+    rows = [
+        {
+            "weights": "per channel" if scheme.per_channel else "per tensor",
+            "ranges": scheme.ranges,
+            "divergence, nats": f"{divergence:.3g}",
+            "": "chosen" if (scheme.per_channel, scheme.ranges) == _way(found) else "",
+        }
+        for scheme, divergence in found.tried
+    ]
+    caption = "The divergence of its class probabilities from the float network's, on training images."
+    printing.print_fitted(columns, rows, (), caption=caption)
+    for line in _losses(found, exported.accuracy):
+        printing.print_text(line)
+    printing.print_text(f"{exported.folder}: {int8.INT8}")
+    if found.warning:
+        printing.print_message(f"nas: {found.warning}")
+    return None
+
+
+def _way(found: Quantized) -> tuple[bool, str]:
+    return found.scheme.per_channel, found.scheme.ranges
+
+
+def _losses(found: Quantized, accuracy: dict[str, Any]) -> list[str]:
+    """The accuracies in float and int8, and the layers left in float."""
+    from nasspace.exporting import int8
+
+    lines = []
+    if found.loss is not None:
+        low, high = (100 * end for end in found.loss.interval)
+        both = ", ".join(f"{name} {accuracy[name]:.2%}" for name in ("model.onnx", int8.INT8) if name in accuracy)
+        lost = f"{100 * found.loss.value:.2f} points lost ({low:.2f} to {high:.2f})"
+        lines.append(f"{both}; {lost} on {found.loss.count:,} validation images")
+    if nodes := found.scheme.float_nodes:
+        layers = ", ".join(map(str, int8.layers_of(nodes)))
+        lines.append(f"{len(nodes)} operations stay in float, in layers {layers}: {', '.join(nodes)}")
+    return lines
