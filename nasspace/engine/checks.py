@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nasspace.engine.devices import check_device
-from nasspace.engine.evaluator import needs_latency
+from nasspace.engine.evaluator import INT8_RUNTIMES, needs_latency
 from nasspace.engine.ray.address import connection_environment
 from nasspace.errors import InputError, nearest
 from nasspace.studies import weight_store
@@ -41,6 +41,7 @@ def check_recipe(recipe: Recipe) -> None:
         if getattr(recipe.training, name):
             raise InputError(f"training.{name}: is for `nas train --weights`; a search trains from new batch norms")
     _check_supernet(recipe)
+    _check_accuracy_of(recipe)
     if recipe.ray is None:  # on a cluster, the workers need the device
         check_device(recipe.device)
     check_execution(recipe)
@@ -58,6 +59,18 @@ def _check_sampler(recipe: Recipe) -> None:
         raise InputError(f"--sampler mnasnet rewards networks by a target of their cost; give {flags}")
     if name == "netadapt" and not needs_latency(recipe):
         raise InputError("--sampler netadapt lowers the measured latency; give --latency-target, such as 20ms")
+
+
+def _check_accuracy_of(recipe: Recipe) -> None:
+    """Refuse the accuracy in int8 where the network that ships is another one, or none is trained by itself."""
+    if recipe.accuracy_of != "int8":
+        return
+    if recipe.runtime not in INT8_RUNTIMES:
+        raise InputError(
+            f"objectives: accuracy_int8 is of a network that ships in int8; add --runtime {INT8_RUNTIMES[0]}"
+        )
+    if recipe.supernet is not None:
+        raise InputError("objectives: accuracy_int8 cannot be judged with shared weights (supernet); write accuracy")
 
 
 def _check_supernet(recipe: Recipe) -> None:

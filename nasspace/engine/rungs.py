@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.architecture import Architecture
 from nasspace.engine import machine_lock
+from nasspace.engine.int8_accuracy import as_shipped
 from nasspace.engine.latency_evaluator import candidate_seed
 from nasspace.errors import NasspaceError
 from nasspace.failures import CandidateFailed, as_candidate_failures, is_machine_fault
@@ -181,6 +182,7 @@ def _climb(
                 epoch = epochs - step.epochs + len(trained.losses)
                 at = f"epoch {epoch} of {total} at {step.resolution}x{step.resolution}"
                 raise Diverged(f"the training diverged: the loss of {at} is not a number")
+    trained = as_shipped(trained, model, data, steps[-1].resolution, recipe)
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     return Climbed(state, trained.accuracy, trained.log_loss, total, seconds, tuple(steps))
 

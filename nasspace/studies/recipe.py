@@ -48,6 +48,7 @@ NOT_NUMBERS = {  # settings that are True or False, or text
     for setting in dataclasses.fields(kind)
     if any(word in str(setting.type) for word in ("bool", "str"))
 }
+INT8_OBJECTIVE = "accuracy_int8"
 WHOLE = ("start",)  # mappings that are one value: the choices of a network
 
 
@@ -208,6 +209,7 @@ class Recipe(Strict):
     objectives: Annotated[
         tuple[ObjectiveName, ...], _given_as(list | tuple, "objectives are a list such as [accuracy, latency]")
     ] = ("accuracy", "latency", "flops")
+    accuracy_of: Literal["float32", "int8"] = "float32"  # int8: the objective `accuracy_int8`
     limits: Limits = Limits()
     data: str = "digits"
     data_dir: str | None = None
@@ -244,6 +246,16 @@ class Recipe(Strict):
         """With a time budget and without a number of trials, time alone ends the search."""
         if isinstance(value, dict) and value.get("time_budget") is not None and "trials" not in value:
             return {**value, "trials": UNBOUNDED}
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accuracy_in_int8(cls, value: Any) -> Any:
+        """The objective `accuracy_int8` is the accuracy of the int8 network."""
+        given = value.get("objectives") if isinstance(value, dict) else None
+        if isinstance(given, list | tuple) and INT8_OBJECTIVE in given:
+            plain = ["accuracy" if name == INT8_OBJECTIVE else name for name in given]
+            return {**value, "objectives": plain, "accuracy_of": "int8"}
         return value
 
     @model_validator(mode="after")

@@ -80,6 +80,38 @@ def test_a_search_of_latency_and_flops_in_int8_measures_untrained_networks():
     assert (study.folder / "exports" / str(study.front_numbers()[0]) / INT8).is_file()
 
 
+@pytest.mark.slow
+def test_a_search_can_judge_candidates_in_int8(monkeypatch):
+    """Every accuracy of the search is of an int8 network; a ruinous quantization ruins it."""
+    from nasspace.latency import quantization
+
+    fidelity = {"resolution": 16, "epochs": 3}
+    settings = {"runtime": "onnxruntime-int8", "deliver": False, "seed": 1, "fidelity": fidelity}
+    plain = searched(**settings, objectives=["accuracy", "latency"], study="float").trials()["search_accuracy"]
+    study = searched(**settings, objectives=["accuracy_int8", "latency"], study="int8")
+    assert study.settings["recipe"]["accuracy_of"] == "int8"
+    assert study.settings["recipe"]["objectives"] == ["accuracy", "latency"]
+    assert "int8 file" in study.settings["accuracy_is_of"]
+    assert abs(study.trials()["search_accuracy"] - plain).max() < 0.1
+    honest = quantization.to_int8
+    monkeypatch.setattr(quantization, "to_int8", lambda source, path, images: honest(source, path, images * 1e-3))
+    ruined = searched(**settings, objectives=["accuracy_int8", "latency"], study="ruined").trials()["search_accuracy"]
+    assert ruined.max() < plain.min()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "add --runtime onnxruntime-int8"),
+        ({"runtime": "onnxruntime-int8", "supernet": {"epochs": 1}}, "cannot be judged with shared weights"),
+        ({"runtime": "onnxruntime-int8", "evaluator": lambda architecture: {"accuracy": 1.0}}, "with an evaluator"),
+    ],
+)
+def test_accuracy_in_int8_is_refused_where_nothing_ships_in_int8(settings, message):
+    with pytest.raises(InputError, match=message):
+        searched(objectives=["accuracy_int8", "latency"], **settings)
+
+
 def test_a_runtimes_packages_are_checked_before_any_work(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
     status = cli.run(["search", "--space", "shuffle", "--runtime", "ncnn"])
