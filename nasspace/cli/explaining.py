@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nasspace.cli import printing
-from nasspace.cli.networks import Arch, Resolution
+from nasspace.cli.networks import AnyNetwork, Resolution
 from nasspace.cli.spaces import Json
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def explain(
-    arch: Arch,
+    arch: AnyNetwork,
     measure: Annotated[
         bool, typer.Option("--measure", help="Also measure what each change saves, in the changed network.")
     ] = False,
@@ -32,18 +32,27 @@ def explain(
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again instead of using cached measurements.")] = False,
     json: Json = False,
 ) -> None:
-    """Show where a network's time goes, layer by layer, and what changes by ShuffleNet V2's guidelines would save."""
-    from nasspace import guidelines
+    """Show where a network's time goes, layer by layer, and what changes by ShuffleNet V2's guidelines would save.
 
-    architecture, _ = printing.architecture_of(arch)
-    architecture = architecture if resolution is None else architecture.with_resolution(resolution)
-    explanation = guidelines.explain(
-        architecture, threads=threads, batch_size=batch_size, seconds=seconds, measure=measure, fresh=fresh
-    )
-    if json:
+    module:function names a function that returns an nn.Module; its code is run.
+    """
+    from nasspace import guidelines
+    from nasspace.latency import foreign
+
+    settings = {"threads": threads, "batch_size": batch_size, "seconds": seconds, "measure": measure, "fresh": fresh}
+    if foreign.is_foreign(arch):
+        with foreign.as_file(arch, threads, batch_size, resolution) as path:
+            explanation = guidelines.explain_file(path, **settings)
+        document, title = {"name": arch, "digest": None, "input": list(explanation.input)}, arch
+    else:
+        architecture, _ = printing.architecture_of(arch)
+        architecture = architecture if resolution is None else architecture.with_resolution(resolution)
+        explanation = guidelines.explain(architecture, **settings)
         document = {"name": architecture.name, "digest": architecture.digest, "input": list(architecture.input)}
-        return printing.print_json({**document, **explanation.to_json()})
-    _show(explanation, f"{architecture.name or 'network'} (digest {architecture.digest})")
+        title = f"{architecture.name or 'network'} (digest {architecture.digest})"
+    if json:
+        return printing.print_json({**explanation.to_json(), **document})
+    _show(explanation, title)
     if explanation.contended:
         printing.print_message("nas: another process competed for the processor; run it again when the machine is idle")
     return None

@@ -23,6 +23,12 @@ Arch = Annotated[
 Exportable = Annotated[
     str, typer.Argument(metavar="ARCH", help="Published network, architecture JSON, STUDY:ID, or STUDY:front.")
 ]
+AnyNetwork = Annotated[
+    str,
+    typer.Argument(
+        metavar="ARCH", help="Published network, architecture JSON, STUDY:ID, an ONNX file, or module:function."
+    ),
+]
 Resolution = Annotated[int | None, typer.Option(help="Square input resolution; the architecture's own if not given.")]
 
 
@@ -135,12 +141,7 @@ def _count_cells(counts: dict[str, Any], shown: Callable[[int], str]) -> dict[st
 
 
 def latency(
-    arch: Annotated[
-        str,
-        typer.Argument(
-            metavar="ARCH", help="Published network, architecture JSON, STUDY:ID, an ONNX file, or module:function."
-        ),
-    ],
+    arch: AnyNetwork,
     runtime: Annotated[
         str, typer.Option(help="What runs the network: {runtimes}.", autocompletion=choices.runtimes)
     ] = "onnxruntime",

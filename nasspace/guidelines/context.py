@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from nasspace import blocks
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
-from nasspace.guidelines.counterfactuals import GraphEdit, Part, Surroundings, layer_dicts
+from nasspace.guidelines.counterfactuals import (
+    FileEdit,
+    GraphEdit,
+    Part,
+    Surroundings,
+    layer_dicts,
+    write_changed_network,
+)
 from nasspace.latency.graph import Convolution, Graph
 from nasspace.latency.profile import Profile, node_times, standalone_operators
 
@@ -38,27 +47,39 @@ class Violation:
 
 
 @dataclass(frozen=True)
-class NetworkContext:
-    """A network with its graph and its profile."""
+class Context(ABC):
+    """A network in ONNX with its graph and its profile."""
 
-    architecture: Architecture
+    path: Path
     graph: Graph
     profile: Profile
+
+    @property
+    @abstractmethod
+    def layers(self) -> Sequence[Mapping[str, Any]]:
+        """The layers as dictionaries; one without a `block` that a replacement could be made of has an empty one."""
+
+    @property
+    @abstractmethod
+    def in_shapes(self) -> Sequence[tuple[int, ...]]:
+        """The input shape of every layer; empty if no layer can be replaced."""
+
+    @abstractmethod
+    def surroundings(self, start: int, stop: int) -> Surroundings:
+        """Return the neighbors of layers `start` to `stop`, next to which a part costs as much as in the network."""
+
+    @abstractmethod
+    def graph_edits(self, kind: str, layers: Iterable[int]) -> Sequence[GraphEdit | FileEdit]:
+        """Return the parts of a graph edit in these layers."""
+
+    @abstractmethod
+    def changed(self, parts: Iterable[Part], layers: Iterable[int], folder: Path, batch_size: int) -> Path | None:
+        """Write the whole network with the applicable changes; None if none is applicable."""
 
     @cached_property
     def times(self) -> dict[str, tuple[float, frozenset[str]]]:
         """Milliseconds and fused nodes of every exported node (see `node_times`)."""
         return node_times(self.graph, self.profile)
-
-    @cached_property
-    def layers(self) -> list[dict[str, Any]]:
-        """The layers as dictionaries."""
-        return layer_dicts(self.architecture)
-
-    @cached_property
-    def in_shapes(self) -> list[tuple[int, ...]]:
-        """The input shape of every layer."""
-        return [one.in_shape for one in cost(self.architecture).layers]
 
     @cached_property
     def convolutions(self) -> list[Convolution]:
@@ -80,6 +101,36 @@ class NetworkContext:
     def slowest_first(self, layers: Iterable[int]) -> tuple[int, ...]:
         """Sort layers by time, the slowest first."""
         return tuple(sorted(set(layers), key=lambda layer: (-self.profile.of_layer(layer), layer)))
+
+    def violation(
+        self,
+        guideline: str,
+        kind: str,
+        names: Iterable[str],
+        layers: Iterable[int],
+        text: str,
+        change: str,
+        parts: Iterable[Part],
+    ) -> Violation:
+        """Return a violation by the operators `names` in `layers`."""
+        return Violation(guideline, kind, self.slowest_first(layers), text, change, self.ms(names), tuple(parts))
+
+
+@dataclass(frozen=True)
+class NetworkContext(Context):
+    """A network of the library's blocks: its layers can be measured alone, and with other options."""
+
+    architecture: Architecture
+
+    @cached_property
+    def layers(self) -> list[dict[str, Any]]:
+        """The layers as dictionaries."""
+        return layer_dicts(self.architecture)
+
+    @cached_property
+    def in_shapes(self) -> list[tuple[int, ...]]:
+        """The input shape of every layer."""
+        return [one.in_shape for one in cost(self.architecture).layers]
 
     def surroundings(self, start: int, stop: int) -> Surroundings:
         """Return the neighbors of layers `start` to `stop`, next to which a part costs as much as in the network.
@@ -108,18 +159,44 @@ class NetworkContext:
             GraphEdit(tuple(self.layers[i] for i in one), kind, self.surroundings(one[0], one[-1] + 1)) for one in runs
         ]
 
-    def violation(
-        self,
-        guideline: str,
-        kind: str,
-        names: Iterable[str],
-        layers: Iterable[int],
-        text: str,
-        change: str,
-        parts: Iterable[Part],
-    ) -> Violation:
-        """Return a violation by the operators `names` in `layers`."""
-        return Violation(guideline, kind, self.slowest_first(layers), text, change, self.ms(names), tuple(parts))
+    def changed(self, parts: Iterable[Part], layers: Iterable[int], folder: Path, batch_size: int) -> Path | None:
+        """Write the whole network with the applicable changes; None if none is applicable."""
+        return write_changed_network(self.path, parts, layers, folder, self.architecture, batch_size)
+
+
+@dataclass(frozen=True)
+class FileContext(Context):
+    """An ONNX file of another program, of which only the operators are known.
+
+    A graph edit is measured in the whole file, and convolutions are measured alone.
+    """
+
+    count: int
+
+    @cached_property
+    def layers(self) -> list[dict[str, Any]]:
+        """A dictionary without a block for each layer."""
+        return [{"block": ""} for _ in range(self.count)]
+
+    @property
+    def in_shapes(self) -> list[tuple[int, ...]]:
+        """None: no layer can be replaced."""
+        return []
+
+    def surroundings(self, start: int, stop: int) -> Surroundings:
+        """Raise LookupError: the layers of a file cannot be built."""
+        raise LookupError(f"layers {start} to {stop} are known as operators only")
+
+    def graph_edits(self, kind: str, layers: Iterable[int]) -> list[FileEdit]:
+        """Return one edit of the whole file."""
+        return [FileEdit(self.path, kind, tuple(sorted(layers)))]
+
+    def changed(self, parts: Iterable[Part], layers: Iterable[int], folder: Path, batch_size: int) -> Path | None:
+        """Write the edited file; None without a graph edit."""
+        for part in parts:
+            if isinstance(part, FileEdit):
+                return part.write(folder, batch_size)[1]
+        return None
 
 
 def nearest_width(width: float) -> int:

@@ -133,6 +133,27 @@ class GraphEdit:
 
 
 @dataclass(frozen=True)
+class FileEdit:
+    """A whole ONNX file without one kind of element-wise work in some layers, or with merged convolutions there."""
+
+    path: Path
+    kind: str
+    layers: tuple[int, ...]
+
+    def text(self) -> str:
+        """Return the text that identifies the part in the cache."""
+        return json.dumps([hashlib.sha256(self.path.read_bytes()).hexdigest(), self.kind, self.layers])
+
+    def write(self, folder: Path, batch_size: int) -> tuple[Path, Path]:
+        """Write the ONNX file after the change; the one before it is the file itself."""
+        return self.path, edit_checked(self.path, folder / "after.onnx", self.kind, set(self.layers), batch_size)
+
+    def saved(self, before_ms: float, after_ms: float) -> float:
+        """Return the milliseconds saved in the network."""
+        return before_ms - after_ms
+
+
+@dataclass(frozen=True)
 class Operators:
     """Convolutions without anything else: (c_in, c_out, kernel, groups) of each, and how they are connected.
 
@@ -218,7 +239,7 @@ class OperatorReplacement:
         return self.time_ms * (1 - after_ms / before_ms)
 
 
-Part = LayerReplacement | GraphEdit | OperatorReplacement
+Part = LayerReplacement | GraphEdit | FileEdit | OperatorReplacement
 
 
 def measure_saving(parts: Iterable[Part], folder: Path, settings: MeasurementSettings) -> Saving:

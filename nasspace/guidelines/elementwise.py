@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
-from nasspace.guidelines.context import NetworkContext, Violation
+from nasspace.guidelines.context import Context, Violation
 from nasspace.guidelines.graph_edits import find_removable
 
 KINDS = {
@@ -20,7 +20,7 @@ KINDS = {
 FREE_WHEN_FUSED = {"Relu", "Clip"}  # take no time if fused into the preceding convolution
 
 
-def find_elementwise(context: NetworkContext) -> Iterator[Violation]:
+def find_elementwise(context: Context) -> Iterator[Violation]:
     """Yield a violation for each kind of element-wise work that runs separately or may slow a fused convolution."""
     types = {node.name: node.op_type for node in context.graph.nodes}
     kinds = defaultdict(list)

@@ -7,7 +7,7 @@ import logging
 import math
 import operator
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,7 @@ from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.errors import InputError
 from nasspace.guidelines import elementwise, fragments, widths
-from nasspace.guidelines.context import NetworkContext, Violation
+from nasspace.guidelines.context import Context, FileContext, NetworkContext, Violation
 from nasspace.guidelines.counterfactuals import (
     MeasurementSettings,
     OperatorReplacement,
@@ -27,7 +27,6 @@ from nasspace.guidelines.counterfactuals import (
     measure_in_turn,
     measure_saving,
     saving_between,
-    write_changed_network,
     write_checked,
 )
 from nasspace.latency import benchmark, profile, runtimes
@@ -35,6 +34,7 @@ from nasspace.latency.benchmark import Latency, check_counts
 from nasspace.latency.cache import LatencyCache
 from nasspace.latency.conditions import machine
 from nasspace.latency.graph import Graph
+from nasspace.latency.numbered import write_numbered
 from nasspace.latency.reference import load_reference, record_rounds
 from nasspace.network import build
 
@@ -87,7 +87,7 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The times of a network's layers, and the findings, sorted by predicted saving."""
+    """The times of a network's layers, and the findings, sorted by predicted saving; `input` is (C, H, W)."""
 
     latency_ms: float
     low_ms: float
@@ -98,6 +98,7 @@ class Explanation:
     findings: tuple[Finding, ...]
     threads: int = 1
     batch_size: int = 1
+    input: tuple[int, ...] = ()
     machine: dict[str, Any] = field(default_factory=machine)
     versions: dict[str, str] = field(default_factory=lambda: runtimes.versions("onnxruntime"))
 
@@ -128,30 +129,73 @@ def explain(
     settings = MeasurementSettings(threads, batch_size, cache, fresh, PART_SECONDS * seconds)
     counted = cost(architecture)
     with temporary.private() as name:
-        folder = Path(name)
-        path = write_checked(build(architecture), architecture.input, folder / "network.onnx", batch_size)
-        latency = _latency(path, seconds, settings)
-        current = statistics.median(latency.samples_ms)  # at the machine's speed during the profile
-        profiled = profile.profile_onnx(path, len(counted.layers), current, threads=threads, seconds=seconds)
-        profiled = profiled.scaled(latency.median_ms / current)
-        context = NetworkContext(architecture, Graph(path), profiled)
-        found = _predict(context, folder, settings)
-        longer = replace(settings, seconds=max(settings.seconds, seconds))
-        findings = []
-        for violation, finding in found:
-            with _skip_unmeasurable(violation):
-                findings.append(_measure_finding(finding, violation, path, context, longer) if measure else finding)
-    times = _times(counted.layers, profiled)
+        path = write_checked(build(architecture), architecture.input, Path(name) / "network.onnx", batch_size)
+
+        def context_of(profiled: profile.Profile) -> NetworkContext:
+            return NetworkContext(path, Graph(path), profiled, architecture)
+
+        return _explained(path, counted.layers, context_of, settings, seconds, measure)
+
+
+def explain_file(
+    source: str | Path,
+    *,
+    threads: int = 1,
+    batch_size: int = 1,
+    seconds: float = 1.0,
+    measure: bool = False,
+    fresh: bool = False,
+    cache: LatencyCache | None = None,
+) -> Explanation:
+    """As `explain`, for an ONNX file of any program with one input of images of a fixed size.
+
+    Its operators are shown by the module that they come from, if the exporter named it, else by chains of operators.
+    Convolutions are measured alone, all other changes in the whole file. Raises `InputError` for a file that ONNX
+    Runtime cannot run.
+    """
+    check_counts(threads=threads, batch_size=batch_size)
+    cache = LatencyCache() if cache is None else cache
+    settings = MeasurementSettings(threads, batch_size, cache, fresh, PART_SECONDS * seconds)
+    with temporary.private() as name:
+        path, layers = write_numbered(Path(source), Path(name) / "network.onnx", batch_size)
+
+        def context_of(profiled: profile.Profile) -> FileContext:
+            return FileContext(path, Graph(path), profiled, len(layers))
+
+        return _explained(path, layers, context_of, settings, seconds, measure)
+
+
+def _explained(
+    path: Path,
+    layers: Sequence[Any],
+    context_of: Callable[[profile.Profile], Context],
+    settings: MeasurementSettings,
+    seconds: float,
+    measure: bool,
+) -> Explanation:
+    """Profile a file whose nodes are named by their layers, and find what could be saved."""
+    latency = _latency(path, seconds, settings)
+    current = statistics.median(latency.samples_ms)  # at the machine's speed during the profile
+    profiled = profile.profile_onnx(path, len(layers), current, threads=settings.threads, seconds=seconds)
+    profiled = profiled.scaled(latency.median_ms / current)
+    context = context_of(profiled)
+    found = _predict(context, path.parent, settings)
+    longer = replace(settings, seconds=max(settings.seconds, seconds))
+    findings = []
+    for violation, finding in found:
+        with _skip_unmeasurable(violation):
+            findings.append(_measure_finding(finding, violation, context, longer) if measure else finding)
     return Explanation(
         latency.median_ms,
         latency.low_ms,
         latency.high_ms,
         latency.contended,
         profiled.runs,
-        times,
+        _times(layers, profiled),
         tuple(findings),
-        threads,
-        batch_size,
+        settings.threads,
+        settings.batch_size,
+        latency.input,
     )
 
 
@@ -175,7 +219,7 @@ def _times(layers: Sequence[Any], profiled: profile.Profile) -> tuple[LayerTime,
     return (*rows, LayerTime(None, "rest", profiled.rest_ms, profiled.share(profiled.rest_ms)))
 
 
-def _predict(context: NetworkContext, folder: Path, settings: MeasurementSettings) -> list[tuple[Violation, Finding]]:
+def _predict(context: Context, folder: Path, settings: MeasurementSettings) -> list[tuple[Violation, Finding]]:
     """Return noticeable findings sorted by saving, with the best change for each guideline and kind."""
     found: dict[tuple[str, str], tuple[Violation, Finding]] = {}
     for violation in chain.from_iterable(guideline(context) for guideline in GUIDELINES):
@@ -207,7 +251,7 @@ def is_noticeable(saved: Saving, total_ms: float) -> bool:
     return saved.ms >= MIN_SAVING * total_ms and saved.ms > saved.plus_minus
 
 
-def _finding(violation: Violation, saved: Saving, context: NetworkContext) -> Finding:
+def _finding(violation: Violation, saved: Saving, context: Context) -> Finding:
     """Return the finding for a violation and its predicted saving."""
     return Finding(
         guideline=violation.guideline,
@@ -223,16 +267,15 @@ def _finding(violation: Violation, saved: Saving, context: NetworkContext) -> Fi
 
 
 def _measure_finding(
-    finding: Finding, violation: Violation, path: Path, context: NetworkContext, settings: MeasurementSettings
+    finding: Finding, violation: Violation, context: Context, settings: MeasurementSettings
 ) -> Finding:
     """Measure the saving of a finding in the whole network, and of parts that can only be measured separately."""
     isolated = [part for part in violation.parts if isinstance(part, OperatorReplacement)]
-    saved = measure_saving(isolated, path.parent, replace(settings, fresh=True)) if isolated else Saving(0.0)
-    changed = write_changed_network(
-        path, violation.parts, violation.layers, path.parent, context.architecture, settings.batch_size
-    )
+    folder = context.path.parent
+    saved = measure_saving(isolated, folder, replace(settings, fresh=True)) if isolated else Saving(0.0)
+    changed = context.changed(violation.parts, violation.layers, folder, settings.batch_size)
     if changed is not None:
-        whole = saving_between(measure_in_turn((path, changed), settings), operator.sub)
+        whole = saving_between(measure_in_turn((context.path, changed), settings), operator.sub)
         saved = Saving(saved.ms + whole.ms, math.hypot(saved.plus_minus, whole.plus_minus))
     where = "operators" if changed is None else "network and operators" if isolated else "network"
     return replace(finding, measured_ms=saved.ms, measured_plus_minus_ms=saved.plus_minus, measured_on=where)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-from nasspace.guidelines.context import NetworkContext, Violation, nearest_width
+from nasspace.guidelines.context import Context, Violation, nearest_width
 from nasspace.guidelines.counterfactuals import OperatorReplacement, Operators, Part
 from nasspace.guidelines.graph_edits import ParallelConvolutions, find_parallel
 from nasspace.latency.graph import Convolution
 
 
-def find_fragments(context: NetworkContext) -> Iterator[Violation]:
+def find_fragments(context: Context) -> Iterator[Violation]:
     """Yield violations by parallel convolutions, or consecutive 1x1 convolutions, in one layer."""
     found = find_parallel(context.graph)
     mergeable = [one for one in found if one.mergeable]
@@ -37,7 +37,7 @@ def find_fragments(context: NetworkContext) -> Iterator[Violation]:
 
 
 def _parallel_violation(
-    context: NetworkContext, kind: str, found: list[ParallelConvolutions], change: str, parts: Iterable[Part]
+    context: Context, kind: str, found: list[ParallelConvolutions], change: str, parts: Iterable[Part]
 ) -> Violation:
     """Return the violation by parallel convolutions."""
     most = max(len(one.convolutions) for one in found)
@@ -47,13 +47,13 @@ def _parallel_violation(
     return context.violation("G3", kind, names, layers, text, change, parts)
 
 
-def _has_activations(context: NetworkContext, one: ParallelConvolutions) -> bool:
+def _has_activations(context: Context, one: ParallelConvolutions) -> bool:
     """Whether another operator is between the convolutions and their join."""
     readers = [reader for conv in one.convolutions for reader in context.graph.consumers[conv.out]]
     return any(reader.op_type != one.join for reader in readers)
 
 
-def _find_series(context: NetworkContext) -> Iterator[list[Convolution]]:
+def _find_series(context: Context) -> Iterator[list[Convolution]]:
     """Yield chains of at least two dense 1x1 convolutions of equal width in one layer."""
     chain: list[Convolution] = []
     for one in (*context.convolutions, None):

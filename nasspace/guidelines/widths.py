@@ -9,9 +9,9 @@ from itertools import product
 from typing import Any
 
 from nasspace.architecture import Architecture
-from nasspace.counting import cost, layer_cost, operations
+from nasspace.counting import cost, operations
 from nasspace.errors import InputError
-from nasspace.guidelines.context import ROUNDINGS, NetworkContext, Violation, format_size, next_multiple_of_16
+from nasspace.guidelines.context import ROUNDINGS, Context, Violation, format_size, next_multiple_of_16
 from nasspace.guidelines.counterfactuals import LayerReplacement, OperatorReplacement, Operators
 from nasspace.guidelines.graph_edits import find_parallel
 from nasspace.latency.graph import Convolution
@@ -51,7 +51,7 @@ def memory_access(map_size: tuple[int, int], c_in: int, c_out: int) -> tuple[int
     return places * (c_in + c_out) + c_in * c_out, 2 * math.sqrt(places * flops) + flops / places
 
 
-def find_unequal_widths(context: NetworkContext) -> Iterator[Violation]:
+def find_unequal_widths(context: Context) -> Iterator[Violation]:
     """Yield violations of G1: 1x1 convolutions whose widths differ."""
     fragments = {one.name for found in find_parallel(context.graph) for one in found.convolutions}
     found = [
@@ -92,7 +92,7 @@ def _equal_widths(one: Convolution, time_ms: float, rounding: Rounding) -> Opera
 
 
 def _run_variants(
-    context: NetworkContext, selected: set[int], bound: Collection[int]
+    context: Context, selected: set[int], bound: Collection[int]
 ) -> Iterator[tuple[list[ConvolutionRun], str]]:
     """Yield the runs among the `selected` layers and words for the change: with fixed outer widths, then changed ones.
 
@@ -105,7 +105,7 @@ def _run_variants(
         yield extended, ", also of the maps at their ends,"
 
 
-def _extended(context: NetworkContext, runs: list[ConvolutionRun], bound: Collection[int]) -> list[ConvolutionRun]:
+def _extended(context: Context, runs: list[ConvolutionRun], bound: Collection[int]) -> list[ConvolutionRun]:
     """Extend each run by the layers around it, except those that are `bound` or cannot change their width."""
     fixed = {*bound, *(layer for run in runs for layer in run.layers)}
     found = []
@@ -119,7 +119,7 @@ def _extended(context: NetworkContext, runs: list[ConvolutionRun], bound: Collec
     return found
 
 
-def _may_change(context: NetworkContext, run: ConvolutionRun) -> bool:
+def _may_change(context: Context, run: ConvolutionRun) -> bool:
     """Whether the layers around a run have the same operations at another width (no shortcut lost or projected)."""
     before = context.layers[max(0, run.first) : run.last]
     if run.first < 0 or run.last >= len(context.layers) or any("out" not in layer for layer in before):
@@ -144,7 +144,7 @@ def _kinds(layers: Iterable[Mapping[str, Any]], in_shape: tuple[int, ...]) -> li
     return [[one.kind for one in operations(layer, shape)] for layer, shape in pairs]
 
 
-def _with_width(context: NetworkContext, run: ConvolutionRun, width: int) -> list[dict[str, Any]]:
+def _with_width(context: Context, run: ConvolutionRun, width: int) -> list[dict[str, Any]]:
     """Return the layers of a run with one width for all maps between them, and one group for its convolutions."""
     layers = [dict(context.layers[i]) for i in run.layers]
     for layer in layers[run.start - run.first : run.stop - run.first]:
@@ -152,7 +152,7 @@ def _with_width(context: NetworkContext, run: ConvolutionRun, width: int) -> lis
     return [*({**layer, "out": width} for layer in layers[:-1]), layers[-1]]
 
 
-def _equalized(context: NetworkContext, run: ConvolutionRun, rounding: Rounding) -> LayerReplacement:
+def _equalized(context: Context, run: ConvolutionRun, rounding: Rounding) -> LayerReplacement:
     """Replace a run by one width and one group at equal FLOPs; its input and output widths stay."""
     before, shape = context.layers[run.first : run.last], context.in_shapes[run.first]
     target = _flops(before, shape)
@@ -188,7 +188,7 @@ def _same_kind(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return plain and forms[0] == forms[1]
 
 
-def find_grouped(context: NetworkContext) -> Iterator[Violation]:
+def find_grouped(context: Context) -> Iterator[Violation]:
     """Yield violations of G2: grouped convolutions that are not depthwise."""
     found = [one for one in context.convolutions if one.groups > 1 and not one.depthwise]
     if not found:
@@ -221,7 +221,7 @@ def _ungrouped(one: Convolution, time_ms: float, rounding: Rounding) -> Operator
 NARROWING = {"shuffle_v1": "bottleneck", "bottleneck": "base_width", "basic": "base_width"}
 
 
-def _ungrouped_unit(context: NetworkContext, layer: int) -> LayerReplacement | None:
+def _ungrouped_unit(context: Context, layer: int) -> LayerReplacement | None:
     """Replace a unit with an option for its inner width by one group and the inner width of equal FLOPs."""
     before = context.layers[layer]
     option = NARROWING.get(before["block"])
@@ -229,7 +229,7 @@ def _ungrouped_unit(context: NetworkContext, layer: int) -> LayerReplacement | N
         return None
     plain = {key: value for key, value in before.items() if key not in ("groups", "first_groups")} | {"groups": 1}
     shape = context.in_shapes[layer]
-    target = layer_cost(context.architecture.layers[layer], shape).flops
+    target = _flops([before], shape)
     options = [width / before["out"] for width in range(1, before["out"] + 1)]
     options = options if option == "bottleneck" else list(range(1, 1025))
     low, high = 0, len(options) - 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,14 @@ def measure(
     seconds: float,
     latency_device: str,
 ) -> Latency:
-    """Measure a file or a function's network in ONNX Runtime, as the files of a front are measured.
+    """Measure a file or a function's network in ONNX Runtime, as the files of a front are measured; see `as_file`."""
+    with as_file(text, threads, batch_size, resolution) as path:
+        return _measured(path, threads, batch_size, seconds, latency_device)
+
+
+@contextlib.contextmanager
+def as_file(text: str, threads: int, batch_size: int, resolution: int | None) -> Iterator[Path]:
+    """The ONNX file that a text names, or that the network of a function is written to, with its outputs compared.
 
     A function's code is run. Its network gets images of `resolution` (224 by default) with the channels of its first
     convolution. Raises `InputError` if there is no such file or function, or if it cannot run.
@@ -46,7 +54,8 @@ def measure(
             raise InputError(f"{text}: an ONNX file has a size of its own; leave --resolution out")
         if not Path(text).is_file():
             raise InputError(f"{text}: there is no such file")
-        return _measured(Path(text), threads, batch_size, seconds, latency_device)
+        yield Path(text)
+        return
     from nasspace.latency import runtimes
 
     model = load(text)
@@ -55,7 +64,7 @@ def measure(
         local = runtimes.OnnxRuntime(threads, batch_size)
         path = local.write(model, (_channels(model, text), side, side), Path(folder) / "network.onnx")
         runtimes.check_outputs(local.load(path), model)
-        return _measured(path, threads, batch_size, seconds, latency_device)
+        yield path
 
 
 def load(text: str) -> nn.Module:

@@ -41,9 +41,8 @@ def context_of(tmp_path):
             [{"block": "conv", "out": 16}, *layers, {"block": "linear", "out": 3}], input=(3, 16, 16)
         )
         path = to_onnx(build(architecture), architecture.input, tmp_path / "network.onnx")
-        return NetworkContext(
-            architecture, Graph(path), profile_onnx(path, len(architecture.layers), 0.01, seconds=0.01)
-        )
+        profiled = profile_onnx(path, len(architecture.layers), 0.01, seconds=0.01)
+        return NetworkContext(path, Graph(path), profiled, architecture)
 
     return make
 
