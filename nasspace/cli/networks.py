@@ -263,7 +263,9 @@ def _print_compared(rows: list[dict[str, Any]], arch: str) -> None:
 def export(
     arch: Exportable,
     out: Annotated[Path | None, typer.Option(help="Folder to write; exports/NAME if not given.")] = None,
-    format: Annotated[str, typer.Option(help="Any of source, onnx, torch, with commas.")] = "source,onnx,torch",
+    format: Annotated[
+        str, typer.Option(help="Any of source, onnx, torch, pt2, openvino, executorch, with commas.")
+    ] = "source,onnx,torch",
     resolution: Resolution = None,
     batch: Annotated[str, typer.Option(help="Images in a batch of the ONNX file: a number, or dynamic.")] = "dynamic",
     seed: Annotated[int, typer.Option(help="Seed of the weights of a network that was never trained.")] = 0,
@@ -323,7 +325,7 @@ def verify(
 ) -> None:
     """Check an export again on this machine: equal outputs of all its files, and the recorded counts.
 
-    This runs code from the folder: model.py, with the rights of your account, unless it was changed since the export.
+    This runs code from the folder: model.py, and model.pt2 if it has one, with the rights of your account, unless it was changed since the export.
     The record of the export is in the same folder, so use --no-code for a folder that you do not trust.
     """
     from nasspace.exporting.export import verify as check

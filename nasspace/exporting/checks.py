@@ -20,10 +20,12 @@ from nasspace import counting
 from nasspace.architecture import Architecture
 from nasspace.data import predict
 from nasspace.errors import InputError, first_line
-from nasspace.exporting import code_runner, judging, preprocessing
+from nasspace.exporting import code_runner, judging, preprocessing, targets
 from nasspace.exporting.judging import Pipeline
 from nasspace.exporting.module_source import allowed
+from nasspace.exporting.targets import BY_FILE, Target
 from nasspace.exporting.weights import load_into, read_safetensors, read_state
+from nasspace.latency.convert import relative_difference
 from nasspace.network import build
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ LIMIT = 5e-4  # relative difference of outputs; rounding reaches 1.5e-4 in an un
 LEVELS = 2  # of 255: largest difference between the resizing of PyTorch and Pillow
 BATCH = 2
 INT8 = "model.int8.onnx"
-JUDGED = ("model.onnx", INT8, "model.py", "weights.pt")
+JUDGED = ("model.onnx", INT8, *BY_FILE, "model.py", "weights.pt")
 PIPELINE = "weights.safetensors"  # the reference for the other files
 NO_DATA = "no data given; `nas verify FOLDER --data SPEC` judges it"
 COUNTED = ("conv", "linear", "addmm", "matmul", "mm", "bmm", "baddbmm", "einsum")  # fvcore's names of operators
@@ -134,6 +136,8 @@ class _Folder:
                 yield _same_weights(self.path / "weights.pt", self.network)
             if "model.onnx" in files:
                 yield from self._model_onnx()
+            for target in self._targets:
+                yield self._same_outputs(target)
             if "model.py" in files:
                 yield from self._source()
             if why:
@@ -174,6 +178,33 @@ class _Folder:
             return largest_difference(self.network, path, self.architecture.input)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise InputError(f"{path}: ONNX Runtime cannot run it ({first_line(error)[:200]})") from None
+
+    @property
+    def _targets(self) -> list[Target]:
+        """The files for other runtimes."""
+        return [target for name, target in BY_FILE.items() if name in self.record["files"]]
+
+    def _same_outputs(self, target: Target) -> Check:
+        """Compare the outputs of a file in its own runtime with PyTorch's."""
+        if why := self._not_loaded(target):
+            return not_run(f"{target.file} equals PyTorch", why)
+        images = torch.randn(BATCH, *self.architecture.input, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            expected = self.network(images).numpy()
+        found = targets.fitting(targets.scores(target, self.path / target.file), self.record["batch_size"])(
+            images.numpy()
+        )
+        return _outputs_equal(target.file, relative_difference(expected, found))
+
+    def _not_loaded(self, target: Target) -> str:
+        """Why a file for another runtime is not loaded; empty if it is."""
+        if target.missing:
+            return target.missing
+        if not target.loads_code:
+            return ""
+        if digest(self.path / target.file) != self.record["files"][target.file]:
+            return "changed since the export, so it was not loaded"
+        return "" if self.code else "--no-code"
 
     def _source(self) -> Iterator[Check]:
         """Check imports and constants of model.py, which is parsed, not run."""
@@ -267,6 +298,9 @@ class _Folder:
         if name == "model.py" and pixels is not None and self._decisions_of_model_py() is None:
             yield not_run(check, "model.py was not run")
             return
+        if name in BY_FILE and (why := self._not_loaded(BY_FILE[name])):
+            yield not_run(check, why)
+            return
         try:
             if pixels is None:
                 raise ValueError(unusable)
@@ -287,6 +321,9 @@ class _Folder:
         """The decisions of one file."""
         if name == "model.py":
             return self._decisions_of_model_py()
+        if name in BY_FILE:
+            run = targets.fitting(targets.scores(BY_FILE[name], self.path / name), self.record["batch_size"])
+            return judging.by_scores(run, pixels, self.spec)
         if name != "weights.pt":
             return judging.by_onnx(self.path / name, pixels, self.spec)
         network = build(self.architecture).eval()

@@ -21,8 +21,10 @@ from nasspace.errors import InputError, VerificationError, nearest
 from nasspace.exporting import checks as checking
 from nasspace.exporting import model_card as cards
 from nasspace.exporting import preprocessing as specifications
+from nasspace.exporting import targets
 from nasspace.exporting.checks import INT8, Check
 from nasspace.exporting.model_source import model_source
+from nasspace.exporting.targets import TARGETS
 from nasspace.exporting.weights import as_safetensors, as_torch, load_into, read_safetensors
 from nasspace.network import Network, build
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from nasspace.data.images import DataSet
 
-FORMATS = ("source", "onnx", "torch")
+FORMATS = ("source", "onnx", "torch")  # written by default; those of `TARGETS` are for other runtimes
 VERSION = 2
 RECORD = "export.json"
 ORIGIN = {
@@ -44,6 +46,7 @@ ORIGIN = {
 LARGEST_SEED = 2**63 - 1
 HASHED = (  # recorded with their digests, which `verify` checks
     *("weights.safetensors", "weights.pt", "model.onnx", INT8),
+    *(name for target in TARGETS.values() for name in (target.file, *target.others)),
     *("model.py", specifications.PROGRAM, specifications.NAME),
 )
 WRITTEN = ("architecture.json", *HASHED, RECORD, "README.md")
@@ -101,9 +104,9 @@ def export(
 
     `weights` is a state dictionary or the path of a .safetensors file; without them the network is initialized from
     `seed`, and the card and the first check state that it was never trained. `formats`: `source` (model.py and the
-    weights it loads), `torch` (weights.pt), `onnx` (any batch size unless `batch_size` fixes it). `classes` names the
-    outputs; `card` has keys of `model_card.KEYS`. preprocessing.json is that of `data`, else `preprocessing` completed
-    by defaults.
+    weights it loads), `torch` (weights.pt), `onnx` (any batch size unless `batch_size` fixes it), and those of
+    `targets.TARGETS`, for other runtimes. `classes` names the outputs; `card` has keys of `model_card.KEYS`.
+    preprocessing.json is that of `data`, else `preprocessing` completed by defaults.
 
     With `data`, loaded at the network's resolution, each file is judged on the original validation images and must
     decide as the training pipeline does; the `accuracy` on the card must be the pipeline's. Without it, `origin`
@@ -316,8 +319,8 @@ def _checked_batch(batch_size: int | str | None) -> int | str:
 def _checked_formats(formats: Iterable[str]) -> tuple[str, ...]:
     formats = tuple(dict.fromkeys(formats))
     for name in formats:
-        if name not in FORMATS:
-            raise InputError(f"'{name}' is not a format of export{nearest(name, FORMATS)}")
+        if name not in (known := (*FORMATS, *TARGETS)):
+            raise InputError(f"'{name}' is not a format of export{nearest(name, known)}")
     return formats
 
 
@@ -383,6 +386,11 @@ def _write(
         size = {"dynamic_batch": True} if batch == DYNAMIC else {"batch_size": batch}
         stated = specifications.metadata(spec, architecture.digest)
         to_onnx(network, architecture.input, new / "model.onnx", **size, metadata=stated)
+    is_free = record["batch_size"] == DYNAMIC
+    shape = (1 if is_free else record["batch_size"], *architecture.input)
+    for name in formats:
+        if name in TARGETS:
+            targets.write(TARGETS[name], network, shape, is_free, new / TARGETS[name].file)
     names = sorted(path.name for path in new.iterdir())
     return {name: checking.digest(new / name) if name in HASHED else None for name in names}
 

@@ -117,7 +117,11 @@ def described(path: Path) -> tuple[list[Any], dict[str, str]]:
 
 def by_onnx(path: Path, pixels: Tensor, spec: Mapping[str, Any]) -> Tensor:
     """The decisions of an ONNX file: indices of its outputs, int64 [N]."""
-    scores = onnx_scores(path)
+    return by_scores(onnx_scores(path), pixels, spec)
+
+
+def by_scores(scores: Callable[[np.ndarray], np.ndarray], pixels: Tensor, spec: Mapping[str, Any]) -> Tensor:
+    """The decisions of a function from inputs, float32 [N, C, H, W], to scores [N, classes]: int64 [N]."""
     return _decided(pixels, lambda part: scores(predict.normalize(part, spec)))
 
 

@@ -9,6 +9,7 @@ from nasspace import counting
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError, nearest
 from nasspace.exporting.preprocessing import in_words
+from nasspace.exporting.targets import TARGETS
 from nasspace.formatting import kilobytes, significant
 
 KEYS = (  # facts of a card that do not follow from the network itself
@@ -44,6 +45,7 @@ FILES = {
     "weights.safetensors": "the same weights as safetensors",
     "model.onnx": "the network with its weights as ONNX, batch norm folded in; metadata: preprocessing, classes",
     "model.int8.onnx": "the same, quantized: weights in int8, activations in uint8",
+    **{target.file: target.about for target in TARGETS.values()},
     "preprocessing.json": "how images are preprocessed, and the names of the classes",
     "predict.py": "classifies image files; needs onnxruntime, numpy and Pillow",
     "export.json": "the content of this card for programs; `nas verify` checks the folder with it",
@@ -244,6 +246,10 @@ import onnxruntime
 session = onnxruntime.InferenceSession("model.onnx")
 (scores,) = session.run(None, {{"input": numpy.zeros(({shape}), numpy.float32)}})
 ```"""
+    for target in TARGETS.values():
+        if target.file in record["files"]:
+            lines = target.use.format(shape=shape)
+            yield f"With {target.title}:\n\n```python\n{target.imports}\n\n{lines}\n```"
     yield """With nasspace:
 
 ```python
