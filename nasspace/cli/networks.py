@@ -325,8 +325,9 @@ def verify(
 ) -> None:
     """Check an export again on this machine: equal outputs of all its files, and the recorded counts.
 
-    This runs code from the folder: model.py, and model.pt2 if it has one, with the rights of your account, unless it was changed since the export.
-    The record of the export is in the same folder, so use --no-code for a folder that you do not trust.
+    This runs code from the folder, with the rights of your account: model.py, and model.pt2 if there is one, unless it
+    was changed since the export. The record of the export is in the same folder, so use --no-code for a folder that you
+    do not trust.
     """
     from nasspace.exporting.export import verify as check
 
