@@ -55,10 +55,13 @@ HEAVY_LIBRARIES = {
     },
     "plotly": {"reporting.plots"},
     "jinja2": {"reporting.report"},
-    "onnx": {"latency.convert", "latency.quantization", "latency.graph", "latency.profile", "guidelines.graph_edits"},
+    "onnx": {
+        *("latency.convert", "latency.quantization", "latency.graph", "latency.numbered", "latency.profile"),
+        *("guidelines.graph_edits", "exporting.photo_onnx"),
+    },
     "onnxruntime": {
         *("data.predict", "latency.convert", "latency.quantization", "latency.runtimes.ort"),
-        *("latency.profile", "exporting.judging"),
+        *("latency.numbered", "latency.profile", "exporting.judging"),
     },
     "ncnn": {"latency.runtimes.ncnn"},
     "pnnx": {"latency.convert"},

@@ -266,6 +266,10 @@ def export(
     format: Annotated[
         str, typer.Option(help="Any of source, onnx, torch, pt2, openvino, executorch, with commas.")
     ] = "source,onnx,torch",
+    with_preprocessing: Annotated[
+        bool,
+        typer.Option("--with-preprocessing", help="Also an ONNX file that takes a decoded image and does the rest."),
+    ] = False,
     resolution: Resolution = None,
     batch: Annotated[str, typer.Option(help="Images in a batch of the ONNX file: a number, or dynamic.")] = "dynamic",
     seed: Annotated[int, typer.Option(help="Seed of the weights of a network that was never trained.")] = 0,
@@ -276,7 +280,7 @@ def export(
 ) -> None:
     """Export a network that runs without nasspace: architecture, model.py, weights, ONNX; every file is checked."""
     from nasspace.engine import arch_reference
-    from nasspace.exporting import preprocessing
+    from nasspace.exporting import photo_onnx, preprocessing
     from nasspace.exporting.export import FORMATS, earlier
     from nasspace.exporting.export import export as write
     from nasspace.exporting.members import export_front, export_member
@@ -287,7 +291,7 @@ def export(
     if not formats:
         raise InputError(f"--format: names no format; give some of {', '.join(FORMATS)}")
     options: dict[str, Any] = {
-        "formats": formats,
+        "formats": (*formats, photo_onnx.FORMAT) if with_preprocessing else formats,
         "seed": seed,
         "batch_size": size,
         "replace": force or out is not None,

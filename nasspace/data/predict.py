@@ -55,6 +55,21 @@ def preprocess(image: str | Path | bytes | Image.Image | np.ndarray, spec: dict)
         return _pixels(_decoded(picture, spec), spec)
 
 
+def photo(image: str | Path | bytes | np.ndarray, spec: dict) -> np.ndarray:
+    """Decode an image as `preprocess` does, without resizing: uint8 [H, W, C].
+
+    This is the input of an ONNX file with the preprocessing inside.
+    """
+    if isinstance(image, np.ndarray):
+        picture = _from_array(image)
+    else:
+        with opened(image) as opened_picture:
+            picture = _decoded(opened_picture, spec)
+    picture = picture if picture.mode == spec["color"] else picture.convert(spec["color"])
+    pixels = np.asarray(picture)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
 def normalize(pixels: np.ndarray, spec: dict) -> np.ndarray:
     """The network's input `(pixels / 255 - mean) / std`, float32 [N, C, H, W].
 

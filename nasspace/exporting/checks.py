@@ -20,7 +20,7 @@ from nasspace import counting
 from nasspace.architecture import Architecture
 from nasspace.data import predict
 from nasspace.errors import InputError, first_line
-from nasspace.exporting import code_runner, judging, preprocessing, targets
+from nasspace.exporting import code_runner, judging, photo_onnx, preprocessing, targets
 from nasspace.exporting.judging import Pipeline
 from nasspace.exporting.module_source import allowed
 from nasspace.exporting.targets import BY_FILE, Target
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from nasspace.data.images import DataSet
 
 LIMIT = 5e-4  # relative difference of outputs; rounding reaches 1.5e-4 in an untrained network of all blocks
+PROBABILITY = 0.01  # largest difference of a probability; a level of a pixel that differs moves it by far less
 LEVELS = 2  # of 255: largest difference between the resizing of PyTorch and Pillow
 BATCH = 2
 INT8 = "model.int8.onnx"
-JUDGED = ("model.onnx", INT8, *BY_FILE, "model.py", "weights.pt")
+JUDGED = ("model.onnx", INT8, photo_onnx.NAME, *BY_FILE, "model.py", "weights.pt")
 PIPELINE = "weights.safetensors"  # the reference for the other files
 NO_DATA = "no data given; `nas verify FOLDER --data SPEC` judges it"
 COUNTED = ("conv", "linear", "addmm", "matmul", "mm", "bmm", "baddbmm", "einsum")  # fvcore's names of operators
@@ -136,6 +137,8 @@ class _Folder:
                 yield _same_weights(self.path / "weights.pt", self.network)
             if "model.onnx" in files:
                 yield from self._model_onnx()
+            if photo_onnx.NAME in files:
+                yield self._same_probabilities(problem)
             for target in self._targets:
                 yield self._same_outputs(target)
             if "model.py" in files:
@@ -178,6 +181,26 @@ class _Folder:
             return largest_difference(self.network, path, self.architecture.input)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise InputError(f"{path}: ONNX Runtime cannot run it ({first_line(error)[:200]})") from None
+
+    def _same_probabilities(self, problem: str) -> Check:
+        """Compare the probabilities of a photo with those that predict.py's preprocessing leads to."""
+        name = f"{photo_onnx.NAME} preprocesses as predict.py"
+        photo = None if problem else _photo(self.spec)
+        if photo is None:
+            return not_run(name, problem or "the input is no photo")
+        image = photo.permute(1, 2, 0).contiguous().numpy()
+        plain = predict.preprocess(image[..., 0] if image.shape[2] == 1 else image, self.spec)
+        with torch.inference_mode():
+            expected = self.network(torch.from_numpy(predict.normalize(plain, self.spec))).softmax(1)[0]
+        try:
+            found = torch.from_numpy(judging.photo_probabilities(self.path / photo_onnx.NAME)(image))
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise InputError(
+                f"{self.path / photo_onnx.NAME}: ONNX Runtime cannot run it ({first_line(error)[:200]})"
+            ) from None
+        value = _difference(expected, found)
+        shown = round(value, 6) if math.isfinite(value) else "not finite, or of another shape"
+        return Check(name, value <= PROBABILITY, shown, PROBABILITY)
 
     @property
     def _targets(self) -> list[Target]:
@@ -321,6 +344,8 @@ class _Folder:
         """The decisions of one file."""
         if name == "model.py":
             return self._decisions_of_model_py()
+        if name == photo_onnx.NAME:
+            return judging.by_photos(judging.photo_probabilities(self.path / name), self.data, self.spec)
         if name in BY_FILE:
             run = targets.fitting(targets.scores(BY_FILE[name], self.path / name), self.record["batch_size"])
             return judging.by_scores(run, pixels, self.spec)

@@ -20,8 +20,8 @@ from nasspace.documents import Document
 from nasspace.errors import InputError, VerificationError, nearest
 from nasspace.exporting import checks as checking
 from nasspace.exporting import model_card as cards
+from nasspace.exporting import photo_onnx, targets
 from nasspace.exporting import preprocessing as specifications
-from nasspace.exporting import targets
 from nasspace.exporting.checks import INT8, Check
 from nasspace.exporting.model_source import model_source
 from nasspace.exporting.targets import TARGETS
@@ -45,7 +45,7 @@ ORIGIN = {
 }  # keys of `data` in export.json
 LARGEST_SEED = 2**63 - 1
 HASHED = (  # recorded with their digests, which `verify` checks
-    *("weights.safetensors", "weights.pt", "model.onnx", INT8),
+    *("weights.safetensors", "weights.pt", "model.onnx", INT8, photo_onnx.NAME),
     *(name for target in TARGETS.values() for name in (target.file, *target.others)),
     *("model.py", specifications.PROGRAM, specifications.NAME),
 )
@@ -104,9 +104,9 @@ def export(
 
     `weights` is a state dictionary or the path of a .safetensors file; without them the network is initialized from
     `seed`, and the card and the first check state that it was never trained. `formats`: `source` (model.py and the
-    weights it loads), `torch` (weights.pt), `onnx` (any batch size unless `batch_size` fixes it), and those of
-    `targets.TARGETS`, for other runtimes. `classes` names the outputs; `card` has keys of `model_card.KEYS`.
-    preprocessing.json is that of `data`, else `preprocessing` completed by defaults.
+    weights it loads), `torch` (weights.pt), `onnx` (any batch size unless `batch_size` fixes it), `with-preprocessing`
+    (`photo_onnx`), and those of `targets.TARGETS`, for other runtimes. `classes` names the outputs; `card` has keys of
+    `model_card.KEYS`. preprocessing.json is that of `data`, else `preprocessing` completed by defaults.
 
     With `data`, loaded at the network's resolution, each file is judged on the original validation images and must
     decide as the training pipeline does; the `accuracy` on the card must be the pipeline's. Without it, `origin`
@@ -319,7 +319,7 @@ def _checked_batch(batch_size: int | str | None) -> int | str:
 def _checked_formats(formats: Iterable[str]) -> tuple[str, ...]:
     formats = tuple(dict.fromkeys(formats))
     for name in formats:
-        if name not in (known := (*FORMATS, *TARGETS)):
+        if name not in (known := (*FORMATS, photo_onnx.FORMAT, *TARGETS)):
             raise InputError(f"'{name}' is not a format of export{nearest(name, known)}")
     return formats
 
@@ -386,6 +386,9 @@ def _write(
         size = {"dynamic_batch": True} if batch == DYNAMIC else {"batch_size": batch}
         stated = specifications.metadata(spec, architecture.digest)
         to_onnx(network, architecture.input, new / "model.onnx", **size, metadata=stated)
+    if photo_onnx.FORMAT in formats:
+        stated = specifications.metadata(spec, architecture.digest)
+        photo_onnx.write(network, spec, stated, new / photo_onnx.NAME)
     is_free = record["batch_size"] == DYNAMIC
     shape = (1 if is_free else record["batch_size"], *architecture.input)
     for name in formats:

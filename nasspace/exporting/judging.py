@@ -135,6 +135,20 @@ def onnx_scores(path: Path, threads: int | None = None) -> Callable[[np.ndarray]
     return lambda inputs: predict.network_scores(session, inputs)
 
 
+def photo_probabilities(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The probabilities, float32 [classes], that a `photo_onnx` file gives for a decoded image, uint8 [H, W, C]."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    return lambda image: session.run(None, {"image": np.ascontiguousarray(image)})[0]
+
+
+def by_photos(probabilities: Callable[[np.ndarray], np.ndarray], data: DataSet, spec: Mapping[str, Any]) -> Tensor:
+    """The decisions on the original validation images, decoded to uint8 [H, W, C]: int64 [N]."""
+    found = [int(probabilities(predict.photo(original, spec)).argmax()) for original in data.validation.originals]
+    return torch.tensor(found)
+
+
 def by_torch(network: nn.Module, pixels: Tensor, spec: Mapping[str, Any]) -> Tensor:
     """The decisions of a network: indices of its outputs, int64 [N]."""
     with torch.inference_mode():

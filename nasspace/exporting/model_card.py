@@ -8,6 +8,7 @@ from typing import Any
 from nasspace import counting
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError, nearest
+from nasspace.exporting import photo_onnx
 from nasspace.exporting.preprocessing import in_words
 from nasspace.exporting.targets import TARGETS
 from nasspace.formatting import kilobytes, significant
@@ -45,6 +46,7 @@ FILES = {
     "weights.safetensors": "the same weights as safetensors",
     "model.onnx": "the network with its weights as ONNX, batch norm folded in; metadata: preprocessing, classes",
     "model.int8.onnx": "the same, quantized: weights in int8, activations in uint8",
+    photo_onnx.NAME: "the network with the preprocessing inside: a decoded image in, probabilities out",
     **{target.file: target.about for target in TARGETS.values()},
     "preprocessing.json": "how images are preprocessed, and the names of the classes",
     "predict.py": "classifies image files; needs onnxruntime, numpy and Pillow",
@@ -245,6 +247,16 @@ import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
 (scores,) = session.run(None, {{"input": numpy.zeros(({shape}), numpy.float32)}})
+```"""
+    if photo_onnx.NAME in record["files"]:
+        yield f"""With the preprocessing inside (one image, uint8, of any size, upright):
+
+```python
+import numpy
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{photo_onnx.NAME}")
+(probabilities,) = session.run(None, {{"image": numpy.zeros((480, 640, {architecture.input[0]}), numpy.uint8)}})
 ```"""
     for target in TARGETS.values():
         if target.file in record["files"]:

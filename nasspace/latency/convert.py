@@ -39,16 +39,17 @@ def to_onnx(
     batch_size: int = 1,
     dynamic_batch: bool = False,
     metadata: Mapping[str, str] | None = None,
+    opset: int = OPSET,
 ) -> Path:
     """Write a network as ONNX in inference mode, with batch norm folded into the convolutions, and return the path.
 
     `input_shape` is (C, H, W). The graph has one input "input", (batch_size, C, H, W), and one output "output";
-    `dynamic_batch` allows any batch size. `metadata` becomes the file's `metadata_props`. The network itself is not
-    changed (mode, device, weights). The file is written atomically. Raises `InputError` for a network that ONNX cannot
-    represent and for a path that cannot be written.
+    `dynamic_batch` allows any batch size. `metadata` becomes the file's `metadata_props`, `opset` its operator set. The
+    network itself is not changed (mode, device, weights). The file is written atomically. Raises `InputError` for a
+    network that ONNX cannot represent and for a path that cannot be written.
     """
     path = Path(path)
-    data = _export(inference_copy(model), (batch_size, *input_shape), dynamic_batch)
+    data = _export(inference_copy(model), (batch_size, *input_shape), dynamic_batch, opset)
     if dynamic_batch or metadata:
         data = _with_metadata(data, metadata or {})
     with files.replacing(path) as temporary:
@@ -56,7 +57,7 @@ def to_onnx(
     return path
 
 
-def _export(model: nn.Module, shape: tuple[int, ...], dynamic_batch: bool) -> bytes:
+def _export(model: nn.Module, shape: tuple[int, ...], dynamic_batch: bool, opset: int) -> bytes:
     """Export with PyTorch's legacy exporter."""
     buffer = io.BytesIO()
     try:
@@ -66,7 +67,7 @@ def _export(model: nn.Module, shape: tuple[int, ...], dynamic_batch: bool) -> by
                 (torch.zeros(shape),),
                 buffer,
                 dynamo=False,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=["input"],
                 output_names=["output"],
                 dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}} if dynamic_batch else None,
