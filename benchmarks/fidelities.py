@@ -137,6 +137,7 @@ MIDDLE = (  # for images of 64 pixels
     budget("48x10"),
     budget("64x12"),
     budget("64x3"),
+    budget("32x4"),
 )
 
 
