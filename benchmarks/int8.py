@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from nasspace import zoo
+from nasspace.data.images import spread
 from nasspace.data.loading import DataSet, load_data
 from nasspace.exporting import int8
 from nasspace.exporting.export import export
@@ -65,23 +66,20 @@ def trained(name: str, data: DataSet, options: argparse.Namespace) -> Path:
 
 def row(name: str, data: DataSet, folder: Path) -> str:
     """A line of the table."""
-    source, images, labels = folder / "model.onnx", int8._inputs(data, "test"), data.test.labels.numpy()
-    right = int8._right(source, images, labels)
-
-    def loss(file: Path) -> Loss:
-        others = int8._right(file, images, labels)
-        return Loss(int((right & ~others).sum()), int((others & ~right).sum()), len(labels))
-
-    every = max(1, len(data.train.pixels) // 32)
-    calibrating = int8._inputs(data, "train")[::every][:32]
+    source = folder / "model.onnx"
+    right = int8._right(source, data, "test")
+    calibrating = int8._inputs(data, "train", spread(len(data.train.pixels), 32).numpy())
     with tempfile.TemporaryDirectory() as temporary, calibrated(source, calibrating) as calibration:
-        plain = [loss(calibration.quantize(Path(temporary) / "plain.onnx", scheme)) for scheme in PLAIN]
+        files = [calibration.quantize(Path(temporary) / f"{i}.onnx", scheme) for i, scheme in enumerate(PLAIN)]
+        plain = [int8.loss_of(source, file, data, "test") for file in files]
         count = len(calibration.nodes)
     _, found = int8.quantize(folder, data)
     how = str(found.scheme).removeprefix("weights ")
     if found.scheme.float_nodes:
         how += f", {len(found.scheme.float_nodes)} of {count} in float"
-    losses = [*(f"{100 * each.value:.1f}" for each in plain), how, shown(loss(folder / INT8)), shown(found.loss)]
+    on_test = int8.loss_of(source, folder / INT8, data, "test")
+    on_test = int8.loss_of(source, folder / INT8, data, "test")
+    losses = [*(f"{100 * each.value:.1f}" for each in plain), how, shown(on_test), shown(found.loss)]
     return f"| `{name}` | {100 * np.mean(right):.1f} | {' | '.join(losses)} |" + (" warned" if found.warning else "")
 
 

@@ -1,4 +1,4 @@
-"""The counted peak memory of published networks beside what ONNX Runtime holds while it runs them.
+"""The counted peak memory of published networks, and what ONNX Runtime holds while it runs them.
 
     python benchmarks/memory.py [NAME ...]
 

@@ -10,9 +10,9 @@ reads and writes, input + output + weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -221,8 +221,7 @@ def _run_on_meta(layer: Layer, channels: int, in_shape: tuple[int, ...]) -> tupl
     recorder = _Recorder()
     for part in module.modules():
         if type(part) in UNCOUNTED:
-            kind = recorder.norm if type(part) is nn.BatchNorm2d else recorder.rectify
-            part.forward = kind if type(part) in (nn.BatchNorm2d, *RECTIFIERS) else recorder.elementwise
+            part.forward = recorder.stand_in(part)
     image = torch.empty(1, *in_shape, device="meta")
     recorder.lifetimes.start(image)
     with torch.no_grad(), recorder, _FastConvolutions(recorder):
@@ -351,11 +350,17 @@ class _Recorder(TorchDispatchMode):
         self.lifetimes.record([x], [out], in_place=True)
         return out
 
-    def norm(self, x: Tensor) -> Tensor:
-        """Record a batch norm, in place of its module."""
+    def norm(self, x: Tensor, parameters: int) -> Tensor:
+        """Record a batch norm with so many parameters, in place of its module."""
         out = _like(x)
-        self.lifetimes.norm(x, out)
+        self.lifetimes.norm(x, out, parameters)
         return out
+
+    def stand_in(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
+        """What records a module of `UNCOUNTED` in its place."""
+        if type(module) is nn.BatchNorm2d:
+            return partial(self.norm, parameters=sum(one.numel() for one in module.parameters()))
+        return self.rectify if type(module) in RECTIFIERS else self.elementwise
 
     @staticmethod
     def _multiply_adds(func: Any, args: Any, source: Tensor, weight: Tensor, out: Tensor) -> int:

@@ -17,6 +17,16 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:,.{max(0, digits - 1 - exponent)}f}"
 
 
+def memory(size: float) -> str:
+    """A number of bytes in KB or MB (of 1024), with one decimal, rounded up: it never looks smaller than it is.
+
+    >>> memory(524_288), memory(524_289), memory(2**30)
+    ('512 KB', '512.1 KB', '1,024 MB')
+    """
+    unit, scale = ("KB", 2**10) if size < 10 * 2**20 else ("MB", 2**20)
+    return f"{math.ceil(round(10 * size / scale, 6)) / 10:,.1f}".removesuffix(".0") + f" {unit}"
+
+
 def kilobytes(size: float | None) -> str:
     """A number of bytes in KB (1024 bytes); '-' for None and NaN. Rounded up: it never looks smaller than it is.
 

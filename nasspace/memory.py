@@ -83,7 +83,7 @@ class Lifetimes:
         self.steps: list[Step] = []
         self.channels: dict[int, int] = {}  # of the tensors that convolutions and linear layers write
         self.biased: set[int] = set()  # those of them that have a bias
-        self.norms: list[tuple[int, int]] = []  # of each batch norm: its channels, and the tensor that it reads
+        self.norms: list[tuple[int, int, int]] = []  # of each batch norm: channels, parameters, the tensor it reads
         self._numbers: dict[int, int] = {}
         self._kept: list[Tensor] = []  # Python may give the id of a tensor that is gone to a new one
 
@@ -98,7 +98,7 @@ class Lifetimes:
             self.steps.append(Step(reads, tuple(self._new(one) for one in outs), in_place))
 
     def view(self, source: Tensor, out: Tensor) -> None:
-        """Record an output that is its input in another shape, or the input itself after it was changed in place."""
+        """Record an output that is its input in another shape."""
         number = self._numbers.get(id(source))
         if number is not None:
             self._name(out, number)
@@ -106,17 +106,18 @@ class Lifetimes:
     def weighted(self, source: Tensor, weight: Tensor, out: Tensor, biased: bool) -> None:
         """Record a convolution or a linear layer."""
         self.record([source, weight], [out])
-        if id(out) in self._numbers:
+        if id(out) in self._numbers and id(weight) not in self._numbers:  # not a product of two activations
             number = self._numbers[id(out)]
             self.channels[number] = out.shape[1]
             if biased:
                 self.biased.add(number)
 
-    def norm(self, source: Tensor, out: Tensor) -> None:
-        """Record a batch norm."""
+    def norm(self, source: Tensor, out: Tensor, parameters: int) -> None:
+        """Record a batch norm with so many parameters: two a channel, or none."""
+        number = self._numbers.get(id(source))
         self.record([source], [out], in_place=True)
-        if id(source) in self._numbers:
-            self.norms.append((source.shape[1], self._numbers[id(source)]))
+        if number is not None:
+            self.norms.append((source.shape[1], parameters, number))
 
     def operation(self, func: torch._ops.OpOverload, args: Sequence[object], out: object) -> None:
         """Record an operation of PyTorch without a weight of its own."""
@@ -126,10 +127,10 @@ class Lifetimes:
         if not tensors or not outs:  # a number, or a tensor from nothing
             return
         if func in NORMS:
-            self.norm(tensors[0], outs[0])
-        elif func in VIEWS or any(outs[0] is one for one in tensors):
+            self.norm(tensors[0], outs[0], sum(one.numel() for one in args[1:3] if isinstance(one, Tensor)))
+        elif func in VIEWS:
             self.view(tensors[0], outs[0])
-        else:
+        else:  # PyTorch's own operations in place, too: ONNX has none
             several = outs if isinstance(out, list) else outs[:1]  # a tuple's others are indices, which ONNX leaves out
             unary = len({id(one) for one in tensors}) == 1
             is_elementwise = torch.Tag.pointwise in func.tags or func in UNTAGGED
@@ -142,16 +143,16 @@ class Lifetimes:
     def vectors(self) -> tuple[int, int]:
         """What batch norms add to the vectors that ship, in values, and the channels that ship with a bias.
 
-        A batch norm alone behind a convolution becomes the convolution's bias; another one ships its mean and variance,
-        too. Its own scale and shift are parameters, which the first figure corrects for.
+        A batch norm that alone reads a convolution's output becomes the convolution's bias; another one ships a scale,
+        a shift, a mean and a variance. Its own parameters count with the block's, which the first figure corrects for.
         """
         readers = Counter(tensor for step in self.steps for tensor in step.reads)
         added, with_bias = 0, set(self.biased)
-        for channels, source in self.norms:
+        for channels, parameters, source in self.norms:
             if source not in self.channels or readers[source] != 1:
-                added += 2 * channels
+                added += 4 * channels - parameters
                 continue
-            added -= channels if source not in with_bias else 2 * channels
+            added -= parameters if source in with_bias else parameters - channels
             with_bias.add(source)
         return added, sum(self.channels[number] for number in with_bias)
 

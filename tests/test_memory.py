@@ -1,4 +1,4 @@
-"""Peak memory beside brute force, placements in an arena, and ONNX Runtime; weights beside the files that ship."""
+"""Peak memory equals brute force, placements in an arena, and ONNX Runtime; flash equals the files that ship."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def whole(architecture: Architecture) -> tuple[Lifetimes, int]:
             chain.append(make_block(layer, math.prod(shape) if blocks.get(layer.block).flattens else shape[0]).eval())
         for part in chain[-1].modules():
             if type(part) in counting.UNCOUNTED:
-                part.forward = recorder.norm if type(part) is nn.BatchNorm2d else recorder.elementwise
+                part.forward = recorder.stand_in(part)
         shape = counting.layer_cost(layer, shape).out_shape
     x = torch.empty(1, *architecture.input, device="meta")
     recorder.lifetimes.start(x)
@@ -259,7 +259,48 @@ def test_splits_and_concatenations_copy_and_views_do_not():
     assert counting.layer_cost(_layer(Split), (8, 4, 4)).peak_memory == 4 * 2 * 8 * 4 * 4
 
 
-def _layer(block: type[nn.Module]) -> Layer:
+class InPlace(nn.Module):
+    """A shortcut that is added in place, and a batch norm without parameters, as people write them."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, in_place: bool = True):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels, affine=False)
+        self.relu = nn.ReLU(inplace=in_place)
+        self.in_place = in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm(self.conv(x))
+        if self.in_place:
+            out += x
+        else:
+            out = out + x
+        return self.relu(out)
+
+
+def test_operations_in_place_count_as_in_onnx():
+    plain, in_place = (counting.layer_cost(_layer(InPlace, in_place=each), (8, 4, 4)) for each in (False, True))
+    assert plain.peak_memory == in_place.peak_memory == 4 * 3 * 8 * 4 * 4
+    assert plain.flash == in_place.flash == 4 * (8 * 8 + 8)
+
+
+class Attention(nn.Module):
+    """A product of two activations, which is no weight."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.conv(x).flatten(2)
+        return (torch.bmm(rows, rows.transpose(1, 2)) @ rows).reshape(x.shape)
+
+
+def test_a_product_of_activations_is_no_weight():
+    assert counting.layer_cost(_layer(Attention), (8, 4, 4)).flash_int8 == 8 * 8 + 8 * (5 + 12)
+
+
+def _layer(block: type[nn.Module], **options: bool) -> Layer:
     """A layer of a block that is written here."""
     blocks.register(f"memory_{block.__name__.lower()}", block)
-    return Layer(f"memory_{block.__name__.lower()}", out=8)
+    return Layer(f"memory_{block.__name__.lower()}", out=8, options=options)

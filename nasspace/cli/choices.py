@@ -26,8 +26,9 @@ def runtimes() -> list[str]:
 def objectives() -> list[str]:
     """Names of the objectives."""
     from nasspace.studies.objectives import OBJECTIVES
+    from nasspace.studies.recipe import INT8_OBJECTIVE
 
-    return list(OBJECTIVES)
+    return [*OBJECTIVES, INT8_OBJECTIVE]
 
 
 def devices() -> list[str]:

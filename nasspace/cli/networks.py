@@ -61,10 +61,10 @@ def show(arch: Arch, resolution: Resolution = None, json: Json = False) -> None:
         return printing.print_json(failure) if json else _show_failure(failure)
     architecture, _ = _load(arch, resolution)
     counted = cost(architecture)
-    totals = {name: getattr(counted, name) for name in SHOWN}
+    totals = {key: getattr(counted, name) for key, name in SHOWN.items()}
     layers = []
     for layer, part in zip(architecture.layers, counted.layers, strict=True):
-        numbers = {name: getattr(part, name) for name in totals}
+        numbers = {key: getattr(part, name) for key, name in SHOWN.items()}
         shapes = {"in_shape": list(part.in_shape), "out_shape": list(part.out_shape)}
         layers.append(
             {"block": layer.block, "stride": layer.stride, "options": dict(layer.options), **shapes, **numbers}
@@ -101,11 +101,11 @@ def _show_failure(failure: dict[str, Any]) -> None:
 
 
 NOTICEABLE = 0.03  # relative difference of a machine's speed from its usual one
-SHOWN = (
-    *("flops", "params", "memory_access", "activations"),
-    *("peak_memory", "peak_memory_int8", "flash", "flash_int8"),
-)
-COUNTED = {"params": "params", "flops": "FLOPs", "memory_access": "memory access", "peak_memory": "peak memory"}
+SHOWN = {  # key of the document: attribute of the cost
+    **{name: name for name in ("flops", "params", "memory_access", "activations")},
+    **{f"{name}_bytes": name for name in ("peak_memory", "peak_memory_int8", "flash", "flash_int8")},
+}
+COUNTED = {"params": "params", "flops": "FLOPs", "memory_access": "memory access", "peak_memory_bytes": "peak memory"}
 LAYER_COLUMNS = ("layer", "options", "stride", "in", "out", *COUNTED.values())
 DROPPABLE = ("in", "memory access", "stride", "peak memory", "options", "out")  # in a narrow terminal, in this order
 
@@ -124,7 +124,7 @@ def _show_table(architecture: Architecture, layers: list[dict[str, Any]], totals
     title = f"{architecture.name or 'network'} (digest {architecture.digest}), input {size}"
     caption = printing.FLOPS_ARE
     printing.print_fitted(LAYER_COLUMNS, rows, DROPPABLE, title=title, caption=caption, wrapped="options")
-    sizes = {name: kilobytes(totals[name]) for name in SHOWN}
+    sizes = {name: kilobytes(totals[f"{name}_bytes"]) for _, each in MEMORY for name in (each, f"{each}_int8")}
     parts = [f"{what} {sizes[name]} ({sizes[f'{name}_int8']} in int8)" for what, name in MEMORY]
     printing.print_text("; ".join(parts))
 
@@ -135,7 +135,7 @@ MEMORY = (("peak memory of the tensors", "peak_memory"), ("weights as they ship 
 def _count_cells(counts: dict[str, Any], shown: Callable[[int], str]) -> dict[str, str]:
     """The cells of a layer's counts, or of the totals."""
     return {
-        label: kilobytes(counts[name]) if name == "peak_memory" else shown(counts[name])
+        label: kilobytes(counts[name]) if name == "peak_memory_bytes" else shown(counts[name])
         for name, label in COUNTED.items()
     }
 
@@ -271,7 +271,7 @@ def export(
         typer.Option("--with-preprocessing", help="Also an ONNX file that takes a decoded image and does the rest."),
     ] = False,
     resolution: Resolution = None,
-    batch: Annotated[str, typer.Option(help="Images in a batch of the ONNX file: a number, or dynamic.")] = "dynamic",
+    batch: Annotated[str, typer.Option(help="Images in a batch of the files: a number, or dynamic.")] = "dynamic",
     seed: Annotated[int, typer.Option(help="Seed of the weights of a network that was never trained.")] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite another network's export in the folder exports/NAME.")
@@ -324,7 +324,7 @@ def verify(
         typer.Option(help="The data that the network was trained on: judge each file's accuracy again."),
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the files of fashion-mnist or cifar10.")] = None,
-    no_code: Annotated[bool, typer.Option("--no-code", help="Do not run model.py; its checks are not run.")] = False,
+    no_code: Annotated[bool, typer.Option("--no-code", help="Do not run model.py and model.pt2.")] = False,
     json: Json = False,
 ) -> None:
     """Check an export again on this machine: equal outputs of all its files, and the recorded counts.

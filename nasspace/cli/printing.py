@@ -264,7 +264,7 @@ def _front_row(row: Mapping[str, Any]) -> dict[str, str]:
         "same accuracy": _ids(row.get("accuracy_ties")),
         "full training (95 %)": interval(*(row.get(f"accuracy_{part}") for part in ("expected", "low", "high"))),
         **{name: "-" if value is None or value != value else count(value) for name, value in counts.items()},
-        **{name: formatting.kilobytes(row.get(objective)) for name, objective in MEMORY_COLUMNS.items()},
+        **{name: formatting.kilobytes(row.get(f"{objective}_bytes")) for name, objective in MEMORY_COLUMNS.items()},
         "digest": str(row["digest"]),
     }
 

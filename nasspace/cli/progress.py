@@ -29,8 +29,8 @@ def display() -> Iterator[Callable[..., None]]:
 
 def _limit(name: str, value: float) -> str:
     """A limit with its unit."""
-    objective = OBJECTIVES[name]
-    return printing.count(value) if objective.unit == "M" else f"{value * objective.factor:g} {objective.unit}"
+    kind = OBJECTIVES[name].kind
+    return OBJECTIVES[name].describe(value) if kind in ("latency", "memory") else printing.count(value)
 
 
 class Display:

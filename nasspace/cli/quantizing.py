@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +34,7 @@ def quantize(
 ) -> None:
     """Write model.int8.onnx into an export: the best of six ways to quantize, and what it loses.
 
-    If it loses more than a point of accuracy on the validation images, the most sensitive layers stay in float.
+    If it loses more than a point of accuracy on the validation images, the most sensitive operations stay in float.
     """
     from nasspace.exporting import int8
 
@@ -47,7 +48,7 @@ def quantize(
             "weights": "per channel" if scheme.per_channel else "per tensor",
             "ranges": scheme.ranges,
             "divergence, nats": f"{divergence:.3g}",
-            "": "chosen" if (scheme.per_channel, scheme.ranges) == _way(found) else "",
+            "": "chosen" if scheme == replace(found.scheme, float_nodes=()) else "",
         }
         for scheme, divergence in found.tried
     ]
@@ -59,10 +60,6 @@ def quantize(
     if found.warning:
         printing.print_message(f"nas: {found.warning}")
     return None
-
-
-def _way(found: Quantized) -> tuple[bool, str]:
-    return found.scheme.per_channel, found.scheme.ranges
 
 
 def _losses(found: Quantized, accuracy: dict[str, Any]) -> list[str]:

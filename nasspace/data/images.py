@@ -156,6 +156,17 @@ def resized(pixels: Tensor, resolution: int) -> Tensor:
     return scaled
 
 
+def spread(total: int, count: int) -> Tensor:
+    """At most `count` indices spread evenly over `total` images, the first and the last among them.
+
+    Images of a folder are sorted by class, so that an even spread has images of every class.
+
+    >>> spread(10, 4).tolist(), spread(3, 4).tolist()
+    ([0, 3, 6, 9], [0, 1, 2])
+    """
+    return torch.linspace(0, total - 1, min(count, total), dtype=torch.float64).round().long()
+
+
 def stratified(labels: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Sorted indices of a random `share` of each class, and of the rest.
 

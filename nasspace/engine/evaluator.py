@@ -13,7 +13,7 @@ from nasspace import failures
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.engine import machine_lock
-from nasspace.engine.int8_accuracy import as_shipped
+from nasspace.engine.int8_accuracy import with_int8_accuracy
 from nasspace.engine.latency_evaluator import LatencyEvaluator, MeasuredLatency, candidate_seed
 from nasspace.errors import InputError
 from nasspace.samplers.observation import Bounds
@@ -167,11 +167,11 @@ class TrainingEvaluator:
                 device=self.recipe.device,
                 on_epoch=after_epoch,
             )
+            trained = with_int8_accuracy(trained, model, self.data, fidelity.resolution, self.recipe)
         if trained.diverged:  # the accuracy is then random
             return Outcome(
                 {}, failure=f"the training diverged: the loss of epoch {len(trained.losses)} is not a number"
             )
-        trained = as_shipped(trained, model, self.resized(fidelity.resolution), fidelity.resolution, self.recipe)
         values["accuracy"] = trained.accuracy
         details["training"] = {
             "seconds": trained.seconds,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from nasspace import temporary
 
@@ -16,31 +19,36 @@ if TYPE_CHECKING:
     from nasspace.training.trainer import Trained
 
 
-def as_shipped(trained: Trained, model: nn.Module, data: DataSet, resolution: int, recipe: Recipe) -> Trained:
-    """A training's result with the accuracy and log loss of the network in int8, if the recipe's accuracy is of that.
+def with_int8_accuracy(trained: Trained, model: nn.Module, data: DataSet, resolution: int, recipe: Recipe) -> Trained:
+    """A training's result, with the accuracy and log loss of the int8 network if the recipe's accuracy is of that.
 
     The network is quantized per channel, by smallest and largest values on training images, and classifies the
-    validation images at `resolution`. A search compares many networks, so that it does not try other schemes.
+    validation images at `resolution`. Other schemes are not tried, since a search compares many networks.
     """
     if recipe.accuracy_of != "int8" or trained.diverged:
         return trained
     import torch
 
-    from nasspace.data.images import prepared
+    from nasspace.data.images import resized, spread
     from nasspace.exporting.judging import onnx_scores
     from nasspace.latency.convert import to_onnx
     from nasspace.latency.quantization import IMAGES, to_int8
     from nasspace.training.calibration import scaled_log_loss
     from nasspace.training.trainer import normalized
 
-    data = prepared(data, resolution)
-    spread = data.train.pixels[:: max(1, len(data.train.pixels) // IMAGES)][:IMAGES]
-    shape = (data.channels, *data.validation.pixels.shape[2:])
+    start = time.perf_counter()
+
+    def inputs(pixels: torch.Tensor) -> np.ndarray:
+        return normalized(resized(pixels, resolution), data).contiguous().numpy()
+
+    pixels = data.train.pixels
     with temporary.private() as folder:
+        shape = (data.channels, resolution, resolution)
         path = to_onnx(model, shape, Path(folder) / "model.onnx", dynamic_batch=True)
-        to_int8(path, path, normalized(spread, data).numpy())
+        to_int8(path, path, inputs(pixels[spread(len(pixels), IMAGES)]))
         scores = onnx_scores(path, threads=1)
-        parts = [scores(normalized(part, data).numpy()) for part in data.validation.pixels.split(256)]
-    found, labels = torch.cat([torch.from_numpy(part) for part in parts]), data.validation.labels
+        parts = [torch.from_numpy(scores(inputs(part))) for part in data.validation.pixels.split(256)]
+    found, labels = torch.cat(parts), data.validation.labels
     accuracy = int((found.argmax(1) == labels).sum()) / len(labels)
-    return replace(trained, accuracy=accuracy, log_loss=scaled_log_loss(found, labels))
+    seconds = trained.seconds + time.perf_counter() - start
+    return replace(trained, accuracy=accuracy, log_loss=scaled_log_loss(found, labels), seconds=seconds)

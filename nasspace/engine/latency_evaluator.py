@@ -97,12 +97,12 @@ def input_images(
     architecture: Architecture, data: DataSet, *, split: str = "train", count: int | None = None
 ) -> numpy.ndarray:
     """Return preprocessed images spread over a split; those of the training split calibrate int8 runtimes."""
-    from nasspace.data.images import resized
+    from nasspace.data.images import resized, spread
     from nasspace.latency.quantization import IMAGES
     from nasspace.training.trainer import normalized
 
-    pixels, count = getattr(data, split).pixels, count or IMAGES
-    chosen = resized(pixels[:: max(1, len(pixels) // count)][:count], architecture.input[1])
+    pixels = getattr(data, split).pixels
+    chosen = resized(pixels[spread(len(pixels), count or IMAGES)], architecture.input[1])
     return normalized(chosen, data).contiguous().numpy()
 
 

@@ -110,7 +110,8 @@ def search(
         trials: Number of candidates whose accuracy is evaluated.
         time_budget: Time for the whole call, such as `30m`: alone, or with `trials`, whichever comes first.
         seed: The same seed gives the same study, given the same latencies.
-        objectives: Any of `accuracy`, `latency`, `flops`, `params`, `memory_access`, `peak_memory`, `flash`.
+        objectives: Any of `accuracy`, `latency`, `flops`, `params`, `memory_access`, `peak_memory`, `flash`; or
+            `accuracy_int8` instead of `accuracy`, with the runtime `onnxruntime-int8`.
         recipe: A `Recipe`, the name of a shipped recipe, or a path.
         evaluator: A function of an architecture that returns its objectives, such as
             `{"accuracy": 0.93, "latency": 3.1}` (a fraction and milliseconds), instead of counting, measuring and
@@ -295,7 +296,7 @@ def _bytes(name: str, value: Any) -> str | None:
     if value is None:
         return None
     try:
-        amount = f"{value!r}B" if isinstance(value, Real) and not isinstance(value, bool) else value
+        amount = f"{float(value)!r}B" if isinstance(value, Real) and not isinstance(value, bool) else value
         return f"{recipes.quantity(amount, 'memory')!r}B"
     except ValueError as error:
         raise InputError(f"{name}: {error}") from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.architecture import Architecture
 from nasspace.engine.arch_reference import resolve_arch
-from nasspace.engine.evaluator import INT8_RUNTIMES, FunctionEvaluator
+from nasspace.engine.evaluator import FunctionEvaluator
 from nasspace.engine.resolution import Deployment, choose_deployment
 from nasspace.errors import InputError, nearest
 from nasspace.latency.runtimes import library_versions
@@ -144,8 +144,7 @@ class Problem:
         if self.deployment is None:
             return "the evaluator given"
         sizes = " or ".join(f"{size}x{size}" for size in self.deployment.sizes)
-        file = "exported int8 file" if self.recipe.runtime in INT8_RUNTIMES else "exported file"
-        return f"the {file} on {self.data.validated_on} at {sizes}"
+        return f"the exported file on {self.data.validated_on} at {sizes}"
 
 
 def _with_start_resolved(recipe: Recipe, space: Space) -> NetAdapt:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.architecture import Architecture
 from nasspace.engine import machine_lock
-from nasspace.engine.int8_accuracy import as_shipped
+from nasspace.engine.int8_accuracy import with_int8_accuracy
 from nasspace.engine.latency_evaluator import candidate_seed
 from nasspace.errors import NasspaceError
 from nasspace.failures import CandidateFailed, as_candidate_failures, is_machine_fault
@@ -43,7 +43,7 @@ class Climbed:
 
     `accuracy` is a fraction of the validation images at the rung's resolution, `log_loss` is of the same images after
     temperature scaling. `epochs` counts those of this training, `seconds` is its time. `steps` are all trainings of
-    the weights so far.
+    the weights so far. `float_accuracy` is that of the float network, if `accuracy` is that of the int8 one.
     """
 
     state: Mapping[str, Tensor]
@@ -52,10 +52,11 @@ class Climbed:
     epochs: int
     seconds: float
     steps: tuple[Fidelity, ...]
+    float_accuracy: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What a study records of it."""
-        return {
+        document = {
             "resolution": self.steps[-1].resolution,
             "epochs": self.epochs,
             "seconds": round(self.seconds, 3),
@@ -63,6 +64,7 @@ class Climbed:
             "log_loss": self.log_loss if math.isfinite(self.log_loss) else None,
             "steps": plain(self.steps),
         }
+        return document if self.float_accuracy is None else {**document, "float_accuracy": self.float_accuracy}
 
 
 def plain(steps: Iterable[Fidelity]) -> list[list[float]]:
@@ -182,9 +184,11 @@ def _climb(
                 epoch = epochs - step.epochs + len(trained.losses)
                 at = f"epoch {epoch} of {total} at {step.resolution}x{step.resolution}"
                 raise Diverged(f"the training diverged: the loss of {at} is not a number")
-    trained = as_shipped(trained, model, data, steps[-1].resolution, recipe)
+        judged = with_int8_accuracy(trained, model, data, steps[-1].resolution, recipe)
+    seconds += judged.seconds - trained.seconds
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    return Climbed(state, trained.accuracy, trained.log_loss, total, seconds, tuple(steps))
+    in_float = None if judged is trained else trained.accuracy
+    return Climbed(state, judged.accuracy, judged.log_loss, total, seconds, tuple(steps), in_float)
 
 
 def _settings(settings: TrainingSettings, is_first: bool) -> TrainingSettings:

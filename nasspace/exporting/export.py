@@ -172,14 +172,23 @@ def earlier(folder: Path, architecture: Architecture) -> dict[str, Any]:
     return {"origin": data, "card": {**card, "resolution_why": cards.trained_at(at)}}
 
 
-def add_int8(folder: str | os.PathLike, data: DataSet | None = None, how: Mapping[str, Any] | None = None) -> Exported:
-    """Record model.int8.onnx, written into a complete export: its digest, `how` it was made, its accuracy on `data`.
+def add_int8(
+    folder: str | os.PathLike, path: Path, data: DataSet | None = None, how: Mapping[str, Any] | None = None
+) -> Exported:
+    """Move an int8 file into a complete export as model.int8.onnx; record its digest, `how` it was made, its accuracy.
 
-    A file that fails its checks is removed, with a `VerificationError`.
+    An earlier one is replaced. A file that fails its checks on `data` is removed, with a `VerificationError`.
     """
     folder = Path(folder)
     record = read_record(folder)
     architecture = architectures.load(folder / "architecture.json")
+    if INT8 in record["files"]:  # forgotten before the file changes, so that a kill leaves a record that is true
+        record["files"].pop(INT8)
+        record["accuracy"].pop(INT8, None)
+        record["checks"] = [one for one in record["checks"] if INT8 not in one["name"]]
+        files.write_json(folder / RECORD, {**record, "int8": None})
+    with files.replacing(folder / INT8) as target:
+        shutil.copyfile(path, target)
     record["files"][INT8] = checking.digest(folder / INT8)
     record["int8"] = dict(how) if how else None
     record["files"] = dict(sorted(record["files"].items()))
@@ -321,6 +330,8 @@ def _checked_formats(formats: Iterable[str]) -> tuple[str, ...]:
     for name in formats:
         if name not in (known := (*FORMATS, photo_onnx.FORMAT, *TARGETS)):
             raise InputError(f"'{name}' is not a format of export{nearest(name, known)}")
+        if name in TARGETS and TARGETS[name].missing:
+            raise InputError(f"--format {name}: {TARGETS[name].missing}")
     return formats
 
 
@@ -371,7 +382,7 @@ def _write(
     formats, card, state = record["formats"], record["card"], network.state_dict()
     note = "" if record["trained"] else cards.never_trained(record["seed"])
     files.write_text(new / "architecture.json", architecture.to_json())
-    specifications.write(new, spec, program="onnx" in formats)
+    specifications.write(new, spec, program="onnx" in formats or photo_onnx.FORMAT in formats)
     if "source" in formats:
         text = model_source(architecture, title=cards.title(architecture, card), note=note, preprocessing=spec)
         files.write_text(new / "model.py", text)

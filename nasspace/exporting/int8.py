@@ -1,11 +1,12 @@
-"""Quantize a trained network to int8 in the way that keeps most of its decisions, and find the layers that suffer.
+"""Quantize a trained network to int8 in the way that keeps most of its decisions, and find the operations that suffer.
 
 Static quantization has two choices: a scale of weights per channel or per tensor, and how the range of each tensor of
 activations is found (smallest and largest value, a percentile, or the range that keeps most information). Which one is
 best differs from network to network, so all six are tried. They are compared by what they change: the Kullback-Leibler
 divergence of the int8 network's class probabilities from the float network's, on training images that did not calibrate
 the ranges. Depthwise networks may still lose most of their accuracy (Sheng et al. 2018, "A quantization-friendly
-separable convolution for MobileNets"). Then the layers that alone change the probabilities most stay in float.
+separable convolution for MobileNets"). Then the convolutions and linear layers that alone change the probabilities most
+stay in float.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ from nasspace.latency.quantization import IMAGES, RANGES, Calibration, Scheme, c
 if TYPE_CHECKING:
     from nasspace.data.images import DataSet
 
-LOSS = 0.01  # accuracy that int8 may lose before layers stay in float
-MOST_FLOAT = 0.5  # share of the layers with weights that may stay in float
+LOSS = 0.01  # accuracy that int8 may lose before operations stay in float
+MOST_FLOAT = 0.5  # share of the operations with weights that may stay in float
 COMPARED = 256  # training images on which files are compared
+BATCH = 256  # images that are classified at a time
 NAMED = 3  # the most sensitive layers that a warning names
 Z = 1.959964  # of a 95 % interval
 
@@ -87,8 +89,8 @@ class Quantized:
         low, high = (100 * end for end in self.loss.interval)
         layers = ", ".join(map(str, layers_of(self.sensitive[:NAMED])))
         return (
-            f"int8 loses {100 * self.loss.value:.1f} points of accuracy ({low:.1f} to {high:.1f}), and keeping layers "
-            f"in float does not help; layers {layers} are the most sensitive; ship model.onnx"
+            f"int8 loses {100 * self.loss.value:.1f} points of accuracy ({low:.1f} to {high:.1f}), and keeping "
+            f"operations in float does not help; layers {layers} are the most sensitive; ship model.onnx"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -116,7 +118,8 @@ def quantize(
     """Write model.int8.onnx into a complete export with model.onnx, and record how, and what it loses.
 
     `data` is the data that the network was trained on, by default the recorded one: training images calibrate, and the
-    validation images say what is lost. A file that fails its checks is removed, with a `VerificationError`.
+    validation images say what is lost. The folder changes at the end only. A file that fails its checks is not kept,
+    with a `VerificationError`.
     """
     folder = Path(folder)
     record = read_record(folder)
@@ -128,62 +131,82 @@ def quantize(
     found = data_of(name, data_dir, record, architecture, folder)
     if found is None:
         raise InputError(f"{folder}: the data of its training is not known; name it with --data")
-    result = _quantized(source, folder / INT8, found, record["trained"], on_step)
-    return add_int8(folder, found, result.to_json()), result
+    with temporary.private() as new:
+        path = Path(new) / INT8
+        result = _quantized(source, path, found, record["trained"], on_step)
+        return add_int8(folder, path, found, result.to_json()), result
 
 
 def _quantized(source: Path, path: Path, data: DataSet, trained: bool, on_step: Step) -> Quantized:
-    """Choose a scheme, and keep sensitive layers in float if a trained network loses too much."""
-    every = max(1, len(data.train.pixels) // (IMAGES + COMPARED))
-    spread = _inputs(data, "train")[::every][: IMAGES + COMPARED]
-    step = max(1, len(spread) // IMAGES)
-    calibrating = np.arange(len(spread)) % step == 0
-    with calibrated(source, spread[calibrating]) as calibration:
-        images = spread if calibrating.all() else spread[~calibrating]
+    """Choose a scheme, and keep sensitive operations in float if a trained network loses too much."""
+    from nasspace.data.images import spread
+
+    drawn = spread(len(data.train.pixels), IMAGES + COMPARED)
+    calibrating = spread(len(drawn), IMAGES)
+    others = np.delete(drawn.numpy(), calibrating.numpy())
+    images = _inputs(data, "train", others if len(others) else drawn.numpy())
+    with calibrated(source, _inputs(data, "train", drawn[calibrating].numpy())) as calibration:
         scheme, tried = choose(source, path, calibration, images)
-        on_step(f"of six int8 files the one with {scheme} changes least")
+        on_step(f"of six int8 files the one with {scheme} has the smallest divergence")
         if not trained:
             return Quantized(scheme, tried)
-        validation, labels = _inputs(data, "validation"), data.validation.labels.numpy()
-        right = _right(source, validation, labels)
-
-        def loss_of(file: Path) -> Loss:
-            others = _right(file, validation, labels)
-            return Loss(int((right & ~others).sum()), int((others & ~right).sum()), len(labels))
-
-        loss = loss_of(path)
+        loss = loss_of(source, path, data)
         if loss.value <= LOSS:
             return Quantized(scheme, tried, loss)
         on_step(f"int8 loses {100 * loss.value:.1f} points of accuracy")
-        order = sensitive_layers(source, calibration, scheme, images[:64], on_step)
-        count = 1
-        while loss.value > LOSS and count <= MOST_FLOAT * len(order):
-            kept = replace(scheme, float_nodes=tuple(order[:count]))
-            loss = loss_of(calibration.quantize(path, kept))
-            on_step(f"{count} of {len(order)} layers in float: {100 * loss.value:.1f} points lost")
-            count *= 2
-        if loss.value > LOSS:  # no number of float layers helps, so that none is needed
-            kept = scheme
-            loss = loss_of(calibration.quantize(path, kept))
+        order = sensitive_operations(source, calibration, scheme, images[:64], on_step)
+        kept, loss = _rescued(source, path, calibration, scheme, order, data, on_step)
         return Quantized(kept, tried, loss, tuple(order))
 
 
-def _inputs(data: DataSet, split: str) -> np.ndarray:
-    """The images of a split as the network takes them."""
+def _rescued(
+    source: Path,
+    path: Path,
+    calibration: Calibration,
+    scheme: Scheme,
+    order: list[str],
+    data: DataSet,
+    on_step: Step,
+) -> tuple[Scheme, Loss]:
+    """Write a file with the first one, two, four, ... operations of `order` in float that loses at most a point.
+
+    If half of them do not suffice, the file with all of them in int8 is written.
+    """
+    count = 1
+    while count <= MOST_FLOAT * len(order):
+        kept = replace(scheme, float_nodes=tuple(order[:count]))
+        loss = loss_of(source, calibration.quantize(path, kept), data)
+        on_step(f"{count} of {len(order)} operations with weights in float: {100 * loss.value:.1f} points lost")
+        if loss.value <= LOSS:
+            return kept, loss
+        count *= 2
+    return scheme, loss_of(source, calibration.quantize(path, scheme), data)
+
+
+def loss_of(source: Path, int8: Path, data: DataSet, split: str = "validation") -> Loss:
+    """What an int8 file loses against the float file on the images of a split."""
+    right, others = (_right(file, data, split) for file in (source, int8))
+    return Loss(int((right & ~others).sum()), int((others & ~right).sum()), len(right))
+
+
+def _right(path: Path, data: DataSet, split: str) -> np.ndarray:
+    """Which images of a split an ONNX file classifies correctly."""
+    scores, labels = onnx_scores(path), getattr(data, split).labels.numpy()
+    parts = np.array_split(np.arange(len(labels)), -(-len(labels) // BATCH))
+    return np.concatenate([scores(_inputs(data, split, part)).argmax(1) for part in parts]) == labels
+
+
+def _inputs(data: DataSet, split: str, at: np.ndarray) -> np.ndarray:
+    """Some images of a split as the network takes them, float32 (N, C, H, W)."""
     from nasspace.training.trainer import normalized
 
-    return normalized(getattr(data, split).pixels, data).contiguous().numpy()
-
-
-def _right(path: Path, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Which images an ONNX file classifies correctly."""
-    return onnx_scores(path)(images).argmax(1) == labels
+    return normalized(getattr(data, split).pixels[at], data).contiguous().numpy()
 
 
 def choose(
     source: Path, path: Path, calibration: Calibration, images: np.ndarray
 ) -> tuple[Scheme, tuple[tuple[Scheme, float], ...]]:
-    """Write the int8 file that changes least, of six; returns its scheme, and the divergence of each.
+    """Write the int8 file with the smallest divergence, of six; returns its scheme, and the divergence of each.
 
     `images`, float32 (N, C, H, W), are preprocessed training images that do not calibrate the ranges.
     """
@@ -199,14 +222,18 @@ def choose(
     return best, tuple(tried)
 
 
-def sensitive_layers(
+def sensitive_operations(
     source: Path,
     calibration: Calibration,
     scheme: Scheme,
     images: np.ndarray,
     on_step: Step = lambda text: None,
 ) -> list[str]:
-    """The nodes with weights, the most sensitive first: those that alone in int8 change the probabilities most."""
+    """The nodes with weights, the most sensitive first.
+
+    A node is as sensitive as the divergence of a file in which it is the only one with weights in int8. Operations
+    without weights (additions, activations, pooling) are in int8 in every file.
+    """
     expected, nodes = log_probabilities(source, images), calibration.nodes
     changes = {}
     with temporary.private() as folder:
@@ -215,7 +242,7 @@ def sensitive_layers(
             alone = calibration.quantize(Path(folder) / "alone.onnx", replace(scheme, float_nodes=others))
             changes[node] = divergence(expected, log_probabilities(alone, images))
             if i % 10 == 0:
-                on_step(f"how sensitive each layer is: {i + 1} of {len(nodes)}")
+                on_step(f"how sensitive each operation is: {i + 1} of {len(nodes)}")
     return sorted(changes, key=lambda node: -changes[node])
 
 

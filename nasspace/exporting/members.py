@@ -59,7 +59,8 @@ def export_member(
         card |= _latency(front, member)
     if weights and at_own_size:
         # With data, the accuracy in training, which the files must reach.
-        accuracy = last_rung.get("accuracy") if data is not None else member.row["accuracy"]
+        reached = last_rung.get("float_accuracy", last_rung.get("accuracy"))
+        accuracy = reached if data is not None else member.row["accuracy"]
         card |= {"accuracy": accuracy, **_search(front, member)}
     if weights and front.has_last_rung:
         trained_size = own.input[1] if is_deployed else (member.fidelity or {})["resolution"]

@@ -48,6 +48,7 @@ FILES = {
     "model.int8.onnx": "the same, quantized: weights in int8, activations in uint8",
     photo_onnx.NAME: "the network with the preprocessing inside: a decoded image in, probabilities out",
     **{target.file: target.about for target in TARGETS.values()},
+    "model.openvino.bin": "its weights",
     "preprocessing.json": "how images are preprocessed, and the names of the classes",
     "predict.py": "classifies image files; needs onnxruntime, numpy and Pillow",
     "export.json": "the content of this card for programs; `nas verify` checks the folder with it",

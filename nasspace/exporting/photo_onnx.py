@@ -22,7 +22,7 @@ CUBIC = -0.5  # coefficient of Pillow's bicubic interpolation
 
 
 def write(network: nn.Module, spec: Mapping[str, Any], metadata: Mapping[str, str], path: Path) -> None:
-    """Write a network behind its preprocessing, as preprocessing.json has it.
+    """Write a network with its preprocessing in front, as preprocessing.json has it.
 
     The input "image" is uint8 (height, width, channels), upright and in the colors of `spec`; the output
     "probabilities" is float32 (classes,). The image is resized as Pillow does, but without rounding between its two

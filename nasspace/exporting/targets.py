@@ -54,9 +54,7 @@ class Target:
 
 
 def write(target: Target, network: nn.Module, shape: tuple[int, ...], free_batch: bool, path: Path) -> None:
-    """Write a file; `InputError` if the runtime's package is missing or cannot represent the network."""
-    if target.missing:
-        raise InputError(f"--format {target.name}: {target.missing}")
+    """Write a file; `InputError` if the runtime's package cannot represent the network."""
     try:
         with _quiet():
             target.write(network, shape, free_batch, path)
@@ -137,7 +135,7 @@ def _load_openvino(path: Path) -> Scores:
     return lambda images: compiled([images])[0]
 
 
-def _write_executorch(network: nn.Module, shape: tuple[int, ...], free_batch: bool, path: Path) -> None:
+def _write_executorch(network: nn.Module, shape: tuple[int, ...], _: bool, path: Path) -> None:
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
@@ -185,7 +183,7 @@ TARGETS = {
             load=_load_openvino,
             title="OpenVINO",
             imports="import numpy\nimport openvino",
-            about="the network for OpenVINO, with its weights in `model.openvino.bin`",
+            about="the network for OpenVINO",
             use=(
                 "# By default OpenVINO computes in bfloat16 where the processor can: scores differ by a percent.\n"
                 'settings = {{"INFERENCE_PRECISION_HINT": "f32"}}\n'

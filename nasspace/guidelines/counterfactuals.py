@@ -1,9 +1,10 @@
 """Predicted savings of a change: parts of a network before and after it, as ONNX files that are measured in turn.
 
-There are three kinds of parts. `LayerReplacement`: layers with other options or widths, with the same input and output.
-`GraphEdit`: a layer without some of its operations. `OperatorReplacement`: isolated operators, for changes that would
-alter the shapes around them. The first two can also be applied to the whole network. Before a file is measured, its
-outputs in ONNX Runtime are compared with PyTorch's, those of an edited graph with ONNX Runtime's without optimizations.
+There are four kinds of parts. `LayerReplacement`: layers with other options or widths, with the same input and output.
+`GraphEdit`: a layer without some of its operations; `FileEdit`: the same in a whole file of another program.
+`OperatorReplacement`: isolated operators, for changes that would alter the shapes around them, which cannot be applied
+to the whole network. Before a file is measured, its outputs in ONNX Runtime are compared with PyTorch's, those of an
+edited graph with ONNX Runtime's without optimizations.
 """
 
 from __future__ import annotations

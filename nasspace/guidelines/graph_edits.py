@@ -8,9 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from nasspace.latency.graph import ARITHMETIC, Convolution, Graph, layer_index, write_graph
+from nasspace.latency.graph import ARITHMETIC, Convolution, Graph, attribute, layer_index, write_graph
 
 JOINS = ("Concat", "Add")
+WINDOW = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1)}  # attributes of a convolution, and defaults
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def _follow_to_join(graph: Graph, one: Convolution) -> tuple[str, str, frozenset
 
 def _is_mergeable(graph: Graph, found: list[Convolution], join: str) -> bool:
     """Whether concatenated convolutions differ only in their weights, so that one convolution can replace them."""
-    forms = {(one.source, one.kernel, one.stride, one.groups, one.map_size) for one in found}
+    forms = {(one.source, one.kernel, one.groups, one.map_size, *_window(graph.producer[one.out])) for one in found}
     chains = [_path_to_concat(graph, one) for one in found]
     if join != "Concat" or len(forms) != 1 or found[0].groups != 1 or None in chains:
         return False
@@ -168,6 +169,11 @@ def _is_mergeable(graph: Graph, found: list[Convolution], join: str) -> bool:
     ends = [chain[-1] for chain in chains]
     inputs = [(chain[-2].output[0] if len(chain) > 1 else one.out) for one, chain in zip(found, chains, strict=True)]
     return len(kinds) == 1 and all(end is ends[0] for end in ends) and list(ends[0].input) == inputs
+
+
+def _window(node: Any) -> list[tuple[int, ...]]:
+    """The strides, pads and dilations of a convolution."""
+    return [tuple(attribute(node, name, default)) for name, default in WINDOW.items()]
 
 
 def _path_to_concat(graph: Graph, one: Convolution) -> list[Any] | None:

@@ -108,11 +108,11 @@ class Graph:
         return maker is not None and layer_index(maker.name) == layer_index(node.name)
 
     def convolutions(self) -> list[Convolution]:
-        """Return every convolution on a feature map of more than one position, in order."""
+        """Return every convolution with a square kernel on a feature map of more than one position, in order."""
         return [
             _convolution(self, node)
             for node in self.nodes
-            if node.op_type == "Conv" and self.is_feature_map(node.output[0])
+            if node.op_type == "Conv" and self.is_feature_map(node.output[0]) and _is_square(self, node)
         ]
 
     def nodes_only_for(self, tensor: str, reader: Any) -> list[Any]:
@@ -144,6 +144,12 @@ def attribute(node: Any, name: str, default: Any = None) -> Any:
 
     found = [one for one in node.attribute if one.name == name]
     return onnx.helper.get_attribute_value(found[0]) if found else default
+
+
+def _is_square(graph: Graph, node: Any) -> bool:
+    """Whether a convolution has a square kernel, two-dimensional."""
+    weight = graph.shapes.get(graph.copies.get(node.input[1], node.input[1]), ())
+    return len(weight) == 4 and weight[2] == weight[3]
 
 
 def _convolution(graph: Graph, node: Any) -> Convolution:

@@ -137,8 +137,7 @@ def _cut(scopes: Sequence[tuple[str, ...]], weighted: Sequence[bool]) -> list[tu
             modules[scopes[i][:depth]].append(i)
         for key, found in modules.items():
             has_parts = len(key) == depth and any(len(scopes[i]) > depth for i in found)
-            is_numbered = bool(key) and key[0].isdecimal()  # a sequence of layers, as nasspace exports it
-            if has_parts and not is_numbered and sum(weighted[i] for i in found) > limit:
+            if has_parts and sum(weighted[i] for i in found) > limit:
                 cut(found, depth + 1)
             else:
                 for i in found:
@@ -203,7 +202,7 @@ def _counted(graph: Graph, homes: Sequence[int], names: Sequence[str]) -> list[F
             continue
         per_output = source[-1] if node.op_type in ("Gemm", "MatMul") else math.prod(weight[1:])
         sizes = [math.prod(shape[1:]) for shape in (source, out)]
-        flops[home] += sizes[1] * per_output
+        flops[home] += sizes[node.op_type != "ConvTranspose"] * per_output  # whose weight is applied to every input
         access[home] += sum(sizes) + math.prod(weight)
     return [FileLayer(_text(name), *counts) for name, *counts in zip(names, flops, access, strict=True)]
 

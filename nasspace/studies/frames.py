@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas
 
-from nasspace.studies.objectives import COUNTED
+from nasspace.studies.objectives import COUNTED_COLUMNS
 
-LEADING = ("id", "accuracy", "latency_ms", *COUNTED, "digest", "search_accuracy", "latency_ties")
+LEADING = ("id", "accuracy", "latency_ms", *COUNTED_COLUMNS, "digest", "search_accuracy", "latency_ties")
 HIDDEN = ("architecture",)  # JSON of several kilobytes
 
 
@@ -34,7 +34,7 @@ class FrontFrame(pandas.DataFrame):
             return super().__repr__()
         columns, width = list(self._filled()), _width()
         frame = pandas.DataFrame(self)
-        frame = frame.astype({name: "Int64" for name in COUNTED if name in frame and _is_whole(frame[name])})
+        frame = frame.astype({name: "Int64" for name in COUNTED_COLUMNS if name in frame and _is_whole(frame[name])})
         left_out = [name for name in HIDDEN if name in frame]
         while len(columns) > 1 and frame[columns].to_string().index("\n") > width:
             left_out.insert(0, columns.pop())

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from nasspace.formatting import significant
+from nasspace.formatting import memory, significant
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Objective:
     unit: str
     unit_name: str
     factor: float = 1.0
-    kind: Literal["fraction", "latency", "count"] = "count"
+    kind: Literal["fraction", "latency", "count", "memory"] = "count"
     is_maximized: bool = False
     is_counted: bool = False
     limit_flag: str | None = None
@@ -48,7 +48,7 @@ class Objective:
         >>> OBJECTIVES["accuracy"].format(0.93), OBJECTIVES["latency"].format(5), OBJECTIVES["flops"].format(12.3e6)
         ('93.00%', '5.00 ms', '12.3 M')
         """
-        return self.format_scaled(value * self.factor)
+        return memory(value) if self.kind == "memory" else self.format_scaled(value * self.factor)
 
     def format_scaled(self, value: float) -> str:
         """As `format`, for a value that is already in the unit shown."""
@@ -60,6 +60,8 @@ class Objective:
         >>> OBJECTIVES["latency"].describe(5.0), OBJECTIVES["params"].describe(1.5e6)
         ('5 ms', '1.5 million parameters')
         """
+        if self.kind == "memory":
+            return memory(value)
         return f"{value:.2%}" if self.kind == "fraction" else f"{value * self.factor:.4g} {self.unit_name}"
 
 
@@ -124,10 +126,11 @@ OBJECTIVES = {
         Objective(
             name="peak_memory",
             label="peak memory",
-            column="peak_memory",
+            column="peak_memory_bytes",
             axis_title="peak memory, KB",
             unit="KB",
             unit_name="KB",
+            kind="memory",
             factor=1 / 1024,
             is_counted=True,
             limit_flag="--memory-target",
@@ -136,10 +139,11 @@ OBJECTIVES = {
         Objective(
             name="flash",
             label="flash",
-            column="flash",
+            column="flash_bytes",
             axis_title="flash, KB",
             unit="KB",
             unit_name="KB",
+            kind="memory",
             factor=1 / 1024,
             is_counted=True,
             limit_flag="--flash-target",
@@ -147,6 +151,7 @@ OBJECTIVES = {
         ),
     )
 }
+COUNTED_COLUMNS = tuple(objective.column for objective in OBJECTIVES.values() if objective.is_counted)
 COUNTED = tuple(name for name, objective in OBJECTIVES.items() if objective.is_counted)
 LIMITED = tuple(name for name, objective in OBJECTIVES.items() if objective.limit_flag)
 

@@ -261,7 +261,7 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _sensible(self) -> Recipe:
         if len(set(self.objectives)) != len(self.objectives) or not self.objectives:
-            raise ValueError("objectives must be some of " + ", ".join(OBJECTIVES) + ", each once")
+            raise ValueError(f"objectives must be some of {', '.join((*OBJECTIVES, INT8_OBJECTIVE))}, each once")
         return self
 
     @property
@@ -288,6 +288,8 @@ class Recipe(Strict):
         own = self.as_written()
         if changes.get("time_budget") is not None:
             own.pop("trials")
+        if changes.get("objectives") is not None:
+            own.pop("accuracy_of")  # it follows from the objectives
         changes = {**changes, "training": _current_training(changes.get("training"))}
         return read_value(_merged(own, changes), Document({}, ""))
 

@@ -237,6 +237,7 @@ class RungPart(_Part):
     accuracy: Fraction
     log_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     steps: list[Annotated[list[Step], Field(min_length=3, max_length=3)]] = []
+    float_accuracy: Fraction | None = None
 
 
 class LastRung(RungPart):

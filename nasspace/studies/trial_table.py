@@ -8,7 +8,7 @@ import json
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nasspace.studies.objectives import COUNTED, OBJECTIVES
+from nasspace.studies.objectives import COUNTED_COLUMNS, OBJECTIVES
 
 if TYPE_CHECKING:
     import optuna
@@ -108,7 +108,7 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
     values = {}
     for key, value in row.items():
         missing = not has_value(value)
-        whole = key in ("id", *COUNTED, "resolution") and not missing and value == int(value)
+        whole = key in ("id", *COUNTED_COLUMNS, "resolution") and not missing and value == int(value)
         values[key] = None if missing else int(value) if whole else value
     return {**values, "architecture": json.loads(row["architecture"])}
 

@@ -84,7 +84,7 @@ def test_the_python_api_has_a_parameter_for_every_flag_and_setting():
     targets = {"latency_target", "flops_target", "params_target", "memory_target", "flash_target"}
     flags = {flag.name for flag in typer.main.get_command(cli.app).commands["search"].params} - {"json", "help"}
     assert {f"{name}_ms" if name == "latency_target" else name for name in flags} <= parameters.keys()
-    assert Recipe.model_fields.keys() - {"name", "description", "limits"} <= parameters.keys()
+    assert Recipe.model_fields.keys() - {"name", "description", "limits", "accuracy_of"} <= parameters.keys()
     assert targets <= flags
     resumed = inspect.signature(loop.resume).parameters
     flags = {flag.name for flag in typer.main.get_command(cli.app).commands["resume"].params} - {

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
+import numpy
 import pytest
 from pandas.testing import assert_frame_equal
 
@@ -118,11 +119,11 @@ def test_networks_over_a_known_limit_are_never_evaluated(space):
     assert study.trials()["flops"].max() <= 1e6
 
 
-@pytest.mark.parametrize("target", ["110KB", 110 * 1024])
+@pytest.mark.parametrize("target", ["110KB", 110 * 1024, numpy.int64(110 * 1024)])
 def test_a_limit_of_memory_has_a_unit_or_is_in_bytes(space, target):
     study = found(space, memory_target=target, flash_target="1MB", study=str(target))
     assert study.limits == {"peak_memory": 110 * 1024, "flash": 2**20}
-    assert study.front()["peak_memory"].max() <= 110 * 1024
+    assert study.front()["peak_memory_bytes"].max() <= 110 * 1024
 
 
 def test_a_limit_of_memory_that_no_network_keeps_is_named(space):

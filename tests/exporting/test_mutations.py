@@ -322,8 +322,8 @@ def test_int8_has_its_own_accuracy(exported, data, photos, tmp_path):
 
     folder = shutil.copytree(exported.folder, tmp_path / "net")
     images = checks.predict.normalize(data.train.pixels[:32].numpy(), data.preprocessing)
-    to_int8(folder / "model.onnx", folder / checks.INT8, images)
-    result = add_int8(folder, data)
+    path = to_int8(folder / "model.onnx", tmp_path / checks.INT8, images)
+    result = add_int8(folder, path, data)
     assert result.ok
     assert result.accuracy[checks.INT8] > 0.8
     assert checks.INT8 in (folder / "README.md").read_text()

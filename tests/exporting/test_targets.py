@@ -18,8 +18,8 @@ from nasspace import cli
 from nasspace.architecture import Architecture
 from nasspace.data.loading import load_data
 from nasspace.errors import InputError
+from nasspace.exporting import checks, targets
 from nasspace.exporting import export as exporting
-from nasspace.exporting import targets
 from nasspace.exporting.export import export, verify
 from nasspace.exporting.targets import TARGETS
 from nasspace.network import build
@@ -142,3 +142,13 @@ def test_a_fixed_batch_is_filled():
     assert np.array_equal(targets.fitting(run, 3)(images), images.reshape(7, -1)[:, :2])
     assert seen == [3, 3, 3]
     assert targets.fitting(run, "dynamic") is run
+
+
+def test_a_file_that_does_not_run_is_a_failed_check(exported, monkeypatch, tmp_path):
+    def refuse(images):
+        raise RuntimeError("another shape")
+
+    monkeypatch.setattr(checks.targets, "scores", lambda target, path: refuse)
+    found = {check.name: check for check in verify(exported).checks}
+    assert found["model.pt2 equals PyTorch"].ok is False
+    assert "another shape" in found["model.pt2 equals PyTorch"].value

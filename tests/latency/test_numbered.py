@@ -12,7 +12,9 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from nasspace import InputError, build, cli, cost, guidelines, zoo
+from nasspace.guidelines.graph_edits import find_parallel
 from nasspace.latency.convert import to_onnx
+from nasspace.latency.graph import Graph
 from nasspace.latency.numbered import SCOPES, write_numbered
 
 ZOO = (
@@ -141,6 +143,48 @@ def test_an_edit_of_a_file_is_measured_in_the_whole_file(tmp_path):
     on = {finding.kind: finding.measured_on for finding in found.findings}
     assert on
     assert all(where in ("network", "operators", "network and operators") for where in on.values())
+
+
+class Branches(nn.Module):
+    """Parallel convolutions that look alike but compute other things, joined."""
+
+    def __init__(self, **windows):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.branches = nn.ModuleList(nn.Conv2d(8, 8, **window) for window in windows.values())
+
+    def forward(self, x):
+        x = self.stem(x)
+        return torch.cat([branch(x) for branch in self.branches], 1)
+
+
+@pytest.mark.parametrize(
+    "windows",
+    [
+        {"wide": {"kernel_size": (1, 3), "padding": (0, 1)}, "tall": {"kernel_size": (3, 1), "padding": (1, 0)}},
+        {"near": {"kernel_size": 3, "padding": 1}, "far": {"kernel_size": 3, "padding": 2, "dilation": 2}},
+    ],
+    ids=["as in Inception", "as in ASPP"],
+)
+def test_convolutions_of_other_windows_are_not_merged(windows, tmp_path):
+    source = to_onnx(Branches(**windows).eval(), (3, 16, 16), tmp_path / "net.onnx")
+    path, _ = write_numbered(source, tmp_path / "numbered.onnx", 1)
+    assert not any(found.mergeable for found in find_parallel(Graph(path)))
+    assert guidelines.explain_file(source, seconds=0.05).time
+
+
+def test_a_sequence_of_large_modules_is_shown_by_their_parts(tmp_path):
+    backbone = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(9)))
+    source = to_onnx(nn.Sequential(backbone, nn.Conv2d(3, 2, 1)).eval(), (3, 16, 16), tmp_path / "net.onnx")
+    _, layers = write_numbered(source, tmp_path / "numbered.onnx", 1)
+    assert len(layers) == 10
+
+
+def test_a_transposed_convolution_counts_its_input(tmp_path):
+    layers = [nn.Conv2d(3, 4, 1), nn.ConvTranspose2d(4, 8, 2, 2)]
+    source = to_onnx(nn.Sequential(*layers).eval(), (3, 16, 16), tmp_path / "net.onnx")
+    _, found = write_numbered(source, tmp_path / "numbered.onnx", 1)
+    assert [layer.flops for layer in found] == [16 * 16 * 3 * 4, 16 * 16 * 4 * 8 * 2 * 2]
 
 
 @pytest.mark.parametrize("case", ["no file", "not ONNX", "truncated", "two inputs", "any size", "branches"])

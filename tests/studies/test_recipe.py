@@ -222,3 +222,12 @@ def test_the_choices_of_a_first_network_are_one_value():
     assert first.netadapt.start == {"a": 1, "b": None}
     assert first.with_changes({"netadapt": {"start": {"c": 2}}}).netadapt.start == {"c": 2}
     assert recipe.read_value(first.as_written(), Document({}, "")) == first
+
+
+def test_the_accuracy_in_int8_follows_from_the_objectives():
+    int8 = recipe.Recipe().with_changes({"objectives": ["accuracy_int8", "latency"]})
+    assert (int8.objectives, int8.accuracy_of) == (("accuracy", "latency"), "int8")
+    assert int8.with_changes({"trials": 3}).accuracy_of == "int8"
+    assert int8.with_changes({"objectives": ["accuracy", "flops"]}).accuracy_of == "float32"
+    with pytest.raises(InputError, match="accuracy_int8, each once"):
+        recipe.Recipe().with_changes({"objectives": ["accuracy", "accuracy_int8"]})
