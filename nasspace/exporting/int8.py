@@ -61,7 +61,7 @@ class Loss:
         """The ends of the interval.
 
         >>> [round(end, 3) for end in Loss(9, 1, 341).interval]
-        [0.005, 0.041]
+        [0.004, 0.043]
         """
         lost, gained = (self.lost + 1) / (self.count + 2), (self.gained + 1) / (self.count + 2)
         half = Z * math.sqrt((lost + gained - (lost - gained) ** 2) / (self.count + 2))
