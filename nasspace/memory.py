@@ -39,7 +39,7 @@ UNTAGGED = {aten.hardswish.default, aten.hardswish_.default}  # element-wise, bu
 class Step:
     """One operation: the tensors that it reads and writes, by number.
 
-    `in_place` says that its result may take the place of a tensor of the same size that nothing reads later.
+    `in_place` says that its only result may take the place of a tensor of the same size that nothing reads later.
     """
 
     reads: tuple[int, ...]
@@ -63,12 +63,8 @@ def peak(sizes: Sequence[int], steps: Sequence[Step], inputs: Collection[int], o
     for i, step in enumerate(steps):
         during = held + sum(sizes[tensor] for tensor in step.writes)
         dying = {tensor for tensor in step.reads if last[tensor] == i}
-        if step.in_place:
-            places = Counter(sizes[tensor] for tensor in dying)
-            for tensor in step.writes:
-                if places[sizes[tensor]]:
-                    places[sizes[tensor]] -= 1
-                    during -= sizes[tensor]
+        if step.in_place and sizes[step.writes[0]] in {sizes[tensor] for tensor in dying}:
+            during -= sizes[step.writes[0]]
         most = max(most, during)
         alive = {tensor for tensor in (*alive, *step.writes) if last[tensor] > i}
         held = sum(sizes[tensor] for tensor in alive)

@@ -218,7 +218,8 @@ class _Delivery:
         from nasspace.exporting import int8
 
         data = self.data.of(self.study.architecture(number))
-        exported, quantized = int8.quantize(self._folder(number), data)
+        with machine_lock.TrainingLock():  # it takes all cores for seconds, and no latency is measured meanwhile
+            exported, quantized = int8.quantize(self._folder(number), data)
         accuracy = exported.accuracy
         if INT8 in accuracy:  # an untrained network has no accuracy
             compared = f"accuracy {accuracy[INT8]:.4f}, in float32 {accuracy['model.onnx']:.4f}"

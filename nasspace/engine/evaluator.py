@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 INT8_RUNTIMES = ("onnxruntime-int8",)  # networks that ship in int8, which changes the memory that they take
 
 
-def counts(runtime: str) -> dict[str, Callable[[Architecture], float]]:
+def counts(runtime: str = "onnxruntime") -> dict[str, Callable[[Architecture], float]]:
     """The functions of an architecture that count the objectives known before training, for the network that ships."""
     names = {name: name for name in COUNTED}
     if runtime in INT8_RUNTIMES:
@@ -227,7 +227,7 @@ class FunctionEvaluator:
             if name not in values:
                 values[name] = function(architecture)
         with contextlib.suppress(InputError):  # an architecture of a benchmark table may not be runnable
-            for name, count in counts("").items():
+            for name, count in counts().items():
                 if name not in values:
                     values[name] = count(architecture)
         reason = violated_limit(values, self.limits)

@@ -124,9 +124,7 @@ def explain(
     measurement, as in `measure_latency`. Raises `InputError` for an invalid number of threads or images, and if the
     outputs differ from PyTorch's.
     """
-    check_counts(threads=threads, batch_size=batch_size)
-    cache = LatencyCache() if cache is None else cache
-    settings = MeasurementSettings(threads, batch_size, cache, fresh, PART_SECONDS * seconds)
+    settings = _settings(threads, batch_size, seconds, fresh, cache)
     counted = cost(architecture)
     with temporary.private() as name:
         path = write_checked(build(architecture), architecture.input, Path(name) / "network.onnx", batch_size)
@@ -153,9 +151,7 @@ def explain_file(
     Convolutions are measured alone, all other changes in the whole file. Raises `InputError` for a file that ONNX
     Runtime cannot run.
     """
-    check_counts(threads=threads, batch_size=batch_size)
-    cache = LatencyCache() if cache is None else cache
-    settings = MeasurementSettings(threads, batch_size, cache, fresh, PART_SECONDS * seconds)
+    settings = _settings(threads, batch_size, seconds, fresh, cache)
     with temporary.private() as name:
         path, layers = write_numbered(Path(source), Path(name) / "network.onnx", batch_size)
 
@@ -163,6 +159,15 @@ def explain_file(
             return FileContext(path, Graph(path), profiled, len(layers))
 
         return _explained(path, layers, context_of, settings, seconds, measure)
+
+
+def _settings(
+    threads: int, batch_size: int, seconds: float, fresh: bool, cache: LatencyCache | None
+) -> MeasurementSettings:
+    """How the parts of an explanation are measured; an `InputError` for an invalid number of threads or images."""
+    check_counts(threads=threads, batch_size=batch_size)
+    cache = LatencyCache() if cache is None else cache
+    return MeasurementSettings(threads, batch_size, cache, fresh, PART_SECONDS * seconds)
 
 
 def _explained(
