@@ -19,6 +19,7 @@ _HOMES = {  # name: the module that defines it, or None for a submodule
     "search": "nasspace.engine.loop",
     "score": "nasspace.engine.scoring",
     "train": "nasspace.engine.full_training",
+    "compress": "nasspace.engine.netadapt",
     "deliver": "nasspace.engine.delivery",
     "blocks": None,
     "zoo": None,

@@ -28,6 +28,7 @@ PACKAGES = (
     ("space", "parse and sample search spaces; reachable ranges"),
     ("data", "find, check, and decode data sets"),
     ("training", "train one network for a budget"),
+    ("compression", "make a trained network smaller"),
     ("latency", "measure and predict latency"),
     ("guidelines", "why a network is slow"),
     ("optuna_adapter", "all uses of undocumented Optuna names"),

@@ -11,6 +11,7 @@ import typer
 
 from nasspace import __version__
 from nasspace.cli import (
+    compressing,
     explaining,
     networks,
     predicting,
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (spaces, networks, quantizing, scoring, predicting, explaining, searching, training):
+for _module in (spaces, networks, quantizing, compressing, scoring, predicting, explaining, searching, training):
     _module.add_to(app)
 
 BAD_INPUT = 2

@@ -237,22 +237,27 @@ def _train_one(source: ResolvedArch, options: Options, out: str | os.PathLike | 
     """Train one network, or read its finished training."""
     folder = HOME / source.name if out is None else Path(out)
     check_folder(folder)
-    data, resolution = _data(source, options, report)
-    architecture = _architecture(source, data, resolution)
+    architecture, start = prepared_start(source, options, report)
     resolved = resolve_settings(
         options.settings,
-        images=len(data.train),
+        images=len(start.data.train),
         epochs=options.epochs,
         batch_size=options.batch_size,
         threads=options.threads,
     )
-    start = _start(architecture, source, data, options, report)
     if resolved.settings.frozen_norms and not start.account:
         raise InputError(
             "training.frozen_norms: keeps the statistics of given weights; give --weights, or leave it out"
         )
     run = _Run(source, options, folder, architecture, resolved, start, report)
     return run.finished() or run.train()
+
+
+def prepared_start(source: ResolvedArch, options: Options, report: Report) -> tuple[Architecture, Start]:
+    """The architecture for the data and the resolution, and the network and the data that a training starts with."""
+    data, resolution = _data(source, options, report)
+    architecture = _architecture(source, data, resolution)
+    return architecture, _start(architecture, source, data, options, report)
 
 
 def _with_epochs(options: Options, source: ResolvedArch, epochs: int | None) -> Options:
@@ -378,7 +383,7 @@ def _architecture(source: ResolvedArch, data: DataSet, resolution: int) -> Archi
 
 
 @dataclass(frozen=True)
-class _Start:
+class Start:
     """The network and the data that a training starts with; `account` says where given weights come from, by line.
 
     The data is normalized as that of given weights. `is_judged` says whether the network's accuracy before the training
@@ -392,7 +397,7 @@ class _Start:
     normalization: dict[str, list[float]] | None = None  # of the given weights, if it is not that of the data
 
 
-def _start(architecture: Architecture, source: ResolvedArch, data: DataSet, options: Options, report: Report) -> _Start:
+def _start(architecture: Architecture, source: ResolvedArch, data: DataSet, options: Options, report: Report) -> Start:
     """The network with the weights that its training starts from."""
     # A published network given by name is initialized as in its paper.
     scheme = zoo.initialization_of(architecture.name) if source.is_published else DEFAULT
@@ -406,7 +411,7 @@ def _start(architecture: Architecture, source: ResolvedArch, data: DataSet, opti
                 f"{options.seed}"
             )
     if given is None:
-        return _Start(model, data)
+        return Start(model, data)
     place = "weights" if isinstance(given, Mapping) else str(given)
     state = as_state(given, place) if isinstance(given, Mapping) else read_weights(data_origin.weights_file(given))
     account: list[str] = []
@@ -433,7 +438,7 @@ def _start(architecture: Architecture, source: ResolvedArch, data: DataSet, opti
     account.append(f"starts from {place}")
     for line in account:
         report(line)
-    return _Start(model, data, tuple(account), is_whole and options.weights is not None, replaced)
+    return Start(model, data, tuple(account), is_whole and options.weights is not None, replaced)
 
 
 def _like(architecture: Architecture, other: Architecture) -> Architecture:
@@ -451,7 +456,7 @@ class _Run:
         folder: Path,
         architecture: Architecture,
         resolved: ResolvedSettings,
-        start: _Start,
+        start: Start,
         report: Report,
     ):
         self.source = source
@@ -491,7 +496,7 @@ class _Run:
             )
         self.report(f"{self.folder}: finished before")
         shutil.rmtree(self.work, ignore_errors=True)  # left by a process killed after it wrote the record
-        return self._result(record)
+        return _as_training(record, self.folder)
 
     def train(self) -> FullTraining:
         """Train, evaluate and export; if another process has finished this training meanwhile, read it."""
@@ -629,7 +634,7 @@ class _Run:
         )
         files.write_json(self.folder / RECORD, record)
         shutil.rmtree(self.work, ignore_errors=True)
-        return self._result(record)
+        return _as_training(record, self.folder)
 
     def _record(self, trained: trainer.Trained, result: Mapping[str, Any]) -> dict[str, Any]:
         """The content of `training.json`."""
@@ -667,13 +672,19 @@ class _Run:
             "versions": library_versions(PACKAGES),
         }
 
-    def _result(self, record: Mapping[str, Any]) -> FullTraining:
-        """The content of `training.json` as a `FullTraining`."""
-        names = [part.name for part in dataclasses.fields(FullTraining)]
-        values = {name: record[name] for name in names}
-        test = record["test"]
-        values |= {"validation": Validation(**record["validation"]), "test": test and Test(**test)}
-        return FullTraining(**{**values, "folder": self.folder})
+
+def read(folder: Path) -> FullTraining:
+    """The finished training in a folder; a missing or damaged record raises `InputError`."""
+    return _as_training(_read_record(folder / RECORD, RECORDED, "train it again"), folder)
+
+
+def _as_training(record: Mapping[str, Any], folder: Path) -> FullTraining:
+    """The content of `training.json` as a `FullTraining`."""
+    names = [part.name for part in dataclasses.fields(FullTraining)]
+    values = {name: record[name] for name in names}
+    test = record["test"]
+    values |= {"validation": Validation(**record["validation"]), "test": test and Test(**test)}
+    return FullTraining(**{**values, "folder": folder})
 
 
 def _read_record(path: Path, kinds: Mapping[str, Any], remedy: str) -> dict[str, Any]:
@@ -725,11 +736,11 @@ class _Progress:
             run, data = self.run, self.run.data
             accuracy = trainer.evaluate(run.model, data.validation, data, data.resolution, device=run.options.device)
             text += f", validation {accuracy:.2%}"
-        self.run.report(f"{text}, {_duration(left)} left" if epoch < epochs else text)
+        self.run.report(f"{text}, {duration(left)} left" if epoch < epochs else text)
         self.turn.yield_to_measurements()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Format seconds as 45 s, 12 min or 3.2 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -746,7 +757,7 @@ def _section(record: Mapping[str, Any], confusion: list[list[int]], validated_on
             "Training",
             f"{record['epochs']} epochs with the settings `{_cell(record['settings'])}`, seed {record['seed']}",
         ),
-        ("Time", f"{_duration(record['seconds'])} on {record['device']}"),
+        ("Time", f"{duration(record['seconds'])} on {record['device']}"),
         ("Validation accuracy", f"{record['validation']['accuracy']:.2%} of {validated_on}"),
     ]
     if test:

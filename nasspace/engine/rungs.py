@@ -173,7 +173,7 @@ def _climb(
                 model,
                 data,
                 step,
-                _settings(recipe.training, is_first=i == 0),
+                recipe.training if i == 0 else with_lower_rate(recipe.training),
                 seed=seed + i,  # a step has the same seed whether or not those before it are repeated
                 device=device,
                 on_epoch=step_on_epoch,
@@ -191,10 +191,8 @@ def _climb(
     return Climbed(state, judged.accuracy, judged.log_loss, total, seconds, tuple(steps), in_float)
 
 
-def _settings(settings: TrainingSettings, is_first: bool) -> TrainingSettings:
-    """The settings of a step: after the first, the weights are pretrained and the learning rate is lower."""
-    if is_first:
-        return settings
+def with_lower_rate(settings: TrainingSettings) -> TrainingSettings:
+    """The settings of a training whose weights are pretrained."""
     return replace(settings, learning_rate=RATE * settings.learning_rate, last_rate=RATE * settings.last_rate)
 
 

@@ -1,0 +1,145 @@
+"""`nas compress`: a trained network made smaller."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nasspace.cli import choices, printing
+from nasspace.cli.spaces import Json
+from nasspace.errors import InputError, Interrupted
+
+if TYPE_CHECKING:
+    from nasspace.engine.netadapt import Compression
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's command."""
+    app.command("compress", cls=choices.CommandWithChoices)(compress)
+
+
+def compress(
+    arch: Annotated[
+        str,
+        typer.Argument(metavar="ARCH", help="STUDY:ID, a folder of a training or export, or a network with --weights."),
+    ],
+    latency_target: Annotated[
+        str, typer.Option(help="Such as 10ms, or 70% of the network's own latency; the interval's upper end counts.")
+    ],
+    method: Annotated[
+        str, typer.Option(help="netadapt: prune channels, step by step, by measured latency.")
+    ] = "netadapt",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="The data that the network was trained on, {datasets}; the recorded one if not given.",
+            autocompletion=choices.datasets,
+        ),
+    ] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Folder of the files of a named data set.")] = None,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip images that cannot be read.")] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Trained weights: .safetensors or .pth, also of torchvision or timm, or an export."),
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Deployment resolution; the study's or export's, or that of network and images.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of the full training at the end; 25 if not given.", min=1)] = None,
+    settings: Annotated[
+        str, typer.Option(help="own, a published training such as shufflenet, or a YAML file of settings.")
+    ] = "own",
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="A trained network to learn from: an ONNX file, a folder of an export, or STUDY:ID."),
+    ] = None,
+    step: Annotated[str, typer.Option(help="Share of the first latency that a step removes.")] = "5%",
+    proposals: Annotated[
+        int, typer.Option(help="Networks that a step trains briefly, one of which is taken.", min=1)
+    ] = 6,
+    runtime: Annotated[
+        str, typer.Option(help="What runs the network: {runtimes}.", autocompletion=choices.runtimes)
+    ] = "onnxruntime",
+    threads: Annotated[int, typer.Option(help="Threads of the measured network.", min=1)] = 1,
+    batch_size: Annotated[int, typer.Option(help="Images of the measured network's batch.", min=1)] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; compressed/NAME if not given.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same trainings.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="Where to train: {devices}.", autocompletion=choices.devices)] = "cpu",
+    json: Json = False,
+) -> None:
+    """Prune a trained network to a measured latency, train it in full, and export it. The same command resumes."""
+    from nasspace.engine import netadapt
+
+    target, share = _target(latency_target)
+    try:
+        result = netadapt.compress(
+            arch,
+            method=method,
+            latency_target_ms=target,
+            latency_share=share,
+            data=data,
+            data_dir=data_dir,
+            skip_broken=skip_broken,
+            weights=weights,
+            resolution=resolution,
+            epochs=epochs,
+            settings=settings,
+            teacher=teacher,
+            step=_share("--step", step),
+            proposals=proposals,
+            runtime=runtime,
+            threads=threads,
+            batch_size=batch_size,
+            out=out,
+            seed=seed,
+            device=device,
+            report=printing.print_message,
+        )
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; every finished step is kept, the same command continues") from None
+    return printing.print_json(result.to_dict()) if json else _print(result)
+
+
+def _target(text: str) -> tuple[float | None, float | None]:
+    """A latency target: milliseconds, or a share of the network's latency."""
+    from nasspace.studies.recipe import quantity
+
+    if text.strip().endswith("%"):
+        return None, _share("--latency-target", text)
+    try:
+        return quantity(text, "latency"), None
+    except ValueError as error:
+        raise InputError(f"--latency-target: {error}, or as a share such as 70%") from None
+
+
+def _share(flag: str, text: str) -> float:
+    """A share such as 5% or 0.05, between 0 and 1."""
+    number = text.strip().removesuffix("%")
+    try:
+        value = float(number) / (100 if number != text.strip() else 1)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise InputError(f"{flag}: {text!r} is not a share such as 5%")
+    return value
+
+
+COLUMNS = ("", "latency, ms (95 %)", "validation accuracy", "FLOPs", "parameters", "model.onnx", "deflated")
+DROPPABLE = ("deflated", "parameters", "FLOPs")  # in a narrow terminal, in this order
+
+
+def _print(result: Compression) -> None:
+    """The network before and after."""
+    from nasspace.formatting import kilobytes
+
+    rows = []
+    for name, one in (("before", result.original), ("after", result.compressed)):
+        latency = f"{one.latency_ms:.4g} ({one.latency_low_ms:.4g} to {one.latency_high_ms:.4g})"
+        counts = (f"{one.flops:,}", f"{one.params:,}", kilobytes(one.file_bytes), kilobytes(one.deflated_bytes))
+        rows.append(dict(zip(COLUMNS, (name, latency, f"{one.accuracy:.2%}", *counts), strict=True)))
+    printing.print_fitted(COLUMNS, rows, DROPPABLE)
+    printing.print_text(f"{result.folder}: {len(result.steps)} steps to {result.target_ms:.4g} ms")
+    if test := result.training.test:
+        printing.print_text(f"test accuracy {test.accuracy:.2%} ({test.low:.2%} to {test.high:.2%}), evaluated once")

@@ -1,0 +1,609 @@
+"""A trained network pruned, step by step, until its measured latency is within a target.
+
+NetAdapt (Yang et al. 2018) as MobileNetV3 uses it (Howard et al. 2019, section 4.2). A step proposes networks, each
+with one narrower width, that are faster than the current one by a part of the latency of the first. Each proposal is
+measured and trained briefly from the weights of its most important channels. The one that loses least for what it
+gains becomes the current network: log loss over latency, since accuracy on a few hundred images is coarse. The last
+network is then trained in full.
+
+What differs from the papers: latencies are measured, not summed up from a table, which a predictor replaces where the
+size of a width is chosen; and of all proposals, only those are trained whose removed channels matter least.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasspace import files, temporary
+from nasspace.architecture import Architecture
+from nasspace.compression.pruning import Prunable, Pruned, Width
+from nasspace.counting import cost
+from nasspace.engine import arch_reference, full_training, machine_lock, teachers
+from nasspace.engine.arch_reference import ResolvedArch
+from nasspace.engine.devices import check_device
+from nasspace.engine.full_training import FullTraining, Options, Report, Start
+from nasspace.engine.latency_evaluator import LatencyEvaluator
+from nasspace.engine.rungs import with_lower_rate
+from nasspace.engine.settings import resolve_settings
+from nasspace.errors import InputError, NothingFound
+from nasspace.exporting.export import check_folder
+from nasspace.exporting.weights import as_safetensors, read_safetensors
+from nasspace.latency.benchmark import Latency
+from nasspace.studies.recipe import Recipe
+from nasspace.training import checkpoints, trainer
+from nasspace.training.calibration import scaled_log_loss
+from nasspace.training.settings import Fidelity, TrainingSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nasspace.latency.predictor import Predictor
+    from nasspace.network import Network
+    from nasspace.training.distillation import Teacher
+
+METHODS = ("netadapt",)
+RECORD = "compression.json"
+VERSION = 1
+HOME = Path("compressed")  # the default place of output folders
+STEP = 0.05  # of the first network's latency
+PROPOSALS = 6  # trained in a step
+TUNING_IMAGES = 4000  # that a proposal is trained with, unless the data has fewer
+TRIED = 16  # sizes of a width whose latency is predicted
+ATTEMPTS = 3  # sizes of a width that are tried for one proposal
+IMPORTANCE_BATCHES, IMPORTANCE_IMAGES = 8, 64
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A network before or after: milliseconds with the 95 % interval, validation accuracy, counts, bytes of its file.
+
+    `deflated_bytes` is the ONNX file's size after deflate.
+    """
+
+    digest: str
+    latency_ms: float
+    latency_low_ms: float
+    latency_high_ms: float
+    accuracy: float
+    flops: int
+    params: int
+    file_bytes: int
+    deflated_bytes: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step: what was narrowed, the network's figures after its short training, the number of trained proposals."""
+
+    change: str
+    digest: str
+    latency_ms: float
+    latency_low_ms: float
+    latency_high_ms: float
+    accuracy: float
+    log_loss: float
+    trained: int
+
+
+@dataclass(frozen=True)
+class Compression:
+    """A finished compression: the JSON document `compress`."""
+
+    method: str
+    digest: str
+    folder: Path
+    target_ms: float
+    original: Figures
+    compressed: Figures
+    steps: tuple[Step, ...]
+    training: FullTraining
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "folder": str(self.folder), "training": self.training.to_dict()}
+
+
+def compress(
+    arch: str | os.PathLike | Architecture,
+    *,
+    method: str = "netadapt",
+    latency_target_ms: float | None = None,
+    latency_share: float | None = None,
+    data: Any = None,
+    data_dir: str | Path | None = None,
+    skip_broken: bool = False,
+    resolution: int | None = None,
+    weights: Mapping[str, Tensor] | str | os.PathLike | None = None,
+    teacher: str | os.PathLike | None = None,
+    settings: str | os.PathLike | TrainingSettings | None = None,
+    epochs: int | None = None,
+    step: float = STEP,
+    proposals: int = PROPOSALS,
+    runtime: str = "onnxruntime",
+    threads: int = 1,
+    batch_size: int = 1,
+    out: str | os.PathLike | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    report: Report | None = None,
+) -> Compression:
+    """Prune a trained network to a measured latency, train it in full, and export it to `out`.
+
+    `arch`, `data`, `weights`, `teacher` and `settings` are as in `nasspace.train`; the network needs trained weights.
+    The target is `latency_target_ms`, or `latency_share` of the network's own latency; the upper end of the interval
+    counts. A step narrows by a share `step` of the first latency and trains `proposals` networks. The same call
+    continues a stopped compression, and reads a finished one. Raises `NothingFound` if no narrower network is faster.
+    """
+    if method not in METHODS:
+        raise InputError(f"method: {method!r} is not a method; known: {', '.join(METHODS)}")
+    if (latency_target_ms is None) == (latency_share is None):
+        raise InputError("latency target: give one, in milliseconds or as a share of the network's latency")
+    if latency_target_ms is not None and not 0 < latency_target_ms < float("inf"):
+        raise InputError(f"latency_target_ms: {latency_target_ms!r} is not above 0")
+    for name, value in (("latency_share", latency_share), ("step", step)):
+        if value is not None and not 0 < value < 1:
+            raise InputError(f"{name}: {value!r} is not between 0 and 1")
+    if isinstance(proposals, bool) or not isinstance(proposals, int) or proposals < 1:
+        raise InputError(f"proposals: {proposals!r} is not a whole number of 1 or more")
+    check_device(device)
+    if not isinstance(arch, Architecture) and arch_reference.parse_front(str(arch)) is not None:
+        raise InputError(f"{arch}: name one network of the front, as STUDY:ID")
+    source = ResolvedArch(arch) if isinstance(arch, Architecture) else arch_reference.resolve_arch(str(arch))
+    report = report or full_training._silent
+    options = Options(
+        data, data_dir, epochs or full_training.EPOCHS, resolution, settings, weights, False, teacher, seed, device,
+        None, None, skip_broken,
+    )  # fmt: skip
+    folder = HOME / source.name if out is None else Path(out)
+    check_folder(folder)
+    architecture, start = full_training.prepared_start(source, options, report)
+    if not start.account:
+        raise InputError(
+            f"{source.name}: pruning starts from a trained network; give its --weights, or name STUDY:ID or a folder "
+            "of `nas train`"
+        )
+    recipe = Recipe(runtime=runtime, threads=threads, batch_size=batch_size, device=device, seed=seed)
+    target = {"latency_target_ms": latency_target_ms, "latency_share": latency_share}
+    run = _Run(folder, architecture, start, options, recipe, target, step, proposals, report)
+    with run.locked():
+        return run.finished() or run.compress()
+
+
+@dataclass
+class _Candidate:
+    """A network on the way: how it came about, its latency, and the accuracy and weights after its short training."""
+
+    change: str
+    architecture: Architecture
+    latency: Latency
+    layers_ms: Sequence[float] | None = None
+    accuracy: float = 0.0
+    log_loss: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; the weights are in a file of their own."""
+        return {
+            "change": self.change,
+            "architecture": self.architecture.to_dict(),
+            "latency": self.latency.to_json(),
+            "layers_ms": self.layers_ms and list(self.layers_ms),
+            "accuracy": self.accuracy,
+            "log_loss": self.log_loss,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> _Candidate:
+        """Read the values of `to_json`."""
+        from nasspace.documents import Document
+
+        given = dict(values)
+        architecture = Architecture.from_document(Document(given.pop("architecture")))
+        return cls(**{**given, "architecture": architecture, "latency": Latency.from_json(given["latency"])})
+
+    @property
+    def bound_ms(self) -> float:
+        """What is compared with a target: the upper end of the interval."""
+        return self.latency.high_ms
+
+
+@dataclass
+class _State:
+    """What a stopped compression continues from: the path so far, and the proposals of the current step."""
+
+    path: list[_Candidate] = field(default_factory=list)  # the first network, then that of each step
+    trained: list[int] = field(default_factory=list)  # proposals of each step
+    proposed: list[_Candidate] = field(default_factory=list)  # trained in the current step
+    measured: list[_Candidate] = field(default_factory=list)  # trained in earlier steps
+
+
+class _Run:
+    """One compression; its state is kept next to the output folder until the folder is written."""
+
+    def __init__(
+        self,
+        folder: Path,
+        architecture: Architecture,
+        start: Start,
+        options: Options,
+        recipe: Recipe,
+        target: Mapping[str, float | None],
+        step: float,
+        proposals: int,
+        report: Report,
+    ):
+        self.folder = folder
+        self.architecture = architecture
+        self.start = start
+        self.data = start.data
+        self.options = options
+        self.recipe = recipe
+        self.target = target
+        self.step = step
+        self.proposals = proposals
+        self.report = report
+        self.work = folder.resolve().with_name(f".{folder.resolve().name}.compression")
+        self.settings = resolve_settings(options.settings, images=len(self.data.train), epochs=1).settings
+        self.measure = LatencyEvaluator(recipe, self.data)
+        self.fidelity = Fidelity(self.data.resolution, 1, min(1.0, TUNING_IMAGES / len(self.data.train)))
+        identity = checkpoints.identity(
+            start.model, self.data, self.fidelity, self.settings, options.seed, options.device
+        )
+        chosen = {**target, "step": step, "proposals": proposals, "epochs": options.epochs}
+        measured = {name: getattr(recipe, name) for name in ("runtime", "threads", "batch_size")}
+        self.identity = {
+            **identity,
+            "architecture": architecture.digest,
+            **{name: str(value) for name, value in {**chosen, **measured}.items()},
+        }
+        self.teacher: Teacher | None = None
+        if options.teacher is not None:
+            self.teacher = teachers.load(options.teacher, self.data, options.device, report)
+            self.identity["teacher"] = self.teacher.fingerprint
+        self.state = _State()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the output folder."""
+        import filelock
+
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.work / "lock", timeout=0)
+            lock.acquire()
+        except filelock.Timeout:
+            raise InputError(
+                f"{self.folder}: another process is compressing into it; wait, or choose another --out"
+            ) from None
+        except OSError as error:
+            raise files.cannot_write(self.work, error) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def finished(self) -> Compression | None:
+        """The finished compression in the folder, or None; another one raises `InputError`."""
+        path = self.folder / RECORD
+        if not path.is_file():
+            return None
+        remedy = f"delete {path} to compress again, or choose another --out folder"
+        document = files.load_json(path)
+        record = document.value
+        if not isinstance(record, dict) or record.get("nasspace_compression") != VERSION:
+            raise document.error((), f"not the record of a compression of version {VERSION}; {remedy}")
+        if other := checkpoints.differing(self.identity, record.get("identity", {})):
+            raise InputError(f"{self.folder}: holds another compression ({', '.join(other)} differ); {remedy}")
+        training = full_training.read(self.folder)
+        self.report(f"{self.folder}: finished before")
+        shutil.rmtree(self.work, ignore_errors=True)
+        return Compression(
+            record["method"],
+            record["digest"],
+            self.folder,
+            record["target_ms"],
+            Figures(**record["original"]),
+            Figures(**record["compressed"]),
+            tuple(Step(**each) for each in record["steps"]),
+            training,
+        )
+
+    def compress(self) -> Compression:
+        """Prune until the target is met, train in full, and complete the folder."""
+        self._load_state()
+        if not self.state.path:
+            self._first()
+        target = self._target_ms
+        first, began, before = self.state.path[0], time.monotonic(), len(self.state.path)
+        self.report(
+            f"{first.latency.median_ms:.4g} ms ({first.latency.low_ms:.4g} to {first.latency.high_ms:.4g}), target "
+            f"{target:.4g} ms; validation accuracy {first.accuracy:.2%}"
+        )
+        while not self._confirmed(target):
+            self._next(target)
+            current = self.state.path[-1]
+            done, left = len(self.state.path) - before, current.bound_ms - target
+            covered = self.state.path[before - 1].bound_ms - current.bound_ms
+            hurry = (time.monotonic() - began) / covered * left if done and covered > 0 else 0
+            self.report(
+                f"step {len(self.state.path) - 1}: {current.latency.median_ms:.4g} ms (to "
+                f"{current.latency.high_ms:.4g}), validation accuracy {current.accuracy:.2%}: {current.change}"
+                + (f"; about {full_training.duration(hurry)} of steps left" if left > 0 else "")
+            )
+        return self._complete(target)
+
+    @property
+    def _target_ms(self) -> float:
+        """The target in milliseconds."""
+        share = self.target["latency_share"]
+        return self.target["latency_target_ms"] or share * self.state.path[0].latency.median_ms
+
+    def _confirmed(self, target: float) -> bool:
+        """Whether the current network is within the target, also when it is measured again."""
+        current = self.state.path[-1]
+        if current.bound_ms > target:
+            return False
+        if len(self.state.path) == 1:
+            raise InputError(
+                f"the network takes {current.latency.median_ms:.4g} ms (to {current.bound_ms:.4g}), within the target "
+                f"of {target:.4g} ms; give a smaller one"
+            )
+        again = LatencyEvaluator(self.recipe, self.data, fresh=True)(current.architecture).latency
+        if again.high_ms <= target:
+            return True
+        current.latency = again
+        self._save_state()
+        return False
+
+    def _first(self) -> None:
+        """Measure and judge the network before anything is removed."""
+        data, side = self.data, self.data.resolution
+        with trainer.threads(self.settings.threads):
+            found = trainer.logits(self.start.model, data.validation, data, side, device=self.options.device)
+        self.start.model.to("cpu")
+        labels = data.validation.labels
+        measured = self.measure(self.architecture)
+        first = _Candidate("", self.architecture, measured.latency, measured.layers_ms)
+        first.accuracy = int((found.argmax(1) == labels).sum()) / len(labels)
+        first.log_loss = scaled_log_loss(found, labels)
+        self.state.path.append(first)
+        self.state.trained.append(0)
+        self._keep(first, self.start.model.state_dict())
+        self._save_state()
+
+    def _next(self, target: float) -> None:
+        """Take one step; `NothingFound` if no narrower network is fast enough."""
+        current, first = self.state.path[-1], self.state.path[0]
+        most = max(current.bound_ms - self.step * first.latency.median_ms, target)
+        if len(self.state.proposed) < self.proposals:
+            prunable = Prunable(current.architecture, self._weights(current), self._batches())
+            for width, sizes in self._ranked(prunable, most):
+                if len(self.state.proposed) >= self.proposals:
+                    break
+                self._propose(prunable, width, sizes, most)
+        if not self.state.proposed:
+            raise NothingFound(
+                f"after {len(self.state.path) - 1} steps at {current.latency.median_ms:.4g} ms: no narrower network is "
+                f"measured to be faster by {self.step:.0%} of the first latency; the target was {target:.4g} ms; give "
+                f"a larger one, or another --step (the steps so far are kept in {self.work})"
+            )
+
+        def loss_per_ms(each: _Candidate) -> float:
+            return (each.log_loss - current.log_loss) / (current.latency.median_ms - each.latency.median_ms)
+
+        chosen = min(self.state.proposed, key=loss_per_ms)
+        self.state.path.append(chosen)
+        self.state.trained.append(len(self.state.proposed))
+        self.state.measured += self.state.proposed
+        self.state.proposed = []
+        self._save_state()
+        for path in self.work.glob("*.safetensors"):
+            if path.stem != chosen.architecture.digest:
+                path.unlink()
+
+    def _ranked(self, prunable: Prunable, most: float) -> list[tuple[Width, list[int]]]:
+        """The widths with the sizes that are predicted to be fast enough, in the order of what is lost with them."""
+        predictor = self._predictor()
+        found: list[tuple[float, Width, list[int]]] = []
+        for width in prunable.widths:
+            sizes = self._fast_enough(predictor, prunable, width, most)[:ATTEMPTS]
+            pruned = (_pruned(prunable, width, size) for size in sizes)
+            if first := next((one for one in pruned if one is not None), None):
+                found.append((float("inf") if first.lost is None else first.lost, width, sizes))
+        return [(width, sizes) for _, width, sizes in sorted(found, key=lambda each: each[0])]
+
+    def _fast_enough(self, predictor: Predictor, prunable: Prunable, width: Width, most: float) -> list[int]:
+        """Sizes of a width with networks that are predicted to be fast enough, the widest first."""
+        counts = prunable.counts(width)
+        tried = counts[:: max(1, len(counts) // TRIED)]
+        made = [(count, one) for count in tried if (one := prunable.narrowed(width, count)) is not None]
+        if not made:
+            return []
+        current = self.state.path[-1]
+        expected, _ = predictor.predict([current.architecture, *(one for _, one in made)])
+        # The interval's upper end, and what the prediction for the current network is off.
+        factor = current.bound_ms / expected[0]
+        return [size for (size, _), ms in zip(made, factor * expected[1:], strict=True) if ms <= most]
+
+    def _predictor(self) -> Predictor:
+        """The latency predictor of the networks measured before this step, so that a continued step is the same."""
+        from nasspace.latency.predictor import Predictor
+
+        measured = [self.state.path[0], *self.state.measured]
+        return Predictor(
+            [each.architecture for each in measured],
+            [each.latency.median_ms for each in measured],
+            [each.layers_ms for each in measured],
+        )
+
+    def _propose(self, prunable: Prunable, width: Width, sizes: Sequence[int], most: float) -> None:
+        """Measure a width's sizes until one is fast enough, and train that network briefly."""
+        current = self.state.path[-1]
+        halfway = (most + current.bound_ms) / 2  # a prediction is not exact
+        for size in sizes:
+            pruned = _pruned(prunable, width, size)
+            if pruned is None:
+                continue
+            digest = pruned.architecture.digest
+            if any(digest == each.architecture.digest for each in self.state.proposed):
+                return  # before the compression was stopped
+            measured = self.measure(pruned.architecture)
+            if measured.latency.high_ms <= halfway and measured.latency.median_ms < current.latency.median_ms:
+                change = f"{width} from {width.count} to {size}"
+                candidate = _Candidate(change, pruned.architecture, measured.latency, measured.layers_ms)
+                return self._train_briefly(candidate, pruned.network)
+        return None
+
+    def _train_briefly(self, candidate: _Candidate, network: Network) -> None:
+        """Train a proposal, and keep it."""
+        with machine_lock.TrainingLock():
+            trained = trainer.train(
+                network,
+                self.data,
+                self.fidelity,
+                with_lower_rate(self.settings),
+                seed=self.options.seed + len(self.state.path),
+                device=self.options.device,
+                teacher=self.teacher,
+            )
+        if trained.diverged:
+            return
+        candidate.accuracy, candidate.log_loss = trained.accuracy, trained.log_loss
+        self._keep(candidate, network.state_dict())
+        self.state.proposed.append(candidate)
+        self._save_state()
+
+    def _batches(self) -> list[tuple[Tensor, Tensor]]:
+        """Training images, spread over the classes, that decide which channels are important."""
+        from nasspace.data.images import spread
+
+        train = self.data.train
+        count = min(len(train), IMPORTANCE_BATCHES * IMPORTANCE_IMAGES)
+        chosen = spread(len(train), count)
+        return [
+            (trainer.normalized(train.pixels[part], self.data), train.labels[part])
+            for part in (chosen[i::IMPORTANCE_BATCHES] for i in range(IMPORTANCE_BATCHES))
+            if len(part)
+        ]
+
+    def _complete(self, target: float) -> Compression:
+        """Train the last network in full, and write the record into its folder."""
+        current = self.state.path[-1]
+        self.report(f"trains the network of step {len(self.state.path) - 1} in full")
+        options = self.options
+        training = full_training.train(
+            current.architecture,
+            data=self.data,
+            epochs=options.epochs,
+            settings=options.settings,
+            weights=self._weights(current),
+            teacher=options.teacher,
+            out=self.folder,
+            seed=options.seed,
+            device=options.device,
+            report=self.report,
+        )
+        assert isinstance(training, FullTraining)
+        again = LatencyEvaluator(self.recipe, self.data, fresh=True)(current.architecture).latency
+        if again.high_ms > target:
+            self.report(f"measured again: {again.median_ms:.4g} ms, up to {again.high_ms:.4g}, above the target")
+        with temporary.private() as scratch:
+            from nasspace.latency.convert import to_onnx
+
+            whole = to_onnx(self.start.model, self.architecture.input, scratch / "model.onnx")
+            first = self.state.path[0]
+            original = _figures(self.architecture, first.latency, first.accuracy, whole)
+        compressed = _figures(current.architecture, again, training.validation.accuracy, self.folder / "model.onnx")
+        steps = tuple(
+            Step(each.change, each.architecture.digest, *_interval(each.latency), each.accuracy, each.log_loss, trained)
+            for each, trained in zip(self.state.path[1:], self.state.trained[1:], strict=True)
+        )
+        result = Compression(
+            METHODS[0], current.architecture.digest, self.folder, target, original, compressed, steps, training
+        )
+        readme = (self.folder / "README.md").read_text(encoding="utf-8")
+        files.write_text(self.folder / "README.md", f"{readme}\n{section(result)}")
+        record = {"nasspace_compression": VERSION, "identity": self.identity, **result.to_dict()}
+        files.write_json(self.folder / RECORD, record)
+        shutil.rmtree(self.work, ignore_errors=True)
+        return result
+
+    def _keep(self, candidate: _Candidate, state: Mapping[str, Tensor]) -> None:
+        """Keep the weights of a candidate."""
+        with files.replacing(self._path(candidate)) as new:
+            new.write_bytes(as_safetensors(state))
+
+    def _weights(self, candidate: _Candidate) -> dict[str, Tensor]:
+        """The weights of a candidate."""
+        return read_safetensors(self._path(candidate))
+
+    def _path(self, candidate: _Candidate) -> Path:
+        return self.work / f"{candidate.architecture.digest}.safetensors"
+
+    def _save_state(self) -> None:
+        """Write the state, after the weights that it names."""
+        state = {
+            "path": [each.to_json() for each in self.state.path],
+            "trained": self.state.trained,
+            "proposed": [each.to_json() for each in self.state.proposed],
+            "measured": [each.to_json() for each in self.state.measured],
+        }
+        files.write_json(
+            self.work / "state.json", {"nasspace_compression": VERSION, "identity": self.identity, **state}
+        )
+
+    def _load_state(self) -> None:
+        """Continue from the state of a stopped compression; that of another one raises `InputError`."""
+        path = self.work / "state.json"
+        if not path.is_file():
+            return
+        remedy = f"delete {self.work} to start from the beginning, or choose another --out folder"
+        document = files.load_json(path)
+        state = document.value
+        if not isinstance(state, dict) or state.get("nasspace_compression") != VERSION:
+            raise document.error((), f"not the state of a compression of version {VERSION}; {remedy}")
+        if other := checkpoints.differing(self.identity, state.get("identity", {})):
+            raise InputError(f"{self.work}: is of another compression ({', '.join(other)} differ); {remedy}")
+        parts = {key: [_Candidate.from_json(each) for each in state[key]] for key in ("path", "proposed", "measured")}
+        self.state = _State(trained=state["trained"], **parts)
+        self.report(f"continues after step {len(self.state.path) - 1}")
+
+
+def _pruned(prunable: Prunable, width: Width, size: int) -> Pruned | None:
+    """The network with another size of a width."""
+    architecture = prunable.narrowed(width, size)
+    return None if architecture is None else prunable.pruned(architecture)
+
+
+def _interval(latency: Latency) -> tuple[float, float, float]:
+    return latency.median_ms, latency.low_ms, latency.high_ms
+
+
+def _figures(architecture: Architecture, latency: Latency, accuracy: float, path: Path) -> Figures:
+    """The figures of a network with its ONNX file."""
+    counted, content = cost(architecture), path.read_bytes()
+    sizes = len(content), len(zlib.compress(content, 9))
+    return Figures(architecture.digest, *_interval(latency), accuracy, counted.flops, counted.params, *sizes)
+
+
+def section(result: Compression) -> str:
+    """The README's section about the compression."""
+    rows = "\n".join(
+        f"| {i + 1} | {one.change} | {one.latency_ms:.4g} ({one.latency_low_ms:.4g} to {one.latency_high_ms:.4g}) | "
+        f"{one.accuracy:.2%} |"
+        for i, one in enumerate(result.steps)
+    )
+    before, after = result.original, result.compressed
+    return (
+        f"## Compression\n\nPruned by NetAdapt from {before.latency_ms:.4g} ms to {after.latency_ms:.4g} ms (target "
+        f"{result.target_ms:.4g} ms). Validation accuracy: {before.accuracy:.2%} before, {after.accuracy:.2%} after.\n"
+        "The steps, each after a short training:\n\n"
+        f"| step | narrowed | latency, ms (95 %) | validation accuracy |\n| -- | -- | -- | -- |\n{rows}\n"
+    )
