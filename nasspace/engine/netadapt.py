@@ -256,7 +256,7 @@ class _Run:
         identity = checkpoints.identity(
             start.model, self.data, self.fidelity, self.settings, options.seed, options.device
         )
-        chosen = {**target, "step": step, "proposals": proposals, "epochs": options.epochs}
+        chosen = {**target, "epochs": options.epochs}  # a stopped one may continue with another step
         measured = {name: getattr(recipe, name) for name in ("runtime", "threads", "batch_size")}
         self.identity = {
             **identity,
@@ -381,7 +381,9 @@ class _Run:
     def _next(self, target: float) -> None:
         """Take one step; `NothingFound` if no narrower network is fast enough."""
         current, first = self.state.path[-1], self.state.path[0]
-        most = max(current.bound_ms - self.step * first.latency.median_ms, target)
+        # The upper end of the interval decides about the target, medians about steps: the width of intervals varies.
+        most = current.latency.median_ms - self.step * first.latency.median_ms
+        most = max(most, target * current.latency.median_ms / current.bound_ms)
         if len(self.state.proposed) < self.proposals:
             prunable = Prunable(current.architecture, self._weights(current), self._batches())
             for width, sizes in self._ranked(prunable, most):
@@ -392,7 +394,7 @@ class _Run:
             raise NothingFound(
                 f"after {len(self.state.path) - 1} steps at {current.latency.median_ms:.4g} ms: no narrower network is "
                 f"measured to be faster by {self.step:.0%} of the first latency; the target was {target:.4g} ms; give "
-                f"a larger one, or another --step (the steps so far are kept in {self.work})"
+                f"another --step to continue, or a larger target with another --out folder"
             )
 
         def loss_per_ms(each: _Candidate) -> float:
@@ -413,7 +415,8 @@ class _Run:
         predictor = self._predictor()
         found: list[tuple[float, Width, list[int]]] = []
         for width in prunable.widths:
-            sizes = self._fast_enough(predictor, prunable, width, most)[:ATTEMPTS]
+            sizes = self._fast_enough(predictor, prunable, width, most)
+            sizes = sizes[:: max(1, len(sizes) // ATTEMPTS)]
             pruned = (_pruned(prunable, width, size) for size in sizes)
             if first := next((one for one in pruned if one is not None), None):
                 found.append((float("inf") if first.lost is None else first.lost, width, sizes))
@@ -428,8 +431,7 @@ class _Run:
             return []
         current = self.state.path[-1]
         expected, _ = predictor.predict([current.architecture, *(one for _, one in made)])
-        # The interval's upper end, and what the prediction for the current network is off.
-        factor = current.bound_ms / expected[0]
+        factor = current.latency.median_ms / expected[0]
         return [size for (size, _), ms in zip(made, factor * expected[1:], strict=True) if ms <= most]
 
     def _predictor(self) -> Predictor:
@@ -446,7 +448,7 @@ class _Run:
     def _propose(self, prunable: Prunable, width: Width, sizes: Sequence[int], most: float) -> None:
         """Measure a width's sizes until one is fast enough, and train that network briefly."""
         current = self.state.path[-1]
-        halfway = (most + current.bound_ms) / 2  # a prediction is not exact
+        halfway = (most + current.latency.median_ms) / 2  # a prediction is not exact
         for size in sizes:
             pruned = _pruned(prunable, width, size)
             if pruned is None:
@@ -455,7 +457,7 @@ class _Run:
             if any(digest == each.architecture.digest for each in self.state.proposed):
                 return  # before the compression was stopped
             measured = self.measure(pruned.architecture)
-            if measured.latency.high_ms <= halfway and measured.latency.median_ms < current.latency.median_ms:
+            if measured.latency.median_ms <= halfway:
                 change = f"{width} from {width.count} to {size}"
                 candidate = _Candidate(change, pruned.architecture, measured.latency, measured.layers_ms)
                 return self._train_briefly(candidate, pruned.network)
