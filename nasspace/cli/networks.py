@@ -336,7 +336,10 @@ def verify(
     from nasspace.exporting.export import verify as check
 
     options = {"data": data, "data_dir": data_dir, "code": not no_code}
-    if exports := _exports_of(folder):
+    exports = _exports_of(folder)
+    if not no_code and (exports or (folder / "export.json").is_file()):
+        printing.print_message(f"runs the code in {folder} with the rights of your account; --no-code leaves it out")
+    if exports:
         merged = _merge_exports(exports[0].parent, [_verify_member(each, options) for each in exports])
         _print_checks(merged, json)
     else:

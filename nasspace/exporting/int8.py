@@ -24,7 +24,7 @@ import numpy as np
 from nasspace import architecture as architectures
 from nasspace import temporary
 from nasspace.errors import InputError
-from nasspace.exporting.checks import INT8
+from nasspace.exporting.checks import INT8, digest
 from nasspace.exporting.export import Exported, add_int8, data_of, read_record
 from nasspace.exporting.judging import onnx_scores
 from nasspace.latency.graph import layer_index
@@ -127,6 +127,8 @@ def quantize(
     source = folder / "model.onnx"
     if not source.is_file():
         raise InputError(f"{folder}: has no model.onnx; export it with --format source,onnx,torch")
+    if digest(source) != record["files"].get(source.name):
+        raise InputError(f"{source}: was changed since the export; export it again")
     name = data if data is not None else (record["data"] or {}).get("name")
     found = data_of(name, data_dir, record, architecture, folder)
     if found is None:

@@ -103,16 +103,19 @@ def pixels_of(data: DataSet, spec: Mapping[str, Any]) -> Tensor:
 
 
 def described(path: Path) -> tuple[list[Any], dict[str, str]]:
-    """The shape of one image that an ONNX file takes, and its metadata; an `InputError` for a damaged file."""
+    """The shape of one image that an ONNX file takes, and its metadata; an `InputError` for another file."""
     import onnxruntime
 
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
     try:
         session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-        return list(session.get_inputs()[0].shape[1:]), dict(session.get_modelmeta().custom_metadata_map)
+        inputs, metadata = session.get_inputs(), dict(session.get_modelmeta().custom_metadata_map)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise InputError(f"{path}: ONNX Runtime cannot run it ({first_line(error)[:200]})") from None
+    if len(inputs) != 1:
+        raise InputError(f"{path}: takes {len(inputs)} inputs; name a network that takes images alone")
+    return list(inputs[0].shape[1:]), metadata
 
 
 def by_onnx(path: Path, pixels: Tensor, spec: Mapping[str, Any]) -> Tensor:

@@ -60,6 +60,8 @@ def load_into(network: nn.Module, weights: Mapping[str, Tensor], source: str) ->
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read weights of this or another program: safetensors, or a file of `torch.save`, also a training's checkpoint."""
+    if path.suffix == ".onnx":
+        raise InputError(f"{path}: an ONNX file has a graph of its own; name the weights that it was exported from")
     found = read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     return as_state(found, str(path))
 

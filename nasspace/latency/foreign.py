@@ -53,16 +53,20 @@ def as_file(text: str, threads: int, batch_size: int, resolution: int | None) ->
         if resolution is not None:
             raise InputError(f"{text}: an ONNX file has a size of its own; leave --resolution out")
         if not Path(text).is_file():
-            raise InputError(f"{text}: there is no such file")
+            raise InputError(f"{text}: {'is a folder' if Path(text).is_dir() else 'there is no such file'}")
         yield Path(text)
         return
+    import torch
+
     from nasspace.latency import runtimes
 
     model = load(text)
     side = resolution or RESOLUTION
+    shape = (_channels(model, text), side, side)
+    _called(lambda: model(torch.zeros(1, *shape)), f"{text}, with images of {'x'.join(map(str, shape))}")
     with temporary.private() as folder:
         local = runtimes.OnnxRuntime(threads, batch_size)
-        path = local.write(model, (_channels(model, text), side, side), Path(folder) / "network.onnx")
+        path = local.write(model, shape, Path(folder) / "network.onnx")
         runtimes.check_outputs(local.load(path), model)
         yield path
 
@@ -88,10 +92,11 @@ def _imported(name: str) -> Any:
 
 
 def _called(call: Callable[[], Any], text: str) -> Any:
-    """The result of a user's code; whatever it raises becomes an `InputError` that names it."""
+    """The result of a user's code, which prints to standard error; what it raises becomes an `InputError`."""
     try:
-        return call()
-    except Exception as error:  # a user's code may raise anything
+        with contextlib.redirect_stdout(sys.stderr):
+            return call()
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
         raise InputError(f"{text}: {type(error).__name__}: {first_line(error)}") from error
 
 

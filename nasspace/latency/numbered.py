@@ -43,7 +43,7 @@ def write_numbered(source: Path, path: Path, batch_size: int) -> tuple[Path, lis
     import onnx
 
     if not source.is_file():
-        raise InputError(f"{source}: there is no such file")
+        raise InputError(f"{source}: {'is a folder' if source.is_dir() else 'there is no such file'}")
     runtimes.OnnxRuntime(1, batch_size).load(source)
     try:
         model = onnx.load(str(source))

@@ -66,6 +66,8 @@ def quantity(text: Any, kind: Kind) -> float:
     if not match:
         raise ValueError(f"{text!r} is not an amount such as {example}")
     number, unit = float(match[1]), match[2].replace("µ", "u")
+    if kind == "memory":
+        unit = next((known for known in units if known.lower() == unit.lower()), unit)
     if unit not in units:
         known = ", ".join(u for u in units if u)
         missing = "has no unit" if not unit else f"has the unknown unit '{unit}'"
@@ -81,7 +83,7 @@ def _amount(kind: Kind) -> BeforeValidator:
 
 def _objective(name: str) -> str:
     if name not in OBJECTIVES:
-        raise ValueError(f"{name!r} is not an objective{nearest(name, OBJECTIVES)}")
+        raise ValueError(f"{name!r} is not an objective{nearest(name, (*OBJECTIVES, INT8_OBJECTIVE))}")
     return name
 
 
@@ -255,6 +257,8 @@ class Recipe(Strict):
         given = value.get("objectives") if isinstance(value, dict) else None
         if isinstance(given, list | tuple) and INT8_OBJECTIVE in given:
             plain = ["accuracy" if name == INT8_OBJECTIVE else name for name in given]
+            if plain.count("accuracy") > given.count("accuracy") > 0:
+                raise ValueError(f"accuracy and {INT8_OBJECTIVE} exclude each other; name one of them")
             return {**value, "objectives": plain, "accuracy_of": "int8"}
         return value
 

@@ -195,6 +195,11 @@ def test_what_cannot_be_quantized_is_refused(exported, tmp_path, capsys):
     alone = export(architecture(), tmp_path / "untrained").folder
     with pytest.raises(InputError, match="--data"):
         int8.quantize(alone)
+    folder = shutil.copytree(exported, tmp_path / "changed")
+    (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"model.onnx: was changed since the export; export it again"):
+        int8.quantize(folder)
+    assert not (folder / int8.INT8).exists()
     record = json.loads((exported / "export.json").read_text())
     folder = shutil.copytree(exported, tmp_path / "damaged")
     (folder / "export.json").write_text(json.dumps({**record, "int8": 3}))

@@ -25,6 +25,24 @@ def nothing():
 def dense():
     return nn.Linear(3, 3)
 
+def two():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 8, 3)
+
+        def forward(self, x, y):
+            return self.conv(x) + y
+
+    return Two()
+
+def exits():
+    raise SystemExit(0)
+
+def talks():
+    print("hello")
+    return network()
+
 def broken():
     raise RuntimeError("no weights here")
 """
@@ -74,10 +92,14 @@ def test_a_file_and_a_function_are_measured(folder):
         ("own_networks:nothing", "own_networks:nothing: returned a int, not an nn.Module"),
         ("own_networks:broken", "own_networks:broken: RuntimeError: no weights here"),
         ("own_networks:dense", "has no convolution"),
+        ("own_networks:exits", "own_networks:exits: SystemExit: 0"),
+        ("own_networks:two", "own_networks:two, with images of 1x224x224: TypeError: .*forward"),
+        ("folder.onnx", "folder.onnx: is a folder"),
     ],
 )
 def test_what_cannot_be_measured_is_one_message(folder, text, message):
     (folder / "bad.onnx").write_bytes(b"no")
+    (folder / "folder.onnx").mkdir()
     with pytest.raises(InputError, match=message):
         foreign.measure(text, **HOW)
 
@@ -85,6 +107,13 @@ def test_what_cannot_be_measured_is_one_message(folder, text, message):
 def test_a_size_is_refused_for_a_file(folder):
     with pytest.raises(InputError, match="an ONNX file has a size of its own; leave --resolution out"):
         foreign.measure("net.onnx", resolution=64, **HOW)
+
+
+def test_what_a_function_prints_is_not_in_the_document(folder, capsys):
+    assert cli.run(["latency", "own_networks:talks", "--resolution", "32", "--seconds", "0.05", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["median_ms"] > 0
+    assert "hello" in captured.err
 
 
 def test_the_command_compares_with_a_front(folder, capsys):

@@ -44,6 +44,7 @@ def test_time_alone_ends_a_search_without_a_number_of_trials(tmp_path):
         ("150M", "count", 150e6),
         ("7", "count", 7),
         ("2h", "time", 7200),
+        ("512kb", "memory", 2**19),
     ],
 )
 def test_quantities(text, kind, value):
@@ -229,5 +230,5 @@ def test_the_accuracy_in_int8_follows_from_the_objectives():
     assert (int8.objectives, int8.accuracy_of) == (("accuracy", "latency"), "int8")
     assert int8.with_changes({"trials": 3}).accuracy_of == "int8"
     assert int8.with_changes({"objectives": ["accuracy", "flops"]}).accuracy_of == "float32"
-    with pytest.raises(InputError, match="accuracy_int8, each once"):
+    with pytest.raises(InputError, match="accuracy and accuracy_int8 exclude each other"):
         recipe.Recipe().with_changes({"objectives": ["accuracy", "accuracy_int8"]})
