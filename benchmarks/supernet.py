@@ -70,7 +70,7 @@ def trained(given: argparse.Namespace) -> None:
         sharing,
         settings,
         seed=given.seed,
-        on_epoch=lambda epoch, epochs, loss: print(f"epoch {epoch} of {epochs}: loss {loss:.3f}", flush=True),
+        on_epoch=lambda done: print(f"epoch {done.number} of {done.epochs}: loss {done.loss:.3f}", flush=True),
     )
     how = {name: getattr(given, name) for name in HOW} | {"seconds": f"{time.process_time() - start:.1f}"}
     print(f"{done.networks} steps of networks in {how['seconds']} CPU seconds", flush=True)

@@ -23,6 +23,7 @@ from nasspace.studies.recipe import Recipe, short
 if TYPE_CHECKING:
     from nasspace.data.loading import DataSet
     from nasspace.network import Network
+    from nasspace.training.trainer import Epoch
 
 INT8_RUNTIMES = ("onnxruntime-int8",)  # networks that ship in int8, which changes the memory that they take
 
@@ -154,9 +155,9 @@ class TrainingEvaluator:
         model = self._initial(architecture, seed)
         with machine_lock.TrainingLock() as lock:
 
-            def after_epoch(epoch: int, epochs: int, loss: float) -> None:
+            def after_epoch(epoch: Epoch) -> None:
                 lock.yield_to_measurements()
-                self.on_epoch(epoch, epochs, loss)
+                self.on_epoch(epoch.number, epoch.epochs, epoch.loss)
 
             trained = train(
                 model,

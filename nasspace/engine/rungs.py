@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nasspace.data.loading import DataSet
+    from nasspace.training.trainer import Epoch
 
 SHARE = 0.5  # share of the epochs before it that the last rung trains, if the recipe has no rung at this resolution
 STEP_SHARE = 0.5  # share of a rung's epochs that is trained at each resolution in between
@@ -165,9 +166,9 @@ def _climb(
     with machine_lock.TrainingLock() as turn:
         for i, step in left:
 
-            def step_on_epoch(epoch: int, _: int, loss: float, before: int = epochs) -> None:
+            def step_on_epoch(epoch: Epoch, before: int = epochs) -> None:
                 turn.yield_to_measurements()
-                on_epoch(before + epoch, total, loss)
+                on_epoch(before + epoch.number, total, epoch.loss)
 
             trained = train(
                 model,

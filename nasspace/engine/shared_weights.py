@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nasspace.data.loading import DataSet
     from nasspace.engine.problem import Problem
     from nasspace.training.supernet import Supernet, SupernetTraining
+    from nasspace.training.trainer import Epoch
 
 CHECKPOINT = "supernet.pt"  # of a training that has not ended, in the study's folder of checkpoints
 
@@ -133,9 +134,10 @@ def _trained(
         training = replace(training, learning_rate=settings.learning_rate, last_rate=lowest)
     with machine_lock.TrainingLock() as lock:
 
-        def after_epoch(epoch: int, epochs: int, loss: float) -> None:
+        def after_epoch(epoch: Epoch) -> None:
             lock.yield_to_measurements()
-            report("finishing", text=f"training shared weights: epoch {epoch} of {epochs}, loss {loss:.3f}")
+            progress = f"epoch {epoch.number} of {epoch.epochs}, loss {epoch.loss:.3f}"
+            report("finishing", text=f"training shared weights: {progress}")
 
         return train_supernet(
             supernet,

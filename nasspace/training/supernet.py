@@ -46,7 +46,7 @@ from nasspace.training.depthwise import fast_tiny_maps
 from nasspace.training.optimizers import optimizer
 from nasspace.training.schedules import rate, warm_up_steps
 from nasspace.training.settings import Fidelity, Sharing, TrainingSettings, check_for_sharing
-from nasspace.training.trainer import Fit, batches_per_epoch, logits, re_estimate, seeded, subset, threads
+from nasspace.training.trainer import Epoch, Fit, batches_per_epoch, logits, re_estimate, seeded, subset, threads
 
 COUNTED = 256  # networks sampled for the distribution of FLOPs
 CLIMBED = 32  # networks sampled, of which the largest and the smallest start a climb
@@ -198,7 +198,7 @@ def train_supernet(
     *,
     seed: int = 0,
     device: str = "cpu",
-    on_epoch: Callable[[int, int, float], None] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
     checkpoint: Path | None = None,
 ) -> SupernetTraining:
     """Train shared weights in place and leave them on the CPU.
@@ -252,6 +252,7 @@ class _SharedStep:
         self.per_epoch = per_epoch
         self.steps = epochs * per_epoch
         self.done = self.networks = 0
+        self.rate = 0.0  # the schedule's, of the last step
         self.sampler = Sampler(supernet.space, sharing, seed)
         self.complexity = Complexity(supernet.space, sharing, seed)
         self.optimizers = [optimizer(supernet, settings, supernet.depthwise) for _ in range(sharing.momenta)]
@@ -259,13 +260,13 @@ class _SharedStep:
     def __call__(self, pixels: Tensor, labels: Tensor, drops: int) -> Tensor:
         """Train a round of networks on a batch; returns their mean detached loss."""
         networks = self.sampler.round()
-        current_rate = rate(self.settings, self.done, self.steps, self.per_epoch, drops)
+        self.rate = rate(self.settings, self.done, self.steps, self.per_epoch, drops)
         falling = self.done >= warm_up_steps(self.settings, self.steps, self.per_epoch)
         groups: dict[int, list[tuple[Architecture, float]]] = {}
         for network in networks:
             share = self.complexity.share(network)
             exponent = self.complexity.exponent(share) if falling else 1.0
-            groups.setdefault(self.complexity.group(share), []).append((network, self._rate(current_rate, exponent)))
+            groups.setdefault(self.complexity.group(share), []).append((network, self._rate(self.rate, exponent)))
         total = torch.zeros((), device=pixels.device)
         for group, members in sorted(groups.items()):
             total += self._step(self.optimizers[group], members, pixels, labels)

@@ -26,7 +26,7 @@ from nasspace.training.optimizers import averaged, optimizer
 from nasspace.training.schedules import Plateau, rate
 from nasspace.training.settings import Fidelity, TrainingSettings
 
-__all__ = ["Fidelity", "Trained", "TrainingSettings", "evaluate", "logits", "predictions", "re_estimate", "train"]
+__all__ = ["Epoch", "Fidelity", "Trained", "TrainingSettings", "evaluate", "logits", "predictions", "re_estimate", "train"]
 
 NORM_IMAGES = 1024  # training images for the re-estimation of batch norm statistics
 
@@ -46,6 +46,20 @@ class Trained:
     diverged: bool
 
 
+@dataclass(frozen=True)
+class Epoch:
+    """A finished epoch: its number (from 1) of `epochs`, mean loss, and the learning rate of its last step.
+
+    `accuracy` is that of the validation images (a fraction), None if it was not measured.
+    """
+
+    number: int
+    epochs: int
+    loss: float
+    rate: float
+    accuracy: float | None = None
+
+
 def train(
     model: nn.Module,
     data: DataSet,
@@ -54,7 +68,8 @@ def train(
     *,
     seed: int = 0,
     device: str = "cpu",
-    on_epoch: Callable[[int, int, float], None] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    validate_from: int | None = None,
     checkpoint: Path | None = None,
     teacher: Teacher | None = None,
 ) -> Trained:
@@ -62,7 +77,8 @@ def train(
 
     On the CPU of one machine, the same seed gives the same weights, bit by bit. A loss that is NaN or infinite ends
     the training; the accuracy is then that of the weights at that point. Data at another resolution than the fidelity's
-    is resized in every call; use `prepared` to resize it once.
+    is resized in every call; use `prepared` to resize it once. `on_epoch` is called after each epoch; the validation
+    accuracy is measured for it from epoch `validate_from` on.
 
     With `checkpoint`, the state is saved to that file after each epoch, and every 30 seconds within an epoch. If the
     file exists, the training continues from it and ends in the same weights as an uninterrupted one, bit by bit, on the
@@ -80,7 +96,7 @@ def train(
         _to_channels_last(model.to(device), device)
         fit = Fit(model, data, fidelity, settings, seed, device, saved, teacher=teacher)
         with fast_tiny_maps(model, device):
-            fit.run(on_epoch)
+            fit.run(on_epoch, validate_from)
         if settings.norm_statistics == "re-estimated" and not settings.frozen_norms:
             re_estimate(model, data, settings.batch_size, seed, device)
         found = logits(
@@ -175,9 +191,10 @@ def normalized(pixels: Tensor, data: DataSet) -> Tensor:
 
 
 class Step(Protocol):
-    """What is done with each batch of a training: one step of its optimizer, or several."""
+    """What is done with each batch of a training: one step of its optimizer, or several, at the learning `rate`."""
 
     per_epoch: int
+    rate: float
 
     def __call__(self, pixels: Tensor, labels: Tensor, drops: int) -> Tensor:
         """Train on a batch after `drops` plateaus; returns the detached loss."""
@@ -248,14 +265,17 @@ class Fit:
         """Whether the last epoch's loss is NaN or infinite."""
         return bool(self.losses) and not math.isfinite(self.losses[-1])
 
-    def run(self, on_epoch: Callable[[int, int, float], None] | None) -> None:
-        """Train the remaining epochs."""
-        while len(self.losses) < self.fidelity.epochs and not self.diverged:
+    def run(self, on_epoch: Callable[[Epoch], None] | None, validate_from: int | None = None) -> None:
+        """Train the remaining epochs; the schedule `plateau` measures the validation accuracy after each."""
+        epochs, has_plateaus = self.fidelity.epochs, self.settings.schedule == "plateau"
+        while (done := len(self.losses)) < epochs and not self.diverged:
             self._epoch()
+            validates = has_plateaus or (validate_from is not None and done + 1 >= validate_from)
+            accuracy = self._validation_accuracy() if validates and not self.diverged else None
             if on_epoch:
-                on_epoch(len(self.losses), self.fidelity.epochs, self.losses[-1])
-            if self.settings.schedule == "plateau" and not self.diverged:
-                self.plateau.update(self._validation_accuracy())
+                on_epoch(Epoch(done + 1, epochs, self.losses[-1], self.step.rate, accuracy))
+            if has_plateaus and accuracy is not None:
+                self.plateau.update(accuracy)
             self._save()
         self.step.finish()
 
@@ -289,7 +309,7 @@ class Fit:
         return torch.randperm(len(labels), generator=generator)
 
     def _validation_accuracy(self) -> float:
-        """The accuracy on the validation split after this epoch, for the schedule `plateau`."""
+        """The accuracy on the validation split after this epoch."""
         return evaluate(
             self.model,
             self.data.validation,
@@ -359,6 +379,7 @@ class _Step:
         self.teacher = teacher
         self.steps = epochs * per_epoch
         self.done = 0
+        self.rate = 0.0  # of the last step
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if settings.frozen_norms:
             for norm in _norms(model):
@@ -377,9 +398,9 @@ class _Step:
 
     def __call__(self, pixels: Tensor, labels: Tensor, drops: int) -> Tensor:
         """Train on a batch; returns the detached loss."""
-        current_rate = rate(self.settings, self.done, self.steps, self.per_epoch, drops)
+        self.rate = rate(self.settings, self.done, self.steps, self.per_epoch, drops)
         for group in self.optimizer.param_groups:
-            group["lr"] = current_rate
+            group["lr"] = self.rate
         if self.settings.head_first:
             self._train_body(self.done >= self.settings.head_first * self.steps)
         self.optimizer.zero_grad(set_to_none=True)

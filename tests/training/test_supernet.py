@@ -22,6 +22,7 @@ from nasspace.space.bounds import PlacedLayer, placed_layers, reachable_layers
 from nasspace.training import checkpoints
 from nasspace.training.settings import SAMPLINGS, Fidelity, Sharing, TrainingSettings
 from nasspace.training.supernet import Complexity, Sampler, Supernet, extremes, train_supernet
+from nasspace.training.trainer import Epoch
 
 CHOICES = {  # options whose values are choices, where a block has them
     "kernel": "[3, 5]",
@@ -230,8 +231,8 @@ def trained(data: DataSet, sharing: Sharing, checkpoint: Path | None = None, sto
     """Shared weights after two epochs; `stop_after` epochs, the training is interrupted."""
     found = Supernet(Space.from_text(MIXED, "t.yaml"), seed=0)
 
-    def on_epoch(epoch: int, epochs: int, loss: float) -> None:
-        if epoch - 1 == stop_after > 0:
+    def on_epoch(epoch: Epoch) -> None:
+        if epoch.number - 1 == stop_after > 0:
             raise KeyboardInterrupt
 
     settings = TrainingSettings(batch_size=50, **more)

@@ -13,7 +13,16 @@ from torch import nn
 
 from nasspace.data.loading import DataSet, Images, load_data
 from nasspace.errors import InputError
-from nasspace.training.trainer import Fidelity, TrainingSettings, evaluate, normalized, predictions, train
+from nasspace.training.schedules import rate
+from nasspace.training.trainer import (
+    Fidelity,
+    TrainingSettings,
+    batches_per_epoch,
+    evaluate,
+    normalized,
+    predictions,
+    train,
+)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +127,7 @@ def test_a_diverged_training_ends_quietly(few):
     with torch.no_grad():
         model[-1].weight.fill_(math.nan)
     calls = []
-    trained = train(model, few, Fidelity(8, 5), on_epoch=lambda *call: calls.append(call[0]))
+    trained = train(model, few, Fidelity(8, 5), on_epoch=lambda epoch: calls.append(epoch.number))
     assert trained.diverged
     assert (calls, len(trained.losses)) == ([1], 1)
     assert 0 <= trained.accuracy < 0.5
@@ -141,8 +150,33 @@ def test_norms_take_the_mean_over_training_images(few):
 
 def test_progress_is_reported_after_each_epoch(few):
     calls = []
-    trained = train(network(), few, Fidelity(8, 3), on_epoch=lambda *call: calls.append(call))
-    assert calls == [(epoch + 1, 3, loss) for epoch, loss in enumerate(trained.losses)]
+    settings = TrainingSettings(norm_statistics="running")
+    model = network()
+    trained = train(model, few, Fidelity(8, 3), settings, on_epoch=calls.append, validate_from=2)
+    assert [(epoch.number, epoch.epochs, epoch.loss) for epoch in calls] == [
+        (number, 3, loss) for number, loss in enumerate(trained.losses, 1)
+    ]
+    per_epoch = batches_per_epoch(len(few.train), settings.batch_size)
+    last = [rate(settings, epoch * per_epoch - 1, 3 * per_epoch, per_epoch) for epoch in (1, 2, 3)]
+    assert [epoch.rate for epoch in calls] == last
+    assert calls[0].accuracy is None
+    assert 0 <= calls[1].accuracy <= 1
+    assert calls[2].accuracy == trained.accuracy
+
+
+def test_validation_between_epochs_does_not_change_the_training(few):
+    weights = []
+    for first in (None, 1):
+        model = network()
+        train(model, few, Fidelity(8, 2), validate_from=first)
+        weights.append(list(model.parameters()))
+    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
+
+
+def test_the_schedule_plateau_measures_each_epoch(few):
+    calls = []
+    train(network(), few, Fidelity(8, 2), TrainingSettings(schedule="plateau"), on_epoch=calls.append)
+    assert None not in [epoch.accuracy for epoch in calls]
 
 
 def test_another_resolution_is_trained_as_if_prepared(few):
@@ -308,7 +342,7 @@ def test_the_last_layer_is_trained_first(few):
     for epochs, model in models.items():
         bodies[epochs] = []
 
-        def note(epoch, *_, of=model, seen=bodies[epochs]):
+        def note(_, of=model, seen=bodies[epochs]):
             seen.append([parameter.detach().clone() for parameter in of.parameters()])
 
         train(model, few, Fidelity(8, epochs), settings, on_epoch=note)
@@ -383,8 +417,8 @@ def test_a_balanced_training_resumes_bit_by_bit(few, tmp_path):
     whole, stopped = network(), network()
     train(whole, few, Fidelity(8, 3), settings, seed=3)
 
-    def stop(epoch, *_):
-        if epoch == 2:
+    def stop(epoch):
+        if epoch.number == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
