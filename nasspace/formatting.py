@@ -27,6 +27,17 @@ def memory(size: float) -> str:
     return f"{math.ceil(round(10 * size / scale, 6)) / 10:,.1f}".removesuffix(".0") + f" {unit}"
 
 
+def duration(seconds: float) -> str:
+    """Format seconds as 45 s, 12 min or 3.2 h.
+
+    >>> duration(45.2), duration(700), duration(11_500)
+    ('45 s', '12 min', '3.2 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def kilobytes(size: float | None) -> str:
     """A number of bytes in KB (1024 bytes); '-' for None and NaN. Rounded up: it never looks smaller than it is.
 

@@ -55,7 +55,9 @@ HEAVY_LIBRARIES = {
         for name in ["cluster", "mailbox", "payload", "actors", "runner", "climbing", "remeasure", "watch"]
     },
     "plotly": {"reporting.plots"},
-    "jinja2": {"reporting.report"},
+    "jinja2": {"reporting.page"},
+    "tensorboard": {"engine.training_logs"},
+    "mlflow": {"engine.training_logs"},
     "onnx": {
         *("latency.convert", "latency.quantization", "latency.graph", "latency.numbered", "latency.profile"),
         *("guidelines.graph_edits", "exporting.photo_onnx"),

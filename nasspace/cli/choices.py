@@ -38,6 +38,13 @@ def devices() -> list[str]:
     return list(DEVICES)
 
 
+def logs() -> list[str]:
+    """Names of the programs that trainings are logged for."""
+    from nasspace.engine.training_logs import LOGS
+
+    return list(LOGS)
+
+
 def scores() -> list[str]:
     """Names of the training-free scores."""
     from nasspace.training.proxies import SCORES
@@ -67,7 +74,7 @@ def spaces() -> list[str]:
 
 
 CHOICES: dict[str, Callable[[], list[str]]] = {
-    choices.__name__: choices for choices in (samplers, runtimes, objectives, devices, scores, datasets, recipes)
+    choices.__name__: choices for choices in (samplers, runtimes, objectives, devices, logs, scores, datasets, recipes)
 }
 
 

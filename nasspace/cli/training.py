@@ -60,6 +60,14 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(help="Images per step; the learning rate changes in proportion.", min=2)
     ] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also log to {logs}; repeatable. TensorBoard: OUT/tensorboard; MLflow: as its environment variables "
+            "say.",
+            autocompletion=choices.logs,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a network fully and export it; the test split is evaluated once. Run the same command to resume."""
@@ -82,6 +90,7 @@ def train(
             threads=threads,
             batch_size=batch_size,
             skip_broken=skip_broken,
+            log=log or (),
             report=printing.print_message,
         )
     except KeyboardInterrupt:

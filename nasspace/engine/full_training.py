@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from nasspace import files, zoo
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.data.loading import DataSet, load_data, prepared
-from nasspace.engine import arch_reference, data_origin, machine_lock, teachers
+from nasspace.engine import arch_reference, data_origin, machine_lock, teachers, training_logs
 from nasspace.engine.arch_reference import ResolvedArch
 from nasspace.engine.data_origin import DataOrigin
 from nasspace.engine.devices import check_device
@@ -25,10 +27,12 @@ from nasspace.engine.settings import ResolvedSettings, resolve_settings
 from nasspace.errors import InputError, NasspaceError
 from nasspace.exporting.export import LARGEST_SEED, TRAINED, check_folder, export
 from nasspace.exporting.weights import as_state, load_into, read_weights
+from nasspace.formatting import duration
 from nasspace.initialization import DEFAULT
 from nasspace.latency.conditions import machine
 from nasspace.latency.runtimes import library_versions
 from nasspace.network import Network, build
+from nasspace.reporting import training_page
 from nasspace.studies import study as records
 from nasspace.studies.recipe import LEAST_RESOLUTION
 from nasspace.training import checkpoints, metrics, pretrained, trainer
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
 
 EPOCHS = 25  # a recipe's `full`
 SMALLEST = 32  # pixels: smaller images are enlarged to this, unless the architecture's own input is smaller
-RECORD, CONFUSION = TRAINED  # training.json, confusion.csv
+RECORD, CONFUSION, PAGE = TRAINED  # training.json, confusion.csv, training.html
 VERSION = 1
 HOME = Path("trainings")  # the default place of output folders
 SETTLED = 50  # steps until the running statistics of batch norm are usable
@@ -82,7 +86,11 @@ RESULT = {  # required keys of result.json and their types
 RECORDED = {  # required keys of training.json and their types
     **{"nasspace_training": int, "identity": dict, "validation": {"accuracy": NUMBER}, "test": SCORES},
     **{"digest": str, "resolution": int, "epochs": int, "seconds": NUMBER, "settings": str, "not_applied": str},
+    "losses": list,
 }
+
+
+ADDED = {"rates": list, "validation_by_epoch": list, "logs": dict}  # keys that older trainings lack
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,7 @@ class Options:
     threads: int | None
     batch_size: int | None
     skip_broken: bool
+    log: tuple[str, ...] = ()
 
 
 def train(
@@ -151,6 +160,7 @@ def train(
     threads: int | None = None,
     batch_size: int | None = None,
     skip_broken: bool = False,
+    log: str | Iterable[str] = (),
     report: Report | None = None,
 ) -> FullTraining | FrontTraining:
     """Train a network on all training images of `data` and export it to `out`; the same call resumes a stopped one.
@@ -169,9 +179,11 @@ def train(
 
     The validation split stays held out. It is the split of the study or export, so that none of its images was trained
     on before; `report` says if it differs. The test split is evaluated once, at the end. `out` becomes an export folder
-    with `training.json` and `confusion.csv`; until then the state is kept next to it, in `.NAME.training`. A finished
-    training is read, not repeated. `report` is called with a line of text for each epoch. Raises `InputError` for
-    arguments that do not fit together and `NasspaceError` if the loss diverges.
+    with `training.json`, `confusion.csv` and the page `training.html`; until then the state is kept next to it, in
+    `.NAME.training`. A finished training is read, not repeated. `log` names `tensorboard` (event files in
+    `OUT/tensorboard`), `mlflow` (a run as MLflow's environment variables say), or both. `report` is called with a line
+    of text for each epoch. Raises `InputError` for arguments that do not fit together and `NasspaceError` if the loss
+    diverges.
     """
     _check_whole("seed", seed, 0)
     for name, value, least in (
@@ -199,6 +211,7 @@ def train(
         threads,
         batch_size,
         skip_broken,
+        training_logs.checked(log),
     )
     report = report or _silent
     if isinstance(arch, Architecture):
@@ -481,6 +494,8 @@ class _Run:
         )
         if self.teacher:
             self.identity["teacher"] = self.teacher.fingerprint
+        self.history = training_logs.History(self.work / "epochs.json", self.identity)
+        self.logs = training_logs.Logs(report)
 
     def finished(self) -> FullTraining | None:
         """The finished training in the folder, or None; another training raises `InputError`."""
@@ -495,8 +510,27 @@ class _Run:
                 f"{self.folder}: holds another training ({', '.join(other)} differ); choose another --out folder"
             )
         self.report(f"{self.folder}: finished before")
+        self._write_page(record)
+        self._add_logs(record)
         shutil.rmtree(self.work, ignore_errors=True)  # left by a process killed after it wrote the record
         return _as_training(record, self.folder)
+
+    def _add_logs(self, record: dict[str, Any]) -> None:
+        """Add a finished training to the requested logs that lack it or its end."""
+        logs = _logs(record)
+        missing = [name for name in self.options.log if not logs.get(name, {}).get("complete")]
+        if not missing:
+            return
+        if len(self.history.epochs) != len(record["losses"]):  # the file was removed at the end
+            unknown = [None] * len(record["losses"])
+            columns = (record["losses"], *(record.get(name) or unknown for name in ("rates", "validation_by_epoch")))
+            self.history.epochs = [
+                {"loss": loss, "rate": rate, "accuracy": accuracy, "time": None}
+                for loss, rate, accuracy in zip(*columns, strict=False)
+            ]
+        self.history.references = {name: entry["reference"] for name, entry in logs.items()} | self.history.references
+        with self._logged(missing):
+            self._finish_logs(record)
 
     def train(self) -> FullTraining:
         """Train, evaluate and export; if another process has finished this training meanwhile, read it."""
@@ -506,6 +540,11 @@ class _Run:
     def _train(self) -> FullTraining:
         """Train, evaluate and export while holding the lock."""
         self._report_settings()
+        with self._logged(self.options.log):
+            return self._train_and_export()
+
+    def _train_and_export(self) -> FullTraining:
+        """Train, evaluate and export with open logs."""
         trained = self._fit()
         if trained.diverged:
             raise NasspaceError(
@@ -545,6 +584,34 @@ class _Run:
         finally:
             lock.release()
 
+    @contextlib.contextmanager
+    def _logged(self, names: Iterable[str]) -> Iterator[None]:
+        """Open logs, and close them with MLflow's word for the outcome."""
+        settings = {
+            "network": self.source.name,
+            "digest": self.architecture.digest,
+            "data": self.data.name,
+            "data fingerprint": self.data.fingerprint,
+            "resolution": self.data.resolution,
+            "epochs": self.options.epochs,
+            "seed": self.options.seed,
+            "device": self.options.device,
+            "starts from": self.start.account[-1].removeprefix("starts from ") if self.start.account else "new weights",
+            "teacher": self.options.teacher,
+            "settings": self.resolved.name,
+            **asdict(self.resolved.settings),
+        }
+        status = "FAILED"
+        try:
+            self.logs.open(names, training_logs.Subject(self.folder, self.source.name, settings), self.history)
+            yield
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            self.logs.close(status)
+
     def _report_settings(self) -> None:
         """Report notes on the settings, and the checkpoint if there is one."""
         for note in self.resolved.notes:
@@ -563,7 +630,6 @@ class _Run:
         """Train from the checkpoint or from the start, with the machine's lock for training."""
         options, data = self.options, self.data
         with machine_lock.TrainingLock() as turn:
-            progress = _Progress(self, turn)
             return trainer.train(
                 self.model,
                 data,
@@ -571,10 +637,19 @@ class _Run:
                 self.resolved.settings,
                 seed=options.seed,
                 device=options.device,
-                on_epoch=progress,
+                on_epoch=_Progress(self, turn),
+                validate_from=self._first_validation(),
                 checkpoint=self.work / "checkpoint.pt",
                 teacher=self.teacher,
             )
+
+    def _first_validation(self) -> int | None:
+        """The first epoch after which validation accuracy is measured; None if that is costly or says little."""
+        settings, data = self.resolved.settings, self.data
+        # With an average or a slow norm momentum, the current weights say little about the result.
+        if settings.norm_momentum is not None or settings.average or 3 * len(data.validation) > len(data.train):
+            return None
+        return math.ceil(SETTLED / max(1, len(data.train) // settings.batch_size))
 
     def _evaluate(self, trained: trainer.Trained) -> dict[str, Any]:
         """Scores of the trained network, written before the export so that the test split is evaluated only once."""
@@ -633,15 +708,40 @@ class _Run:
             self.folder / "README.md", f"{readme}\n{_section(record, result['confusion'], self.data.validated_on)}"
         )
         files.write_json(self.folder / RECORD, record)
+        self._write_page(record)
+        self._finish_logs(record)
         shutil.rmtree(self.work, ignore_errors=True)
         return _as_training(record, self.folder)
 
+    def _write_page(self, record: Mapping[str, Any]) -> None:
+        """Write training.html if it is missing; the training is complete without it."""
+        path = self.folder / PAGE
+        if path.is_file():
+            return
+        try:
+            confusion = training_page.read_confusion(self.folder / CONFUSION, len(record["data"]["classes"]))
+            files.write_text(path, training_page.page_html(record, confusion))
+        except Exception as error:  # a full disk, an edited record
+            self.report(f"{path}: not written ({type(error).__name__}: {error}); the same command tries again")
+
+    def _finish_logs(self, record: dict[str, Any]) -> None:
+        """Add the final scores and files to the open logs, and say in `training.json` which logs are complete."""
+        scores = {"final/validation_accuracy": record["validation"]["accuracy"]}
+        scores |= {f"final/test_{name}": value for name, value in (record["test"] or {}).items()}
+        seconds = self.history.epochs[-1]["time"] if self.history.epochs else None
+        paths = [path for path in (self.folder / RECORD, self.folder / PAGE) if path.is_file()]
+        self.logs.finish(record["epochs"], scores, seconds, paths)
+        if self.logs.complete:
+            complete = {name: _log_entry(self.history.references[name], True) for name in self.logs.complete}
+            files.write_json(self.folder / RECORD, {**record, "logs": {**_logs(record), **complete}})
+
     def _record(self, trained: trainer.Trained, result: Mapping[str, Any]) -> dict[str, Any]:
         """The content of `training.json`."""
-        data, options = self.data, self.options
+        data, options, epochs = self.data, self.options, self.history.padded(len(trained.losses))
         splits = {"train": data.train, "validation": data.validation, "test": data.test}
         return {
             "nasspace_training": VERSION,
+            "network": self.source.name,
             "digest": self.architecture.digest,
             "folder": str(self.folder),
             "resolution": data.resolution,
@@ -654,6 +754,8 @@ class _Run:
             "not_applied": self.resolved.not_applied,
             "training": asdict(self.resolved.settings),
             "losses": list(trained.losses),
+            "rates": [entry["rate"] for entry in epochs],
+            "validation_by_epoch": [entry["accuracy"] for entry in epochs],
             "starts_from": list(self.start.account),
             "normalization": self.start.normalization,
             "teacher": None if options.teacher is None else os.fspath(options.teacher),
@@ -668,8 +770,10 @@ class _Run:
                 "fingerprint": data.fingerprint,
             },
             "identity": self.identity,
+            "logs": {name: _log_entry(reference, False) for name, reference in self.history.references.items()},
             "machine": machine(),
             "versions": library_versions(PACKAGES),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
 
@@ -696,11 +800,23 @@ def _read_record(path: Path, kinds: Mapping[str, Any], remedy: str) -> dict[str,
     record = document.value
     if not isinstance(record, dict) or record.get("nasspace_training", VERSION) != VERSION:
         raise document.error((), f"not the record of a training of version {VERSION}; {remedy}")
-    for key, kind in kinds.items():
+    added = {key: kind for key, kind in ADDED.items() if key in record}
+    for key, kind in {**kinds, **added}.items():
         is_null = key in record and record[key] is None and key in ("test", "not_applied")
         if not is_null and not _has_type(record.get(key), kind):
             raise document.error((key,), f"missing or of the wrong type; {remedy}")
     return record
+
+
+def _log_entry(reference: str, is_complete: bool) -> dict[str, Any]:
+    """What `training.json` records of a log: `reference` as in `training_logs.Log`, whether it has the final scores."""
+    return {"reference": reference, "complete": is_complete}
+
+
+def _logs(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The entries of logs by their names; trainings of earlier versions have none."""
+    logs = record.get("logs", {}).items()
+    return {name: entry for name, entry in logs if isinstance(entry, dict) and isinstance(entry.get("reference"), str)}
 
 
 def _has_type(value: Any, kind: Any) -> bool:
@@ -712,7 +828,7 @@ def _has_type(value: Any, kind: Any) -> bool:
 
 
 class _Progress:
-    """Reports one line per epoch: loss, validation accuracy if that is cheap, time left.
+    """Records and logs each epoch, and reports a line of it: loss, validation accuracy if measured, time left.
 
     Between epochs it lets waiting latency measurements use the machine.
     """
@@ -722,29 +838,16 @@ class _Progress:
         self.turn = turn
         self.start = time.monotonic()
         self.done = 0
-        settings, data = run.resolved.settings, run.data
-        # With an average or a slow norm momentum, the current weights say little about the result.
-        usual = settings.norm_momentum is None and not settings.average
-        self.evaluates = run.report is not _silent and usual and 3 * len(data.validation) <= len(data.train)
-        self.steps_per_epoch = max(1, len(data.train) // settings.batch_size)
 
-    def __call__(self, epoch: int, epochs: int, loss: float) -> None:
+    def __call__(self, epoch: trainer.Epoch) -> None:
         self.done += 1
-        left = (time.monotonic() - self.start) / self.done * (epochs - epoch)
-        text = f"epoch {epoch} of {epochs}: loss {loss:.4f}"
-        if self.evaluates and epoch * self.steps_per_epoch >= SETTLED:
-            run, data = self.run, self.run.data
-            accuracy = trainer.evaluate(run.model, data.validation, data, data.resolution, device=run.options.device)
-            text += f", validation {accuracy:.2%}"
-        self.run.report(f"{text}, {duration(left)} left" if epoch < epochs else text)
+        self.run.logs.add(epoch.number, self.run.history.add(epoch.number, epoch.loss, epoch.rate, epoch.accuracy))
+        left = (time.monotonic() - self.start) / self.done * (epoch.epochs - epoch.number)
+        text = f"epoch {epoch.number} of {epoch.epochs}: loss {epoch.loss:.4f}"
+        if epoch.accuracy is not None:
+            text += f", validation {epoch.accuracy:.2%}"
+        self.run.report(f"{text}, {duration(left)} left" if epoch.number < epoch.epochs else text)
         self.turn.yield_to_measurements()
-
-
-def duration(seconds: float) -> str:
-    """Format seconds as 45 s, 12 min or 3.2 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _section(record: Mapping[str, Any], confusion: list[list[int]], validated_on: str) -> str:
@@ -774,7 +877,10 @@ def _section(record: Mapping[str, Any], confusion: list[list[int]], validated_on
         rows.append(("Not applied", f"of the published training: {_cell(record['not_applied'])}"))
     table = "\n".join(f"| {name} | {value} |" for name, value in (("", ""), ("--", "--"), *rows))
     split = record["confusion_is_of"]
-    heading = f"## Training\n\n{table}\n\n`training.json` has every setting and the loss of each epoch."
+    heading = (
+        f"## Training\n\n{table}\n\n[`{PAGE}`]({PAGE}) shows the training: its curves, the confusions, the accuracy of "
+        f"each class. `{RECORD}` has every setting and the figures of each epoch."
+    )
     return f"{heading}\n\n### Confusion matrix of the {split} images\n\n{_matrix(confusion, data['classes'])}\n"
 
 

@@ -36,6 +36,7 @@ from nasspace.engine.settings import resolve_settings
 from nasspace.errors import InputError, NothingFound
 from nasspace.exporting.export import check_folder
 from nasspace.exporting.weights import as_safetensors, read_safetensors
+from nasspace.formatting import duration
 from nasspace.latency.benchmark import Latency
 from nasspace.studies.recipe import Recipe
 from nasspace.training import checkpoints, trainer
@@ -335,7 +336,7 @@ class _Run:
             self.report(
                 f"step {len(self.state.path) - 1}: {current.latency.median_ms:.4g} ms (to "
                 f"{current.latency.high_ms:.4g}), validation accuracy {current.accuracy:.2%}: {current.change}"
-                + (f"; about {full_training.duration(hurry)} of steps left" if left > 0 else "")
+                + (f"; about {duration(hurry)} of steps left" if left > 0 else "")
             )
         return self._complete(target)
 

@@ -50,7 +50,8 @@ HASHED = (  # recorded with their digests, which `verify` checks
     *("model.py", specifications.PROGRAM, specifications.NAME),
 )
 WRITTEN = ("architecture.json", *HASHED, RECORD, "README.md")
-TRAINED = ("training.json", "confusion.csv")  # added by a full training
+TRAINED = ("training.json", "confusion.csv", "training.html")  # added by a full training
+LOGS = "tensorboard"  # folder with the event files of a full training, which is there before the export
 DYNAMIC = "dynamic"  # batch size
 LARGEST_BATCH = 4096
 
@@ -340,7 +341,8 @@ def check_folder(folder: Path) -> None:
     try:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder}: is a file; choose another --out folder")
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / "architecture.json").is_file():
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if names - {LOGS} and "architecture.json" not in names:
             raise InputError(f"{folder}: holds other files and no earlier export; choose another --out folder")
     except OSError as error:
         raise files.cannot_write(folder, error) from None
@@ -352,7 +354,7 @@ def _refuse_others(folder: Path, architecture: Architecture, weights: str | None
         return
     names = {path.name for path in folder.iterdir() if not path.name.startswith((".", "__pycache__"))}
     found = ""
-    if foreign := sorted(names.difference(WRITTEN, TRAINED)):
+    if foreign := sorted(names.difference(WRITTEN, TRAINED, {LOGS})):
         found = (
             f"holds files that do not belong to an export ({', '.join(foreign[:3])}{', ...' if foreign[3:] else ''})"
         )

@@ -225,7 +225,7 @@ class _Panel:
             "domain": self.place.across(),
             "range": _span([math.log10(value) for value in shown] if logarithmic else shown),
             "type": "log" if logarithmic else "linear",
-            "title": _title(title if row == last else ""),
+            "title": axis_title(title if row == last else ""),
         }
         if row == last:
             return axis
@@ -238,7 +238,7 @@ class _Panel:
             "automargin": True,
             "anchor": self.place.axis("x", row),
             "domain": self.place.upwards(row),
-            "title": _title(title if (row, self.place.col) == (1, 1) else ""),
+            "title": axis_title(title if (row, self.place.col) == (1, 1) else ""),
         }
         if self.place.col > 1:
             axis |= {"matches": self.place.axis("y", row, 1), "showticklabels": False}
@@ -282,8 +282,9 @@ def _span(shown: Sequence[float]) -> list[float]:
     return [low - margin, high + margin]
 
 
-def _title(text: str = "") -> dict[str, Any]:
-    font = {"font": {"size": 13}}
+def axis_title(text: str = "", standoff: int | None = None) -> dict[str, Any]:
+    """The title of an axis, `standoff` pixels from its labels (None: at the figure's margin)."""
+    font = {"font": {"size": 13}} | ({} if standoff is None else {"standoff": standoff})
     return {"text": text, **font} if text else font
 
 
@@ -299,8 +300,8 @@ def progress_figure(trials: Sequence[Mapping[str, Any]], column: str = "hypervol
         "name": column,
     }
     axes = {
-        "xaxis": {**AXIS, "title": _title("trial")},
-        "yaxis": {**AXIS, "title": _title(f"{column} of the front"), "automargin": True},
+        "xaxis": {**AXIS, "title": axis_title("trial")},
+        "yaxis": {**AXIS, "title": axis_title(f"{column} of the front"), "automargin": True},
     }
     return {"data": [trace], "layout": {**LAYOUT, **axes, "height": 320, "showlegend": False}}
 

@@ -5,31 +5,26 @@ The functions here compute what the page shows; `templates/` hold the page, and 
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nasspace import files
 from nasspace.formatting import significant
 from nasspace.reporting import plots
+from nasspace.reporting.page import Column, Table, Tile, class_names, render, words
 from nasspace.reporting.plot_data import as_float, pareto_rows
 from nasspace.studies.front import Front, search_fidelity
 from nasspace.studies.objectives import COUNTED, OBJECTIVES
 from nasspace.studies.trial_table import has_value
 
-if TYPE_CHECKING:
-    import jinja2
-
 HEADS = ("global_pool", "flatten", "dropout", "linear")  # every network ends with these: summaries leave them out
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-NAMED_CLASSES = 20  # of a data set, before the list is cut
 OWN_PLACE = {  # settings of the recipe that the page shows elsewhere
     *("name", "data", "limits", "objectives", "seed", "resolution"),
     *("runtime", "threads", "batch_size", "fidelity"),
@@ -41,49 +36,6 @@ FLOPS = (
 MEMORY = "Memory access is ShuffleNet V2's MAC: elements that layers read and write, input + output + weights."
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A large figure with a caption."""
-
-    figure: str
-    caption: str
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table; `kind` is '', 'number', 'text' or 'code'."""
-
-    title: str
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table, with a small text below."""
-
-    text: str
-    kind: str = ""
-    below: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table; the cells of each row are those of `columns`."""
-
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell]]
-
-    @classmethod
-    def of(cls, columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> Table:
-        """Make a table from rows of values, or of pairs of a text and the small text below."""
-        pairs = ([value if isinstance(value, tuple) else (value, "") for value in row] for row in rows)
-        cells = (
-            [Cell(str(text), column.kind, below) for column, (text, below) in zip(columns, row, strict=True)]
-            for row in pairs
-        )
-        return cls(columns, list(cells))
-
-
 def write_report(front: Front) -> Path:
     """Write report.html into the folder of the study."""
     path = front.folder / "report.html"
@@ -93,35 +45,16 @@ def write_report(front: Front) -> Path:
 
 def report_html(front: Front, *, progress: str = "hypervolume") -> str:
     """Render the page of a study; if its trials have the column `progress`, it is drawn over the trials."""
-    return _environment().get_template("report.html").render(_content(front, progress))
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["words"] = words
-    return environment
+    return render("report.html", _content(front, progress))
 
 
 def _content(front: Front, progress: str) -> dict[str, Any]:
     """What the templates show."""
-    from markupsafe import Markup
-
     has_progress = any(has_value(row.get(progress)) for row in front.trials)
     return {
-        "plotly_js": Markup(plots.plotly_js()),
         "name": front.name,
         "subtitle": _subtitle(front),
         "tiles": list(_tiles(front)),
-        "plot_config": plots.CONFIG,
         "pareto_plot": _pareto_plot(front),
         "pareto_hint": _pareto_hint(front),
         "front_table": _front_table(front),
@@ -341,8 +274,7 @@ def _settings(front: Front) -> dict[str, Mapping[str, Any]]:
     settings, space, data = front.settings, front.settings["space"], dict(front.data)
     classes = data.pop("classes", None)
     if isinstance(classes, list):
-        end = ", ..." if len(classes) > NAMED_CLASSES else ""
-        data["classes"] = f"{len(classes)}: {words(classes[:NAMED_CLASSES])}{end}"
+        data["classes"] = class_names(classes)
     size = space.get("size")
     return {
         "Space": {
@@ -444,17 +376,3 @@ def _trial_cells(row: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": "" if math.isnan(seconds) else f"{seconds:.1f}",
         "why rejected": row["reason"] if isinstance(row.get("reason"), str) else "",
     }
-
-
-def words(value: Any) -> str:
-    """A plain value as text: mappings as 'name value', sequences with commas, large numbers with separators."""
-    if isinstance(value, Mapping):
-        given = ((str(name).replace("_", " "), part) for name, part in value.items() if part is not None)
-        return ", ".join(f"{name} {words(part)}" for name, part in given) or "none"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(words, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float) and math.isfinite(value):
-        return f"{value:.6g}"
-    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)

@@ -26,7 +26,17 @@ from nasspace.training.optimizers import averaged, optimizer
 from nasspace.training.schedules import Plateau, rate
 from nasspace.training.settings import Fidelity, TrainingSettings
 
-__all__ = ["Epoch", "Fidelity", "Trained", "TrainingSettings", "evaluate", "logits", "predictions", "re_estimate", "train"]
+__all__ = [
+    "Epoch",
+    "Fidelity",
+    "Trained",
+    "TrainingSettings",
+    "evaluate",
+    "logits",
+    "predictions",
+    "re_estimate",
+    "train",
+]
 
 NORM_IMAGES = 1024  # training images for the re-estimation of batch norm statistics
 

@@ -37,7 +37,7 @@ def help_of(capsys, verb):
 @pytest.mark.parametrize("kind", choices.CHOICES)
 def test_help_lists_the_choices(capsys, monkeypatch, kind):
     monkeypatch.setenv("COLUMNS", "300")
-    text = help_of(capsys, "score" if kind == "scores" else "search")
+    text = help_of(capsys, {"scores": "score", "logs": "train"}.get(kind, "search"))
     assert not re.search(r"\{[a-z]", text)  # the usage has {ARCH}
     names = choices.CHOICES[kind]()
     assert ", ".join(names) in text

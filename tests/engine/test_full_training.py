@@ -115,9 +115,9 @@ def tiny(**changes) -> Architecture:
 
 
 def timeless(folder: Path) -> dict:
-    """The record of a training, without time and folder."""
+    """The record of a training, without times and folder."""
     record = json.loads((folder / "training.json").read_text())
-    return {key: value for key, value in record.items() if key not in ("seconds", "folder")}
+    return {key: value for key, value in record.items() if key not in ("seconds", "folder", "finished")}
 
 
 @pytest.fixture
@@ -197,6 +197,61 @@ def test_the_readme_has_the_results(data, quick, tmp_path):
     assert found.not_applied.startswith("predictions averaged")
 
 
+def test_each_epoch_is_recorded_also_over_an_interruption(data, quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(full_training, "SETTLED", 8)  # steps: two epochs
+
+    def interrupt(line):
+        if line.startswith("epoch 3"):
+            raise KeyboardInterrupt
+
+    how = {"data": data, "epochs": 4, "batch_size": 32}
+    with pytest.raises(KeyboardInterrupt):
+        nasspace.train(tiny(), **how, out=tmp_path / "t", report=interrupt)
+    nasspace.train(tiny(), **how, out=tmp_path / "t")
+    epochs = []
+    settings = resolve_settings(None, images=150, epochs=4, batch_size=32).settings
+    trainer.train(build(tiny()), data, Fidelity(16, 4), settings, on_epoch=epochs.append, validate_from=2)
+    record = json.loads((tmp_path / "t" / "training.json").read_text())
+    assert record["rates"] == [epoch.rate for epoch in epochs]
+    assert record["validation_by_epoch"] == [epoch.accuracy for epoch in epochs]
+    assert record["validation_by_epoch"][0] is None
+    assert None not in record["validation_by_epoch"][1:]
+    assert record["network"] == "tiny"
+
+
+def test_the_page_is_linked_and_written_again_if_it_is_missing(data, quick, tmp_path):
+    how = {"data": data, "epochs": 1, "out": tmp_path / "t"}
+    found = nasspace.train(tiny(), **how)
+    page = tmp_path / "t" / "training.html"
+    first = page.read_text()
+    assert f"classifies {found.test.accuracy:.2%} of the 50 test images correctly" in first
+    assert "](training.html)" in (tmp_path / "t" / "README.md").read_text()
+    page.unlink()
+    path = tmp_path / "t" / "training.json"
+    record = json.loads(path.read_text())
+    for added in ("network", "rates", "validation_by_epoch", "logs", "finished"):  # as an earlier version wrote it
+        del record[added]
+    path.write_text(json.dumps(record))
+    assert nasspace.train(tiny(), **how) == found
+    assert "learning rate is that of" not in page.read_text()
+    assert json.loads(path.read_text()) == record
+
+
+def test_a_training_whose_page_cannot_be_written_is_complete(data, quick, tmp_path):
+    how = {"data": data, "epochs": 1, "out": tmp_path / "t"}
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "architecture.json").write_text(tiny().to_json())
+    (tmp_path / "t" / "training.html").mkdir()
+    lines = []
+    found = nasspace.train(tiny(), **how, report=lines.append)
+    assert [line.split(":")[0] for line in lines] == ["epoch 1 of 1", str(tmp_path / "t" / "training.html")]
+    assert "not written (InputError" in lines[1]
+    assert lines[1].endswith("the same command tries again")
+    (tmp_path / "t" / "training.html").rmdir()
+    assert nasspace.train(tiny(), **how) == found
+    assert (tmp_path / "t" / "training.html").is_file()
+
+
 def test_the_users_own_validation_split_is_named_as_such(data, monkeypatch, tmp_path):
     cards = []
 
@@ -254,8 +309,8 @@ def test_a_folder_of_another_training_is_kept(data, quick, tmp_path):
 
 VALID = {"test": [None], "not_applied": [None, "word"], "digest": ["word"], "settings": ["word"]}
 VALID |= {key: [5] for key in ("resolution", "epochs", "seconds")}
-VALID |= {"identity": [{}]}  # of another training
-DAMAGE = [{key: kind} for key in full_training.RECORDED for kind in (None, "word", 5, True, [], {})]
+VALID |= {"identity": [{}], "losses": [[]], "rates": [[]], "logs": [{}]}  # of another training
+DAMAGE = [{key: kind} for key in (*full_training.RECORDED, "rates", "logs") for kind in (None, "word", 5, True, [], {})]
 DAMAGE += [{"validation": {"accuracy": "high"}}, {"test": {"accuracy": 0.5, "top5": 0.9}}]
 
 

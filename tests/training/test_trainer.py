@@ -13,7 +13,7 @@ from torch import nn
 
 from nasspace.data.loading import DataSet, Images, load_data
 from nasspace.errors import InputError
-from nasspace.training.schedules import rate
+from nasspace.training import schedules
 from nasspace.training.trainer import (
     Fidelity,
     TrainingSettings,
@@ -157,7 +157,7 @@ def test_progress_is_reported_after_each_epoch(few):
         (number, 3, loss) for number, loss in enumerate(trained.losses, 1)
     ]
     per_epoch = batches_per_epoch(len(few.train), settings.batch_size)
-    last = [rate(settings, epoch * per_epoch - 1, 3 * per_epoch, per_epoch) for epoch in (1, 2, 3)]
+    last = [schedules.rate(settings, epoch * per_epoch - 1, 3 * per_epoch, per_epoch) for epoch in (1, 2, 3)]
     assert [epoch.rate for epoch in calls] == last
     assert calls[0].accuracy is None
     assert 0 <= calls[1].accuracy <= 1
