@@ -35,7 +35,7 @@ PACKAGES = (
     ("samplers", "propose networks"),
     ("studies", "records: recipe, objectives, trials, tables, storage"),
     ("exporting", "a folder to ship, and its verification"),
-    ("reporting", "a study as one HTML page"),
+    ("reporting", "studies and trainings as HTML pages"),
     ("engine", "the search loop, in one process or on Ray"),
     ("cli", "the command line"),
 )

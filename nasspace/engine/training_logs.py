@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nasspace import files
-from nasspace.errors import InputError, nearest
+from nasspace.errors import MAX_VALUE_MESSAGE, InputError, cut, nearest
 
 Report = Callable[[str], None]
 Entry = dict[str, float | None]
@@ -234,6 +234,6 @@ def _add(log: Log, number: int, entry: Entry) -> None:
 
 
 def _described(error: Exception) -> str:
-    """The first line of an error, without passwords in addresses."""
+    """The first line of an error, shortened, without passwords in addresses."""
     text = str(error).strip().split("\n")[0] or type(error).__name__
-    return re.sub(r"(?<=://)[^@/\s]*@", "***@", text)
+    return cut(re.sub(r"(?<=://)[^@/\s]*@", "***@", text), MAX_VALUE_MESSAGE)

@@ -1,1 +1,1 @@
-"""The report of a study: one HTML page with plots and tables."""
+"""Pages with plots and tables: the report of a study, and a full training."""
