@@ -88,8 +88,6 @@ RECORDED = {  # required keys of training.json and their types
     **{"digest": str, "resolution": int, "epochs": int, "seconds": NUMBER, "settings": str, "not_applied": str},
     "losses": list,
 }
-
-
 ADDED = {"rates": list, "validation_by_epoch": list, "logs": dict}  # keys that older trainings lack
 
 
@@ -517,7 +515,7 @@ class _Run:
 
     def _add_logs(self, record: dict[str, Any]) -> None:
         """Add a finished training to the requested logs that lack it or its end."""
-        logs = _logs(record)
+        logs = _recorded_logs(record)
         missing = [name for name in self.options.log if not logs.get(name, {}).get("complete")]
         if not missing:
             return
@@ -733,7 +731,7 @@ class _Run:
         self.logs.finish(record["epochs"], scores, seconds, paths)
         if self.logs.complete:
             complete = {name: _log_entry(self.history.references[name], True) for name in self.logs.complete}
-            files.write_json(self.folder / RECORD, {**record, "logs": {**_logs(record), **complete}})
+            files.write_json(self.folder / RECORD, {**record, "logs": {**_recorded_logs(record), **complete}})
 
     def _record(self, trained: trainer.Trained, result: Mapping[str, Any]) -> dict[str, Any]:
         """The content of `training.json`."""
@@ -813,7 +811,7 @@ def _log_entry(reference: str, is_complete: bool) -> dict[str, Any]:
     return {"reference": reference, "complete": is_complete}
 
 
-def _logs(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _recorded_logs(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The entries of logs by their names; trainings of earlier versions have none."""
     logs = record.get("logs", {}).items()
     return {name: entry for name, entry in logs if isinstance(entry, dict) and isinstance(entry.get("reference"), str)}

@@ -52,7 +52,7 @@ class History:
         self.references: dict[str, str] = {}
         with contextlib.suppress(InputError):  # there is none, or it is damaged: the epochs to come are recorded
             saved = files.load_json(path).value
-            if saved.get("identity") == self.identity:
+            if isinstance(saved, dict) and saved.get("identity") == self.identity:
                 self.epochs, self.references = saved["epochs"], saved["references"]
 
     def add(self, number: int, loss: float, rate: float, accuracy: float | None) -> Entry:

@@ -122,8 +122,9 @@ def test_the_history_replaces_repeated_epochs_and_is_of_one_training(tmp_path):
     assert [entry["loss"] for entry in again.epochs] == [2.0, 1.0]
     assert again.padded(3)[2] == UNKNOWN
     assert History(path, {"seed": "2"}).epochs == []
-    path.write_text("{")
-    assert History(path, who).epochs == []
+    for damaged in ("{", "[]"):
+        path.write_text(damaged)
+        assert History(path, who).epochs == []
 
 
 def test_each_epoch_is_logged_once_with_the_final_scores(data, memory):
