@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import shutil
@@ -679,7 +680,8 @@ class _Run:
             "confusion_is_of": split,
             "confusion": confusion,
         }
-        files.write_json(path, result)
+        # On one line: a confusion matrix of a thousand classes, a number a line, would be too long to be read again.
+        files.write_text(path, json.dumps(result))
         return result
 
     def _card(self, result: Mapping[str, Any]) -> dict[str, Any]:
