@@ -21,6 +21,7 @@ from nasspace.cli import (
     scoring,
     searching,
     spaces,
+    starting,
     training,
 )
 from nasspace.errors import MAX_MESSAGE, NasspaceError, cut, first_line
@@ -31,7 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (spaces, networks, quantizing, compressing, scoring, predicting, explaining, searching, training):
+_modules = (starting, spaces, networks, quantizing, compressing, scoring, predicting, explaining, searching, training)
+for _module in _modules:
     _module.add_to(app)
 
 BAD_INPUT = 2
