@@ -12,6 +12,7 @@ import typer
 from nasspace import __version__
 from nasspace.cli import (
     compressing,
+    completion,
     explaining,
     networks,
     predicting,
@@ -63,7 +64,7 @@ def _options(
 def main() -> None:
     """Run `nas`, and end the process with its exit status."""
     process.open_streams()
-    with process.signals():
+    with process.signals(), completion.whole_words():
         status = run()
         sys.stdout.flush()
         sys.stderr.flush()

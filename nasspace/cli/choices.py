@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from typer.core import TyperCommand
@@ -71,6 +72,37 @@ def spaces() -> list[str]:
     from nasspace import files
 
     return list(files.names("spaces"))
+
+
+def studies() -> list[str]:
+    """Names of the studies in `./reports`."""
+    return sorted(path.parent.name for path in Path("reports").glob("*/study.yaml"))
+
+
+def members() -> list[str]:
+    """The networks on the fronts of the studies in `./reports`, as STUDY:ID."""
+    return [f"{study}:{number}" for study in studies() for number in _front_ids(study)]
+
+
+def networks() -> list[str]:
+    """Published networks, and those on the fronts of the studies in `./reports`."""
+    from nasspace.cli import listing
+
+    return [*(network["name"] for network in listing.zoo()), *members()]
+
+
+def networks_and_fronts() -> list[str]:
+    """As `networks`, and STUDY:front for each study."""
+    return [*networks(), *(f"{study}:front" for study in studies())]
+
+
+def _front_ids(study: str) -> list[str]:
+    """The first column of a study's front.csv; empty before there is one."""
+    try:
+        rows = (Path("reports") / study / "front.csv").read_text(encoding="utf-8").splitlines()[1:]
+    except (OSError, ValueError):
+        return []
+    return [number for row in rows if (number := row.partition(",")[0]).isdecimal()]
 
 
 CHOICES: dict[str, Callable[[], list[str]]] = {

@@ -23,7 +23,11 @@ def add_to(app: typer.Typer) -> None:
 def compress(
     arch: Annotated[
         str,
-        typer.Argument(metavar="ARCH", help="STUDY:ID, a folder of a training or export, or a network with --weights."),
+        typer.Argument(
+            metavar="ARCH",
+            help="STUDY:ID, a folder of a training or export, or a network with --weights.",
+            autocompletion=choices.networks,
+        ),
     ],
     latency_target: Annotated[
         str, typer.Option(help="Such as 10ms, or 70% of the network's own latency; the interval's upper end counts.")
@@ -53,7 +57,10 @@ def compress(
     ] = "own",
     teacher: Annotated[
         str | None,
-        typer.Option(help="A trained network to learn from: an ONNX file, a folder of an export, or STUDY:ID."),
+        typer.Option(
+            help="A trained network to learn from: an ONNX file, a folder of an export, or STUDY:ID.",
+            autocompletion=choices.members,
+        ),
     ] = None,
     step: Annotated[str, typer.Option(help="Share of the first latency that a step removes.")] = "5%",
     proposals: Annotated[

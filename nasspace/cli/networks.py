@@ -18,15 +18,27 @@ if TYPE_CHECKING:
     from nasspace.architecture import Architecture
 
 Arch = Annotated[
-    str, typer.Argument(metavar="ARCH", help="Published network, path of an architecture JSON, or STUDY:ID.")
+    str,
+    typer.Argument(
+        metavar="ARCH",
+        help="Published network, path of an architecture JSON, or STUDY:ID.",
+        autocompletion=choices.networks,
+    ),
 ]
 Exportable = Annotated[
-    str, typer.Argument(metavar="ARCH", help="Published network, architecture JSON, STUDY:ID, or STUDY:front.")
+    str,
+    typer.Argument(
+        metavar="ARCH",
+        help="Published network, architecture JSON, STUDY:ID, or STUDY:front.",
+        autocompletion=choices.networks_and_fronts,
+    ),
 ]
 AnyNetwork = Annotated[
     str,
     typer.Argument(
-        metavar="ARCH", help="Published network, architecture JSON, STUDY:ID, an ONNX file, or module:function."
+        metavar="ARCH",
+        help="Published network, architecture JSON, STUDY:ID, an ONNX file, or module:function.",
+        autocompletion=choices.networks,
     ),
 ]
 Resolution = Annotated[int | None, typer.Option(help="Square input resolution; the architecture's own if not given.")]
@@ -159,7 +171,12 @@ def latency(
     seconds: Annotated[float, typer.Option(min=0.01, help="Approximate time to measure.")] = 3.0,
     cached: Annotated[bool, typer.Option("--cached", help="Use an earlier measurement if there is one.")] = False,
     beside: Annotated[
-        str | None, typer.Option(metavar="STUDY", help="Compare with the front of a search on this machine.")
+        str | None,
+        typer.Option(
+            metavar="STUDY",
+            help="Compare with the front of a search on this machine.",
+            autocompletion=choices.studies,
+        ),
     ] = None,
     json: Json = False,
 ) -> None:

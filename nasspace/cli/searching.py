@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from nasspace.studies.recipe import Kind
     from nasspace.studies.study import Study
 
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name (below ./reports) or folder.")]
+StudyName = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help="A study's name (below ./reports) or folder.", autocompletion=choices.studies),
+]
 Workers = Annotated[
     int | None, typer.Option(help="Candidates evaluated at a time, on Ray; 1 without --ray does not use Ray.", min=1)
 ]
@@ -95,11 +98,17 @@ def search(
         bool, typer.Option("--fresh-latency", help="Measure again instead of reading the cache.")
     ] = False,
     learn_from: Annotated[
-        str | None, typer.Option(metavar="STUDY", help="Learn from an earlier study on the same images.")
+        str | None,
+        typer.Option(
+            metavar="STUDY", help="Learn from an earlier study on the same images.", autocompletion=choices.studies
+        ),
     ] = None,
     start_from: Annotated[
         str | None,
-        typer.Option(help="Trained weights that candidates inherit: STUDY:ID, an export, or a checkpoint."),
+        typer.Option(
+            help="Trained weights that candidates inherit: STUDY:ID, an export, or a checkpoint.",
+            autocompletion=choices.members,
+        ),
     ] = None,
     json: Json = False,
 ) -> None:

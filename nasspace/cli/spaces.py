@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nasspace.cli import printing
+from nasspace.cli import choices, printing
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
@@ -19,7 +19,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def spaces(
-    name: Annotated[str | None, typer.Argument(help="A space's name or path; without it, all are listed.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A space's name or path; without it, all are listed.", autocompletion=choices.spaces),
+    ] = None,
     resolution: Annotated[int | None, typer.Option(help="Deployment resolution; the file's own if not given.")] = None,
     classes: Annotated[int, typer.Option(help="Number of classes of the last layer.")] = 10,
     json: Json = False,

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from nasspace import files
 from nasspace.cli import printing
 from nasspace.cli.spaces import Json
 from nasspace.errors import InputError
@@ -82,6 +81,8 @@ def init(
 
 def _copy(kind: str, shipped: str, name: str) -> str:
     """The text of a shipped file under another name; a user's own file of the shipped name is not looked at."""
+    from nasspace import files
+
     text = files.read_text(files.folders(kind)[-1] / f"{shipped}.yaml")
     renamed = re.sub(rf"^name: {shipped}$", f"name: {name}", text, flags=re.MULTILINE)
     return f"{HEADERS[kind]}\n#\n{renamed}{OPTIONAL if kind == 'search' else ''}"
@@ -89,6 +90,8 @@ def _copy(kind: str, shipped: str, name: str) -> str:
 
 def _write(folder: Path, texts: dict[str, str]) -> None:
     """Write all files of a folder, or none: nothing is overwritten, and a failure leaves no file."""
+    from nasspace import files
+
     existing = [name for name in texts if os.path.lexists(folder / name)]
     if existing:
         raise InputError(f"{folder}: has {', '.join(existing)} already; nothing was written, choose another folder")

@@ -21,12 +21,17 @@ def train(
     arch: Annotated[
         str,
         typer.Argument(
-            metavar="ARCH", help="STUDY:ID, STUDY:front, published network, architecture JSON, or export folder."
+            metavar="ARCH",
+            help="STUDY:ID, STUDY:front, published network, architecture JSON, or export folder.",
+            autocompletion=choices.networks_and_fronts,
         ),
     ],
     data: Annotated[
         str | None,
-        typer.Option(help="As in `nas search`; the study's or export's own if not given, digits for other networks."),
+        typer.Option(
+            help="As in `nas search`; the study's or export's own if not given, digits for other networks.",
+            autocompletion=choices.datasets,
+        ),
     ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder of the files of a named data set.")] = None,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip images that cannot be read.")] = False,
@@ -48,7 +53,10 @@ def train(
     ] = False,
     teacher: Annotated[
         str | None,
-        typer.Option(help="A trained network to learn from: an ONNX file, a folder of an export, or STUDY:ID."),
+        typer.Option(
+            help="A trained network to learn from: an ONNX file, a folder of an export, or STUDY:ID.",
+            autocompletion=choices.members,
+        ),
     ] = None,
     out: Annotated[
         Path | None,

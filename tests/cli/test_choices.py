@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -55,16 +56,46 @@ def test_help_of_export_lists_the_formats(capsys, monkeypatch):
         ("nas sea", {"search"}),
         ("nas search --sampler g", {"gain", "gp"}),
         ("nas latency net --runtime onn", {"onnxruntime", "onnxruntime-int8"}),
+        ("nas spaces s", {"sandglass", "shuffle", "spos"}),
+        ("nas show alex", {"alexnet", "alexnet_grouped"}),
+        ("nas show ph", {"photos:3", "photos:12"}),
+        ("nas resume p", {"photos", "planned"}),  # `planned` has no front yet
+        ("nas search --learn-from=p", {"photos", "planned"}),
+        # as bash splits the words
+        ("nas search --space = m", {"mixed", "mnasnet", "mobile"}),
+        ("nas show photos :", {"3", "12"}),
+        ("nas search --start-from = photos : 1", {"12"}),
+        ("nas train photos :", {"3", "12", "front"}),
+        ("nas search --data imagefolder : ph", set()),  # bash then completes file names
     ],
 )
 def test_the_shell_completes_verbs_and_choices_without_pytorch(tmp_path, words, completions):
+    for study in ("photos", "planned"):
+        (tmp_path / "reports" / study).mkdir(parents=True)
+        (tmp_path / "reports" / study / "study.yaml").touch()
+    (tmp_path / "reports/photos/front.csv").write_text("id,digest\n3,a1\n12,b2\n")
     variables = {"_NAS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
     command = [sys.executable, "-c", COMPLETE]
     environment = {**os.environ, **variables}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
     *found, heavy = done.stdout.splitlines()
-    assert set(found) == completions, done.stderr
+    assert {*found} - {""} == completions, done.stderr
     assert heavy == "HEAVY set()"
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_the_script_completes_in_bash(tmp_path):
+    """The function that `complete` registers gets the words that bash split."""
+    command = tmp_path / "nas"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m nasspace.cli "$@"\n')
+    command.chmod(0o755)
+    script = (
+        'eval "$(nas --show-completion bash)"; complete -p nas;'
+        "COMP_WORDS=(nas search --space = shu) COMP_CWORD=4; _nas_completion nas; echo ${COMPREPLY[@]}"
+    )
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines() == ["complete -o default -F _nas_completion nas", "shuffle"], done.stderr
 
 
 def test_completion_can_be_installed(capsys):
