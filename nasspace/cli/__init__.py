@@ -11,8 +11,8 @@ import typer
 
 from nasspace import __version__
 from nasspace.cli import (
-    compressing,
     completion,
+    compressing,
     explaining,
     networks,
     predicting,

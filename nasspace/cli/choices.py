@@ -19,9 +19,9 @@ def samplers() -> list[str]:
 
 def runtimes() -> list[str]:
     """Names of the runtimes."""
-    from nasspace.latency.runtimes import RUNTIMES
+    from nasspace.latency.runtimes import known
 
-    return list(RUNTIMES)
+    return known()
 
 
 def objectives() -> list[str]:

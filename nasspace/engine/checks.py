@@ -27,13 +27,12 @@ MAX_DIFFERENCES = 4  # differences that an error message lists
 
 def check_recipe(recipe: Recipe) -> None:
     """Check the names in a recipe, its device and its cluster; raise `InputError` for what cannot be used."""
-    from nasspace.latency import remote
-    from nasspace.latency.runtimes import RUNTIMES
+    from nasspace.latency import remote, runtimes
     from nasspace.samplers.optuna_samplers import SAMPLERS
 
-    for kind, name, known in (("sampler", recipe.sampler, SAMPLERS), ("runtime", recipe.runtime, RUNTIMES)):
-        if name not in known:
-            raise InputError(f"'{name}' is not a {kind}{nearest(name, known)}")
+    if recipe.sampler not in SAMPLERS:
+        raise InputError(f"'{recipe.sampler}' is not a sampler{nearest(recipe.sampler, SAMPLERS)}")
+    runtime = runtimes.get(recipe.runtime)
     if recipe.objectives == ("latency",) or not {"accuracy", "latency"} & set(recipe.objectives):
         raise InputError(f"objectives: {', '.join(recipe.objectives)} alone is no search; add accuracy")
     _check_sampler(recipe)
@@ -46,7 +45,7 @@ def check_recipe(recipe: Recipe) -> None:
         check_device(recipe.device)
     check_execution(recipe)
     remote.check_device(recipe.latency_device, recipe.runtime)
-    RUNTIMES[recipe.runtime](recipe.threads, recipe.batch_size)  # raises if a package is missing
+    runtime(recipe.threads, recipe.batch_size)  # raises if a package is missing
 
 
 def _check_sampler(recipe: Recipe) -> None:

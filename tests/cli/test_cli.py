@@ -55,7 +55,7 @@ def test_spaces_in_the_documents_are_valid(capsys, document):
     assert json.loads(out)["exact"] is True
 
 
-DOCUMENTS = ["README.md", "docs/python.md", "docs/spaces.md", "docs/zoo.md"]
+DOCUMENTS = ["README.md", "docs/plugins.md", "docs/python.md", "docs/spaces.md", "docs/zoo.md"]
 
 
 @pytest.mark.slow

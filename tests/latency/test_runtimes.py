@@ -149,6 +149,55 @@ def test_an_unknown_runtime_is_named_with_the_nearest():
         runtimes.get("onnxruntim")
 
 
+class Elsewhere(runtimes.Eager):
+    name = "elsewhere"
+
+
+class WithoutRun:
+    name, libraries, uses_accelerator, needs_calibration, load = "without_run", (), False, False, None
+
+
+@pytest.fixture
+def entry_points(monkeypatch, tmp_path):
+    """Runtimes of another installed package."""
+    metadata = tmp_path / "other-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    values = {
+        **{"elsewhere": f"{__name__}:Elsewhere", "without_run": f"{__name__}:WithoutRun", "eager": "nowhere:Eager"},
+        **{"broken": "no_such_module:Runtime", "function": "json:loads", "renamed": f"{__name__}:Elsewhere"},
+    }
+    points = "".join(f"{name} = {value}\n" for name, value in values.items())
+    (metadata / "entry_points.txt").write_text(f"[{runtimes.ENTRY_POINTS}]\n{points}")
+    monkeypatch.syspath_prepend(tmp_path)
+    runtimes._entry_points.cache_clear()
+    yield
+    monkeypatch.undo()
+    runtimes._entry_points.cache_clear()
+
+
+def test_runtimes_by_entry_point(entry_points):
+    assert runtimes.get("elsewhere") is Elsewhere
+    assert runtimes.get("eager") is runtimes.Eager
+    assert runtimes.known()[: len(RUNTIMES)] == [*RUNTIMES]
+    with pytest.raises(InputError, match="did you mean 'elsewhere'"):
+        runtimes.get("elswhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("broken", "runtime 'broken' of no_such_module:Runtime fails to load: No module named"),
+        ("function", "json:loads is not a class with name = 'function'"),
+        ("renamed", "Elsewhere is not a class with name = 'renamed'"),
+        ("without_run", "WithoutRun has no run; see docs/plugins.md"),
+    ],
+)
+def test_a_runtime_that_cannot_be_used_is_named(entry_points, name, message):
+    with pytest.raises(InputError, match=message):
+        runtimes.get(name)
+
+
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_a_missing_package_is_reported_with_its_install_command(name, monkeypatch):
     for package in OPTIONAL[name]:
