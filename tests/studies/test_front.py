@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import re
 import shutil
 import sqlite3
 from pathlib import Path
 
+import pandas
 import pytest
 
 from nasspace.errors import InputError
@@ -82,6 +84,40 @@ def test_tables_are_what_pandas_writes(study):
     empty = dataclasses.replace(front, members=(), trials=())
     assert empty.csv() == empty.frame().drop(columns="architecture").to_csv(index=False)
     assert empty.trials_csv() == empty.trials_frame().to_csv(index=False)
+
+
+# Columns without a unit in their names: ids and texts, flags, fractions, counts, pixels.
+UNITLESS = {
+    *("id", "digest", "state", "reason", "architecture", "accuracy_ties", "latency_ties", "latency_contended"),
+    *("accuracy", "search_accuracy", "accuracy_expected", "accuracy_low", "accuracy_high"),
+    *("flops", "params", "memory_access", "resolution"),
+}
+
+
+def test_columns_have_their_units_in_their_names():
+    with_unit = {name for name in (*TRIAL_COLUMNS, *FRONT_COLUMNS) if name.endswith(("_ms", "_bytes"))}
+    assert {*TRIAL_COLUMNS, *FRONT_COLUMNS} == UNITLESS | with_unit | {"seconds"}
+    measured = [
+        name for name in (*TRIAL_COLUMNS, *FRONT_COLUMNS) if re.match("latency_(low|high|again)|latency$", name)
+    ]
+    assert all(name.endswith("_ms") for name in measured)
+
+
+@pytest.mark.parametrize(("name", "table"), [("trials.csv", "trials_frame"), ("front.csv", "frame")])
+def test_the_tables_are_read_by_pandas(study, name, table):
+    records.write_tables(study)
+    texts = {"digest": str, "accuracy_ties": str, "latency_ties": str}
+    found = pandas.read_csv(study.folder / name, dtype=texts)
+    written = pandas.DataFrame(getattr(study.snapshot(), table)()).drop(columns="architecture", errors="ignore")
+    assert list(found) == list(written)
+    assert len(found) >= 1
+    numbers = [
+        column for column in found if column.endswith(("_ms", "_bytes")) or column in ("id", "accuracy", "flops")
+    ]
+    assert all(pandas.api.types.is_numeric_dtype(found[column]) for column in numbers)
+    empty = written.isna() | (written == "")
+    pandas.testing.assert_frame_equal(found.isna(), empty)
+    pandas.testing.assert_frame_equal(found[~empty], written[~empty], check_dtype=False)
 
 
 CELLS = [
