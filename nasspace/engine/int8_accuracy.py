@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from nasspace import temporary
 
 if TYPE_CHECKING:
@@ -29,25 +27,22 @@ def with_int8_accuracy(trained: Trained, model: nn.Module, data: DataSet, resolu
         return trained
     import torch
 
-    from nasspace.data.images import resized, spread
+    from nasspace.data.images import spread
     from nasspace.exporting.judging import onnx_scores
     from nasspace.latency.convert import to_onnx
     from nasspace.latency.quantization import IMAGES, to_int8
     from nasspace.training.calibration import scaled_log_loss
-    from nasspace.training.trainer import normalized
+    from nasspace.training.trainer import network_inputs
 
     start = time.perf_counter()
-
-    def inputs(pixels: torch.Tensor) -> np.ndarray:
-        return normalized(resized(pixels, resolution), data).contiguous().numpy()
-
     pixels = data.train.pixels
     with temporary.private() as folder:
         shape = (data.channels, resolution, resolution)
         path = to_onnx(model, shape, Path(folder) / "model.onnx", dynamic_batch=True)
-        to_int8(path, path, inputs(pixels[spread(len(pixels), IMAGES)]))
+        to_int8(path, path, network_inputs(pixels[spread(len(pixels), IMAGES)], data, resolution))
         scores = onnx_scores(path, threads=1)
-        parts = [torch.from_numpy(scores(inputs(part))) for part in data.validation.pixels.split(256)]
+        batches = data.validation.pixels.split(256)
+        parts = [torch.from_numpy(scores(network_inputs(batch, data, resolution))) for batch in batches]
     found, labels = torch.cat(parts), data.validation.labels
     accuracy = int((found.argmax(1) == labels).sum()) / len(labels)
     seconds = trained.seconds + time.perf_counter() - start

@@ -64,7 +64,7 @@ class LatencyEvaluator:
         settings = {"runtime": recipe.runtime, "threads": recipe.threads, "batch_size": recipe.batch_size}
         settings |= {"fresh": self.fresh, "cache": self.cache}
         settings["model"] = (
-            runtimes.CalibratedModel(model, input_images(architecture, self.data))
+            runtimes.CalibratedModel(model, calibration_images(architecture, self.data))
             if runtime.needs_calibration
             else model
         )
@@ -93,17 +93,14 @@ class LatencyEvaluator:
             return None
 
 
-def input_images(
-    architecture: Architecture, data: DataSet, *, split: str = "train", count: int | None = None
-) -> numpy.ndarray:
-    """Return preprocessed images spread over a split; those of the training split calibrate int8 runtimes."""
-    from nasspace.data.images import resized, spread
+def calibration_images(architecture: Architecture, data: DataSet) -> numpy.ndarray:
+    """Return preprocessed images spread over the training split, which calibrate int8 runtimes."""
+    from nasspace.data.images import spread
     from nasspace.latency.quantization import IMAGES
-    from nasspace.training.trainer import normalized
+    from nasspace.training.trainer import network_inputs
 
-    pixels = getattr(data, split).pixels
-    chosen = resized(pixels[spread(len(pixels), count or IMAGES)], architecture.input[1])
-    return normalized(chosen, data).contiguous().numpy()
+    pixels = data.train.pixels
+    return network_inputs(pixels[spread(len(pixels), IMAGES)], data, architecture.input[1])
 
 
 def candidate_seed(seed: int, architecture: Architecture) -> int:

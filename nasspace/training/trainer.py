@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -547,6 +548,11 @@ class _Augmentation:
         use_cutmix = bool(cutmix) and (not mixup or float(torch.rand((), generator=self.generator)) < 0.5)
         mix, alpha = (augmentation.cutmix, cutmix) if use_cutmix else (augmentation.mixup, mixup)
         return mix(pixels, soft, alpha, self.generator)
+
+
+def network_inputs(pixels: Tensor, data: DataSet, resolution: int) -> np.ndarray:
+    """The inputs of a network in any runtime: pixels, uint8 [N, C, H, W], resized and normalized, float32."""
+    return normalized(resized(pixels, resolution), data).contiguous().numpy()
 
 
 def _to_channels_last(value: Any, device: str) -> Any:
