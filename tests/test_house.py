@@ -60,11 +60,11 @@ HEAVY_LIBRARIES = {
     "mlflow": {"engine.training_logs"},
     "onnx": {
         *("latency.convert", "latency.quantization", "latency.graph", "latency.numbered", "latency.profile"),
-        *("guidelines.graph_edits", "exporting.photo_onnx"),
+        *("guidelines.graph_edits", "exporting.photo_onnx", "exporting.fake_quantization"),
     },
     "onnxruntime": {
         *("data.predict", "latency.convert", "latency.quantization", "latency.runtimes.ort"),
-        *("latency.numbered", "latency.profile", "exporting.judging"),
+        *("latency.numbered", "latency.profile", "exporting.judging", "exporting.fake_quantization"),
     },
     "ncnn": {"latency.runtimes.ncnn"},
     "pnnx": {"latency.convert"},

@@ -10,6 +10,7 @@ import typer
 
 from nasspace.cli import choices, printing
 from nasspace.cli.spaces import Json
+from nasspace.errors import Interrupted
 
 if TYPE_CHECKING:
     from nasspace.exporting.int8 import Quantized
@@ -30,15 +31,24 @@ def quantize(
         ),
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the files of a named data set.")] = None,
+    fine_tune: Annotated[
+        int, typer.Option(help="Epochs to train the network as it computes in int8, if int8 loses too much.", min=0)
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Write model.int8.onnx into an export: the best of six ways to quantize, and what it loses.
 
     If it loses more than a point of accuracy on the validation images, the most sensitive operations stay in float.
+    With --fine-tune the network is also trained in int8, and the better file is kept; the same command resumes.
     """
     from nasspace.exporting import int8
 
-    exported, found = int8.quantize(folder, data, data_dir, printing.print_message)
+    try:
+        exported, found = int8.quantize(folder, data, data_dir, printing.print_message, fine_tune=fine_tune)
+    except KeyboardInterrupt:
+        if not fine_tune:
+            raise
+        raise Interrupted("interrupted; the same command continues the fine-tuning from its checkpoint") from None
     if json:
         document = {"folder": str(exported.folder), "accuracy": exported.accuracy, **found.to_json()}
         return printing.print_json({**document, "warning": found.warning})
@@ -75,4 +85,8 @@ def _losses(found: Quantized, accuracy: dict[str, Any]) -> list[str]:
     if nodes := found.scheme.float_nodes:
         layers = ", ".join(map(str, int8.layers_of(nodes)))
         lines.append(f"{len(nodes)} operations stay in float, in layers {layers}: {', '.join(nodes)}")
+    if tuning := found.fine_tuning:
+        tuned, other = (f"{100 * loss.value:.2f}" for loss in (tuning.loss, tuning.other))
+        kept = "the fine-tuned file is kept" if tuning.is_kept else "the file without fine-tuning is kept"
+        lines.append(f"{tuned} points lost after {tuning.training.epochs} epochs in int8, {other} without; {kept}")
     return lines

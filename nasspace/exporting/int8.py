@@ -6,7 +6,7 @@ best differs from network to network, so all six are tried. They are compared by
 divergence of the int8 network's class probabilities from the float network's, on training images that did not calibrate
 the ranges. Depthwise networks may still lose most of their accuracy (Sheng et al. 2018, "A quantization-friendly
 separable convolution for MobileNets"). Then the convolutions and linear layers that alone change the probabilities most
-stay in float.
+stay in float, or the network is fine-tuned as it computes in int8.
 """
 
 from __future__ import annotations
@@ -15,20 +15,25 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nasspace import architecture as architectures
-from nasspace import temporary
+from nasspace import files, temporary
+from nasspace.data.images import spread
 from nasspace.errors import InputError
 from nasspace.exporting.checks import INT8, digest
-from nasspace.exporting.export import Exported, add_int8, data_of, read_record
+from nasspace.exporting.export import TRAINED, Exported, add_int8, data_of, read_record
+from nasspace.exporting.fake_quantization import QuantizedNetwork
 from nasspace.exporting.judging import onnx_scores
 from nasspace.latency.graph import layer_index
 from nasspace.latency.quantization import IMAGES, RANGES, Calibration, Scheme, calibrated
+from nasspace.training import trainer
+from nasspace.training.settings import TrainingSettings
+from nasspace.training.trainer import network_inputs
 
 if TYPE_CHECKING:
     from nasspace.data.images import DataSet
@@ -38,6 +43,11 @@ MOST_FLOAT = 0.5  # share of the operations with weights that may stay in float
 COMPARED = 256  # training images on which files are compared
 BATCH = 256  # images that are classified at a time
 NAMED = 3  # the most sensitive layers that a warning names
+FINE_TUNING: dict[str, Any] = {  # training settings; augmentation is that of the network's training
+    **{"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 0.0},
+    **{"schedule": "cosine", "last_rate": 0.0, "warm_up": 0.2, "warm_up_in": "share"},
+    **{"average": 0.0, "norm_statistics": "running", "head_first": 0.0},
+}
 Z = 1.959964  # of a 95 % interval
 
 Step = Callable[[str], None]
@@ -67,19 +77,61 @@ class Loss:
         half = Z * math.sqrt((lost + gained - (lost - gained) ** 2) / (self.count + 2))
         return lost - gained - half, lost - gained + half
 
+    def to_json(self) -> dict[str, Any]:
+        """The record of the loss in export.json."""
+        low, high = self.interval
+        return {"value": self.value, "low": low, "high": high, "images": self.count}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A quantization-aware training; it continues from the file `checkpoint` if it was interrupted."""
+
+    epochs: int
+    settings: TrainingSettings
+    checkpoint: Path
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What the file of a quantization-aware training loses, and `other`, the best one with the network's own weights.
+
+    The file that loses less is kept; the fine-tuned one, with all operations in int8, if both lose the same.
+    """
+
+    training: Training
+    loss: Loss
+    other: Loss
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the fine-tuned file is kept."""
+        return self.loss.value <= self.other.value
+
+    def to_json(self) -> dict[str, Any]:
+        """The record of the training in export.json."""
+        return {
+            "epochs": self.training.epochs,
+            "kept": self.is_kept,
+            "loss": self.loss.to_json(),
+            "loss_without": self.other.to_json(),
+            "training": asdict(self.training.settings),
+        }
+
 
 @dataclass(frozen=True)
 class Quantized:
     """An int8 file: its scheme, how each scheme that was tried diverges (in nats), and what it loses.
 
     `loss` is None without held-out images. `sensitive` are the nodes that cost most, the worst first, if the network
-    with all layers in int8 lost more than a point.
+    with all layers in int8 lost more than a point, and `fine_tuning` the training that was then asked for.
     """
 
     scheme: Scheme
     tried: tuple[tuple[Scheme, float], ...]
     loss: Loss | None = None
     sensitive: tuple[str, ...] = ()
+    fine_tuning: FineTuning | None = None
 
     @property
     def warning(self) -> str:
@@ -88,23 +140,21 @@ class Quantized:
             return ""
         low, high = (100 * end for end in self.loss.interval)
         layers = ", ".join(map(str, layers_of(self.sensitive[:NAMED])))
+        useless = "and fine-tuning do not suffice" if self.fine_tuning else "does not suffice (--fine-tune EPOCHS may)"
         return (
             f"int8 loses {100 * self.loss.value:.1f} points of accuracy ({low:.1f} to {high:.1f}), and keeping "
-            f"operations in float does not help; layers {layers} are the most sensitive; ship model.onnx"
+            f"operations in float {useless}; layers {layers} are the most sensitive; ship model.onnx"
         )
 
     def to_json(self) -> dict[str, Any]:
         """The record of the choice in export.json."""
-        loss = None
-        if self.loss is not None:
-            low, high = self.loss.interval
-            loss = {"value": self.loss.value, "low": low, "high": high, "images": self.loss.count}
         return {
             "weights": "per channel" if self.scheme.per_channel else "per tensor",
             "ranges": self.scheme.ranges,
             "float_nodes": list(self.scheme.float_nodes),
             "sensitive_nodes": list(self.sensitive),
-            "loss": loss,
+            "loss": self.loss and self.loss.to_json(),
+            "fine_tuning": self.fine_tuning and self.fine_tuning.to_json(),
             "divergence": {str(scheme): value for scheme, value in self.tried},
         }
 
@@ -114,15 +164,22 @@ def quantize(
     data: DataSet | str | None = None,
     data_dir: str | os.PathLike | None = None,
     on_step: Step = lambda text: None,
+    *,
+    fine_tune: int = 0,
 ) -> tuple[Exported, Quantized]:
     """Write model.int8.onnx into a complete export with model.onnx, and record how, and what it loses.
 
     `data` is the data that the network was trained on, by default the recorded one: training images calibrate, and the
-    validation images say what is lost. The folder changes at the end only. A file that fails its checks is not kept,
-    with a `VerificationError`.
+    validation images say what is lost. If all operations in int8 lose more than a point, the network is also trained
+    for `fine_tune` epochs as it computes in int8. No other file of the folder gets the fine-tuned weights. The folder
+    changes at the end only. A file that fails its checks is not kept, with a `VerificationError`.
     """
     folder = Path(folder)
+    checkpoint = folder.resolve().with_name(f".{folder.resolve().name}.fine-tuning.pt")
+    training = Training(fine_tune, _settings(folder), checkpoint) if fine_tune else None
     record = read_record(folder)
+    if fine_tune and not record["trained"]:
+        raise InputError(f"{folder}: was never trained; leave out --fine-tune, or train it with `nas train`")
     architecture = architectures.load(folder / "architecture.json")
     source = folder / "model.onnx"
     if not source.is_file():
@@ -135,30 +192,81 @@ def quantize(
         raise InputError(f"{folder}: the data of its training is not known; name it with --data")
     with temporary.private() as new:
         path = Path(new) / INT8
-        result = _quantized(source, path, found, record["trained"], on_step)
-        return add_int8(folder, path, found, result.to_json()), result
+        result = _quantized(source, path, found, record["trained"], training, on_step)
+        exported = add_int8(folder, path, found, result.to_json())
+    checkpoint.unlink(missing_ok=True)
+    return exported, result
 
 
-def _quantized(source: Path, path: Path, data: DataSet, trained: bool, on_step: Step) -> Quantized:
-    """Choose a scheme, and keep sensitive operations in float if a trained network loses too much."""
-    from nasspace.data.images import spread
+def _settings(folder: Path) -> TrainingSettings:
+    """The settings of a fine-tuning: images are augmented as in the training that the folder records, if it does."""
+    path, recorded = folder / TRAINED[0], TrainingSettings()
+    if path.is_file():
+        document = files.load_json(path)
+        try:
+            recorded = TrainingSettings.from_mapping(document.value["training"])
+        except (TypeError, KeyError, AttributeError, InputError):
+            raise document.error(("training",), "not the settings of a training; train again") from None
+    return replace(recorded, **FINE_TUNING)
 
-    drawn = spread(len(data.train.pixels), IMAGES + COMPARED)
-    calibrating = spread(len(drawn), IMAGES)
-    others = np.delete(drawn.numpy(), calibrating.numpy())
-    images = _inputs(data, "train", others if len(others) else drawn.numpy())
-    with calibrated(source, _inputs(data, "train", drawn[calibrating].numpy())) as calibration:
+
+def _quantized(
+    source: Path, path: Path, data: DataSet, trained: bool, training: Training | None, on_step: Step
+) -> Quantized:
+    """Choose a scheme; if a trained network loses too much, keep sensitive operations in float, or fine-tune it."""
+    drawn = network_inputs(data.train.pixels[spread(len(data.train), IMAGES + COMPARED)], data, data.resolution)
+    calibrating = spread(len(drawn), IMAGES).numpy()
+    others = np.delete(drawn, calibrating, axis=0)
+    images = others if len(others) else drawn
+    with calibrated(source, drawn[calibrating]) as calibration:
         scheme, tried = choose(source, path, calibration, images)
         on_step(f"of six int8 files the one with {scheme} has the smallest divergence")
         if not trained:
             return Quantized(scheme, tried)
         loss = loss_of(source, path, data)
+        on_step(f"int8 loses {100 * loss.value:.1f} points of accuracy")
         if loss.value <= LOSS:
             return Quantized(scheme, tried, loss)
-        on_step(f"int8 loses {100 * loss.value:.1f} points of accuracy")
+        network = training and _simulated(path, calibration, images)  # which may fail, so before what takes long
         order = sensitive_operations(source, calibration, scheme, images[:64], on_step)
         kept, loss = _rescued(source, path, calibration, scheme, order, data, on_step)
-        return Quantized(kept, tried, loss, tuple(order))
+        result = Quantized(kept, tried, loss, tuple(order))
+        if training is None or network is None or not _train(network, data, training, on_step):
+            return result
+        tuned = calibration.with_weights(network.tensors()).quantize(path.with_name("fine-tuned.onnx"), scheme)
+        fine_tuning = FineTuning(training, loss_of(source, tuned, data), loss)
+        on_step(f"fine-tuned, all operations in int8: {100 * fine_tuning.loss.value:.1f} points lost")
+        if not fine_tuning.is_kept:
+            return replace(result, fine_tuning=fine_tuning)
+        tuned.replace(path)
+        return replace(result, scheme=scheme, loss=fine_tuning.loss, fine_tuning=fine_tuning)
+
+
+def _simulated(path: Path, calibration: Calibration, images: np.ndarray) -> QuantizedNetwork:
+    """The network of an int8 file, to be trained, if it classifies `images` as the file does."""
+    try:
+        network = QuantizedNetwork(path, calibration.prepared)
+        network.check(path, images)
+    except InputError as error:
+        raise InputError(f"{calibration.source}: {error}; leave out --fine-tune") from error
+    return network
+
+
+def _train(network: QuantizedNetwork, data: DataSet, training: Training, on_step: Step) -> bool:
+    """Train a network as it computes in int8; False if it diverges."""
+    if training.checkpoint.is_file():
+        on_step(f"continues from {training.checkpoint}")
+    trained = trainer.train(
+        network,
+        data,
+        trainer.Fidelity(data.resolution, training.epochs),
+        training.settings,
+        on_epoch=lambda epoch, epochs, loss: on_step(f"fine-tuning: epoch {epoch} of {epochs}, loss {loss:.3f}"),
+        checkpoint=training.checkpoint,
+    )
+    if trained.diverged:
+        on_step("the fine-tuning diverged: its loss is not a number")
+    return not trained.diverged
 
 
 def _rescued(
@@ -194,15 +302,8 @@ def loss_of(source: Path, int8: Path, data: DataSet, split: str = "validation") 
 def _right(path: Path, data: DataSet, split: str) -> np.ndarray:
     """Which images of a split an ONNX file classifies correctly."""
     scores, labels = onnx_scores(path), getattr(data, split).labels.numpy()
-    parts = np.array_split(np.arange(len(labels)), -(-len(labels) // BATCH))
-    return np.concatenate([scores(_inputs(data, split, part)).argmax(1) for part in parts]) == labels
-
-
-def _inputs(data: DataSet, split: str, at: np.ndarray) -> np.ndarray:
-    """Some images of a split as the network takes them, float32 (N, C, H, W)."""
-    from nasspace.training.trainer import normalized
-
-    return normalized(getattr(data, split).pixels[at], data).contiguous().numpy()
+    batches = getattr(data, split).pixels.split(BATCH)
+    return np.concatenate([scores(network_inputs(part, data, data.resolution)).argmax(1) for part in batches]) == labels
 
 
 def choose(

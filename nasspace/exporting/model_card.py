@@ -45,7 +45,7 @@ FILES = {
     "weights.pt": "state dictionary, for `torch.load(..., weights_only=True)`",
     "weights.safetensors": "the same weights as safetensors",
     "model.onnx": "the network with its weights as ONNX, batch norm folded in; metadata: preprocessing, classes",
-    "model.int8.onnx": "the same, quantized: weights in int8, activations in uint8",
+    "model.int8.onnx": "the network, quantized: weights in int8, activations in uint8",
     photo_onnx.NAME: "the network with the preprocessing inside: a decoded image in, probabilities out",
     **{target.file: target.about for target in TARGETS.values()},
     "model.openvino.bin": "its weights",
@@ -145,6 +145,9 @@ def _int8(how: Any) -> str:
     if isinstance(loss := how.get("loss"), Mapping):
         value, low, high = (f"{100 * loss[key]:.2f}" for key in ("value", "low", "high"))
         text += f". It loses {value} points of accuracy ({low} to {high}) on the same {loss['images']:,} images"
+    if isinstance(tuning := how.get("fine_tuning"), Mapping) and tuning.get("kept"):
+        epochs = _plain(tuning.get("epochs"))
+        text += f". It has weights of its own, those of the other files trained for {epochs} epochs as int8 computes"
     return f"{text}."
 
 

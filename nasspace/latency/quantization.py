@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -125,6 +125,20 @@ class Calibration:
                 **options,
             )
         return path
+
+    def with_weights(self, weights: Mapping[str, np.ndarray]) -> Calibration:
+        """The network with other weights, by their names in the prepared file; the ranges of activations stay.
+
+        An ONNX Runtime that reads no ranges from a file finds them again.
+        """
+        import onnx
+
+        model = onnx.load(self.prepared)
+        for one in model.graph.initializer:
+            if one.name in weights:
+                one.CopyFrom(onnx.numpy_helper.from_array(weights[one.name], one.name))
+        onnx.save(model, path := self.prepared.with_name("with-weights.onnx"))
+        return replace(self, prepared=path)
 
     def _ranges(self, kind: str) -> Path:
         """The ranges on the calibration images, as a file of ONNX Runtime's; written at the first call."""

@@ -42,11 +42,15 @@ def _is_depthwise(convolution: nn.Conv2d) -> bool:
 
 def _forward(convolution: nn.Conv2d, maps: Tensor) -> Tensor:
     """`by_pixels` for tiny maps, else the convolution's own forward."""
-    height, width = maps.shape[2:]
-    kernel = min(convolution.kernel_size)
-    if max(height, width) > LARGEST or min(height, width) >= kernel:
+    if not is_tiny(maps, convolution.weight):
         return nn.Conv2d.forward(convolution, maps)
     return by_pixels(maps, convolution.weight, convolution.bias, convolution.stride, convolution.padding)  # type: ignore[arg-type]
+
+
+def is_tiny(maps: Tensor, weight: Tensor) -> bool:
+    """Whether maps [N, C, H, W] are so small that `by_pixels` is faster than a convolution, in training."""
+    height, width = maps.shape[2:]
+    return max(height, width) <= LARGEST and min(height, width) < min(weight.shape[2:])
 
 
 def by_pixels(

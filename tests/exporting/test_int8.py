@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -20,7 +21,7 @@ from nasspace.exporting.export import export, verify
 from nasspace.exporting.int8 import INT8, Loss, Quantized, divergence
 from nasspace.latency.quantization import RANGES, Scheme, calibrated, has_cache, to_int8
 from nasspace.network import build
-from nasspace.training.trainer import Fidelity, TrainingSettings, train
+from nasspace.training.trainer import Fidelity, TrainingSettings, network_inputs, train
 
 SIDE, WIDER = 16, 1e4
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_model_py")]
@@ -59,15 +60,28 @@ def exported(network, data, tmp_path_factory) -> Path:
     ).folder
 
 
-@pytest.fixture(scope="module")
-def uneven(network, data, tmp_path_factory) -> Path:
-    """The same function, but one channel between the first two layers has 10,000 times the range of the others."""
+def widened(network, factor: float) -> dict[str, torch.Tensor]:
+    """The same function, but one channel between the first two layers has `factor` times its range."""
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     names = [name for name in state if state[name].dim() == 4]
     for name in (names[0], names[0].replace("weight", "bias")):
-        state[name][0] *= WIDER
-    state[names[1]][:, 0] /= WIDER
-    return export(architecture(), tmp_path_factory.mktemp("int8") / "uneven", weights=state, data=data).folder
+        state[name][0] *= factor
+    state[names[1]][:, 0] /= factor
+    return state
+
+
+@pytest.fixture(scope="module")
+def uneven(network, data, tmp_path_factory) -> Path:
+    """A network that int8 ruins."""
+    folder = tmp_path_factory.mktemp("int8") / "uneven"
+    return export(architecture(), folder, weights=widened(network, WIDER), data=data).folder
+
+
+@pytest.fixture(scope="module")
+def trainable(network, data, tmp_path_factory) -> Path:
+    """A network that loses about 20 points in int8."""
+    folder = tmp_path_factory.mktemp("int8") / "trainable"
+    return export(architecture(), folder, weights=widened(network, 200), data=data).folder
 
 
 def test_the_scheme_that_changes_least_is_kept_and_recorded(exported, tmp_path):
@@ -127,7 +141,7 @@ def test_a_kill_leaves_an_export_that_is_complete(exported, monkeypatch, tmp_pat
 
 def test_layers_that_int8_ruins_stay_in_float(uneven, data, tmp_path):
     folder = shutil.copytree(uneven, tmp_path / "net")
-    images = int8._inputs(data, "train", numpy.arange(32))
+    images = network_inputs(data.train.pixels[:32], data, SIDE)
     plain = to_int8(folder / "model.onnx", tmp_path / "plain.onnx", images)
     assert int8.loss_of(folder / "model.onnx", plain, data).value > 0.3
     result, quantized = int8.quantize(folder)
@@ -149,12 +163,98 @@ def test_a_loss_that_float_layers_do_not_lower_is_a_warning(uneven, monkeypatch,
     assert "points of accuracy" in quantized.warning
 
 
+def test_a_fine_tuned_network_loses_less_in_int8_and_changes_no_other_file(trainable, monkeypatch, tmp_path):
+    monkeypatch.setattr(int8, "MOST_FLOAT", 0)
+    folder = shutil.copytree(trainable, tmp_path / "net")
+    before = contents(folder)
+    _, quantized = int8.quantize(folder, fine_tune=2)
+    tuning = quantized.fine_tuning
+    assert tuning.is_kept
+    assert tuning.loss.value < 0.08 < 0.15 < tuning.other.value
+    assert quantized.loss == tuning.loss
+    assert not quantized.scheme.float_nodes
+    assert "fine-tuning do not suffice" in quantized.warning
+    changed = {name for name, content in contents(folder).items() if before.get(name) != content}
+    assert changed == {INT8, "export.json", "README.md"}
+    record = json.loads((folder / "export.json").read_text())["int8"]
+    assert record["fine_tuning"]["kept"]
+    assert record["fine_tuning"]["epochs"] == 2
+    assert record["fine_tuning"]["loss_without"]["value"] == tuning.other.value
+    assert "It has weights of its own" in (folder / "README.md").read_text()
+    assert verify(folder, data="digits").ok
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_the_file_that_loses_less_is_kept(trainable, data, tmp_path):
+    folder = shutil.copytree(trainable, tmp_path / "net")
+    _, quantized = int8.quantize(folder, fine_tune=1)
+    assert not quantized.fine_tuning.is_kept
+    assert quantized.loss == quantized.fine_tuning.other
+    assert int8.loss_of(folder / "model.onnx", folder / INT8, data) == quantized.loss
+    assert quantized.scheme.float_nodes
+    assert "weights of its own" not in (folder / "README.md").read_text()
+
+
+def test_an_interrupted_fine_tuning_continues_and_ends_in_the_same_file(trainable, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(int8, "MOST_FLOAT", 0)
+    whole, halted = (shutil.copytree(trainable, tmp_path / name) for name in ("whole", "halted"))
+    int8.quantize(whole, fine_tune=2)
+
+    printed: list[str] = []
+
+    def stop(text):
+        printed.append(text)
+        if "epoch 2" in text:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli.printing, "print_message", stop)
+        assert cli.run(["quantize", str(halted), "--fine-tune", "2"]) == 130
+    assert "the same command continues" in printed[-1]
+    assert (tmp_path / ".halted.fine-tuning.pt").is_file()
+    assert cli.run(["quantize", str(halted), "--fine-tune", "3"]) == 2
+    assert "another training (epochs or resolution differ)" in capsys.readouterr().err
+    assert cli.run(["quantize", str(halted), "--fine-tune", "2"]) == 0
+    output = capsys.readouterr()
+    assert "continues from" in output.err
+    assert "the fine-tuned file is kept" in output.out
+    assert (halted / INT8).read_bytes() == (whole / INT8).read_bytes()
+    assert not (tmp_path / ".halted.fine-tuning.pt").exists()
+
+
+def test_a_network_that_loses_little_is_not_fine_tuned(exported, tmp_path):
+    _, quantized = int8.quantize(shutil.copytree(exported, tmp_path / "net"), fine_tune=2)
+    assert quantized.fine_tuning is None
+
+
+def test_images_are_augmented_as_in_the_recorded_training(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "net")
+    settings = TrainingSettings(flip=False, rotation=5.0, optimizer="adamw", batch_size=16)
+    (folder / "training.json").write_text(json.dumps({"training": dataclasses.asdict(settings)}))
+    found = int8._settings(folder)
+    assert (found.flip, found.rotation, found.batch_size) == (False, 5.0, 16)
+    assert (found.optimizer, found.learning_rate) == ("sgd", 0.01)
+    (folder / "training.json").write_text('{"training": {"flip": 3}}')
+    with pytest.raises(InputError, match=r"training\.json.*train again"):
+        int8._settings(folder)
+
+
+def test_an_untrained_network_is_not_fine_tuned(tmp_path, data):
+    folder = export(architecture(), tmp_path / "net").folder
+    with pytest.raises(InputError, match="never trained"):
+        int8.quantize(folder, data, fine_tune=1)
+
+
 @pytest.mark.parametrize("kind", RANGES)
 def test_every_way_finds_ranges_of_its_own(kind, exported, data, tmp_path):
     """ONNX Runtime's own options make entropy equal to the smallest and largest value."""
     if not has_cache():
         pytest.skip("this ONNX Runtime reads no ranges from a file")
-    images = int8._inputs(data, "train", numpy.arange(32))
+    images = network_inputs(data.train.pixels[:32], data, SIDE)
     with calibrated(exported / "model.onnx", images) as calibration:
         scales = [
             scales_of(calibration.quantize(tmp_path / "one.onnx", Scheme(ranges=each))) for each in (kind, "minmax")
