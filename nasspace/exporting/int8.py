@@ -261,7 +261,7 @@ def _train(network: QuantizedNetwork, data: DataSet, training: Training, on_step
         data,
         trainer.Fidelity(data.resolution, training.epochs),
         training.settings,
-        on_epoch=lambda epoch, epochs, loss: on_step(f"fine-tuning: epoch {epoch} of {epochs}, loss {loss:.3f}"),
+        on_epoch=lambda at: on_step(f"fine-tuning: epoch {at.number} of {at.epochs}, loss {at.loss:.3f}"),
         checkpoint=training.checkpoint,
     )
     if trained.diverged:
