@@ -18,6 +18,7 @@ from nasspace.errors import InputError, nearest
 
 PACKAGE = Path(__file__).resolve().parent
 MAX_BYTES = 4_000_000
+CACHE = "NASSPACE_CACHE"  # environment variable with the folder of measured latencies and decoded images
 MAX_NAME = 240  # bytes of a name: file systems allow 255, and the names of temporary files are longer
 
 
@@ -107,6 +108,19 @@ def kind_of(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (OSError, ValueError):
         return ""
+
+
+def cache_folder() -> Path:
+    """The folder that the environment variable NASSPACE_CACHE names, else the user's cache folder."""
+    folder = os.environ.get(CACHE)
+    if not folder:
+        import platformdirs
+
+        try:
+            folder = platformdirs.user_cache_dir("nasspace")
+        except RuntimeError:  # a user without a home directory
+            folder = os.path.join(os.devnull, "no-home")  # cannot be created
+    return Path(folder)
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:

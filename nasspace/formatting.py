@@ -18,12 +18,13 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def memory(size: float) -> str:
-    """A number of bytes in KB or MB (of 1024), with one decimal, rounded up: it never looks smaller than it is.
+    """A number of bytes in KB, MB or GB (of 1024), with one decimal, rounded up: it never looks smaller than it is.
 
-    >>> memory(524_288), memory(524_289), memory(2**30)
-    ('512 KB', '512.1 KB', '1,024 MB')
+    >>> memory(524_288), memory(524_289), memory(2**30), memory(2**34)
+    ('512 KB', '512.1 KB', '1,024 MB', '16 GB')
     """
-    unit, scale = ("KB", 2**10) if size < 10 * 2**20 else ("MB", 2**20)
+    units = (("KB", 2**10), ("MB", 2**20), ("GB", 2**30))
+    unit, scale = next((each for each in units if size < 10 * 1024 * each[1]), units[-1])
     return f"{math.ceil(round(10 * size / scale, 6)) / 10:,.1f}".removesuffix(".0") + f" {unit}"
 
 

@@ -35,6 +35,13 @@ def train(
     ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder of the files of a named data set.")] = None,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip images that cannot be read.")] = False,
+    images_on_disk: Annotated[
+        bool,
+        typer.Option(
+            "--images-on-disk",
+            help="Read decoded images from a file of the cache; automatic above half of the memory.",
+        ),
+    ] = False,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training images; 25, or the study's own, if not given.", min=1)
     ] = None,
@@ -99,6 +106,7 @@ def train(
             batch_size=batch_size,
             skip_broken=skip_broken,
             log=log or (),
+            on_disk=images_on_disk,
             report=printing.print_message,
         )
     except KeyboardInterrupt:

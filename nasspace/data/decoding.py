@@ -6,7 +6,7 @@ import os
 import statistics
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,9 +115,8 @@ def specification(
     }
 
 
-def decode(images: Sequence[Encoded], spec: dict[str, Any]) -> tuple[Tensor, dict[int, str]]:
+def decode(images: Sequence[Encoded], spec: Mapping[str, Any]) -> tuple[Tensor, dict[int, str]]:
     """Pixels uint8 [N, *spec["input"]], and the reason for each unreadable image, whose pixels are zero."""
-    _check_memory(len(images), *spec["input"][:2])
     # NumPy, not torch: a torch operation in each thread would start another pool of threads.
     pixels = np.zeros((len(images), *spec["input"]), np.uint8)
     broken: dict[int, str] = {}
@@ -198,20 +197,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:  # without the path, which the place names
         return error.strerror
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _check_memory(count: int, channels: int, resolution: int) -> None:
-    """Refuse images that need more than half of the machine's memory."""
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    needed = count * channels * resolution**2
-    if needed > memory / 2:
-        fitting = int((memory / 2 / (count * channels)) ** 0.5)
-        raise InputError(
-            f"{count} images at {resolution}x{resolution} need {needed / 2**30:.1f} GiB, and data sets are held in "
-            f"memory (here {memory / 2**30:.1f} GiB); a resolution of {fitting} would take half of it"
-        )
 
 
 def _threads() -> ThreadPoolExecutor:

@@ -1,4 +1,4 @@
-"""Images in memory: one uint8 tensor per split, fingerprints, other resolutions, stratified subsets."""
+"""Decoded images: one uint8 tensor per split, fingerprints, other resolutions, stratified subsets."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nasspace.data import pixel_files
 from nasspace.data.decoding import specification
 from nasspace.data.sources import SPLITS
+from nasspace.errors import InputError
+from nasspace.formatting import memory
 
 CHUNK = 128  # images converted to floats at once
 
@@ -25,19 +28,23 @@ CHUNK = 128  # images converted to floats at once
 class Images:
     """One split: `pixels` uint8 [N, C, H, W], `labels` int64 [N], and the `originals` of the pixels.
 
-    An original is a path, the bytes of an image file, or a uint8 array [H, W] or [H, W, 3]. Validation and test splits
-    keep their originals, the training split does not.
+    `file` is the file that the pixels are mapped from (`pixel_files`); None: they are held in memory. An original is a
+    path, the bytes of an image file, or a uint8 array [H, W] or [H, W, 3]. Validation and test splits keep their
+    originals, the training split does not.
     """
 
     pixels: Tensor
     labels: Tensor
     originals: Sequence[Path | bytes | numpy.ndarray] | None = None
+    file: Path | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def at(self, indices: Tensor) -> Images:
-        """The images at these indices."""
+        """The images at these indices, held in memory."""
+        if self.file is not None:
+            pixel_files.read_ahead(self.file, self.pixels, indices)
         originals = self.originals
         if originals is not None:
             originals = [originals[index] for index in torch.arange(len(self))[indices].tolist()]
@@ -45,7 +52,7 @@ class Images:
 
     def without_originals(self) -> Images:
         """Pixels and labels only."""
-        return Images(self.pixels, self.labels)
+        return dataclasses.replace(self, originals=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +143,13 @@ def prepared(data: DataSet, resolution: int) -> DataSet:
     if resolution == data.resolution:
         return data
     splits = {split: getattr(data, split) for split in SPLITS}
+    needed = sum(len(images) for images in splits.values() if images) * data.channels * resolution**2
+    if pixel_files.exceeds_memory(needed):
+        raise InputError(
+            f"{data.name}: images resized to {resolution}x{resolution} are held in memory and would need "
+            f"{memory(needed)}, more than half of it; choose a lower resolution, or that of the decoded images, "
+            f"{data.resolution}"
+        )
     scaled = {
         split: images and Images(resized(images.pixels, resolution), images.labels) for split, images in splits.items()
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nasspace import files
-from nasspace.data import decoding, folders, sources, tables
+from nasspace.data import decoding, folders, pixel_files, sources, tables
 from nasspace.data.images import DataSet, Images, prepared, stratified
 from nasspace.data.names import NAMED, PREFIXED
 from nasspace.data.sources import SourceData, SourceSplit
@@ -24,6 +25,9 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 LARGEST_NATIVE = 224  # pixels: largest side of images if no resolution is given
 MOST_CLASSES = 100_000  # larger labels are mistakes: the largest public image data set has 21,841 classes
 
+Image = tuple[str, int]  # split of the source, index
+Rows = dict[str, tuple[str, Tensor]]  # final split: split of the source, indices of its images
+
 
 def load_data(
     spec: str,
@@ -33,6 +37,8 @@ def load_data(
     seed: int = 0,
     held_out: float = 0.2,
     skip_broken: bool = False,
+    on_disk: bool = False,
+    report: Callable[[str], None] | None = None,
 ) -> DataSet:
     """Load the data set that `spec` names: `digits`, `imagefolder:DIR`, `parquet:FILE`, a name on the hub, ...
 
@@ -41,6 +47,10 @@ def load_data(
     224. If the source has no validation split, the share `held_out` of each class's training images becomes one, drawn
     with `seed`; the test split is never used for it. Raises `InputError` for missing, empty or unreadable data, and for
     training images that are all blank. With `skip_broken`, unreadable images are left out; `skipped` names them.
+
+    Decoded images are held in memory. With `on_disk`, or if they would take more than half of the memory, the same
+    pixels are read from a file of the cache (`pixel_files`), and `report` is called with a line of text. Sources that
+    are decoded arrays of the right size are always held.
     """
     if resolution is not None and not callable(resolution):
         _check_resolution(resolution)
@@ -48,13 +58,26 @@ def load_data(
         raise InputError(f"held_out: {held_out} is not a share of the training images; give one between 0 and 1")
     source = _find(spec, files.expanded(data_dir) if data_dir else None)
     classes, labels = _encode_labels(source)
-    decoded = _decode_splits(source, labels, resolution, skip_broken)
+    own = "validation" in labels
+
+    def divide(broken: Collection[Image]) -> Rows:
+        """The images of each split, without the broken ones; validation images are split off if there are none."""
+        kept = {
+            split: torch.tensor([at for at in range(len(part)) if (split, at) not in broken], dtype=torch.int64)
+            for split, part in labels.items()
+        }
+        for split, indices in kept.items():
+            if not len(indices):
+                raise InputError(f"{source.place}: none of its {split} images can be read")
+        rows, train = {split: (split, indices) for split, indices in kept.items()}, kept["train"]
+        _check_classes(source.place, classes, labels["train"][train], split_off=not own)
+        if not own:
+            taken, rest = stratified(labels["train"][train], held_out, torch.Generator().manual_seed(seed))
+            rows |= {"validation": ("train", train[taken]), "train": ("train", train[rest])}
+        return rows
+
+    decoded = _decode_splits(source, labels, resolution, divide, _Store(on_disk, skip_broken, report))
     splits = decoded.splits
-    own = "validation" in splits
-    _check_classes(source.place, classes, splits["train"].labels, split_off=not own)
-    if not own:
-        taken, kept = stratified(splits["train"].labels, held_out, torch.Generator().manual_seed(seed))
-        splits = {**splits, "validation": splits["train"].at(taken), "train": splits["train"].at(kept)}
     splits["train"] = splits["train"].without_originals()
     _check_variance(source.place, splits["train"].pixels)
     channels, side, _ = decoded.preprocessing["input"]
@@ -182,6 +205,26 @@ def _check_variance(place: str, pixels: Tensor) -> None:
 
 
 @dataclass(frozen=True)
+class _Store:
+    """Where decoded images are kept, what is done with unreadable ones, and the user's function for messages."""
+
+    on_disk: bool
+    skip_broken: bool
+    report: Callable[[str], None] | None
+
+    def decode(
+        self, images: Sequence[decoding.Encoded], spec: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[int, str], Path | None]:
+        """Pixels, the reasons for unreadable images, and the file of the pixels if they are not held in memory."""
+        report = self.report or (lambda text: None)
+        if not self.on_disk:
+            if not pixel_files.exceeds_memory(len(images) * math.prod(spec["input"])):
+                return *decoding.decode(images, spec), None
+            report("the decoded images would take more than half of the memory, so they are read from the disk")
+        return pixel_files.decode(images, spec, report, skip_broken=self.skip_broken)
+
+
+@dataclass(frozen=True)
 class _Decoded:
     """Decoded splits, places of images left out, native side, and preprocessing."""
 
@@ -192,7 +235,11 @@ class _Decoded:
 
 
 def _decode_splits(
-    source: SourceData, labels: dict[str, Tensor], resolution: int | Callable[[int], int] | None, skip_broken: bool
+    source: SourceData,
+    labels: dict[str, Tensor],
+    resolution: int | Callable[[int], int] | None,
+    divide: Callable[[Collection[Image]], Rows],
+    store: _Store,
 ) -> _Decoded:
     """Decode the images of all splits at one resolution.
 
@@ -201,11 +248,11 @@ def _decode_splits(
     """
     parts = {split: source.splits[split].images for split in labels}
     if isinstance(parts["train"], Tensor):
-        return _from_arrays(source.place, parts, labels, resolution)
+        return _from_arrays(source.place, parts, labels, resolution, divide, store)
     heads = {split: decoding.headers(images) for split, images in parts.items()}
-    broken = list(_broken_headers(parts, heads))
-    if broken and (not skip_broken or all(head.broken for head in heads["train"])):
-        raise decoding.name_broken(broken)
+    broken = dict(_broken_headers(heads))
+    if broken and (not store.skip_broken or all(head.broken for head in heads["train"])):
+        raise decoding.name_broken(_places(broken, parts))
     readable = [head for head in heads["train"] if not head.broken]
     native = decoding.native_side(readable)
     decoding.check_brightness([image for image, head in zip(parts["train"], heads["train"], strict=True) if head.wide])
@@ -216,33 +263,82 @@ def _decode_splits(
         values=decoding.value_range(deep),
         jpeg=any(head.jpeg for each in heads.values() for head in each),
     )
-    decoded = {split: decoding.decode(images, preprocessing) for split, images in parts.items()}
-    broken = [(parts[split][at].place, why) for split, (_, wrong) in decoded.items() for at, why in wrong.items()]
-    if broken and not skip_broken:
-        raise decoding.name_broken(broken)
-    splits = {split: _readable(*decoded[split], labels[split], parts[split]) for split in parts}
-    for split, images in splits.items():
-        if not len(images):
-            raise InputError(f"{source.place}: none of its {split} images can be read")
-    return _Decoded(splits, tuple(place for place, _ in broken), native, preprocessing)
+    return _decode(parts, labels, broken, divide, store, native, preprocessing)
+
+
+def _decode(
+    parts: Mapping[str, Sequence[decoding.Encoded]],
+    labels: dict[str, Tensor],
+    broken: dict[Image, str],
+    divide: Callable[[Collection[Image]], Rows],
+    store: _Store,
+    native: int,
+    preprocessing: dict[str, Any],
+) -> _Decoded:
+    """Decode the images that are not known to be broken, split by split: each split is a part of one tensor."""
+    rows = divide(broken)
+    order = _order(rows)
+    pixels, wrong, file = store.decode([parts[split][at] for split, at in order], preprocessing)
+    while wrong:
+        broken = broken | {order[position]: why for position, why in wrong.items()}
+        if not store.skip_broken:
+            raise decoding.name_broken(_places(broken, parts))
+        rows, positions = divide(broken), {image: position for position, image in enumerate(order)}
+        order = _order(rows)
+        if file is None:
+            pixels, wrong = pixels[[positions[image] for image in order]], {}
+        else:
+            pixels, wrong, file = store.decode([parts[split][at] for split, at in order], preprocessing)
+    splits, start = {}, 0
+    for name, (split, indices) in rows.items():
+        originals = [parts[split][at].content for at in indices.tolist()]
+        splits[name] = Images(pixels[start : start + len(indices)], labels[split][indices], originals, file)
+        start += len(indices)
+    skipped = tuple(place for place, _ in _places(broken, parts))
+    return _Decoded(splits, skipped, native, preprocessing)
+
+
+def _order(rows: Rows) -> list[Image]:
+    """The images of all splits, split by split."""
+    return [(split, at) for split, indices in rows.values() for at in indices.tolist()]
+
+
+def _places(broken: Mapping[Image, str], parts: Mapping[str, Sequence[decoding.Encoded]]) -> list[tuple[str, str]]:
+    """Place and reason of each broken image, in the order of the source."""
+    return [
+        (image.place, broken[split, at])
+        for split, images in parts.items()
+        for at, image in enumerate(images)
+        if (split, at) in broken
+    ]
 
 
 def _from_arrays(
-    place: str, parts: dict[str, Tensor], labels: dict[str, Tensor], resolution: int | Callable[[int], int] | None
+    place: str,
+    parts: dict[str, Tensor],
+    labels: dict[str, Tensor],
+    resolution: int | Callable[[int], int] | None,
+    divide: Callable[[Collection[Image]], Rows],
+    store: _Store,
 ) -> _Decoded:
-    """As `_decode_splits`, for sources of uint8 [N, C, H, W]."""
+    """As `_decode_splits`, for sources of uint8 [N, C, H, W]; those of the right size are taken as they are."""
     native = min(parts["train"].shape[2:])
     preprocessing = decoding.specification(parts["train"].shape[1], _resolution(resolution, native))
-    splits = {}
-    for split, pixels in parts.items():
-        arrays = list(pixels[:, 0].numpy() if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1).numpy())
-        if list(pixels.shape[1:]) != preprocessing["input"]:
-            encoded = [decoding.Encoded(f"{place} {split} {index}", array) for index, array in enumerate(arrays)]
-            pixels, broken = decoding.decode(encoded, preprocessing)
-            if broken:
-                raise decoding.name_broken([(encoded[index].place, why) for index, why in broken.items()])
-        splits[split] = Images(pixels, labels[split], arrays)
-    return _Decoded(splits, (), native, preprocessing)
+    arrays = {
+        split: list(pixels[:, 0].numpy() if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1).numpy())
+        for split, pixels in parts.items()
+    }
+    if all(list(pixels.shape[1:]) == preprocessing["input"] for pixels in parts.values()):
+        splits = {
+            name: Images(parts[split], labels[split], arrays[split]).at(indices)
+            for name, (split, indices) in divide(()).items()
+        }
+        return _Decoded(splits, (), native, preprocessing)
+    encoded = {
+        split: [decoding.Encoded(f"{place} {split} {at}", array) for at, array in enumerate(each)]
+        for split, each in arrays.items()
+    }
+    return _decode(encoded, labels, {}, divide, store, native, preprocessing)
 
 
 def _resolution(requested: int | Callable[[int], int] | None, native: int) -> int:
@@ -254,16 +350,7 @@ def _resolution(requested: int | Callable[[int], int] | None, native: int) -> in
     return chosen
 
 
-def _broken_headers(parts: dict, heads: dict) -> Iterator[tuple[str, str]]:
-    """Place and reason of each image whose header cannot be read."""
-    for split, images in parts.items():
-        for image, head in zip(images, heads[split], strict=True):
-            if head.broken:
-                yield image.place, head.broken
-
-
-def _readable(pixels: Tensor, broken: dict[int, str], labels: Tensor, encoded: Sequence[decoding.Encoded]) -> Images:
-    """The images of a split without the broken ones."""
-    images = Images(pixels, labels, [image.content for image in encoded])
-    kept = [index for index in range(len(labels)) if index not in broken]
-    return images.at(torch.tensor(kept, dtype=torch.int64)) if broken else images
+def _broken_headers(heads: Mapping[str, Sequence[decoding.Header]]) -> Iterator[tuple[Image, str]]:
+    """Each image whose header cannot be read, and the reason."""
+    for split, found in heads.items():
+        yield from (((split, at), head.broken) for at, head in enumerate(found) if head.broken)

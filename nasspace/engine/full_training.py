@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nasspace import files, zoo
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
+from nasspace.data import pixel_files
 from nasspace.data.loading import DataSet, load_data, prepared
 from nasspace.engine import arch_reference, data_origin, machine_lock, teachers, training_logs
 from nasspace.engine.arch_reference import ResolvedArch
@@ -49,6 +50,7 @@ VERSION = 1
 HOME = Path("trainings")  # the default place of output folders
 SETTLED = 50  # steps until the running statistics of batch norm are usable
 MOST_SHOWN = 20  # classes of a confusion matrix in the README
+JUDGED_COPIES = 4  # of the validation images in memory while an export is judged
 MOST_NAMED = 3  # skipped images listed by path
 PACKAGES = ("nasspace", "torch", "numpy", "pillow")
 NUMBER = int | float
@@ -140,6 +142,7 @@ class Options:
     batch_size: int | None
     skip_broken: bool
     log: tuple[str, ...] = ()
+    on_disk: bool = False
 
 
 def train(
@@ -160,6 +163,7 @@ def train(
     batch_size: int | None = None,
     skip_broken: bool = False,
     log: str | Iterable[str] = (),
+    on_disk: bool = False,
     report: Report | None = None,
 ) -> FullTraining | FrontTraining:
     """Train a network on all training images of `data` and export it to `out`; the same call resumes a stopped one.
@@ -167,7 +171,8 @@ def train(
     `arch` is an `Architecture`, the name of a published network, a path (of an architecture JSON or an export folder),
     `STUDY:ID`, or `STUDY:front`, which returns a `FrontTraining`. Published networks are built for the classes and
     channels of the data. `data` is a data set's name as in `load_data`; the default is the data of the study or export
-    that the architecture or the weights come from, else digits. With `skip_broken`, unreadable images are skipped.
+    that the architecture or the weights come from, else digits. With `skip_broken`, unreadable images are skipped. With
+    `on_disk`, or if they would take more than half of the memory, decoded images are read from a file (`load_data`).
     `epochs` defaults to 25, or to those of the study's full training (`full` of its recipe).
     `resolution` defaults to that of the study's member or the export, else to the smaller of the network's input and
     the images' size. `settings` is None or `own` (the package's own), the name of a published training
@@ -211,6 +216,7 @@ def train(
         batch_size,
         skip_broken,
         training_logs.checked(log),
+        on_disk,
     )
     report = report or _silent
     if isinstance(arch, Architecture):
@@ -322,6 +328,7 @@ def _load_by_name(
         _check_default_data(source, options)
     name = with_absolute_path(str(requested or "digits"))
     arguments: dict[str, Any] = {"data_dir": options.data_dir, "skip_broken": options.skip_broken}
+    arguments |= {"on_disk": options.on_disk, "report": report}
     if default:
         arguments |= {"seed": default.seed, "held_out": default.held_out}
         if requested is None or default.has_name(name):
@@ -557,9 +564,22 @@ class _Run:
             weights=self.model.state_dict(),
             classes=self.data.classes,
             card=self._card(result),
-            data=self.data if self.data.validation.originals is not None else None,
+            data=self._judged_data(),
         )
         return self._complete_folder(trained, result)
+
+    def _judged_data(self) -> DataSet | None:
+        """The data that the export's files are judged on; None if they cannot be."""
+        pixels = self.data.validation.pixels
+        if self.data.validation.originals is None:
+            return None
+        if self.data.validation.file is not None and pixel_files.exceeds_memory(JUDGED_COPIES * pixels.numel()):
+            self.report(
+                f"accuracy of the exported files not checked: {JUDGED_COPIES} copies of the {len(pixels):,} validation "
+                "images would take more than half of the memory"
+            )
+            return None
+        return self.data
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

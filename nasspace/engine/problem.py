@@ -57,17 +57,23 @@ class Problem:
             }
         )
         space = space if isinstance(space, Space) else Space.load(space)
-        data = data_of(recipe, lambda native: choose_deployment(recipe.resolution, space.plan, native).resolution)
+        told: list[str] = []
+        data = data_of(
+            recipe, lambda native: choose_deployment(recipe.resolution, space.plan, native).resolution, told.append
+        )
         deployment = choose_deployment(recipe.resolution, space.plan, data.native)
         fitted = Space(space.document, classes=len(data.classes), resolution=deployment.sizes, channels=data.channels)
         given = {"fidelity": recipe.fidelity.resolution}
         if recipe.supernet is not None:
             given["supernet"] = recipe.supernet.resolution or recipe.fidelity.resolution
         given |= {f"rungs.{i}": rung.resolution for i, rung in enumerate(recipe.rungs) if rung.resolution}
-        notes = tuple(
-            f"{key}.resolution {size} is lowered to the deployment's {deployment.resolution}"
-            for key, size in given.items()
-            if size > deployment.resolution
+        notes = (
+            *told,
+            *(
+                f"{key}.resolution {size} is lowered to the deployment's {deployment.resolution}"
+                for key, size in given.items()
+                if size > deployment.resolution
+            ),
         )
         fidelity = replace(recipe.fidelity, resolution=min(recipe.fidelity.resolution, deployment.resolution))
         rungs = tuple(rung.model_copy(update={"resolution": _lowered(rung, deployment)}) for rung in recipe.rungs)
@@ -198,8 +204,13 @@ def _lowered(rung: Rung, deployment: Deployment) -> int | None:
     return None if (rung.resolution or deployment.resolution) >= deployment.resolution else rung.resolution
 
 
-def data_of(recipe: Recipe, resolution: int | Callable[[int], int]) -> DataSet:
-    """Load a recipe's data set at a resolution, which may be a function of the images' own size."""
+def data_of(
+    recipe: Recipe, resolution: int | Callable[[int], int], report: Callable[[str], None] | None = None
+) -> DataSet:
+    """Load a recipe's data set at a resolution, which may be a function of the images' own size.
+
+    `report` is called with a line of text if the images are read from the disk.
+    """
     from nasspace.data.loading import load_data
 
     return load_data(
@@ -209,6 +220,7 @@ def data_of(recipe: Recipe, resolution: int | Callable[[int], int]) -> DataSet:
         seed=recipe.seed,
         held_out=recipe.held_out,
         skip_broken=recipe.skip_broken,
+        report=report,
     )
 
 

@@ -14,6 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from nasspace import files
 from nasspace.latency.conditions import KEYS, Conditions
 
 _TABLES = (
@@ -40,7 +41,7 @@ class LatencyCache:
     """
 
     def __init__(self, path: str | PathLike | None = None) -> None:
-        self.path = Path(path) if path is not None else _default_path()
+        self.path = Path(path) if path is not None else files.cache_folder() / "latency.db"
 
     def get(self, conditions: Conditions) -> dict[str, Any] | None:
         """Return the document stored under these conditions, or None; the caller validates it."""
@@ -162,19 +163,6 @@ def _use_log(connection: sqlite3.Connection) -> None:
 def _warn_once(message: str) -> None:
     """Log each message once per process."""
     log.warning(message)
-
-
-def _default_path() -> Path:
-    """The default file: in NASSPACE_CACHE, else in the user's cache folder."""
-    folder = os.environ.get("NASSPACE_CACHE")
-    if not folder:
-        import platformdirs
-
-        try:
-            folder = platformdirs.user_cache_dir("nasspace")
-        except RuntimeError:  # a user without a home directory
-            folder = os.path.join(os.devnull, "no-home")  # cannot be created, so it is ignored with a warning
-    return Path(folder) / "latency.db"
 
 
 def _ratio_key(runtime: str, reference: Conditions) -> str:

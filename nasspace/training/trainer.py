@@ -189,7 +189,7 @@ def re_estimate(model: nn.Module, data: DataSet, batch_size: int, seed: int, dev
     model.to(device).train()
     with torch.no_grad():
         for batch in chosen.tensor_split(batches_per_epoch(len(chosen), batch_size)) if norms else ():
-            model(normalized(data.train.pixels[batch].to(device), data))
+            model(normalized(data.train.at(batch).pixels.to(device), data))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

@@ -209,9 +209,3 @@ def test_the_error_names_five_and_counts_the_rest():
     assert "5.jpg" not in message
     assert "2 more" in message
     assert str(name_broken([("0.jpg", "torn")])).endswith("--skip-broken")
-
-
-def test_data_that_cannot_fit_in_memory_is_refused_before_reading(tmp_path):
-    image = Encoded("x", b"")
-    with pytest.raises(InputError, match=r"need [\d.]+ GiB.*a resolution of \d+"):
-        decode([image] * 1000, specification(3, 1_000_000))

@@ -387,6 +387,17 @@ def test_broken_images_are_left_out_with_skip_broken(quick, tmp_path, capsys):
     assert f"left out, unreadable or in no class: 1 ({folder}/cat/3.png)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_images_are_read_from_the_disk_on_request(capsys, monkeypatch):
+    arguments = ["train", "x.json", "--data", "digits", "--resolution", "9", "--epochs", "1", "--images-on-disk"]
+    Path("x.json").write_text(tiny(input=(1, 9, 9)).to_json())
+    monkeypatch.setattr(full_training, "JUDGED_COPIES", 2**40)
+    assert cli.run([*arguments, "--out", "disk"]) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"1,797 images at 9x9, [\d.]+ KB: decodes them into .*\.pixels\n", said)
+    assert "accuracy of the exported files not checked" in said
+
+
 def test_two_processes_do_not_train_into_one_folder(data, tmp_path):
     import filelock
 

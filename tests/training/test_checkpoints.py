@@ -158,3 +158,20 @@ def test_a_file_of_something_else_is_named(few, tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "c.pt")
     with pytest.raises(InputError, match="not a checkpoint of this version"):
         trained(few, SETTINGS["own"], tmp_path / "c.pt")
+
+
+def test_a_training_that_stopped_in_memory_continues_from_the_disk(tmp_path, monkeypatch):
+    held, mapped = (load_data("digits", resolution=9, held_out=0.9, on_disk=disk) for disk in (False, True))
+    settings, path, save = SETTINGS["adamw, everything random"], tmp_path / "c.pt", Checkpoints.save
+
+    def stop(self, state):
+        save(self, state)
+        if len(state["losses"]) == 1:
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", stop)
+        with pytest.raises(Stopped):
+            trained(held, settings, path)
+    assert mapped.train.file is not None
+    assert same(trained(mapped, settings, path), trained(held, settings))

@@ -13,6 +13,7 @@ from nasspace.engine.latency_evaluator import LatencyEvaluator
 from nasspace.engine.problem import Problem
 from nasspace.engine.shared_weights import InheritingEvaluator
 from nasspace.engine.starting_weights import StartingEvaluator
+from nasspace.errors import InputError
 from nasspace.space.space import Space
 from nasspace.studies import recipe as recipes
 from nasspace.studies.recipe import Recipe
@@ -66,6 +67,11 @@ class Payload:
         """Take a data set apart."""
         from nasspace.blocks import registry
 
+        if data.train.file is not None:
+            raise InputError(
+                f"{data.name}: Ray's workers hold the decoded images, which would take more than half of the memory; "
+                "choose a lower resolution, or search without Ray"
+            )
         fields = {part.name: getattr(data, part.name) for part in dataclasses.fields(data)}
         arrays = {split: _to_arrays(fields.pop(split)) for split in SPLITS}
         settings = {**fields, "test": None}
