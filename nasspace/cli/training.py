@@ -87,6 +87,7 @@ def train(
 ) -> None:
     """Train a network fully and export it; the test split is evaluated once. Run the same command to resume."""
     from nasspace.engine import full_training
+    from nasspace.training import distributed
 
     try:
         result = full_training.train(
@@ -111,6 +112,8 @@ def train(
         )
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the checkpoint is kept, the same command continues") from None
+    if not distributed.is_first():
+        return None
     if json:
         return printing.print_json(result.to_dict())
     _print_table(result.trained if isinstance(result, full_training.FrontTraining) else (result,))

@@ -37,7 +37,8 @@ from nasspace.network import Network, build
 from nasspace.reporting import training_page
 from nasspace.studies import study as records
 from nasspace.studies.recipe import LEAST_RESOLUTION
-from nasspace.training import checkpoints, metrics, pretrained, trainer
+from nasspace.training import checkpoints, distributed, metrics, pretrained, trainer
+from nasspace.training.distributed import Processes
 from nasspace.training.settings import Fidelity, TrainingSettings
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ class Options:
     skip_broken: bool
     log: tuple[str, ...] = ()
     on_disk: bool = False
+    processes: Processes = distributed.ALONE
 
 
 def train(
@@ -184,7 +186,9 @@ def train(
     The validation split stays held out. It is the split of the study or export, so that none of its images was trained
     on before; `report` says if it differs. The test split is evaluated once, at the end. `out` becomes an export folder
     with `training.json`, `confusion.csv` and the page `training.html`; until then the state is kept next to it, in
-    `.NAME.training`. A finished training is read, not repeated. `log` names `tensorboard` (event files in
+    `.NAME.training`. A finished training is read, not repeated. Processes that `torchrun` started train
+    together (`nasspace.training.distributed`) and need the same files; the first one writes, and all return the result.
+    `log` names `tensorboard` (event files in
     `OUT/tensorboard`), `mlflow` (a run as MLflow's environment variables say), or both. `report` is called with a line
     of text for each epoch. Raises `InputError` for arguments that do not fit together and `NasspaceError` if the loss
     diverges.
@@ -201,24 +205,36 @@ def train(
     if weights is not None and from_scratch:
         raise InputError("weights and from_scratch are mutually exclusive; give one")
     check_device(device)
-    options = Options(
-        data,
-        data_dir,
-        epochs or EPOCHS,
-        resolution,
-        settings,
-        weights,
-        from_scratch,
-        teacher,
-        seed,
-        device,
-        threads,
-        batch_size,
-        skip_broken,
-        training_logs.checked(log),
-        on_disk,
-    )
-    report = report or _silent
+    with distributed.joined(device) as processes:
+        options = Options(
+            data,
+            data_dir,
+            epochs or EPOCHS,
+            resolution,
+            settings,
+            weights,
+            from_scratch,
+            teacher,
+            seed,
+            processes.device,
+            threads,
+            batch_size,
+            skip_broken,
+            training_logs.checked(log),
+            on_disk or processes.count > 1,
+            processes,
+        )
+        return _train(arch, options, epochs, out, report if report and processes.is_first else _silent)
+
+
+def _train(
+    arch: str | os.PathLike | Architecture,
+    options: Options,
+    epochs: int | None,
+    out: str | os.PathLike | None,
+    report: Report,
+) -> FullTraining | FrontTraining:
+    """Train what `arch` names; `epochs` were given by the user."""
     if isinstance(arch, Architecture):
         return _train_one(ResolvedArch(arch), options, out, report)
     if (name := arch_reference.parse_front(str(arch))) is None:
@@ -228,7 +244,7 @@ def train(
     numbers = study.front_numbers()
     if not numbers:
         raise InputError(f"{study.folder}: this study has no front yet; run `nas resume {name}`")
-    if weights is not None:
+    if options.weights is not None:
         raise InputError(f"{arch}: the members of a front cannot start from the same weights; name one as {name}:ID")
     trained = []
     for i, number in enumerate(numbers):
@@ -268,6 +284,8 @@ def _train_one(source: ResolvedArch, options: Options, out: str | os.PathLike | 
             "training.frozen_norms: keeps the statistics of given weights; give --weights, or leave it out"
         )
     run = _Run(source, options, folder, architecture, resolved, start, report)
+    if options.processes.count > 1:
+        return run.train_together()
     return run.finished() or run.train()
 
 
@@ -543,6 +561,19 @@ class _Run:
         with self._locked():
             return self.finished() or self._train()
 
+    def train_together(self) -> FullTraining:
+        """Train with the other processes: the first one does all that `train` does, the others only train."""
+        processes = self.options.processes
+        with self._locked() if processes.is_first else contextlib.nullcontext():
+            result = self.finished() if processes.is_first else None
+            if not processes.any(result is not None):
+                if processes.is_first:
+                    result = self._train()
+                else:
+                    self._fit()
+            processes.any(True)  # waits until the folder is written
+        return result or _as_training(files.load_json(self.folder / RECORD).value, self.folder)
+
     def _train(self) -> FullTraining:
         """Train, evaluate and export while holding the lock."""
         self._report_settings()
@@ -642,13 +673,16 @@ class _Run:
         elif self.start.is_judged:
             data, settings = self.data, self.resolved.settings
             with trainer.threads(settings.threads):
-                accuracy = trainer.evaluate(self.model, data.validation, data, data.resolution)
+                accuracy = trainer.evaluate(
+                    self.model, data.validation, data, data.resolution, batch_size=settings.evaluation_batch_size
+                )
             self.report(f"validation accuracy of the given weights, before training: {accuracy:.2%}")
 
     def _fit(self) -> trainer.Trained:
         """Train from the checkpoint or from the start, with the machine's lock for training."""
         options, data = self.options, self.data
-        with machine_lock.TrainingLock() as turn:
+        is_first = options.processes.is_first
+        with machine_lock.TrainingLock() if is_first else contextlib.nullcontext() as turn:
             return trainer.train(
                 self.model,
                 data,
@@ -656,10 +690,11 @@ class _Run:
                 self.resolved.settings,
                 seed=options.seed,
                 device=options.device,
-                on_epoch=_Progress(self, turn),
+                on_epoch=_Progress(self, turn) if is_first else None,
                 validate_from=self._first_validation(),
                 checkpoint=self.work / "checkpoint.pt",
                 teacher=self.teacher,
+                processes=options.processes,
             )
 
     def _first_validation(self) -> int | None:

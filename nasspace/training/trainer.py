@@ -23,6 +23,7 @@ from nasspace.training.calibration import scaled_log_loss
 from nasspace.training.checkpoints import Checkpoints
 from nasspace.training.depthwise import fast_tiny_maps
 from nasspace.training.distillation import Teacher
+from nasspace.training.distributed import ALONE, Processes
 from nasspace.training.optimizers import averaged, optimizer
 from nasspace.training.schedules import Plateau, rate
 from nasspace.training.settings import Fidelity, TrainingSettings
@@ -83,6 +84,7 @@ def train(
     validate_from: int | None = None,
     checkpoint: Path | None = None,
     teacher: Teacher | None = None,
+    processes: Processes = ALONE,
 ) -> Trained:
     """Train `model` in place and leave it on the CPU in evaluation mode; accuracy is on the validation split.
 
@@ -94,18 +96,24 @@ def train(
     With `checkpoint`, the state is saved to that file after each epoch, and every 30 seconds within an epoch. If the
     file exists, the training continues from it and ends in the same weights as an uninterrupted one, bit by bit, on the
     CPU of one machine. A checkpoint of another training raises `InputError`. The file is kept after the training.
-    With a `teacher`, the network also learns its probabilities, on the same augmented images.
+    With a `teacher`, the network also learns its probabilities, on the same augmented images. Several `processes`
+    (`nasspace.training.distributed`) call this function with the same arguments, and divide each batch among them; the
+    first one saves checkpoints, and its result counts.
     """
     settings = settings or TrainingSettings()
     start = time.perf_counter()
+    processes.check_batch_size(settings.batch_size)
     identity = checkpoints.identity(model, data, fidelity, settings, seed, device) if checkpoint else {}
+    if processes.count > 1:
+        identity["processes"] = str(processes.count)
     if teacher:
         identity["teacher"] = teacher.fingerprint
     saved = Checkpoints(checkpoint, identity) if checkpoint else None
     data = subset(prepared(data, fidelity.resolution), fidelity.share, seed)
-    with threads(settings.threads), seeded(seed, device):
+    with threads(settings.threads), seeded(processes.seed(seed), device):
         _to_channels_last(model.to(device), device)
-        fit = Fit(model, data, fidelity, settings, seed, device, saved, teacher=teacher)
+        fit = Fit(model, data, fidelity, settings, seed, device, saved, teacher=teacher, processes=processes)
+        processes.check_same(f"{identity} {len(fit.losses)} {fit.batch}", "data, weights, or checkpoint")
         with fast_tiny_maps(model, device):
             fit.run(on_epoch, validate_from)
         if settings.norm_statistics == "re-estimated" and not settings.frozen_norms:
@@ -237,6 +245,7 @@ class Fit:
         checkpoint: Checkpoints | None,
         step: Step | None = None,
         teacher: Teacher | None = None,
+        processes: Processes = ALONE,
     ):
         self.model = model
         self.data = data
@@ -244,13 +253,17 @@ class Fit:
         self.settings = settings
         self.device = device
         self.checkpoint = checkpoint
-        self.generator = torch.Generator().manual_seed(seed)
-        self.augment = _Augmentation(data, settings, self.generator)
-        per_epoch = batches_per_epoch(len(data.train), settings.batch_size)
+        self.processes = processes
+        self.generator = torch.Generator().manual_seed(seed)  # of the order of the images; alone, also of augmentation
+        own = self.generator if processes.count == 1 else torch.Generator().manual_seed(processes.seed(seed))
+        self.augment = _Augmentation(data, settings, own)
+        per_epoch = batches_per_epoch(len(data.train), settings.batch_size, processes.count)
         counts = data.train.labels.bincount(minlength=len(data.classes)).clamp(min=1)
         self.class_weights = len(data.train) / len(data.classes) / counts
         weights = self.class_weights.to(device) if settings.balance == "weights" else None
-        self.step: Step = step or _Step(model, settings, fidelity.epochs, per_epoch, weights, self._taught(teacher))
+        self.step: Step = step or _Step(
+            model, settings, fidelity.epochs, per_epoch, weights, self._taught(teacher), processes
+        )
         self.plateau = Plateau(settings.patience)
         self.losses: list[float] = []
         self.epoch_start = self.generator.get_state()  # state of the generator before the current epoch
@@ -282,7 +295,9 @@ class Fit:
         while (done := len(self.losses)) < epochs and not self.diverged:
             self._epoch()
             validates = has_plateaus or (validate_from is not None and done + 1 >= validate_from)
-            accuracy = self._validation_accuracy() if validates and not self.diverged else None
+            accuracy = None
+            if validates and not self.diverged:
+                accuracy = self.processes.from_first(self._validation_accuracy())
             if on_epoch:
                 on_epoch(Epoch(done + 1, epochs, self.losses[-1], self.step.rate, accuracy))
             if has_plateaus and accuracy is not None:
@@ -297,11 +312,12 @@ class Fit:
             for norm in _norms(self.model):
                 norm.eval()
         for chosen in self._order().tensor_split(self.step.per_epoch)[self.batch :]:
-            batch = self.data.train.at(chosen)
+            batch = self.data.train.at(self.processes.share(chosen))
             pixels, labels = self.augment(batch.pixels.to(self.device), batch.labels.to(self.device))
             self.total += self.step(pixels, labels, self.plateau.drops)
             self.batch += 1
-            if time.perf_counter() - self.last_save > checkpoints.INTERVAL and self.batch < self.step.per_epoch:
+            is_due = self.processes.any(time.perf_counter() - self.last_save > checkpoints.INTERVAL)
+            if is_due and self.batch < self.step.per_epoch:
                 self._save()
         self.losses.append(float(self.total) / self.step.per_epoch)
         self.total.zero_()
@@ -334,12 +350,14 @@ class Fit:
         """Save a checkpoint, if there is a file for it."""
         self.last_save = time.perf_counter()
         if self.checkpoint:
-            self.checkpoint.save(self._state())
+            state = self._state()
+            if self.processes.is_first:
+                self.checkpoint.save(state)
 
     def _state(self) -> dict[str, Any]:
         """The content of a checkpoint; its keys are a file format."""
         cuda = self.device.startswith("cuda")
-        return {
+        state = {
             "losses": self.losses,
             "batch": self.batch,
             "total": self.total.cpu(),
@@ -352,6 +370,10 @@ class Fit:
             "model": self.model.state_dict(),
             "seconds": self.seconds_before + time.perf_counter() - self.start,
         }
+        if self.processes.count > 1:
+            own = {"augmentation": self.augment.generator.get_state(), "torch": state["torch"], "cuda": state["cuda"]}
+            state["own"] = {name: part if part is None else self.processes.gathered(part) for name, part in own.items()}
+        return state
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
@@ -362,9 +384,15 @@ class Fit:
         self.total.copy_(state["total"])
         self.seconds_before = state["seconds"]
         self.generator.set_state(state["generator"])
-        torch.set_rng_state(state["torch"])
-        if state["cuda"] is not None:
-            torch.cuda.set_rng_state(state["cuda"], self.device)
+        random = {"torch": state["torch"], "cuda": state["cuda"]}
+        if self.processes.count > 1:
+            rank = self.processes.rank
+            # A copy: torch 2.13 crashes on the state of a generator that is a row of a larger tensor.
+            random = {name: part if part is None else part[rank].clone() for name, part in state["own"].items()}
+            self.augment.generator.set_state(random["augmentation"])
+        torch.set_rng_state(random["torch"])
+        if random["cuda"] is not None:
+            torch.cuda.set_rng_state(random["cuda"], self.device)
 
 
 class _Step:
@@ -382,8 +410,10 @@ class _Step:
         per_epoch: int,
         class_weights: Tensor | None = None,
         teacher: Callable[[Tensor], Tensor] | None = None,
+        processes: Processes = ALONE,
     ):
         self.model = model
+        self.processes = processes
         self.settings = settings
         self.per_epoch = per_epoch
         self.class_weights = class_weights
@@ -415,7 +445,7 @@ class _Step:
         if self.settings.head_first:
             self._train_body(self.done >= self.settings.head_first * self.steps)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(pixels, labels)
+        loss = self.processes.average(self.model.parameters(), self._backward(pixels, labels), len(pixels))
         if self.settings.gradient_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_norm)
         self.optimizer.step()
@@ -492,9 +522,9 @@ def subset(data: DataSet, share: float, seed: int) -> DataSet:
     return replace(data, train=data.train.at(taken))
 
 
-def batches_per_epoch(count: int, batch_size: int) -> int:
-    """The number of nearly equal batches per epoch; none has a single image, which batch norm cannot process."""
-    return max(1, min(round(count / batch_size), count // 2))
+def batches_per_epoch(count: int, batch_size: int, processes: int = 1) -> int:
+    """The number of nearly equal batches per epoch; no process has a single image, which batch norm cannot process."""
+    return max(1, min(round(count / batch_size), count // (2 * processes)))
 
 
 class _Augmentation:
