@@ -29,6 +29,7 @@ def check_recipe(recipe: Recipe) -> None:
     """Check the names in a recipe, its device and its cluster; raise `InputError` for what cannot be used."""
     from nasspace.latency import remote, runtimes
     from nasspace.samplers.optuna_samplers import SAMPLERS
+    from nasspace.training.precision import check_precision
 
     if recipe.sampler not in SAMPLERS:
         raise InputError(f"'{recipe.sampler}' is not a sampler{nearest(recipe.sampler, SAMPLERS)}")
@@ -43,6 +44,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_accuracy_of(recipe)
     if recipe.ray is None:  # on a cluster, the workers need the device
         check_device(recipe.device)
+        check_precision(recipe.training.precision, recipe.device)
     check_execution(recipe)
     remote.check_device(recipe.latency_device, recipe.runtime)
     runtime(recipe.threads, recipe.batch_size)  # raises if a package is missing

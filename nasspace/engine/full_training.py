@@ -39,6 +39,7 @@ from nasspace.studies import study as records
 from nasspace.studies.recipe import LEAST_RESOLUTION
 from nasspace.training import checkpoints, distributed, metrics, pretrained, trainer
 from nasspace.training.distributed import Processes
+from nasspace.training.precision import check_precision
 from nasspace.training.settings import Fidelity, TrainingSettings
 
 if TYPE_CHECKING:
@@ -279,6 +280,7 @@ def _train_one(source: ResolvedArch, options: Options, out: str | os.PathLike | 
         batch_size=options.batch_size,
         threads=options.threads,
     )
+    check_precision(resolved.settings.precision, options.device)
     if resolved.settings.frozen_norms and not start.account:
         raise InputError(
             "training.frozen_norms: keeps the statistics of given weights; give --weights, or leave it out"

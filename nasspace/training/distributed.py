@@ -14,8 +14,10 @@ from torch import Tensor, distributed, nn
 
 from nasspace.errors import InputError, NasspaceError
 
+LAUNCHED = "TORCHELASTIC_RUN_ID"  # environment variable that `torchrun` sets
 PATIENCE = timedelta(days=1)  # the others wait while the first one evaluates, exports, and lets latency be measured
 LOST = "another process of this training ended without a message; the same command continues from the checkpoint"
+MOST = 4096  # bytes of a text that are compared
 _numbers = itertools.count()  # of the trainings of this process, whose keys in the store must differ
 
 
@@ -111,12 +113,11 @@ class Processes:
 
 
 ALONE = Processes()
-MOST = 4096  # bytes that are compared
 
 
 def is_first() -> bool:
     """Whether this process is the first one that `torchrun` started, or was not started by it."""
-    return not distributed.is_torchelastic_launched() or os.environ.get("RANK", "0") == "0"
+    return LAUNCHED not in os.environ or os.environ["RANK"] == "0"
 
 
 @contextlib.contextmanager
@@ -126,7 +127,7 @@ def joined(device: str) -> Iterator[Processes]:
     `device` is where to train; each process takes the GPU of its own number. Without `torchrun`, the process is alone.
     If processes fail, the first one raises its error, and the others raise `SystemExit`, so that there is one message.
     """
-    count = int(os.environ["WORLD_SIZE"]) if distributed.is_torchelastic_launched() else 1
+    count = int(os.environ["WORLD_SIZE"]) if LAUNCHED in os.environ else 1
     if count == 1:
         yield Processes(device=device)
         return

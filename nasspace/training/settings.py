@@ -18,9 +18,10 @@ STATISTICS = ("re-estimated", "running")
 SAMPLINGS = ("fair", "sandwich", "uniform")
 POLICIES = ("randaugment", "trivialaugment")
 BALANCES = ("weights", "sampling")
+PRECISIONS = ("float32", "bfloat16", "float16")
 ADDED = (  # later settings, which count in a fingerprint if they are not the defaults
     *("balance", "accumulation", "frozen_norms", "head_first"),
-    *("teacher_share", "temperature"),
+    *("teacher_share", "temperature", "precision"),
 )
 FORMER_NAMES = {"optimiser": "optimizer"}  # settings under the name that files of earlier versions give them
 
@@ -180,9 +181,10 @@ class TrainingSettings:
 
     **Uneven classes.** `balance` gives every class the same weight: `weights` in the loss, `sampling` by drawing images
     of rare classes more often; None: as the images are. **Memory.** A batch is processed in `accumulation` parts, whose
-    gradients are added. **Fine-tuning** of given weights: `frozen_norms` keeps statistics and weights of batch norms;
-    in the share `head_first` of the steps only the last layer is trained. **Distillation.** With a teacher,
-    `teacher_share` is its part in the loss, and `temperature` divides both networks' logits.
+    gradients are added. **Speed.** `precision` is that of forward and backward; weights, validation and export stay in
+    float32. `float16` is for CUDA only. **Fine-tuning** of given weights: `frozen_norms` keeps statistics and weights
+    of batch norms; in the share `head_first` of the steps only the last layer is trained. **Distillation.** With a
+    teacher, `teacher_share` is its part in the loss, and `temperature` divides both networks' logits.
 
     **Images.** `crop_padding` is the largest random shift as a share of the side. `flip` flips images horizontally;
     None does so for color images only, since drawings and writing seldom keep their meaning. `threads` are torch's, on
@@ -243,6 +245,7 @@ class TrainingSettings:
     head_first: float = _number(0.0, "a share of the steps, from 0 to below 1", lambda value: 0 <= value < 1)
     teacher_share: float = _number(0.5, "from 0 to 1", lambda value: 0 <= value <= 1)
     temperature: float = _number(4.0, "a number above 0", lambda value: value > 0)
+    precision: str = _one_of("float32", PRECISIONS)
 
     def __post_init__(self) -> None:
         _check_fields(self, "training")
@@ -288,7 +291,7 @@ def check_for_sharing(settings: TrainingSettings) -> None:
         raise InputError("training.average: shared weights have no moving average; set it to 0")
     if settings.schedule == "plateau":
         raise InputError("training.schedule: 'plateau' needs the accuracy of one network; choose another schedule")
-    for name, usual in (("accumulation", 1), ("frozen_norms", False), ("head_first", 0)):
+    for name, usual in (("accumulation", 1), ("frozen_norms", False), ("head_first", 0), ("precision", "float32")):
         if getattr(settings, name) != usual:
             raise InputError(f"training.{name}: is for a single network, not for shared weights; leave it out")
     if settings.balance == "weights":

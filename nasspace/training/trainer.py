@@ -25,6 +25,7 @@ from nasspace.training.depthwise import fast_tiny_maps
 from nasspace.training.distillation import Teacher
 from nasspace.training.distributed import ALONE, Processes
 from nasspace.training.optimizers import averaged, optimizer
+from nasspace.training.precision import Precision, check_precision
 from nasspace.training.schedules import Plateau, rate
 from nasspace.training.settings import Fidelity, TrainingSettings
 
@@ -102,6 +103,7 @@ def train(
     """
     settings = settings or TrainingSettings()
     start = time.perf_counter()
+    check_precision(settings.precision, device)
     processes.check_batch_size(settings.batch_size)
     identity = checkpoints.identity(model, data, fidelity, settings, seed, device) if checkpoint else {}
     if processes.count > 1:
@@ -262,7 +264,7 @@ class Fit:
         self.class_weights = len(data.train) / len(data.classes) / counts
         weights = self.class_weights.to(device) if settings.balance == "weights" else None
         self.step: Step = step or _Step(
-            model, settings, fidelity.epochs, per_epoch, weights, self._taught(teacher), processes
+            model, settings, fidelity.epochs, per_epoch, weights, self._taught(teacher), processes, device
         )
         self.plateau = Plateau(settings.patience)
         self.losses: list[float] = []
@@ -411,9 +413,11 @@ class _Step:
         class_weights: Tensor | None = None,
         teacher: Callable[[Tensor], Tensor] | None = None,
         processes: Processes = ALONE,
+        device: str = "cpu",
     ):
         self.model = model
         self.processes = processes
+        self.precision = Precision(settings.precision, device)
         self.settings = settings
         self.per_epoch = per_epoch
         self.class_weights = class_weights
@@ -446,9 +450,10 @@ class _Step:
             self._train_body(self.done >= self.settings.head_first * self.steps)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.processes.average(self.model.parameters(), self._backward(pixels, labels), len(pixels))
+        self.precision.unscale(self.optimizer)
         if self.settings.gradient_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_norm)
-        self.optimizer.step()
+        self.precision.step(self.optimizer)
         self.done += 1
         if self.average:
             self.average.update_parameters(self.model)
@@ -460,13 +465,13 @@ class _Step:
         parts = max(1, min(self.settings.accumulation, len(pixels) // 2))
         for images, targets in zip(pixels.tensor_split(parts), labels.tensor_split(parts), strict=True):
             loss = self._loss(images, targets) * (len(images) / len(pixels))
-            loss.backward()
+            self.precision.backward(loss)
             total += loss.detach()
         return total
 
     def _loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """The loss of images by their labels and by the teacher, if there is one."""
-        settings, scores = self.settings, self.model(images)
+        settings, scores = self.settings, self.precision.scores(self.model, images)
         of_labels = self._of_labels(scores, targets)
         if self.teacher is None:
             return of_labels
@@ -492,12 +497,14 @@ class _Step:
     def state(self) -> dict[str, Any]:
         """The state of optimizer and average, for checkpoints."""
         average = self.average and self.average.state_dict()
-        return {"done": self.done, "optimizer": self.optimizer.state_dict(), "average": average}
+        state = {"done": self.done, "optimizer": self.optimizer.state_dict(), "average": average}
+        return {**state, **({"scaler": scaler} if (scaler := self.precision.state()) else {})}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from `state`."""
         self.done = state["done"]
         self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.restore(state.get("scaler", {}))
         if self.average:
             self.average.load_state_dict(state["average"])
 
