@@ -574,7 +574,7 @@ class _Run:
                 else:
                     self._fit()
             processes.any(True)  # waits until the folder is written
-        return result or _as_training(files.load_json(self.folder / RECORD).value, self.folder)
+        return result or read(self.folder)
 
     def _train(self) -> FullTraining:
         """Train, evaluate and export while holding the lock."""

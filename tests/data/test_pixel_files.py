@@ -15,8 +15,10 @@ from PIL import Image
 from nasspace.data import decoding, pixel_files
 from nasspace.data.images import DataSet, prepared
 from nasspace.data.loading import load_data
+from nasspace.engine.problem import Problem
 from nasspace.engine.ray.payload import Payload
 from nasspace.errors import InputError
+from nasspace.space.space import Space
 from nasspace.studies.recipe import Recipe
 
 
@@ -80,6 +82,8 @@ def test_images_that_take_more_than_half_of_the_memory_are_kept_on_disk(photos, 
     data = load_data(photos, resolution=10, report=said.append)
     assert data.train.file is not None
     assert "more than half of the memory" in said[0]
+    notes = Problem.from_data(Recipe(data=photos, resolution=10), Space.load("shuffle")).notes
+    assert "more than half of the memory" in notes[0]
     monkeypatch.setattr(pixel_files, "usable_memory", lambda: 16 * 300)
     with pytest.raises(InputError, match="resized to 9x9 are held in memory"):
         prepared(data, 9)
