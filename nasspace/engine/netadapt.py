@@ -327,6 +327,8 @@ class _Run:
             f"{first.latency.median_ms:.4g} ms ({first.latency.low_ms:.4g} to {first.latency.high_ms:.4g}), target "
             f"{target:.4g} ms; validation accuracy {first.accuracy:.2%}"
         )
+        if first.latency.contended:
+            self.report("the machine was busy: latencies are uncertain, and so is what a step gains")
         while not self._confirmed(target):
             self._next(target)
             current = self.state.path[-1]
