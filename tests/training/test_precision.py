@@ -52,8 +52,8 @@ def test_a_stopped_training_continues(kind, tmp_path):
     whole, stopped, resumed = network(), network(), network()
     train(whole, digits, Fidelity(8, 3), settings)
 
-    def stop(epoch, *_):
-        if epoch == 2:
+    def stop(epoch):
+        if epoch.number == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
