@@ -11,6 +11,7 @@ import typer
 
 from nasspace import __version__
 from nasspace.cli import (
+    comparing,
     completion,
     compressing,
     explaining,
@@ -33,7 +34,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_modules = (starting, spaces, networks, quantizing, compressing, scoring, predicting, explaining, searching, training)
+_modules = (
+    *(starting, spaces, networks, quantizing, compressing, scoring, predicting, explaining),
+    *(searching, comparing, training),
+)
 for _module in _modules:
     _module.add_to(app)
 

@@ -71,7 +71,9 @@ class Display:
         skipped = getattr(problem.data, "skipped", ())
         if skipped:
             printing.print_message(f"skipped, unreadable or in no class: {', '.join(map(str, skipped))}")
-        limits = ", ".join(f"{name} <= {_limit(name, limit)}" for name, limit in study.limits.items()) or "no limits"
+        given = [f"{name} <= {_limit(name, limit)}" for name, limit in study.limits.items()]
+        given += [f"{name} {_limit(name, low)} to {_limit(name, high)}" for name, (low, high) in recipe.budget.items()]
+        limits = ", ".join(given) or "no limits"
         until = f"{self.trials} trials" if self.trials else f"{recipe.time_budget:g} s"
         self.message = f"{study.name}: {problem.space.name} on {recipe.data}, {limits}, {until}"
         if deployment:

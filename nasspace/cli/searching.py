@@ -136,7 +136,7 @@ def search(
         "seed": seed,
         "study": study,
         "storage": storage,
-        **_execution_settings(workers, ray, gpus, trial_timeout, storage_path),
+        **execution_settings(workers, ray, gpus, trial_timeout, storage_path),
         "device": device,
         "latency_device": latency_device,
         "fresh_latency": fresh_latency,
@@ -164,7 +164,7 @@ def _duration(flag: str, text: str | None) -> str | None:
     return text
 
 
-def _execution_settings(
+def execution_settings(
     workers: int | None, ray: str | None, gpus: float | None, trial_timeout: str | None, storage_path: str | None
 ) -> dict[str, Any]:
     """The settings of where and how trials run; a relative path is made absolute, as nodes have other folders."""
@@ -186,7 +186,7 @@ def resume(
     """Continue a stopped study, here or elsewhere; a finished one prints its front."""
     from nasspace.engine import loop
 
-    settings = _execution_settings(workers, ray, gpus, trial_timeout, storage_path)
+    settings = execution_settings(workers, ray, gpus, trial_timeout, storage_path)
     _run(lambda on_event: loop.resume(study, **settings, on_event=on_event), json)
 
 

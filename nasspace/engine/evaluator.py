@@ -81,9 +81,18 @@ def violated_limit(values: Mapping[str, float], limits: Mapping[str, float], wha
     return ""
 
 
+def outside_budget(values: Mapping[str, float], budget: Mapping[str, tuple[float, float]]) -> str:
+    """Describe the first value that is outside of a budget; empty if there is none."""
+    for name, (low, high) in budget.items():
+        if name in values and not low <= values[name] <= high:
+            describe = OBJECTIVES[name].describe
+            return f"{name} {describe(values[name])} is not within {describe(low)} to {describe(high)}"
+    return ""
+
+
 def needs_latency(recipe: Recipe) -> bool:
     """Whether a search measures latencies."""
-    return "latency" in recipe.objectives or recipe.limits.latency is not None
+    return "latency" in (*recipe.objectives, *recipe.budget) or recipe.limits.latency is not None
 
 
 class TrainingEvaluator:
@@ -104,6 +113,7 @@ class TrainingEvaluator:
         self.recipe = recipe
         self.data = data
         self.limits = recipe.limits.given()
+        self.budget = recipe.budget
         self.measure = measure or LatencyEvaluator(recipe, data)
         self.on_epoch = on_epoch or (lambda *_: None)
         self.known = counts(recipe.runtime)
@@ -127,6 +137,7 @@ class TrainingEvaluator:
             if measured.layers_ms:
                 details["layers_ms"] = list(measured.layers_ms)
             reason = reason or self._over_latency_limit(latency)
+            reason = reason or outside_budget({"latency": latency.median_ms}, self.budget)
             if bounds is None and reason:
                 return Outcome(values, reason, details)
             if bounds and (over := violated_limit({"latency": latency.median_ms}, bounds.values, bounds.name)):
@@ -203,12 +214,14 @@ class FunctionEvaluator:
         known: Mapping[str, Callable[[Architecture], float]] | None,
         objectives: tuple[str, ...],
         limits: Mapping[str, float],
+        budget: Mapping[str, tuple[float, float]] | None = None,
     ):
         self.function = function
         self.known_functions = dict(known or {})
         self.known = {name: partial(_known_value, name, each) for name, each in self.known_functions.items()}
         self.objectives = objectives
         self.limits = dict(limits)
+        self.budget = dict(budget or {})
         unknown = set(self.known) - set(OBJECTIVES)
         if unknown:
             raise InputError(f"known: {short(unknown.pop())} is not one of {', '.join(OBJECTIVES)}")
@@ -236,6 +249,8 @@ class FunctionEvaluator:
         if missing and not reason:
             names = short(list(returned)) if returned else "nothing"
             raise InputError(f"the evaluator returned no '{missing[0]}'; it returned: {names}")
+        if outside := outside_budget(values, self.budget):
+            return Outcome({name: value for name, value in values.items() if name != "accuracy"}, outside)
         return Outcome(values, reason)
 
 

@@ -210,13 +210,25 @@ def search(
         problem = starting_weights.with_donor(problem, start_from)
     if learn_from is not None:
         problem = replace(problem, belief=_learned(learn_from, problem))
-    report = on_event or _ignore
-    with _study_folder(study, problem) as folder:
-        opened = _open(folder, problem, storage)
-    searched = _run(opened, problem, fresh_latency, report, started)
+    searched = run(problem, study, on_event or _ignore, started, storage=storage, fresh_latency=fresh_latency)
     if deliver and searched.settings["data"]:
         delivery.deliver(searched, on_event)
     return searched
+
+
+def run(
+    problem: Problem,
+    study: str | Path | None,
+    report: Report,
+    started: float,
+    *,
+    storage: str | None = None,
+    fresh_latency: bool = False,
+) -> Study:
+    """Search as `search` does, without the last rung and the exports; `started` is as in `_run`."""
+    with _study_folder(study, problem) as folder:
+        opened = _open(folder, problem, storage)
+    return _run(opened, problem, fresh_latency, report, started)
 
 
 def resume(

@@ -98,7 +98,7 @@ class Problem:
             channels = space.plan.input[0]
             space = Space(space.document, classes=space.classes, resolution=recipe.resolution, channels=channels)
         recipe = recipe.model_copy(update={"netadapt": _with_start_resolved(recipe, space)})
-        evaluator = FunctionEvaluator(function, known, recipe.objectives, recipe.limits.given())
+        evaluator = FunctionEvaluator(function, known, recipe.objectives, recipe.limits.given(), recipe.budget)
         return cls(recipe, space, evaluator=evaluator)
 
     def settings(self, name: str, storage: str | None) -> dict[str, Any]:

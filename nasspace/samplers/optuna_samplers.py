@@ -80,7 +80,7 @@ SAMPLERS: dict[str, Callable[[int], Any]] = {
     "evolution": _evolution,
     "gp": _gp,
     "random": _random,
-    **dict.fromkeys(("brute-force", "mnasnet", "netadapt", "spos"), _random),
+    **dict.fromkeys(("brute-force", "mnasnet", "netadapt", "spos", "uniform"), _random),
 }
 
 

@@ -10,6 +10,7 @@ from nasspace.samplers.gain_sampler import GainSampler
 from nasspace.samplers.mnasnet import MnasNetSampler
 from nasspace.samplers.netadapt import NetAdaptSampler
 from nasspace.samplers.spos import SposSampler
+from nasspace.samplers.uniform import UniformSampler
 
 if TYPE_CHECKING:
     from nasspace.architecture import Architecture
@@ -45,6 +46,7 @@ PROPOSERS: dict[str, Callable[..., Proposer]] = {
     "mnasnet": MnasNetSampler,
     "netadapt": NetAdaptSampler,
     "spos": SposSampler,
+    "uniform": UniformSampler,
 }
 
 

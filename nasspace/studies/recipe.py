@@ -38,6 +38,7 @@ UNITS = {
     "memory": {"B": 1.0, "KB": 2.0**10, "KiB": 2.0**10, "MB": 2.0**20, "MiB": 2.0**20, "GB": 2.0**30, "GiB": 2.0**30},
 }
 EXAMPLES = {"latency": "20ms", "count": "150M", "time": "30m", "memory": "512KB"}
+RANGES = {"latency": "10ms..20ms", "count": "40M..60M", "memory": "256KB..512KB"}
 Kind = Literal["latency", "count", "time", "memory"]
 SHOWN = 60  # largest number of characters of a wrong value in messages
 LEAST_RESOLUTION = 8  # pixels per side of images for search and training
@@ -49,7 +50,7 @@ NOT_NUMBERS = {  # settings that are True or False, or text
     if any(word in str(setting.type) for word in ("bool", "str"))
 }
 INT8_OBJECTIVE = "accuracy_int8"
-WHOLE = ("start",)  # mappings that are one value: the choices of a network
+WHOLE = ("start", "budget")  # mappings that are one value: the choices of a network, a budget
 
 
 def quantity(text: Any, kind: Kind) -> float:
@@ -126,6 +127,32 @@ def _start(value: Any) -> Any:
     return value
 
 
+def between(text: Any, kind: Kind) -> tuple[float, float]:
+    """Parse '40M..60M', two amounts with units, or a pair of numbers in milliseconds, counts or bytes.
+
+    >>> between("40M..60M", "count"), between("2ms..5ms", "latency"), between([1e6, 2e6], "count")
+    ((40000000.0, 60000000.0), (2.0, 5.0), (1000000.0, 2000000.0))
+    """
+    ends = text.split("..") if isinstance(text, str) else text
+    if not isinstance(ends, list | tuple) or len(ends) != 2:
+        raise ValueError(f"{short(text)} is not a range such as {RANGES[kind]}")
+    own = {"latency": "ms", "memory": "B"}.get(kind, "")  # the unit of plain numbers
+    low, high = (quantity(end if isinstance(end, str) else f"{end!r}{own}", kind) for end in ends)
+    if low > high:
+        raise ValueError(f"{short(text)}: the first amount is above the second")
+    return low, high
+
+
+def _budget(value: Any) -> Any:
+    """Parse the amounts of a budget; refuse what is no cost."""
+    if not isinstance(value, Mapping):
+        raise ValueError("a budget is a mapping such as {flops: 40M..60M}")
+    costs = [name for name, objective in OBJECTIVES.items() if not objective.is_maximized]
+    if unknown := [name for name in value if name not in costs]:
+        raise ValueError(f"{short(unknown[0])} is not a cost{nearest(unknown[0], costs)}")
+    return {name: between(ends, OBJECTIVES[name].kind) for name, ends in value.items()}
+
+
 ObjectiveName = Annotated[str, AfterValidator(_objective)]
 
 
@@ -196,6 +223,19 @@ class NetAdapt(Strict):
     start: Annotated[Any, BeforeValidator(_start)] = None
 
 
+class Uniform(Strict):
+    """What the sampler `uniform` draws.
+
+    `budget` is the smallest and the largest value by objective, such as {flops: 40M..60M}, stored in milliseconds,
+    counts and bytes. With `vary`, a pattern of choices such as stages.*.kernel, all that match have `option`; with the
+    same seed, the draws of different options are equal otherwise.
+    """
+
+    budget: Annotated[dict[str, tuple[float, float]], BeforeValidator(_budget)] = {}
+    vary: str = ""
+    option: Any = None
+
+
 class Recipe(Strict):
     """The settings of a search; the fields are the keys of `search/*.yaml`."""
 
@@ -207,6 +247,9 @@ class Recipe(Strict):
     reward: Annotated[Reward, _given_as(Mapping | BaseModel, "a reward is a mapping such as {form: soft}")] = Reward()
     netadapt: Annotated[NetAdapt, _given_as(Mapping | BaseModel, "netadapt is a mapping such as {reduction: 0.02}")] = (
         NetAdapt()
+    )
+    uniform: Annotated[Uniform, _given_as(Mapping | BaseModel, "uniform is a mapping such as {budget: {...}}")] = (
+        Uniform()
     )
     objectives: Annotated[
         tuple[ObjectiveName, ...], _given_as(list | tuple, "objectives are a list such as [accuracy, latency]")
@@ -276,8 +319,13 @@ class Recipe(Strict):
     @property
     def sampler_options(self) -> dict[str, Any]:
         """The options of the sampler."""
-        parts = {"mnasnet": self.reward, "netadapt": self.netadapt}
+        parts = {"mnasnet": self.reward, "netadapt": self.netadapt, "uniform": self.uniform}
         return parts[self.sampler].model_dump() if self.sampler in parts else {}
+
+    @property
+    def budget(self) -> dict[str, tuple[float, float]]:
+        """The smallest and largest values that candidates may have, if the sampler draws within a budget."""
+        return self.uniform.budget if self.sampler == "uniform" else {}
 
     @property
     def distributed(self) -> bool:
@@ -369,7 +417,7 @@ def _settings(keys: tuple[str | int, ...]) -> Mapping[str, Any]:
     """The keys that a recipe, or its part at `keys`, can have."""
     parts = {
         **{"limits": Limits, "fidelity": Fidelity, "training": TrainingSettings, "rungs": Rung, "full": Full},
-        **{"reward": Reward, "netadapt": NetAdapt, "supernet": SupernetSettings},
+        **{"reward": Reward, "netadapt": NetAdapt, "uniform": Uniform, "supernet": SupernetSettings},
     }
     part = parts.get(keys[0] if keys else "", Recipe)
     return part.model_fields if issubclass(part, BaseModel) else part.__dataclass_fields__

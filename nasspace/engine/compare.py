@@ -1,0 +1,301 @@
+"""Comparison of design spaces, or of the options of a choice, at equal budget.
+
+A comparison is a folder: `comparison.yaml` has the settings, and each space has a study of its own whose sampler
+draws uniformly within the budget. So it is resumed, distributed and recorded like a search.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from nasspace import files
+from nasspace.engine import loop
+from nasspace.engine.checks import check_functions, check_recipe, check_report
+from nasspace.engine.evaluator import counts
+from nasspace.engine.problem import EvaluatorFunction, KnownObjectives, Problem
+from nasspace.engine.trials import Report
+from nasspace.errors import InputError, NothingFound
+from nasspace.latency.conditions import machine
+from nasspace.latency.runtimes import library_versions
+from nasspace.reporting.comparison import write_comparison
+from nasspace.space.bounds import COUNTS, reachable
+from nasspace.space.budget import WithinBudget, varied_options
+from nasspace.space.space import Space
+from nasspace.studies import paths
+from nasspace.studies import recipe as recipes
+from nasspace.studies.comparison import FILE, VERSION, Comparison, Group, Network
+from nasspace.studies.objectives import OBJECTIVES
+from nasspace.studies.recipe import Recipe
+from nasspace.studies.study import Study
+
+NETWORKS = 20  # of each space
+LEAST = 2  # networks of each that can be compared
+PACKAGES = ("nasspace", "torch", "optuna", "numpy")
+FIXED = ("budget", "vary", "spaces")  # settings that a comparison keeps when it is resumed
+
+
+def compare(
+    spaces: Sequence[Space | str | Path] | Space | str | Path,
+    *,
+    budget: Mapping[str, Any],
+    data: str | None = None,
+    networks: int = NETWORKS,
+    vary: str | None = None,
+    recipe: Recipe | str | Path = "quick",
+    seed: int | None = None,
+    evaluator: EvaluatorFunction | None = None,
+    known: KnownObjectives | None = None,
+    study: str | Path | None = None,
+    data_dir: str | None = None,
+    resolution: int | None = None,
+    device: str | None = None,
+    runtime: str | None = None,
+    threads: int | None = None,
+    batch_size: int | None = None,
+    latency_device: str | None = None,
+    fresh_latency: bool = False,
+    workers: int | None = None,
+    ray: str | None = None,
+    gpus: float | None = None,
+    trial_timeout: str | None = None,
+    storage_path: str | None = None,
+    on_event: Report | None = None,
+) -> Comparison:
+    """Compare spaces, or the options of a choice, by networks drawn within the same budget.
+
+    From each space, `networks` networks are drawn uniformly among all sequences of choices within the budget, without
+    repetition, and trained with the recipe's `fidelity`. The same call resumes a stopped comparison; more `networks`
+    continue it.
+
+    Args:
+        spaces: Two or more spaces (a `Space`, a name or a path); one with `vary`.
+        budget: Smallest and largest cost by objective, such as `{"flops": (40e6, 60e6)}` or `{"flops": "40M..60M"}`;
+            latency in milliseconds, memory in bytes. Networks outside of a latency budget are measured, not trained.
+        data: As in `search`.
+        networks: Networks of each space that are trained.
+        vary: A pattern of choices of one space, such as `stages.*.kernel`: compare their options, with networks that
+            are equal but for these choices and are all within the budget.
+        recipe: A `Recipe`, the name of a shipped recipe, or a path: how networks are trained.
+        seed: The same seed gives the same networks.
+        evaluator: As in `search`: a function of an architecture instead of training.
+        known: As in `search`.
+        study: Name below `./reports`, or folder; SPACE-vs-SPACE by default.
+        data_dir, resolution, device, runtime, threads, batch_size, latency_device, fresh_latency: As in `search`.
+        workers, ray, gpus, trial_timeout, storage_path: As in `search`.
+        on_event: As in `search`.
+
+    Raises:
+        InputError: Something in the input is wrong.
+        NothingFound: A space has too few networks within the budget.
+    """
+    started = time.monotonic()
+    base = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
+    given = [spaces] if isinstance(spaces, Space | str | Path) else list(spaces)
+    settings = base.with_changes(
+        {
+            "sampler": "uniform",
+            "uniform": {"budget": budget},
+            "trials": networks,
+            "data": data,
+            "seed": seed,
+            "data_dir": data_dir,
+            "resolution": resolution,
+            "device": device,
+            "runtime": runtime,
+            "threads": threads,
+            "batch_size": batch_size,
+            "latency_device": latency_device,
+            "workers": workers,
+            "ray": ray,
+            "gpus": gpus,
+            "trial_timeout": trial_timeout,
+            "storage_path": storage_path,
+        }
+    )
+    # What a search limits or optimizes does not matter here: the budget says which networks, and which costs.
+    settings = settings.model_copy(
+        update={"limits": recipes.Limits(), "objectives": ("accuracy", *settings.budget), "time_budget": None}
+    )
+    check_functions(evaluator, known)
+    check_report(on_event)
+    check_recipe(settings)
+    if settings.supernet is not None:
+        raise InputError("recipe: shared weights (supernet) are no training of a network; choose another recipe")
+    if not settings.budget:
+        raise InputError("budget: name a cost and its range, such as flops=40M..60M")
+    if networks < LEAST:
+        raise InputError(f"networks: {networks} are too few to compare; give at least {LEAST}")
+    loaded = [space if isinstance(space, Space) else Space.load(space) for space in given]
+    _check_spaces(loaded, vary)
+    if evaluator:
+        known = {**{name: count for name, count in counts().items() if name in settings.budget}, **(known or {})}
+        problems = [Problem.from_function(settings, space, evaluator, known) for space in loaded]
+    else:
+        problems = _with_data(settings, loaded)
+    groups = _groups(problems, vary)
+    for problem in problems:
+        _check_reachable(problem, vary)
+    folder = paths.folder_of(study or _default_name(loaded, vary))
+    record = _record(folder, settings, list(groups), vary) | {
+        "data": problems[0].recipe.data if not evaluator else None
+    }
+    report = on_event or (lambda kind, **_: None)
+    found = {
+        name: loop.run(problem, folder / _slug(name), report, started, fresh_latency=fresh_latency)
+        for name, problem in groups.items()
+    }
+    pairs = _pairs(problems[0], vary, list(found.values())) if vary else {}
+    comparison = Comparison(folder, record, tuple(_group(name, one, pairs) for name, one in found.items()))
+    _check_counts(comparison)
+    write_comparison(comparison)
+    return comparison
+
+
+def _check_spaces(spaces: Sequence[Space], vary: str | None) -> None:
+    """Refuse a number of spaces that cannot be compared, and equal names."""
+    if vary and len(spaces) != 1:
+        raise InputError(f"--vary compares networks of one space; {len(spaces)} are given")
+    if not vary and len(spaces) < 2:
+        raise InputError("name two spaces or more; or one, with --vary CHOICE")
+    names = [space.name for space in spaces]
+    if len(set(names)) < len(names):
+        raise InputError(f"two spaces have the name '{max(names, key=names.count)}'; rename one of them")
+
+
+def _with_data(recipe: Recipe, spaces: Sequence[Space]) -> list[Problem]:
+    """The problems of the spaces on the same images, which are held once."""
+    problems = [Problem.from_data(recipe, space) for space in spaces]
+    first = problems[0]
+    for problem in problems[1:]:
+        if problem.deployment.sizes != first.deployment.sizes:
+            sizes = [", ".join(map(str, one.deployment.sizes)) for one in (first, problem)]
+            raise InputError(
+                f"networks of {first.space.name} are for images of {sizes[0]} pixels, those of {problem.space.name} of "
+                f"{sizes[1]}, so that their costs cannot be compared; give --resolution"
+            )
+    return [replace(problem, data=first.data) for problem in problems]
+
+
+def _groups(problems: Sequence[Problem], vary: str | None) -> dict[str, Problem]:
+    """The problem of each space, or of each option, by the name of the group."""
+    if not vary:
+        return {problem.space.name: problem for problem in problems}
+    problem = problems[0]
+    _, options = varied_options(problem.space, vary)
+    uniform = problem.recipe.uniform
+    return {
+        f"{vary.rpartition('.')[2]} {option}": replace(
+            problem,
+            recipe=problem.recipe.model_copy(
+                update={"uniform": uniform.model_copy(update={"vary": vary, "option": option})}
+            ),
+        )
+        for option in options
+    }
+
+
+def _check_reachable(problem: Problem, vary: str | None) -> None:
+    """Refuse a budget that holds no network of a space, as far as costs are known before an evaluation."""
+    budget, space = problem.recipe.budget, problem.space
+    known = problem.evaluator.known if problem.evaluator else counts(problem.recipe.runtime)
+    within = WithinBudget(space, budget, known, vary or "")
+    if next(within.draws(problem.recipe.seed), None) is not None:
+        return
+    found = reachable(space)
+    ranges = [
+        f"{OBJECTIVES[name].label} from {' to '.join(map(OBJECTIVES[name].describe, getattr(found, name)))}"
+        for name in budget
+        if name in COUNTS
+    ]
+    reaches = f"; the space has {', '.join(ranges)}" if ranges else ""
+    pairs = f" that differ in {vary} only" if vary else ""
+    raise NothingFound(f"no networks of '{space.name}'{pairs} within the budget were found{reaches}")
+
+
+def _default_name(spaces: Sequence[Space], vary: str | None) -> str:
+    return f"{spaces[0].name}-{_slug(vary)}" if vary else "-vs-".join(space.name for space in spaces)
+
+
+def _slug(name: str) -> str:
+    """A name as a folder.
+
+    >>> _slug("kernel 5"), _slug("stages.*.kernel")
+    ('kernel-5', 'stages-kernel')
+    """
+    return re.sub(r"[^\w.-]+", "-", name.replace(".*.", "-")).strip("-.")
+
+
+def _record(folder: Path, recipe: Recipe, names: Sequence[str], vary: str | None) -> dict[str, Any]:
+    """Write comparison.yaml, or check that the one of a resumed comparison has the same settings."""
+    new = {
+        "nasspace_comparison": VERSION,
+        "name": folder.resolve().name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "spaces": {name: _slug(name) for name in names},
+        "budget": {name: list(ends) for name, ends in recipe.budget.items()},
+        "vary": vary or "",
+        "recipe": recipe.as_written(),
+        "machine": machine(),
+        "versions": library_versions(PACKAGES),
+    }
+    path = folder / FILE
+    if path.is_file():
+        old = files.load_yaml(path).value
+        for key in FIXED:
+            before = old.get(key) if isinstance(old, dict) else None
+            if before != new[key]:
+                raise InputError(
+                    f"{path}: {key} is {recipes.short(before)}, now {recipes.short(new[key])}; choose another --study "
+                    "name, or the settings that the comparison was started with"
+                )
+        new["created"] = old.get("created", new["created"])
+    elif (folder / "study.yaml").is_file():
+        raise InputError(f"{folder}: the folder is a study, not a comparison; choose another --study name")
+    with paths.alone(folder):
+        files.write_yaml(path, new)
+    return new
+
+
+def _pairs(problem: Problem, vary: str, studies: Sequence[Study]) -> dict[str, int]:
+    """The number of the draw of every network, by digest."""
+    known = problem.evaluator.known if problem.evaluator else counts(problem.recipe.runtime)
+    draws = WithinBudget(problem.space, problem.recipe.budget, known, vary).draws(problem.recipe.seed)
+    count = max(len(study.frozen()) for study in studies)
+    return {one.digest: number for number, draw in enumerate(islice(draws, count)) for one in draw}
+
+
+def _group(name: str, study: Study, pairs: Mapping[str, int]) -> Group:
+    """The evaluated networks of a study."""
+    costs = tuple(study.settings["recipe"]["uniform"]["budget"])
+    shown = {*costs, *(name for name, objective in OBJECTIVES.items() if objective.is_counted)}
+    networks = []
+    for trial in study.frozen("COMPLETE")[: study.settings["recipe"]["trials"]]:
+        values = trial.user_attrs["values"]
+        if all(cost in values for cost in costs):
+            kept = {cost: values[cost] for cost in OBJECTIVES if cost in shown and cost in values}
+            digest = trial.user_attrs["digest"]
+            networks.append(Network(trial.number, digest, 1 - values["accuracy"], kept, pairs.get(digest)))
+    failed = sum(str(trial.user_attrs.get("reason", "")).startswith("failed") for trial in study.frozen("FAIL"))
+    return Group(name, study.folder, tuple(networks), failed, study.rejected)
+
+
+def _check_counts(comparison: Comparison) -> None:
+    """Refuse to compare too few networks."""
+    for group in comparison.groups:
+        if len(group.networks) < LEAST:
+            raise NothingFound(
+                f"{len(group.networks)} networks of '{group.name}' within the budget were evaluated, too few to "
+                "compare; give a wider --budget"
+            )
+    if comparison.is_paired and len(comparison.pairs) < LEAST:
+        raise NothingFound(
+            f"{len(comparison.pairs)} networks were evaluated with every option, too few to compare; give a wider "
+            "--budget, or more --networks"
+        )
