@@ -143,12 +143,11 @@ def compare(
     for problem in problems:
         _check_reachable(problem, vary)
     folder = paths.folder_of(study or _default_name(loaded, vary))
-    record = _record(folder, settings, list(groups), vary) | {
-        "data": problems[0].recipe.data if not evaluator else None
-    }
+    evaluated_by = getattr(evaluator, "__qualname__", "function") if evaluator else None
+    record = _record(folder, problems[0].recipe, list(groups), vary, evaluated_by)
     report = on_event or (lambda kind, **_: None)
     found = {
-        name: loop.run(problem, folder / _slug(name), report, started, fresh_latency=fresh_latency)
+        name: loop.run(problem, folder / _slug(name), report, started, fresh_latency=fresh_latency, deliver=False)
         for name, problem in groups.items()
     }
     pairs = _pairs(problems[0], vary, list(found.values())) if vary else {}
@@ -170,17 +169,16 @@ def _check_spaces(spaces: Sequence[Space], vary: str | None) -> None:
 
 
 def _with_data(recipe: Recipe, spaces: Sequence[Space]) -> list[Problem]:
-    """The problems of the spaces on the same images, which are held once."""
+    """The problems of the spaces on the same images, which are held once.
+
+    Costs are compared at one resolution: if the spaces would be deployed at several, at the largest.
+    """
     problems = [Problem.from_data(recipe, space) for space in spaces]
-    first = problems[0]
-    for problem in problems[1:]:
-        if problem.deployment.sizes != first.deployment.sizes:
-            sizes = [", ".join(map(str, one.deployment.sizes)) for one in (first, problem)]
-            raise InputError(
-                f"networks of {first.space.name} are for images of {sizes[0]} pixels, those of {problem.space.name} of "
-                f"{sizes[1]}, so that their costs cannot be compared; give --resolution"
-            )
-    return [replace(problem, data=first.data) for problem in problems]
+    sizes = {problem.deployment.sizes for problem in problems}
+    if len(sizes) > 1:
+        recipe = recipe.model_copy(update={"resolution": max(map(max, sizes))})
+        problems = [Problem.from_data(recipe, space) for space in spaces]
+    return [replace(problem, data=problems[0].data) for problem in problems]
 
 
 def _groups(problems: Sequence[Problem], vary: str | None) -> dict[str, Problem]:
@@ -232,7 +230,9 @@ def _slug(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name.replace(".*.", "-")).strip("-.")
 
 
-def _record(folder: Path, recipe: Recipe, names: Sequence[str], vary: str | None) -> dict[str, Any]:
+def _record(
+    folder: Path, recipe: Recipe, names: Sequence[str], vary: str | None, evaluator: str | None
+) -> dict[str, Any]:
     """Write comparison.yaml, or check that the one of a resumed comparison has the same settings."""
     new = {
         "nasspace_comparison": VERSION,
@@ -242,6 +242,7 @@ def _record(folder: Path, recipe: Recipe, names: Sequence[str], vary: str | None
         "budget": {name: list(ends) for name, ends in recipe.budget.items()},
         "vary": vary or "",
         "recipe": recipe.as_written(),
+        "evaluator": evaluator,
         "machine": machine(),
         "versions": library_versions(PACKAGES),
     }

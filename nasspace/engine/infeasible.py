@@ -23,6 +23,9 @@ def empty_front(study: Study) -> NothingFound:
     """The error of a study with an empty front: it names the measured network nearest to the limits."""
     measured = study.frozen("COMPLETE", "PRUNED")
     limits = _limits(study)
+    if study.settings["recipe"]["sampler"] == "uniform":
+        why = f"; the search ended early: {study.ended_early}" if study.ended_early else ""
+        return NothingFound(f"no network within the budget was found among {len(measured)} measured{why}")
     if not measured:
         return NothingFound(f"no network within the limits ({limits}) was found; nothing was measured")
     nearest = min(measured, key=study.over_limit)

@@ -224,11 +224,15 @@ def run(
     *,
     storage: str | None = None,
     fresh_latency: bool = False,
+    deliver: bool = True,
 ) -> Study:
-    """Search as `search` does, without the last rung and the exports; `started` is as in `_run`."""
+    """Search as `search` does, up to the last rung; `started` is as in `_run`.
+
+    Without `deliver`, no last rung and no exports follow, and no time is estimated and kept for them.
+    """
     with _study_folder(study, problem) as folder:
         opened = _open(folder, problem, storage)
-    return _run(opened, problem, fresh_latency, report, started)
+    return _run(opened, problem, fresh_latency, report, started, deliver)
 
 
 def resume(
@@ -446,7 +450,9 @@ def _optuna_sampler(problem: Problem) -> Any:
     return optuna_sampler(problem.recipe.sampler, problem.recipe.seed)
 
 
-def _run(study: Study, problem: Problem, fresh_latency: bool, report: Report, started: float) -> Study:
+def _run(
+    study: Study, problem: Problem, fresh_latency: bool, report: Report, started: float, deliver: bool = True
+) -> Study:
     """Search until the study has its trials or the time budget is used up.
 
     `started` is when the command started, in seconds of `time.monotonic()`: the time budget counts from then.
@@ -462,7 +468,7 @@ def _run(study: Study, problem: Problem, fresh_latency: bool, report: Report, st
         report("start", study=study, problem=problem)
         for note in problem.notes:
             report("note", text=note)
-        expected = _expected_duration(study, problem, report)
+        expected = _expected_duration(study, problem, report) if deliver else None
         if problem.evaluator is None:
             problem = replace(problem, evaluator=_training_evaluator(study, problem, fresh_latency, report))
         with TrialManager(study, problem, report) as manager:

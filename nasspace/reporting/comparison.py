@@ -147,7 +147,8 @@ def _subtitle(comparison: Comparison) -> str:
     recipe = comparison.settings["recipe"]
     varied = f", {comparison.settings['vary']}" if comparison.is_paired else ""
     created = str(comparison.settings["created"]).replace("T", " ").replace("+00:00", " UTC")
-    return f"{comparison.count_text} within {comparison.budget_text}{varied}, on {recipe['data']}, started {created}"
+    data = "" if comparison.settings["evaluator"] else f", on {recipe['data']}"
+    return f"{comparison.count_text} within {comparison.budget_text}{varied}{data}, started {created}"
 
 
 def _groups_table(comparison: Comparison) -> Table:
@@ -163,7 +164,7 @@ def _groups_table(comparison: Comparison) -> Table:
         error = (f"{group.median:.2%}", _quartiles(group))
         share = (f"{volume.value:.1%}", f"{volume.low:.1%} to {volume.high:.1%}")
         lowest = (f"{best.error:.2%}", f"trial {best.id}")
-        rows.append([group.name, len(group.networks), error, lowest, share, group.failed or ""])
+        rows.append([group.name, len(group.networks), error, lowest, share, group.failed])
     return Table.of(columns, rows)
 
 
@@ -241,7 +242,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         "Error is 1 - accuracy on held-out training images; no test images were used. All networks had the same "
         f"training ({', '.join(f'{name} {value:g}' for name, value in search_fidelity(recipe).items() if value)}): "
         "longer trainings may rank spaces differently."
-        if comparison.settings["data"]
+        if comparison.settings["evaluator"] is None
         else "Error is 1 - the accuracy that the evaluator gave."
     )
     if "latency" in comparison.budget:

@@ -29,7 +29,7 @@ from nasspace.space.space import Space
 from nasspace.space.tree import Choose, Stage, all_walks
 
 STEPS = 64  # rounded costs in the width of a budget
-MOST_STEPS = 2_000  # rounded costs up to its upper end
+CELLS = 2_000_000  # counts that are held: of every node for every rounded cost up to the upper end
 MOST_WAYS = 1_000_000  # layers visited before a space is refused
 LISTED = 5_000  # sequences that are drawn without repetition
 MOST_PASSED = 50_000  # draws in a row without a new network within the budget, after which no more are expected
@@ -144,7 +144,7 @@ class _Node:
 
 @dataclass(frozen=True)
 class _Way:
-    """Choices at a node, their rounded cost, and the node that they lead to."""
+    """Choices at a node, their exact cost, and the node that they lead to."""
 
     choices: Choices
     cost: int
@@ -166,10 +166,6 @@ class Numbered:
         self.parts: list[tuple[str, Any]] = [("stem", None)]  # as a whole: which strides it keeps depends on all layers
         for key in ("stages", "head"):
             self.parts += [(f"{key}.{i}", part) for i, part in enumerate(self.plan.parts[key])]
-        self.step = max(1, math.ceil((high - low) / STEPS), math.ceil(high / MOST_STEPS))
-        most_layers = sum(max(part.depths) if isinstance(part, Stage) else 1 for _, part in self.parts)
-        self.first = max(0, math.ceil(low / self.step) - most_layers)  # every layer loses less than a step
-        self.last = math.floor(high / self.step)
         self.once = {
             number: list(self._recorded(lambda choose, place=place, stage=part: stage.direct.walk(place, choose)))
             for number, (place, part) in enumerate(self.parts)
@@ -177,6 +173,10 @@ class Numbered:
         }  # what is chosen once for each stage
         self.top = list(self._top())
         self.ways = self._all_ways()
+        self.step = max(1, math.ceil((high - low) / STEPS), math.ceil(high * len(self.ways) / CELLS))
+        most_layers = sum(max(part.depths) if isinstance(part, Stage) else 1 for _, part in self.parts)
+        self.first = max(0, math.ceil(low / self.step) - most_layers)  # every layer loses less than a step
+        self.last = math.floor(high / self.step)
         self.below: dict[_Node, np.ndarray[Any, Any]] = {}
         for node in sorted(self.ways, key=_Node.place, reverse=True):
             self.below[node] = self._below(node)
@@ -192,12 +192,12 @@ class Numbered:
         spent, ways = 0, self.top
         while ways:
             for way in ways:
-                inside = self._inside(way.node, spent + way.cost)
+                inside = self._inside(way.node, spent + way.cost // self.step)
                 if number < inside:
                     break
                 number -= inside
             choices |= way.choices
-            spent += way.cost
+            spent += way.cost // self.step
             ways = self.ways[way.node]
         return choices
 
@@ -213,8 +213,9 @@ class Numbered:
             total[1:] = 1
             return total
         for way in self.ways[node]:
-            if way.cost <= self.last:
-                total[way.cost :] += self.below[way.node][: len(total) - way.cost]
+            cost = way.cost // self.step
+            if cost <= self.last:
+                total[cost:] += self.below[way.node][: len(total) - cost]
         return total
 
     def _all_ways(self) -> dict[_Node, list[_Way]]:
@@ -292,4 +293,4 @@ class Numbered:
                     total += getattr(counted, self.name) if self.name else 0
         except (failures.CandidateFailed, InputError):
             return
-        yield _Way(choices, total // self.step, replace(after, shape=shape))
+        yield _Way(choices, total, replace(after, shape=shape))
