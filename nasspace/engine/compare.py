@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -97,7 +97,7 @@ def compare(
     """
     started = time.monotonic()
     base = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
-    given = [spaces] if isinstance(spaces, Space | str | Path) else list(spaces)
+    given = list(spaces) if isinstance(spaces, Iterable) and not isinstance(spaces, str) else [spaces]
     settings = base.with_changes(
         {
             "sampler": "uniform",
@@ -130,8 +130,10 @@ def compare(
         raise InputError("recipe: shared weights (supernet) are no training of a network; choose another recipe")
     if not settings.budget:
         raise InputError("budget: name a cost and its range, such as flops=40M..60M")
-    if networks < LEAST:
-        raise InputError(f"networks: {networks} are too few to compare; give at least {LEAST}")
+    if settings.trials < LEAST:
+        raise InputError(f"networks: {settings.trials} is too few to compare; give at least {LEAST}")
+    if not isinstance(vary, str | None):
+        raise InputError(f"vary: {recipes.short(vary)} is not a pattern of choices, such as 'stages.*.kernel'")
     loaded = [space if isinstance(space, Space) else Space.load(space) for space in given]
     _check_spaces(loaded, vary)
     if evaluator:

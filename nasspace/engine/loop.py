@@ -37,7 +37,7 @@ from nasspace.studies import paths
 from nasspace.studies import recipe as recipes
 from nasspace.studies import study as records
 from nasspace.studies.belief import believe
-from nasspace.studies.recipe import NetAdapt, Recipe, Reward, Rung
+from nasspace.studies.recipe import NetAdapt, Recipe, Reward, Rung, Uniform
 from nasspace.studies.storage import REMEDY, errors_of_storage
 from nasspace.studies.study import Study
 from nasspace.training.settings import Fidelity, SupernetSettings, TrainingSettings
@@ -64,6 +64,7 @@ def search(
     sampler: str | None = None,
     reward: Reward | Mapping[str, Any] | None = None,
     netadapt: NetAdapt | Mapping[str, Any] | None = None,
+    uniform: Uniform | Mapping[str, Any] | None = None,
     study: str | Path | None = None,
     storage: str | None = None,
     data_dir: str | None = None,
@@ -118,9 +119,10 @@ def search(
             training. Such a search has no last rung and no exports.
         known: Functions of cheap objectives, by name, which the sampler may call for any candidate.
         sampler: Name of a sampler, such as `gain`, `tpe`, `nsga2`, `evolution`, `gp`, `random`, `brute-force`,
-            `mnasnet`, `netadapt` or `spos`.
+            `mnasnet`, `netadapt`, `spos` or `uniform`.
         reward: The reward of `mnasnet`, such as `{"form": "soft"}`: networks over a limit are then trained, too.
         netadapt: The steps of `netadapt`, such as `{"reduction": 0.02, "start": "first:7"}`.
+        uniform: What `uniform` draws, such as `{"budget": {"flops": "40M..60M"}}`.
         study: Name below `./reports`, or folder; SPACE-N by default.
         storage: URL of the Optuna storage; by default a SQLite file in the folder.
         data_dir: Folder of the files of a named data set.
@@ -168,6 +170,7 @@ def search(
             "sampler": sampler,
             "reward": _plain(reward),
             "netadapt": _plain(netadapt),
+            "uniform": _plain(uniform),
             "objectives": _listed(objectives),
             "limits": {
                 "latency": None if latency_target_ms is None else _milliseconds(latency_target_ms),

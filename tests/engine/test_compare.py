@@ -141,7 +141,11 @@ def test_networks_outside_of_a_latency_budget_are_rejected_and_not_compared(spac
         ({"budget": {"flops": "4M..2M"}}, "the first amount is above the second"),
         ({"budget": {"latency": "2..4"}}, "has no unit"),
         ({"vary": "stages.*.kernel"}, "compares networks of one space; 2 are given"),
-        ({"networks": 1}, "too few to compare"),
+        ({"networks": 1}, "networks: 1 is too few to compare"),
+        ({"networks": "x"}, "'x' is not allowed"),
+        ({"budget": 5}, "a budget is a mapping such as"),
+        ({"budget": {"flops": (1, None)}}, "'None' is not an amount"),
+        ({"vary": 5}, "vary: 5 is not a pattern"),
         ({"recipe": "supernet"}, "choose another recipe"),
     ],
 )
@@ -153,6 +157,8 @@ def test_mistakes_are_refused(spaces, arguments, message):
 def test_spaces_need_two_names_and_networks_within_the_budget(spaces):
     with pytest.raises(InputError, match="two spaces or more; or one, with --vary"):
         nasspace.compare(spaces[0], budget=BUDGET, evaluator=scored)
+    with pytest.raises(InputError, match="5 is not a"):
+        nasspace.compare([5, 6], budget=BUDGET, evaluator=scored)
     with pytest.raises(InputError, match="two spaces have the name 'convs'"):
         nasspace.compare([spaces[0]] * 2, budget=BUDGET, evaluator=scored)
     with pytest.raises(NothingFound, match="no networks of 'convs' within the budget were found; the space has FLOPs"):
