@@ -17,7 +17,7 @@ from typing import Any
 
 from nasspace import files
 from nasspace.engine import loop
-from nasspace.engine.checks import check_functions, check_recipe, check_report
+from nasspace.engine.checks import EXECUTION_SETTINGS, check_functions, check_recipe, check_report
 from nasspace.engine.evaluator import counts
 from nasspace.engine.problem import EvaluatorFunction, KnownObjectives, Problem
 from nasspace.engine.trials import Report
@@ -38,7 +38,8 @@ from nasspace.studies.study import Study
 NETWORKS = 20  # of each space
 LEAST = 2  # networks of each that can be compared
 PACKAGES = ("nasspace", "torch", "optuna", "numpy")
-FIXED = ("budget", "vary", "spaces")  # settings that a comparison keeps when it is resumed
+FIXED = ("budget", "vary", "spaces", "recipe")  # settings that a comparison keeps when it is resumed
+FREE = ("trials", "data_dir", *EXECUTION_SETTINGS)  # settings of the recipe that may differ
 
 
 def compare(
@@ -251,19 +252,29 @@ def _record(
     path = folder / FILE
     if path.is_file():
         old = files.load_yaml(path).value
-        for key in FIXED:
-            before = old.get(key) if isinstance(old, dict) else None
-            if before != new[key]:
-                raise InputError(
-                    f"{path}: {key} is {recipes.short(before)}, now {recipes.short(new[key])}; choose another --study "
-                    "name, or the settings that the comparison was started with"
-                )
+        if difference := _difference(old if isinstance(old, dict) else {}, new):
+            remedy = "choose another --study name, or the settings that the comparison was started with"
+            raise InputError(f"{path}: {difference}; {remedy}")
         new["created"] = old.get("created", new["created"])
     elif (folder / "study.yaml").is_file():
         raise InputError(f"{folder}: the folder is a study, not a comparison; choose another --study name")
     with paths.alone(folder):
         files.write_yaml(path, new)
     return new
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The first setting of a comparison that is another one; empty if there is none."""
+    for key in FIXED:
+        before, now = old.get(key), new[key]
+        if isinstance(before, dict) and key == "recipe":
+            changed = [name for name in now if name not in FREE and before.get(name) != now[name]]
+            if not changed:
+                continue
+            key, before, now = changed[0], before.get(changed[0]), now[changed[0]]
+        if before != now:
+            return f"{key} is {recipes.short(before)}, now {recipes.short(now)}"
+    return ""
 
 
 def _pairs(problem: Problem, vary: str, studies: Sequence[Study]) -> dict[str, int]:

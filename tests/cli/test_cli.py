@@ -55,7 +55,7 @@ def test_spaces_in_the_documents_are_valid(capsys, document):
     assert json.loads(out)["exact"] is True
 
 
-DOCUMENTS = ["README.md", "docs/plugins.md", "docs/python.md", "docs/spaces.md", "docs/zoo.md"]
+DOCUMENTS = ["README.md", *(f"docs/{name}.md" for name in ("compare", "plugins", "python", "spaces", "zoo"))]
 
 
 @pytest.mark.slow

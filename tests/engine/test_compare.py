@@ -99,6 +99,8 @@ def test_a_stopped_comparison_is_resumed_by_the_same_call(spaces):
     assert larger.frame()["digest"].isin(resumed.frame()["digest"]).sum() == 12
     with pytest.raises(InputError, match=r"budget is .*choose another --study name"):
         nasspace.compare(spaces, budget={"flops": "100k..500k"}, evaluator=stopped, study="s")
+    with pytest.raises(InputError, match=r"seed is 0, now 1; choose another --study name"):
+        nasspace.compare(spaces, budget=BUDGET, evaluator=stopped, networks=6, study="s", seed=1)
 
 
 def test_options_are_compared_by_pairs(spaces):
