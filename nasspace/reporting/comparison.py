@@ -155,6 +155,7 @@ def _groups_table(comparison: Comparison) -> Table:
     columns = [
         Column("option" if comparison.is_paired else "space"),
         *(Column(name, "number") for name in ("networks", "median error", "best error", "hypervolume")),
+        *(Column(f"median {OBJECTIVES[name].label}", "number") for name in comparison.budget),
         Column("failed", "number"),
     ]
     rows = []
@@ -164,7 +165,8 @@ def _groups_table(comparison: Comparison) -> Table:
         error = (f"{group.median:.2%}", _quartiles(group))
         share = (f"{volume.value:.1%}", f"{volume.low:.1%} to {volume.high:.1%}")
         lowest = (f"{best.error:.2%}", f"trial {best.id}")
-        rows.append([group.name, len(group.networks), error, lowest, share, group.failed])
+        costs = [OBJECTIVES[name].format(group.median_cost(name)) for name in comparison.budget]
+        rows.append([group.name, len(group.networks), error, lowest, share, *costs, group.failed])
     return Table.of(columns, rows)
 
 

@@ -61,6 +61,10 @@ class Group:
         """The median error."""
         return float(np.median(self.errors))
 
+    def median_cost(self, name: str) -> float:
+        """The median of a cost."""
+        return float(np.median([network.costs[name] for network in self.networks]))
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -281,6 +285,7 @@ class Comparison:
             "rejected": group.rejected,
             "median_error": group.median,
             "best_error": float(group.errors.min()),
+            "median_costs": {name: group.median_cost(name) for name in self.budget},
             "hypervolume": volume.value,
             "hypervolume_low": volume.low,
             "hypervolume_high": volume.high,
