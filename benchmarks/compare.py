@@ -22,6 +22,7 @@ import numpy as np
 from scipy.stats import chisquare, norm
 
 from nasspace import Space, cost
+from nasspace.latency.conditions import machine
 from nasspace.samplers import pareto
 from nasspace.space.budget import WithinBudget
 from nasspace.space.tree import all_walks
@@ -138,7 +139,7 @@ def p_values(rng: np.random.Generator, count: int, images: int, repeats: int, pa
 
 
 def tests(lines: list[str], repeats: int) -> None:
-    """Size of the tests: between two groups, and of any winner among four."""
+    """Size of the tests."""
     rng = np.random.default_rng(1)
     lines += [
         "\n## Size of the tests\n",
@@ -211,11 +212,12 @@ def main() -> None:
     parser.add_argument("--without-draws", action="store_true", help="check the statistics only")
     parser.add_argument("--out", type=Path, help="write the report there instead of printing it")
     given = parser.parse_args()
+    here = machine()
     differences.PERMUTATIONS, differences.RESAMPLES, differences.HALVES = PERMUTATIONS, RESAMPLES, HALVES
     lines = [
         "# The statistics of `nas compare`, by simulation\n",
-        f"`python benchmarks/compare.py --repeats {given.repeats}`, Python {platform.python_version()}, NumPy "
-        f"{np.__version__}. With {given.repeats} repeats, a share of 95 % has a standard error of "
+        f"`python benchmarks/compare.py --repeats {given.repeats}`, {here['processor']} with {here['cores']} cores, "
+        f"Python {platform.python_version()}, NumPy {np.__version__}. With {given.repeats} repeats, a share of 95 % has a standard error of "
         f"{100 * np.sqrt(0.95 * 0.05 / given.repeats):.1f} points.\n",
     ]
     if not given.without_draws:
