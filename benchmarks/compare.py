@@ -217,8 +217,8 @@ def main() -> None:
     lines = [
         "# The statistics of `nas compare`, by simulation\n",
         f"`python benchmarks/compare.py --repeats {given.repeats}`, {here['processor']} with {here['cores']} cores, "
-        f"Python {platform.python_version()}, NumPy {np.__version__}. With {given.repeats} repeats, a share of 95 % has a standard error of "
-        f"{100 * np.sqrt(0.95 * 0.05 / given.repeats):.1f} points.\n",
+        f"Python {platform.python_version()}, NumPy {np.__version__}. With {given.repeats} repeats, a share "
+        f"of 95 % has a standard error of {100 * np.sqrt(0.95 * 0.05 / given.repeats):.1f} points.\n",
     ]
     if not given.without_draws:
         draws(lines)
