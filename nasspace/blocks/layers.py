@@ -87,7 +87,7 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):  # keep the format of training
         x = x.permute(0, 2, 3, 1).reshape(-1, height, width, groups, channels // groups)
         return x.transpose(3, 4).reshape(-1, height, width, channels).permute(0, 3, 1, 2)
-    x = x.reshape(-1, groups, channels // groups, height, width)
+    x = x.reshape(-1, groups, channels // groups, height * width)  # four dimensions, as delegates on phones demand
     return x.transpose(1, 2).reshape(-1, channels, height, width)
 
 

@@ -281,7 +281,7 @@ def export(
     arch: Exportable,
     out: Annotated[Path | None, typer.Option(help="Folder to write; exports/NAME if not given.")] = None,
     format: Annotated[
-        str, typer.Option(help="Any of source, onnx, torch, pt2, openvino, executorch, with commas.")
+        str, typer.Option(help="Any of source, onnx, torch, pt2, openvino, executorch, litert, with commas.")
     ] = "source,onnx,torch",
     with_preprocessing: Annotated[
         bool,

@@ -1,9 +1,10 @@
-"""Files for other runtimes: torch.export, OpenVINO and ExecuTorch, each written and run by its own package."""
+"""Files for other runtimes: torch.export, OpenVINO, ExecuTorch and LiteRT, each written and run by its own package."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -91,8 +92,8 @@ def fitting(run: Scores, batch_size: int | str) -> Scores:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Ignore what converters warn of in their own code."""
-    with warnings.catch_warnings():
+    """Ignore what converters warn of in their own code, and print of their steps."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 
@@ -158,6 +159,28 @@ def _load_executorch(path: Path) -> Scores:
     return fitting(run, int(method.metadata.input_tensor_meta(0).sizes()[0]))
 
 
+def _write_litert(network: nn.Module, shape: tuple[int, ...], _: bool, path: Path) -> None:
+    import litert_torch
+    import torch
+
+    litert_torch.convert(network, (torch.zeros(shape),)).export(str(path))
+
+
+def _load_litert(path: Path) -> Scores:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def run(images: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(taken["index"], images)
+        interpreter.invoke()
+        return interpreter.get_tensor(given["index"])
+
+    return fitting(run, int(taken["shape"][0]))
+
+
 TARGETS = {
     target.name: target
     for target in (
@@ -204,6 +227,24 @@ TARGETS = {
             use=(
                 'method = Runtime.get().load_program("model.pte").load_method("forward")\n'
                 "(scores,) = method.execute([torch.zeros({shape})])"
+            ),
+        ),
+        Target(
+            name="litert",
+            file="model.tflite",
+            package="litert_torch",
+            extra="litert",
+            write=_write_litert,
+            load=_load_litert,
+            title="LiteRT (TensorFlow Lite)",
+            imports="import numpy\nfrom ai_edge_litert.interpreter import Interpreter",
+            about="the network for LiteRT (TensorFlow Lite), float32, a fixed batch",
+            use=(
+                'interpreter = Interpreter("model.tflite")\ninterpreter.allocate_tensors()\n'
+                'interpreter.set_tensor(interpreter.get_input_details()[0]["index"], '
+                "numpy.zeros(({shape}), numpy.float32))\n"
+                "interpreter.invoke()\n"
+                'scores = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])'
             ),
         ),
     )

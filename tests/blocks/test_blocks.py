@@ -164,6 +164,21 @@ def test_channel_shuffle_is_pytorchs(groups):
     assert torch.equal(layers.channel_shuffle(IMAGE, groups), expected)
 
 
+def test_a_channel_shuffle_stays_at_four_dimensions():
+    """Delegates of phones run no tensors of five."""
+    seen = []
+
+    class Dimensions(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            seen.extend([result.dim()] if isinstance(result, torch.Tensor) else [])
+            return result
+
+    with Dimensions():
+        layers.channel_shuffle(IMAGE, 3)
+    assert set(seen) == {4}
+
+
 def test_the_inverted_residual_adds_its_input_to_a_linear_projection():
     assert torch.equal(quiet(block("inverted_residual", 12, 12))(IMAGE), IMAGE)
     assert not quiet(block("inverted_residual", 12, 12, skip="none"))(IMAGE).any()
