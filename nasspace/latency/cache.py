@@ -14,7 +14,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from nasspace import files
 from nasspace.latency.conditions import KEYS, Conditions
 
 _TABLES = (
@@ -41,7 +40,11 @@ class LatencyCache:
     """
 
     def __init__(self, path: str | PathLike | None = None) -> None:
-        self.path = Path(path) if path is not None else files.cache_folder() / "latency.db"
+        if path is None:
+            from nasspace import files  # needs PyYAML, which a device that measures for another computer may lack
+
+            path = files.cache_folder() / "latency.db"
+        self.path = Path(path)
 
     def get(self, conditions: Conditions) -> dict[str, Any] | None:
         """Return the document stored under these conditions, or None; the caller validates it."""

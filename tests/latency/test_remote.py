@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -18,6 +20,17 @@ from nasspace.network import build
 SHAPE = (3, 16, 16)
 HEAD = [{"block": "global_pool"}, {"block": "linear", "out": 4}]
 PYTHON = "/opt/venv/bin/python"
+MEASURE_FROM_ZIP = """
+import sys
+
+sys.modules.update(dict.fromkeys(("torch", "yaml", "onnx", "optuna", "scipy")))  # a device may lack them
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+sys.path.insert(0, sys.argv[1])
+from nasspace.latency import remote_server, subprocess_benchmark
+
+assert sys.argv[1] in subprocess_benchmark.__file__
+print(subprocess_benchmark.measure_files([sys.argv[2]], seconds=0.05)[0].median_ms)
+"""
 
 
 def network(width: int = 8) -> Architecture:
@@ -52,6 +65,18 @@ def test_runtimes_that_cannot_load_files_are_refused_before_connecting():
     remote.check_device("ssh://pi", "onnxruntime-int8")
     with pytest.raises(InputError, match=r"'eager'.*onnxruntime-int8"):
         remote.check_device("ssh://pi", "eager")
+
+
+def test_the_pushed_code_needs_only_numpy_and_onnxruntime(tmp_path):
+    (tmp_path / "pushed.zip").write_bytes(remote._pushed_code())
+    convert.to_onnx(build(network()), SHAPE, tmp_path / "network.onnx")
+    ran = subprocess.run(
+        [sys.executable, "-I", "-c", MEASURE_FROM_ZIP, tmp_path / "pushed.zip", tmp_path / "network.onnx"],
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert float(ran.stdout) > 0
 
 
 @pytest.mark.slow
