@@ -131,7 +131,7 @@ def test_a_limit_of_memory_that_no_network_keeps_is_named(space):
         found(space, memory_target="1KB")
 
 
-@pytest.mark.parametrize("target", ["30", "30kB", 0, -1, True, [1], float("nan")])
+@pytest.mark.parametrize("target", ["30", "30kilobytes", 0, -1, True, [1], float("nan")])
 def test_a_wrong_limit_of_memory_is_refused(space, target):
     with pytest.raises(InputError, match=r"memory_target: .*512KB"):
         found(space, memory_target=target)
