@@ -43,7 +43,16 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
 
 SLOWEST = (
     *("test_clusters", "test_ray_hygiene", "test_delivery", "test_postgresql", "test_full_training", "test_loop"),
-    *("test_searches", "test_runtimes", "test_damage", "test_blocks", "test_benchmark", "test_cli", "test_process"),
+    *(
+        "test_documents",
+        "test_searches",
+        "test_runtimes",
+        "test_damage",
+        "test_blocks",
+        "test_benchmark",
+        "test_cli",
+        "test_process",
+    ),
     *("test_spaces", "test_export", "test_convert", "test_profile", "test_outputs", "test_mutations", "test_listing"),
 )
 
