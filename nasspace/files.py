@@ -9,7 +9,7 @@ import re
 import stat
 import tempfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,15 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
+def write_together(texts: Mapping[Path, str | bytes]) -> None:
+    """Write several files as `write_text` does, moved into place once all are written: a full disk changes none."""
+    with contextlib.ExitStack() as stack:
+        for path, content in texts.items():
+            temporary = stack.enter_context(replacing(path))
+            data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
+            temporary.write_bytes(data)
+
+
 def write_yaml(path: Path, value: Any) -> None:
     """Write plain values as YAML in their own order."""
     write_text(path, dump_yaml(value))
@@ -201,4 +210,9 @@ def write_yaml(path: Path, value: Any) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write plain values as indented JSON."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Plain values as indented JSON."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"

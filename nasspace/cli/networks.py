@@ -406,22 +406,6 @@ def _print_checks(exported: Any, json: bool) -> None:
         printing.print_json(exported.to_dict())
     else:
         printing.print_text(f"{exported.folder}: {', '.join(exported.files)}")
-        printing.print_fitted(CHECK_COLUMNS, [_check_row(check) for check in exported.checks], ("limit",), wrapped=None)
-        print(exported.summary)
+        printing.print_checks(exported.checks)
     if not exported.ok:
         raise typer.Exit(1)
-
-
-CHECK_COLUMNS = ("check", "", "value", "limit")
-
-
-def _check_row(check: Any) -> dict[str, str]:
-    if check.ok is None:
-        cells = check.name, "not run", check.why, ""
-    else:
-        cells = check.name, "ok" if check.ok else "FAILED", _figure(check.value), _figure(check.limit)
-    return dict(zip(CHECK_COLUMNS, cells, strict=True))
-
-
-def _figure(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -15,6 +15,7 @@ from nasspace import formatting
 
 if TYPE_CHECKING:
     from nasspace.architecture import Architecture
+    from nasspace.exporting.check import Check
 
 LATENCY_DEVICE = "Where to measure: local, or ssh://USER@HOST:PORT/PATH/OF/PYTHON (HOST is enough)."
 PIPED, WIDE = 180, 120  # columns: of a file or pipe; with this many, exact figures fit side by side
@@ -325,6 +326,29 @@ def print_fitted(
 def dropped_note(dropped: Sequence[str], width: int, flag: str) -> str:
     """The end of a caption: the dropped columns, and the flag that prints them; empty if there are none."""
     return f" Not shown in {width} columns: {', '.join(dropped)} ({flag} has all)." if dropped else ""
+
+
+CHECK_COLUMNS = ("check", "", "value", "limit")
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """Print checks as a table, and how many passed."""
+    from nasspace.exporting.check import summary
+
+    print_fitted(CHECK_COLUMNS, [_check_row(check) for check in checks], ("limit",), wrapped=None)
+    print(summary(checks))
+
+
+def _check_row(check: Check) -> dict[str, str]:
+    if check.ok is None:
+        cells = check.name, "not run", check.why, ""
+    else:
+        cells = check.name, "ok" if check.ok else "FAILED", _figure(check.value), _figure(check.limit)
+    return dict(zip(CHECK_COLUMNS, cells, strict=True))
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def study_trial(text: str) -> tuple[str, int] | None:

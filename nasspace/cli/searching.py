@@ -276,15 +276,51 @@ def _predictor_sentence(predictor: Any) -> str:
 
 def report(
     study: StudyName,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Write nothing; check that the tables and the report still follow from the study."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Write a study's tables and report.html again."""
+    """Write a study's tables and report.html again, or check them.
+
+    Without study.db, --check compares the published files with each other and with study.yaml.
+    """
     from nasspace.reporting.report import write_report
     from nasspace.studies.study import read, write_tables
 
+    if check:
+        return _check_published(study, json)
     loaded = read(study)
     path: Path = write_report(write_tables(loaded))
     if json:
         printing.print_json({"study": loaded.name, "report": str(path)})
     else:
         print(printing.escape(path))
+    return None
+
+
+def _check_published(name: str, json: bool) -> None:
+    """Print whether a study's published files follow from it; a failed check ends with exit status 1."""
+    from nasspace.exporting.check import has_failed
+    from nasspace.reporting import publication
+    from nasspace.studies import study as records
+
+    if alone := records.published_without_database(name):
+        folder, checks = alone[0], publication.check_files(*alone)
+    else:
+        study = records.read(name)
+        folder, checks = study.folder, publication.check(study.snapshot())
+    files = [name for name in publication.FILES if (folder / name).is_file()]
+    if json:
+        documents = [check.to_dict() for check in checks]
+        printing.print_json(
+            {"study": folder.resolve().name, "folder": str(folder), "files": files, "checks": documents}
+        )
+    else:
+        printing.print_text(f"{folder}: {', '.join(files)}")
+        printing.print_checks(checks)
+    if has_failed(checks):
+        raise typer.Exit(1)

@@ -21,6 +21,7 @@ from nasspace.architecture import Architecture
 from nasspace.data import predict
 from nasspace.errors import InputError, first_line
 from nasspace.exporting import code_runner, judging, photo_onnx, preprocessing, targets
+from nasspace.exporting.check import Check, not_run
 from nasspace.exporting.judging import Pipeline
 from nasspace.exporting.module_source import allowed
 from nasspace.exporting.targets import BY_FILE, Target
@@ -40,26 +41,6 @@ JUDGED = ("model.onnx", INT8, photo_onnx.NAME, *BY_FILE, "model.py", "weights.pt
 PIPELINE = "weights.safetensors"  # the reference for the other files
 NO_DATA = "no data given; `nas verify FOLDER --data SPEC` judges it"
 COUNTED = ("conv", "linear", "addmm", "matmul", "mm", "bmm", "baddbmm", "einsum")  # fvcore's names of operators
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check: the value found, and its limit; `ok` is None, with the reason in `why`, if it did not run."""
-
-    name: str
-    ok: bool | None
-    value: Any
-    limit: Any
-    why: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The check in JSON documents, without an empty `why`."""
-        return {key: value for key, value in vars(self).items() if key != "why" or value}
-
-
-def not_run(name: str, why: str) -> Check:
-    """A check that could not run or was not requested."""
-    return Check(name, None, None, None, why)
 
 
 def run(

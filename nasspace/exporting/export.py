@@ -22,7 +22,8 @@ from nasspace.exporting import checks as checking
 from nasspace.exporting import model_card as cards
 from nasspace.exporting import photo_onnx, targets
 from nasspace.exporting import preprocessing as specifications
-from nasspace.exporting.checks import INT8, Check
+from nasspace.exporting.check import Check, has_failed, summary
+from nasspace.exporting.checks import INT8
 from nasspace.exporting.model_source import model_source
 from nasspace.exporting.targets import TARGETS
 from nasspace.exporting.weights import as_safetensors, as_torch, load_into, read_safetensors
@@ -68,17 +69,12 @@ class Exported:
     @property
     def ok(self) -> bool:
         """Whether no check failed; checks that did not run do not count."""
-        return not any(check.ok is False for check in self.checks)
+        return not has_failed(self.checks)
 
     @property
     def summary(self) -> str:
-        """How many checks passed, failed and did not run.
-
-        >>> Exported(Path("x"), [], [Check("a", True, 1, 1), Check("b", None, None, None, "no data")]).summary
-        '1 check ok, 0 failed, 1 not run'
-        """
-        counts = [sum(check.ok is ok for check in self.checks) for ok in (True, False, None)]
-        return f"{counts[0]} check{'s' if counts[0] != 1 else ''} ok, {counts[1]} failed, {counts[2]} not run"
+        """How many checks passed, failed and did not run."""
+        return summary(self.checks)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document of `export` and `verify`."""

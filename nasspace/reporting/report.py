@@ -16,7 +16,7 @@ from typing import Any
 
 from nasspace import files
 from nasspace.formatting import significant
-from nasspace.reporting import plots
+from nasspace.reporting import plots, publication
 from nasspace.reporting.page import Column, Table, Tile, class_names, render, words
 from nasspace.reporting.plot_data import as_float, pareto_rows
 from nasspace.studies.front import Front, search_fidelity
@@ -39,7 +39,7 @@ MEMORY = "Memory access is ShuffleNet V2's MAC: elements that layers read and wr
 def write_report(front: Front) -> Path:
     """Write report.html into the folder of the study."""
     path = front.folder / "report.html"
-    files.write_text(path, report_html(front))
+    files.write_text(path, publication.stamped(report_html(front), front))
     return path
 
 

@@ -635,8 +635,17 @@ def read(name: str | Path) -> Study:
     return _load(folder, settings)
 
 
-def _settings_of(name: str | Path) -> tuple[Path, dict[str, Any]]:
-    """The folder of a study and the content of its study.yaml; its database is there if it is a file."""
+def published_without_database(name: str | Path) -> tuple[Path, dict[str, Any]] | None:
+    """The folder and the settings of a study of which only small files were published; None if its database is there.
+
+    A missing or damaged study.yaml raises `InputError`.
+    """
+    folder, settings = _read_settings(name)
+    return None if settings["storage"] is not None or (folder / "study.db").exists() else (folder, settings)
+
+
+def _read_settings(name: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of a study and the content of its study.yaml."""
     folder = folder_of(name)
     path = folder / "study.yaml"
     if not path.is_file():
@@ -647,6 +656,12 @@ def _settings_of(name: str | Path) -> tuple[Path, dict[str, Any]]:
         if storage.REMEDY in str(error):
             raise
         raise InputError(f"{error}; {storage.REMEDY}") from None  # neither text nor YAML
+    return folder, settings
+
+
+def _settings_of(name: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of a study and the content of its study.yaml; its database is there if it is a file."""
+    folder, settings = _read_settings(name)
     if settings["storage"] is None and not (folder / "study.db").is_file():
         if any((folder / part).exists() for part in ("trials.csv", "weights", "exports")):
             raise InputError(f"{folder / 'study.db'} is missing: the study's trials are gone; {storage.REMEDY}")
@@ -725,9 +740,12 @@ def extend(study: Study, settings: dict[str, Any]) -> None:
 
 
 def write_tables(study: Study) -> Front:
-    """Write `trials.csv`, `front.csv` and `front.json`, each atomically, and return the front that they show."""
+    """Write `trials.csv`, `front.csv` and `front.json` together, and return the front that they show."""
     front = study.snapshot()
-    files.write_text(study.folder / "trials.csv", front.trials_csv())
-    files.write_text(study.folder / "front.csv", front.csv())
-    files.write_json(study.folder / "front.json", front.document())
+    texts = {
+        "trials.csv": front.trials_csv(),
+        "front.csv": front.csv(),
+        "front.json": files.json_text(front.document()),
+    }
+    files.write_together({study.folder / name: text for name, text in texts.items()})
     return front
