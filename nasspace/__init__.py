@@ -17,6 +17,7 @@ _HOMES = {  # name: the module that defines it, or None for a submodule
     "cost": "nasspace.counting",
     "measure_latency": "nasspace.latency.remote",
     "search": "nasspace.engine.loop",
+    "load_study": "nasspace.engine.searched",
     "compare": "nasspace.engine.compare",
     "score": "nasspace.engine.scoring",
     "train": "nasspace.engine.full_training",

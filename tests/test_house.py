@@ -54,7 +54,8 @@ HEAVY_LIBRARIES = {
         f"engine.ray.{name}"
         for name in ["cluster", "mailbox", "payload", "actors", "runner", "climbing", "remeasure", "watch"]
     },
-    "plotly": {"reporting.plots"},
+    "plotly": {"reporting.plots", "reporting.notebook"},
+    "matplotlib": {"reporting.paper_figure"},
     "jinja2": {"reporting.page"},
     "tensorboard": {"engine.training_logs"},
     "mlflow": {"engine.training_logs"},

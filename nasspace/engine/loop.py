@@ -29,6 +29,7 @@ from nasspace.engine.evaluator import TrainingEvaluator, evaluate
 from nasspace.engine.infeasible import empty_front, unreachable_limits
 from nasspace.engine.problem import EvaluatorFunction, KnownObjectives, Problem
 from nasspace.engine.ray import runner
+from nasspace.engine.searched import SearchedStudy
 from nasspace.engine.trials import Report, TrialManager
 from nasspace.errors import InputError
 from nasspace.samplers.accuracy_belief import Prior
@@ -92,13 +93,13 @@ def search(
     storage_path: str | None = None,
     deliver: bool = True,
     on_event: Report | None = None,
-) -> Study:
+) -> SearchedStudy:
     """Search a space for the Pareto front of accuracy, measured latency and cost, within the limits.
 
-    The study's `front()` is a data frame; `folder` holds tables, report and exports. With data, the members of the
-    front are then trained at their deployment resolution, exported, judged and measured again, as by `nas search`.
-    None takes the recipe's value. An existing study of the same name is continued if its settings are
-    the same.
+    The study's `front()` is a data frame, `plot()` a Plotly figure; `folder` holds tables, report and exports. With
+    data, the members of the front are then trained at their deployment resolution, exported, judged and measured again,
+    as by `nas search`. None takes the recipe's value. An existing study of the same name is continued if its settings
+    are the same.
 
     Args:
         space: A `Space`, the name of a shipped space, or a path.
@@ -216,7 +217,7 @@ def search(
     searched = run(problem, study, on_event or _ignore, started, storage=storage, fresh_latency=fresh_latency)
     if deliver and searched.settings["data"]:
         delivery.deliver(searched, on_event)
-    return searched
+    return SearchedStudy.of(searched)
 
 
 def run(
@@ -249,7 +250,7 @@ def resume(
     storage_path: str | None = None,
     deliver: bool = True,
     on_event: Report | None = None,
-) -> Study:
+) -> SearchedStudy:
     """Continue a stopped study with the settings in its study.yaml; write the files of a finished one again.
 
     `name` is the study's name below `./reports`, or its folder. The other parameters are those of `search`; they
@@ -273,7 +274,7 @@ def resume(
         study = _continue(study, changes, report, started)
     if deliver and (study.is_writable or not study.is_finished):
         delivery.deliver(study, on_event)
-    return study
+    return SearchedStudy.of(study)
 
 
 def _continue(study: Study, changes: Mapping[str, Any], report: Report, started: float) -> Study:

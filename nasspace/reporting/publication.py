@@ -1,8 +1,9 @@
-"""Whether the published files of a study still follow from it: its tables, its report.
+"""Whether the published files of a study still follow from it: its tables, its report, its pictures.
 
 A report ends in a comment with the version that wrote it and four fingerprints: of the page itself, of what the study
 held, and of its two tables. A page that was edited, cut off, or written from another front is told by them, without
-rendering it again: a page may also show what depends on the machine that renders it.
+rendering it again: a page may also show what depends on the machine that renders it. Pictures name in their metadata
+what they were drawn from.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +27,19 @@ from nasspace.studies.front import Front
 from nasspace.studies.objectives import OBJECTIVES
 
 TRIALS, FRONT, DOCUMENT, PAGE = "trials.csv", "front.csv", "front.json", "report.html"
-FILES = (TRIALS, FRONT, DOCUMENT, PAGE)
+PICTURES = SVG, PNG = "front.svg", "front.png"
+FILES = (TRIALS, FRONT, DOCUMENT, PAGE, *PICTURES)
 PRECISION = 1e-6  # relative difference of figures that count as equal: processors round differently
 DIGITS = 6  # significant digits of figures in fingerprints, for the same reason
 NOT_HASHED = {"name", "folder", "settings", "weights", "is_finished", "largest_is_best", "study"}  # of Front and Member
 HASHED_SETTINGS = ("limits", "created", "accuracy_is_of")  # others cannot change after the search
 UNSTABLE = {"folder", "study", "name"}  # keys of front.json that name the place of the study
 MAX_SHOWN = 60  # characters of a value in a message
-STAMP = re.compile(
-    r"<!-- nasspace (?P<version>\S+); page (?P<page>[0-9a-f]{16}); study (?P<study>[0-9a-f]{16}); "
-    r"front\.csv (?P<front>[0-9a-f]{16}); trials\.csv (?P<trials>[0-9a-f]{16}) -->\s*\Z"
+SOURCE = (
+    r"nasspace (?P<version>\S+); study (?P<study>[0-9a-f]{16}); "
+    r"front\.csv (?P<front>[0-9a-f]{16}); trials\.csv (?P<trials>[0-9a-f]{16})"
 )
+STAMP = re.compile(rf"<!-- {SOURCE}; page (?P<page>[0-9a-f]{{16}}) -->\s*\Z")
 AGAIN = "`nas report` writes it again"
 
 
@@ -45,8 +49,13 @@ AGAIN = "`nas report` writes it again"
 def stamped(page: str, front: Front) -> str:
     """Return the page with the comment at its end that says what it was written from."""
     page = page.rstrip() + "\n"
+    return f"{page}<!-- {source(front)}; page {_hash(page)} -->\n"
+
+
+def source(front: Front) -> str:
+    """What a page or a picture is made of: the version, and fingerprints of the study and of its tables."""
     tables = f"front.csv {_table_hash(front.csv())}; trials.csv {_table_hash(front.trials_csv())}"
-    return f"{page}<!-- nasspace {__version__}; page {_hash(page)}; study {fingerprint(front)}; {tables} -->\n"
+    return f"nasspace {__version__}; study {fingerprint(front)}; {tables}"
 
 
 def fingerprint(front: Front) -> str:
@@ -118,7 +127,7 @@ def check(front: Front) -> list[Check]:
         _table_check(TRIALS, found[TRIALS], front.trials_csv()),
         _table_check(FRONT, found[FRONT], front.csv()),
         _document_check(found[DOCUMENT], front.document()),
-        _page_check(found[PAGE], fingerprint(front), _table_hash(front.csv()), _table_hash(front.trials_csv())),
+        *_made_of(found, _Known(fingerprint(front), _table_hash(front.csv()), _table_hash(front.trials_csv()))),
     ]
 
 
@@ -130,7 +139,7 @@ def check_files(folder: Path, settings: Mapping[str, Any]) -> list[Check]:
         not_run("the study", "study.db was not published: the files are compared with each other"),
         _front_of_trials(trials, members),
         _document_of_front(found[DOCUMENT], members, settings),
-        _page_check(found[PAGE], None, members and _table_hash(members), trials and _table_hash(trials)),
+        *_made_of(found, _Known(None, members and _table_hash(members), trials and _table_hash(trials))),
     ]
 
 
@@ -264,27 +273,48 @@ def _short(text: str) -> str:
     return cut(text, MAX_SHOWN)
 
 
-def _page_check(there: str | None, study: str | None, front: str | None, trials: str | None) -> Check:
-    """Whether a report is unchanged and was written from these fingerprints; None for one that is not known."""
-    title = f"{PAGE} was written from this front"
+@dataclass(frozen=True)
+class _Known:
+    """The fingerprints that a page or picture should name; None for what is not known."""
+
+    study: str | None
+    front: str | None
+    trials: str | None
+
+    def difference(self, stated: Mapping[str, str]) -> str:
+        """What a page or picture was made of instead; empty if it was made of this."""
+        by = f"by nasspace {stated['version']}"
+        if self.front is not None and stated["front"] != self.front:
+            return f"was made of another front, {by}"
+        if self.trials is not None and stated["trials"] != self.trials:
+            return f"was made of other trials, {by}"
+        # Another version may hash more of a study.
+        if self.study is not None and stated["study"] != self.study and stated["version"] == __version__:
+            return "was made of other measurements or trainings of this study"
+        return ""
+
+
+def _made_of(found: Mapping[str, str | None], known: _Known) -> list[Check]:
+    """Whether the report and the pictures were made of this front, and the report is as it was written."""
+    checks = [_made_check(PAGE, found[PAGE], STAMP, known)]
+    return checks + [_made_check(name, found[name], re.compile(SOURCE), known) for name in PICTURES]
+
+
+def _made_check(name: str, there: str | None, pattern: re.Pattern[str], known: _Known) -> Check:
+    title = f"{name} was made of this front"
     if there is None:
         return not_run(title, "is not there")
-    stamp = STAMP.search(there)
-    if stamp is None:
-        cut_off = "</html>" not in there[-2000:]
-        return Check(title, False, "is cut off" if cut_off else "does not say what it was written from", AGAIN)
-    if _hash(there[: stamp.start()]) != stamp["page"]:
+    stated = pattern.search(there)
+    if stated is None:
+        is_cut = name == PAGE and "</html>" not in there[-2000:]
+        return Check(title, False, "is cut off" if is_cut else "does not say what it was made of", AGAIN)
+    if name == PAGE and _hash(there[: stated.start()]) != stated["page"]:
         return Check(title, False, "was changed after it was written", AGAIN)
-    by = f"by nasspace {stamp['version']}"
-    if front is not None and stamp["front"] != front:
-        return Check(title, False, f"was written from another front, {by}", AGAIN)
-    if trials is not None and stamp["trials"] != trials:
-        return Check(title, False, f"was written from other trials, {by}", AGAIN)
-    if study is not None and stamp["study"] != study and stamp["version"] == __version__:
-        return Check(title, False, "was written from other measurements or trainings of this study", AGAIN)
-    if front is trials is None:
+    if difference := known.difference(stated.groupdict()):
+        return Check(title, False, difference, AGAIN)
+    if known.front is known.trials is None:
         return not_run(title, f"neither {FRONT} nor {TRIALS} is there")
-    return Check(title, True, f"unchanged, {by}", "")
+    return Check(title, True, f"{'unchanged, ' if name == PAGE else ''}by nasspace {stated['version']}", "")
 
 
 # Without the study

@@ -16,7 +16,7 @@ from typing import Any
 
 from nasspace import files
 from nasspace.formatting import significant
-from nasspace.reporting import plots, publication
+from nasspace.reporting import paper_figure, plots, publication
 from nasspace.reporting.page import Column, Table, Tile, class_names, render, words
 from nasspace.reporting.plot_data import as_float, pareto_rows
 from nasspace.studies.front import Front, search_fidelity
@@ -37,9 +37,10 @@ MEMORY = "Memory access is ShuffleNet V2's MAC: elements that layers read and wr
 
 
 def write_report(front: Front) -> Path:
-    """Write report.html into the folder of the study."""
-    path = front.folder / "report.html"
-    files.write_text(path, publication.stamped(report_html(front), front))
+    """Write report.html, front.svg and front.png into the folder of the study; returns the path of the page."""
+    path = front.folder / publication.PAGE
+    pictures = {front.folder / name: content for name, content in paper_figure.files_of(front).items()}
+    files.write_together({**pictures, path: publication.stamped(report_html(front), front)})
     return path
 
 

@@ -16,6 +16,7 @@ from nasspace.reporting import publication
 from nasspace.reporting.report import write_report
 from nasspace.studies import study as records
 
+PAGES = {"report.html", "front.svg", "front.png"}  # made of the front
 RECORDED = Path(__file__).parents[1] / "recorded" / "study"
 
 
@@ -66,7 +67,7 @@ def test_what_was_published_follows_from_its_study(study, capsys, database):
     assert [name for name, check in checks.items() if check["ok"] is not True] == ([] if database else ["the"])
     assert contents(study) == before, "--check writes nothing"
     assert cli.run(["report", "real", "--check"]) == 0
-    assert f"{4 if database else 3} checks ok, 0 failed" in capsys.readouterr().out
+    assert f"{6 if database else 5} checks ok, 0 failed" in capsys.readouterr().out
 
 
 def test_another_name_or_place_is_no_difference(study, tmp_path, capsys):
@@ -104,7 +105,7 @@ def test_a_report_that_was_cut_off_is_found(study, capsys, left):
     (study / "report.html").write_bytes(page[:left])
     status, checks = checked(capsys)
     assert (status, checks["report.html"]["ok"]) == (1, False)
-    assert checks["report.html"]["value"] in ("is cut off", "does not say what it was written from")
+    assert checks["report.html"]["value"] in ("is cut off", "does not say what it was made of")
 
 
 def test_a_study_that_went_on_no_longer_gives_its_report(study, capsys):
@@ -118,7 +119,7 @@ def test_a_study_that_went_on_no_longer_gives_its_report(study, capsys):
     assert status == 1
     assert checks["front.csv"]["value"].startswith("line 2, accuracy: 0.225626740947")
     assert checks["front.csv"]["limit"] == "0.5"
-    assert checks["report.html"]["value"].startswith("was written from another front")
+    assert all(checks[name]["value"].startswith("was made of another front") for name in PAGES)
     assert cli.run(["report", "real"]) == 0
     capsys.readouterr()
     assert checked(capsys)[0] == 0
@@ -127,8 +128,8 @@ def test_a_study_that_went_on_no_longer_gives_its_report(study, capsys):
 @pytest.mark.parametrize(
     ("name", "old", "new", "found"),
     [
-        ("trials.csv", "0.2256", "0.9256", {"front.csv", "report.html"}),
-        ("front.csv", "0.2256", "0.9256", {"front.csv", "front.json", "report.html"}),
+        ("trials.csv", "0.2256", "0.9256", {"front.csv", *PAGES}),
+        ("front.csv", "0.2256", "0.9256", {"front.csv", "front.json", *PAGES}),
         ("front.json", "0.2256", "0.9256", {"front.json"}),
         ("front.json", '"latency_ms": 0.0', '"latency_ms": 9', {"front.json"}),
         ("front.json", '"kernel": 3', '"kernel": 5', {"front.json"}),
@@ -149,8 +150,8 @@ def test_what_was_not_published_is_not_checked(study, capsys):
         (study / name).unlink()
     status, checks = checked(capsys)
     assert status == 0
-    assert {name for name, check in checks.items() if check["ok"]} == {"report.html"}
-    for name in ("front.csv", "report.html"):
+    assert {name for name, check in checks.items() if check["ok"]} == PAGES
+    for name in ("front.csv", *PAGES):
         (study / name).unlink()
     assert cli.run(["report", "real", "--check"]) == 2
     assert "holds none of trials.csv" in capsys.readouterr().err
@@ -172,9 +173,9 @@ def test_a_damaged_or_foreign_study_is_one_message(study, capsys, name):
     assert contents(study) == before
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 3])
+@pytest.mark.parametrize("number", range(6))
 def test_a_full_disk_leaves_the_old_files(study, capsys, monkeypatch, number):
-    """The disk is full when the given file is written; the tables are replaced together or not at all."""
+    """The disk is full at one of the files; the tables change together, and so do the report and its pictures."""
     for name in publication.FILES:
         (study / name).write_text("old")
     write, written = Path.write_bytes, []
@@ -190,7 +191,7 @@ def test_a_full_disk_leaves_the_old_files(study, capsys, monkeypatch, number):
     err = capsys.readouterr().err
     assert "cannot be written (No space left on device)" in err
     assert len(err.strip().splitlines()) == 1
-    old = publication.FILES if number < 3 else ("report.html",)
+    old = publication.FILES if number < 3 else PAGES
     assert all((study / name).read_text() == "old" for name in old)
     assert not [path for path in study.iterdir() if path.name.startswith(".")], "no temporary file is left"
 

@@ -1,0 +1,89 @@
+"""A study in a notebook: its front as a Plotly figure, and as the HTML that a notebook shows for an object."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from nasspace.reporting import paper_figure, plots
+from nasspace.reporting.plot_data import pareto_rows
+from nasspace.studies.front import Front, Member
+from nasspace.studies.objectives import COUNTED, OBJECTIVES
+from nasspace.studies.trial_table import has_value
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
+
+MOST_ROWS = 20  # of the front in HTML
+SCREEN_DPI = 130  # of the picture in HTML
+TABLE = "border-collapse:collapse;font-variant-numeric:tabular-nums"
+CELL = "padding:2px 10px;text-align:right"
+
+
+def front_figure(front: Front) -> plotly.graph_objects.Figure:
+    """The Pareto plot of the report as a Plotly figure, on white, so that a dark notebook shows it, too."""
+    import plotly.graph_objects
+
+    rows = pareto_rows(front.trials, [member.id for member in front.members])
+    titles = {name: escape(paper_figure.axis_title(front, name)) for name in OBJECTIVES}
+    figure = plots.pareto_figure(rows, front.objectives, limits=front.limits, titles=titles)
+    return plotly.graph_objects.Figure(figure).update_layout(paper_bgcolor="white", plot_bgcolor="white")
+
+
+def front_html(front: Front) -> str:
+    """What a study found, as HTML: a sentence, the table of the front, and its picture; every text is escaped."""
+    sentence = f"{front.evaluated} evaluated, {front.rejected} rejected; {len(front.members)} on the Pareto front"
+    parts = [f"<p><b>{escape(front.name)}</b>: {sentence}</p>"]
+    if front.members:
+        picture = base64.b64encode(paper_figure.png(front, SCREEN_DPI)).decode("ascii")
+        image = f'<img alt="Pareto front of {escape(front.name)}" src="data:image/png;base64,{picture}">'
+        table = f'<table style="{TABLE}">{"".join(_table_rows(front))}</table>{_rest(front)}'
+        parts.append(
+            f'<div style="display:flex;flex-wrap:wrap;gap:1.5em;align-items:start"><div>{table}</div>{image}</div>'
+        )
+    return f"<div>{''.join(parts)}</div>"
+
+
+def _table_rows(front: Front) -> Iterator[str]:
+    """The rows of the table as HTML, the header first."""
+    cells = [_cells(front, member) for member in front.members[:MOST_ROWS]]
+    titles = [title for title in cells[0] if any(row[title] for row in cells)]
+    yield _row("th", titles)
+    for row in cells:
+        yield _row("td", [row[title] for title in titles])
+
+
+def _row(tag: str, cells: list[str]) -> str:
+    return "<tr>" + "".join(f'<{tag} style="{CELL}">{escape(cell)}</{tag}>' for cell in cells) + "</tr>"
+
+
+def _rest(front: Front) -> str:
+    left = len(front.members) - MOST_ROWS
+    return f"<p>and {left} more: <code>.front()</code> has all</p>" if left > 0 else ""
+
+
+def _cells(front: Front, member: Member) -> dict[str, str]:
+    """The cells of a member by the titles of their columns; empty ones for what it does not have."""
+    row, asked = member.row, (*front.objectives, *front.limits, "flops", "params")
+    return {
+        "trial": str(member.id),
+        "accuracy": _shown("accuracy", row, "accuracy"),
+        "after full training": _interval("accuracy", row, "accuracy_expected", "accuracy"),
+        "latency": _interval("latency", row, "latency_ms", "latency", "_ms") or _shown("latency", row, "latency_ms"),
+        **{OBJECTIVES[name].label: _shown(name, row, OBJECTIVES[name].column) for name in COUNTED if name in asked},
+        "digest": str(row["digest"]),
+    }
+
+
+def _shown(name: str, row: Mapping[str, Any], column: str) -> str:
+    """A figure with its unit; empty without a value."""
+    value = row.get(column)
+    return OBJECTIVES[name].format(value) if has_value(value) else ""
+
+
+def _interval(name: str, row: Mapping[str, Any], column: str, prefix: str, suffix: str = "") -> str:
+    """A figure with its 95 % interval; empty without an interval."""
+    low, high = (_shown(name, row, f"{prefix}_{end}{suffix}") for end in ("low", "high"))
+    return f"{_shown(name, row, column)} ({low} to {high})" if low and high else ""
