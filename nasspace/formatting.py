@@ -46,3 +46,13 @@ def kilobytes(size: float | None) -> str:
     ('5,880 KB', '2 KB', '-')
     """
     return "-" if size is None or size != size else f"{math.ceil(size / 1024):,} KB"
+
+
+def escape_markdown(text: object) -> str:
+    """Text of others on one line, with the characters of Markdown and HTML escaped.
+
+    >>> print(escape_markdown("a_b\\n<b>"))
+    a\\_b \\<b\\>
+    """
+    line = " ".join(str(text).split()).encode("utf-8", "replace").decode()
+    return "".join("\\" + letter if letter in "\\`*_[]<>#" else letter for letter in line)

@@ -5,11 +5,15 @@ Like Optuna itself, this module is imported late.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import optuna
+import sqlalchemy
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
+from optuna.storages._rdb.models import TrialIntermediateValueModel
 from optuna.trial import FrozenTrial
 
 from nasspace.errors import NasspaceError
@@ -18,8 +22,17 @@ SUPPORTED = "optuna>=5.0,<6"  # as in pyproject.toml
 STORAGE_LOGGER = "optuna.storages._rdb.storage"
 # Methods that Optuna's cache calls on `RDBStorage`, in addition to those of `BaseStorage`.
 BACKEND_METHODS = ("_create_new_trial", "_get_trials", "_set_trial_param", "record_heartbeat", "_get_stale_trial_ids")
-METHODS = {optuna.Study: ("_get_trials",), RDBStorage: BACKEND_METHODS}
-ATTRIBUTES = {optuna.Study: ("_storage", "_study_id"), optuna.Trial: ("_trial_id",), FrozenTrial: ("_trial_id",)}
+METHODS = {
+    optuna.Study: ("_get_trials",),
+    RDBStorage: BACKEND_METHODS,
+    TrialIntermediateValueModel: ("trial_id", "step", "intermediate_value_to_stored_repr"),
+}
+ATTRIBUTES = {
+    optuna.Study: ("_storage", "_study_id"),
+    optuna.Trial: ("_trial_id",),
+    FrozenTrial: ("_trial_id",),
+    _CachedStorage: ("_backend",),
+}
 
 
 def missing_names() -> list[str]:
@@ -60,6 +73,37 @@ def reopened_trial(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
 def report(study: optuna.Study, trial: optuna.Trial, value: float, step: int) -> None:
     """Record an intermediate value, which `Trial.report` refuses in a study of several objectives."""
     study._storage.set_trial_intermediate_value(trial._trial_id, step, value)  # type: ignore[attr-defined]
+
+
+def backend(study: optuna.Study) -> RDBStorage:
+    """The database of a study, without the cache that Optuna puts in front of it."""
+    return study._storage._backend  # type: ignore[attr-defined]
+
+
+def report_finished(database: RDBStorage, trial: FrozenTrial, value: float, step: int) -> None:
+    """Record an intermediate value of a finished trial in one transaction, or replace it.
+
+    Optuna refuses to change finished trials, which it caches. Samplers read intermediate values of pruned trials only.
+    A value that another process records at the same moment stands.
+    """
+    table, place = TrialIntermediateValueModel, {"trial_id": trial._trial_id, "step": step}
+    stored, kind = table.intermediate_value_to_stored_repr(value)
+    with contextlib.suppress(sqlalchemy.exc.IntegrityError), database.engine.begin() as connection:
+        connection.execute(
+            sqlalchemy.delete(table).where(table.trial_id == place["trial_id"], table.step == place["step"])
+        )
+        row = {**place, "intermediate_value": stored, "intermediate_value_type": kind}
+        connection.execute(sqlalchemy.insert(table).values(**row))
+
+
+def study_system_attrs(study: optuna.Study) -> dict[str, Any]:
+    """The attributes of a study that Optuna and its dashboard keep for themselves."""
+    return study._storage.get_study_system_attrs(study._study_id)
+
+
+def set_study_system_attr(study: optuna.Study, key: str, value: Any) -> None:
+    """Set an attribute of those; unlike a trial's, also after the trials have finished."""
+    study._storage.set_study_system_attr(study._study_id, key, value)
 
 
 def record_heartbeat(study: optuna.Study, trial_id: int) -> None:

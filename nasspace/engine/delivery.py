@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasspace import files
-from nasspace.engine import machine_lock, rungs
+from nasspace.engine import dashboard, machine_lock, rungs
 from nasspace.engine.checks import check_report
 from nasspace.engine.infeasible import empty_front
 from nasspace.engine.promotion import Promotion
@@ -58,7 +58,8 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
             failed = _Delivery(study, on_event or (lambda kind, **_: None)).run()
         write_report(study.snapshot())
         study.record.set_user_attr(records.FINISHED, not failed and not study.promoted())
-        records.write_tables(study)  # last: front.json records `finished`
+        front = records.write_tables(study)  # after it: front.json records `finished`
+        dashboard.update(study, front)
     if failed:
         errors = "; ".join(f"trial {number}: {error}" for number, error in failed.items())
         raise VerificationError(f"{errors} (`nas resume {study.name}` tries again)")

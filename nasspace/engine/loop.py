@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from nasspace import files, temporary
 from nasspace.documents import Document
-from nasspace.engine import delivery, duration, latency_evaluator, shared_weights, starting_weights
+from nasspace.engine import dashboard, delivery, duration, latency_evaluator, shared_weights, starting_weights
 from nasspace.engine.checks import (
     EXECUTION_SETTINGS,
     check_execution,
@@ -468,6 +468,7 @@ def _run(
     study.deadline = started + recipe.time_budget if recipe.time_budget else None
     with contextlib.nullcontext() if shared else paths.alone(study.folder), errors_of_storage(study.folder):
         _refuse_other_choices(study, problem)
+        dashboard.describe_study(study)
         study.data = problem.data
         report("start", study=study, problem=problem)
         for note in problem.notes:
@@ -489,7 +490,7 @@ def _run(
                 "evaluated; give a longer --time-budget"
             )
         with paths.alone(study.folder, wait=True) if shared else contextlib.nullcontext():
-            records.write_tables(study)
+            dashboard.update(study, records.write_tables(study))
         if not study.front_numbers():
             measured = study.evaluated + study.rejected
             raise empty_front(study) if measured else unreachable_limits(study, problem)

@@ -283,6 +283,7 @@ class Promotion:
         study = self.study
         study.rung_weights(index).keep(number, climbed.state)
         study.record.set_user_attr(f"{RUNG}{index}:{number}", climbed.to_json())
+        study.report_rung(number, climbed.to_json())
         rungs.remove_checkpoints(study.folder / "checkpoints", study.architecture(number))
         if index:
             study.rung_weights(index - 1).drop([number])
@@ -326,6 +327,7 @@ class Promotion:
         # Class names are in the study's settings.
         preprocessing = {key: value for key, value in data.preprocessing.items() if key != "classes"}
         self.study.record.set_user_attr(f"{LAST_RUNG}{number}", {**training, "preprocessing": preprocessing})
+        self.study.report_rung(number, training)
 
     def _start(self, number: int, index: int) -> tuple[Path | None, list[Fidelity], int]:
         """The weights that a rung starts with, all trainings to its end, and how many of them the weights had."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasspace.architecture import Architecture
-from nasspace.engine import duration, promotion
+from nasspace.engine import dashboard, duration, promotion
 from nasspace.engine.evaluator import Outcome
 from nasspace.engine.problem import Problem
 from nasspace.engine.proposals import Proposals, is_taken
@@ -171,6 +171,8 @@ class TrialManager:
             text = f"trial {trial.number} was taken over by another process, since this one sent no heartbeat"
             self.report("left", number=trial.number, text=text)
             return None
+        if study.settings["data"]:  # each takes seconds; a table has thousands of networks, and `update` writes notes
+            dashboard.describe_trial(study, trial.number, candidate.architecture)
         if is_complete and study.evaluated % EVALUATED_BEFORE_DROP == 0:
             self._drop_weights()
         self.report("outcome", number=trial.number, outcome=outcome, architecture=candidate.architecture)
@@ -178,7 +180,9 @@ class TrialManager:
 
     def _write_attributes(self, candidate: Candidate, outcome: Outcome) -> None:
         trial = candidate.trial
-        for key, value in {"values": dict(outcome.values), "reason": outcome.reason, **outcome.details}.items():
+        readable = dashboard.attributes(self.study, candidate.architecture, outcome.values, outcome.details)
+        recorded = {"values": dict(outcome.values), "reason": outcome.reason, **outcome.details}
+        for key, value in {**recorded, **readable}.items():
             trial.set_user_attr(key, value)
         trial.set_user_attr("seconds", round(time.monotonic() - candidate.asked_at, 3))
         if epochs := len(outcome.details.get("training", {}).get("losses", ())):

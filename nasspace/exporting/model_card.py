@@ -11,7 +11,7 @@ from nasspace.errors import InputError, nearest
 from nasspace.exporting import photo_onnx
 from nasspace.exporting.preprocessing import in_words
 from nasspace.exporting.targets import TARGETS
-from nasspace.formatting import kilobytes, significant
+from nasspace.formatting import escape_markdown, kilobytes, significant
 
 KEYS = (  # facts of a card that do not follow from the network itself
     "title",
@@ -97,7 +97,7 @@ def readme(
     """Render the card as Markdown; `record` is the content of export.json, `spec` that of preprocessing.json."""
     card = record["card"]
     size = " x ".join(map(str, architecture.input))
-    parts = [f"# {_plain(title(architecture, card))}"]
+    parts = [f"# {escape_markdown(title(architecture, card))}"]
     network = f"A convolutional network for images of {size} (channels, height, width)"
     parts.append(f"{network} and {architecture.classes} classes{_origin(card)}.")
     if not record["trained"]:
@@ -106,9 +106,9 @@ def readme(
     if record["accuracy"]:
         parts.append("## Accuracy\n\n" + _accuracies(record, checks))
     if "classes" in card:
-        rows = [(str(i), _plain(name)) for i, name in enumerate(card["classes"])]
+        rows = [(str(i), escape_markdown(name)) for i, name in enumerate(card["classes"])]
         parts.append("## Classes\n\n" + _table(("output", "class"), rows))
-    parts.append("## Preprocessing\n\n" + _plain(in_words(spec)))
+    parts.append("## Preprocessing\n\n" + escape_markdown(in_words(spec)))
     parts.append("## Use\n\n" + "\n\n".join(_loading(architecture, record)))
     files = [(f"`{name}`", FILES[name]) for name in FILES if name in record["files"]]
     parts.append("## Files\n\n" + _table(("file", "content"), files))
@@ -118,8 +118,8 @@ def readme(
 
 def _checked_row(check: Any) -> tuple[str, str, str, str]:
     if check.ok is None:
-        return _plain(check.name), "not run", _plain(check.why), ""
-    return _plain(check.name), "ok" if check.ok else "FAILED", _figure(check.value), _figure(check.limit)
+        return escape_markdown(check.name), "not run", escape_markdown(check.why), ""
+    return escape_markdown(check.name), "ok" if check.ok else "FAILED", _figure(check.value), _figure(check.limit)
 
 
 def _accuracies(record: Mapping[str, Any], checks: Sequence[Any]) -> str:
@@ -129,7 +129,7 @@ def _accuracies(record: Mapping[str, Any], checks: Sequence[Any]) -> str:
     for name, value in record["accuracy"].items():
         others = differing.get(f"decisions of {name} that differ")
         rows.append((f"`{name}`", f"{value:.2%}", "" if others is None else str(others)))
-    data = f"On the validation images of {_plain(record['data']['name'])}, " if record["data"] else ""
+    data = f"On the validation images of {escape_markdown(record['data']['name'])}, " if record["data"] else ""
     how = "each file through preprocessing.json, `weights.safetensors` in the training pipeline:"
     table = _table(("file", "accuracy", "images that differ from the pipeline"), rows)
     return f"{data}{how}\n\n{table}{_int8(record.get('int8'))}"
@@ -139,21 +139,22 @@ def _int8(how: Any) -> str:
     """How the int8 file was made and what it loses, as a paragraph; empty without one."""
     if not isinstance(how, Mapping):
         return ""
-    text = f"\n\n`model.int8.onnx` has weights {_plain(how.get('weights'))} and ranges by {_plain(how.get('ranges'))}"
+    weights, ranges = (escape_markdown(how.get(key)) for key in ("weights", "ranges"))
+    text = f"\n\n`model.int8.onnx` has weights {weights} and ranges by {ranges}"
     if nodes := how.get("float_nodes"):
-        text += f"; {len(nodes)} operations stay in float: {_plain(', '.join(map(str, nodes)))}"
+        text += f"; {len(nodes)} operations stay in float: {escape_markdown(', '.join(map(str, nodes)))}"
     if isinstance(loss := how.get("loss"), Mapping):
         value, low, high = (f"{100 * loss[key]:.2f}" for key in ("value", "low", "high"))
         text += f". It loses {value} points of accuracy ({low} to {high}) on the same {loss['images']:,} images"
     if isinstance(tuning := how.get("fine_tuning"), Mapping) and tuning.get("kept"):
-        epochs = _plain(tuning.get("epochs"))
+        epochs = escape_markdown(tuning.get("epochs"))
         text += f". It has weights of its own, those of the other files trained for {epochs} epochs as int8 computes"
     return f"{text}."
 
 
 def _origin(card: Mapping[str, Any]) -> str:
     labels = {"study": "study", "id": "candidate", "space": "space", "data": "data"}
-    known = [f"{word} {_plain(card[key])}" for key, word in labels.items() if key in card]
+    known = [f"{word} {escape_markdown(card[key])}" for key, word in labels.items() if key in card]
     return f", found by nasspace ({', '.join(known)})" if known else ""
 
 
@@ -162,7 +163,7 @@ def _facts(architecture: Architecture, card: Mapping[str, Any]) -> Iterator[tupl
     shape = ", ".join(map(str, architecture.input))
     yield "Input", f"float32, (batch, {shape}){_normalization(card)}"
     if "resolution_why" in card:
-        yield "Resolution", _plain(card["resolution_why"])
+        yield "Resolution", escape_markdown(card["resolution_why"])
     yield "Output", f"scores before softmax, (batch, {architecture.classes})"
     yield "Parameters", f"{cost.params:,}"
     yield "FLOPs", f"{cost.flops:,} multiply-adds of convolutions and linear layers for one image"
@@ -173,7 +174,7 @@ def _facts(architecture: Architecture, card: Mapping[str, Any]) -> Iterator[tupl
     )
     yield "Flash", f"{kilobytes(cost.flash)} of weights in float32, batch norm folded"
     if "accuracy" in card:
-        yield "Accuracy", f"{card['accuracy']:.2%} of {_plain(card.get('accuracy_is_of', 'unknown images'))}"
+        yield "Accuracy", f"{card['accuracy']:.2%} of {escape_markdown(card.get('accuracy_is_of', 'unknown images'))}"
     if "search_accuracy" in card:
         yield "Accuracy in the search", f"{card['search_accuracy']:.2%}{_fidelity(card.get('search_fidelity'))}"
     if "accuracy_low" in card and "accuracy_high" in card:
@@ -193,7 +194,7 @@ def _full_training(card: Mapping[str, Any]) -> str:
 def _fidelity(fidelity: Any) -> str:
     if isinstance(fidelity, Mapping):
         fidelity = ", ".join(f"{key} {value}" for key, value in fidelity.items())
-    return f" ({_plain(fidelity)})" if fidelity else ""
+    return f" ({escape_markdown(fidelity)})" if fidelity else ""
 
 
 def _normalization(card: Mapping[str, Any]) -> str:
@@ -219,7 +220,7 @@ def _latency(architecture: Architecture, card: Mapping[str, Any]) -> str:
         f"batch {card.get('batch_size', 1)} at {height}x{width}",
         machine,
     ]
-    return text + "; " + ", ".join(_plain(part) for part in circumstances if part)
+    return text + "; " + ", ".join(escape_markdown(part) for part in circumstances if part)
 
 
 def _loading(architecture: Architecture, record: Mapping[str, Any]) -> Iterator[str]:
@@ -290,12 +291,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]] | Iterator[Sequenc
 def _figure(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _plain(value)
-
-
-def _plain(value: Any) -> str:
-    """Text of others on one line, with the characters of Markdown and HTML escaped."""
-    return "".join("\\" + c if c in "\\`*_[]<>#" else c for c in _text(value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else escape_markdown(value)
 
 
 def _text(value: Any) -> str:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,8 @@ from nasspace.reporting.page import Column, Table, Tile, class_names, render, wo
 from nasspace.reporting.plot_data import as_float, pareto_rows
 from nasspace.studies.front import Front, search_fidelity
 from nasspace.studies.objectives import COUNTED, OBJECTIVES
-from nasspace.studies.trial_table import has_value
+from nasspace.studies.trial_table import has_value, network_words
 
-HEADS = ("global_pool", "flatten", "dropout", "linear")  # every network ends with these: summaries leave them out
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 OWN_PLACE = {  # settings of the recipe that the page shows elsewhere
     *("name", "data", "limits", "objectives", "seed", "resolution"),
@@ -196,7 +193,7 @@ def _front_cells(row: Mapping[str, Any]) -> dict[str, Any]:
     """The cells that only members of the front have."""
     again = _latency(row, "latency_again")
     ties = {"same accuracy": row["accuracy_ties"] or "", "same latency": row["latency_ties"]}
-    return {"measured again, ms": again, **ties, "layers": _summary(_layers(row))}
+    return {"measured again, ms": again, **ties, "layers": network_words(_layers(row))}
 
 
 def _full_training(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -234,15 +231,6 @@ def _front_note(front: Front) -> str:
 
 def _layers(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     return json.loads(row["architecture"])["layers"]
-
-
-def _summary(layers: list[dict[str, Any]]) -> tuple[str, str]:
-    """'7 shuffle_v2, 4 shuffle_v1, 2 conv', and the widths in order; both without the head."""
-    body = [layer for layer in layers if layer["block"] not in HEADS]
-    counts = Counter(layer["block"] for layer in body)
-    widths = [width for width, _ in groupby(layer["out"] for layer in body if "out" in layer)]
-    blocks = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    return blocks, f"widths {words(widths)}" if widths else ""
 
 
 def _networks(front: Front) -> Iterator[dict[str, Any]]:

@@ -20,6 +20,7 @@ from typing import Any
 from nasspace import files, temporary
 from nasspace.errors import InputError, NasspaceError
 from nasspace.studies import sqlite_reader
+from nasspace.studies.objectives import OBJECTIVES
 
 PATIENCE = 300.0  # seconds that a shared database may be unreachable
 PAUSE = 2.0  # seconds between two attempts
@@ -293,6 +294,13 @@ def report(study: Any, trial: Any, value: float, step: int) -> None:
     optuna_adapter.report(study, trial, value, step)
 
 
+def report_finished(study: Any, trial: Any, value: float, step: int) -> None:
+    """Record an intermediate value of a finished trial, for `optuna-dashboard`: of a rung after the search."""
+    from nasspace import optuna_adapter
+
+    _retried(optuna_adapter.report_finished)(optuna_adapter.backend(study), trial, value, step)
+
+
 def record_heartbeat(study: Any, trial_id: int) -> None:
     """Record that a trial is in progress, for the other processes of a shared storage."""
     from nasspace import optuna_adapter
@@ -301,9 +309,10 @@ def record_heartbeat(study: Any, trial_id: int) -> None:
 
 
 def name_objectives(study: Any, names: list[str]) -> None:
-    """Store the names of the objectives, which optuna-dashboard shows."""
+    """Store the names of the objectives with their units, as columns of tables, which optuna-dashboard shows."""
     import optuna
 
+    names = [OBJECTIVES[name].column for name in names]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(names)

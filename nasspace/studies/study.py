@@ -330,6 +330,15 @@ class Study:
         """Result of a trial's training at a rung before the last: `accuracy`, `resolution`, `steps`, ..."""
         return self.record.user_attrs.get(f"{RUNG}{index}:{number}")
 
+    def report_rung(self, number: int, training: Mapping[str, Any]) -> None:
+        """Record the accuracy of a further training, also the last, as the trial's value after so many epochs.
+
+        Only `optuna-dashboard` reads it. `training` is what `rung` or `last_rung` returns.
+        """
+        epochs = sum(step[1] for step in training.get("steps", ()))
+        if epochs:
+            storage.report_finished(self.record, self.frozen()[number], training["accuracy"], round(epochs))
+
     def rung_weights(self, index: int) -> Weights:
         """The store of the weights that a rung before the last trained."""
         return self._store(f"weights/rung-{index}")

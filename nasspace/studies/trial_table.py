@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from nasspace.studies.objectives import COUNTED_COLUMNS, OBJECTIVES
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from nasspace.studies.belief import StudyBelief
 
+HEADS = ("global_pool", "flatten", "dropout", "linear")  # every network ends with these: summaries leave them out
 RESERVED = 0.05  # share of a machine's memory by which the reported size may vary
 TRIAL_COLUMNS = [
     *("id", "digest", "state"),
@@ -151,6 +154,15 @@ def ties(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, ...]]:
         return one != other and other_low <= high and low <= other_high
 
     return [tuple(other for other in intervals if row["id"] in intervals and overlap(row["id"], other)) for row in rows]
+
+
+def network_words(layers: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """A network in words: '7 shuffle_v2, 4 shuffle_v1, 2 conv' and 'widths 24, 48', both without the head."""
+    body = [layer for layer in layers if layer["block"] not in HEADS]
+    counts = Counter(layer["block"] for layer in body)
+    widths = [width for width, _ in groupby(layer["out"] for layer in body if "out" in layer)]
+    blocks = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    return blocks, f"widths {', '.join(map(str, widths))}" if widths else ""
 
 
 def has_value(value: Any) -> bool:

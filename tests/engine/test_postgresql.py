@@ -17,6 +17,7 @@ from nasspace.errors import InputError
 from nasspace.space.space import Space
 from nasspace.studies import storage
 from nasspace.studies import study as records
+from nasspace.studies.dashboard import Dashboard
 
 SPACE = (
     "input: [3, 16, 16]\nstages: [{depth: [1, 2, 3], out: [8, 16, 24], each: {block: [conv: {kernel: [1, 3]}, fire]}}]"
@@ -137,6 +138,19 @@ def test_a_password_is_used_and_never_shown(server, database, tmp_path, monkeypa
     other = search(url, study=tmp_path / "elsewhere" / "s", trials=8)
     assert other.evaluated == 8
     assert "right" not in str(other.record.user_attrs)
+
+
+def test_what_the_dashboard_shows_is_stored(database, tmp_path, monkeypatch):
+    """Notes, a figure, and an intermediate value of a finished trial, which a rung records."""
+    monkeypatch.chdir(tmp_path)
+    study = search(database, trials=2)
+    for value in (0.4, 0.5):
+        study.report_rung(0, {"steps": [[8, 2, 1.0], [16, 3, 1.0]], "accuracy": value})
+    loaded = records.load("s")
+    assert loaded.frozen()[0].intermediate_values == {5: 0.5}
+    board = Dashboard(loaded.record)
+    assert board.note().startswith("A search of the space t: 2 evaluated")
+    assert all(f"Network `{trial.user_attrs['digest']}`" in board.note(trial) for trial in loaded.frozen("COMPLETE"))
 
 
 def test_heartbeats_are_timed_by_the_server(database, tmp_path, monkeypatch):
