@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nasspace.studies.belief import StudyBelief
 
 HEADS = ("global_pool", "flatten", "dropout", "linear")  # every network ends with these: summaries leave them out
+EXACT = 2**53  # up to it, a float holds each integer
 RESERVED = 0.05  # share of a machine's memory by which the reported size may vary
 TRIAL_COLUMNS = [
     *("id", "digest", "state"),
@@ -35,6 +36,7 @@ TRIAL_COLUMNS = [
         "reason",
     ),
 ]
+WHOLE_COLUMNS = ("id", *COUNTED_COLUMNS, "resolution")
 REMEASURED_COLUMNS = ["latency_again_ms", "latency_again_low_ms", "latency_again_high_ms"]
 FRONT_COLUMNS = [
     *(name for name in TRIAL_COLUMNS if name not in ("state", "reason")),
@@ -58,6 +60,7 @@ def row(
     attributes = trial.user_attrs
     recorded = attributes.get("values", {})
     values = {objective.column: recorded.get(name) for name, objective in OBJECTIVES.items()}
+    values |= {column: whole(values[column]) for column in COUNTED_COLUMNS}
     values["latency_ms"] = latency.get("median_ms", values["latency_ms"])
     search_accuracy = values["accuracy"] if last_rung else None
     if last_rung:
@@ -110,15 +113,22 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the front with JSON values: counts as integers, None for NaN, the architecture as a mapping."""
     values = {}
     for key, value in row.items():
-        missing = not has_value(value)
-        whole = key in ("id", *COUNTED_COLUMNS, "resolution") and not missing and value == int(value)
-        values[key] = None if missing else int(value) if whole else value
+        values[key] = None if not has_value(value) else whole(value) if key in WHOLE_COLUMNS else value
     return {**values, "architecture": json.loads(row["architecture"])}
 
 
+def whole(value: Any) -> Any:
+    """A count as an integer that was recorded as a float, if a float holds it exactly; any other value as it is.
+
+    >>> whole(192576.0), whole(1.5), whole(1e20), whole(None)
+    (192576, 1.5, 1e+20, None)
+    """
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT else value
+
+
 def float_columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> set[str]:
-    """The columns that pandas holds as floats: numbers of which one has a fraction or a row has none."""
-    return {name for name in columns if _is_float([row.get(name) for row in rows])}
+    """The columns to write as floats: numbers of which one has a fraction or a row has none, but no counts."""
+    return {name for name in columns if name not in WHOLE_COLUMNS and _is_float([row.get(name) for row in rows])}
 
 
 def _is_float(cells: Sequence[Any]) -> bool:
@@ -130,13 +140,14 @@ def _is_float(cells: Sequence[Any]) -> bool:
 def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], floats: Container[str]) -> str:
     """Rows as CSV, as `DataFrame.to_csv(index=False)` writes them, without pandas, whose import takes a while.
 
-    `floats` are the columns whose integers are written as floats.
+    `floats` are the columns whose integers are written as floats. Counts are integers, also where a row has none, which
+    pandas would write as floats.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
-        cells = ((name, row.get(name)) for name in columns)
+        cells = ((name, whole(row.get(name)) if name in WHOLE_COLUMNS else row.get(name)) for name in columns)
         writer.writerow("" if not has_value(cell) else float(cell) if name in floats else cell for name, cell in cells)
     return text.getvalue()
 

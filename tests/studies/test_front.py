@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import random
 import re
@@ -10,6 +11,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 
@@ -17,7 +19,7 @@ from nasspace.errors import InputError
 from nasspace.exporting.members import export_front
 from nasspace.studies import front as fronts
 from nasspace.studies import study as records
-from nasspace.studies.trial_table import FRONT_COLUMNS, TRIAL_COLUMNS, ties
+from nasspace.studies.trial_table import FRONT_COLUMNS, TRIAL_COLUMNS, WHOLE_COLUMNS, ties, whole
 
 RECORDED = Path(__file__).parents[1] / "recorded" / "study"
 
@@ -77,13 +79,22 @@ def test_overlapping_latency_intervals_are_ties():
     assert ties(rows) == [(1,), (0, 2), (1,), ()]
 
 
+def by_pandas(frame: pandas.DataFrame) -> str:
+    """A frame as pandas writes it, with its counts as integers."""
+    frame = pandas.DataFrame(frame).drop(columns="architecture", errors="ignore")
+    counts = {name: [whole(value) for value in frame[name].astype(object)] for name in WHOLE_COLUMNS}
+    return frame.assign(**{n: pandas.Series(each, frame.index, object) for n, each in counts.items()}).to_csv(
+        index=False
+    )
+
+
 def test_tables_are_what_pandas_writes(study):
     front = study.snapshot()
-    assert front.csv() == front.frame().drop(columns="architecture").to_csv(index=False)
-    assert front.trials_csv() == front.trials_frame().to_csv(index=False)
+    assert front.csv() == by_pandas(front.frame())
+    assert front.trials_csv() == by_pandas(front.trials_frame())
     empty = dataclasses.replace(front, members=(), trials=())
-    assert empty.csv() == empty.frame().drop(columns="architecture").to_csv(index=False)
-    assert empty.trials_csv() == empty.trials_frame().to_csv(index=False)
+    assert empty.csv() == by_pandas(empty.frame())
+    assert empty.trials_csv() == by_pandas(empty.trials_frame())
 
 
 # Columns without a unit in their names: ids and texts, flags, fractions, counts, pixels.
@@ -136,8 +147,32 @@ def test_any_cells_are_written_as_pandas_writes_them(study):
         shown = chosen.sample(rows, chosen.randint(1, len(rows)))
         members = tuple(dataclasses.replace(snapshot.members[0], row=row, ties=(3, 5)) for row in shown)
         front = dataclasses.replace(snapshot, trials=tuple(rows), members=members)
-        assert front.trials_csv() == front.trials_frame().to_csv(index=False)
-        assert front.csv() == front.frame().drop(columns="architecture").to_csv(index=False)
+        assert front.trials_csv() == by_pandas(front.trials_frame())
+        assert front.csv() == by_pandas(front.frame())
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_counts_are_integers(study, missing):
+    """Also where the record has floats, and where a network has none, as one that an evaluator did not count."""
+    snapshot = study.snapshot()
+    rows = [{**row, "params": None} if missing and row["id"] else dict(row) for row in snapshot.trials]
+    text = dataclasses.replace(snapshot, trials=tuple(rows)).trials_csv()
+    for line in text.splitlines()[1:]:
+        cells = dict(zip(text.splitlines()[0].split(","), line.split(","), strict=True))
+        assert re.fullmatch(r"\d+", cells["flops"])
+        assert re.fullmatch(r"\d*", cells["params"])
+    found = pandas.read_csv(io.StringIO(text))
+    assert found["flops"].dtype == found["id"].dtype == found["resolution"].dtype == "int64"
+    assert found["params"].isna().sum() == (len(rows) - 1 if missing else 0)
+    assert isinstance(study.front()["flops"][0], np.integer)
+
+
+def test_digests_of_digits_need_their_type(study):
+    """Nothing in a CSV file says that digits are a text; docs/search.md gives the type."""
+    front = study.snapshot()
+    row = {**front.trials[0], "digest": "012345678901"}
+    text = dataclasses.replace(front, trials=(row,)).trials_csv()
+    assert pandas.read_csv(io.StringIO(text), dtype={"digest": str})["digest"][0] == "012345678901"
 
 
 def test_an_empty_front_is_not_exported(study, tmp_path):
