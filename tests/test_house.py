@@ -47,6 +47,7 @@ HEAVY_LIBRARIES = {
         "studies.storage",
         "studies.study",
         "samplers.optuna_samplers",
+        "samplers.importance",
         "samplers.evolution",
         "samplers.optuna_gain",
     },

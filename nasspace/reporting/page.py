@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table; `kind` is '', 'number', 'text' or 'code'."""
+    """A column of a table; `kind` is '', 'number', 'text', 'code', or 'network', a trial whose panel opens."""
 
     title: str
     kind: str = ""
@@ -38,11 +38,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table, with a small text below."""
+    """A cell of a table, with a small text below, and the share of its width that a bar fills (None: no bar)."""
 
     text: str
     kind: str = ""
     below: str = ""
+    bar: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,15 @@ class Table:
             for row in pairs
         )
         return cls(columns, list(cells))
+
+    def with_bars(self, shares: Mapping[str, Sequence[float]]) -> Table:
+        """Fill the cells of some columns with bars; `shares` are from 0 to 1, by the columns' titles."""
+        at = {i: shares[column.title] for i, column in enumerate(self.columns) if column.title in shares}
+        rows = [
+            [replace(cell, bar=at[i][number]) if i in at else cell for i, cell in enumerate(row)]
+            for number, row in enumerate(self.rows)
+        ]
+        return Table(self.columns, rows)
 
 
 def render(template: str, content: Mapping[str, Any]) -> str:

@@ -12,8 +12,13 @@ from nasspace.samplers import pareto
 from nasspace.studies.objectives import OBJECTIVES
 
 Row = dict[str, Any]
-FRONT, EVALUATED, REJECTED = "front", "evaluated", "rejected"
-WORDS = {FRONT: "Pareto front", EVALUATED: "evaluated", REJECTED: "stopped at a limit, never trained"}
+FRONT, EVALUATED, REJECTED, PUBLISHED = "front", "evaluated", "rejected", "published"
+WORDS = {
+    FRONT: "Pareto front",
+    EVALUATED: "evaluated",
+    REJECTED: "stopped at a limit, never trained",
+    PUBLISHED: "published, not trained here",
+}
 
 
 def panels(objectives: Sequence[str]) -> list[tuple[str, str]]:
@@ -21,6 +26,21 @@ def panels(objectives: Sequence[str]) -> list[tuple[str, str]]:
     y = next((name for name in objectives if OBJECTIVES[name].is_maximized), objectives[0])
     others = [name for name in objectives if name != y] or [name for name in ("latency", "flops") if name != y]
     return [(name, y) for name in others]
+
+
+def views(objectives: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The x and y objectives of a report's linked views: those of `panels`, and the first two others of each other.
+
+    Latency and FLOPs are shown even if they are no objectives, where candidates have values.
+
+    >>> rows = [{"accuracy": 0.9, "latency": 3.0, "flops": 40.0}]
+    >>> views(["accuracy", "latency"], rows)
+    [('latency', 'accuracy'), ('flops', 'accuracy'), ('flops', 'latency')]
+    """
+    unasked = (name for name in ("latency", "flops") if name not in objectives and values(rows, name))
+    pairs = panels([*objectives, *unasked])
+    costs = sorted((x for x, _ in pairs), key=lambda name: name != "latency")
+    return [*pairs, (costs[1], costs[0])] if len(costs) > 1 else pairs
 
 
 def pareto_rows(trials: Iterable[Mapping[str, Any]], front: Iterable[int]) -> list[Row]:

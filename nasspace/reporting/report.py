@@ -7,20 +7,35 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from nasspace import files
 from nasspace.formatting import significant
-from nasspace.reporting import paper_figure, plots, publication
+from nasspace.reporting import (
+    choices,
+    network_panel,
+    paper_figure,
+    plot_data,
+    plots,
+    provenance,
+    publication,
+    published_networks,
+    search_plots,
+)
+from nasspace.reporting.network_panel import NetworkPanel
 from nasspace.reporting.page import Column, Table, Tile, class_names, render, words
-from nasspace.reporting.plot_data import as_float, pareto_rows
+from nasspace.reporting.plot_data import Row, as_float, pareto_rows
+from nasspace.reporting.published_networks import PublishedNetwork
+from nasspace.samplers.importance import LEAST, choice_importances
 from nasspace.studies.front import Front, search_fidelity
 from nasspace.studies.objectives import COUNTED, OBJECTIVES
-from nasspace.studies.trial_table import has_value, network_words
+from nasspace.studies.trial_table import RECORD, has_value, network_words
 
+MOST_DETAILED = 600  # networks up to which the views show all figures of each
+MOST_TABLED = 1_000  # rows of the table of all trials; trials.csv has all
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 OWN_PLACE = {  # settings of the recipe that the page shows elsewhere
     *("name", "data", "limits", "objectives", "seed", "resolution"),
@@ -41,27 +56,43 @@ def write_report(front: Front) -> Path:
     return path
 
 
-def report_html(front: Front, *, progress: str = "hypervolume") -> str:
-    """Render the page of a study; if its trials have the column `progress`, it is drawn over the trials."""
-    return render("report.html", _content(front, progress))
+def report_html(front: Front) -> str:
+    """Render the page of a study."""
+    return render("report.html", _content(front))
 
 
-def _content(front: Front, progress: str) -> dict[str, Any]:
+def _content(front: Front) -> dict[str, Any]:
     """What the templates show."""
-    has_progress = any(has_value(row.get(progress)) for row in front.trials)
+    rows = pareto_rows(front.trials, [member.id for member in front.members])
+    views = plot_data.views(front.objectives, rows)
+    networks = network_panel.panels(front, rows)
+    if len(rows) > MOST_DETAILED:
+        rows = [{**row, "hover": f"trial {row['id']}"} for row in rows]
+    published = published_networks.within_limits(front)
     return {
         "name": front.name,
         "subtitle": _subtitle(front),
         "tiles": list(_tiles(front)),
-        "pareto_plot": _pareto_plot(front),
+        "kinds": plot_data.WORDS,
+        "shown_kinds": _shown_kinds(rows, published),
+        "views": _views(front, rows, published),
+        "figure_labels": [_view_label(x, y) for x, y in views],
         "pareto_hint": _pareto_hint(front),
+        "networks": networks,
+        "summaries": {row["id"]: _figures_of(row) for row in rows},
+        "first_network": _first_network(front, networks),
+        "suggestions": list(_suggestions(front)),
         "front_table": _front_table(front),
         "front_note": _front_note(front),
-        "networks": list(_networks(front)),
-        "progress_plot": plots.progress_figure(front.trials, progress) if has_progress else None,
+        "progress": _progress(front, rows),
+        "published": _published(front, published),
+        "published_note": _published_note(front),
         "settings": _settings(front),
+        "commands": provenance.commands(front),
+        "provenance": dict(provenance.facts(front)),
         "notes": list(_notes(front)),
         "trials_table": _trials_table(front),
+        "trials_hidden": max(0, len(front.trials) - MOST_TABLED),
     }
 
 
@@ -105,24 +136,53 @@ def _latency_settings(front: Front) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _pareto_plot(front: Front) -> plots.Figure:
-    rows = pareto_rows(front.trials, [member.id for member in front.members])
+def _views(front: Front, rows: Sequence[Row], published: Sequence[PublishedNetwork]) -> list[plots.Figure]:
+    """The linked views of the front."""
     titles = {
         "accuracy": _accuracy_title(front),
-        "latency": f"{OBJECTIVES['latency'].axis_title}<br>({escape(_latency_settings(front))})",
+        "latency": f"{OBJECTIVES['latency'].axis_title} ({escape(front.recipe['runtime'])})",
     }
-    return plots.pareto_figure(rows, front.objectives, limits=front.limits, titles=titles)
+    known = [
+        {
+            **{name: one.values[name] * OBJECTIVES[name].factor for name in OBJECTIVES if name in one.values},
+            "hover": f"<b>{escape(one.name, quote=False)}</b>, {plot_data.WORDS[plot_data.PUBLISHED]}",
+        }
+        for one in published
+    ]
+    return plots.linked_figures(rows, front.objectives, limits=front.limits, titles=titles, published=known)
+
+
+def _view_label(x: str, y: str) -> str:
+    """The text alternative of a view."""
+    x, y = (OBJECTIVES[name].label for name in (x, y))
+    return f"{y} over {x} of all networks; the list and the tables below hold the same figures"
+
+
+def _figures_of(row: Row) -> str:
+    """Accuracy and latency of a network in the list, or what it has instead."""
+    names = [name for name in OBJECTIVES if not math.isnan(row[name])][:2]
+    return " · ".join(OBJECTIVES[name].format_scaled(row[name]) for name in names)
+
+
+def _first_network(front: Front, networks: Sequence[NetworkPanel]) -> int | str:
+    """The network whose panel is open at first."""
+    if front.recommended is not None:
+        return front.recommended
+    return networks[0].id if networks else ""
 
 
 def _accuracy_title(front: Front) -> str:
-    """The title of the axis of accuracy."""
+    """The title of the axis of accuracy; a view is too narrow for all that `accuracy_is_of` says."""
     if _has("accuracy_low", front.trials):
-        return f"accuracy expected after full training ({front.recipe['full']['epochs']} epochs)"
-    return f"accuracy of {escape(front.accuracy_is_of)}"
+        return f"accuracy expected after {front.recipe['full']['epochs']} epochs"
+    return "accuracy"
 
 
 def _pareto_hint(front: Front) -> str:
-    hint = "Numbers are trials. The line connects the members that are nondominated in the panel's two objectives."
+    hint = (
+        "Numbers are trials. The line connects the members that are nondominated in the view's two objectives; dashed "
+        "lines are limits."
+    )
     if _has("accuracy_low", front.trials):
         hint += " Bars are 95 % intervals; members whose accuracies cannot be told apart are listed in the table."
     elif _has("search_accuracy", front.trials):
@@ -153,7 +213,7 @@ def _front_table(front: Front) -> Table:
         "same latency": _has("latency_ties", rows),
     }
     columns = [
-        Column("trial", "number"),
+        Column("trial", "network"),
         Column("accuracy", "number"),
         Column("in the search", "number"),
         Column("after full training", "number"),
@@ -233,34 +293,185 @@ def _layers(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     return json.loads(row["architecture"])["layers"]
 
 
-def _networks(front: Front) -> Iterator[dict[str, Any]]:
-    """The layers of each member."""
-    columns = [
-        Column("", "number"),
-        Column("block"),
-        Column("out", "number"),
-        Column("stride", "number"),
-        Column("options"),
+def _suggestions(front: Front) -> Iterator[dict[str, Any]]:
+    """The recommended network and the knee of the front, each with its reason; none where there is no choice."""
+    members = {member.id: member.row for member in front.members}
+    if len(members) < 2:
+        return
+    for title, number, reason in (
+        ("Recommended", front.recommended, _why_recommended(front)),
+        ("Knee of the front", front.knee, _why_knee(front)),
+    ):
+        if number is not None:
+            names = [name for name in OBJECTIVES if name in front.objectives]
+            figures = ", ".join(text for name in names if (text := _compared(name, members[number])))
+            yield {"title": title, "id": number, "figures": figures, "reason": reason}
+
+
+def _compared(name: str, row: Mapping[str, Any]) -> str:
+    """A figure by which networks are compared: of accuracy, the expected one."""
+    return _shown(name, row, "accuracy_expected" if name == "accuracy" else "")
+
+
+def _why_recommended(front: Front) -> str:
+    """Why a member is recommended."""
+    rows = {member.id: member for member in front.members}
+    if front.recommended is None:
+        return ""
+    expected = {number: one.row["accuracy_expected"] for number, one in rows.items()}
+    best = max(
+        (number for number in rows if has_value(expected[number])), key=lambda number: (expected[number], -number)
+    )
+    if front.recommended == best:
+        alone = rows[best].accuracy_ties is not None
+        return (
+            f"It is the most accurate network of the front{', and no faster one may be as accurate' if alone else ''}."
+        )
+    costs = [name for name in front.objectives if name != "accuracy"]
+    cost = "latency" if "latency" in costs else costs[0]
+    kind = "fastest" if cost == "latency" else f"one with the lowest {OBJECTIVES[cost].label}"
+    ties = len(rows[best].accuracy_ties or ()) + 1
+    return (
+        f"It is the {kind} of the {ties} networks whose accuracies cannot be told from the best. The most accurate, "
+        f"trial {best}, has {_compared('accuracy', rows[best].row)} and {_compared(cost, rows[best].row)}."
+    )
+
+
+def _why_knee(front: Front) -> str:
+    """Why a member is the knee: what the networks next to it on the front would change."""
+    if front.knee is None:
+        return ""
+    first, second = front.objectives[:2]
+    columns = {name: "accuracy_expected" if name == "accuracy" else OBJECTIVES[name].column for name in (first, second)}
+    knee = next(member.row for member in front.members if member.id == front.knee)
+    rows = [one.row for one in front.members if all(has_value(one.row[column]) for column in columns.values())]
+    best = min(rows, key=lambda row: OBJECTIVES[first].to_minimize(row[columns[first]]))
+    gained = _difference(first, abs(best[columns[first]] - knee[columns[first]]))
+    worse = "less" if OBJECTIVES[second].is_maximized else "more"
+    paid = _difference(second, abs(best[columns[second]] - knee[columns[second]]))
+    return (
+        f"It is farthest from the straight line between the front's ends. The best network in "
+        f"{OBJECTIVES[first].label}, trial {best['id']}, gains {gained} for {paid} {worse} of "
+        f"{OBJECTIVES[second].label}."
+    )
+
+
+def _difference(name: str, value: float) -> str:
+    """A difference of two values: of accuracy, in points."""
+    return f"{100 * value:.2f} points" if name == "accuracy" else OBJECTIVES[name].format(value)
+
+
+def _progress(front: Front, rows: Sequence[Row]) -> dict[str, Any]:
+    """Figures and sentences of how the search went; parts that the study cannot show are empty."""
+    records = {trial["id"]: trial[RECORD].choices for trial in front.trials if trial.get(RECORD)}
+    every = [records[row["id"]] for row in rows if row["kind"] != plot_data.REJECTED and row["id"] in records]
+    of_front = [records[row["id"]] for row in rows if row["kind"] == plot_data.FRONT and row["id"] in records]
+    importances = _importances(front, rows, records)
+    grown = search_plots.growth(front.trials, front.objectives)
+    ranked = choices.ranked(of_front, every, importances)
+    agreements = list(_agreements(front))
+    figure = search_plots.choices_figure(rows, front.trials, ranked) if len(every) > 1 else None
+    return {
+        "growth": search_plots.growth_figures(grown) if grown else [],
+        "growth_of": words([OBJECTIVES[name].label for name in grown.objectives]) if grown else "",
+        "choices": figure,
+        "choices_width": search_plots.AXIS_WIDTH * (1 + len(figure["layout"]["shapes"])) if figure else 0,
+        "choices_hidden": max(0, len(ranked) - search_plots.MOST_AXES),
+        "importance": search_plots.importance_figure(importances) if importances else None,
+        "least": LEAST,
+        "preferences": choices.preferences(of_front, every) if len(every) > len(of_front) else [],
+        "agreements": [
+            (search_plots.agreement_figure(one), search_plots.agreement_sentence(one), OBJECTIVES[one.name].label)
+            for one in agreements
+        ],
+        "predictor": f"{_prediction(front.latency_predictor)}." if front.latency_predictor else "",
+    }
+
+
+def _importances(
+    front: Front, rows: Sequence[Row], records: Mapping[int, Mapping[str, Any]]
+) -> dict[str, float] | None:
+    """The importance of each choice for reaching the front; None for too few networks."""
+    known = [
+        row
+        for row in rows
+        if row["kind"] != plot_data.REJECTED
+        and row["id"] in records
+        and not any(math.isnan(row[name]) for name in front.objectives)
     ]
-    for row in front.rows():
-        figures = ((objective.label, _shown(name, row)) for name, objective in OBJECTIVES.items())
-        yield {
-            "id": row["id"],
-            "figures": ", ".join(f"{label} {figure}" for label, figure in figures if figure),
-            "layers": Table.of(columns, _layer_rows(_layers(row))),
-            "json": row["architecture"],
-        }
+    if len(known) < LEAST:
+        return None
+    points = [[OBJECTIVES[name].to_minimize(row[name]) for name in front.objectives] for row in known]
+    return choice_importances([records[row["id"]] for row in known], points)
 
 
-def _layer_rows(layers: list[dict[str, Any]]) -> Iterator[list[Any]]:
-    for i, layer in enumerate(layers):
-        options = {key: value for key, value in layer.items() if key not in ("block", "out", "stride")}
-        yield [i, layer["block"], layer.get("out", ""), layer.get("stride", ""), words(options) if options else ""]
+def _agreements(front: Front) -> Iterator[search_plots.Agreement]:
+    """What the search found first, and what was found later, of the same networks."""
+    accuracies = [
+        (row["id"], first, found)
+        for row in front.trials
+        if math.isfinite(first := as_float(row.get("search_accuracy")))
+        and math.isfinite(found := as_float(row.get("accuracy")))
+    ]
+    if accuracies:
+        numbers, *pairs = zip(*accuracies, strict=True)
+        yield search_plots.Agreement(
+            "accuracy",
+            "accuracy in the search",
+            "accuracy of the exported file",
+            numbers,
+            tuple(zip(*pairs, strict=True)),
+        )
+    again = [(member.id, member.row, member.remeasured) for member in front.members if member.remeasured]
+    again = [(number, row, found) for number, row, found in again if has_value(row["latency_ms"])]
+    if again:
+        yield search_plots.Agreement(
+            "latency",
+            "latency in the search",
+            "latency measured again",
+            tuple(number for number, *_ in again),
+            tuple((row["latency_ms"], found["median_ms"]) for _, row, found in again),
+            tuple((found["low_ms"], found["high_ms"]) for *_, found in again),
+        )
+
+
+def _shown_kinds(rows: Sequence[Row], published: Sequence[PublishedNetwork]) -> list[str]:
+    """The kinds of networks in the views, for their legend."""
+    kinds = {row["kind"] for row in rows} | ({plot_data.PUBLISHED} if published else set())
+    return [kind for kind in plot_data.WORDS if kind in kinds]
+
+
+def _published(front: Front, found: Sequence[PublishedNetwork]) -> Table | None:
+    """Published networks within the limits; None without any."""
+    if not found:
+        return None
+    names = [name for name in _counted(front) if all(name in one.values for one in found)]
+    measured = [Column("latency, ms", "number")] if any(one.latency for one in found) else []
+    columns = [Column("network"), *measured, *(Column(OBJECTIVES[name].label, "number") for name in names)]
+    rows = []
+    for one in found:
+        latency = one.latency and (
+            significant(one.latency["median_ms"]),
+            f"{significant(one.latency['low_ms'])} to {significant(one.latency['high_ms'])}",
+        )
+        cells = [OBJECTIVES[name].format(one.values[name]) for name in names]
+        rows.append([one.name, *([latency or ""] if measured else []), *cells])
+    return Table.of(columns, rows)
+
+
+def _published_note(front: Front) -> str:
+    """What the published networks are, and what is known of them."""
+    size = f"{front.resolution}x{front.resolution}"
+    return (
+        f"Counted exactly at {size} with this study's classes. None was trained here, so they have no accuracy. "
+        "Latencies are those that the cache of this machine held under the study's conditions when the page was "
+        f"written; nas latency NAME --beside {provenance.study_name(front)} measures more."
+    )
 
 
 def _settings(front: Front) -> dict[str, Mapping[str, Any]]:
     """The settings of the search, by the titles of their lists."""
-    settings, space, data = front.settings, front.settings["space"], dict(front.data)
+    space, data = front.settings["space"], dict(front.data)
     classes = data.pop("classes", None)
     if isinstance(classes, list):
         data["classes"] = class_names(classes)
@@ -280,8 +491,6 @@ def _settings(front: Front) -> dict[str, Mapping[str, Any]]:
         },
         "Data": data,
         "Recipe": {key: value for key, value in front.recipe.items() if key not in OWN_PLACE},
-        "Machine": front.machine,
-        "Versions": settings["versions"],
     }
 
 
@@ -325,8 +534,6 @@ def _notes(front: Front) -> Iterator[str]:
             "the machine named above; it holds for that machine and these versions. 'busy': other work was competing "
             "for the processor."
         )
-    if front.latency_predictor:
-        yield f"The search's own prediction: {_prediction(front.latency_predictor)}."
     trained = ": it was never trained and has no accuracy" if accuracy else ""
     yield f"A candidate over a limit is rejected{trained}."
 
@@ -344,7 +551,7 @@ def _trials_table(front: Front) -> Table:
     """Every candidate."""
     accuracy = [Column(name, "number") for name in ("accuracy", "in the search", "after full training")]
     columns = [
-        Column("trial", "number"),
+        Column("trial", "network"),
         Column("state"),
         *(accuracy if _has_accuracy(front.trials) else []),
         Column("latency, ms", "number"),
@@ -353,7 +560,7 @@ def _trials_table(front: Front) -> Table:
         Column("digest", "code"),
         Column("why rejected", "text"),
     ]
-    cells = [{**_figures(row), **_trial_cells(row)} for row in front.trials]
+    cells = [{**_figures(row), **_trial_cells(row)} for row in front.trials[:MOST_TABLED]]
     return Table.of(columns, [[row[column.title] for column in columns] for row in cells])
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,11 +25,18 @@ WITHOUT_EARLY_GAIN = {"early_gain": 0.0, "early_gain_sd": 0.0, "early_drift_sd":
 class StudyBelief:
     """The belief about a study's evaluated networks, by trial number; None for trials without an accuracy."""
 
-    def __init__(self, belief: AccuracyBelief, numbers: Iterable[int], search_accuracy: Mapping[int, float]):
+    def __init__(
+        self,
+        belief: AccuracyBelief,
+        numbers: Iterable[int],
+        search_accuracy: Mapping[int, float],
+        trainings: Mapping[int, Sequence[Mapping[str, Any]]] = MappingProxyType({}),
+    ):
         self._belief = belief
         self._index = {number: i for i, number in enumerate(numbers)}
         self._expected, (self._low, self._high) = belief.expected, belief.interval()
         self._search_accuracy = search_accuracy
+        self._trainings = trainings
 
     @property
     def numbers(self) -> list[int]:
@@ -50,6 +58,12 @@ class StudyBelief:
     def tied(self, one: int, other: int) -> bool:
         """Whether two networks cannot be told apart: 0 is in the 95 % interval of their difference."""
         return self._belief.tied(self._index[one], self._index[other])
+
+    def trainings(self, number: int) -> Sequence[Mapping[str, Any]]:
+        """The recorded trainings of a trial after the search, the shortest first."""
+        # A rung that became the last one when time was up is recorded as both.
+        distinct = {str(record["steps"]): record for record in self._trainings.get(number, ())}
+        return sorted(distinct.values(), key=lambda record: len(record["steps"]))
 
     @property
     def has_trainings(self) -> bool:
@@ -124,7 +138,7 @@ def believe(
         Prior(**{**WITHOUT_EARLY_GAIN, **known}),
         steps=data["train"] / batch,
     )
-    return StudyBelief(belief, numbers, found)
+    return StudyBelief(belief, numbers, found, records)
 
 
 def _records(attributes: Mapping[str, Any]) -> dict[int, list[Mapping[str, Any]]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nasspace.studies.objectives import OBJECTIVES
 from nasspace.studies.trial_table import (
     FRONT_COLUMNS,
+    RECORD,
     REMEASURED_COLUMNS,
     TRIAL_COLUMNS,
     float_columns,
@@ -60,7 +61,7 @@ class Member:
 
     def front_row(self) -> dict[str, Any]:
         """Its row of front.csv, with the JSON of its architecture."""
-        row = {name: value for name, value in self.row.items() if name not in ("state", "reason")}
+        row = {name: value for name, value in self.row.items() if name not in ("state", "reason", RECORD)}
         row |= {name: self.remeasured.get(key) for name, key in zip(REMEASURED_COLUMNS, REMEASURED_KEYS, strict=True)}
         accuracy_ties = None if self.accuracy_ties is None else ", ".join(map(str, self.accuracy_ties))
         row |= {"accuracy_ties": accuracy_ties, "latency_ties": ", ".join(map(str, self.ties))}
@@ -181,7 +182,8 @@ class Front:
 
     def _trial_columns(self) -> list[str]:
         """The columns of trials.csv, then others that the trials have."""
-        return [*TRIAL_COLUMNS, *(name for row in self.trials[:1] for name in row if name not in TRIAL_COLUMNS)]
+        known = (*TRIAL_COLUMNS, RECORD)
+        return [*TRIAL_COLUMNS, *(name for row in self.trials[:1] for name in row if name not in known)]
 
     def document(self) -> dict[str, Any]:
         """The JSON document of `search`, `resume` and `front`."""

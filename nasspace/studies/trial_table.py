@@ -7,6 +7,8 @@ import io
 import json
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +39,55 @@ TRIAL_COLUMNS = [
     ),
 ]
 WHOLE_COLUMNS = ("id", *COUNTED_COLUMNS, "resolution")
+RECORD = "record"  # key of a trial's row that is no column of the tables: its `TrialRecord`
 REMEASURED_COLUMNS = ["latency_again_ms", "latency_again_low_ms", "latency_again_high_ms"]
 FRONT_COLUMNS = [
     *(name for name in TRIAL_COLUMNS if name not in ("state", "reason")),
     *(*REMEASURED_COLUMNS, "accuracy_ties", "latency_ties", "architecture"),
 ]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """What a study recorded of a trial, apart from its columns in the tables.
+
+    `choices` are by their names in the space, a block by its label. `started` and `finished` are in UTC.
+    `layers_ms` are the milliseconds of each layer, None if the runtime has no profile. `seconds` is the time of the
+    search's training. `trainings` are those after the search, each with `resolution`, `epochs`, `accuracy`, `seconds`
+    and `steps`, the (resolution, epochs, share) of all trainings of the weights so far. `deployed` is what the exported
+    file reached.
+    """
+
+    architecture: str  # JSON
+    choices: Mapping[str, Any]
+    started: datetime | None = None
+    finished: datetime | None = None
+    layers_ms: Sequence[float] | None = None
+    seconds: float | None = None
+    trainings: Sequence[Mapping[str, Any]] = ()
+    deployed: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(
+        cls, trial: optuna.trial.FrozenTrial, deployed: Mapping[str, Any] | None, belief: StudyBelief | None
+    ) -> TrialRecord:
+        """Read the record of a trial; the trainings after the search are those of the belief."""
+        attributes = trial.user_attrs
+        return cls(
+            architecture=attributes.get("architecture", ""),
+            choices={**trial.params, **attributes.get("blocks", {})},
+            started=_utc(trial.datetime_start),
+            finished=_utc(trial.datetime_complete),
+            layers_ms=attributes.get("layers_ms"),
+            seconds=(attributes.get("training") or {}).get("seconds"),
+            trainings=belief.trainings(trial.number) if belief else (),
+            deployed=deployed,
+        )
+
+
+def _utc(time: datetime | None) -> datetime | None:
+    """A local time, as Optuna gives it, in UTC."""
+    return None if time is None else time.astimezone(UTC)
 
 
 def row(
@@ -51,7 +97,7 @@ def row(
     last_rung: bool,
     belief: StudyBelief | None = None,
 ) -> dict[str, Any]:
-    """One trial as a row of TRIAL_COLUMNS.
+    """One trial as a row of TRIAL_COLUMNS, and its RECORD.
 
     With a last rung, the accuracy is that of the exported file (from `deployed`, None before), and the one found by the
     search at its own fidelity is `search_accuracy`. `belief` gives the accuracy that is expected after full training,
@@ -81,6 +127,7 @@ def row(
         "latency_contended": latency.get("contended"),
         "seconds": attributes.get("seconds"),
         "reason": attributes.get("reason", ""),
+        RECORD: TrialRecord.of(trial, deployed, belief),
     }
 
 

@@ -7,8 +7,8 @@ import math
 import plotly.graph_objects as go
 import pytest
 
-from nasspace.reporting.plot_data import panels, pareto_rows, staircase
-from nasspace.reporting.plots import CONFIG, pareto_figure, progress_figure
+from nasspace.reporting.plot_data import panels, pareto_rows, staircase, views
+from nasspace.reporting.plots import CONFIG, linked_figures, pareto_figure, progress_figure
 from nasspace.studies.objectives import OBJECTIVES
 
 NAMES = ["accuracy", "latency", "flops"]
@@ -186,3 +186,79 @@ def test_progress():
     figure = go.Figure(progress_figure(table))
     assert list(figure.data[0].x) == [0, 2]
     assert list(figure.data[0].y) == [0.1, 0.3]
+
+
+LIMITS = {"latency": 1.5, "flops": 2.5e6}
+
+
+def linked(table, front=(0,), objectives=NAMES, **arguments) -> dict[tuple[str, str], go.Figure]:
+    """The linked figures by their objectives."""
+    rows = pareto_rows(table, front)
+    figures = map(go.Figure, linked_figures(rows, objectives, **arguments))
+    return dict(zip(views(objectives, rows), figures, strict=True))
+
+
+def test_views_are_each_pair_of_three_objectives():
+    rows = pareto_rows(trials({}), [])
+    assert views(NAMES, rows) == [("latency", "accuracy"), ("flops", "accuracy"), ("flops", "latency")]
+    assert views(["accuracy"], rows) == views(NAMES, rows)
+    assert views(["accuracy", "flops"], rows) == [("flops", "accuracy"), ("latency", "accuracy"), ("flops", "latency")]
+    assert views(["latency", "flops", "params"], rows)[-1] == ("params", "flops")
+    unmeasured = pareto_rows(trials({"latency_ms": None}), [])
+    assert views(["accuracy", "flops"], unmeasured) == [("flops", "accuracy")]
+
+
+def test_linked_points_have_the_numbers_of_their_trials():
+    table = trials({"latency_ms": 1}, {"latency_ms": 2}, REJECTED, {**REJECTED, "latency_ms": None})
+    for figure in linked(table).values():
+        found = [number for trace in figure.data for number in trace.ids or ()]
+        assert sorted(found) in (["0", "1", "2"], ["0", "1", "2", "3"])
+
+
+def test_rejected_networks_are_points_where_both_values_are_known():
+    figures = linked(trials({}, REJECTED))
+    for names, row in {("flops", "latency"): "y", ("latency", "accuracy"): "y2"}.items():
+        shown = [trace for trace in figures[names].data if trace.ids and "1" in trace.ids]
+        assert [trace.yaxis for trace in shown] == [row]
+
+
+def test_linked_views_draw_the_limits_of_both_axes():
+    figure = linked(trials({}, {"latency_ms": 2.0}), limits=LIMITS)["flops", "latency"]
+    assert sorted((shape.x0, shape.y0) for shape in figure.layout.shapes) == [(0, 1.5), (2.5, 0)]
+    assert {note.text for note in figure.layout.annotations} == {"limit 1.50 ms", "limit 2.50 M"}
+    far = linked(trials({}), limits={"latency": 100.0})["flops", "latency"]
+    assert [note.text for note in far.layout.annotations] == ["limit 100 ms ↑"]
+    wide = linked(trials({"latency_ms": 1.0}, {"latency_ms": 100.0}), limits={"latency": 10.0})["flops", "latency"]
+    assert wide.layout.yaxis.type == "log"
+    assert wide.layout.annotations[0].y == pytest.approx(1)
+
+
+def test_linked_views_draw_intervals_on_both_axes():
+    believed = {"accuracy_low": 0.85, "accuracy_high": 0.95, "accuracy_expected": 0.9}
+    figure = linked(trials(believed, believed))["latency", "accuracy"]
+    for name in ("Pareto front", "evaluated"):
+        (points,) = [trace for trace in drawn(figure, name) if trace.ids]
+        assert points.error_x.array == pytest.approx((0.2,))
+        assert points.error_y.arrayminus == pytest.approx((0.05,))
+    bare = linked(trials({"latency_low_ms": None, "latency_high_ms": None}))["latency", "accuracy"]
+    assert all(trace.error_x.array is None for trace in bare.data)
+
+
+def test_published_networks_are_drawn_where_their_figures_are_known():
+    published = [{"flops": 2.0, "hover": "a"}, {"flops": 3.0, "latency": 1.5, "hover": "b"}]
+    figures = linked(trials({}), published=published)
+    counts = {
+        names: [(trace.yaxis, len(trace.x)) for trace in figure.data if trace.name == "published, not trained here"]
+        for names, figure in figures.items()
+    }
+    assert counts == {
+        ("latency", "accuracy"): [("y", 0), ("y2", 1)],
+        ("flops", "accuracy"): [("y", 0), ("y2", 2)],
+        ("flops", "latency"): [("y", 1), ("y2", 1)],
+    }
+
+
+@pytest.mark.parametrize("table", [trials(), trials({}), trials(REJECTED), trials({"latency_ms": None, "flops": None})])
+def test_few_or_no_trials_can_be_linked(table):
+    for objectives in (NAMES, ["latency", "flops"], ["accuracy"]):
+        linked(table, [row["id"] for row in table if row["state"] == "evaluated"], objectives, limits=LIMITS)

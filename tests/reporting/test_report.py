@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import re
+import shlex
 from dataclasses import replace
+from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,11 +15,13 @@ import pytest
 
 from nasspace.counting import cost
 from nasspace.formatting import significant
+from nasspace.reporting import provenance
 from nasspace.reporting.plot_data import pareto_rows
-from nasspace.reporting.plots import pareto_figure, plotly_js
+from nasspace.reporting.plots import linked_figures, plotly_js
 from nasspace.reporting.report import report_html, words
 from nasspace.space.space import Space
 from nasspace.studies.front import Front, Member
+from nasspace.studies.trial_table import RECORD, TrialRecord
 from nasspace.studies.weight_store import StudyWeights, Weights
 
 EVIL = "<script>alert('x')</script>"
@@ -45,6 +49,9 @@ def rows_of(architectures) -> list[dict]:
                 "params": counted.params,
                 "memory_access": counted.memory_access,
                 "search_accuracy": None,
+                "accuracy_expected": None,
+                "accuracy_low": None,
+                "accuracy_high": None,
                 "resolution": None,
                 "latency_low_ms": 0.9 + i,
                 "latency_high_ms": 1.2 + i,
@@ -59,7 +66,7 @@ def rows_of(architectures) -> list[dict]:
 SETTINGS = {
     "created": "2025-11-21T10:00:00+00:00",
     "space": {"name": "shuffle", "size": str(6 * 10**18 + 1), "description": EVIL, "document": {"secret": 1}},
-    "task": {"resolution": 32},
+    "task": {"classes": 10, "channels": 1, "resolution": 32},
     "data": {"name": EVIL, "classes": ["zero", EVIL], "train": 1200, "validation": 300},
     "accuracy_is_of": f"held-out training images at 28x28 {EVIL}",
     "limits": {"latency": 20.0, "flops": 150_000_000.0},
@@ -154,16 +161,21 @@ def test_every_text_is_escaped(page):
 
 def test_texts_of_figures_cannot_end_their_script(front):
     page = report_html(changed(front, {"digest": "</script>" + EVIL, "reason": "</script>" + EVIL}))
-    assert Text(page).scripts == page.count("</script>") == Text(report_html(front)).scripts
+    assert Text(page).scripts == page.count("</script>")
     assert "<script>alert" not in page
 
 
 def test_figures_are_the_drawn_ones(front, page):
     rows = pareto_rows(front.trials, [member.id for member in front.members])
-    data = json.loads(re.search(r'newPlot\("pareto", (\[.*\]), \{"annotations"', page)[1])
-    assert data == json.loads(json.dumps(pareto_figure(rows, front.objectives)["data"]))
+    figures = linked_figures(rows, front.objectives)
+    for i, figure in enumerate(figures, start=1):
+        data = json.loads(re.search(rf'newPlot\("view{i}", (\[.*\]), \{{"annotations"', page)[1])
+        assert [trace for trace in data if trace["name"] != "published, not trained here"] == [
+            trace for trace in json.loads(json.dumps(figure["data"])) if trace["name"] != "published, not trained here"
+        ]
     assert '"showSendToCloud": false' in page
-    assert page.count("Plotly.newPlot(") == 1 + plotly_js().count("Plotly.newPlot(")
+    drawn = len(figures) + 1  # growth over trials; the fixture has no times, choices or last rung
+    assert page.count("Plotly.newPlot(") == drawn + 1 + plotly_js().count("Plotly.newPlot(")
 
 
 def test_page_shows_settings_and_results(page, architectures):
@@ -190,7 +202,6 @@ def test_page_shows_settings_and_results(page, architectures):
         assert part in text, part
     assert "password" not in page
     assert "secret" not in page
-    assert "Progress" not in text
 
 
 def test_layers_of_the_front_are_shown(page, architectures):
@@ -201,10 +212,9 @@ def test_layers_of_the_front_are_shown(page, architectures):
     assert f"{shuffles} shuffle_v2" in text
 
 
-def test_progress_is_drawn_if_its_column_exists(front):
-    grown = zip(front.trials, [0.1, 0.2, 0.2, None], strict=True)
-    with_progress = replace(front, trials=tuple({**row, "hypervolume": value} for row, value in grown))
-    assert "Progress" in Text(report_html(with_progress)).text
+def test_growth_is_drawn_if_networks_have_all_values(front, page):
+    assert "Growth of the front" in Text(page).text
+    assert "Growth of the front" not in Text(report_html(changed(front, {"accuracy": None}))).text
 
 
 def test_a_study_without_data_latency_and_front_has_a_report(front):
@@ -234,3 +244,61 @@ def test_the_sentence_on_the_predictor_is_the_recorded_one(front):
     assert "half within 10.0 %" in Text(report_html(replace(front, latency_predictor=judged))).text
     recorded = replace(front, latency_predictor={**judged, "sentence": "as recorded"})
     assert "prediction: as recorded." in Text(report_html(recorded)).text
+
+
+def test_the_choices_of_hostile_spaces_stay_text(front):
+    """Names of options, classes, and folders reach figures, tables, commands and attributes."""
+    choices = [{"width": f"{EVIL}'\"\n{i}", f"stages.0.{EVIL}": i % 2} for i in range(4)]
+    records = [TrialRecord("", one) for one in choices]
+    trials = tuple({**row, RECORD: record} for row, record in zip(front.trials, records, strict=True))
+    hostile = replace(front, trials=trials, folder=Path(f"reports/{EVIL}\n=cmd()"))
+    page = report_html(hostile)
+    assert "<script>alert" not in page
+    assert Text(page).scripts == page.count("</script>")
+    assert Text(page).loads == []
+    assert "What the front prefers" in Text(page).text
+
+
+def test_suggestions_have_reasons(front):
+    rows = [
+        {**row, "accuracy": 0.9 + 0.01 * i, "accuracy_expected": 0.9 + 0.01 * i, "latency_ms": 1.0 + i * i}
+        for i, row in enumerate(front.trials[:3])
+    ]
+    members = [replace(front.members[0], id=row["id"], row=row, accuracy_ties=()) for row in rows]
+    best = Text(report_html(replace(front, members=tuple(members), trials=tuple(rows)))).text
+    assert "Recommended: trial 2 92.00%, 5.00 ms" in best
+    assert "most accurate network of the front" in best
+    assert "Knee of the front: trial 1" in best
+    assert "trial 2, gains 1.00 points for 3.00 ms more of latency" in best
+    members[2] = replace(members[2], accuracy_ties=(0,))
+    tied = Text(report_html(replace(front, members=tuple(members), trials=tuple(rows)))).text
+    assert "Recommended: trial 0" in tied
+    assert "fastest of the 2 networks whose accuracies cannot be told from the best" in tied
+    assert "Recommended" not in Text(report_html(front)).text  # its members have no expected accuracy
+
+
+def test_commands_run_the_search_again(front):
+    command = provenance.search_command(front)
+    limits = "--latency-target 20ms --flops-target 150000000"
+    assert command == f"nas search --space shuffle --recipe quick {limits} --data digits --seed 3"
+    settings = {"trials": 8, "objectives": ["accuracy", "flops"], "threads": 2, "resolution": 32, "accuracy_of": "int8"}
+    changed_recipe = changed(front, recipe={**SETTINGS["recipe"], **settings}, limits={"flash": 1024.0})
+    assert shlex.split(provenance.search_command(changed_recipe))[6:] == [
+        *("--flash-target", "1024B", "--trials", "8", "--objectives", "accuracy_int8,flops"),
+        *("--data", "digits", "--threads", "2", "--resolution", "32", "--seed", "3"),
+    ]
+
+
+def test_durations_are_those_recorded(front):
+    start = datetime(2026, 1, 1)
+    records = [
+        TrialRecord("", {}, start + timedelta(minutes=i), start + timedelta(minutes=i + 1), seconds=30.0)
+        for i in range(3)
+    ]
+    records[0] = replace(records[0], trainings=[{"steps": [[32, 2, 1.0]], "seconds": 600.0, "epochs": 2}])
+    trials = tuple({**row, RECORD: record} for row, record in zip(front.trials, records, strict=False))
+    assert provenance.durations(replace(front, trials=trials)) == {
+        "search, from its first trial to its last": "3 min",
+        "3 trainings of the search": "2 min",
+        "1 further training": "10 min",
+    }

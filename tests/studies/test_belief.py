@@ -103,6 +103,7 @@ def test_a_further_training_moves_the_belief(study):
     assert after.expected(number) == pytest.approx(0.8, abs=0.02)
     narrower = after.interval(number)
     assert narrower[1] - narrower[0] < high - low
+    assert [training["steps"] for training in after.trainings(number)] == [steps]
 
 
 def test_a_rung_that_became_the_last_one_counts_once(study):
@@ -115,6 +116,7 @@ def test_a_rung_that_became_the_last_one_counts_once(study):
     preprocessing = study.settings["data"]["preprocessing"]
     study.record.set_user_attr(f"{LAST_RUNG}{number}", {**record, "preprocessing": preprocessing})
     assert study.belief().interval(number) == once
+    assert [training["epochs"] for training in study.belief().trainings(number)] == [3]
 
 
 @pytest.mark.parametrize(

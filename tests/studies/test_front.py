@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import math
 import random
 import re
 import shutil
 import sqlite3
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from nasspace.errors import InputError
 from nasspace.exporting.members import export_front
 from nasspace.studies import front as fronts
 from nasspace.studies import study as records
-from nasspace.studies.trial_table import FRONT_COLUMNS, TRIAL_COLUMNS, WHOLE_COLUMNS, ties, whole
+from nasspace.studies.trial_table import FRONT_COLUMNS, RECORD, TRIAL_COLUMNS, WHOLE_COLUMNS, ties, whole
 
 RECORDED = Path(__file__).parents[1] / "recorded" / "study"
 
@@ -57,6 +59,20 @@ def test_a_member_has_the_figures_of_its_trial(study):
         assert study.member(member.id).row == member.row
     with pytest.raises(InputError, match="no trial 999"):
         study.member(999)
+
+
+def test_rows_carry_the_records_of_their_trials(study):
+    """Tables and documents do not show them."""
+    front = study.snapshot()
+    for row, trial in zip(front.trials, study.frozen("COMPLETE", "PRUNED"), strict=True):
+        record = row[RECORD]
+        assert record.choices.keys() == trial.params.keys()
+        assert record.layers_ms == trial.user_attrs["layers_ms"]
+        assert record.started.utcoffset() == timedelta(0)
+        assert record.started < record.finished
+        assert record.architecture == trial.user_attrs["architecture"]
+    assert front.trials[0][RECORD].deployed["accuracy"] == front.members[0].row["accuracy"]
+    assert RECORD not in front.csv() + front.trials_csv() + json.dumps(front.document())
 
 
 def test_members_are_ordered_by_the_first_objective_then_the_next():

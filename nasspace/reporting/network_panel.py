@@ -1,0 +1,276 @@
+"""What the report shows of one network: its picture, costs and time by layer, accuracies, intervals, and commands."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nasspace.errors import NasspaceError
+from nasspace.formatting import duration, significant
+from nasspace.reporting import network_picture
+from nasspace.reporting.page import Column, Table, words
+from nasspace.reporting.plot_data import EVALUATED, FRONT, REJECTED, as_float
+from nasspace.studies import paths
+from nasspace.studies.front import Front, search_fidelity
+from nasspace.studies.objectives import OBJECTIVES
+from nasspace.studies.trial_table import RECORD, TrialRecord, has_value
+
+if TYPE_CHECKING:
+    from nasspace.architecture import Architecture
+    from nasspace.counting import Cost
+
+MOST_NETWORKS = 400  # that have a panel
+MOST_LAYERS = 2_500  # of all networks of a page together, whose pictures and tables it holds
+PROFILED = "onnxruntime"  # the runtime whose searches record times by layer
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command to copy, and what it does."""
+
+    does: str
+    text: str
+
+
+@dataclass(frozen=True)
+class NetworkPanel:
+    """The panel of one network; `missing` says why there is no picture, and `timing` what the times by layer are."""
+
+    id: int
+    kind: str
+    digest: str
+    note: str
+    figures: Mapping[str, str]
+    accuracies: Table | None
+    commands: Sequence[Command]
+    explain: Command
+    picture: str = ""
+    layers: Table | None = None
+    timing: str = ""
+    missing: str = ""
+    json: str = ""
+    architecture: Architecture | None = field(default=None, repr=False)
+
+
+def panels(front: Front, rows: Sequence[Mapping[str, Any]]) -> list[NetworkPanel]:
+    """The panels of all candidates: the front's in its order, the other evaluated ones by accuracy, the rejected ones.
+
+    `rows` are those of `pareto_rows`. Networks beyond MOST_LAYERS layers have no picture, and only the first
+    MOST_NETWORKS have a panel.
+    """
+    members = {member.id: i for i, member in enumerate(front.members)}
+    order = (FRONT, EVALUATED, REJECTED)
+
+    def rank(row: Mapping[str, Any]) -> tuple[int, int, float, int]:
+        accuracy = row["accuracy"] if row["accuracy"] == row["accuracy"] else 0.0
+        return order.index(row["kind"]), members.get(row["id"], 0), -accuracy, row["id"]
+
+    trials = {trial["id"]: trial for trial in front.trials}
+    found, left = [], MOST_LAYERS
+    for row in sorted(rows, key=rank)[:MOST_NETWORKS]:
+        panel = _panel(front, trials[row["id"]], row["kind"], left)
+        left -= len(panel.layers.rows) if panel.layers else 0
+        found.append(panel)
+    return found
+
+
+def study_name(front: Front) -> str:
+    """The study as commands take it, quoted for a shell."""
+    return shlex.quote(paths.shown(front.folder))
+
+
+def _panel(front: Front, trial: Mapping[str, Any], kind: str, left: int) -> NetworkPanel:
+    """The panel of a trial; without its layers if it has more than `left`."""
+    member = next((member for member in front.members if member.id == trial["id"]), None)
+    record = trial.get(RECORD)
+    text = member.architecture if member else record.architecture if record else ""
+    row = {**trial, **(member.front_row() if member else {})}
+    panel = {
+        "id": trial["id"],
+        "kind": kind,
+        "digest": str(trial["digest"]),
+        "note": str(trial["reason"]) if isinstance(trial.get("reason"), str) else "",
+        "figures": dict(_figures(row)),
+        "accuracies": _accuracies(front, row, record, (member.last_rung if member else None)),
+        "commands": list(_commands(front, _name(front, trial["id"]))),
+        "explain": Command(
+            "Find what slows it down, and what a change would save", f"nas explain {_name(front, trial['id'])}"
+        ),
+        "json": text if member else "",
+    }
+    if not text:
+        return NetworkPanel(**panel, missing="The study does not hold its layers.")
+    try:
+        architecture, cost = _counted(text)
+    except NasspaceError as error:
+        return NetworkPanel(**panel, missing=f"Its layers cannot be counted here: {error}.")
+    if len(architecture.layers) > left:
+        return NetworkPanel(
+            **panel, missing="This page holds the layers of better networks only; nas show prints them."
+        )
+    times = record.layers_ms if record else None
+    if times is not None and len(times) != len(architecture.layers):
+        times = None
+    return NetworkPanel(
+        **panel,
+        picture=network_picture.picture(_drawn(architecture, cost), f"Network {trial['id']}"),
+        layers=_layers(architecture, cost, times),
+        timing=_timing(front, row, times),
+        architecture=architecture,
+    )
+
+
+def _counted(text: str) -> tuple[Architecture, Cost]:
+    """The architecture of a JSON with its cost; one that does not run raises `InputError`."""
+    from nasspace.architecture import Architecture  # imports PyTorch
+    from nasspace.counting import cost
+
+    architecture = Architecture.from_json(text)
+    return architecture, cost(architecture)
+
+
+def _drawn(architecture: Architecture, cost: Cost) -> list[network_picture.Drawn]:
+    from nasspace import blocks
+
+    return [
+        network_picture.drawn(layer.block, counted.out_shape, {**blocks.get(layer.block).defaults, **layer.options})
+        for layer, counted in zip(architecture.layers, cost.layers, strict=True)
+    ]
+
+
+def _layers(architecture: Architecture, cost: Cost, times: Sequence[float] | None) -> Table:
+    """A row for each layer; shares of the time and of FLOPs are bars."""
+    columns = [
+        Column("layer", "number"),
+        Column("block"),
+        Column("options"),
+        Column("output"),
+        Column("FLOPs", "number"),
+        Column("parameters", "number"),
+        Column("memory access", "number"),
+        *([Column("ms", "number")] if times else []),
+    ]
+    most = {"FLOPs": max(one.flops for one in cost.layers), "ms": max(times or [0.0])}
+    rows = []
+    for i, (layer, counted) in enumerate(zip(architecture.layers, cost.layers, strict=True)):
+        stride = {"stride": layer.stride} if layer.stride != 1 else {}
+        options = words({**stride, **layer.options}) if stride or layer.options else ""
+        shape = "×".join(map(str, counted.out_shape))
+        cells: list[Any] = [i, layer.block, options, shape, f"{counted.flops:,}", f"{counted.params:,}"]
+        cells += [f"{counted.memory_access:,}", *([f"{times[i]:.3f}"] if times else [])]
+        rows.append(cells)
+    shares = {
+        "FLOPs": [one.flops / (most["FLOPs"] or 1) for one in cost.layers],
+        "ms": [ms / (most["ms"] or 1) for ms in times or ()],
+    }
+    return Table.of(columns, rows).with_bars(shares)
+
+
+def _timing(front: Front, row: Mapping[str, Any], times: Sequence[float] | None) -> str:
+    """What the times by layer are, or why there are none."""
+    latency = as_float(row.get("latency_ms"))
+    if times is None:
+        if latency != latency:
+            return ""
+        return f"The study has no times by layer: only searches with {PROFILED} on this machine record them."
+    rest = latency - sum(times)
+    between = f"; {significant(rest)} ms more pass between operators" if rest > 0 else ""
+    return f"Times by layer are from the search's own profile in ONNX Runtime{between}."
+
+
+def _figures(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and values of a network's figures, with their intervals."""
+    accuracy = OBJECTIVES["accuracy"].format
+    for name, objective in OBJECTIVES.items():
+        value = as_float(row.get(objective.column))
+        if value != value:
+            continue
+        text = objective.format(value)
+        if name == "latency":
+            text += _interval(row, "latency")
+        yield objective.label, text
+        if name == "latency" and has_value(row.get("latency_again_ms")):
+            yield "latency, measured again", objective.format(row["latency_again_ms"]) + _interval(row, "latency_again")
+    if has_value(row.get("accuracy_low")):
+        low, high = accuracy(row["accuracy_low"]), accuracy(row["accuracy_high"])
+        yield "accuracy after full training", f"{accuracy(row['accuracy_expected'])} ({low} to {high})"
+    for name in ("accuracy_ties", "latency_ties"):
+        if row.get(name):
+            yield f"same {name.partition('_')[0]} as trials", str(row[name])
+
+
+def _interval(row: Mapping[str, Any], prefix: str) -> str:
+    low, high = (as_float(row.get(f"{prefix}_{end}_ms")) for end in ("low", "high"))
+    return "" if low + high != low + high else f" ({significant(low)} to {significant(high)})"
+
+
+def _accuracies(
+    front: Front, row: Mapping[str, Any], record: TrialRecord | None, last_rung: Mapping[str, Any] | None
+) -> Table | None:
+    """The accuracy of a network after each of its trainings, the first being the search's; None without images."""
+    if not front.data:
+        return None
+    rows: list[list[str]] = []
+    searched = as_float(row.get("search_accuracy"))
+    if searched == searched:
+        rows.append(
+            ["search", *_budget(search_fidelity(front.recipe)), _percent(searched), _time(record and record.seconds)]
+        )
+    trainings = list(record.trainings) if record else []
+    trainings = trainings or ([last_rung] if last_rung else [])
+    deployed = (record.deployed if record else None) or {}
+    for i, training in enumerate(trainings):
+        is_last = bool(deployed) and i == len(trainings) - 1
+        name = "deployment resolution" if is_last else f"rung {i + 1}"
+        rows.append([name, *_budget(training), _percent(training["accuracy"]), _time(training.get("seconds"))])
+    exported = as_float(row.get("accuracy"))
+    if exported == exported:
+        size = deployed.get("resolution") or front.resolution
+        rows.append(["exported file", _size(size), "", _percent(exported), ""])
+    if has_value(row.get("accuracy_low")):
+        epochs = front.recipe["full"]["epochs"]
+        low, high = _percent(row["accuracy_low"]), _percent(row["accuracy_high"])
+        expected = (_percent(row["accuracy_expected"]), f"{low} to {high}")
+        rows.append(["full training, expected", _size(front.resolution), str(epochs), expected, ""])
+    columns = [
+        Column("training"),
+        Column("resolution", "number"),
+        Column("epochs", "number"),
+        Column("accuracy", "number"),
+        Column("time", "number"),
+    ]
+    return Table.of(columns, rows) if rows else None
+
+
+def _budget(training: Mapping[str, Any]) -> tuple[str, str]:
+    """Resolution and epochs of a training."""
+    share = training.get("share", 1.0)
+    part = "" if share in (None, 1.0) else f" of {share:.0%}"
+    return _size(training.get("resolution")), f"{training.get('epochs', '')}{part}"
+
+
+def _size(side: int | None) -> str:
+    return f"{side}×{side}" if side else ""
+
+
+def _percent(value: float) -> str:
+    return OBJECTIVES["accuracy"].format(value)
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else duration(seconds)
+
+
+def _name(front: Front, number: int) -> str:
+    """A network as commands take it, quoted for a shell."""
+    return shlex.quote(f"{paths.shown(front.folder)}:{number}")
+
+
+def _commands(front: Front, name: str) -> Iterator[Command]:
+    """What can be done with a network."""
+    yield Command("Export it as model.py, ONNX and weights", f"nas export {name}")
+    if front.data:
+        yield Command("Train it in full", f"nas train {name}")
+    yield Command("Print its layers", f"nas show {name}")

@@ -1,0 +1,102 @@
+"""Published networks within a study's limits, for reference: counted at its resolution, measured only if cached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nasspace.errors import InputError
+from nasspace.studies.front import Front
+from nasspace.studies.objectives import COUNTED
+from nasspace.studies.trial_table import has_value, is_same_machine
+
+SMALL_IMAGES = 64  # pixels below which the forms for CIFAR are compared
+LARGER = 1.25  # times the FLOPs of the largest evaluated network, above which a published one is no reference
+MOST = 24  # networks that are shown
+
+
+@dataclass(frozen=True)
+class PublishedNetwork:
+    """A published network at a study's resolution; `latency` has `median_ms`, `low_ms` and `high_ms`, or is None."""
+
+    name: str
+    values: Mapping[str, float]
+    latency: Mapping[str, float] | None = None
+
+
+def within_limits(front: Front) -> list[PublishedNetwork]:
+    """The published networks within the limits, by FLOPs; at most MOST, evenly spread.
+
+    They take the study's images and classes. Latencies are those that the cache of this machine has under the study's
+    conditions: nothing is measured. A network whose latency is not known is within that limit as far as is known.
+    """
+    largest = max((row["flops"] for row in front.trials if has_value(row.get("flops"))), default=0)
+    if not front.resolution or not largest:
+        return []
+    latencies = _Latencies(front)
+    found = [one for one in _counted(front) if one[1]["flops"] <= LARGER * largest]
+    networks = []
+    for architecture, values in found:
+        latency = latencies.of(architecture)
+        all_values = {**values, **({"latency": latency["median_ms"]} if latency else {})}
+        if all(all_values.get(name, 0.0) <= limit for name, limit in front.limits.items()):
+            networks.append(PublishedNetwork(architecture.name, all_values, latency))
+    networks.sort(key=lambda one: one.values["flops"])
+    step = max(1.0, len(networks) / MOST)
+    return [networks[int(i * step)] for i in range(min(MOST, len(networks)))]
+
+
+def _counted(front: Front) -> Iterator[tuple[Any, dict[str, float]]]:
+    """The published networks that run at the study's resolution, with their counts."""
+    from nasspace import zoo  # imports PyTorch
+    from nasspace.counting import cost
+
+    task, side = front.settings["task"], front.resolution or 0
+    is_int8 = front.recipe.get("runtime") == "onnxruntime-int8"
+    attributes = {name: f"{name}_int8" if is_int8 and name in ("peak_memory", "flash") else name for name in COUNTED}
+    for name in zoo.names():
+        if name.endswith(zoo.CIFAR) != (side < SMALL_IMAGES):
+            continue
+        try:
+            architecture = zoo.load(name, resolution=side, classes=task["classes"]).with_input(task["channels"])
+            counted = cost(architecture)
+        except InputError:  # its maps become too small
+            continue
+        yield architecture, {name: getattr(counted, attribute) for name, attribute in attributes.items()}
+
+
+class _Latencies:
+    """The latencies in the cache under a study's conditions; none on another machine than the study's."""
+
+    def __init__(self, front: Front):
+        from nasspace.latency import runtimes
+        from nasspace.latency.cache import LatencyCache
+        from nasspace.latency.conditions import machine
+
+        recipe, self._cache = front.recipe, LatencyCache()
+        self._is_known = False
+        if recipe.get("latency_device", "local") != "local" or recipe["runtime"] not in runtimes.known():
+            return
+        if not self._cache.path.is_file() or not is_same_machine(front.machine, machine()):
+            return
+        self._is_known, self._runtime = True, recipe["runtime"]
+        device = recipe.get("device", "cpu") if runtimes.get(self._runtime).uses_accelerator else "cpu"
+        self._settings = {"threads": recipe["threads"], "device": device}
+        self._batch_size = recipe["batch_size"]
+
+    def of(self, architecture: Any) -> dict[str, float] | None:
+        """The cached latency of a network; None if there is none."""
+        from nasspace.latency.benchmark import cached_latency
+        from nasspace.latency.conditions import Conditions
+        from nasspace.latency.reference import machine_history, reference_conditions
+
+        if not self._is_known:
+            return None
+        size = {"batch_size": self._batch_size, "input": architecture.input}
+        key = Conditions.on_this_machine(architecture.digest, self._runtime, **self._settings, **size)
+        if (found := cached_latency(key, self._cache)) is None:
+            return None
+        reference = reference_conditions(self._settings["threads"], self._settings["device"])
+        found = found.normalized(machine_history(reference, self._runtime, self._cache))
+        return {name: getattr(found, name) for name in ("median_ms", "low_ms", "high_ms")}
