@@ -53,7 +53,16 @@ SLOWEST = (
         "test_cli",
         "test_process",
     ),
-    *("test_spaces", "test_export", "test_convert", "test_profile", "test_outputs", "test_mutations", "test_listing"),
+    *(
+        "test_spaces",
+        "test_export",
+        "test_convert",
+        "test_profile",
+        "test_outputs",
+        "test_mutations",
+        "test_listing",
+        "test_browser",
+    ),
 )
 
 
