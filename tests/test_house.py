@@ -62,7 +62,8 @@ HEAVY_LIBRARIES = {
     "mlflow": {"engine.training_logs"},
     "onnx": {
         *("latency.convert", "latency.quantization", "latency.graph", "latency.numbered", "latency.profile"),
-        *("guidelines.graph_edits", "exporting.photo_onnx", "exporting.fake_quantization"),
+        *("guidelines.graph_edits", "guidelines.graph_narrowing"),
+        *("exporting.photo_onnx", "exporting.fake_quantization"),
     },
     "onnxruntime": {
         *("data.predict", "latency.convert", "latency.quantization", "latency.runtimes.ort"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,17 +15,20 @@ from nasspace.counting import cost
 from nasspace.guidelines.counterfactuals import (
     FileEdit,
     GraphEdit,
+    LayerReplacement,
     Part,
     Surroundings,
+    changed_architecture,
     layer_dicts,
     write_changed_network,
 )
-from nasspace.latency.graph import Convolution, Graph
+from nasspace.guidelines.graph_narrowing import FileNarrowing, GraphNarrowing
+from nasspace.guidelines.narrowing import LayerNarrowing
+from nasspace.latency.graph import Convolution, Graph, layer_index
 from nasspace.latency.profile import Profile, node_times, standalone_operators
 
 LONGEST_EDIT = 4  # layers in one part of a graph edit
 MIN_SHARE = 0.005  # share of the network's time above which a convolution is measured separately
-FLOPS_TOLERANCE = 0.05  # "the same FLOPs" means within this tolerance, so that a width can be a multiple of 16, 8 or 4
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,16 @@ class Context(ABC):
         """Return the parts of a graph edit in these layers."""
 
     @abstractmethod
+    def narrowing(self, grouped: Sequence[Convolution]) -> LayerNarrowing | GraphNarrowing | None:
+        """Return the change of grouped convolutions to one group with narrower maps; None if it is not possible."""
+
+    @abstractmethod
     def changed(self, parts: Iterable[Part], layers: Iterable[int], folder: Path, batch_size: int) -> Path | None:
         """Write the whole network with the applicable changes; None if none is applicable."""
+
+    def changed_architecture(self, parts: Sequence[Part]) -> Architecture | None:
+        """Return the changed network if its change is one of layers, else None."""
+        return None
 
     @cached_property
     def times(self) -> dict[str, tuple[float, frozenset[str]]]:
@@ -159,6 +169,23 @@ class NetworkContext(Context):
             GraphEdit(tuple(self.layers[i] for i in one), kind, self.surroundings(one[0], one[-1] + 1)) for one in runs
         ]
 
+    def narrowing(self, grouped: Sequence[Convolution]) -> LayerNarrowing | None:
+        """Return the change to one group with narrower maps if groups are between the layers, not inside them."""
+        if not any(self._reads_another_layer(one) for one in grouped):
+            return None
+        layers = {one.layer for one in grouped}
+        return LayerNarrowing(self, min(layers), max(layers) + 1).settled()
+
+    def _reads_another_layer(self, one: Convolution) -> bool:
+        """Whether a convolution reads a map of another layer."""
+        maker = self.graph.producer.get(self.graph.root(one.source))
+        return maker is None or layer_index(maker.name) != one.layer
+
+    def changed_architecture(self, parts: Sequence[Part]) -> Architecture | None:
+        """Return the changed network if its change is one of layers, else None."""
+        of_layers = all(isinstance(part, LayerReplacement) for part in parts)
+        return changed_architecture(self.architecture, parts) if of_layers else None
+
     def changed(self, parts: Iterable[Part], layers: Iterable[int], folder: Path, batch_size: int) -> Path | None:
         """Write the whole network with the applicable changes; None if none is applicable."""
         return write_changed_network(self.path, parts, layers, folder, self.architecture, batch_size)
@@ -168,7 +195,7 @@ class NetworkContext(Context):
 class FileContext(Context):
     """An ONNX file of another program, of which only the operators are known.
 
-    A graph edit is measured in the whole file, and convolutions are measured alone.
+    A graph edit and a change to one group are measured in the whole file; other convolutions are measured alone.
     """
 
     count: int
@@ -191,37 +218,17 @@ class FileContext(Context):
         """Return one edit of the whole file."""
         return [FileEdit(self.path, kind, tuple(sorted(layers)))]
 
+    def narrowing(self, grouped: Sequence[Convolution]) -> GraphNarrowing | None:
+        """Return the change to one group with fewer channels; None if no channels can shrink."""
+        found = GraphNarrowing(self.path)
+        return found if found.shrinking else None
+
     def changed(self, parts: Iterable[Part], layers: Iterable[int], folder: Path, batch_size: int) -> Path | None:
         """Write the edited file; None without a graph edit."""
         for part in parts:
-            if isinstance(part, FileEdit):
+            if isinstance(part, FileEdit | FileNarrowing):
                 return part.write(folder, batch_size)[1]
         return None
-
-
-def nearest_width(width: float) -> int:
-    """Return a width of about the same FLOPs (which grow with its square): a multiple of 16, 8 or 4 if one is close.
-
-    >>> nearest_width(63.7), nearest_width(52.0), nearest_width(17.6)
-    (64, 52, 18)
-    """
-    for divisor in (16, 8, 4):
-        rounded = max(1, round(width / divisor)) * divisor
-        if abs(rounded**2 / width**2 - 1) <= FLOPS_TOLERANCE:
-            return rounded
-    return max(1, round(width))
-
-
-def next_multiple_of_16(width: float) -> int:
-    """Return the next multiple of 16, which fills vector units: more FLOPs, and often less time.
-
-    >>> next_multiple_of_16(56), next_multiple_of_16(64)
-    (64, 64)
-    """
-    return 16 * math.ceil(width / 16)
-
-
-ROUNDINGS = {nearest_width: "the same FLOPs", next_multiple_of_16: "more FLOPs, with widths that are multiples of 16"}
 
 
 def format_size(sizes: Iterable[int]) -> str:

@@ -1,7 +1,8 @@
 """Predicted savings of a change: parts of a network before and after it, as ONNX files that are measured in turn.
 
-There are four kinds of parts. `LayerReplacement`: layers with other options or widths, with the same input and output.
+There are five kinds of parts. `LayerReplacement`: layers with other options or widths, with the same input and output.
 `GraphEdit`: a layer without some of its operations; `FileEdit`: the same in a whole file of another program.
+`FileNarrowing`: such a file with one group in place of several, and narrower maps.
 `OperatorReplacement`: isolated operators, for changes that would alter the shapes around them, which cannot be applied
 to the whole network. Before a file is measured, its outputs in ONNX Runtime are compared with PyTorch's, those of an
 edited graph with ONNX Runtime's without optimizations.
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace.architecture import Architecture
 from nasspace.guidelines.graph_edits import write_edited
+from nasspace.guidelines.graph_narrowing import FileNarrowing
 from nasspace.latency import benchmark, runtimes
 from nasspace.latency.cache import LatencyCache, is_measurement
 from nasspace.latency.conditions import Conditions
@@ -240,7 +242,7 @@ class OperatorReplacement:
         return self.time_ms * (1 - after_ms / before_ms)
 
 
-Part = LayerReplacement | GraphEdit | FileEdit | OperatorReplacement
+Part = LayerReplacement | GraphEdit | FileEdit | FileNarrowing | OperatorReplacement
 
 
 def measure_saving(parts: Iterable[Part], folder: Path, settings: MeasurementSettings) -> Saving:
@@ -331,13 +333,19 @@ def write_changed_network(
     kinds = [part.kind for part in parts if isinstance(part, GraphEdit)]
     if kinds:
         return edit_checked(path, folder / "changed.onnx", kinds[0], set(layers), batch_size)
+    changed = changed_architecture(architecture, parts)
+    return (
+        None if changed is None else write_checked(build(changed), changed.input, folder / "changed.onnx", batch_size)
+    )
+
+
+def changed_architecture(architecture: Architecture, parts: Iterable[Part]) -> Architecture | None:
+    """Return the network with the replaced layers; None if no part replaces layers."""
     dictionaries = layer_dicts(architecture)
-    for part in (replacements := [part for part in parts if isinstance(part, LayerReplacement)]):
+    replacements = [part for part in parts if isinstance(part, LayerReplacement)]
+    for part in replacements:
         dictionaries[part.start : part.start + len(part.before)] = map(dict, part.after)
-    if not replacements:
-        return None
-    changed = build(Architecture.of(dictionaries, input=architecture.input))
-    return write_checked(changed, architecture.input, folder / "changed.onnx", batch_size)
+    return Architecture.of(dictionaries, input=architecture.input) if replacements else None
 
 
 def layer_dicts(architecture: Architecture) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from nasspace import temporary
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.errors import InputError
-from nasspace.guidelines import elementwise, fragments, widths
+from nasspace.guidelines import elementwise, fragments, groups, widths
 from nasspace.guidelines.context import Context, FileContext, NetworkContext, Violation
 from nasspace.guidelines.counterfactuals import (
     MeasurementSettings,
@@ -38,7 +38,7 @@ from nasspace.latency.numbered import write_numbered
 from nasspace.latency.reference import load_reference, record_rounds
 from nasspace.network import build
 
-GUIDELINES = (widths.find_unequal_widths, widths.find_grouped, fragments.find_fragments, elementwise.find_elementwise)
+GUIDELINES = (widths.find_unequal_widths, groups.find_grouped, fragments.find_fragments, elementwise.find_elementwise)
 NOTICEABLE = 0.02  # share of the network's time below which operators are ignored
 PART_SECONDS = 0.3  # seconds to measure each side of a part, relative to those for the whole network
 MIN_SAVING = 0.03  # share of the network's time that a change must save to be reported
@@ -52,7 +52,8 @@ class Finding:
     `layer` is the slowest of `layers`. `share` is the operators' share of the network's time; operators fused into a
     convolution count with at least what their removal saves. `saving_ms` is predicted from the parts that change.
     `measured_ms` compares the whole networks (`measured_on` "network") or, if the change would alter the shapes around
-    it, its operators measured again.
+    it, its operators measured again. `architecture` is the changed network as in its JSON file, if layers of an
+    architecture change.
     """
 
     guideline: str
@@ -67,6 +68,7 @@ class Finding:
     measured_ms: float | None = None
     measured_plus_minus_ms: float | None = None
     measured_on: str | None = None
+    architecture: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,7 @@ def is_noticeable(saved: Saving, total_ms: float) -> bool:
 
 def _finding(violation: Violation, saved: Saving, context: Context) -> Finding:
     """Return the finding for a violation and its predicted saving."""
+    changed = context.changed_architecture(violation.parts)
     return Finding(
         guideline=violation.guideline,
         kind=violation.kind,
@@ -268,6 +271,7 @@ def _finding(violation: Violation, saved: Saving, context: Context) -> Finding:
         share=context.profile.share(max(violation.time_ms, min(saved.ms, violation.at_most_ms))),
         saving_ms=saved.ms,
         plus_minus_ms=saved.plus_minus,
+        architecture=None if changed is None else changed.to_dict(),
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-from nasspace.guidelines.context import Context, Violation, nearest_width
+from nasspace.guidelines.context import Context, Violation
 from nasspace.guidelines.counterfactuals import OperatorReplacement, Operators, Part
+from nasspace.guidelines.equal_flops import nearest_width
 from nasspace.guidelines.graph_edits import ParallelConvolutions, find_parallel
 from nasspace.latency.graph import Convolution
 
