@@ -1,7 +1,7 @@
 """Whether `nas explain` finds what the papers compare, and predicts what it saves on this processor.
 
     python benchmarks/textbook.py [--seconds 1] [--repeats 3] [--sizes 1 2 4] [--parts groups tables generations]
-        [--out reports/textbook]  (one file for each part)
+        [--networks shufflenet_v1_g8_1.0] [--out reports/textbook]  (one file for each part)
 
 `groups`: ShuffleNet with 1, 2, 3, 4 and 8 groups (table 1 of its paper), and ResNeXt. The saving that `nas explain`
 predicts for one group at equal FLOPs, against two measurements: the network of the finding, and the paper's own network
@@ -86,12 +86,12 @@ def errors(finding: Finding | None, savings: list[Saving]) -> str:
     return "-" if finding is None else ", ".join(f"{finding.saving_ms / one.ms - 1:+.0%}" for one in savings)
 
 
-def group_rows(seconds: float, repeats: int, right: list[bool]) -> Iterator[str]:
+def group_rows(names: list[str], seconds: float, repeats: int, right: list[bool]) -> Iterator[str]:
     """Compare the predicted savings of one group with those of the changed network, and of the paper's."""
     yield "| network | ms | change | predicted | measured, its network | measured, the paper's | error to each |"
     yield "| -- | -- | -- | -- | -- | -- | -- |"
-    for name, dense in GROUPED.items():
-        architecture = zoo.load(name)
+    for name in names:
+        architecture, dense = zoo.load(name), GROUPED[name]
         for _ in range(repeats):
             finding = of_guideline(explain(architecture, seconds=seconds, fresh=True), "G2")
             with tempfile.TemporaryDirectory() as folder:
@@ -150,30 +150,30 @@ def finding_text(finding: Finding) -> str:
     return f"{finding.guideline} {finding.kind} saves {predicted_text(finding)}"
 
 
-def groups_part(seconds: float, repeats: int, sizes: list[int]) -> Iterator[str]:
+def groups_part(arguments: argparse.Namespace) -> Iterator[str]:
     """Yield the lines about groups."""
     right: list[bool] = []
     yield from ("# Groups at equal FLOPs: table 1 of ShuffleNet's paper, table 1 of ResNeXt's", "")
-    yield from group_rows(seconds, repeats, right)
+    yield from group_rows(arguments.networks, arguments.seconds, arguments.repeats, right)
     yield from ("", summary(right), "")
 
 
-def tables_part(seconds: float, repeats: int, sizes: list[int]) -> Iterator[str]:
+def tables_part(arguments: argparse.Namespace) -> Iterator[str]:
     """Yield the lines about the tables of ShuffleNet V2's paper."""
     yield from ("# ShuffleNet V2's tables 1 to 4: what is found in each row, against the first row", "")
     for name, table in tables(gpu=False).items():
         right: list[bool] = []
         yield from (f"## {name}", "")
         yield from ("| row | ms | the first row saves | found | predicted | error |", "| -- " * 6 + "|")
-        for factor in sizes:
-            yield from table_rows(table, name[:2], factor, seconds, right)
+        for factor in arguments.sizes:
+            yield from table_rows(table, name[:2], factor, arguments.seconds, right)
         yield from ("", summary(right), "")
 
 
-def generations_part(seconds: float, repeats: int, sizes: list[int]) -> Iterator[str]:
+def generations_part(arguments: argparse.Namespace) -> Iterator[str]:
     """Yield the lines about both generations of ShuffleNet."""
     yield from ("# ShuffleNet V1 and V2 at about the same FLOPs", "")
-    yield from generation_rows(seconds)
+    yield from generation_rows(arguments.seconds)
 
 
 def summary(right: list[bool]) -> str:
@@ -190,6 +190,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--networks", nargs="+", choices=GROUPED, default=list(GROUPED), help="Those of `groups`.")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", type=Path, default=Path("reports/textbook"))
     arguments = parser.parse_args()
@@ -198,7 +199,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     for part in arguments.parts:
         lines = []
-        for line in PARTS[part](arguments.seconds, arguments.repeats, arguments.sizes):
+        for line in PARTS[part](arguments):
             lines.append(line)
             print(line, flush=True)
         lines[2:2] = [f"{here}; {versions}; one thread, batch 1. Milliseconds; after +- twice the standard error.", ""]
