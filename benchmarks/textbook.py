@@ -10,8 +10,8 @@ but the first, as an ONNX file of another program, against the first row. `gener
 of about the same FLOPs; V2's paper says that V1 breaks G2, and its bottlenecks G1.
 
 Predictions are not from the cache. The networks of a comparison are measured in turn, in ONNX Runtime on one thread,
-for four times `--seconds` each. After "+-": twice the standard error. A prediction is right within 25 % of the measured
-saving, or if there is none where less than 3 % of the time is saved.
+for `--seconds` in each of four loads. After "+-": twice the standard error. A prediction is right within 25 % of the
+measured saving, or if there is none where less than 3 % of the time is saved.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Measured:
 
 def measured(networks: Mapping[str, Path], seconds: float) -> Measured:
     """Measure ONNX files in turn, and compare each with the first."""
-    first, *others = measure_in_turn(list(networks.values()), MeasurementSettings(seconds=4 * seconds))
+    first, *others = measure_in_turn(list(networks.values()), MeasurementSettings(seconds=seconds))
     names = list(networks)[1:]
     savings = {name: saving_between((first, one), operator.sub) for name, one in zip(names, others, strict=True)}
     return Measured(first["ms"], savings)

@@ -32,9 +32,12 @@ from nasspace.network import build
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from nasspace.latency.benchmark import Latency
 Shape = tuple[int, int, int]
 ESTIMATE_SAMPLE = 4  # parts that `estimate_saving` measures
 REPEATS = 4  # consecutive copies of operators in one file
+MOST_LOADS = 4  # how often a network is loaded
 
 
 @dataclass(frozen=True)
@@ -290,13 +293,14 @@ def saving_between(sides: Sequence[Mapping[str, float]], saved: Callable[[float,
 def _measure_part(part: Part, folder: Path, settings: MeasurementSettings) -> list[dict[str, float]]:
     """Return milliseconds and scatter of a part before and after its change, from the cache if possible."""
     cache = settings.cache or LatencyCache()
-    digest = hashlib.sha256(f"{part.text()} {settings.seconds!r}".encode()).hexdigest()[:24]
+    loads = _loads(part)
+    digest = hashlib.sha256(f"{part.text()} {settings.seconds!r} {loads}".encode()).hexdigest()[:24]
     key = Conditions.on_this_machine(
         f"what-if {digest}", "onnxruntime", threads=settings.threads, batch_size=settings.batch_size
     )
     entry = None if settings.fresh else cache.get(key)
     if entry is None or not _are_sides(entry.get("sides")):
-        entry = {"sides": measure_in_turn(part.write(folder, settings.batch_size), settings)}
+        entry = {"sides": measure_in_turn(part.write(folder, settings.batch_size), settings, loads)}
         cache.put(key, entry)
     return entry["sides"]
 
@@ -311,13 +315,31 @@ def _are_sides(sides: Any) -> bool:
     )
 
 
-def measure_in_turn(paths: Sequence[Path], settings: MeasurementSettings) -> list[dict[str, float]]:
-    """Measure ONNX files in turn and return milliseconds and scatter of each."""
-    networks = {
-        str(i): runtimes.get("onnxruntime")(settings.threads, settings.batch_size).load(p) for i, p in enumerate(paths)
-    }
+def _loads(part: Part) -> int:
+    """Return how often a part is loaded: more often, the more of the network it is, and so the more of its saving."""
+    return 1 if isinstance(part, OperatorReplacement) else max(1, min(MOST_LOADS, round(_weight(part) / 4)))
+
+
+def measure_in_turn(
+    paths: Sequence[Path], settings: MeasurementSettings, loads: int = MOST_LOADS
+) -> list[dict[str, float]]:
+    """Measure ONNX files in turn and return milliseconds and scatter of each.
+
+    Each file is loaded `loads` times, and each time measured for the seconds of the settings: the same network may
+    differ by 2 or 3 % from load to load, as its buffers lie elsewhere in memory.
+    """
+    runtime = runtimes.get("onnxruntime")(settings.threads, settings.batch_size)
+    networks = {f"{i} {j}": runtime.load(path) for j in range(loads) for i, path in enumerate(paths)}
     found = benchmark.measure(networks, seconds=settings.seconds)
-    return [{"ms": one.median_ms, "scatter": _scatter(one.samples_ms)} for one in found.values()]
+    return [_one_side([found[f"{i} {j}"] for j in range(loads)]) for i in range(len(paths))]
+
+
+def _one_side(found: Sequence[Latency]) -> dict[str, float]:
+    """Return the mean time of the loads of a network, and twice its standard error."""
+    times = [one.median_ms for one in found]
+    within = math.hypot(*(_scatter(one.samples_ms) for one in found)) / len(found)
+    between = 2 * statistics.stdev(times) / math.sqrt(len(found)) if len(found) > 1 else 0.0
+    return {"ms": statistics.mean(times), "scatter": max(within, between)}
 
 
 def _scatter(rounds: Sequence[float]) -> float:

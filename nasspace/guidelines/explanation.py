@@ -187,7 +187,7 @@ def _explained(
     profiled = profiled.scaled(latency.median_ms / current)
     context = context_of(profiled)
     found = _predict(context, path.parent, settings)
-    longer = replace(settings, seconds=max(settings.seconds, seconds))
+    longer = replace(settings, seconds=max(settings.seconds, seconds / 2))  # for each load of a network
     findings = []
     for violation, finding in found:
         with _skip_unmeasurable(violation):

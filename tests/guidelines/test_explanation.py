@@ -164,6 +164,24 @@ def test_g3_operators_are_activated_as_in_the_network(context_of):
     assert part.after.activated
 
 
+@pytest.mark.parametrize(("layers", "loads"), [(1, 1), (4, 1), (9, 2), (16, 4), (60, 4)])
+def test_the_more_of_a_network_changes_the_more_often_it_is_loaded(layers, loads):
+    """Most of the saving then depends on one part, and a network's time differs from load to load."""
+    part = LayerReplacement(0, ({"block": "conv"},) * layers, (), Surroundings((), (), (8, 6, 6)))
+    assert counterfactuals._loads(part) == loads
+    operators = Operators(((8, 8, 1, 1),))
+    assert counterfactuals._loads(OperatorReplacement(operators, operators, (4, 4), 100.0)) == 1
+
+
+def test_the_uncertainty_includes_the_differences_between_loads():
+    found = [SimpleNamespace(median_ms=ms, samples_ms=(ms,) * 12) for ms in (1.0, 1.2, 1.4, 1.6)]
+    side = counterfactuals._one_side(found)
+    assert side["ms"] == pytest.approx(1.3)
+    assert side["scatter"] == pytest.approx(2 * 0.2582 / 2, rel=1e-3)
+    noisy = [SimpleNamespace(median_ms=1.0, samples_ms=(0.9, 1.0, 1.1) * 4)] * 2
+    assert counterfactuals._one_side(noisy)["scatter"] == pytest.approx(counterfactuals._scatter((0.9, 1.0, 1.1) * 8))
+
+
 def test_measured_parts_are_cached(tmp_path, monkeypatch):
     operators = Operators(((8, 8, 1, 1),)), Operators(((8, 4, 1, 1),))
     part, settings = OperatorReplacement(*operators, (4, 4), 1.0), MeasurementSettings(seconds=0.01)

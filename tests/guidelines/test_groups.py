@@ -347,7 +347,7 @@ def test_widths_of_equal_flops():
 def test_one_finding_names_the_change_of_all_grouped_layers(monkeypatch, tmp_path):
     """With times in proportion to the values that all operators write."""
 
-    def written(paths, settings):
+    def written(paths, settings, loads=1):
         graphs = map(Graph, paths)
         sizes = [sum(math.prod(graph.shapes[node.output[0]]) for node in graph.nodes) for graph in graphs]
         return [{"ms": size / 1e5, "scatter": 0.001} for size in sizes]
