@@ -328,8 +328,12 @@ def measure_in_turn(
     Each file is loaded `loads` times, and each time measured for the seconds of the settings: the same network may
     differ by 2 or 3 % from load to load, as its buffers lie elsewhere in memory.
     """
-    runtime = runtimes.get("onnxruntime")(settings.threads, settings.batch_size)
-    networks = {f"{i} {j}": runtime.load(path) for j in range(loads) for i, path in enumerate(paths)}
+    runtime = runtimes.get("onnxruntime")
+    networks = {
+        f"{i} {j}": runtime(settings.threads, settings.batch_size).load(path)
+        for j in range(loads)
+        for i, path in enumerate(paths)
+    }
     found = benchmark.measure(networks, seconds=settings.seconds)
     return [_one_side([found[f"{i} {j}"] for j in range(loads)]) for i in range(len(paths))]
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from nasspace import Architecture, InputError, cost
@@ -171,6 +172,20 @@ def test_the_more_of_a_network_changes_the_more_often_it_is_loaded(layers, loads
     assert counterfactuals._loads(part) == loads
     operators = Operators(((8, 8, 1, 1),))
     assert counterfactuals._loads(OperatorReplacement(operators, operators, (4, 4), 100.0)) == 1
+
+
+def test_each_load_of_each_file_is_a_network_of_its_own(tmp_path, monkeypatch):
+    paths = [to_onnx(Operators(((8, out, 1, 1),)).module(), (8, 6, 6), tmp_path / f"{out}.onnx") for out in (4, 5)]
+    loaded = []
+
+    def measured(networks, seconds):
+        loaded.extend(network.outputs(np.ones((1, 8, 6, 6), np.float32)).shape for network in networks.values())
+        return {name: SimpleNamespace(median_ms=1.0, samples_ms=(1.0,) * 12) for name in networks}
+
+    monkeypatch.setattr(counterfactuals.benchmark, "measure", measured)
+    sides = counterfactuals.measure_in_turn(paths, MeasurementSettings(), 3)
+    assert loaded == [(1, 4, 6, 6), (1, 5, 6, 6)] * 3
+    assert sides == [{"ms": 1.0, "scatter": 0.0}] * 2
 
 
 def test_the_uncertainty_includes_the_differences_between_loads():
