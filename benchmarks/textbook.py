@@ -5,9 +5,9 @@
 
 `groups`: ShuffleNet with 1, 2, 3, 4 and 8 groups (table 1 of its paper), and ResNeXt. The saving that `nas explain`
 predicts for one group at equal FLOPs, against two measurements: the network of the finding, and the paper's own network
-of one group. `tables`: ShuffleNet V2's tables 1 to 4 (the networks of guidelines.py). What is predicted for each row
-but the first, as an ONNX file of another program, against the first row. `generations`: ShuffleNet V1 (3 groups) and V2
-of about the same FLOPs; V2's paper says that V1 breaks G2, and its bottlenecks G1.
+of one group. `tables`: ShuffleNet V2's tables 1 to 4 (the networks of guidelines.py, between two 1x1 convolutions).
+What is predicted for each row but the first, as an ONNX file of another program, against the first row. `generations`:
+ShuffleNet V1 (3 groups) and V2 of about the same FLOPs; V2's paper says that V1 breaks G2, and its bottlenecks G1.
 
 Predictions are not from the cache. The networks of a comparison are measured in turn, in ONNX Runtime on one thread,
 for `--seconds` in each of four loads. After "+-": twice the standard error. A prediction is right within 25 % of the
@@ -24,7 +24,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from guidelines import MAP, Table, tables
+from guidelines import MAP, Table, conv, tables
+from torch import nn
 
 from nasspace import Architecture, build, cost, zoo
 from nasspace.guidelines import Explanation, Finding, explain, explain_file
@@ -37,6 +38,7 @@ from nasspace.latency.convert import to_onnx
 GROUPED = {f"shufflenet_v1_g{groups}_1.0": "shufflenet_v1_g1_1.0" for groups in (1, 2, 3, 4, 8)}
 GROUPED["resnext50_32x4d"] = "resnet50"
 GENERATIONS = {f"shufflenet_v1_g3_{scale}": f"shufflenet_v2_{scale}" for scale in (0.5, 1.0, 1.5, 2.0)}
+IMAGE = 3  # channels of the images
 TOLERANCE = 0.25  # of the measured saving
 
 
@@ -108,13 +110,17 @@ def group_rows(names: list[str], seconds: float, repeats: int, right: list[bool]
             yield f"| {' | '.join([*cells, own, text(savings[-1], found.ms), errors(finding, savings)])} |"
 
 
+def between(network: nn.Module, width: int) -> nn.Module:
+    """Put a row of a table between 1x1 convolutions, so that its first and last maps may change their width."""
+    return nn.Sequential(conv(IMAGE, width), network, conv(width, IMAGE))
+
+
 def table_rows(table: Table, guideline: str, factor: int, seconds: float, right: list[bool]) -> Iterator[str]:
     """Compare what is predicted for each row of a table with what the first row saves."""
     with tempfile.TemporaryDirectory() as folder:
         paths = {}
         for i, (name, builder) in enumerate(table.items()):
-            network, width = builder(factor)
-            paths[name] = to_onnx(network, (width, MAP, MAP), Path(folder) / f"{i}.onnx")
+            paths[name] = to_onnx(between(*builder(factor)), (IMAGE, MAP, MAP), Path(folder) / f"{i}.onnx")
         first, *rows = paths
         for name in rows:
             found = explain_file(paths[name], seconds=seconds, fresh=True)

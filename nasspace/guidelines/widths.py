@@ -30,11 +30,8 @@ def memory_access(map_size: tuple[int, int], c_in: int, c_out: int) -> tuple[int
 def find_unequal_widths(context: Context) -> Iterator[Violation]:
     """Yield violations of G1: 1x1 convolutions whose widths differ."""
     fragments = {one.name for found in find_parallel(context.graph) for one in found.convolutions}
-    found = [
-        one
-        for one in context.convolutions
-        if one.kernel == one.groups == 1 and one.name not in fragments and _ratio(one) > UNEQUAL_RATIO
-    ]
+    pointwise = [one for one in context.convolutions if one.kernel == one.groups == 1 and one.name not in fragments]
+    found = _unequal(pointwise)
     if not found:
         return
     layers = {one.layer for one in found}
@@ -53,6 +50,19 @@ def find_unequal_widths(context: Context) -> Iterator[Violation]:
         widths = [*(part.after[0]["out"] for part in replaced), *(part.after.convolutions[0][0] for part in operators)]
         change = f"equal widths{where} at {flops}" + (f", such as {widths[0]}" if widths else "")
         yield context.violation("G1", "widths", names, layers, text, change, (*replaced, *operators))
+
+
+def _unequal(pointwise: list[Convolution]) -> list[Convolution]:
+    """Return the convolutions of unequal widths: a ratio of 2 counts only if another one leads back.
+
+    Without one, the width just grows from stage to stage. The paper's table 1 has pairs of 1:2.
+    """
+    pairs = {(one.c_in, one.c_out) for one in pointwise}
+    return [
+        one
+        for one in pointwise
+        if _ratio(one) > UNEQUAL_RATIO or (_ratio(one) == UNEQUAL_RATIO and (one.c_out, one.c_in) in pairs)
+    ]
 
 
 def _ratio(one: Convolution) -> float:

@@ -64,6 +64,13 @@ def test_g1_a_run_of_unequal_widths_gets_equal_ones_at_the_same_flops(context_of
     assert after == pytest.approx(before, rel=0.06)
 
 
+def test_g1_a_ratio_of_2_counts_where_it_leads_back(context_of):
+    growing = context_of(pointwise(16), pointwise(32), pointwise(64))
+    assert list(widths.find_unequal_widths(growing)) == []
+    first = next(widths.find_unequal_widths(context_of(*[pointwise(out) for out in (32, 16, 32, 16)])))
+    assert set(first.layers) == {1, 2, 3, 4}
+
+
 def test_g1_layers_around_a_run_change_their_width_too(context_of, changed):
     """The total FLOPs stay; the layer between two runs belongs to the first of them."""
     runs = [pointwise(out) for out in (64, 8, 64, 8)], [pointwise(out) for out in (80, 10, 80, 10)]
