@@ -309,8 +309,9 @@ def _suggestions(front: Front) -> Iterator[dict[str, Any]]:
 
 
 def _compared(name: str, row: Mapping[str, Any]) -> str:
-    """A figure by which networks are compared: of accuracy, the expected one."""
-    return _shown(name, row, "accuracy_expected" if name == "accuracy" else "")
+    """A figure by which networks are compared, with what it counts: of accuracy, the expected one."""
+    text = _shown(name, row, "accuracy_expected" if name == "accuracy" else "")
+    return f"{text} {OBJECTIVES[name].label}" if text and OBJECTIVES[name].unit == "M" else text
 
 
 def _why_recommended(front: Front) -> str:

@@ -267,6 +267,7 @@ def test_suggestions_have_reasons(front):
     members = [replace(front.members[0], id=row["id"], row=row, accuracy_ties=()) for row in rows]
     best = Text(report_html(replace(front, members=tuple(members), trials=tuple(rows)))).text
     assert "Recommended: trial 2 92.00%, 5.00 ms" in best
+    assert " M FLOPs It is" in best.partition("Knee of the front")[0]
     assert "most accurate network of the front" in best
     assert "Knee of the front: trial 1" in best
     assert "trial 2, gains 1.00 points for 3.00 ms more of latency" in best
