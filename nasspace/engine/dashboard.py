@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -43,16 +45,16 @@ def describe_study(study: Study) -> None:
     threads = f"{recipe['threads']} thread{'s' if recipe['threads'] != 1 else ''}"
     limits = [f"{OBJECTIVES[name].label} {OBJECTIVES[name].format(value)}" for name, value in study.limits.items()]
     shown = {
-        "space": f"{settings['space']['name']}, {settings['space']['size'] or '?'} networks",
+        "space": f"{settings['space']['name']}, {settings['space'].get('size') or '?'} networks",
         "objectives": "; ".join(f"{OBJECTIVES[name].direction} {OBJECTIVES[name].column}" for name in study.objectives),
         "limits": "; ".join(limits) or "none",
         "data": settings["data"]["name"] if settings["data"] else f"the evaluator {settings['evaluator']}",
         "latency with": f"{recipe['runtime']}, {threads}, batch {recipe['batch_size']}",
-        "deployment resolution": settings["task"]["resolution"],
+        "deployment resolution": settings["task"].get("resolution"),
     }
     known = study.record.user_attrs
     for key, value in shown.items():
-        if known.get(key) != value:
+        if value is not None and known.get(key) != value:
             study.record.set_user_attr(key, value)
 
 
@@ -90,7 +92,12 @@ def network_text(architecture: Architecture) -> str:
 
 
 def describe_trial(study: Study, number: int, architecture: Architecture) -> None:
-    """Write the note of a trial that has just finished; `update` completes it by what is found out later."""
+    """Write the note of a trial that has just finished; `update` completes it by what is found out later.
+
+    Only `update` writes those of a long search, since all notes are read before one is written.
+    """
+    if number >= MOST_NOTES:
+        return
     trial = study.frozen()[number]
     figures = row(trial, study.latency(trial), None, study.has_last_rung)
     Dashboard(study.record).write_note(_trial_note(study, figures, architecture, _state(figures)), trial)
@@ -137,11 +144,21 @@ def _listed(numbers: Iterable[int]) -> str:
 
 def _trial_note(study: Study, figures: Mapping[str, Any], architecture: Architecture, state: str) -> str:
     facts = [*_facts(figures), *_trainings(study, figures["id"])]
-    name = f"{paths.shown(study.folder)}:{figures['id']}"
-    commands = f"`nas show {name}`, `nas explain {name}`, `nas export {name}`"
+    name = shlex.quote(f"{paths.shown(study.folder)}:{figures['id']}")
+    commands = ", ".join(_code(f"nas {verb} {name}") for verb in ("show", "explain", "export"))
     return "\n\n".join(
         [state, _table(("", ""), facts), f"Network `{figures['digest']}`", picture(architecture), commands]
     )
+
+
+def _code(text: str) -> str:
+    """A text as code in Markdown, also if it has backticks.
+
+    >>> _code("nas show a:1"), _code("nas show 'a`<b>:1'")
+    ('`nas show a:1`', "``nas show 'a`<b>:1'``")
+    """
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}{text}{fence}"
 
 
 def _facts(figures: Mapping[str, Any]) -> Iterator[Fact]:
@@ -169,7 +186,9 @@ def _interval(name: str, figures: Mapping[str, Any], column: str, ends: str) -> 
 
 def _trainings(study: Study, number: int) -> Iterator[Fact]:
     """The trainings of a trial's network, from the search to the last rung."""
-    if (found := study.search_accuracy(number)) is not None and study.settings.get("data"):
+    if not study.settings.get("data"):
+        return
+    if (found := study.search_accuracy(number)) is not None:
         fidelity = study.fidelity(number) or search_fidelity(study.settings["recipe"])
         yield "trained in the search", f"{_budget(fidelity)}: {OBJECTIVES['accuracy'].format(found)}"
     rungs = [study.rung(i, number) for i in range(len(study.planned_rungs or ()))]

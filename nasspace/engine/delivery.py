@@ -56,8 +56,9 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
     with paths.alone(study.folder, wait=study.is_shared), errors_of_storage(study.folder):
         if study.settings["data"]:
             failed = _Delivery(study, on_event or (lambda kind, **_: None)).run()
-        write_report(study.snapshot())
-        study.record.set_user_attr(records.FINISHED, not failed and not study.promoted())
+        finished = not failed and not study.promoted()
+        write_report(replace(study.snapshot(), is_finished=finished))
+        study.record.set_user_attr(records.FINISHED, finished)
         front = records.write_tables(study)  # after it: front.json records `finished`
         dashboard.update(study, front)
     if failed:

@@ -45,8 +45,12 @@ def stage_of(name: str) -> tuple[str, str]:
 
 
 def in_order(options: Iterable[Any]) -> list[Any]:
-    """Options in their order: numbers by size, then text."""
-    return sorted(options, key=lambda option: (isinstance(option, str), option))
+    """Options in their order: null, numbers by size, text.
+
+    >>> in_order(["paper", 2, None, 1])
+    [None, 1, 2, 'paper']
+    """
+    return sorted(options, key=lambda option: (0, 0) if option is None else (1 + isinstance(option, str), option))
 
 
 @dataclass(frozen=True)

@@ -6,43 +6,42 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nasspace.errors import InputError
 from nasspace.formatting import duration
 from nasspace.reporting.network_panel import Command, study_name
+from nasspace.studies import recipe as recipes
 from nasspace.studies.front import Front
 from nasspace.studies.objectives import OBJECTIVES
 from nasspace.studies.trial_table import RECORD
 
-FLAGS = {  # settings of a recipe that have a flag, and their defaults
-    "data": "digits",
-    "data_dir": None,
-    "time_budget": None,
-    "sampler": "gain",
-    "runtime": "onnxruntime",
-    "threads": 1,
-    "batch_size": 1,
-    "resolution": None,
-    "device": "cpu",
-    "latency_device": "local",
-    "workers": 1,
-    "seed": 0,
-}
+FLAGS = (  # settings of a recipe that have a flag of the same name
+    *("data", "data_dir", "skip_broken", "time_budget", "sampler", "runtime", "threads", "batch_size", "resolution"),
+    *("device", "latency_device", "workers", "ray", "gpus", "trial_timeout", "seed"),
+)
+ALWAYS = ("data", "seed")  # shown although the recipe has the same
 UNBOUNDED = 1_000_000  # trials of a search that only time ends
 
 
 def commands(front: Front) -> list[Command]:
-    """The commands that repeat the search and read its results; empty for a study that Python started."""
-    name = study_name(front)
-    search = [Command("Run the search again", search_command(front))] if front.data else []
+    """The commands that repeat the search and read its results.
+
+    A search with an evaluator, or with a recipe that has no name here, was started by Python: no command repeats it.
+    """
+    name, search = study_name(front), search_command(front) if front.data else ""
     return [
-        *search,
+        *([Command("Run the search again", search)] if search else []),
         Command("Print the front", f"nas front {name}"),
         Command("Write this page again", f"nas report {name}"),
     ]
 
 
 def search_command(front: Front) -> str:
-    """The `nas search` of a study: its settings as flags; what has no flag is in the recipe."""
+    """The `nas search` of a study: settings that its recipe does not have, as flags; empty without such a recipe."""
     recipe = front.recipe
+    try:
+        own = recipes.load(recipe.get("name") or "quick").as_written()
+    except InputError:
+        return ""
     parts = ["nas", "search", "--space", front.settings["space"]["name"], "--recipe", recipe.get("name") or "quick"]
     for name, limit in front.limits.items():
         parts += [OBJECTIVES[name].limit_flag or "", _amount(name, limit)]
@@ -52,10 +51,13 @@ def search_command(front: Front) -> str:
                   for name in front.objectives]  # fmt: skip
     if objectives != ["accuracy", "latency", "flops"]:
         parts += ["--objectives", ",".join(objectives)]
-    for name, default in FLAGS.items():
-        value = recipe.get(name, default)
-        if value is not None and (value != default or name in ("data", "seed")):
-            parts += [f"--{name.replace('_', '-')}", str(value)]
+    for name in FLAGS:
+        value = recipe.get(name, own[name])
+        if value is not None and (value != own[name] or name in ALWAYS):
+            flag = f"--{name.replace('_', '-')}"
+            parts += [flag] if value is True else [flag, str(value)]
+    if start := front.settings.get("start_from"):
+        parts += ["--start-from", str(start["source"])]
     return shlex.join(parts)
 
 
@@ -74,7 +76,7 @@ def durations(front: Front) -> dict[str, str]:
         start, end = min(one.started for one in ended), max(one.finished for one in ended)
         found["search, from its first trial to its last"] = (end - start).total_seconds()
     if trainings := [record.seconds for record in records if record.seconds]:
-        found[f"{len(trainings)} trainings of the search"] = sum(trainings)
+        found[f"{len(trainings)} training{'s' if len(trainings) > 1 else ''} of the search"] = sum(trainings)
     later = [one["seconds"] for record in records for one in record.trainings if one.get("seconds")]
     if later:
         found[f"{len(later)} further training{'s' if len(later) > 1 else ''}"] = sum(later)

@@ -92,6 +92,7 @@ def _content(front: Front) -> dict[str, Any]:
         "provenance": dict(provenance.facts(front)),
         "notes": list(_notes(front)),
         "trials_table": _trials_table(front),
+        "trials_count": len(front.trials),
         "trials_hidden": max(0, len(front.trials) - MOST_TABLED),
     }
 
@@ -323,12 +324,15 @@ def _why_recommended(front: Front) -> str:
     best = max(
         (number for number in rows if has_value(expected[number])), key=lambda number: (expected[number], -number)
     )
-    if front.recommended == best:
-        alone = rows[best].accuracy_ties is not None
-        return (
-            f"It is the most accurate network of the front{', and no faster one may be as accurate' if alone else ''}."
-        )
     costs = [name for name in front.objectives if name != "accuracy"]
+    if front.recommended == best:
+        alone = rows[best].accuracy_ties is not None and costs
+        cheaper = (
+            "faster one" if "latency" in costs else f"one with lower {OBJECTIVES[costs[0]].label}" if alone else ""
+        )
+        return (
+            f"It is the most accurate network of the front{f', and no {cheaper} may be as accurate' if alone else ''}."
+        )
     cost = "latency" if "latency" in costs else costs[0]
     kind = "fastest" if cost == "latency" else f"one with the lowest {OBJECTIVES[cost].label}"
     ties = len(rows[best].accuracy_ties or ()) + 1

@@ -41,12 +41,16 @@ NOT_REACHED = -0.13  # height of the networks without a choice
 
 @dataclass(frozen=True)
 class Growth:
-    """The hypervolume of the front after some trials, as a share of the box of all values; times are in seconds."""
+    """The hypervolume of the front, as a share of the box of all values, after some trials and after some seconds.
+
+    `seconds` and `shares_in_time` are empty if the times are not known: workers finish trials in another order.
+    """
 
     objectives: tuple[str, ...]
     trials: tuple[int, ...]
-    seconds: tuple[float, ...]
     shares: tuple[float, ...]
+    seconds: tuple[float, ...]
+    shares_in_time: tuple[float, ...]
 
 
 def growth(trials: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> Growth | None:
@@ -65,9 +69,15 @@ def growth(trials: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> Gr
     low, span = points.min(axis=0), np.ptp(points, axis=0)
     scaled = (points - low) / np.where(span > 0, span, 1.0) / MARGIN
     steps = sorted({round(step) for step in np.linspace(1, len(rows), min(len(rows), MOST_STEPS))})
-    shares = tuple(pareto.hypervolume(scaled[:step], np.ones(len(shown))) for step in steps)
-    at = [rows[step - 1] for step in steps]
-    return Growth(shown, tuple(int(row["id"]) for row in at), tuple(_seconds(rows, at)), shares)
+
+    def shares(ordered: np.ndarray) -> tuple[float, ...]:
+        return tuple(pareto.hypervolume(ordered[:step], np.ones(len(shown))) for step in steps)
+
+    seconds = np.array(_seconds(rows))
+    finished = np.argsort(seconds, kind="stable")
+    in_time = shares(scaled[finished]) if len(seconds) else ()
+    at = tuple(float(seconds[finished[step - 1]]) for step in steps) if len(seconds) else ()
+    return Growth(shown, tuple(int(rows[step - 1]["id"]) for step in steps), shares(scaled), at, in_time)
 
 
 def _to_minimize(name: str, row: Mapping[str, Any]) -> float:
@@ -79,26 +89,27 @@ def _to_minimize(name: str, row: Mapping[str, Any]) -> float:
     return OBJECTIVES[name].to_minimize(found)
 
 
-def _seconds(rows: Sequence[Mapping[str, Any]], at: Sequence[Mapping[str, Any]]) -> list[float]:
+def _seconds(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     """Seconds from the start of the first trial to the end of each; empty if a time is not known."""
     records = [row.get(RECORD) for row in rows]
     if not all(record and record.started and record.finished for record in records):
         return []
     start = min(record.started for record in records)
-    return [(row[RECORD].finished - start).total_seconds() for row in at]
+    return [(row[RECORD].finished - start).total_seconds() for row in rows]
 
 
 def growth_figures(found: Growth) -> list[Figure]:
     """Draw the hypervolume over trials, and over time if that is known."""
     longest = max(found.seconds, default=0)
     unit, seconds = ("seconds", 1) if longest < 180 else ("minutes", 60) if longest < 7200 else ("hours", 3600)
-    curves = [("trial", list(found.trials))]
+    curves = [("trial", list(found.trials), found.shares)]
     if found.seconds:
-        curves.append((f"time of the search, {unit}", [value / seconds for value in found.seconds]))
+        in_unit = [value / seconds for value in found.seconds]
+        curves.append((f"time of the search, {unit}", in_unit, found.shares_in_time))
     figures = []
-    for title, x in curves:
+    for title, x, shares in curves:
         trace = {
-            **{"type": "scatter", "x": x, "y": list(found.shares), "mode": "lines+markers", "name": "hypervolume"},
+            **{"type": "scatter", "x": x, "y": list(shares), "mode": "lines+markers", "name": "hypervolume"},
             **{"line": {"color": COLORS[FRONT], "width": 2, "shape": "hv"}, "marker": {"size": 4}},
             "hovertemplate": "%{y:.1%} at %{x:.4g}<extra></extra>",
         }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import optuna
 
 PART = 2045  # characters of an attribute with a part of a note, as the dashboard itself splits them
+WRITING = "nasspace:writing:"  # and the key of a note: it is being replaced
 FIGURE = "dashboard:plot_data:{}:0"  # in one part, so that nobody reads half a figure
 SIGNATURE = re.compile(r"\n\n\[nasspace\]: # \(([0-9a-f]{8})\)\Z")  # a link that is not shown
 
@@ -40,12 +41,16 @@ class Dashboard:
 
     def write_note(self, text: str, trial: optuna.trial.FrozenTrial | None = None) -> None:
         """Write the note of a trial, or of the study, in Markdown, unless it is there or somebody edited it."""
-        known, signed = self.note(trial), _signed(text)
-        if known == signed or (known and not _is_own(known)):
+        known, signed, key = self.note(trial), _signed(text), _note_key(trial)
+        was_interrupted = self._attributes.get(f"{WRITING}{key}", False)  # its parts are of two notes
+        if not was_interrupted and (known == signed or (known and not _is_own(known))):
             return
-        version = f"{_note_key(trial)}ver"
-        self._write(f"{_note_key(trial)}str:", signed)
-        self._set(version, int(self._attributes.get(version, 0)) + 1)  # last: without it, there is no note
+        if known:
+            self._set(f"{WRITING}{key}", True)
+        self._write(f"{key}str:", signed)
+        self._set(f"{key}ver", int(self._attributes.get(f"{key}ver", 0)) + 1)  # last: without it, there is no note
+        if known:
+            self._set(f"{WRITING}{key}", False)
 
     def write_figure(self, name: str, figure: Mapping[str, Any]) -> None:
         """Write a figure, in the schema of Plotly, unless it is there."""

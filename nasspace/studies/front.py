@@ -243,8 +243,8 @@ class Front:
     def knee(self) -> int | None:
         """The id of the member farthest from the line between the front's ends, in the first two objectives.
 
-        Both are scaled to 0..1. Accuracy is the expected one. None with fewer than three members, or if one member is
-        both ends.
+        Both are scaled to 0..1. Accuracy is the expected one. None with fewer than three members, if one member is both
+        ends, or if these two objectives have no other nondominated member.
         """
         if len(self.objectives) < 2:
             return None
@@ -269,8 +269,14 @@ class Front:
         def distance(i: int) -> float:
             return across * (y[first] - y[i]) - along * (x[first] - x[i])
 
-        between = [i for i in range(len(members)) if i not in (first, last)]
-        return members[max(between, key=lambda i: (distance(i), -members[i].id))].id
+        # With a third objective, a member of the front may be dominated in the first two: it is no knee.
+        places = list(zip(x, y, strict=True))
+        between = [
+            i
+            for i, (a, b) in enumerate(places)
+            if i not in (first, last) and not any(c <= a and d <= b and (c, d) != (a, b) for c, d in places)
+        ]
+        return members[max(between, key=lambda i: (distance(i), -members[i].id))].id if between else None
 
     def _column(self, name: str) -> str:
         """The column of an objective; for accuracy, of the expected one."""

@@ -288,6 +288,14 @@ def test_commands_run_the_search_again(front):
         *("--flash-target", "1024B", "--trials", "8", "--objectives", "accuracy_int8,flops"),
         *("--data", "digits", "--threads", "2", "--resolution", "32", "--seed", "3"),
     ]
+    # A flag is shown where it differs from the recipe's own value, not from the default.
+    cluster = {"name": "cluster", "workers": 1, "skip_broken": True, "ray": "head:10001", "gpus": 0.5}
+    command = provenance.search_command(changed(front, recipe={**SETTINGS["recipe"], **cluster}))
+    for flag in ("--workers 1", "--skip-broken", "--ray head:10001", "--gpus 0.5"):
+        assert flag in command
+    mine = changed(front, recipe={**SETTINGS["recipe"], "name": "of-a-script"})
+    assert provenance.search_command(mine) == ""
+    assert all("search again" not in one.does for one in provenance.commands(mine))
 
 
 def test_durations_are_those_recorded(front):

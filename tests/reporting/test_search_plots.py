@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import plotly.graph_objects as go
@@ -41,6 +42,16 @@ def test_the_front_grows_to_its_hypervolume():
     assert found.shares == pytest.approx((1.1 * 0.1 / 1.21, ends / 1.21, ends / 1.21))
     assert found.trials == (0, 1, 2)
     assert found.seconds == (60, 120, 180)
+
+
+def test_growth_in_time_is_in_the_order_in_which_workers_finished():
+    late = trial(0, 0.9, 2.0)
+    late[RECORD] = replace(late[RECORD], finished=START + timedelta(minutes=9))
+    found = growth([late, trial(1, 0.8, 1.0)], ["accuracy", "latency"])
+    assert found.seconds == (120, 540)
+    assert found.shares_in_time == pytest.approx((found.shares[0], found.shares[1]))
+    assert list(found.seconds) == sorted(found.seconds)
+    assert list(found.shares_in_time) == sorted(found.shares_in_time)
 
 
 def test_growth_counts_networks_within_the_limits_with_all_values():

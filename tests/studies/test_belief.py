@@ -126,6 +126,7 @@ def test_a_rung_that_became_the_last_one_counts_once(study):
         ([(0.9, 10.0), (0.72, 5.5), (0.5, 1.0), (0.52, 5.0)], 1),  # the last lies on the wrong side of the line
         ([(0.9, 10.0), (0.55, 6.0), (0.5, 1.0)], 1),  # a concave front
         ([(0.9, 10.0), (0.5, 1.0)], None),
+        ([(0.9, 5.0), (0.8, 6.0), (0.7, 1.0)], None),  # on the front by a third objective only
         ([(0.9, 1.0), (0.9, 1.0), (0.9, 1.0)], None),
     ],
 )

@@ -68,6 +68,29 @@ def test_a_note_that_was_written_halfway_is_written_again(record):
     assert SIGNATURE.sub("", read(record, "dashboard:")[1]) == "x" * PART
 
 
+@pytest.mark.parametrize("writes", range(6))
+def test_a_note_whose_replacement_was_interrupted_is_replaced(record, monkeypatch, writes):
+    Dashboard(record).write_note("x" * 2 * PART)
+    write, left = optuna_adapter.set_study_system_attr, [None] * writes
+
+    def killed(*arguments):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        write(*arguments)
+
+    monkeypatch.setattr(optuna_adapter, "set_study_system_attr", killed)
+    try:
+        Dashboard(record).write_note("y" * 2 * PART)
+    except KeyboardInterrupt:
+        monkeypatch.setattr(optuna_adapter, "set_study_system_attr", write)
+        Dashboard(record).write_note("y" * 2 * PART)
+    assert SIGNATURE.sub("", read(record, "dashboard:")[1]) == "y" * 2 * PART
+    optuna_adapter.set_study_system_attr(record, "dashboard:note_str:0", "mine")
+    Dashboard(record).write_note("z")
+    assert "mine" in read(record, "dashboard:")[1]
+
+
 def test_an_intermediate_value_of_a_finished_trial_is_recorded_and_replaced(record):
     trial = record.trials[0]
     for value in (0.6, 0.7):
