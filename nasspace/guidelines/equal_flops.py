@@ -83,7 +83,7 @@ def aligned_ratios(exact: float, narrowest: int, flops_at: Callable[[float], flo
 
     The first has about the `target` FLOPs; with the second the width is the next multiple of 16.
 
-    >>> aligned_ratios(0.35, 384, lambda ratio: ratio, 0.36)
+    >>> aligned_ratios(0.35, 384, lambda ratio: ratio, 0.35)
     [0.3333333333333333, 0.375]
     """
     near = (max(1, round(exact * narrowest / divisor)) * divisor / narrowest for divisor in (16, 8, 4))
