@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -128,6 +129,9 @@ sys.argv[1:] = {arguments!r}
 for descriptor in (1, 2):
     os.dup2(os.open({output!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT), descriptor)
 """
+
+
+RECORDED_STUDY = Path(__file__).parent / "recorded" / "study"
 
 
 class Forked:
@@ -251,6 +255,21 @@ def forked_model_py(tmp_path_factory) -> Iterator[None]:
 def cache_folder(tmp_path, monkeypatch):
     """Keep tests from reading and writing the user's cache."""
     monkeypatch.setenv("NASSPACE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def restore_study() -> Callable[[Path], Path]:
+    """`restore_study(folder)` writes the recorded study, a finished search on digits, to reports/real in a folder."""
+
+    def restore(folder: Path) -> Path:
+        place = folder / "reports" / "real"
+        place.mkdir(parents=True)
+        shutil.copy(RECORDED_STUDY / "study.yaml", place)
+        with contextlib.closing(sqlite3.connect(place / "study.db")) as connection:
+            connection.executescript((RECORDED_STUDY / "study.sql").read_text())
+        return place
+
+    return restore
 
 
 @pytest.fixture

@@ -20,11 +20,12 @@ from nasspace.errors import InputError
 from nasspace.formatting import escape_markdown as plain
 from nasspace.formatting import significant
 from nasspace.reporting import plots
-from nasspace.reporting.plot_data import pareto_rows
+from nasspace.reporting.plot_data import pareto_rows, shown, shown_interval
 from nasspace.studies import paths
 from nasspace.studies.dashboard import Dashboard
-from nasspace.studies.front import Front, search_fidelity
+from nasspace.studies.front import Front, runs_with, search_fidelity
 from nasspace.studies.objectives import COUNTED, OBJECTIVES
+from nasspace.studies.schema import LAST_RUNG, RUNG, RUNGS
 from nasspace.studies.study import Study
 from nasspace.studies.trial_table import has_value, network_words, row, whole
 from nasspace.training.metrics import wilson
@@ -42,14 +43,13 @@ Fact = tuple[str, str]  # a line of a table: what, and how much
 def describe_study(study: Study) -> None:
     """Set readable attributes of a study: what is searched, on which data, within which limits."""
     settings, recipe = study.settings, study.settings["recipe"]
-    threads = f"{recipe['threads']} thread{'s' if recipe['threads'] != 1 else ''}"
     limits = [f"{OBJECTIVES[name].label} {OBJECTIVES[name].format(value)}" for name, value in study.limits.items()]
     shown = {
         "space": f"{settings['space']['name']}, {settings['space'].get('size') or '?'} networks",
         "objectives": "; ".join(f"{OBJECTIVES[name].direction} {OBJECTIVES[name].column}" for name in study.objectives),
         "limits": "; ".join(limits) or "none",
         "data": settings["data"]["name"] if settings["data"] else f"the evaluator {settings['evaluator']}",
-        "latency with": f"{recipe['runtime']}, {threads}, batch {recipe['batch_size']}",
+        "latency with": runs_with(recipe),
         "deployment resolution": settings["task"].get("resolution"),
     }
     known = study.record.user_attrs
@@ -100,19 +100,20 @@ def describe_trial(study: Study, number: int, architecture: Architecture) -> Non
         return
     trial = study.frozen()[number]
     figures = row(trial, study.latency(trial), None, study.has_last_rung)
-    Dashboard(study.record).write_note(_trial_note(study, figures, architecture, _state(figures)), trial)
+    note = _trial_note(study, figures, architecture, _state(figures), study.record.user_attrs)
+    Dashboard(study.record).write_note(note, trial)
 
 
 def update(study: Study, front: Front) -> None:
     """Write the notes of the trials, and the note and the figure of the study, where they changed."""
     dashboard, members = Dashboard(study.record), {member.id: member for member in front.members}
     others = [figures for figures in front.trials if figures["id"] not in members][-MOST_NOTES:]
-    trials = study.frozen()
+    trials, recorded = study.frozen(), study.record.user_attrs  # read once: Optuna copies all of them each time
     for figures in (*(member.row for member in front.members), *others):
         number = figures["id"]
         state = _member_state(front, number) if number in members else _state(figures)
         with contextlib.suppress(InputError):  # a network of blocks that are not registered any more
-            note = _trial_note(study, figures, study.architecture(number), state)
+            note = _trial_note(study, figures, study.architecture(number), state, recorded)
             dashboard.write_note(note, trials[number])
     dashboard.write_note(_study_note(front))
     if front.members:
@@ -142,8 +143,11 @@ def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _trial_note(study: Study, figures: Mapping[str, Any], architecture: Architecture, state: str) -> str:
-    facts = [*_facts(figures), *_trainings(study, figures["id"])]
+def _trial_note(
+    study: Study, figures: Mapping[str, Any], architecture: Architecture, state: str, recorded: Mapping[str, Any]
+) -> str:
+    """The note of a trial; `recorded` are the attributes of the study."""
+    facts = [*_facts(figures), *_trainings(study, figures, architecture, recorded)]
     name = shlex.quote(f"{paths.shown(study.folder)}:{figures['id']}")
     commands = ", ".join(_code(f"nas {verb} {name}") for verb in ("show", "explain", "export"))
     return "\n\n".join(
@@ -163,40 +167,27 @@ def _code(text: str) -> str:
 
 def _facts(figures: Mapping[str, Any]) -> Iterator[Fact]:
     """The figures of a trial with their intervals."""
-    for column, what in (("accuracy", "accuracy"), ("search_accuracy", "accuracy in the search")):
-        if has_value(figures.get(column)):
-            yield what, OBJECTIVES["accuracy"].format(figures[column])
-    if has_value(figures.get("accuracy_low")):
-        yield "accuracy after full training (95 %)", _interval("accuracy", figures, "accuracy_expected", "accuracy_{}")
-    if has_value(figures.get("latency_low_ms")):
-        yield "latency (95 %)", _interval("latency", figures, "latency_ms", "latency_{}_ms")
-    elif has_value(figures.get("latency_ms")):
-        yield "latency", OBJECTIVES["latency"].format(figures["latency_ms"])
-    for name in COUNTED:
-        if has_value(figures.get(OBJECTIVES[name].column)):
-            yield OBJECTIVES[name].label, OBJECTIVES[name].format(figures[OBJECTIVES[name].column])
+    latency = shown_interval("latency", figures, "latency_ms", "latency_{}_ms")
+    facts = {
+        "accuracy": shown("accuracy", figures),
+        "accuracy in the search": shown("accuracy", figures, "search_accuracy"),
+        "accuracy after full training (95 %)": shown_interval("accuracy", figures, "accuracy_expected", "accuracy_{}"),
+        "latency (95 %)" if latency else "latency": latency or shown("latency", figures),
+        **{OBJECTIVES[name].label: shown(name, figures) for name in COUNTED},
+    }
+    yield from ((what, text) for what, text in facts.items() if text)
 
 
-def _interval(name: str, figures: Mapping[str, Any], column: str, ends: str) -> str:
-    value, low, high = (
-        OBJECTIVES[name].format(figures[key]) for key in (column, ends.format("low"), ends.format("high"))
-    )
-    return f"{value} ({low} to {high})"
-
-
-def _trainings(study: Study, number: int) -> Iterator[Fact]:
+def _trainings(
+    study: Study, figures: Mapping[str, Any], architecture: Architecture, recorded: Mapping[str, Any]
+) -> Iterator[Fact]:
     """The trainings of a trial's network, from the search to the last rung."""
-    if not study.settings.get("data"):
-        return
-    if (found := study.search_accuracy(number)) is not None:
-        fidelity = study.fidelity(number) or search_fidelity(study.settings["recipe"])
+    if has_value(found := figures.get("search_accuracy")):
+        fidelity = search_fidelity(study.settings["recipe"], architecture.input)
         yield "trained in the search", f"{_budget(fidelity)}: {OBJECTIVES['accuracy'].format(found)}"
-    rungs = [study.rung(i, number) for i in range(len(study.planned_rungs or ()))]
-    for what, record in [
-        *((f"rung {i + 1}", each) for i, each in enumerate(rungs)),
-        ("last rung", study.last_rung(number)),
-    ]:
-        if record:
+    keys = {f"rung {i + 1}": f"{RUNG}{i}:{figures['id']}" for i in range(len(recorded.get(RUNGS) or ()))}
+    for what, key in {**keys, "last rung": f"{LAST_RUNG}{figures['id']}"}.items():
+        if record := recorded.get(key):
             yield what, f"{_budget(record)}: {OBJECTIVES['accuracy'].format(record['accuracy'])}"
 
 

@@ -348,8 +348,8 @@ def measure_latency(
     digest = network_digest(architecture, runtimes.module_of(model, runtime) if model is not None else None)
     key = Conditions.on_this_machine(digest, runtime, **settings) if digest else None
     reference_key = reference_conditions(threads, device)
-    if key and not fresh and (known := cached_latency(key, cache)):
-        return known.normalized(machine_history(reference_key, runtime, cache))
+    if key and not fresh and (known := known_latency(key, reference_key, cache)):
+        return known
     if model is None:
         from nasspace.network import build
 
@@ -362,6 +362,12 @@ def measure_latency(
     if not latency.contended:
         record_rounds(latency.reference_ms, threads, device, cache)
     return store_latency(latency, key, reference_key, runtime, cache)
+
+
+def known_latency(key: Conditions, reference_key: Conditions, cache: LatencyCache) -> Latency | None:
+    """Return `cached_latency`, normalized by the history of the reference network under `reference_key`."""
+    found = cached_latency(key, cache)
+    return found and found.normalized(machine_history(reference_key, key.runtime, cache))
 
 
 def cached_latency(key: Conditions, cache: LatencyCache) -> Latency | None:

@@ -92,8 +92,8 @@ class RemoteDevice:
         settings = {"threads": threads, "batch_size": batch_size}
         key = self._conditions(digest, runtime, **settings, input=architecture.input) if digest else None
         reference_key = self._reference_conditions(threads)
-        if key and not fresh and (known := benchmark.cached_latency(key, cache)):
-            return known.normalized(reference.machine_history(reference_key, runtime, cache))
+        if key and not fresh and (known := benchmark.known_latency(key, reference_key, cache)):
+            return known
         if model is None:
             from nasspace.network import build
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -87,13 +88,14 @@ def _panel(front: Front, trial: Mapping[str, Any], kind: str, left: int) -> Netw
     record = trial.get(RECORD)
     text = member.architecture if member else record.architecture if record else ""
     row = {**trial, **(member.front_row() if member else {})}
+    shape = json.loads(text)["input"] if text else None
     panel = {
         "id": trial["id"],
         "kind": kind,
         "digest": str(trial["digest"]),
         "note": str(trial["reason"]) if isinstance(trial.get("reason"), str) else "",
         "figures": dict(_figures(row)),
-        "accuracies": _accuracies(front, row, record, (member.last_rung if member else None)),
+        "accuracies": _accuracies(front, row, record, member.last_rung if member else None, shape),
         "commands": list(_commands(front, _name(front, trial["id"]))),
         "explain": Command(
             "Find what slows it down, and what a change would save", f"nas explain {_name(front, trial['id'])}"
@@ -207,17 +209,24 @@ def _interval(row: Mapping[str, Any], prefix: str) -> str:
 
 
 def _accuracies(
-    front: Front, row: Mapping[str, Any], record: TrialRecord | None, last_rung: Mapping[str, Any] | None
+    front: Front,
+    row: Mapping[str, Any],
+    record: TrialRecord | None,
+    last_rung: Mapping[str, Any] | None,
+    shape: Sequence[int] | None,
 ) -> Table | None:
-    """The accuracy of a network after each of its trainings, the first being the search's; None without images."""
+    """The accuracy of a network after each of its trainings, the first being the search's; None without images.
+
+    `shape` is that of the network's input, which may be smaller than others of the study; None if it is not known.
+    """
     if not front.data:
         return None
+    side = min(shape[1:]) if shape else front.resolution
     rows: list[list[str]] = []
     searched = as_float(row.get("search_accuracy"))
     if searched == searched:
-        rows.append(
-            ["search", *_budget(search_fidelity(front.recipe)), _percent(searched), _time(record and record.seconds)]
-        )
+        budget = search_fidelity(front.recipe, shape)
+        rows.append(["search", *_budget(budget), _percent(searched), _time(record and record.seconds)])
     trainings = list(record.trainings) if record else []
     trainings = trainings or ([last_rung] if last_rung else [])
     deployed = (record.deployed if record else None) or {}
@@ -227,13 +236,12 @@ def _accuracies(
         rows.append([name, *_budget(training), _percent(training["accuracy"]), _time(training.get("seconds"))])
     exported = as_float(row.get("accuracy"))
     if exported == exported:
-        size = deployed.get("resolution") or front.resolution
-        rows.append(["exported file", _size(size), "", _percent(exported), ""])
+        rows.append(["exported file", _size(deployed.get("resolution") or side), "", _percent(exported), ""])
     if has_value(row.get("accuracy_low")):
         epochs = front.recipe["full"]["epochs"]
         low, high = _percent(row["accuracy_low"]), _percent(row["accuracy_high"])
         expected = (_percent(row["accuracy_expected"]), f"{low} to {high}")
-        rows.append(["full training, expected", _size(front.resolution), str(epochs), expected, ""])
+        rows.append(["full training, expected", _size(side), str(epochs), expected, ""])
     columns = [
         Column("training"),
         Column("resolution", "number"),

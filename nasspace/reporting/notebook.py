@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasspace.reporting import paper_figure, plots
-from nasspace.reporting.plot_data import pareto_rows
+from nasspace.reporting.plot_data import pareto_rows, shown, shown_interval
 from nasspace.studies.front import Front, Member
 from nasspace.studies.objectives import COUNTED, OBJECTIVES
-from nasspace.studies.trial_table import has_value
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -69,21 +68,9 @@ def _cells(front: Front, member: Member) -> dict[str, str]:
     row, asked = member.row, (*front.objectives, *front.limits, "flops", "params")
     return {
         "trial": str(member.id),
-        "accuracy": _shown("accuracy", row, "accuracy"),
-        "after full training": _interval("accuracy", row, "accuracy_expected", "accuracy"),
-        "latency": _interval("latency", row, "latency_ms", "latency", "_ms") or _shown("latency", row, "latency_ms"),
-        **{OBJECTIVES[name].label: _shown(name, row, OBJECTIVES[name].column) for name in COUNTED if name in asked},
+        "accuracy": shown("accuracy", row),
+        "after full training": shown_interval("accuracy", row, "accuracy_expected", "accuracy_{}"),
+        "latency": shown_interval("latency", row, "latency_ms", "latency_{}_ms") or shown("latency", row),
+        **{OBJECTIVES[name].label: shown(name, row) for name in COUNTED if name in asked},
         "digest": str(row["digest"]),
     }
-
-
-def _shown(name: str, row: Mapping[str, Any], column: str) -> str:
-    """A figure with its unit; empty without a value."""
-    value = row.get(column)
-    return OBJECTIVES[name].format(value) if has_value(value) else ""
-
-
-def _interval(name: str, row: Mapping[str, Any], column: str, prefix: str, suffix: str = "") -> str:
-    """A figure with its 95 % interval; empty without an interval."""
-    low, high = (_shown(name, row, f"{prefix}_{end}{suffix}") for end in ("low", "high"))
-    return f"{_shown(name, row, column)} ({low} to {high})" if low and high else ""

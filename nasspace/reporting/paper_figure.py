@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nasspace.reporting.plot_data import EVALUATED, FRONT, REJECTED, Row, panels, pareto_rows, staircase, values
 from nasspace.reporting.plots import COLORS, FAR, LOGARITHMIC
 from nasspace.reporting.publication import PNG, SVG, source
-from nasspace.studies.front import Front
+from nasspace.studies.front import Front, runs_with
 from nasspace.studies.objectives import OBJECTIVES
 from nasspace.studies.trial_table import has_value
 
@@ -109,9 +109,7 @@ def axis_title(front: Front, name: str) -> str:
     if name == "accuracy" and any(has_value(row.get("accuracy_low")) for row in front.trials):
         return "accuracy after full training"
     if name == "latency":
-        threads, batch = front.recipe["threads"], front.recipe["batch_size"]
-        runs = f"{front.recipe['runtime']}, {threads} thread{'s' if threads != 1 else ''}, batch {batch}"
-        return f"{OBJECTIVES[name].axis_title} ({runs})"
+        return f"{OBJECTIVES[name].axis_title} ({runs_with(front.recipe)})"
     return OBJECTIVES[name].axis_title
 
 

@@ -119,3 +119,23 @@ def staircase(rows: Iterable[Row], x: str, y: str) -> list[Row]:
     mask = pareto.front(points) if points else []
     steps = [row for row, is_step in zip(members, mask, strict=True) if is_step]
     return sorted(steps, key=lambda row: (row[x], row[y]))
+
+
+def shown(name: str, row: Mapping[str, Any], column: str = "") -> str:
+    """A figure of a trial with its unit, from the objective's own column or another; empty without a value.
+
+    >>> shown("accuracy", {"accuracy": 0.9}), shown("flops", {})
+    ('90.00%', '')
+    """
+    value = as_float(row.get(column or OBJECTIVES[name].column))
+    return "" if math.isnan(value) else OBJECTIVES[name].format(value)
+
+
+def shown_interval(name: str, row: Mapping[str, Any], column: str, ends: str) -> str:
+    """A figure with its 95 % interval, from the columns that `ends` gives for low and high; empty without one.
+
+    >>> shown_interval("latency", {"a": 2, "b_low": 1, "b_high": 3}, "a", "b_{}")
+    '2.00 ms (1.00 ms to 3.00 ms)'
+    """
+    low, high = (shown(name, row, ends.format(end)) for end in ("low", "high"))
+    return f"{shown(name, row, column)} ({low} to {high})" if low and high else ""

@@ -25,7 +25,6 @@ from nasspace.reporting.plot_data import (
     views,
 )
 from nasspace.studies.objectives import OBJECTIVES
-from nasspace.studies.trial_table import has_value
 
 Figure = dict[str, Any]
 COLORS = {
@@ -449,24 +448,6 @@ def axis_title(text: str = "", standoff: int | None = None) -> dict[str, Any]:
     """The title of an axis, `standoff` pixels from its labels (None: at the figure's margin)."""
     font = {"font": {"size": 13}} | ({} if standoff is None else {"standoff": standoff})
     return {"text": text, **font} if text else font
-
-
-def progress_figure(trials: Sequence[Mapping[str, Any]], column: str = "hypervolume") -> Figure:
-    """Draw the growth of the front: `column` of the rows of trials.csv, over the trials."""
-    part = sorted((row for row in trials if has_value(row.get(column))), key=lambda row: row["id"])
-    trace = {
-        "type": "scatter",
-        "x": [row["id"] for row in part],
-        "y": [row[column] for row in part],
-        "mode": "lines",
-        "line": {"color": COLORS[FRONT], "width": 2, "shape": "hv"},
-        "name": column,
-    }
-    axes = {
-        "xaxis": {**AXIS, "title": axis_title("trial")},
-        "yaxis": {**AXIS, "title": axis_title(f"{column} of the front"), "automargin": True},
-    }
-    return {"data": [trace], "layout": {**LAYOUT, **axes, "height": 320, "showlegend": False}}
 
 
 def plotly_js() -> str:

@@ -1,7 +1,7 @@
 """Whether the published files of a study still follow from it: its tables, its report, its pictures.
 
 A report ends in a comment with the version that wrote it and four fingerprints: of the page itself, of what the study
-held, and of its two tables. A page that was edited, cut off, or written from another front is told by them, without
+held, and of its two tables. They show a page that was edited, cut off, or written from another front, without
 rendering it again: a page may also show what depends on the machine that renders it. Pictures name in their metadata
 what they were drawn from.
 """

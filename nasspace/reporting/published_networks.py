@@ -87,16 +87,16 @@ class _Latencies:
 
     def of(self, architecture: Any) -> dict[str, float] | None:
         """The cached latency of a network; None if there is none."""
-        from nasspace.latency.benchmark import cached_latency
+        from nasspace.latency.benchmark import known_latency
         from nasspace.latency.conditions import Conditions
-        from nasspace.latency.reference import machine_history, reference_conditions
+        from nasspace.latency.reference import reference_conditions
 
         if not self._is_known:
             return None
         size = {"batch_size": self._batch_size, "input": architecture.input}
         key = Conditions.on_this_machine(architecture.digest, self._runtime, **self._settings, **size)
-        if (found := cached_latency(key, self._cache)) is None:
-            return None
         reference = reference_conditions(self._settings["threads"], self._settings["device"])
-        found = found.normalized(machine_history(reference, self._runtime, self._cache))
+        found = known_latency(key, reference, self._cache)
+        if found is None:
+            return None
         return {name: getattr(found, name) for name in ("median_ms", "low_ms", "high_ms")}

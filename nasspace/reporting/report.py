@@ -27,10 +27,10 @@ from nasspace.reporting import (
 )
 from nasspace.reporting.network_panel import NetworkPanel
 from nasspace.reporting.page import Column, Table, Tile, class_names, render, words
-from nasspace.reporting.plot_data import Row, as_float, pareto_rows
+from nasspace.reporting.plot_data import Row, as_float, pareto_rows, shown
 from nasspace.reporting.published_networks import PublishedNetwork
 from nasspace.samplers.importance import LEAST, choice_importances
-from nasspace.studies.front import Front, search_fidelity
+from nasspace.studies.front import Front, runs_with, search_fidelity
 from nasspace.studies.objectives import COUNTED, OBJECTIVES
 from nasspace.studies.trial_table import RECORD, has_value, network_words
 
@@ -131,10 +131,8 @@ def _limits(front: Front) -> dict[str, str]:
 
 def _latency_settings(front: Front) -> str:
     """'onnxruntime, 1 thread, batch 1, at 224x224'."""
-    recipe, size = front.recipe, front.resolution
-    threads = f"{recipe['threads']} thread{'s' if recipe['threads'] != 1 else ''}"
-    parts = [recipe["runtime"], threads, f"batch {recipe['batch_size']}", f"at {size}x{size}" if size else ""]
-    return ", ".join(part for part in parts if part)
+    size = front.resolution
+    return runs_with(front.recipe) + (f", at {size}x{size}" if size else "")
 
 
 def _views(front: Front, rows: Sequence[Row], published: Sequence[PublishedNetwork]) -> list[plots.Figure]:
@@ -241,11 +239,11 @@ def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
     """The cells of a trial's figures by the titles of their columns."""
     return {
         "trial": row["id"],
-        "accuracy": _shown("accuracy", row),
-        "in the search": _shown("accuracy", row, "search_accuracy"),
+        "accuracy": shown("accuracy", row),
+        "in the search": shown("accuracy", row, "search_accuracy"),
         "after full training": _full_training(row),
         "latency, ms": _latency(row, "latency"),
-        **{OBJECTIVES[name].label: _shown(name, row) for name in COUNTED},
+        **{OBJECTIVES[name].label: shown(name, row) for name in COUNTED},
         "digest": row["digest"],
     }
 
@@ -259,14 +257,8 @@ def _front_cells(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _full_training(row: Mapping[str, Any]) -> tuple[str, str]:
     """The accuracy expected after full training, and its interval; empty without a belief."""
-    low, high = (_shown("accuracy", row, f"accuracy_{end}") for end in ("low", "high"))
-    return (_shown("accuracy", row, "accuracy_expected"), f"{low} to {high}") if low else ("", "")
-
-
-def _shown(name: str, row: Mapping[str, Any], column: str = "") -> str:
-    """A figure with its unit; empty without a value."""
-    value = as_float(row.get(column or OBJECTIVES[name].column))
-    return "" if math.isnan(value) else OBJECTIVES[name].format(value)
+    low, high = (shown("accuracy", row, f"accuracy_{end}") for end in ("low", "high"))
+    return (shown("accuracy", row, "accuracy_expected"), f"{low} to {high}") if low else ("", "")
 
 
 def _latency(row: Mapping[str, Any], prefix: str) -> tuple[str, str]:
@@ -311,7 +303,7 @@ def _suggestions(front: Front) -> Iterator[dict[str, Any]]:
 
 def _compared(name: str, row: Mapping[str, Any]) -> str:
     """A figure by which networks are compared, with what it counts: of accuracy, the expected one."""
-    text = _shown(name, row, "accuracy_expected" if name == "accuracy" else "")
+    text = shown(name, row, "accuracy_expected" if name == "accuracy" else "")
     return f"{text} {OBJECTIVES[name].label}" if text and OBJECTIVES[name].unit == "M" else text
 
 
@@ -326,13 +318,11 @@ def _why_recommended(front: Front) -> str:
     )
     costs = [name for name in front.objectives if name != "accuracy"]
     if front.recommended == best:
-        alone = rows[best].accuracy_ties is not None and costs
-        cheaper = (
-            "faster one" if "latency" in costs else f"one with lower {OBJECTIVES[costs[0]].label}" if alone else ""
-        )
-        return (
-            f"It is the most accurate network of the front{f', and no {cheaper} may be as accurate' if alone else ''}."
-        )
+        text = "It is the most accurate network of the front"
+        if rows[best].accuracy_ties is None or not costs:
+            return f"{text}."
+        cheaper = "faster one" if "latency" in costs else f"one with lower {OBJECTIVES[costs[0]].label}"
+        return f"{text}, and no {cheaper} may be as accurate."
     cost = "latency" if "latency" in costs else costs[0]
     kind = "fastest" if cost == "latency" else f"one with the lowest {OBJECTIVES[cost].label}"
     ties = len(rows[best].accuracy_ties or ()) + 1

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -245,7 +246,7 @@ class _Span:
 def _notes(x: float, axis: _ChoiceAxis | _Span) -> list[dict[str, Any]]:
     """The title above an axis, and the options or values at it."""
     plain = {"showarrow": False, "x": x}
-    title = re.sub(r" (?=layer |[^\d ])", "<br>", escaped(axis.title)).replace("layer<br>", "layer ")
+    title = re.sub(r" (?=layer |[^\d ])", "<br>", escape(axis.title, quote=False)).replace("layer<br>", "layer ")
     above = {"y": 1.05, "yanchor": "bottom", "xanchor": "center", "text": title, "font": {"size": 11}}
     ticks = [
         {
@@ -254,17 +255,12 @@ def _notes(x: float, axis: _ChoiceAxis | _Span) -> list[dict[str, Any]]:
             "xanchor": "left",
             "xshift": 4,
             "yshift": 7,
-            "text": escaped(text[:16]),
+            "text": escape(text[:16], quote=False),
             "font": {"size": 11},
         }
         for height, text in axis.ticks
     ]
     return [{**plain, **above}, *ticks]
-
-
-def escaped(text: str) -> str:
-    """A text as Plotly shows it literally: it reads a few tags of HTML."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def importance_figure(importances: Mapping[str, float]) -> Figure:
@@ -274,7 +270,7 @@ def importance_figure(importances: Mapping[str, float]) -> Figure:
         "type": "bar",
         "orientation": "h",
         "x": [value for _, value in shown],
-        "y": [escaped(readable(name)) for name, _ in shown],
+        "y": [escape(readable(name), quote=False) for name, _ in shown],
         "marker": {"color": COLORS[EVALUATED]},
         "hovertemplate": "%{x:.1%}<extra></extra>",
     }

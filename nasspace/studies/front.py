@@ -310,11 +310,21 @@ def has_last_rung(settings: Mapping[str, Any]) -> bool:
     return bool(settings.get("data")) and "accuracy" in settings["recipe"]["objectives"]
 
 
-def search_fidelity(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What the search found accuracies with: the training of each network, or that of shared weights."""
-    if shared := recipe.get("supernet"):
-        return {"resolution": shared["resolution"], "epochs": shared["epochs"], "weights": "shared"}
-    return dict(recipe["fidelity"])
+def search_fidelity(recipe: Mapping[str, Any], input_shape: Sequence[int] | None = None) -> dict[str, Any]:
+    """What the search found accuracies with: the training of each network, or that of shared weights.
+
+    `input_shape` (channels, height, width) is that of one network, which is trained at no higher resolution.
+    """
+    shared = recipe.get("supernet")
+    found = {**{key: shared[key] for key in ("resolution", "epochs")}, "weights": "shared"} if shared else {}
+    found = found or dict(recipe["fidelity"])
+    return {**found, "resolution": min(found["resolution"], *input_shape[1:])} if input_shape else found
+
+
+def runs_with(recipe: Mapping[str, Any]) -> str:
+    """How a recipe measures latency: 'onnxruntime, 1 thread, batch 1'."""
+    threads = f"{recipe['threads']} thread{'s' if recipe['threads'] != 1 else ''}"
+    return f"{recipe['runtime']}, {threads}, batch {recipe['batch_size']}"
 
 
 def origin(settings: Mapping[str, Any]) -> dict[str, Any] | None:

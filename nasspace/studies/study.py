@@ -192,9 +192,7 @@ class Study:
         """
         if not self.settings.get("data"):
             return None
-        fidelity = fronts.search_fidelity(self.settings["recipe"])
-        size = min(fidelity["resolution"], *json.loads(self._recorded(number))["input"][1:])
-        return {**fidelity, "resolution": size}
+        return fronts.search_fidelity(self.settings["recipe"], json.loads(self._recorded(number))["input"])
 
     def failure(self, number: int) -> dict[str, Any] | None:
         """Why a trial failed, in the search or later at its deployment resolution; None for others.

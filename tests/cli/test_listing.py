@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -32,13 +30,8 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def study():
-    place = Path("reports/real")
-    place.mkdir(parents=True)
-    shutil.copy(RECORDED / "study.yaml", place)
-    connection = sqlite3.connect(place / "study.db")
-    connection.executescript((RECORDED / "study.sql").read_text())
-    connection.close()
+def study(restore_study):
+    restore_study(Path())
 
 
 @pytest.mark.slow

@@ -144,7 +144,7 @@ def test_a_network_that_cannot_be_built_has_no_note(study, monkeypatch):
 def test_names_of_others_stay_text(study, monkeypatch):
     architecture = study.architecture(0)
     figures = {**study.snapshot().trials[0], "reason": EVIL, "state": "rejected"}
-    note = dashboard._trial_note(study, figures, architecture, dashboard._state(figures))
+    note = dashboard._trial_note(study, figures, architecture, dashboard._state(figures), study.record.user_attrs)
     settings = {**study.settings, "space": {**study.settings["space"], "name": EVIL}}
     monkeypatch.setattr(study, "settings", settings)
     for text in (note, dashboard._study_note(study.snapshot())):

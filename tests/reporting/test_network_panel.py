@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,17 @@ def test_accuracies_are_those_of_each_training():
     assert texts(panels_of(front_of(1))[0].accuracies)[0][0] == "search"
 
 
-@pytest.mark.parametrize("folder", ["reports/mine", "/tmp/a b'c/$(x)", "reports/=cmd()"])
+def test_a_network_is_trained_at_no_higher_resolution_than_its_input():
+    front = front_of(1)
+    row = front.trials[0]
+    small = json.loads(row[RECORD].architecture) | {"input": [1, 12, 12]}
+    record = replace(row[RECORD], architecture=json.dumps(small))
+    table = panels_of(replace(front, members=(), trials=({**row, RECORD: record},)))[0].accuracies
+    rows = {cells[0]: cells[1] for cells in texts(table)}
+    assert rows == {"search": "12×12", "exported file": "12×12", "full training, expected": "12×12"}
+
+
+@pytest.mark.parametrize("folder", ["reports/mine", "elsewhere/a b'c/$(x)", "reports/=cmd()"])
 def test_commands_are_quoted_for_a_shell(folder):
     name = folder.removeprefix("reports/")
     commands = {

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-import shutil
-import sqlite3
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -28,15 +26,9 @@ EVIL = "$x</script><script>alert(1)</script>"  # `$` begins a formula in Matplot
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory) -> SearchedStudy:
+def study(restore_study, tmp_path_factory) -> SearchedStudy:
     """A finished search on digits."""
-    folder = tmp_path_factory.mktemp("figures") / "reports" / "real"
-    folder.mkdir(parents=True)
-    shutil.copy(RECORDED / "study.yaml", folder)
-    with sqlite3.connect(folder / "study.db") as connection:
-        connection.executescript((RECORDED / "study.sql").read_text())
-    connection.close()
-    return nasspace.load_study(folder)
+    return nasspace.load_study(restore_study(tmp_path_factory.mktemp("figures")))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pytest
 
 from nasspace.reporting.plot_data import panels, pareto_rows, staircase, views
-from nasspace.reporting.plots import CONFIG, linked_figures, pareto_figure, progress_figure
+from nasspace.reporting.plots import CONFIG, linked_figures, pareto_figure
 from nasspace.studies.objectives import OBJECTIVES
 
 NAMES = ["accuracy", "latency", "flops"]
@@ -179,13 +179,6 @@ def test_a_candidate_without_interval_has_no_bar():
 
 def test_nothing_can_be_uploaded():
     assert CONFIG["showSendToCloud"] is False
-
-
-def test_progress():
-    table = [{**row, "hypervolume": value} for row, value in zip(trials({}, {}, {}), [0.1, None, 0.3], strict=True)]
-    figure = go.Figure(progress_figure(table))
-    assert list(figure.data[0].x) == [0, 2]
-    assert list(figure.data[0].y) == [0.1, 0.3]
 
 
 LIMITS = {"latency": 1.5, "flops": 2.5e6}

@@ -21,14 +21,9 @@ RECORDED = Path(__file__).parents[1] / "recorded" / "study"
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory) -> Path:
+def published(restore_study, tmp_path_factory) -> Path:
     """The folder of a finished search on digits, with its tables and its report."""
-    folder = tmp_path_factory.mktemp("published") / "reports" / "real"
-    folder.mkdir(parents=True)
-    shutil.copy(RECORDED / "study.yaml", folder)
-    with sqlite3.connect(folder / "study.db") as connection:
-        connection.executescript((RECORDED / "study.sql").read_text())
-    connection.close()
+    folder = restore_study(tmp_path_factory.mktemp("published"))
     write_report(records.write_tables(records.read(folder)))
     return folder
 

@@ -31,19 +31,10 @@ VALUES = [
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
+def study(restore_study, tmp_path, monkeypatch):
     """The records of a finished search on digits, without exports."""
     monkeypatch.chdir(tmp_path)
-    return restored(tmp_path)
-
-
-def restored(folder):
-    place = folder / "reports" / "real"
-    place.mkdir(parents=True)
-    shutil.copy(RECORDED / "study.yaml", place)
-    connection = sqlite3.connect(place / "study.db")
-    connection.executescript((RECORDED / "study.sql").read_text())
-    connection.close()
+    place = restore_study(tmp_path)
     (place / "trials.csv").write_text("id,digest\n0,a\n")
     return place
 

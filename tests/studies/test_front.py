@@ -8,8 +8,6 @@ import json
 import math
 import random
 import re
-import shutil
-import sqlite3
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,15 +25,10 @@ RECORDED = Path(__file__).parents[1] / "recorded" / "study"
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch) -> records.Study:
+def study(restore_study, tmp_path, monkeypatch) -> records.Study:
     """A finished search on digits."""
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "reports" / "real"
-    folder.mkdir(parents=True)
-    shutil.copy(RECORDED / "study.yaml", folder)
-    with sqlite3.connect(folder / "study.db") as connection:
-        connection.executescript((RECORDED / "study.sql").read_text())
-    connection.close()
+    restore_study(tmp_path)
     return records.load("real")
 
 

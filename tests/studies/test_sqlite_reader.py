@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -35,15 +34,10 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def real(tmp_path, monkeypatch):
+def real(restore_study, tmp_path, monkeypatch):
     """The database of a finished search on digits, as study 'real' below the working folder."""
     monkeypatch.chdir(tmp_path)
-    place = tmp_path / "reports" / "real"
-    place.mkdir(parents=True)
-    shutil.copy(RECORDED / "study.yaml", place)
-    with contextlib.closing(sqlite3.connect(place / "study.db")) as connection:
-        connection.executescript((RECORDED / "study.sql").read_text())
-    return place / "study.db"
+    return restore_study(tmp_path) / "study.db"
 
 
 def by_optuna(path, name="mine"):
