@@ -377,7 +377,7 @@ def _verify_member(folder: Path, options: dict[str, Any]) -> Any:
 
 def _exports_of(name: Path) -> list[Path]:
     """The exports of a study, by their numbers; none if the name is not a study."""
-    from nasspace.studies.paths import folder_of
+    from nasspace.studies.paths import as_argument, folder_of
     from nasspace.studies.study import read
 
     folder = folder_of(str(name))
@@ -385,7 +385,7 @@ def _exports_of(name: Path) -> list[Path]:
         return []
     found = {int(path.name) for path in (folder / "exports").glob("*") if path.name.isdecimal()}
     if not found:
-        raise InputError(f"{folder}: this study has no exports; run `nas resume {folder.name}`")
+        raise InputError(f"{folder}: this study has no exports; run `nas resume {as_argument(folder)}`")
     return [folder / "exports" / str(number) for number in sorted(found | set(read(str(folder)).front_numbers()))]
 
 

@@ -12,6 +12,7 @@ import typer
 from nasspace.cli import choices, printing
 from nasspace.cli.spaces import Json
 from nasspace.errors import InputError, Interrupted
+from nasspace.studies import paths
 from nasspace.studies.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -211,11 +212,9 @@ def _run(start: Callable[[Callable[..., None]], Study], json: bool) -> None:
 
 def _interrupted(studies: list[Study]) -> Interrupted:
     """The message of an interruption: what is kept, and how to continue."""
-    from nasspace.studies import paths
-
     if not studies:
         return Interrupted("interrupted before the search started; run the same command again")
-    command = f"nas resume {paths.shown(studies[0].folder)}"
+    command = f"nas resume {paths.as_argument(studies[0].folder)}"
     return Interrupted(f"interrupted; what is finished is kept; run `{command}` to continue")
 
 
@@ -248,8 +247,8 @@ def _print_front(study: Study, json: bool) -> None:
     if document["resolution_why"]:
         printing.print_message(f"deployment resolution {document['resolution']}: {document['resolution_why']}")
     if document["untrained"]:
-        number = document["untrained"]
-        printing.print_message(f"{number} more to train at the deployment resolution: run `nas resume {study.name}`")
+        number, name = document["untrained"], paths.as_argument(study.folder)
+        printing.print_message(f"{number} more to train at the deployment resolution: run `nas resume {name}`")
     if document["ended_early"]:
         printing.print_message(f"the search ended early: {document['ended_early']}")
     if document["fidelity_tau"]:

@@ -10,7 +10,6 @@ import contextlib
 import json
 import math
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -148,7 +147,7 @@ def _trial_note(
 ) -> str:
     """The note of a trial; `recorded` are the attributes of the study."""
     facts = [*_facts(figures), *_trainings(study, figures, architecture, recorded)]
-    name = shlex.quote(f"{paths.shown(study.folder)}:{figures['id']}")
+    name = paths.as_argument(study.folder, figures["id"])
     commands = ", ".join(_code(f"nas {verb} {name}") for verb in ("show", "explain", "export"))
     return "\n\n".join(
         [state, _table(("", ""), facts), f"Network `{figures['digest']}`", picture(architecture), commands]

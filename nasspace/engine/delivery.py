@@ -63,7 +63,7 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
         dashboard.update(study, front)
     if failed:
         errors = "; ".join(f"trial {number}: {error}" for number, error in failed.items())
-        raise VerificationError(f"{errors} (`nas resume {study.name}` tries again)")
+        raise VerificationError(f"{errors} (`nas resume {paths.as_argument(study.folder)}` tries again)")
     if not study.front_numbers():
         raise empty_front(study)
     return study
@@ -150,8 +150,8 @@ class _Delivery:
         while promoted := [number for number in study.promoted() if number not in self.failed]:
             number = self._next_to_train(promoted)
             if number is None:
-                text = f"the time budget is used up: {len(promoted)} more to train, by `nas resume {study.name}`"
-                self.report("note", text=text)
+                command = f"nas resume {paths.as_argument(study.folder)}"
+                self.report("note", text=f"the time budget is used up: {len(promoted)} more to train, by `{command}`")
                 return False
             count += 1
             position = f"{count} of {count + len(promoted) - 1}"
@@ -262,7 +262,7 @@ class _Delivery:
             with remote.RemoteDevice(recipe.latency_device) as device:
                 yield from device.measure_files(exported, **settings, runtime=recipe.runtime)
         elif elsewhere:
-            command = f"nas resume {paths.shown(self.study.folder)}"
+            command = f"nas resume {paths.as_argument(self.study.folder)}"
             yield from remeasure.measure_files(exported, recipe, command, **settings)
         else:
             with machine_lock.measurement_lock():

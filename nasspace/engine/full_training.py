@@ -35,6 +35,7 @@ from nasspace.latency.conditions import machine
 from nasspace.latency.runtimes import library_versions
 from nasspace.network import Network, build
 from nasspace.reporting import training_page
+from nasspace.studies import paths
 from nasspace.studies import study as records
 from nasspace.studies.recipe import LEAST_RESOLUTION
 from nasspace.training import checkpoints, distributed, metrics, pretrained, trainer
@@ -244,7 +245,9 @@ def _train(
     study = records.read(name)
     numbers = study.front_numbers()
     if not numbers:
-        raise InputError(f"{study.folder}: this study has no front yet; run `nas resume {name}`")
+        raise InputError(
+            f"{study.folder}: this study has no front yet; run `nas resume {paths.as_argument(study.folder)}`"
+        )
     if options.weights is not None:
         raise InputError(f"{arch}: the members of a front cannot start from the same weights; name one as {name}:ID")
     trained = []

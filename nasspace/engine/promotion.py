@@ -157,7 +157,7 @@ class Promotion:
         from nasspace.engine.ray import climbing
 
         study, done = self.study, 0
-        command = f"nas resume {paths.shown(study.folder)}"
+        command = f"nas resume {paths.as_argument(study.folder)}"
         by_side: dict[int, list[int]] = {}
         for number in numbers:
             by_side.setdefault(min(study.architecture(number).input[1:]), []).append(number)
@@ -301,7 +301,7 @@ class Promotion:
         side = min(architecture.input[1:])
         study.record.set_user_attr(f"{DEPLOYED}{number}", {"resolution": side, **error.to_json()})
         rungs.remove_checkpoints(study.folder / "checkpoints", architecture)
-        remedy = f" (`nas show {study.name}:{number}` has its traceback)" if error.traceback else ""
+        remedy = f" (`nas show {paths.as_argument(study.folder, number)}` has its traceback)" if error.traceback else ""
         self.report("note", text=f"trial {number} leaves the front: {error}{remedy}")
 
     def train_last(self, number: int, position: str) -> bool:

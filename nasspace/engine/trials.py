@@ -18,7 +18,7 @@ from nasspace.engine.problem import Problem
 from nasspace.engine.proposals import Proposals, is_taken
 from nasspace.errors import InputError
 from nasspace.samplers.observation import Bounds
-from nasspace.studies import storage
+from nasspace.studies import paths, storage
 from nasspace.studies import study as records
 from nasspace.studies.heartbeat import Heartbeat
 from nasspace.studies.study import Study
@@ -206,7 +206,7 @@ class TrialManager:
         if len(failed) == MAX_FAILURES and all(failed):
             raise InputError(
                 f"{MAX_FAILURES} candidates in a row could not be evaluated; the last one: {outcome.failure} "
-                f"(`nas show {self.study.name}:{candidate.number}` has its traceback)"
+                f"(`nas show {paths.as_argument(self.study.folder, candidate.number)}` has its traceback)"
             )
 
     def _release(self, candidate: Candidate) -> None:

@@ -45,7 +45,9 @@ def export_member(
         why = f"the trained weights of trial {member.id} are not kept"
         if front.recipe.get("supernet"):
             why = f"trial {member.id} was judged with shared weights and has none of its own"
-        raise InputError(f"{front.folder}: {why}; `nas train {front.name}:{member.id}` trains it and exports it")
+        raise InputError(
+            f"{front.folder}: {why}; `nas train {paths.as_argument(front.folder, member.id)}` trains it and exports it"
+        )
     is_deployed = member.deployed is not None or front.weights.deployed.path(member.id) is not None
     last_rung = (member.last_rung or {}) if is_deployed else {}
     preprocessing = front.data.get("preprocessing")
@@ -84,7 +86,9 @@ def export_member(
 def export_front(front: Front, folder: Path, **options: Any) -> list[Exported]:
     """Export each member of a front to a folder of its number; `options` are those of `export_member`."""
     if not front.members:
-        raise InputError(f"{front.folder}: this study has no front yet; run `nas resume {paths.shown(front.folder)}`")
+        raise InputError(
+            f"{front.folder}: this study has no front yet; run `nas resume {paths.as_argument(front.folder)}`"
+        )
     return [export_member(front, member, folder / str(member.id), **options) for member in front.members]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -77,11 +76,6 @@ def panels(front: Front, rows: Sequence[Mapping[str, Any]]) -> list[NetworkPanel
     return found
 
 
-def study_name(front: Front) -> str:
-    """The study as commands take it, quoted for a shell."""
-    return shlex.quote(paths.shown(front.folder))
-
-
 def _panel(front: Front, trial: Mapping[str, Any], kind: str, left: int) -> NetworkPanel:
     """The panel of a trial; without its layers if it has more than `left`."""
     member = next((member for member in front.members if member.id == trial["id"]), None)
@@ -89,6 +83,7 @@ def _panel(front: Front, trial: Mapping[str, Any], kind: str, left: int) -> Netw
     text = member.architecture if member else record.architecture if record else ""
     row = {**trial, **(member.front_row() if member else {})}
     shape = json.loads(text)["input"] if text else None
+    name = paths.as_argument(front.folder, trial["id"])
     panel = {
         "id": trial["id"],
         "kind": kind,
@@ -96,10 +91,8 @@ def _panel(front: Front, trial: Mapping[str, Any], kind: str, left: int) -> Netw
         "note": str(trial["reason"]) if isinstance(trial.get("reason"), str) else "",
         "figures": dict(_figures(row)),
         "accuracies": _accuracies(front, row, record, member.last_rung if member else None, shape),
-        "commands": list(_commands(front, _name(front, trial["id"]))),
-        "explain": Command(
-            "Find what slows it down, and what a change would save", f"nas explain {_name(front, trial['id'])}"
-        ),
+        "commands": list(_commands(front, name)),
+        "explain": Command("Find what slows it down, and what a change would save", f"nas explain {name}"),
         "json": text if member else "",
     }
     if not text:
@@ -269,11 +262,6 @@ def _percent(value: float) -> str:
 
 def _time(seconds: float | None) -> str:
     return "" if seconds is None else duration(seconds)
-
-
-def _name(front: Front, number: int) -> str:
-    """A network as commands take it, quoted for a shell."""
-    return shlex.quote(f"{paths.shown(front.folder)}:{number}")
 
 
 def _commands(front: Front, name: str) -> Iterator[Command]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from nasspace.errors import InputError
 from nasspace.formatting import duration
-from nasspace.reporting.network_panel import Command, study_name
+from nasspace.reporting.network_panel import Command
+from nasspace.studies import paths
 from nasspace.studies import recipe as recipes
 from nasspace.studies.front import Front
 from nasspace.studies.objectives import OBJECTIVES
@@ -27,7 +28,7 @@ def commands(front: Front) -> list[Command]:
 
     A search with an evaluator, or with a recipe that has no name here, was started by Python: no command repeats it.
     """
-    name, search = study_name(front), search_command(front) if front.data else ""
+    name, search = paths.as_argument(front.folder), search_command(front) if front.data else ""
     return [
         *([Command("Run the search again", search)] if search else []),
         Command("Print the front", f"nas front {name}"),

@@ -25,6 +25,7 @@ from nasspace.errors import InputError, cut
 from nasspace.exporting.check import Check, not_run
 from nasspace.studies.front import Front
 from nasspace.studies.objectives import OBJECTIVES
+from nasspace.studies.paths import as_argument
 
 TRIALS, FRONT, DOCUMENT, PAGE = "trials.csv", "front.csv", "front.json", "report.html"
 PICTURES = SVG, PNG = "front.svg", "front.png"
@@ -147,7 +148,7 @@ def _files(folder: Path) -> dict[str, str | None]:
     """The texts of the published files; None for one that is not there."""
     found = {name: _read(folder / name) for name in FILES}
     if not any(text is not None for text in found.values()):
-        raise InputError(f"{folder}: holds none of {', '.join(FILES)}; `nas report {folder.name}` writes them")
+        raise InputError(f"{folder}: holds none of {', '.join(FILES)}; `nas report {as_argument(folder)}` writes them")
     return found
 
 

@@ -30,6 +30,7 @@ from nasspace.reporting.page import Column, Table, Tile, class_names, render, wo
 from nasspace.reporting.plot_data import Row, as_float, pareto_rows, shown
 from nasspace.reporting.published_networks import PublishedNetwork
 from nasspace.samplers.importance import LEAST, choice_importances
+from nasspace.studies import paths
 from nasspace.studies.front import Front, runs_with, search_fidelity
 from nasspace.studies.objectives import COUNTED, OBJECTIVES
 from nasspace.studies.trial_table import RECORD, has_value, network_words
@@ -460,7 +461,7 @@ def _published_note(front: Front) -> str:
     return (
         f"Counted exactly at {size} with this study's classes. None was trained here, so they have no accuracy. "
         "Latencies are those that the cache of this machine held under the study's conditions when the page was "
-        f"written; nas latency NAME --beside {provenance.study_name(front)} measures more."
+        f"written; nas latency NAME --beside {paths.as_argument(front.folder)} measures more."
     )
 
 

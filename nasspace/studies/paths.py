@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 from nasspace import files
 from nasspace.errors import InputError
+
+COMPARISON = "comparison.yaml"  # the settings of a comparison, whose folder holds several studies
 
 
 def folder_of(name: str | Path) -> Path:
@@ -29,9 +32,17 @@ def folder_of(name: str | Path) -> Path:
         raise InputError(f"{text[:60]}...: cannot be a study's name ({error.strerror}); choose another name") from None
 
 
-def shown(folder: Path) -> str:
-    """The name of a study as commands take it: its name if `folder_of` finds it, else its folder."""
-    return folder.name if folder.parent == Path("reports") else str(folder)
+def as_argument(folder: Path, number: int | None = None) -> str:
+    """A study, or a network of it, as an argument of a command that can be copied: quoted for a shell.
+
+    It is the study's name if `folder_of` finds it, else its folder.
+
+    >>> as_argument(Path("reports/my photos"), 7), as_argument(Path("/tmp/one"))
+    ("'my photos:7'", '/tmp/one')
+    """
+    is_name = folder.parent == Path("reports") and not folder.name.startswith("-")  # which would be a flag
+    name = folder.name if is_name else str(folder)
+    return shlex.quote(name if number is None else f"{name}:{number}")
 
 
 def known_studies(parent: Path) -> str:

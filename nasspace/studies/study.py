@@ -27,7 +27,7 @@ from nasspace.studies import storage
 from nasspace.studies.belief import StudyBelief, believe
 from nasspace.studies.front import Front, Member
 from nasspace.studies.objectives import OBJECTIVES, directions
-from nasspace.studies.paths import folder_of, known_studies
+from nasspace.studies.paths import as_argument, folder_of, known_studies
 from nasspace.studies.schema import (
     DEPLOYED,
     LAST_RUNG,
@@ -240,7 +240,7 @@ class Study:
             if trial.number == number:
                 return trial.user_attrs["architecture"]
         if failure := self.failure(number):
-            remedy = f"`nas show {self.name}:{number}` has its traceback"
+            remedy = f"`nas show {as_argument(self.folder, number)}` has its traceback"
             raise InputError(f"trial {number} of study '{self.name}' {failure['failure']}; {remedy}")
         known = [trial.number for trial in self.frozen("COMPLETE", "PRUNED")]
         raise InputError(f"study '{self.name}' has no trial {number}; it has {listed(known)}")

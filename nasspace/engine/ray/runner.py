@@ -205,7 +205,7 @@ def run(manager: TrialManager, fresh_latency: bool) -> None:
         return
     recipe = manager.problem.recipe
     payload = Payload.from_problem(manager.problem, fresh_latency)
-    resume_command = f"nas resume {paths.shown(manager.study.folder)}"
+    resume_command = f"nas resume {paths.as_argument(manager.study.folder)}"
     with cluster.connect(recipe, payload.nbytes, resume_command) as connection:
         dispatcher = _run_tuner(manager, payload, recipe, connection)
         if dispatcher.error:
