@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasspace import files
 from nasspace.architecture import Architecture
 from nasspace.engine.arch_reference import resolve_arch
 from nasspace.engine.evaluator import FunctionEvaluator
@@ -115,6 +116,7 @@ class Problem:
                 "name": space.name,
                 "description": space.description,
                 "size": str(space.size),
+                "source": _source(space),
                 "document": space.document.value,
             },
             "task": {"classes": space.classes, "channels": space.plan.input[0], "resolution": self._resolution},
@@ -222,6 +224,15 @@ def data_of(
         skip_broken=recipe.skip_broken,
         report=report,
     )
+
+
+def _source(space: Space) -> str | None:
+    """What `--space` takes for a space: the name or the path of its file; None for a space without a file."""
+    path = Path(space.document.source)
+    if not space.document.source or not path.is_file():
+        return None
+    known = {file.resolve(): name for name, file in files.names("spaces").items()}
+    return known.get(path.resolve(), str(path))
 
 
 def with_absolute_path(data: str) -> str:

@@ -19,6 +19,7 @@ FLAGS = (  # settings of a recipe that have a flag of the same name
     *("data", "data_dir", "skip_broken", "time_budget", "sampler", "runtime", "threads", "batch_size", "resolution"),
     *("device", "latency_device", "workers", "ray", "gpus", "trial_timeout", "seed"),
 )
+FILED = ("training", "fidelity", "full", "supernet", "reward")  # settings that only the file of a recipe sets
 ALWAYS = ("data", "seed")  # shown although the recipe has the same
 UNBOUNDED = 1_000_000  # trials of a search that only time ends
 
@@ -37,13 +38,22 @@ def commands(front: Front) -> list[Command]:
 
 
 def search_command(front: Front) -> str:
-    """The `nas search` of a study: settings that its recipe does not have, as flags; empty without such a recipe."""
-    recipe = front.recipe
+    """The `nas search` of a study: settings that its recipe does not have, as flags.
+
+    It is empty if no flag gives the space or the recipe: a space without a file, a recipe that is not found by its
+    name, or another one of this name. Older studies recorded only the space's own name.
+    """
+    recipe, space = front.recipe, front.settings["space"]
+    source = space.get("source", space["name"])
+    if source is None:
+        return ""
     try:
         own = recipes.load(recipe.get("name") or "quick").as_written()
     except InputError:
         return ""
-    parts = ["nas", "search", "--space", front.settings["space"]["name"], "--recipe", recipe.get("name") or "quick"]
+    if any(name in recipe and _filed(recipe, name) != _filed(own, name) for name in FILED):
+        return ""
+    parts = ["nas", "search", "--space", source, "--recipe", recipe.get("name") or "quick"]
     for name, limit in front.limits.items():
         parts += [OBJECTIVES[name].limit_flag or "", _amount(name, limit)]
     if (trials := recipe.get("trials")) and trials < UNBOUNDED:
@@ -60,6 +70,12 @@ def search_command(front: Front) -> str:
     if start := front.settings.get("start_from"):
         parts += ["--start-from", str(start["source"])]
     return shlex.join(parts)
+
+
+def _filed(recipe: Mapping[str, Any], name: str) -> Any:
+    """A setting of a recipe's file; a search may have lowered the resolution of its trainings."""
+    value = recipe[name]
+    return {**value, "resolution": None} if name == "fidelity" else value
 
 
 def _amount(name: str, limit: float) -> str:

@@ -52,6 +52,7 @@ class SpacePart(_Part):
     name: str
     description: str = ""
     size: str = ""
+    source: str | None = None  # what `--space` took; None for a space without a file
     document: dict[str, Any]
 
 

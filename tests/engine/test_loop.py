@@ -17,7 +17,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 import nasspace
-from nasspace import cost
+from nasspace import cost, files
 from nasspace.architecture import Architecture
 from nasspace.documents import Document
 from nasspace.engine import loop
@@ -223,6 +223,19 @@ def test_a_start_is_resolved_once_for_a_search_with_data(space):
     shutil.rmtree(first.folder)
     again = Problem.from_data(recipes.read(Document(written["recipe"], "study.yaml")), space)
     assert again.recipe.netadapt.start == chosen
+
+
+def test_a_space_is_recorded_as_the_command_takes_it(space):
+    """Its own name may be another one: a copy of a shipped file keeps that of the original."""
+    recipe = Recipe().with_changes({"data": "digits", "resolution": 8})
+    text = (files.folders("spaces")[-1] / "spos.yaml").read_text()
+    for path in (Path("spaces/copied.yaml"), Path("elsewhere/copied.yaml")):
+        path.parent.mkdir()
+        path.write_text(text)
+    taken = ["spos", "copied", "elsewhere/copied.yaml", space]
+    written = [Problem.from_data(recipe, one).settings("s", None)["space"] for one in taken]
+    assert [one["source"] for one in written] == ["spos", "copied", "elsewhere/copied.yaml", None]
+    assert {one["name"] for one in written[:3]} == {"spos"}
 
 
 def test_a_wrapped_function_is_judged_by_what_it_takes(space):

@@ -20,6 +20,7 @@ from nasspace.reporting.plot_data import pareto_rows
 from nasspace.reporting.plots import linked_figures, plotly_js
 from nasspace.reporting.report import report_html, words
 from nasspace.space.space import Space
+from nasspace.studies import recipe as recipes
 from nasspace.studies.front import Front, Member
 from nasspace.studies.trial_table import RECORD, TrialRecord
 from nasspace.studies.weight_store import StudyWeights, Weights
@@ -279,23 +280,35 @@ def test_suggestions_have_reasons(front):
 
 
 def test_commands_run_the_search_again(front):
+    recipe = {name: value for name, value in SETTINGS["recipe"].items() if name not in ("training", "fidelity")}
+    front = changed(front, recipe=recipe)
     command = provenance.search_command(front)
     limits = "--latency-target 20ms --flops-target 150000000"
     assert command == f"nas search --space shuffle --recipe quick {limits} --data digits --seed 3"
     settings = {"trials": 8, "objectives": ["accuracy", "flops"], "threads": 2, "resolution": 32, "accuracy_of": "int8"}
-    changed_recipe = changed(front, recipe={**SETTINGS["recipe"], **settings}, limits={"flash": 1024.0})
+    changed_recipe = changed(front, recipe={**recipe, **settings}, limits={"flash": 1024.0})
     assert shlex.split(provenance.search_command(changed_recipe))[6:] == [
         *("--flash-target", "1024B", "--trials", "8", "--objectives", "accuracy_int8,flops"),
         *("--data", "digits", "--threads", "2", "--resolution", "32", "--seed", "3"),
     ]
     # A flag is shown where it differs from the recipe's own value, not from the default.
     cluster = {"name": "cluster", "workers": 1, "skip_broken": True, "ray": "head:10001", "gpus": 0.5}
-    command = provenance.search_command(changed(front, recipe={**SETTINGS["recipe"], **cluster}))
+    command = provenance.search_command(changed(front, recipe={**recipe, **cluster}))
     for flag in ("--workers 1", "--skip-broken", "--ray head:10001", "--gpus 0.5"):
         assert flag in command
-    mine = changed(front, recipe={**SETTINGS["recipe"], "name": "of-a-script"})
+    mine = changed(front, recipe={**recipe, "name": "of-a-script"})
     assert provenance.search_command(mine) == ""
     assert all("search again" not in one.does for one in provenance.commands(mine))
+
+
+def test_no_command_repeats_a_search_whose_space_or_recipe_it_cannot_name(front):
+    recipe = {**SETTINGS["recipe"], "training": recipes.load("quick").as_written()["training"]}
+    recipe["fidelity"] = {"resolution": 8, "epochs": 4, "share": 1.0}  # lowered to the deployment's
+    front = changed(front, recipe=recipe, space={**SETTINGS["space"], "source": "my spaces/one.yaml"})
+    assert shlex.split(provenance.search_command(front))[2:6] == ["--space", "my spaces/one.yaml", "--recipe", "quick"]
+    without_file = changed(front, space={**SETTINGS["space"], "source": None})
+    copied = changed(front, recipe={**recipe, "fidelity": {**recipe["fidelity"], "epochs": 5}})
+    assert [provenance.search_command(one) for one in (without_file, copied)] == ["", ""]
 
 
 def test_durations_are_those_recorded(front):
