@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nasspace import __version__
+from nasspace.documents import Document
 from nasspace.errors import InputError, cut
 from nasspace.exporting.check import Check, not_run
 from nasspace.studies.front import Front
@@ -41,6 +42,8 @@ SOURCE = (
     r"front\.csv (?P<front>[0-9a-f]{16}); trials\.csv (?P<trials>[0-9a-f]{16})"
 )
 STAMP = re.compile(rf"<!-- {SOURCE}; page (?P<page>[0-9a-f]{{16}}) -->\s*\Z")
+END = {SVG: "</svg>", PNG: "IEND"}  # of a whole picture
+END_LENGTH = 20  # characters at the end of a picture that hold it
 AGAIN = "`nas report` writes it again"
 
 
@@ -139,7 +142,7 @@ def check_files(folder: Path, settings: Mapping[str, Any]) -> list[Check]:
     return [
         not_run("the study", "study.db was not published: the files are compared with each other"),
         _front_of_trials(trials, members),
-        _document_of_front(found[DOCUMENT], members, settings),
+        _document_of_front(found[DOCUMENT], members, trials, settings),
         *_made_of(found, _Known(None, members and _table_hash(members), trials and _table_hash(trials))),
     ]
 
@@ -309,6 +312,8 @@ def _made_check(name: str, there: str | None, pattern: re.Pattern[str], known: _
     if stated is None:
         is_cut = name == PAGE and "</html>" not in there[-2000:]
         return Check(title, False, "is cut off" if is_cut else "does not say what it was made of", AGAIN)
+    if END.get(name, "") not in there[-END_LENGTH:]:
+        return Check(title, False, "is cut off", AGAIN)
     if name == PAGE and _hash(there[: stated.start()]) != stated["page"]:
         return Check(title, False, "was changed after it was written", AGAIN)
     if difference := known.difference(stated.groupdict()):
@@ -326,6 +331,8 @@ def _front_of_trials(trials: str | None, members: str | None) -> Check:
     title = f"{FRONT} follows from {TRIALS}"
     if trials is None or members is None:
         return not_run(title, f"{TRIALS if trials is None else FRONT} is not there")
+    if not next(_records(members), None) and "id" not in members.partition("\n")[0].split(","):
+        return Check(title, False, "line 1: without id", AGAIN)
     rows = {row.get("id", ""): row for _, row in _records(trials)}
     differences = []
     for line, row in _records(members):
@@ -345,8 +352,10 @@ def _records(text: str) -> Iterator[tuple[int, dict[str, str]]]:
     yield from ((line, dict(zip(header, cells, strict=False))) for line, cells in lines)
 
 
-def _document_of_front(document: str | None, members: str | None, settings: Mapping[str, Any]) -> Check:
-    """Compare front.json with front.csv and with study.yaml: members, figures, limits, objectives, digests."""
+def _document_of_front(
+    document: str | None, members: str | None, trials: str | None, settings: Mapping[str, Any]
+) -> Check:
+    """Compare front.json with the tables and with study.yaml: members, figures, limits, objectives, digests, counts."""
     title = f"{DOCUMENT} follows from {FRONT} and study.yaml"
     if document is None or members is None:
         return not_run(title, f"{DOCUMENT if document is None else FRONT} is not there")
@@ -362,8 +371,10 @@ def _document_of_front(document: str | None, members: str | None, settings: Mapp
         return Check(title, False, f"{difference[0]}: {difference[1]}", f"{difference[2]} in study.yaml")
     ids = [[str(one.get("id")) for one in found], [row.get("id", "") for row in rows]]
     if ids[0] != ids[1]:
-        return Check(title, False, _short(f"members {', '.join(ids[0])}"), _short(f"{', '.join(ids[1])} in {FRONT}"))
+        there, expected = (", ".join(each) or "none" for each in ids)
+        return Check(title, False, _short(f"members {there}"), _short(f"{expected} in {FRONT}"))
     wrong = [_over_limit(found, settings["limits"]), *map(_other_figure, found, rows), *map(_other_digest, found)]
+    wrong += [_other_number(value, state, trials) for state in ("evaluated", "rejected") if trials is not None]
     if first := next(filter(None, wrong), None):
         return Check(title, False, *first)
     return Check(title, True, _number_of("member", len(found)), "")
@@ -382,11 +393,19 @@ def _other_figure(member: Mapping[str, Any], row: Mapping[str, str]) -> tuple[st
     """The first figure of a member of front.json that differs from its row of front.csv, and the cell there."""
     for column, cell in row.items():
         figure = member.get(column)
-        is_figure = isinstance(figure, int | float) and not isinstance(figure, bool)
+        text = "" if figure is None else ", ".join(map(str, figure)) if isinstance(figure, list) else str(figure)
+        is_text = isinstance(figure, str) and column != "digest"
         # `resolution` is that of the last rung in the table, and that of the network in the document.
-        if (is_figure or column == "digest") and column != "resolution" and not _equal_cells(str(figure), cell):
-            return f"{column} of {member['id']}: {_short(str(figure))}", f"{_short(cell)} in {FRONT}"
+        if column != "resolution" and (is_text or not _equal_cells(text, cell)):
+            return f"{column} of {member['id']}: {_described(figure)}", f"{_short(cell) or 'none'} in {FRONT}"
     return None
+
+
+def _other_number(document: Mapping[str, Any], state: str, trials: str) -> tuple[str, str] | None:
+    """The number of trials in a state that front.json gives, and that of trials.csv, if they differ."""
+    number = sum(row.get("state") == state for _, row in _records(trials))
+    stated = document.get(state)
+    return None if _equal(stated, number) else (f"{state}: {_described(stated)}", f"{number} in {TRIALS}")
 
 
 def _other_digest(member: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -394,7 +413,7 @@ def _other_digest(member: Mapping[str, Any]) -> tuple[str, str] | None:
     from nasspace.architecture import Architecture  # imports PyTorch
 
     try:
-        digest = Architecture.from_json(json.dumps(member.get("architecture"))).digest
+        digest = Architecture.from_document(Document(member.get("architecture"))).digest
     except InputError as error:
         return f"architecture of {member.get('id')}: {_short(str(error))}", AGAIN
     stated = _short(str(member.get("digest")))

@@ -146,6 +146,10 @@ def study_settings(document: Document) -> dict[str, Any]:
     """
     value = document.value
     version = value.get("nasspace_study") if isinstance(value, dict) else None
+    if isinstance(version, int) and not isinstance(version, bool) and version > VERSION:
+        raise document.error(
+            (), f"a study of version {version}; this nasspace reads version {VERSION}: update nasspace"
+        )
     if version != VERSION or isinstance(version, bool):
         raise document.error(
             (),

@@ -658,12 +658,10 @@ def _read_settings(name: str | Path) -> tuple[Path, dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"there is no study '{name}' ({path} is missing){known_studies(folder.parent)}")
     try:
-        settings = checked_settings(files.load_yaml(path))
+        document = files.load_yaml(path)
     except InputError as error:
-        if storage.REMEDY in str(error):
-            raise
         raise InputError(f"{error}; {storage.REMEDY}") from None  # neither text nor YAML
-    return folder, settings
+    return folder, checked_settings(document)
 
 
 def _settings_of(name: str | Path) -> tuple[Path, dict[str, Any]]:

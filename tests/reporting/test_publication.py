@@ -103,6 +103,31 @@ def test_a_report_that_was_cut_off_is_found(study, capsys, left):
     assert checks["report.html"]["value"] in ("is cut off", "does not say what it was made of")
 
 
+@pytest.mark.parametrize("name", ["front.svg", "front.png"])
+def test_a_picture_that_was_cut_off_is_found(study, capsys, name):
+    picture = (study / name).read_bytes()
+    (study / name).write_bytes(picture[:-100])
+    status, checks = checked(capsys)
+    assert (status, checks[name]["value"]) == (1, "is cut off")
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_front_without_members_is_found_without_the_study(study, capsys, left):
+    (study / "study.db").unlink()
+    lines = (study / "front.csv").read_text().splitlines(keepends=True)
+    (study / "front.csv").write_text("".join(lines[:left]))
+    status, checks = checked(capsys)
+    assert status == 1
+    assert checks["front.json"]["limit"] == "none in front.csv"
+    assert checks["front.csv"]["ok"] is bool(left)
+
+
+def test_a_study_of_a_later_version_needs_a_later_nasspace(study, capsys):
+    edit(study / "study.yaml", "nasspace_study: 1", "nasspace_study: 2")
+    assert cli.run(["report", "real"]) == 2
+    assert capsys.readouterr().err.endswith("version 2; this nasspace reads version 1: update nasspace\n")
+
+
 def test_a_study_that_went_on_no_longer_gives_its_report(study, capsys):
     with sqlite3.connect(study / "study.db") as connection:
         where = "WHERE key = 'deployed:0'"
@@ -129,6 +154,9 @@ def test_a_study_that_went_on_no_longer_gives_its_report(study, capsys):
         ("front.json", '"latency_ms": 0.0', '"latency_ms": 9', {"front.json"}),
         ("front.json", '"kernel": 3', '"kernel": 5', {"front.json"}),
         ("front.json", '"front": [', '"front": [7, ', {"front.json"}),
+        ("front.json", '"evaluated": ', '"evaluated": 4', {"front.json"}),
+        ("front.json", '"accuracy": 0.2256', '"accuracy": null, "was": 0.2256', {"front.json"}),
+        ("front.json", '"accuracy_ties": null', '"accuracy_ties": [7]', {"front.json"}),
         ("report.html", "Pareto front", "Pareto fronts", {"report.html"}),
     ],
 )
@@ -149,7 +177,9 @@ def test_what_was_not_published_is_not_checked(study, capsys):
     for name in ("front.csv", *PAGES):
         (study / name).unlink()
     assert cli.run(["report", "real", "--check"]) == 2
-    assert "holds none of trials.csv" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "holds none of trials.csv" in err
+    assert "`nas report real` writes them" in err
 
 
 @pytest.mark.parametrize("name", ["study.yaml", "study.db"])
