@@ -6,12 +6,12 @@ draws uniformly within the budget. So it is resumed, distributed and recorded li
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from nasspace.space.budget import WithinBudget, varied_options
 from nasspace.space.space import Space
 from nasspace.studies import paths
 from nasspace.studies import recipe as recipes
-from nasspace.studies.comparison import FILE, VERSION, Comparison, Group, Network
+from nasspace.studies.comparison import VERSION, Comparison, Group, Network
 from nasspace.studies.objectives import OBJECTIVES
 from nasspace.studies.recipe import Recipe
 from nasspace.studies.study import Study
@@ -39,6 +39,7 @@ NETWORKS = 20  # of each space
 LEAST = 2  # networks of each that can be compared
 PACKAGES = ("nasspace", "torch", "optuna", "numpy")
 FIXED = ("budget", "vary", "spaces", "recipe")  # settings that a comparison keeps when it is resumed
+OWN_NAMES = {"uniform.budget": "budget", "trials": "networks"}  # of settings of the recipe
 FREE = ("trials", "data_dir", *EXECUTION_SETTINGS)  # settings of the recipe that may differ
 
 
@@ -99,27 +100,29 @@ def compare(
     started = time.monotonic()
     base = recipe if isinstance(recipe, Recipe) else recipes.load(recipe)
     given = list(spaces) if isinstance(spaces, Iterable) and not isinstance(spaces, str) else [spaces]
-    settings = base.with_changes(
-        {
-            "sampler": "uniform",
-            "uniform": {"budget": budget},
-            "trials": networks,
-            "data": data,
-            "seed": seed,
-            "data_dir": data_dir,
-            "resolution": resolution,
-            "device": device,
-            "runtime": runtime,
-            "threads": threads,
-            "batch_size": batch_size,
-            "latency_device": latency_device,
-            "workers": workers,
-            "ray": ray,
-            "gpus": gpus,
-            "trial_timeout": trial_timeout,
-            "storage_path": storage_path,
-        }
-    )
+    changes = {
+        "sampler": "uniform",
+        "uniform": {"budget": budget},
+        "trials": networks,
+        "data": data,
+        "seed": seed,
+        "data_dir": data_dir,
+        "resolution": resolution,
+        "device": device,
+        "runtime": runtime,
+        "threads": threads,
+        "batch_size": batch_size,
+        "latency_device": latency_device,
+        "workers": workers,
+        "ray": ray,
+        "gpus": gpus,
+        "trial_timeout": trial_timeout,
+        "storage_path": storage_path,
+    }
+    try:
+        settings = base.with_changes(changes)
+    except InputError as error:
+        raise InputError(_with_own_names(str(error))) from None
     # What a search limits or optimizes does not matter here: the budget says which networks, and which costs.
     settings = settings.model_copy(
         update={"limits": recipes.Limits(), "objectives": ("accuracy", *settings.budget), "time_budget": None}
@@ -150,7 +153,9 @@ def compare(
     record = _record(folder, problems[0].recipe, list(groups), vary, evaluated_by)
     report = on_event or (lambda kind, **_: None)
     found = {
-        name: loop.run(problem, folder / _slug(name), report, started, fresh_latency=fresh_latency, deliver=False)
+        name: loop.run(
+            problem, folder / record["spaces"][name], report, started, fresh_latency=fresh_latency, deliver=False
+        )
         for name, problem in groups.items()
     }
     pairs = _pairs(problems[0], vary, list(found.values())) if vary else {}
@@ -158,6 +163,16 @@ def compare(
     _check_counts(comparison)
     write_comparison(comparison)
     return comparison
+
+
+def _with_own_names(message: str) -> str:
+    """An error about a setting of a recipe, with the name that the setting has in a comparison.
+
+    >>> _with_own_names("uniform.budget: 'flop' is not a cost")
+    "budget: 'flop' is not a cost"
+    """
+    place, colon, rest = message.partition(":")
+    return f"{OWN_NAMES.get(place, place)}{colon}{rest}"
 
 
 def _check_spaces(spaces: Sequence[Space], vary: str | None) -> None:
@@ -233,6 +248,20 @@ def _slug(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name.replace(".*.", "-")).strip("-.")
 
 
+def _folders(names: Sequence[str]) -> dict[str, str]:
+    """The folder of the study of each space or option, also where their names differ in punctuation only.
+
+    >>> _folders(["my net", "=()", "my-net"])
+    {'my net': 'my-net', '=()': 'space', 'my-net': 'my-net-2'}
+    """
+    found: dict[str, str] = {}
+    for name in sorted(names):  # the order in which they are given does not matter
+        slug, taken = _slug(name) or "space", {folder.casefold() for folder in found.values()}
+        numbered = (f"{slug}-{number}" for number in itertools.count(2))
+        found[name] = next(one for one in itertools.chain([slug], numbered) if one.casefold() not in taken)
+    return {name: found[name] for name in names}
+
+
 def _record(
     folder: Path, recipe: Recipe, names: Sequence[str], vary: str | None, evaluator: str | None
 ) -> dict[str, Any]:
@@ -241,7 +270,7 @@ def _record(
         "nasspace_comparison": VERSION,
         "name": folder.resolve().name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "spaces": {name: _slug(name) for name in names},
+        "spaces": _folders(names),
         "budget": {name: list(ends) for name, ends in recipe.budget.items()},
         "vary": vary or "",
         "recipe": recipe.as_written(),
@@ -249,7 +278,7 @@ def _record(
         "machine": machine(),
         "versions": library_versions(PACKAGES),
     }
-    path = folder / FILE
+    path = folder / paths.COMPARISON
     if path.is_file():
         old = files.load_yaml(path).value
         if difference := _difference(old if isinstance(old, dict) else {}, new):
@@ -282,7 +311,7 @@ def _pairs(problem: Problem, vary: str, studies: Sequence[Study]) -> dict[str, i
     known = problem.evaluator.known if problem.evaluator else counts(problem.recipe.runtime)
     draws = WithinBudget(problem.space, problem.recipe.budget, known, vary).draws(problem.recipe.seed)
     count = max(len(study.frozen()) for study in studies)
-    return {one.digest: number for number, draw in enumerate(islice(draws, count)) for one in draw}
+    return {one.digest: number for number, draw in enumerate(itertools.islice(draws, count)) for one in draw}
 
 
 def _group(name: str, study: Study, pairs: Mapping[str, int]) -> Group:

@@ -281,9 +281,11 @@ def _continue(study: Study, changes: Mapping[str, Any], report: Report, started:
     """Continue a search; `changes` are of the settings of its execution."""
     settings = study.settings
     if settings["evaluator"]:
+        is_compared = (study.folder.parent / paths.COMPARISON).is_file()
+        verb, folder = ("compare", study.folder.parent) if is_compared else ("search", study.folder)
         raise InputError(
             f"study '{study.name}' was searched with the evaluator {settings['evaluator']}; continue it with "
-            f"nasspace.search(..., evaluator=..., study='{study.folder}')"
+            f"nasspace.{verb}(..., evaluator=..., study={str(folder)!r})"
         )
     document = Document(settings["recipe"], str(study.folder / "study.yaml"))
     recipe = recipes.read(document).with_changes(changes)

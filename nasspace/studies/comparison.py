@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import pandas
 
 VERSION = 1
-FILE = "comparison.yaml"
 Budget = Mapping[str, tuple[float, float]]
 
 

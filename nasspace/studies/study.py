@@ -27,7 +27,7 @@ from nasspace.studies import storage
 from nasspace.studies.belief import StudyBelief, believe
 from nasspace.studies.front import Front, Member
 from nasspace.studies.objectives import OBJECTIVES, directions
-from nasspace.studies.paths import as_argument, folder_of, known_studies
+from nasspace.studies.paths import COMPARISON, as_argument, folder_of, known_studies
 from nasspace.studies.schema import (
     DEPLOYED,
     LAST_RUNG,
@@ -656,6 +656,9 @@ def _read_settings(name: str | Path) -> tuple[Path, dict[str, Any]]:
     folder = folder_of(name)
     path = folder / "study.yaml"
     if not path.is_file():
+        if (folder / COMPARISON).is_file():
+            parts = ", ".join(as_argument(one.parent) for one in sorted(folder.glob("*/study.yaml")))
+            raise InputError(f"{folder}: a comparison, not a study; its studies are {parts or 'not there yet'}")
         raise InputError(f"there is no study '{name}' ({path} is missing){known_studies(folder.parent)}")
     try:
         document = files.load_yaml(path)

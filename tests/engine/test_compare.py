@@ -103,6 +103,26 @@ def test_a_stopped_comparison_is_resumed_by_the_same_call(spaces):
         nasspace.compare(spaces, budget=BUDGET, evaluator=stopped, networks=6, study="s", seed=1)
 
 
+def test_names_that_differ_in_punctuation_only_are_studies_of_their_own(spaces):
+    names = ("my net", "my-net", "=()")
+    named = [Space.from_text(CONV.replace("name: convs", f"name: '{name}'"), "convs.yaml") for name in names]
+    found = nasspace.compare(named, budget=BUDGET, evaluator=scored, networks=2, study="c")
+    assert [group.study.name for group in found.groups] == ["my-net", "my-net-2", "space"]
+    again = nasspace.compare(named[::-1], budget=BUDGET, evaluator=scored, networks=2, study="c")
+    assert sorted(map(str, again.rows())) == sorted(map(str, found.rows()))
+
+
+@pytest.mark.parametrize("command", [["front"], ["report"], ["report", "--check"], ["resume"], ["export"]])
+def test_a_comparison_is_no_study_but_names_those_that_it_holds(spaces, command, capsys):
+    nasspace.compare(spaces, budget=BUDGET, evaluator=scored, networks=2, study="my nets")
+    assert run([*command, "my nets:front" if command == ["export"] else "my nets"]) == 2
+    studies = "'reports/my nets/convs', 'reports/my nets/fires'"
+    message = f"nas: reports/my nets: a comparison, not a study; its studies are {studies}\n"
+    assert capsys.readouterr().err == message
+    assert run(["resume", "reports/my nets/convs"]) == 2
+    assert "nasspace.compare(..., evaluator=..., study='reports/my nets')" in capsys.readouterr().err
+
+
 def test_options_are_compared_by_pairs(spaces):
     found = nasspace.compare(
         spaces[0], budget={"flops": "50k..900k"}, vary="stages.*.kernel", evaluator=by_kernel, networks=10
