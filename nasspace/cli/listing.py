@@ -25,8 +25,8 @@ KEYS = {"name", "description", "input", "size", "flops", "params", "memory_acces
 
 
 def spaces() -> list[dict[str, Any]]:
-    """The documents of all spaces, as `space` returns them."""
-    return [space(str(path)) for path in files.names("spaces").values()]
+    """The documents of all spaces, as `space` returns them, with the names that commands take: those of the files."""
+    return [{**space(str(path)), "name": name} for name, path in files.names("spaces").items()]
 
 
 def space(name: str, classes: int = CLASSES, resolution: int | None = None) -> dict[str, Any]:

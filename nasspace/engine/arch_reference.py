@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from nasspace import architecture as architectures
 from nasspace import zoo
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError, nearest
+from nasspace.studies import paths
 from nasspace.studies import study as records
 from nasspace.studies.study import Study
 
@@ -36,6 +38,8 @@ class ResolvedArch:
 
 def resolve_arch(text: str) -> ResolvedArch:
     """Resolve an ARCH argument; anything else raises `InputError`, which names the nearest published network."""
+    if not text.strip():
+        raise InputError("an architecture needs a name; give a file, STUDY:ID, or a published network")
     path, kind = Path(text), _path_kind(text)
     if kind == "file":
         return ResolvedArch(architectures.load(path))
@@ -46,6 +50,9 @@ def resolve_arch(text: str) -> ResolvedArch:
         return ResolvedArch(architecture, weights if weights.is_file() else None, folder=export)
     if trial := parse_trial(text):
         return resolve_trial(records.read(trial[0]), trial[1])
+    if text not in zoo.names() and (study := _study_of(text)):
+        name = paths.as_argument(study)
+        raise InputError(f"'{text}' names a study, not a network; give STUDY:ID with an id of `nas front {name}`")
     if kind == "folder" and text not in zoo.names():
         raise InputError(
             f"{text}: a folder without architecture.json; name an export's folder, or a trial of a study as STUDY:ID"
@@ -59,6 +66,15 @@ def resolve_arch(text: str) -> ResolvedArch:
         raise InputError(
             f"'{text}' is not an architecture: not a file, not STUDY:ID, and not a published network{known}"
         ) from error
+
+
+def _study_of(text: str) -> Path | None:
+    """The folder of the study that `STUDY` or `STUDY:...` names; None if there is none."""
+    for name in (text, text.rpartition(":")[0]):
+        with contextlib.suppress(InputError, OSError):  # no name of a study, or no possible path
+            if (folder := paths.folder_of(name)) and (folder / "study.yaml").is_file():
+                return folder
+    return None
 
 
 def resolve_trial(study: Study, number: int) -> ResolvedArch:

@@ -100,6 +100,7 @@ BAD = {
     "no such image folder": (["search", "--space", "shuffle", "--data", "imagefolder:nowhere"], "nowhere"),
     "no such data": (["search", "--space", "shuffle", "--data", "digitz"], "digits"),
     "no such study": (["resume", "nothing"], "there is no study 'nothing'"),
+    "no name of a network": (["show", ""], "an architecture needs a name"),
     "no such file": (["show", "nothing.json"], "nothing.json"),
     "no such network": (["show", "mobilnet_v2_1.0"], "mobilenet_v2_1.0"),
     "no such export": (["verify", "nowhere"], "nowhere"),

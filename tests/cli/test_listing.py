@@ -49,6 +49,14 @@ def test_choices_among_blocks_have_their_names(capsys, monkeypatch):
     assert choices["stages.0.1.shuffle_v2.kernel"] == [3, 5]
 
 
+def test_spaces_are_listed_by_the_names_that_commands_take(capsys):
+    Path("spaces/copied.yaml").write_text(Path("spaces/own.yaml").read_text())
+    assert cli.run(["spaces", "--json"]) == 0
+    names = [space["name"] for space in json.loads(capsys.readouterr().out)]
+    assert names[:2] == ["copied", "own"]
+    assert cli.run(["spaces", "copied"]) == 0
+
+
 def test_a_users_own_space_is_cached_by_its_text(capsys):
     first = listing.space("own")
     kept = listing._cache_path(listing._key(OWN, 10, None))
@@ -58,6 +66,13 @@ def test_a_users_own_space_is_cached_by_its_text(capsys):
     Path("spaces/own.yaml").write_text(OWN.replace("[8, 16]", "[8, 16, 24]"))
     assert listing.space("own")["size"] > first["size"]
     assert listing.space("own", classes=3)["params"] < listing.space("own")["params"]
+
+
+@pytest.mark.parametrize("name", ["real", "real:front", "real:-1", "reports/real", "reports/real:x"])
+def test_a_study_is_no_network_but_has_some(study, capsys, name):
+    assert cli.run(["show", name]) == 2
+    message = f"nas: '{name}' names a study, not a network; give STUDY:ID with an id of `nas front real`\n"
+    assert capsys.readouterr().err == message
 
 
 @pytest.mark.slow
