@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,57 +74,155 @@ def gains(table: list[dict], prior: Prior) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
-def report(table: list[dict]) -> None:
+@dataclass(frozen=True)
+class Judged:
+    """The networks of a set after one short training each: what it says of them, and the truth."""
+
+    numbers: list[int]
+    values: dict[str, np.ndarray]  # by criterion
+    low: np.ndarray
+    high: np.ndarray
+    tests: list[list[float]]  # test accuracies of the long trainings
+    truth: np.ndarray
+    seconds: float
+
+
+def judged(table: list[dict], name: str, text: str, seed: str, prior: Prior) -> Judged | None:
+    """Believe in the networks of a set after one budget; None for fewer than `LEAST`."""
+    held, long = with_usual_settings(table), long_trainings(table, name)
+    numbers = sorted(number for number in held[name, text, seed] if long[number])
+    if len(numbers) < LEAST:
+        return None
+    steps = [text] if "share=" in text else [one.name for one in budget(text).prefixes]
+    looks = [
+        Look(i, step, epochs_of(name, step), float(row["validation_accuracy"]), VALIDATION[name],
+             float(row["validation_log_loss"]))
+        for step in steps
+        for i, number in enumerate(numbers)
+        if (row := held.get((name, step, seed), {}).get(number))
+    ]  # fmt: skip
+    last = [held[name, text, seed][number] for number in numbers]
+    sizes = [float(row["flops"]) for row in last]
+    belief = AccuracyBelief(sizes, looks, PLAN[name].long.parts[0][1], VALIDATION[name], prior)
+    values = {
+        "accuracy": np.array([float(row["validation_accuracy"]) for row in last]),
+        "log loss": np.array([-float(row["validation_log_loss"]) for row in last]),
+        "expected": belief.expected,
+        "FLOPs": np.array(sizes),
+    }
+    low, high = belief.interval()
+    tests = [[float(row["test_accuracy"]) for row in long[number]] for number in numbers]
+    truth = np.array([np.mean([accuracy(row, name) for row in long[number]]) for number in numbers])
+    seconds = float(np.mean([float(row["seconds"]) for row in last]))
+    return Judged(numbers, values, low, high, tests, truth, seconds)
+
+
+def priors(table: list[dict]) -> dict[str, Prior]:
+    """For each set, the prior with the gain per doubling of the other sets."""
     prior = Prior()
     gained = gains(table, prior)
     listed = ", ".join(f"{name} {value:.2f}" for name, value in sorted(gained.items()))
     print(f"gain in log odds per doubling of the training: {listed}; prior {prior.gain} +- {prior.gain_sd}\n")
+    others = {name: [gained[other] for other in gained if other != name] for name in PLAN}
+    return {name: replace(prior, gain=float(np.mean(each))) if each else prior for name, each in others.items()}
+
+
+def report(table: list[dict]) -> None:
+    """Print a row for each budget, and how often the intervals hold."""
+    own = priors(table)
     print("| set | budget | networks | inside | width | error | tau accuracy | log loss | expected | given up |")
     print("| -- | -- | -- | -- | -- | -- | -- | -- | -- | -- |")
-    held = with_usual_settings(table)
     inside, total = 0, 0
-    for name, text, seed in sorted(held):
-        long = long_trainings(table, name)
-        numbers = sorted(number for number in held[name, text, seed] if long[number])
-        if len(numbers) < LEAST:
+    for name, text, seed in sorted(with_usual_settings(table)):
+        if not (found := judged(table, name, text, seed, own[name])):
             continue
-        passed = [budget(text.split()[0]).prefixes[i].name for i in range(len(text.split()[0].split("+")))]
-        own = prior
-        if others := [gained[other] for other in gained if other != name]:
-            own = replace(prior, gain=float(np.mean(others)))
-        looks = [
-            Look(i, step, epochs_of(name, step), float(row["validation_accuracy"]), VALIDATION[name],
-                 float(row["validation_log_loss"]))
-            for step in ([text] if "share=" in text else passed)
-            for i, number in enumerate(numbers)
-            if (row := held.get((name, step, seed), {}).get(number))
-        ]  # fmt: skip
-        last = [held[name, text, seed][number] for number in numbers]
-        sizes = [float(row["flops"]) for row in last]
-        belief = AccuracyBelief(sizes, looks, PLAN[name].long.parts[0][1], VALIDATION[name], own)
-        (low, high), expected = belief.interval(), belief.expected
-        tests = [[float(row["test_accuracy"]) for row in long[number]] for number in numbers]
-        hits = [low[i] <= one <= high[i] for i, found in enumerate(tests) for one in found]
+        hits = [low <= one <= high for low, high, each in zip(found.low, found.high, found.tests, strict=True)
+                for one in each]  # fmt: skip
         inside, total = inside + sum(hits), total + len(hits)
-        truth = np.array([np.mean([accuracy(row, name) for row in long[number]]) for number in numbers])
-        error = 100 * (expected.mean() - np.mean([one for found in tests for one in found]))
-        taus = [
-            kendalltau(values, truth).statistic
-            for values in (
-                [float(row["validation_accuracy"]) for row in last],
-                [-float(row["validation_log_loss"]) for row in last],
-                expected,
-            )
-        ]
+        expected, truth = found.values["expected"], found.truth
         figures = [
             f"{sum(hits)} of {len(hits)}",
-            f"{100 * (high - low).mean():.1f}",
-            f"{error:+.1f}",
-            *(f"{tau:.2f}" for tau in taus),
+            f"{100 * (found.high - found.low).mean():.1f}",
+            f"{100 * (expected.mean() - np.mean([one for each in found.tests for one in each])):+.1f}",
+            *(f"{tau(found.values[name], truth):.2f}" for name in ("accuracy", "log loss", "expected")),
             f"{100 * (truth.max() - truth[expected.argmax()]):.1f}",
         ]
-        print(f"| {name} | {text} | {len(numbers)} | " + " | ".join(figures) + " |")
-    print(f"\n{inside} of {total} test accuracies of full trainings lie in their interval ({inside / total:.1%})")
+        print(f"| {name} | {text} | {len(found.numbers)} | " + " | ".join(figures) + " |")
+    print(f"\n{inside} of {total} test accuracies of full trainings lie in their interval ({inside / total:.1%})\n")
+    pooled(table, own)
+
+
+def tau(values: np.ndarray, truth: np.ndarray) -> float:
+    """Kendall's tau-b; 0 if one of them is constant."""
+    return float(np.nan_to_num(kendalltau(values, truth).statistic))
+
+
+def pooled(table: list[dict], own: dict[str, Prior]) -> None:
+    """Print tau as the mean of the sets, for budgets that all of them have: even networks, odd ones, and all."""
+    print(
+        "Tau as the mean of the sets, over networks of even number, of odd number, and all with its 95 % interval "
+        "(bootstrap over networks). Cost: CPU seconds of the training relative to `32x8`.\n"
+    )
+    print("| trained | cost | ranked by | even | odd | all (95 %) |\n| -- | -- | -- | -- | -- | -- |")
+    ladders = {name: [one.name for one in PLAN[name].budgets[0][0].prefixes] for name in PLAN}
+    texts = {
+        "8 epochs at 32 pixels, the first `quick`": dict.fromkeys(PLAN, "32x8"),
+        **{f"the search and {step} rungs" if step else "4 epochs at 32 pixels, `quick` now":
+           {name: each[step] for name, each in ladders.items()} for step in range(4)},
+    }  # fmt: skip
+    first: dict[str, Judged] = {}
+    for label, by_set in texts.items():
+        sets = {
+            name: judged(table, name, text, *seeds_of(table, name, text), own[name]) for name, text in by_set.items()
+        }
+        if any(each is None or len(each.numbers) < PLAN[name].networks for name, each in sets.items()):
+            print(f"| {label} | not trained yet for all networks | | | | |")
+            continue
+        first = first or sets
+        cost = float(np.mean([sets[name].seconds / first[name].seconds for name in sets]))
+        for criterion in ("accuracy", "log loss", "expected", "FLOPs"):
+            pairs = [(each.values[criterion], each.truth) for each in sets.values()]
+            halves = [np.mean([tau(values[i::2], truth[i::2]) for values, truth in pairs]) for i in (0, 1)]
+            low, high = np.quantile(resampled(pairs), [0.025, 0.975])
+            every = np.mean([tau(*pair) for pair in pairs])
+            row = (
+                label,
+                f"{cost:.2f}",
+                criterion,
+                *(f"{one:.2f}" for one in halves),
+                f"{every:.2f} ({low:.2f} to {high:.2f})",
+            )
+            print("| " + " | ".join(row) + " |")
+    ceilings = {name: ceiling(table, name) for name in PLAN}
+    each = ", ".join(f"{name} {value:.2f}" for name, value in ceilings.items())
+    print(f"\nTau of the true quality with this truth: {each}; mean {np.mean(list(ceilings.values())):.2f}")
+
+
+def seeds_of(table: list[dict], name: str, text: str) -> tuple[str]:
+    """The seed with which most networks were trained with a budget."""
+    seeds = [row["seed"] for row in table if (row["set"], row["budget"]) == (name, text)]
+    return (max(sorted(set(seeds)), key=seeds.count, default=""),)
+
+
+def resampled(pairs: list[tuple[np.ndarray, np.ndarray]], draws: int = 1000) -> np.ndarray:
+    """The mean tau of the sets for bootstrap samples of their networks."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(draws):
+        chosen = [rng.integers(len(truth), size=len(truth)) for _, truth in pairs]
+        found.append(np.mean([tau(v[c], t[c]) for c, (v, t) in zip(chosen, pairs, strict=True)]))
+    return np.array(found)
+
+
+def ceiling(table: list[dict], name: str) -> float:
+    """The tau that perfect knowledge of the true quality would have with the mean of the long trainings.
+
+    From the variance of that mean between networks and the variance between two trainings of a network: for normal
+    values of correlation r, tau is 2 / pi * arcsin(r).
+    """
+    each = np.array([[accuracy(row, name) for row in rows] for rows in long_trainings(table, name).values()])
+    noise = each.var(1, ddof=1).mean() / each.shape[1]
+    return float(2 / np.pi * np.arcsin(np.sqrt(max(0.0, 1 - noise / each.mean(1).var(ddof=1)))))
 
 
 def main() -> None:

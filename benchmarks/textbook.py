@@ -1,7 +1,7 @@
 """Whether `nas explain` finds what the papers compare, and predicts what it saves on this processor.
 
     python benchmarks/textbook.py [--seconds 1] [--repeats 3] [--sizes 1 2 4] [--parts groups tables generations]
-        [--networks shufflenet_v1_g8_1.0] [--out reports/textbook]  (one file for each part)
+        [--networks shufflenet_v1_g8_1.0] [--resolution 224] [--out reports/textbook]  (one file for each part)
 
 `groups`: ShuffleNet with 1, 2, 3, 4 and 8 groups (table 1 of its paper), and ResNeXt. The saving that `nas explain`
 predicts for one group at equal FLOPs, against two measurements: the network of the finding, and the paper's own network
@@ -88,12 +88,12 @@ def errors(finding: Finding | None, savings: list[Saving]) -> str:
     return "-" if finding is None else ", ".join(f"{finding.saving_ms / one.ms - 1:+.0%}" for one in savings)
 
 
-def group_rows(names: list[str], seconds: float, repeats: int, right: list[bool]) -> Iterator[str]:
+def group_rows(names: list[str], resolution: int, seconds: float, repeats: int, right: list[bool]) -> Iterator[str]:
     """Compare the predicted savings of one group with those of the changed network, and of the paper's."""
     yield "| network | ms | change | predicted | measured, its network | measured, the paper's | error to each |"
     yield "| -- | -- | -- | -- | -- | -- | -- |"
     for name in names:
-        architecture, dense = zoo.load(name), GROUPED[name]
+        architecture, dense = zoo.load(name, resolution=resolution), GROUPED[name]
         for _ in range(repeats):
             finding = of_guideline(explain(architecture, seconds=seconds, fresh=True), "G2")
             with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +101,7 @@ def group_rows(names: list[str], seconds: float, repeats: int, right: list[bool]
                 if finding is not None and finding.architecture is not None:
                     changed = Architecture.from_json(json.dumps(finding.architecture))
                     networks["changed"] = written(changed, Path(folder) / "changed.onnx")
-                networks[f"{dense} "] = written(zoo.load(dense), Path(folder) / "dense.onnx")
+                networks[f"{dense} "] = written(zoo.load(dense, resolution=resolution), Path(folder) / "dense.onnx")
                 found = measured(networks, seconds)
             savings = list(found.savings.values())
             cells = [name, f"{found.ms:.3f}", finding.change if finding else "nothing", predicted_text(finding)]
@@ -160,7 +160,8 @@ def groups_part(arguments: argparse.Namespace) -> Iterator[str]:
     """Yield the lines about groups."""
     right: list[bool] = []
     yield from ("# Groups at equal FLOPs: table 1 of ShuffleNet's paper, table 1 of ResNeXt's", "")
-    yield from group_rows(arguments.networks, arguments.seconds, arguments.repeats, right)
+    given = arguments.networks, arguments.resolution, arguments.seconds, arguments.repeats
+    yield from group_rows(*given, right)
     yield from ("", summary(right), "")
 
 
@@ -197,6 +198,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--networks", nargs="+", choices=GROUPED, default=list(GROUPED), help="Those of `groups`.")
+    parser.add_argument("--resolution", type=int, default=224, help="That of `groups`.")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", type=Path, default=Path("reports/textbook"))
     arguments = parser.parse_args()

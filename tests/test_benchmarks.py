@@ -30,7 +30,9 @@ SMALLEST = {  # program and arguments: a part of what it prints
     "scores report --draws 3": "best pair, chosen on these data",
     "shipped_files": "0 of 0 files",
     "startup 1 --help": "nas --help: median",
-    "textbook --parts groups --networks shufflenet_v1_g1_1.0 --seconds 0.01 --repeats 1 --out .": "1 of 1",
+    "textbook --parts groups --networks shufflenet_v1_g1_1.0 --resolution 32 --seconds 0.01 --repeats 1 --out .": (
+        "1 of 1"
+    ),
     "training_speed precision mobilenet_v2_0.35 --rounds 1 --resolution 32": "| bfloat16 |",
     "training_speed images digits --resolution 9": "| digits, 1,797 at 9 | read from the file |",
     "supernet report --draws 3": "better half alone",

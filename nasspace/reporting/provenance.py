@@ -69,6 +69,8 @@ def search_command(front: Front) -> str:
             parts += [flag] if value is True else [flag, str(value)]
     if start := front.settings.get("start_from"):
         parts += ["--start-from", str(start["source"])]
+    if earlier := (front.settings.get("belief") or {}).get("learned_from"):
+        parts += ["--learn-from", earlier]
     return shlex.join(parts)
 
 

@@ -56,6 +56,8 @@ WHOLE = ("start", "budget")  # mappings that are one value: the choices of a net
 def quantity(text: Any, kind: Kind) -> float:
     """Parse '20ms' to milliseconds, '150M' to a count, '30m' to seconds, '512KB' to bytes; only counts need no unit.
 
+    Upper and lower case of units are the same.
+
     >>> quantity("20ms", "latency"), quantity("0.02s", "latency"), quantity("150M", "count"), quantity("30m", "time")
     (20.0, 20.0, 150000000.0, 1800.0)
     >>> quantity("512KB", "memory"), quantity("1MB", "memory")
@@ -67,8 +69,7 @@ def quantity(text: Any, kind: Kind) -> float:
     if not match:
         raise ValueError(f"{text!r} is not an amount such as {example}")
     number, unit = float(match[1]), match[2].replace("µ", "u")
-    if kind == "memory":
-        unit = next((known for known in units if known.lower() == unit.lower()), unit)
+    unit = next((known for known in units if known.lower() == unit.lower()), unit)  # nobody means milli-FLOPs by "m"
     if unit not in units:
         known = ", ".join(u for u in units if u)
         missing = "has no unit" if not unit else f"has the unknown unit '{unit}'"

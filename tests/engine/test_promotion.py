@@ -121,7 +121,7 @@ def test_killed_between_and_within_rungs_it_ends_in_the_same_front(tmp_path, mon
     script = SCRIPT.format(space=SPACE)
     forked(script, "uninterrupted").communicate()
     rng = random.Random(5)
-    for kill in range(3):
+    for kill in range(2):
         process = forked(script, "killed")
         trainings = 0
         for line in process.lines():

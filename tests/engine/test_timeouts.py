@@ -15,8 +15,7 @@ WORKING = """
 import sys, time
 from nasspace.engine.timeouts import time_limit
 with time_limit(0.5, sys.argv[1]):
-    while True:
-        pass
+    while True: pass
 """
 
 

@@ -282,9 +282,9 @@ def test_suggestions_have_reasons(front):
 def test_commands_run_the_search_again(front):
     recipe = {name: value for name, value in SETTINGS["recipe"].items() if name not in ("training", "fidelity")}
     front = changed(front, recipe=recipe)
-    command = provenance.search_command(front)
+    plain = provenance.search_command(front)
     limits = "--latency-target 20ms --flops-target 150000000"
-    assert command == f"nas search --space shuffle --recipe quick {limits} --data digits --seed 3"
+    assert plain == f"nas search --space shuffle --recipe quick {limits} --data digits --seed 3"
     settings = {"trials": 8, "objectives": ["accuracy", "flops"], "threads": 2, "resolution": 32, "accuracy_of": "int8"}
     changed_recipe = changed(front, recipe={**recipe, **settings}, limits={"flash": 1024.0})
     assert shlex.split(provenance.search_command(changed_recipe))[6:] == [
@@ -296,6 +296,8 @@ def test_commands_run_the_search_again(front):
     command = provenance.search_command(changed(front, recipe={**recipe, **cluster}))
     for flag in ("--workers 1", "--skip-broken", "--ray head:10001", "--gpus 0.5"):
         assert flag in command
+    learned = changed(front, belief={"learned_from": "earlier"})
+    assert provenance.search_command(learned) == f"{plain} --learn-from earlier"
     mine = changed(front, recipe={**recipe, "name": "of-a-script"})
     assert provenance.search_command(mine) == ""
     assert all("search again" not in one.does for one in provenance.commands(mine))

@@ -45,6 +45,9 @@ def test_time_alone_ends_a_search_without_a_number_of_trials(tmp_path):
         ("7", "count", 7),
         ("2h", "time", 7200),
         ("512kb", "memory", 2**19),
+        ("300K", "count", 300e3),
+        ("40m", "count", 40e6),
+        ("20MS", "latency", 20),
     ],
 )
 def test_quantities(text, kind, value):
