@@ -1,8 +1,9 @@
-"""Format numbers for people."""
+"""Format numbers for people, and text for Markdown and spreadsheets."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -56,3 +57,13 @@ def escape_markdown(text: object) -> str:
     """
     line = " ".join(str(text).split()).encode("utf-8", "replace").decode()
     return "".join("\\" + letter if letter in "\\`*_[]<>#" else letter for letter in line)
+
+
+def csv_cell(value: Any) -> Any:
+    """A cell of a CSV file: a spreadsheet would run text that begins with = + - @ as a formula, so a quote precedes it.
+
+    >>> csv_cell("=cmd()"), csv_cell("-"), csv_cell(-1.5)
+    ("'=cmd()", '-', -1.5)
+    """
+    is_formula = isinstance(value, str) and len(value) > 1 and value[0] in "=+-@\t\r"
+    return f"'{value}" if is_formula else value

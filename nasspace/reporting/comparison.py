@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nasspace import files
+from nasspace.formatting import csv_cell
 from nasspace.reporting.page import Column, Table, render
 from nasspace.reporting.plots import AXIS, LAYOUT, Figure, axis_title
 from nasspace.reporting.report import FLOPS, OWN_PLACE
@@ -34,7 +35,7 @@ def write_comparison(comparison: Comparison) -> Path:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: csv_cell(cell) for name, cell in row.items()} for row in rows)
     files.write_text(comparison.folder / NETWORKS, text.getvalue())
     files.write_json(comparison.folder / DOCUMENT, comparison.document())
     files.write_text(comparison.folder / PAGE, comparison_html(comparison))

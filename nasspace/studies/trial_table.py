@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from nasspace.formatting import csv_cell
 from nasspace.studies.objectives import COUNTED_COLUMNS, OBJECTIVES
 
 if TYPE_CHECKING:
@@ -192,10 +193,12 @@ def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], floats: Co
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow(map(csv_cell, columns))
     for row in rows:
         cells = ((name, whole(row.get(name)) if name in WHOLE_COLUMNS else row.get(name)) for name in columns)
-        writer.writerow("" if not has_value(cell) else float(cell) if name in floats else cell for name, cell in cells)
+        writer.writerow(
+            "" if not has_value(cell) else float(cell) if name in floats else csv_cell(cell) for name, cell in cells
+        )
     return text.getvalue()
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nasspace.formatting import csv_cell
+
 NORMAL_95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 
 
@@ -65,6 +67,7 @@ def confusion_csv(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> st
     """The confusion matrix as CSV; the first column has the true classes, the header the predicted ones."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["true \\ predicted", *classes])
-    writer.writerows([name, *row] for name, row in zip(classes, matrix, strict=True))
+    names = [csv_cell(name) for name in classes]
+    writer.writerow(["true \\ predicted", *names])
+    writer.writerows([name, *row] for name, row in zip(names, matrix, strict=True))
     return text.getvalue()

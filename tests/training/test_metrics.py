@@ -41,6 +41,11 @@ def test_the_interval_is_wilson_s(right, count):
     assert wilson(right, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
+def test_no_class_is_a_formula_in_a_spreadsheet():
+    rows = list(csv.reader(confusion_csv(((5, 1), (0, 7)), ("=cmd()", "-")).splitlines()))
+    assert (rows[0][1:], rows[1][0], rows[2][0]) == (["'=cmd()", "-"], "'=cmd()", "-")
+
+
 def test_the_csv_names_rows_and_columns():
     text = confusion_csv(((5, 1), (0, 7)), ("a, b", "c"))
     assert list(csv.reader(text.splitlines())) == [
