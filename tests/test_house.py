@@ -56,7 +56,7 @@ HEAVY_LIBRARIES = {
         for name in ["cluster", "mailbox", "payload", "actors", "runner", "climbing", "remeasure", "watch"]
     },
     "plotly": {"reporting.plots", "reporting.notebook"},
-    "matplotlib": {"reporting.paper_figure"},
+    "matplotlib": {"reporting.paper_figure", "reporting.distribution_picture", "reporting.paper_style"},
     "jinja2": {"reporting.page"},
     "tensorboard": {"engine.training_logs"},
     "mlflow": {"engine.training_logs"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import numpy as np
 
 from nasspace import files
 from nasspace.formatting import csv_cell
+from nasspace.reporting import distribution_picture
+from nasspace.reporting.distribution import curves, looks
 from nasspace.reporting.page import Column, Table, render
 from nasspace.reporting.plots import AXIS, LAYOUT, Figure, axis_title
 from nasspace.reporting.report import FLOPS, OWN_PLACE
@@ -21,24 +22,23 @@ from nasspace.studies.differences import Estimate
 from nasspace.studies.front import search_fidelity
 from nasspace.studies.objectives import OBJECTIVES
 
-# After Okabe and Ito's palette for color-blind readers.
-COLORS = ("#2E86C8", "#D55E00", "#009E73", "#CC79A7", "#B8860B", "#7A6FBE")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x")
 PAGE, DOCUMENT, NETWORKS = "comparison.html", "comparison.json", "networks.csv"
-MARGIN = 0.04  # of the range of errors, on both sides of a figure
 
 
 def write_comparison(comparison: Comparison) -> Path:
-    """Write comparison.html, comparison.json and networks.csv into the folder of the comparison."""
+    """Write comparison.html, comparison.json, networks.csv and the pictures into the folder of the comparison."""
     rows = comparison.rows()
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: csv_cell(cell) for name, cell in row.items()} for row in rows)
-    files.write_text(comparison.folder / NETWORKS, text.getvalue())
-    files.write_json(comparison.folder / DOCUMENT, comparison.document())
-    files.write_text(comparison.folder / PAGE, comparison_html(comparison))
+    texts: dict[str, str | bytes] = {
+        NETWORKS: text.getvalue(),
+        DOCUMENT: files.json_text(comparison.document()),
+        **distribution_picture.files_of(comparison),
+        PAGE: comparison_html(comparison),
+    }
+    files.write_together({comparison.folder / name: content for name, content in texts.items()})
     return comparison.folder / PAGE
 
 
@@ -72,32 +72,23 @@ def comparison_html(comparison: Comparison) -> str:
 
 def distribution_figure(comparison: Comparison) -> Figure:
     """Draw the empirical distribution functions of error, with their bands."""
-    errors = np.concatenate([group.errors for group in comparison.groups]) * 100
-    margin = MARGIN * (errors.max() - errors.min()) or 1.0
-    ends = float(errors.min() - margin), float(errors.max() + margin)
-    traces = []
-    for (color, dash), group in zip(_looks(), comparison.groups, strict=False):
-        steps = np.unique(100 * group.errors)
-        share = np.searchsorted(np.sort(100 * group.errors), steps, "right") / len(group.errors)
-        x = [ends[0], *steps.tolist(), ends[1]]
-        y = np.array([0.0, *share, 1.0])
-        half = comparison.bands[group.name]
-        line = {"shape": "hv", "width": 0, "color": color}
-        hidden = {"legendgroup": group.name, "showlegend": False, "hoverinfo": "skip", "mode": "lines", "line": line}
+    traces, found = [], curves(comparison)
+    for look, curve in zip(looks(), found, strict=False):
+        common = {"type": "scatter", "x": curve.errors, "mode": "lines", "legendgroup": curve.name}
+        line = {"shape": "hv", "width": 0, "color": look.color}
+        hidden = {**common, "showlegend": False, "hoverinfo": "skip", "line": line}
         traces += [
-            {"type": "scatter", "x": x, "y": np.minimum(y + half, 1).tolist(), **hidden},
+            {**hidden, "y": curve.high},
+            {**hidden, "y": curve.low, "fill": "tonexty", "fillcolor": _faint(look.color)},
             {
-                **{"type": "scatter", "x": x, "y": np.maximum(y - half, 0).tolist(), **hidden},
-                **{"fill": "tonexty", "fillcolor": _faint(color)},
-            },
-            {
-                **{"type": "scatter", "x": x, "y": y.tolist(), "mode": "lines", "name": group.name},
-                **{"legendgroup": group.name, "line": {"shape": "hv", "width": 2.5, "color": color, "dash": dash}},
-                "hovertemplate": f"{group.name}: %{{y:.0%}} of networks have at most %{{x:.2f}} % error<extra></extra>",
+                **{**common, "y": curve.share, "name": curve.name},
+                "line": {"shape": "hv", "width": 2.5, "color": look.color, "dash": look.dash},
+                "hovertemplate": f"{curve.name}: %{{y:.0%}} of networks have at most %{{x:.2f}} % error<extra></extra>",
             },
         ]
+    ends = [found[0].errors[0], found[0].errors[-1]]
     axes = {
-        "xaxis": {**AXIS, "title": axis_title("error, %"), "range": list(ends)},
+        "xaxis": {**AXIS, "title": axis_title("error, %"), "range": ends},
         "yaxis": {**AXIS, "title": axis_title("share of networks"), "tickformat": ".0%", "range": [0, 1.02]},
     }
     return {"data": traces, "layout": {**LAYOUT, **axes, "height": 420}}
@@ -106,13 +97,13 @@ def distribution_figure(comparison: Comparison) -> Figure:
 def front_figure(comparison: Comparison, cost: str) -> Figure:
     """Draw error over a cost of the budget, with the front of each group in both."""
     objective, traces = OBJECTIVES[cost], []
-    for (color, dash), symbol, group in zip(_looks(), itertools.cycle(SYMBOLS), comparison.groups, strict=False):
+    for look, group in zip(looks(), comparison.groups, strict=False):
         points = sorted((one.costs[cost] * objective.factor, 100 * one.error, one.id) for one in group.networks)
         best = np.minimum.accumulate([error for _, error, _ in points]).tolist()
         ends = [comparison.budget[cost][1] * objective.factor]
         common = {"type": "scatter", "legendgroup": group.name, "name": group.name}
         steps = {"x": [point[0] for point in points] + ends, "y": best + best[-1:]}
-        line = {"shape": "hv", "width": 1.5, "color": color, "dash": dash}
+        line = {"shape": "hv", "width": 1.5, "color": look.color, "dash": look.dash}
         traces += [
             {**common, **steps, "mode": "lines", "line": line, "showlegend": False, "hoverinfo": "skip"},
             {
@@ -120,7 +111,7 @@ def front_figure(comparison: Comparison, cost: str) -> Figure:
                 "x": [point[0] for point in points],
                 "y": [point[1] for point in points],
                 "mode": "markers",
-                "marker": {"color": color, "size": 8, "symbol": symbol, "opacity": 0.8},
+                "marker": {"color": look.color, "size": 8, "symbol": look.symbol, "opacity": 0.8},
                 "customdata": [point[2] for point in points],
                 "hovertemplate": f"{group.name}, trial %{{customdata}}<br>{objective.label} %{{x:.3g}} {objective.unit}"
                 "<br>error %{y:.2f} %<extra></extra>",
@@ -131,11 +122,6 @@ def front_figure(comparison: Comparison, cost: str) -> Figure:
         "yaxis": {**AXIS, "title": axis_title("error, %"), "automargin": True},
     }
     return {"data": traces, "layout": {**LAYOUT, **axes, "height": 420}}
-
-
-def _looks() -> Iterator[tuple[str, str]]:
-    """Color and dash of each group."""
-    return itertools.cycle(zip(COLORS, DASHES, strict=True))
 
 
 def _faint(color: str) -> str:

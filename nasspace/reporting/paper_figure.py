@@ -1,18 +1,12 @@
-"""The front of a study as a figure for papers: front.svg and front.png, one column wide.
-
-Drawn by Matplotlib, which needs no browser. Plotly's static export runs one: it takes five seconds a picture, and
-servers have none.
-"""
+"""The front of a study as a figure for papers: front.svg and front.png, one column wide."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from nasspace.reporting.paper_style import COLUMN, saved, style
 from nasspace.reporting.plot_data import EVALUATED, FRONT, REJECTED, Row, panels, pareto_rows, staircase, values
 from nasspace.reporting.plots import COLORS, FAR, LOGARITHMIC
 from nasspace.reporting.publication import PNG, SVG, source
@@ -24,64 +18,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMN = 3.35  # inches: one column of the usual two-column papers (85 mm)
 PANEL, LEGEND = 2.25, 0.3  # inches: the height of a panel, and of the legend above
-DPI = 300  # of front.png
 CLOSE = (0.05, 0.09)  # labels overlap if they are closer than these shares of width and height
 WORDS = {FRONT: "Pareto front, 95 % intervals", EVALUATED: "evaluated", REJECTED: "over a limit"}
-STYLE = {
-    "font.family": "DejaVu Sans",  # comes with Matplotlib, so that all machines draw the same picture
-    "font.size": 8,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "svg.hashsalt": "nasspace",  # the ids in an SVG are random otherwise
-}
 
 
 def files_of(front: Front) -> dict[str, bytes]:
     """The files front.svg and front.png by their names; both name the study that they were drawn from."""
-    with _style():
+    with style():
         figure = draw(front)
         # Each format has its own keys; without a date, equal fronts give equal files.
         svg = {"Title": f"Pareto front of {front.name}", "Description": source(front), "Date": None}
         png = {"Title": f"Pareto front of {front.name}", "Description": source(front)}
-        return {SVG: _saved(figure, "svg", svg), PNG: _saved(figure, "png", png)}
+        return {SVG: saved(figure, "svg", svg), PNG: saved(figure, "png", png)}
 
 
 def png(front: Front, dpi: int) -> bytes:
     """The figure as PNG with this resolution."""
-    with _style():
-        return _saved(draw(front), "png", {}, dpi)
-
-
-def _saved(figure: Figure, kind: str, metadata: dict[str, Any], dpi: int = DPI) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=dpi, metadata=metadata)
-    return content.getvalue()
-
-
-@contextlib.contextmanager
-def _style() -> Iterator[None]:
-    """Matplotlib's own defaults and those of this figure, whatever the user's matplotlibrc says."""
-    log = logging.getLogger("matplotlib")
-    level = log.level
-    log.setLevel(logging.ERROR)  # without a writable home folder it logs where it keeps its list of fonts
-    try:
-        import matplotlib
-
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            matplotlib.rcParams.update(STYLE)
-            yield
-    finally:
-        log.setLevel(level)
+    with style():
+        return saved(draw(front), "png", {}, dpi)
 
 
 def draw(front: Front) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from xml.etree import ElementTree
 
 import pytest
 
@@ -58,6 +59,9 @@ def test_the_better_space_wins_within_the_budget(spaces):
     assert frame.groupby("space").size().to_dict() == {"convs": 15, "fires": 15}
     assert frame["flops"].between(100e3, 400e3).all()
     assert frame.groupby("space")["digest"].nunique().tolist() == [15, 15]
+    picture = ElementTree.fromstring((found.folder / "distribution.svg").read_bytes())
+    assert found.sentence in " ".join(picture.itertext())
+    assert (found.folder / "distribution.png").read_bytes().endswith(b"IEND\xaeB`\x82")
     document = json.loads((found.folder / "comparison.json").read_text())
     assert document == json.loads(json.dumps(found.document()))
     assert document.keys() >= {"budget", "spaces", "winner", "p_value", "sentence"}

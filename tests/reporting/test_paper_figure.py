@@ -15,7 +15,7 @@ from PIL import Image
 
 import nasspace
 from nasspace.engine.searched import SearchedStudy
-from nasspace.reporting import paper_figure, plot_data, publication
+from nasspace.reporting import paper_figure, paper_style, plot_data, publication
 from nasspace.reporting.notebook import front_figure, front_html
 from nasspace.space.space import Space
 from nasspace.studies.front import Front
@@ -45,7 +45,7 @@ def front(study) -> Front:
 
 
 def test_a_panel_shows_the_candidates_the_intervals_and_the_limit(front):
-    with paper_figure._style():
+    with paper_style.style():
         figure = paper_figure.draw(front)
         latency, flops = figure.axes
         assert [text.get_text() for text in figure.legends[0].get_texts()] == list(paper_figure.WORDS.values())

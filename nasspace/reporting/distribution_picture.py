@@ -1,0 +1,52 @@
+"""The distributions of error of a comparison as a figure for papers: distribution.svg and distribution.png."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nasspace.reporting.distribution import LOOKS, curves
+from nasspace.reporting.paper_style import COLUMN, saved, style
+from nasspace.studies.comparison import Comparison
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SVG, PNG = "distribution.svg", "distribution.png"
+HEIGHT = 2.5  # inches
+DASHES = {  # names of Plotly's dashes as Matplotlib has them
+    **{"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."},
+    **{"longdash": (0, (8, 3)), "longdashdot": (0, (8, 3, 1, 3))},
+}
+
+
+def files_of(comparison: Comparison) -> dict[str, bytes]:
+    """The files distribution.svg and distribution.png by their names; equal comparisons give equal files."""
+    title = f"Distributions of error: {comparison.name}"
+    with style():
+        figure = draw(comparison)
+        return {
+            SVG: saved(figure, "svg", {"Title": title, "Description": comparison.sentence, "Date": None}),
+            PNG: saved(figure, "png", {"Title": title, "Description": comparison.sentence}),
+        }
+
+
+def draw(comparison: Comparison) -> Figure:
+    """Draw the empirical distribution function of each group with its band."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    figure = Figure(figsize=(COLUMN, HEIGHT), layout="constrained")
+    axes = figure.subplots()
+    for look, curve in zip(LOOKS, curves(comparison), strict=False):
+        axes.fill_between(curve.errors, curve.low, curve.high, step="post", color=look.color, alpha=0.16, linewidth=0)
+        style = {"color": look.color, "linestyle": DASHES[look.dash], "linewidth": 1.2}
+        axes.step(curve.errors, curve.share, where="post", label=curve.name, **style)
+    axes.set_xlabel("error, %")
+    axes.set_ylabel("share of networks, 95 % bands")
+    axes.set_xlim(curve.errors[0], curve.errors[-1])
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0, symbol=" %"))
+    axes.grid(color="#d8d8d8", linewidth=0.4)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=3, columnspacing=1.0, handletextpad=0.4)
+    return figure
