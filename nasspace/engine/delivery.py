@@ -318,8 +318,8 @@ def _test_predictor(study: Study, report: Report) -> None:
     trials = measured_trials[-MAX_PREDICTED:]
     if len(trials) < 3:
         return
+    report("finishing", text="predicting the latency of each network from the others, as a test")
     architectures = [study.architecture(trial.number) for trial in trials]
     measured = [study.latency(trial)["median_ms"] for trial in trials]
     found = cross_validate(architectures, measured, [trial.user_attrs.get("layers_ms") for trial in trials])
     study.record.set_user_attr(PREDICTOR, {**found.to_json(), "sentence": str(found)})
-    report("finishing", text=str(found))
