@@ -84,7 +84,6 @@ class Judged:
     high: np.ndarray
     tests: list[list[float]]  # test accuracies of the long trainings
     truth: np.ndarray
-    seconds: float
 
 
 def judged(table: list[dict], name: str, text: str, seed: str, prior: Prior) -> Judged | None:
@@ -113,8 +112,7 @@ def judged(table: list[dict], name: str, text: str, seed: str, prior: Prior) -> 
     low, high = belief.interval()
     tests = [[float(row["test_accuracy"]) for row in long[number]] for number in numbers]
     truth = np.array([np.mean([accuracy(row, name) for row in long[number]]) for number in numbers])
-    seconds = float(np.mean([float(row["seconds"]) for row in last]))
-    return Judged(numbers, values, low, high, tests, truth, seconds)
+    return Judged(numbers, values, low, high, tests, truth)
 
 
 def priors(table: list[dict]) -> dict[str, Prior]:
@@ -161,16 +159,15 @@ def pooled(table: list[dict], own: dict[str, Prior]) -> None:
     """Print tau as the mean of the sets, for budgets that all of them have: even networks, odd ones, and all."""
     print(
         "Tau as the mean of the sets, over networks of even number, of odd number, and all with its 95 % interval "
-        "(bootstrap over networks). Cost: CPU seconds of the training relative to `32x8`.\n"
+        "(bootstrap over networks). Cost: epochs times pixels relative to `32x8`, as the mean of the sets.\n"
     )
     print("| trained | cost | ranked by | even | odd | all (95 %) |\n| -- | -- | -- | -- | -- | -- |")
     ladders = {name: [one.name for one in PLAN[name].budgets[0][0].prefixes] for name in PLAN}
     texts = {
         "8 epochs at 32 pixels, the first `quick`": dict.fromkeys(PLAN, "32x8"),
-        **{f"the search and {step} rungs" if step else "4 epochs at 32 pixels, `quick` now":
+        **{f"`quick` and {step} of its rungs" if step else "4 epochs at 32 pixels, `quick` now":
            {name: each[step] for name, each in ladders.items()} for step in range(4)},
     }  # fmt: skip
-    first: dict[str, Judged] = {}
     for label, by_set in texts.items():
         sets = {
             name: judged(table, name, text, *seeds_of(table, name, text), own[name]) for name, text in by_set.items()
@@ -178,8 +175,7 @@ def pooled(table: list[dict], own: dict[str, Prior]) -> None:
         if any(each is None or len(each.numbers) < PLAN[name].networks for name, each in sets.items()):
             print(f"| {label} | not trained yet for all networks | | | | |")
             continue
-        first = first or sets
-        cost = float(np.mean([sets[name].seconds / first[name].seconds for name in sets]))
+        cost = float(np.mean([pixels(text) / pixels("32x8") for text in by_set.values()]))
         for criterion in ("accuracy", "log loss", "expected", "FLOPs"):
             pairs = [(each.values[criterion], each.truth) for each in sets.values()]
             halves = [np.mean([tau(values[i::2], truth[i::2]) for values, truth in pairs]) for i in (0, 1)]
@@ -196,6 +192,11 @@ def pooled(table: list[dict], own: dict[str, Prior]) -> None:
     ceilings = {name: ceiling(table, name) for name in PLAN}
     each = ", ".join(f"{name} {value:.2f}" for name, value in ceilings.items())
     print(f"\nTau of the true quality with this truth: {each}; mean {np.mean(list(ceilings.values())):.2f}")
+
+
+def pixels(text: str) -> float:
+    """Epochs times pixels of an image: what a training costs, up to a factor that the network decides."""
+    return float(sum(count * size**2 for size, count in budget(text).parts))
 
 
 def seeds_of(table: list[dict], name: str, text: str) -> tuple[str]:
