@@ -18,8 +18,8 @@ Accuracies after full training vary about a line over the logarithm of FLOPs. Al
 a linear regression with correlated errors, solved at once. It pulls a network whose single look was lucky towards the
 line, so the best of many is not flattered (the winner's curse; Efron 2011, "Tweedie's formula and selection bias").
 
-The default `Prior` was chosen by hand to agree with the trainings in `reports/benchmarks/fidelities`;
-`benchmarks/belief.py` measures how often the intervals hold. NumPy alone solves the systems, since every table of a
+The default `Prior` was chosen to agree with the trainings in `reports/benchmarks/fidelities`, of which it is close to
+the most probable; `benchmarks/belief.py` measures how often the intervals hold. NumPy alone solves the systems, since every table of a
 front needs them, and the import of SciPy would take longer.
 """
 
@@ -57,7 +57,7 @@ class Prior:
     early_gain_sd: float = 0.6
     early_drift_sd: float = 0.3  # of a network, per doubling of the steps up to `EARLY_STEPS`
     gap_sd: float = 0.07  # of a budget
-    drift_sd: float = 0.035  # of a network, per doubling of the training
+    drift_sd: float = 0.025  # of a network, per doubling of the training
     seed_sd: float = 0.04
     shared: float = 0.6  # share of the sampling variance that is common to all trainings
     inherited: float = 0.3  # correlation of accuracies with shared weights: below published ones, above those measured
