@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 from nasspace.reporting.distribution import LOOKS, curves
 from nasspace.reporting.paper_style import COLUMN, saved, style
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 SVG, PNG = "distribution.svg", "distribution.png"
 HEIGHT = 2.5  # inches
+COLUMNS = 3  # of the legend
 DASHES = {  # names of Plotly's dashes as Matplotlib has them
     **{"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."},
     **{"longdash": (0, (8, 3)), "longdashdot": (0, (8, 3, 1, 3))},
@@ -38,7 +40,9 @@ def draw(comparison: Comparison) -> Figure:
     figure = Figure(figsize=(COLUMN, HEIGHT), layout="constrained")
     axes = figure.subplots()
     for look, curve in zip(LOOKS, curves(comparison), strict=False):
-        axes.fill_between(curve.errors, curve.low, curve.high, step="post", color=look.color, alpha=0.16, linewidth=0)
+        own = slice(1, -1)  # outside of a group's own errors, bands would cover each other
+        band: dict[str, Any] = {"step": "post", "color": look.color, "alpha": 0.16, "linewidth": 0}
+        axes.fill_between(curve.errors[own], curve.low[own], curve.high[own], **band)
         style = {"color": look.color, "linestyle": DASHES[look.dash], "linewidth": 1.2}
         axes.step(curve.errors, curve.share, where="post", label=curve.name, **style)
     axes.set_xlabel("error, %")
@@ -48,5 +52,7 @@ def draw(comparison: Comparison) -> Figure:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0, symbol=" %"))
     axes.grid(color="#d8d8d8", linewidth=0.4)
     axes.set_axisbelow(True)
-    figure.legend(loc="outside upper center", ncols=3, columnspacing=1.0, handletextpad=0.4)
+    rows = math.ceil(len(comparison.groups) / COLUMNS)
+    place: dict[str, Any] = {"loc": "outside upper center", "columnspacing": 1.0, "handletextpad": 0.4}
+    figure.legend(ncols=math.ceil(len(comparison.groups) / rows), **place)
     return figure

@@ -19,8 +19,8 @@ a linear regression with correlated errors, solved at once. It pulls a network w
 line, so the best of many is not flattered (the winner's curse; Efron 2011, "Tweedie's formula and selection bias").
 
 The default `Prior` was chosen to agree with the trainings in `reports/benchmarks/fidelities`, of which it is close to
-the most probable; `benchmarks/belief.py` measures how often the intervals hold. NumPy alone solves the systems, since every table of a
-front needs them, and the import of SciPy would take longer.
+the most probable; `benchmarks/belief.py` measures how often the intervals hold. NumPy alone solves the systems, since
+every table of a front needs them, and the import of SciPy would take longer.
 """
 
 from __future__ import annotations

@@ -141,18 +141,19 @@ class Comparison:
         return self.leader if self.p_value < LEVEL else None
 
     def against_next(self) -> tuple[str, Difference]:
-        """The group that is hardest to tell from the leader, and the leader's difference from it."""
-        own = {pair: p_value for pair, p_value in self.p_values.items() if self.leader in pair}
-        pair = max(own, key=lambda one: own[one])
-        found = self.differences[pair]
-        if pair[0] == self.leader:
-            return pair[1], found
-        return pair[0], Difference(
-            Estimate(1 - found.superiority.value, 1 - found.superiority.high, 1 - found.superiority.low),
-            Estimate(-found.error.value, -found.error.high, -found.error.low),
-            found.p_value,
-            found.needed,
-        )
+        """The group that is hardest to tell from the leader, and the leader's difference from it.
+
+        Permutations have a smallest p-value, which several groups may share: then the one whose networks are better
+        than the leader's most often.
+        """
+        others = {
+            second if first == self.leader else first: (p_value, found if first == self.leader else _reversed(found))
+            for (first, second), p_value in self.p_values.items()
+            if self.leader in (first, second)
+            for found in [self.differences[first, second]]
+        }
+        name = max(others, key=lambda one: (others[one][0], -others[one][1].superiority.value))
+        return name, others[name][1]
 
     @property
     def needed(self) -> int | None:
@@ -316,6 +317,16 @@ class Comparison:
     def _rng(self) -> np.random.Generator:
         """The same random numbers for every question, so that answers do not depend on their order."""
         return np.random.default_rng(self.settings["recipe"]["seed"])
+
+
+def _reversed(found: Difference) -> Difference:
+    """The difference of the second group from the first."""
+    return Difference(
+        Estimate(1 - found.superiority.value, 1 - found.superiority.high, 1 - found.superiority.low),
+        Estimate(-found.error.value, -found.error.high, -found.error.low),
+        found.p_value,
+        found.needed,
+    )
 
 
 def _percent(estimate: Estimate) -> tuple[str, str]:

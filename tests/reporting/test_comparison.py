@@ -82,3 +82,15 @@ def test_holm_adjusts_the_tests_of_three_groups(tmp_path):
     assert difference.superiority.value > 0.5
     assert difference.error.value < 0
     assert difference.error.low <= difference.error.value <= difference.error.high
+
+
+def test_the_sentence_is_about_the_nearest_of_groups_with_the_smallest_p_value(tmp_path):
+    found = made(tmp_path)
+    errors = {"best": np.linspace(0.1, 0.11, 20), "far": np.linspace(0.4, 0.5, 20), "near": np.linspace(0.105, 0.2, 20)}
+    groups = [
+        Group(name, tmp_path, tuple(Network(i, f"{name}{i}", float(one), {"flops": 2e6}) for i, one in enumerate(each)))
+        for name, each in errors.items()
+    ]
+    apart = Comparison(tmp_path, found.settings, tuple(groups))
+    assert apart.p_values["best", "far"] == apart.p_values["best", "near"]
+    assert apart.against_next()[0] == "near"
