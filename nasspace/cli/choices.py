@@ -115,7 +115,8 @@ class CommandWithChoices(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
-        for parameter in self.params:
+        parameters: list[Any] = self.params  # arguments have help in Typer only
+        for parameter in parameters:
             if text := getattr(parameter, "help", None):
                 parameter.help = fill(text)
         super().format_help(ctx, formatter)

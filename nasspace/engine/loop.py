@@ -350,7 +350,7 @@ def _learned(name: str | Path, problem: Problem) -> dict[str, Any]:
             f"held-out images), or at another resolution than {problem.recipe.data}; leave it out, or name a study on "
             "the same images"
         )
-    return {**asdict(belief.learned_prior()), "learned_from": paths.shown(study.folder)}
+    return {**asdict(belief.learned_prior()), "learned_from": paths.named(study.folder)}
 
 
 def _nothing_learned(settings: Mapping[str, Any], problem: Problem) -> str:

@@ -271,8 +271,8 @@ class _Folder:
     def _same_preprocessing(self, name: str, photo: Tensor, found: Tensor | None) -> Check:
         """Compare the preprocessing of model.py and predict.py, in levels of 255."""
         array = photo.permute(1, 2, 0).contiguous().numpy()
-        expected = predict.preprocess(array[..., 0] if array.shape[2] == 1 else array, self.spec)
-        expected = torch.from_numpy(predict.normalize(expected, self.spec))
+        pixels = predict.preprocess(array[..., 0] if array.shape[2] == 1 else array, self.spec)
+        expected = torch.from_numpy(predict.normalize(pixels, self.spec))
         if found is None or found.shape != expected.shape or not found.isfinite().all():
             return Check(name, False, "not finite, or of another shape", LEVELS)
         levels = (found - expected).abs() * 255 * torch.tensor(self.spec["std"])[:, None, None]

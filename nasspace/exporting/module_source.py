@@ -59,7 +59,7 @@ class ModuleText:
             raise InputError(f"'{name}' of {self.name} is bound {times} top level")
         return found[0]
 
-    def place(self, node: ast.AST) -> str:
+    def place(self, node: ast.stmt | ast.expr) -> str:
         """Module and line of a node, for messages."""
         return f"{self.name}, line {node.lineno},"
 
@@ -99,11 +99,11 @@ class ModuleText:
         targets = (node for node in ast.walk(statement) if isinstance(node, ast.Name) and node.id == name)
         return next((self.start(node) for node in targets if isinstance(node.ctx, ast.Store)), None)
 
-    def start(self, node: ast.AST) -> int:
+    def start(self, node: ast.stmt | ast.expr) -> int:
         """The first byte of a node."""
         return self._starts[node.lineno - 1] + node.col_offset
 
-    def end(self, node: ast.AST) -> int:
+    def end(self, node: ast.stmt | ast.expr) -> int:
         """The byte after a node."""
         return self._starts[node.end_lineno - 1] + node.end_col_offset
 
@@ -178,7 +178,7 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _codes(constant)
 
 
-def _plain(value: object) -> str | None:
+def _plain(value: typing.Any) -> str | None:
     origin = typing.get_origin(value)
     if origin is typing.Annotated:
         return _plain(value.__origin__)

@@ -140,9 +140,8 @@ def differences_in_source(tree: ast.Module, spec: Mapping[str, Any]) -> list[str
     """The keys whose constants differ in model.py; the program is parsed, not run."""
     expected = constants(spec)
     found: dict[str, Any] = {}
-    for statement in tree.body:
-        targets = statement.targets if isinstance(statement, ast.Assign) else []
-        for target in targets:
+    for statement in [one for one in tree.body if isinstance(one, ast.Assign)]:
+        for target in statement.targets:
             if isinstance(target, ast.Name) and target.id in expected:
                 try:
                     value = _plain(ast.literal_eval(statement.value))

@@ -250,8 +250,10 @@ class GraphNarrowing:
         classes = self.classes_at(ratio, rounding)
         if classes is None:
             return math.inf
-        sizes = ((one, *(self.channels_at(name, classes) for name in (one.source, one.out))) for one in self.weighted)
-        return sum(one.flops(c_in, c_out) for one, c_in, c_out in sizes)
+        return sum(
+            one.flops(self.channels_at(one.source, classes), self.channels_at(one.out, classes))
+            for one in self.weighted
+        )
 
     @cached_property
     def exact(self) -> float:

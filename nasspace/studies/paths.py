@@ -32,16 +32,19 @@ def folder_of(name: str | Path) -> Path:
         raise InputError(f"{text[:60]}...: cannot be a study's name ({error.strerror}); choose another name") from None
 
 
-def as_argument(folder: Path, number: int | None = None) -> str:
-    """A study, or a network of it, as an argument of a command that can be copied: quoted for a shell.
+def named(folder: Path) -> str:
+    """What `folder_of` makes a study's folder of: its name below `./reports`, else the path."""
+    is_name = folder.parent == Path("reports") and not folder.name.startswith("-")  # which would be a flag
+    return folder.name if is_name else str(folder)
 
-    It is the study's name if `folder_of` finds it, else its folder.
+
+def as_argument(folder: Path, number: int | None = None) -> str:
+    """A study, or a network of it, as an argument of a command that can be copied: `named`, quoted for a shell.
 
     >>> as_argument(Path("reports/my photos"), 7), as_argument(Path("/tmp/one"))
     ("'my photos:7'", '/tmp/one')
     """
-    is_name = folder.parent == Path("reports") and not folder.name.startswith("-")  # which would be a flag
-    name = folder.name if is_name else str(folder)
+    name = named(folder)
     return shlex.quote(name if number is None else f"{name}:{number}")
 
 

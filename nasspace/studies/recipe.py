@@ -420,5 +420,5 @@ def _settings(keys: tuple[str | int, ...]) -> Mapping[str, Any]:
         **{"limits": Limits, "fidelity": Fidelity, "training": TrainingSettings, "rungs": Rung, "full": Full},
         **{"reward": Reward, "netadapt": NetAdapt, "uniform": Uniform, "supernet": SupernetSettings},
     }
-    part = parts.get(keys[0] if keys else "", Recipe)
+    part: Any = parts.get(keys[0] if keys else "", Recipe)
     return part.model_fields if issubclass(part, BaseModel) else part.__dataclass_fields__

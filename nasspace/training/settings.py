@@ -87,7 +87,7 @@ def _are_numbers(value: object, count: int) -> bool:
 def _jitter() -> Any:
     """The field for the strengths of color jitter."""
 
-    def fits(value: object) -> bool:
+    def fits(value: Any) -> bool:
         return _are_numbers(value, 4) and all(part >= 0 for part in value) and value[3] <= 0.5
 
     allowed = "four numbers of 0 or more (brightness, contrast, saturation, hue), hue at most 0.5"

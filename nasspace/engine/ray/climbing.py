@@ -58,7 +58,7 @@ def climb(
         cluster.pickle_by_value(payload.blocks)
         placement = cluster.worker_placement(recipe, cluster.nodes())
         workers = min(recipe.workers, placement.capacity)
-        mailbox = ray.remote(Mailbox).options(num_cpus=0, **cluster.on_driver_node()).remote()
+        mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, **cluster.on_driver_node()).remote()
         # Payload and results are owned by the mailbox or a worker, not by this process: see `actors.worker_class`.
         (reference,) = monitor.get(mailbox.store_payload.remote(serialized(payload)))
         task = ray.remote(_climb).options(**placement.options, max_retries=recipe.retries)

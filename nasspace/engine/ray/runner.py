@@ -222,7 +222,7 @@ def _run_tuner(manager: TrialManager, payload: Payload, recipe: Recipe, connecti
     cluster.pickle_by_value(payload.blocks)
     nodes = cluster.nodes()
     cluster.check_nodes(nodes, recipe)
-    mailbox = ray.remote(Mailbox).options(num_cpus=0, **cluster.on_driver_node()).remote()
+    mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, **cluster.on_driver_node()).remote()
     # The payload is owned by the mailbox: see `actors.worker_class`.
     (reference,) = connection.monitor.get(mailbox.store_payload.remote(serialized(payload)))
     latency_actor = _start_latency_actor(manager, reference, recipe, nodes, connection.monitor)
@@ -268,7 +268,7 @@ def _start_latency_actor(
     if not nodes.measuring:
         return None
     options = {"num_cpus": 0, "resources": {cluster.LATENCY: 1}, "max_restarts": -1, "max_task_retries": recipe.retries}
-    actor = ray.remote(actors.LatencyActor).options(**options).remote(payload)
+    actor: Any = ray.remote(actors.LatencyActor).options(**options).remote(payload)
     note = functools.partial(manager.report, "note")
     result = actor.machine.remote()
     machine = cluster.wait_for_node(result, NODE_TIMEOUT, "to start the search", lambda text: note(text=text), monitor)
