@@ -65,6 +65,15 @@ def test_what_was_published_follows_from_its_study(study, capsys, database):
     assert f"{6 if database else 5} checks ok, 0 failed" in capsys.readouterr().out
 
 
+PUBLISHED = sorted(path.parent for path in Path(__file__).parents[2].glob("reports/published/*/study.yaml"))
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
+def test_the_published_studies_of_the_repository_hold(folder, capsys):
+    assert cli.run(["report", str(folder), "--check", "--json"]) == 0
+    assert all(check["ok"] is not False for check in json.loads(capsys.readouterr().out)["checks"])
+
+
 def test_another_name_or_place_is_no_difference(study, tmp_path, capsys):
     moved = study.rename(tmp_path / "elsewhere")
     assert checked(capsys, str(moved))[0] == 0
