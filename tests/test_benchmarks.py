@@ -31,7 +31,7 @@ SMALLEST = {  # program and arguments: a part of what it prints
     "shipped_files": "0 of 0 files",
     "startup 1 --help": "nas --help: median",
     "textbook --parts groups --networks shufflenet_v1_g1_1.0 --resolution 32 --seconds 0.01 --repeats 1 --out .": (
-        "1 of 1"
+        "Right predictions: "
     ),
     "training_speed precision mobilenet_v2_0.35 --rounds 1 --resolution 32": "| bfloat16 |",
     "training_speed images digits --resolution 9": "| digits, 1,797 at 9 | read from the file |",
