@@ -1,6 +1,6 @@
 """How often the interval of the accuracy after full training holds, and how the belief ranks networks.
 
-    python benchmarks/belief.py [--table FILE]
+    python benchmarks/belief.py [--table FILE] [--drifts 0.015,0.025,0.035]
 
 Reads the trainings of `benchmarks/fidelities.py` and trains nothing. For each set and each budget, the networks are
 believed in as after a search that trained all of them with this budget (and, for several rungs, looked at them after
@@ -11,6 +11,9 @@ Columns: networks; how many test accuracies of long trainings lie in the 95 % in
 mean error of the expected accuracy, in points; Kendall's tau with the truth (mean accuracy of the long trainings over
 validation and test images) of the accuracy of the last look, of its log loss, and of the expected accuracy; and the
 accuracy in points that is given up by taking the network with the highest expected accuracy.
+
+`--drifts` compares values of `Prior.drift_sd` instead: the log likelihood of all looks, short and long, minus that of
+the default, and the mean tau of the expected accuracy over the sets after 4 and 8 epochs at 32 pixels.
 """
 
 from __future__ import annotations
@@ -74,6 +77,12 @@ def gains(table: list[dict], prior: Prior) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
+def look(network: int, name: str, text: str, row: dict) -> Look:
+    """What a search sees of a training: `network` is the place of the network among those that are believed in."""
+    found = float(row["validation_accuracy"]), VALIDATION[name], float(row["validation_log_loss"])
+    return Look(network, text, epochs_of(name, text), *found)
+
+
 @dataclass(frozen=True)
 class Judged:
     """The networks of a set after one short training each: what it says of them, and the truth."""
@@ -94,12 +103,11 @@ def judged(table: list[dict], name: str, text: str, seed: str, prior: Prior) -> 
         return None
     steps = [text] if "share=" in text else [one.name for one in budget(text).prefixes]
     looks = [
-        Look(i, step, epochs_of(name, step), float(row["validation_accuracy"]), VALIDATION[name],
-             float(row["validation_log_loss"]))
+        look(i, name, step, row)
         for step in steps
         for i, number in enumerate(numbers)
         if (row := held.get((name, step, seed), {}).get(number))
-    ]  # fmt: skip
+    ]
     last = [held[name, text, seed][number] for number in numbers]
     sizes = [float(row["flops"]) for row in last]
     belief = AccuracyBelief(sizes, looks, PLAN[name].long.parts[0][1], VALIDATION[name], prior)
@@ -142,7 +150,7 @@ def report(table: list[dict]) -> None:
             f"{sum(hits)} of {len(hits)}",
             f"{100 * (found.high - found.low).mean():.1f}",
             f"{100 * (expected.mean() - np.mean([one for each in found.tests for one in each])):+.1f}",
-            *(f"{tau(found.values[name], truth):.2f}" for name in ("accuracy", "log loss", "expected")),
+            *(f"{tau(found.values[criterion], truth):.2f}" for criterion in ("accuracy", "log loss", "expected")),
             f"{100 * (truth.max() - truth[expected.argmax()]):.1f}",
         ]
         print(f"| {name} | {text} | {len(found.numbers)} | " + " | ".join(figures) + " |")
@@ -169,9 +177,7 @@ def pooled(table: list[dict], own: dict[str, Prior]) -> None:
            {name: each[step] for name, each in ladders.items()} for step in range(4)},
     }  # fmt: skip
     for label, by_set in texts.items():
-        sets = {
-            name: judged(table, name, text, *seeds_of(table, name, text), own[name]) for name, text in by_set.items()
-        }
+        sets = {name: judged(table, name, text, seed_of(table, name, text), own[name]) for name, text in by_set.items()}
         if any(each is None or len(each.numbers) < PLAN[name].networks for name, each in sets.items()):
             print(f"| {label} | not trained yet for all networks | | | | |")
             continue
@@ -199,10 +205,10 @@ def pixels(text: str) -> float:
     return float(sum(count * size**2 for size, count in budget(text).parts))
 
 
-def seeds_of(table: list[dict], name: str, text: str) -> tuple[str]:
-    """The seed with which most networks were trained with a budget."""
+def seed_of(table: list[dict], name: str, text: str) -> str:
+    """The seed with which most networks were trained with a budget; empty if none was."""
     seeds = [row["seed"] for row in table if (row["set"], row["budget"]) == (name, text)]
-    return (max(sorted(set(seeds)), key=seeds.count, default=""),)
+    return max(sorted(set(seeds)), key=seeds.count, default="")
 
 
 def resampled(pairs: list[tuple[np.ndarray, np.ndarray]], draws: int = 1000) -> np.ndarray:
@@ -221,15 +227,59 @@ def ceiling(table: list[dict], name: str) -> float:
     From the variance of that mean between networks and the variance between two trainings of a network: for normal
     values of correlation r, tau is 2 / pi * arcsin(r).
     """
-    each = np.array([[accuracy(row, name) for row in rows] for rows in long_trainings(table, name).values()])
+    long = long_trainings(table, name).values()
+    each = np.array([[accuracy(row, name) for row in trainings] for trainings in long])
     noise = each.var(1, ddof=1).mean() / each.shape[1]
     return float(2 / np.pi * np.arcsin(np.sqrt(max(0.0, 1 - noise / each.mean(1).var(ddof=1)))))
+
+
+def compare_drifts(table: list[dict], drifts: list[float]) -> None:
+    """Print how likely the looks are, and how the networks are ranked, with each deviation of networks per doubling."""
+    own = priors(table)
+    default = likelihood(table, Prior())
+    print("| drift_sd | log likelihood | tau after 4 epochs: even, odd | after 8: even, odd |\n| -- | -- | -- | -- |")
+    for drift in drifts:
+        row = [f"{drift:g}", f"{likelihood(table, replace(Prior(), drift_sd=drift)) - default:+.1f}"]
+        for text in ("32x4", "32x8"):
+            sets = [
+                judged(table, name, text, seed_of(table, name, text), replace(own[name], drift_sd=drift))
+                for name in PLAN
+            ]
+            halves = [
+                np.mean([tau(one.values["expected"][i::2], one.truth[i::2]) for one in sets if one]) for i in (0, 1)
+            ]
+            row.append(", ".join(f"{half:.2f}" for half in halves))
+        print(f"| {' | '.join(row)} |")
+
+
+def likelihood(table: list[dict], prior: Prior) -> float:
+    """The log likelihood of the short trainings of each budget together with the long ones, summed over all."""
+    total = 0.0
+    for (name, text, _), short in with_usual_settings(table).items():
+        long = long_trainings(table, name)
+        numbers = sorted(number for number in short if long[number])
+        if len(numbers) < PLAN[name].networks or "+" in text:
+            continue
+        after = PLAN[name].long.name
+        looks = [look(i, name, text, short[number]) for i, number in enumerate(numbers)]
+        looks += [look(i, name, after, row) for i, number in enumerate(numbers) for row in long[number]]
+        sizes = [float(short[number]["flops"]) for number in numbers]
+        belief = AccuracyBelief(sizes, looks, PLAN[name].long.parts[0][1], VALIDATION[name], prior)
+        scaled = np.linalg.solve(belief._factor, belief._terms.residual)
+        total += float(-0.5 * scaled @ scaled - np.log(np.diag(belief._factor)).sum())
+    return total
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", type=Path, default=FOLDER / "trainings.csv")
-    report(rows(parser.parse_args().table))
+    parser.add_argument("--drifts", type=lambda text: [float(each) for each in text.split(",")])
+    arguments = parser.parse_args()
+    table = rows(arguments.table)
+    if arguments.drifts:
+        compare_drifts(table, arguments.drifts)
+    else:
+        report(table)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def temporary_files_removed(request, tmp_path_factory):
         shutil.rmtree(tmp_path_factory.getbasetemp(), ignore_errors=True)
 
 
-EXACT = ("test_benchmark", "test_coverage", "test_timing")  # their clocks and figures depend on the length of a round
+EXACT = ("test_benchmark", "test_coverage")  # their clocks and figures depend on the length of a round
 
 
 @pytest.fixture(autouse=True)

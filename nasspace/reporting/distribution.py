@@ -26,7 +26,6 @@ class Look:
 COLORS = ("#2E86C8", "#D55E00", "#009E73", "#CC79A7", "#B8860B", "#7A6FBE")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x")
-LOOKS = tuple(itertools.starmap(Look, zip(COLORS, DASHES, SYMBOLS, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Curve:
 
 def looks() -> Iterable[Look]:
     """The look of each group; a seventh looks like the first."""
-    return itertools.cycle(LOOKS)
+    return itertools.cycle(itertools.starmap(Look, zip(COLORS, DASHES, SYMBOLS, strict=True)))
 
 
 def curves(comparison: Comparison) -> list[Curve]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from nasspace.reporting.distribution import LOOKS, curves
+from nasspace.reporting.distribution import curves, looks
 from nasspace.reporting.paper_style import COLUMN, saved, style
 from nasspace.studies.comparison import Comparison
 
@@ -38,13 +38,13 @@ def draw(comparison: Comparison) -> Figure:
     from matplotlib.ticker import PercentFormatter
 
     figure = Figure(figsize=(COLUMN, HEIGHT), layout="constrained")
-    axes = figure.subplots()
-    for look, curve in zip(LOOKS, curves(comparison), strict=False):
+    axes, lines, names = figure.subplots(), [], [group.name for group in comparison.groups]
+    for look, curve in zip(looks(), curves(comparison), strict=False):
         own = slice(1, -1)  # outside of a group's own errors, bands would cover each other
         band: dict[str, Any] = {"step": "post", "color": look.color, "alpha": 0.16, "linewidth": 0}
         axes.fill_between(curve.errors[own], curve.low[own], curve.high[own], **band)
-        style = {"color": look.color, "linestyle": DASHES[look.dash], "linewidth": 1.2}
-        axes.step(curve.errors, curve.share, where="post", label=curve.name, **style)
+        line = {"color": look.color, "linestyle": DASHES[look.dash], "linewidth": 1.2}
+        lines += axes.step(curve.errors, curve.share, where="post", **line)
     axes.set_xlabel("error, %")
     axes.set_ylabel("share of networks, 95 % bands")
     axes.set_xlim(curve.errors[0], curve.errors[-1])
@@ -52,7 +52,9 @@ def draw(comparison: Comparison) -> Figure:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0, symbol=" %"))
     axes.grid(color="#d8d8d8", linewidth=0.4)
     axes.set_axisbelow(True)
-    rows = math.ceil(len(comparison.groups) / COLUMNS)
+    rows = math.ceil(len(names) / COLUMNS)
     place: dict[str, Any] = {"loc": "outside upper center", "columnspacing": 1.0, "handletextpad": 0.4}
-    figure.legend(ncols=math.ceil(len(comparison.groups) / rows), **place)
+    # A dollar sign would start a formula. Given as a list, a name may begin with an underscore.
+    labels = [name.replace("$", r"\$") for name in names]
+    figure.legend(lines, labels, ncols=math.ceil(len(names) / rows), **place)
     return figure

@@ -41,8 +41,8 @@ def named(folder: Path) -> str:
 def as_argument(folder: Path, number: int | None = None) -> str:
     """A study, or a network of it, as an argument of a command that can be copied: `named`, quoted for a shell.
 
-    >>> as_argument(Path("reports/my photos"), 7), as_argument(Path("/tmp/one"))
-    ("'my photos:7'", '/tmp/one')
+    >>> as_argument(Path("reports/my photos"), 7), as_argument(Path("elsewhere/one"))
+    ("'my photos:7'", 'elsewhere/one')
     """
     name = named(folder)
     return shlex.quote(name if number is None else f"{name}:{number}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import plotly.graph_objects
 import pytest
 
+from nasspace.reporting import distribution_picture, paper_style
 from nasspace.reporting.comparison import comparison_html, distribution_figure, front_figure, write_comparison
 from nasspace.studies.comparison import Comparison, Group, Network
 from nasspace.studies.recipe import Recipe
@@ -94,3 +96,18 @@ def test_the_sentence_is_about_the_nearest_of_groups_with_the_smallest_p_value(t
     apart = Comparison(tmp_path, found.settings, tuple(groups))
     assert apart.p_values["best", "far"] == apart.p_values["best", "near"]
     assert apart.against_next()[0] == "near"
+
+
+def test_the_picture_draws_every_group_whatever_its_name(tmp_path):
+    names = ["$a^$b", "_hidden", "\N{CJK UNIFIED IDEOGRAPH-540D}", "<b>&", "two\nlines", "f", "seventh", "eighth"]
+    groups = [
+        Group(name, tmp_path, tuple(Network(i, f"{at}{i}", error, {"flops": 2e6}) for i, error in enumerate(errors)))
+        for at, name in enumerate(names)
+        for errors in [(0.1, 0.1, 0.1) if at == 3 else (0.1, 0.2 + 0.01 * at, 0.3)]
+    ]
+    found = Comparison(tmp_path, made(tmp_path).settings, tuple(groups))
+    pictures = distribution_picture.files_of(found)
+    ElementTree.fromstring(pictures["distribution.svg"])
+    with paper_style.style():
+        figure = distribution_picture.draw(found)
+        assert len(figure.axes[0].lines) == len(figure.legends[0].get_texts()) == len(names)
