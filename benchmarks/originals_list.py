@@ -19,6 +19,7 @@ def pairs(folder: Path) -> Iterator[Pair]:
     """Every pair; `folder` holds the official code that no package has."""
     yield from _classic()
     yield from _residual()
+    yield from _inception()
     yield from _mobile()
     yield from _shuffle(folder)
     yield from _mobilenext(folder)
@@ -129,6 +130,14 @@ def _residual() -> Iterator[Pair]:
 def _small_stem(network: nn.Module) -> nn.Module:
     network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
     return network
+
+
+def _inception() -> Iterator[Pair]:
+    bare = {"aux_logits": False, "init_weights": False, "transform_input": False}
+    yield Pair("googlenet", *from_torchvision("googlenet", **bare))
+    yield Pair("inception_v3", *from_torchvision("inception_v3", **bare), resolution=107)
+    for name in ("inception_v4", "inception_resnet_v2"):
+        yield Pair(name, *from_timm(name), resolution=107)
 
 
 def _mobile() -> Iterator[Pair]:

@@ -24,6 +24,7 @@ squeezenet_1.0_bypass squeezenet_1.0_complex_bypass squeezenet_1.1 xception resn
 mobilenet_v1_0.25 mobilenet_v2_0.35 mnasnet_b1_0.5 mnasnet_a1_0.5 mnasnet_small mobilenet_v3_small_1.0
 mobilenet_v3_large_0.75 mobilenet_v3_large_0.5_torchvision shufflenet_v1_g3_1.0 shufflenet_v1_g3_0.5_megvii
 shufflenet_v2_0.5_torchvision shufflenet_v2_1.0 shufflenet_v2_1.0_megvii mobilenext_0.35 mobilenext_0.5
+googlenet inception_v3 inception_v4 inception_resnet_v2
 """
 
 
@@ -34,7 +35,8 @@ def rows(folder: Path) -> Iterator[dict[str, Any]]:
         if pair.name not in names:
             continue
         names.remove(pair.name)
-        row = {"name": pair.name, "options": pair.options, "source": pair.source, "input": [1, 3, 64, 64]}
+        side = 75 if pair.name.startswith("inception") else 64  # the smallest of Inception v3
+        row = {"name": pair.name, "options": pair.options, "source": pair.source, "input": [1, 3, side, side]}
         image, network = values.image_of(row), adaptive(pair.original()).double().eval()
         leaves = executed(network, image, pair.late)
         for leaf in leaves:

@@ -72,6 +72,14 @@ def xception(parts: Sequence[nn.Module]) -> None:
             nn.init.xavier_uniform_(part.weight)
 
 
+def inception(parts: Sequence[nn.Module]) -> None:
+    """Normal with standard deviation 0.1, truncated at two standard deviations (torchvision's Inception v3)."""
+    for part in parts:
+        _reset_norms_and_biases(part)
+        if isinstance(part, WEIGHTED):
+            nn.init.trunc_normal_(part.weight, 0, 0.1, -0.2, 0.2)
+
+
 def mobilenet_v1(parts: Sequence[nn.Module]) -> None:
     """Normal with standard deviation 0.09, truncated at two standard deviations (official code, TF-slim)."""
     for part in parts:
@@ -120,6 +128,7 @@ SCHEMES: dict[str, Scheme] = {
     "alexnet": alexnet,
     "squeezenet": squeezenet,
     "xception": xception,
+    "inception": inception,
     "mobilenet_v1": mobilenet_v1,
     "mobilenet_v2": kaiming,
     "mnasnet": mnasnet,

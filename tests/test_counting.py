@@ -14,7 +14,7 @@ from nasspace import Architecture, Space, blocks, build, cost, zoo
 from nasspace.counting import layer_cost, operations
 from nasspace.errors import InputError
 
-SPACES = ["fire", "mixed", "mnasnet", "mobile", "resnext", "sandglass", "shuffle", "spos", "xception"]
+SPACES = ["fire", "inception", "mixed", "mnasnet", "mobile", "resnext", "sandglass", "shuffle", "spos", "xception"]
 
 
 def check(arch: Architecture, by_hooks) -> None:

@@ -108,6 +108,14 @@ def test_families_with_kaiming(name):
     check_rest(network)
 
 
+def test_inception():
+    network = published("inception_v3_cifar")
+    weights = torch.cat([part.weight.flatten() for part in parts(network, nn.Conv2d)])
+    assert float(weights.abs().max()) == pytest.approx(0.2, rel=0.01)
+    assert float(weights.std()) == pytest.approx(0.088, rel=0.02)  # 0.1 truncated at two standard deviations
+    check_rest(network)
+
+
 @pytest.mark.parametrize("name", ["mnasnet_a1_0.5", "mnasnet_small"])
 def test_mnasnet(name):
     network = published(name)
@@ -148,7 +156,7 @@ def test_squeeze_and_excitation_starts_with_biases_of_0():
 def test_every_published_network_has_its_scheme(name):
     scheme = zoo.initialization_of(name)
     assert scheme in initialization.names()
-    others = {"efficientnet_lite0": "mnasnet"}  # the same official code
+    others = {"efficientnet_lite0": "mnasnet", "googlenet": "inception"}  # the same official code
     assert name.startswith(scheme) or scheme == "resnet" or others.get(name) == scheme
 
 

@@ -31,7 +31,7 @@ OTHERS = {  # activation: another one without parameters
     nn.Sigmoid: nn.Hardsigmoid,
     nn.ReLU: nn.ReLU6,
 }
-SLOW = ("xception", "resnet50")
+SLOW = ("xception", "resnet50", "inception")
 
 
 def numbers(shape: tuple[int, ...], seed: int) -> Tensor:

@@ -17,10 +17,10 @@ in `resolve` is raised when the network is built; in a search, it becomes a fail
 
 from __future__ import annotations
 
-from nasspace.blocks import fire, heads, mobile, plain, residual, sandglass, shuffle, xception
+from nasspace.blocks import fire, heads, inception, mobile, plain, residual, sandglass, shuffle, xception
 from nasspace.blocks.registry import REQUIRED, Block, get, known, register, resolve, resolve_if_possible, validated
 
-for _module in (plain, mobile, sandglass, shuffle, fire, xception, residual, heads):
+for _module in (plain, mobile, sandglass, shuffle, fire, xception, residual, inception, heads):
     for _name, _class in _module.BLOCKS.items():
         register(_name, _class)
 

@@ -1,19 +1,29 @@
-"""Guideline G3: parallel convolutions, or consecutive small ones, where one would do."""
+"""Guideline G3: parallel branches or convolutions, or consecutive small ones, where one would do."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
+from nasspace.architecture import Architecture
+from nasspace.counting import cost
+from nasspace.errors import InputError
 from nasspace.guidelines.context import Context, Violation
-from nasspace.guidelines.counterfactuals import OperatorReplacement, Operators, Part
-from nasspace.guidelines.equal_flops import nearest_width
+from nasspace.guidelines.counterfactuals import LayerReplacement, OperatorReplacement, Operators, Part
+from nasspace.guidelines.equal_flops import aligned_width, nearest_width, width_at_flops
 from nasspace.guidelines.graph_edits import ParallelConvolutions, find_parallel
-from nasspace.latency.graph import Convolution
+from nasspace.guidelines.runs import WIDEST, flops_of
+from nasspace.latency.graph import Convolution, layer_index
+
+BRANCHES = 3  # so many begin at one map in a module of branches; a unit with a shortcut has two
+BRANCH_STARTS = frozenset({"Conv", "MaxPool", "AveragePool"})
+Shape = tuple[int, ...]
 
 
 def find_fragments(context: Context) -> Iterator[Violation]:
-    """Yield violations by parallel convolutions, or consecutive 1x1 convolutions, in one layer."""
+    """Yield violations by branches, parallel convolutions, or consecutive 1x1 convolutions, in one layer."""
+    yield from _find_branches(context)
     found = find_parallel(context.graph)
     mergeable = [one for one in found if one.mergeable]
     if mergeable:
@@ -35,6 +45,54 @@ def find_fragments(context: Context) -> Iterator[Violation]:
         layers = {chain[0].layer for chain in series}
         change = "one wider convolution of the same FLOPs"
         yield context.violation("G3", "series", names, layers, text, change, parts)
+
+
+def _find_branches(context: Context) -> Iterator[Violation]:
+    """Yield the violation by layers of at least `BRANCHES` branches that one branch of equal FLOPs can replace."""
+    counts: dict[int, int] = {}
+    for tensor, readers in context.graph.consumers.items():
+        starts = [layer_index(node.name) for node in readers if node.op_type in BRANCH_STARTS]
+        for layer in {one for one in starts if one is not None and starts.count(one) >= BRANCHES}:
+            if context.graph.is_feature_map(tensor):
+                counts[layer] = max(counts.get(layer, 0), starts.count(layer))
+    parts = {layer: part for layer in counts if context.in_shapes and (part := _one_branch(context, layer))}
+    if parts:
+        names = {node.name for node in context.graph.nodes if layer_index(node.name) in parts}
+        replaced = [counts[layer] for layer in parts]
+        text = f"{sum(replaced)} branches in modules, up to {max(replaced)} in a layer"
+        change = "one branch, of 1x1 and 3x3 convolutions with the same FLOPs"
+        yield context.violation("G3", "branches", names, parts, text, change, parts.values())
+
+
+def _one_branch(context: Context, layer: int) -> LayerReplacement | None:
+    """Replace a layer by a 1x1 and a 3x3 convolution of equal FLOPs; None where they cannot have its output's shape."""
+    before, in_shape = context.layers[layer], context.in_shapes[layer]
+    target, out_shape = flops_of([before], in_shape), _out_shape([before], in_shape)
+    for padding in (1, 0):  # modules that halve the map may have none
+
+        def branch(width: int, padding: int = padding) -> list[dict[str, Any]]:
+            """The two convolutions, the first one of this width."""
+            last = {"kernel": 3, "stride": before.get("stride", 1), "padding": padding}
+            return [
+                {"block": "conv", "kernel": 1, "out": width},
+                {"block": "conv", "out": out_shape[0], **last},
+            ]
+
+        if _out_shape(branch(1), in_shape) != out_shape:
+            continue
+        exact = width_at_flops(lambda width: flops_of(branch(width), in_shape), target, WIDEST)
+        width = aligned_width(exact, lambda width: flops_of(branch(width), in_shape), target)
+        surroundings = context.surroundings(layer, layer + 1)
+        return LayerReplacement(layer, (before,), tuple(branch(width)), surroundings)
+    return None
+
+
+def _out_shape(layers: Iterable[Mapping[str, Any]], in_shape: Shape) -> Shape:
+    """The output shape of layers; empty if they do not run on this input."""
+    try:
+        return cost(Architecture.of(layers, input=in_shape)).layers[-1].out_shape
+    except InputError:
+        return ()
 
 
 def _parallel_violation(

@@ -36,7 +36,8 @@ Report = Callable[[str], None]
 class Origin:
     """A program's naming of layers, and the zoo's networks that compute the function of the weights.
 
-    A checkpoint with all the `layers` (patterns) and none of `absent` is of this origin. `networks` is the pattern of
+    A checkpoint with all the `layers` (patterns) and none of `absent` is of this origin. Those of the pattern `unused`
+    have no part in the network's output: the classifiers that only help in training. `networks` is the pattern of
     the zoo's names, `eps` the epsilon of its batch norms. `orders` are names of parts in the order of this package:
     safetensors files do not keep the original's. `normalization` is that of its images (the library's default; some
     files have another), which have values up to `largest` after it, for a pixel of 1, and their channels in the order
@@ -48,6 +49,7 @@ class Origin:
     layers: tuple[str, ...]
     networks: str
     absent: tuple[str, ...] = ()
+    unused: str = ""
     eps: float = 1e-5
     orders: tuple[tuple[str, ...], ...] = ()
     normalization: Normalization = IMAGENET
@@ -103,6 +105,42 @@ LITE = (
     ("_conv_stem", "_bn0", "_blocks", "_conv_head", "_bn1", "_fc"),
     ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2"),
 )
+GOOGLENET = (
+    ("conv1", "conv2", "conv3", *(f"inception{i}{unit}" for i in (3, 4, 5) for unit in "abcde"), "fc"),
+    ("conv", "bn"),
+)
+INCEPTION_V3 = (
+    (
+        *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3"),
+        *(f"Mixed_{i}{unit}" for i in (5, 6, 7) for unit in "abcde"),
+        "fc",
+    ),
+    (
+        *("branch1x1", "branch3x3", "branch5x5_1", "branch5x5_2", "branch7x7_1", "branch7x7_2", "branch7x7_3"),
+        *("branch3x3_1", "branch3x3_2", "branch3x3_2a", "branch3x3_2b"),
+        *("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3", "branch3x3dbl_3a", "branch3x3dbl_3b"),
+        *(f"branch7x7dbl_{i}" for i in range(1, 6)),
+        *(f"branch7x7x3_{i}" for i in range(1, 5)),
+        "branch_pool",
+    ),
+    ("conv", "bn"),
+)
+INCEPTION_V4 = (
+    ("features", "last_linear"),
+    (
+        *("branch0", "branch1", "branch1_0", "branch1_1a", "branch1_1b"),
+        *("branch2", "branch2_0", "branch2_1", "branch2_2", "branch2_3a", "branch2_3b", "branch3"),
+    ),
+    ("conv", "bn"),
+)
+INCEPTION_RESNET = (
+    (
+        *("conv2d_1a", "conv2d_2a", "conv2d_2b", "conv2d_3b", "conv2d_4a", "mixed_5b", "repeat", "mixed_6a"),
+        *("repeat_1", "mixed_7a", "repeat_2", "block8", "conv2d_7b", "classif"),
+    ),
+    ("branch0", "branch1", "branch2", "branch3", "conv2d"),
+    ("conv", "bn"),
+)
 WIDTH = r"\d+(\.\d+)?"
 ORIGINS = (  # the first that fits; more specific names come first
     Origin(
@@ -132,6 +170,40 @@ ORIGINS = (  # the first that fits; more specific names come first
         (r"block1\.rep\.0\.conv1", r"conv3\.pointwise", "fc"),
         "xception",
         orders=XCEPTION,
+        normalization=HALVES,
+    ),
+    Origin(
+        "torchvision's GoogLeNet",
+        (r"inception3a\.branch1\.conv", r"inception5b\.branch4\.1\.conv"),
+        "googlenet(_cifar)?",
+        unused=r"aux[12]\..*",
+        eps=1e-3,
+        orders=GOOGLENET,
+        normalization=HALVES,
+    ),
+    Origin(
+        "torchvision's or timm's Inception v3",
+        (r"Conv2d_1a_3x3\.conv", r"Mixed_7c\.branch_pool\.conv"),
+        "inception_v3(_cifar)?",
+        unused=r"AuxLogits\..*",
+        eps=1e-3,
+        orders=INCEPTION_V3,
+        normalization=HALVES,
+    ),
+    Origin(
+        "timm's Inception v4",
+        (r"features\.3\.conv\.conv", r"features\.21\.branch2_3b\.conv", "last_linear"),
+        "inception_v4",
+        eps=1e-3,
+        orders=INCEPTION_V4,
+        normalization=HALVES,
+    ),
+    Origin(
+        "timm's Inception-ResNet v2",
+        (r"conv2d_1a\.conv", r"repeat_2\.8\.conv2d", "classif"),
+        "inception_resnet_v2",
+        eps=1e-3,
+        orders=INCEPTION_RESNET,
         normalization=HALVES,
     ),
     Origin(
@@ -319,9 +391,10 @@ def _in_our_order(layers: dict[str, dict[str, Tensor]], origin: Origin | None) -
         return layers
     tree: dict[str, Any] = {}
     for name in layers:
-        node = tree
-        for part in name.split("."):
-            node = node.setdefault(part, {})
+        if not re.fullmatch(origin.unused, name):
+            node = tree
+            for part in name.split("."):
+                node = node.setdefault(part, {})
     return {name: layers[name] for name in _sorted(tree, origin.orders, "") if name in layers}
 
 

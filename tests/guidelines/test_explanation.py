@@ -104,6 +104,17 @@ def test_g3_a_fire_module_is_two_fragments(context_of):
     assert part.after.convolutions == ((4, 18, 3, 1),)
 
 
+@pytest.mark.parametrize("options", [{"block": "inception_v1"}, {"block": "inception_b", "stride": 2, "padding": 0}])
+def test_g3_a_module_of_branches_gets_one_branch_of_the_same_flops(context_of, changed, options):
+    context = context_of({"block": "conv", "out": 32}, {"out": 128, **options})
+    found = next(one for one in fragments.find_fragments(context) if one.kind == "branches")
+    assert (found.guideline, found.layers, found.parts[0].start) == ("G3", (2,), 2)
+    assert f"up to {4 if options['block'] == 'inception_v1' else 3} in a layer" in found.text
+    before, after = cost(context.architecture), cost(changed(context, found.parts))
+    assert after.flops == pytest.approx(before.flops, rel=0.07)
+    assert after.layers[3].out_shape == before.layers[2].out_shape
+
+
 def test_g4_each_kind_of_element_wise_work_is_one_violation(context_of):
     layer = {"block": "conv", "out": 16, "se": 0.25, "activation": "elu"}
     found = {one.kind: one for one in elementwise.find_elementwise(context_of(layer, layer))}

@@ -180,6 +180,8 @@ SMALL = {  # one network of each family; AlexNet's adaptive pooling needs more t
     "resnet18_cifar": 32,
     "se_resnet50": 32,
     "resnext50_32x4d_cifar": 32,
+    "googlenet": 32,
+    "inception_v3_cifar": 32,
     "mobilenet_v1_0.25": 32,
     "mobilenet_v2_0.35": 32,
     "mnasnet_a1_0.35": 32,

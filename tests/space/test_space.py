@@ -11,7 +11,7 @@ from nasspace import Space, cost, files, zoo
 from nasspace.errors import InputError
 from nasspace.space.bounds import reachable
 
-SHIPPED = ["fire", "mixed", "mnasnet", "mobile", "resnext", "sandglass", "shuffle", "spos", "xception"]
+SHIPPED = ["fire", "inception", "mixed", "mnasnet", "mobile", "resnext", "sandglass", "shuffle", "spos", "xception"]
 SMALL = {
     "choices in the stage": """
 input: [3, 32, 32]

@@ -81,7 +81,7 @@ def write(records: list[dict[str, Any]]) -> None:
 
 
 RECORDS = {f"{record['name']}-{record['source'].split()[0]}": record for record in values.read(FILE)}
-LARGE = ("alexnet", "xception", "resnet50", "resnext50", "se_resnet50")
+LARGE = ("alexnet", "xception", "inception", "resnet50", "resnext50", "se_resnet50")
 OTHER_FUNCTIONS = {  # record: a network of equal shapes and another function, and what the message says
     "resnet50-torchvision": ("resnet50_v1", "stride of a bottleneck .* those of resnet50$"),
     "se_resnet50-timm": ("se_resnet50_v1", "those of se_resnet50$"),
@@ -122,6 +122,15 @@ def test_the_output_is_the_originals(name):
     assert values.disagreement(values.summary(network(image)), record) < values.TOLERANCE
     assert f"{len(record['layers'])} layers" in lines[0]
     assert "unknown layer names" not in lines[0]
+
+
+def test_classifiers_that_only_help_in_training_are_left_out():
+    layers = RECORDS["googlenet-torchvision"]["layers"]
+    auxiliary = ["aux1.conv.conv 128x512x1x1", "aux1.conv.bn 128 norm", "aux1.fc1 1024x2048 +", "aux2.fc2 1000x1024 +"]
+    state = formula([*layers[:-1], *auxiliary, layers[-1]])  # the order of torchvision's file
+    network, lines = loaded(state, zoo.load("googlenet", resolution=64))
+    assert f"{len(layers)} layers" in lines[0]
+    assert torch.equal(network[-1].linear.weight, state["fc.weight"])
 
 
 @pytest.mark.parametrize("name", [marked(name) for name in OTHER_FUNCTIONS])

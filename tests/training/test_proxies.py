@@ -19,7 +19,7 @@ from nasspace.training.proxies import SCORES, Minibatch, counts, scores
 HEADS = ("global_pool", "flatten", "dropout", "linear")
 LIBRARY = [name for name in blocks.known() if blocks.get(name).cls.__module__.startswith("nasspace.blocks.")]
 FAMILIES = {zoo.family_of(name): name for name in reversed(zoo.names()) if not name.endswith("_cifar")}  # the smallest
-LEAST = {"alexnet": 64, "alexnet_grouped": 67}  # pixels; others run at 32
+LEAST = {"alexnet": 64, "alexnet_grouped": 67, "inception": 75}  # pixels; others run at 32
 
 
 def tiny(activation: str = "relu", **changes) -> Architecture:

@@ -22,6 +22,8 @@ TINY = [{"block": "conv", "out": 8, "stride": 2}, {"block": "depthwise_separable
 PUBLISHED = {
     "alexnet": ("sgd", 0.01, 5e-4, 128, 90, 0, 0),
     "squeezenet": ("sgd", 0.04, 2e-4, 512, 68, 0, 0),
+    "googlenet": ("sgd", 0.01, 2e-4, 32, 250, 0, 0.9999),
+    "inception": ("rmsprop", 0.045, 4e-5, 1600, 100, 0.1, 0.9999),
     "xception": ("sgd", 0.045, 1e-5, 1920, None, 0, 0.9999),
     "mobilenet_v1": ("rmsprop", 0.045, 4e-5, 64, None, 0, 0),
     "mobilenet_v2": ("rmsprop", 0.045, 4e-5, 96, None, 0.1, 0.9999),
@@ -38,6 +40,8 @@ PUBLISHED = {
 # name: the rate, as a share of the peak, when so many epochs are done (of the published length)
 SHAPES = {
     "squeezenet": {0: 1, 17: 0.75, 34: 0.5},
+    "googlenet": {7.9: 1, 8: 0.96, 80: 0.96**10},
+    "inception": {1.9: 1, 2: 0.94, 50: 0.94**25},
     "xception": {0: 1, 1.9: 1, 2: 0.94, 5: 0.94**2},
     "mobilenet_v1": {2.4: 1, 2.5: 0.94, 25: 0.94**10},
     "mobilenet_v2": {0.9: 1, 1: 0.98, 100: 0.98**100},
@@ -72,7 +76,8 @@ def test_an_entry_has_the_values_of_its_source(name):
     settings = entry.settings
     given = (settings.optimizer, settings.learning_rate, settings.weight_decay, entry.batch_size, entry.epochs)
     assert (*given, settings.label_smoothing, settings.average) == PUBLISHED[name]
-    assert (settings.momentum, settings.square_decay, settings.gradient_norm) == (0.9, 0.9, 0)
+    clipped = 2 if name == "inception" else 0
+    assert (settings.momentum, settings.square_decay, settings.gradient_norm) == (0.9, 0.9, clipped)
     assert settings.optimizer == "rmsprop" or not settings.nesterov
     assert entry.initialization in initialization.names()
     assert entry.resolution in (32, 224, 227, 299)
