@@ -23,6 +23,7 @@ LARGEST = 1e15  # largest number as an option
 LATER_OPTIONS = {  # options added to a block after studies had recorded digests of networks with it
     "conv": frozenset({"se", "skip"}),
     "avg_pool": frozenset({"size"}),
+    "inverted_residual": frozenset({"linear"}),
     "shuffle_v1": frozenset({"shuffle"}),
     "shuffle_v2": frozenset({"shuffle"}),
 }

@@ -29,7 +29,7 @@ class ShuffleV1(nn.Module):
     out // 2 channels; with out = 1 there is no shortcut. `first_groups` sets the groups of the first convolution (1 in
     the network's first unit), by default `groups`. Groups that do not divide all widths of the unit are lowered to the
     next number that does. `shuffle: megvii` is for the official weights: the shuffle follows the depthwise convolution
-    and is inverse, reading (n, g) as (g, n).
+    and is inverse, reading (n, g) as (g, n). `none` leaves it out (table 3).
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ShuffleV1(nn.Module):
         first_groups: Groups | None = None,
         kernel: Kernel = 3,
         bottleneck: Ratio = 0.25,
-        shuffle: Order = "paper",
+        shuffle: Literal["paper", "megvii", "none"] = "paper",
     ):
         super().__init__()
         resolved = ShuffleV1.resolve(
@@ -55,9 +55,9 @@ class ShuffleV1(nn.Module):
             shuffle=shuffle,
         )
         groups, middle, main = resolved["groups"], resolved["middle"], _v1_main(in_channels, out_channels, stride)
-        late = resolved["shuffle"] == "megvii"
         # Groups of the channel shuffles before and after the depthwise convolution; 1 does not shuffle.
-        self.shuffle_before, self.shuffle_after = (1, middle // groups) if late else (groups, 1)
+        orders = {"paper": (groups, 1), "megvii": (1, middle // groups), "none": (1, 1)}
+        self.shuffle_before, self.shuffle_after = orders[resolved["shuffle"]]
         self.reduce = conv_bn(in_channels, middle, groups=resolved["first_groups"], activation="relu")
         self.depthwise = depthwise_bn(middle, kernel, stride)
         self.expand = conv_bn(middle, main, groups=groups)
@@ -79,7 +79,7 @@ class ShuffleV1(nn.Module):
         shuffle: str,
         **_: Any,
     ) -> dict[str, Any]:
-        """Resolve the inner width, groups that divide the widths, and `shuffle` ('paper' if both orders are equal)."""
+        """Resolve the inner width, groups that divide the widths, and `shuffle` ('paper' if all orders are equal)."""
         middle, main = max(1, share_of(out_channels, bottleneck)), _v1_main(in_channels, out_channels, stride)
         if first_groups is None:
             groups = first_groups = common_groups(groups, in_channels, middle, main)

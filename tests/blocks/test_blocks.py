@@ -188,6 +188,31 @@ def test_the_inverted_residual_adds_its_input_to_a_linear_projection():
     assert (block("inverted_residual", 12, 16).eval()(IMAGE) < 0).any()
 
 
+@torch.no_grad()
+def test_a_bottleneck_may_have_an_activation():
+    unit = block("inverted_residual", 12, 16, linear=False).eval()
+    assert float(unit(IMAGE).min()) == 0
+    assert isinstance(unit.residual[-1][-1], nn.ReLU6)
+
+
+@torch.no_grad()
+def test_a_chain_of_expanded_residuals_is_one_of_inverted_residuals_but_for_the_shortcut():
+    """Expand, depthwise | project, expand, depthwise | project: cut at the wide or at the narrow maps."""
+    expand = {"block": "conv", "kernel": 1, "out": 48, "activation": "relu6"}
+    wide = [expand, {**expand, "kernel": 3, "groups": 48}]
+    unit = {"block": "expanded_residual", "out": 48, "expansion": 6, "skip": "none"}
+    end = {"block": "conv", "kernel": 1, "out": 8, "activation": "none"}
+    cut_wide = build(Architecture.of([*wide, unit, end], input=(8, SIDE, SIDE))).eval()
+    narrow = {"block": "inverted_residual", "out": 8, "expansion": 6, "skip": "none"}
+    cut_narrow = build(Architecture.of([narrow, narrow], input=(8, SIDE, SIDE))).eval()
+    given, taken = (list(network.state_dict().values()) for network in (cut_narrow, cut_wide))
+    for source, target in zip(given, taken, strict=True):
+        target.copy_(source)
+    image = torch.randn(1, 8, SIDE, SIDE)
+    assert torch.allclose(cut_wide(image), cut_narrow(image), atol=1e-6)
+    assert block("expanded_residual", 8, 8).shortcut is not None
+
+
 def test_expansion_1_has_no_first_convolution():
     kernels = [p.shape[2] for p in block("inverted_residual", 12, 24, expansion=1).parameters() if p.dim() == 4]
     assert kernels == [3, 1]
@@ -311,6 +336,8 @@ def test_official_order_of_channels_is_the_inverse():
     assert layers.channel_shuffle(numbered, 4).flatten().tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
     official = block("shuffle_v1", 48, 48, groups=3, shuffle="megvii")
     assert (official.shuffle_before, official.shuffle_after) == (1, 4)
+    without = block("shuffle_v1", 48, 48, groups=3, shuffle="none")
+    assert (without.shuffle_before, without.shuffle_after) == (1, 1)
     paper = block("shuffle_v1", 48, 48, groups=3)
     assert (paper.shuffle_before, paper.shuffle_after) == (3, 1)
     passed = block("shuffle_v2", 12, 12, shuffle="megvii").eval()(IMAGE)
