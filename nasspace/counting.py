@@ -25,7 +25,7 @@ from nasspace.architecture import Architecture, Layer
 from nasspace.blocks.layers import ACTIVATIONS
 from nasspace.errors import InputError
 from nasspace.memory import Lifetimes
-from nasspace.network import make_block
+from nasspace.network import fold, make_block
 
 aten = torch.ops.aten
 SUMMED = ("flops", "params", "memory_access", "activations", "units", "flash", "flash_int8")  # over the layers
@@ -217,7 +217,7 @@ def _run(layer: Layer, in_shape: tuple[int, ...]) -> tuple[nn.Module, _Recorder,
 def _run_on_meta(layer: Layer, channels: int, in_shape: tuple[int, ...]) -> tuple[nn.Module, _Recorder, Tensor]:
     """Run the block on the meta device, which computes shapes only."""
     with OnMeta():
-        module = make_block(layer, channels).eval()
+        module = fold(make_block(layer, channels).eval())
     recorder = _Recorder()
     for part in module.modules():
         if type(part) in UNCOUNTED:
@@ -236,6 +236,7 @@ def _run_on_cpu(layer: Layer, channels: int, in_shape: tuple[int, ...]) -> tuple
     with torch.random.fork_rng(devices=[]):
         module = make_block(layer, channels).eval()
         try:
+            module = fold(module)
             image = torch.zeros(1, *in_shape)
             with torch.no_grad(), _Recorder() as recorder:
                 recorder.lifetimes.start(image)

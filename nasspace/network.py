@@ -49,6 +49,24 @@ def build(architecture: Architecture, *, seed: int = 0, initialization: str = sc
     return network
 
 
+def fold(module: nn.Module) -> nn.Module:
+    """The module for inference: each part with a method `folded` replaced by what that returns.
+
+    The module must be in evaluation mode; it is changed.
+    """
+    if hasattr(module, "folded"):
+        return module.folded()
+    for name, child in module.named_children():
+        if (folded := fold(child)) is not child:
+            setattr(module, name, folded)
+    return module
+
+
+def folds(architecture: Architecture) -> bool:
+    """Whether a block of an architecture has another form for inference, by a method `folded`."""
+    return any(hasattr(blocks.get(layer.block).cls, "folded") for layer in architecture.layers)
+
+
 def make_block(layer: Layer, in_channels: int, position: int | None = None) -> nn.Module:
     """Build one block; an error in its constructor or its `resolve` becomes an `InputError` that names the layer."""
     block = blocks.get(layer.block)

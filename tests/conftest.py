@@ -293,12 +293,20 @@ def own_blocks(monkeypatch):
 
 @pytest.fixture(scope="session")
 def by_hooks():
-    """Return a function that counts FLOPs, parameters and memory access of a module on an image by forward hooks."""
+    """Return a function that counts FLOPs, parameters and memory access of a module on an image by forward hooks.
+
+    They are those of the folded module; the module itself is put into evaluation mode.
+    """
+    import copy
+
     import torch
     from torch import nn
 
+    from nasspace.network import fold
+
     def count(module: nn.Module, image: torch.Tensor) -> tuple[int, int, int]:
         flops = memory_access = 0
+        module = fold(copy.deepcopy(module.eval()))
 
         def hook(layer, inputs, out):
             nonlocal flops, memory_access
@@ -308,7 +316,7 @@ def by_hooks():
         layers = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
         handles = [layer.register_forward_hook(hook) for layer in layers]
         with torch.no_grad():
-            module.eval()(image)
+            module(image)
         for handle in handles:
             handle.remove()
         return flops, sum(parameter.numel() for parameter in module.parameters()), memory_access

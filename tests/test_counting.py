@@ -175,3 +175,5 @@ def test_operations_are_named_as_in_the_field():
     ]
     assert kinds(block="shuffle_v1", groups=3) == ["grouped", "clone", "depthwise", "grouped", "add"]
     assert kinds(block="conv", out=8) == ["dense"]
+    assert kinds(block="repvgg") == ["dense"]
+    assert kinds(block="mobileone", branches=4) == ["depthwise", "pointwise"]

@@ -13,14 +13,30 @@ returns those that change at these widths (a `groups` made divisible, a shortcut
 uses the resolved options and the digest is computed from them, so that two spellings of one network are equal. None
 means that another key of the result replaces the option (a ratio, replaced by the width that it gives). An exception
 in `resolve` is raised when the network is built; in a search, it becomes a failed trial.
+
+A block, or a module in it, may have a method `folded()`, which returns a module that computes the same in evaluation
+mode: several branches in training, one convolution for inference. Networks are trained, saved and loaded as they are,
+and counted, measured and exported folded (`nasspace.network.fold`). `folded` may use the module's own parts; it is
+called in evaluation mode, also on PyTorch's meta device, whose tensors have no values.
 """
 
 from __future__ import annotations
 
-from nasspace.blocks import fire, heads, inception, mobile, plain, residual, sandglass, shuffle, xception
+from nasspace.blocks import (
+    fire,
+    heads,
+    inception,
+    mobile,
+    plain,
+    reparameterized,
+    residual,
+    sandglass,
+    shuffle,
+    xception,
+)
 from nasspace.blocks.registry import REQUIRED, Block, get, known, register, resolve, resolve_if_possible, validated
 
-for _module in (plain, mobile, sandglass, shuffle, fire, xception, residual, inception, heads):
+for _module in (plain, mobile, sandglass, shuffle, fire, xception, residual, inception, reparameterized, heads):
     for _name, _class in _module.BLOCKS.items():
         register(_name, _class)
 

@@ -26,7 +26,7 @@ from nasspace.exporting.judging import Pipeline
 from nasspace.exporting.module_source import allowed
 from nasspace.exporting.targets import BY_FILE, Target
 from nasspace.exporting.weights import load_into, read_safetensors, read_state
-from nasspace.latency.convert import relative_difference
+from nasspace.latency.convert import deployed, relative_difference
 from nasspace.network import build
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def run(
         fits = Check("weights.safetensors fits the network", False, str(error), "")
         return [_trained(record), fits, *unchanged], {}
     here = _Folder(folder, architecture, record, network, preprocessing.read(folder), data, code)
-    checks = [_trained(record), *_counts(network, architecture), *unchanged, *here.checked()]
+    checks = [_trained(record), *_counts(deployed(network), architecture), *unchanged, *here.checked()]
     return checks, here.accuracy
 
 
@@ -360,7 +360,7 @@ def _trained(record: Mapping[str, Any]) -> Check:
 
 
 def _counts(network: nn.Module, architecture: Architecture) -> Iterator[Check]:
-    """Check parameters against the network, and FLOPs against fvcore."""
+    """Check parameters against the deployed network, and FLOPs against fvcore."""
     counted = counting.cost(architecture)
     params = sum(parameter.numel() for parameter in network.parameters())
     yield Check("parameters", params == counted.params, params, counted.params)

@@ -14,10 +14,11 @@ from nasspace.architecture import Architecture, Layer
 from nasspace.data import predict
 from nasspace.exporting.preprocessing import constants as constants_of
 from nasspace.exporting.source_bundler import bundle
-from nasspace.network import Network
+from nasspace.network import Network, fold, folds
 
 CONSTANTS = tuple(key.upper() for key in predict.KEYS)  # INPUT, COLOR, RESIZE, MEAN, CLASSES, ...
 RESERVED = {name: name for name in ("Model", "load", "preprocess", "predict", *CONSTANTS)} | {
+    "fold": fold,
     "torch": torch,
     "Path": Path,
 }
@@ -32,6 +33,9 @@ LOAD = '''def load(weights: str | Path | None = None) -> Model:
     path = Path(__file__).with_name("weights.pt") if weights is None else weights
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return model.eval()'''
+LOAD_FOLDED = LOAD.replace("in evaluation mode", "for inference, its blocks folded").replace(
+    "return model.eval()", "return fold(model.eval())"
+)
 PREPROCESS = '''def preprocess(images: torch.Tensor) -> torch.Tensor:
     """Turn decoded images, uint8 [N, C, H, W] or [C, H, W] of any size, into the network's input, float32 [N, C, H, W].
 
@@ -70,9 +74,9 @@ def model_source(
     """Write a program with the class `Model` and the function `load()`.
 
     It imports only PyTorch and the standard library. The state dictionary of `Model` is that of `nasspace.build`'s
-    network. `note` is added to the module's docstring. The values of `preprocessing`, the content of
-    preprocessing.json, become constants for `preprocess()` and `predict()`. A block whose source is unavailable is an
-    `InputError`.
+    network; `load()` folds the blocks that fold. `note` is added to the module's docstring. The values of
+    `preprocessing`, the content of preprocessing.json, become constants for `preprocess()` and `predict()`. A block
+    whose source is unavailable is an `InputError`.
     """
     bundled = bundle(dict.fromkeys(layer.block for layer in architecture.layers), Network, RESERVED)
     imports = sorted({*bundled.imports, "import torch", "from pathlib import Path"}, key=_import_order)
@@ -83,7 +87,7 @@ def model_source(
         "\n".join(f"{name} = {_value(value)}" for name, value in constants.items()),
         *bundled.definitions,
         _model(architecture, bundled.names),
-        LOAD,
+        *([inspect.getsource(fold).rstrip(), LOAD_FOLDED] if folds(architecture) else [LOAD]),
         *((PREPROCESS, PREDICT) if preprocessing else ()),
     ]
     return _joined(part for part in parts if part)

@@ -55,10 +55,12 @@ class Target:
 
 
 def write(target: Target, network: nn.Module, shape: tuple[int, ...], free_batch: bool, path: Path) -> None:
-    """Write a file; `InputError` if the runtime's package cannot represent the network."""
+    """Write a file of the deployed network; `InputError` if the runtime's package cannot represent it."""
+    from nasspace.latency.convert import deployed
+
     try:
         with _quiet():
-            target.write(network, shape, free_batch, path)
+            target.write(deployed(network), shape, free_batch, path)
     except Exception as error:  # of a converter, which may raise anything
         raise InputError(
             f"--format {target.name}: the network cannot be converted: {first_line(error)[:200]}"

@@ -1,4 +1,4 @@
-"""Conversion of `nn.Module`s to ONNX, TorchScript and ncnn with folded batch norm, and comparison of outputs."""
+"""Conversion of `nn.Module`s to ONNX, TorchScript and ncnn as they ship, blocks folded, and comparison of outputs."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nasspace import files
 from nasspace.errors import InputError, first_line
+from nasspace.network import fold
 
 OPSET = 17
 _EXPORTER_WARNINGS = (  # the legacy exporter takes 0.3 s per network, the newer one 15 s
@@ -49,7 +50,7 @@ def to_onnx(
     network that ONNX cannot represent and for a path that cannot be written.
     """
     path = Path(path)
-    data = _export(inference_copy(model), (batch_size, *input_shape), dynamic_batch, opset)
+    data = _export(deployed(model), (batch_size, *input_shape), dynamic_batch, opset)
     if dynamic_batch or metadata:
         data = _with_metadata(data, metadata or {})
     with files.replacing(path) as temporary:
@@ -157,16 +158,24 @@ def inference_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).cpu().eval()
 
 
+def deployed(model: nn.Module) -> nn.Module:
+    """Return a copy of a network as it ships: on the CPU in inference mode, with its blocks folded.
+
+    Every file and every runtime gets this form (`nasspace.blocks` says what a block folds). Outputs are compared with
+    those of `inference_copy`, the network as it was trained.
+    """
+    return fold(inference_copy(model))
+
+
 def fold_batch_norm(model: nn.Module, input_shape: tuple[int, int, int] | None = None) -> nn.Module:
-    """Return a copy in inference mode with every batch norm that directly follows a convolution folded into it.
+    """Return the deployed network with every batch norm that directly follows a convolution folded into it.
 
     The order of modules is found by tracing (torch.fx). A network that cannot be traced is traced child by child; a
     part that cannot be traced at all is not changed, nor is a convolution used more than once. With `input_shape`,
     (C, H, W), the outputs are compared on seeded input; if they differ by more than a thousandth of the largest output,
-    the copy is returned without folding.
+    a copy is returned without any folding.
     """
-    plain = inference_copy(model)
-    result = copy.deepcopy(plain)
+    plain, result = inference_copy(model), deployed(model)
     with torch.no_grad():
         _fold(result)
         if input_shape is not None:

@@ -17,7 +17,7 @@ from nasspace import Architecture, Space, blocks, build, cost
 from nasspace.blocks import layers, registry
 from nasspace.documents import Document
 from nasspace.errors import InputError
-from nasspace.network import make_block
+from nasspace.network import fold, make_block
 
 SIDE = 8
 INS, OUTS, STRIDES = (1, 5, 8, 16, 24), (1, 6, 16, 24, 37), (1, 2)
@@ -121,7 +121,7 @@ def test_counts_are_fvcores(name):
             warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
             from fvcore.nn import FlopCountAnalysis
 
-            analysis = FlopCountAnalysis(build(arch).eval(), torch.zeros(1, width, SIDE, SIDE))
+            analysis = FlopCountAnalysis(fold(build(arch).eval()), torch.zeros(1, width, SIDE, SIDE))
             counts = analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
         assert cost(arch).flops == counts["conv"] + counts["linear"]
 
@@ -156,6 +156,29 @@ def block(name: str, width: int, out: int, stride: int = 1, **options) -> nn.Mod
 
 
 IMAGE = torch.rand(2, 12, SIDE, SIDE) + 0.1
+
+
+FOLDED = [
+    *(("repvgg", 12, {}), ("repvgg", 12, {"groups": 4}), ("repvgg", 18, {"groups": 3, "kernel": 5})),
+    *(("mobileone", 12, {"branches": 3, "se": 0.25}), ("mobileone", 20, {"kernel": 1})),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "out", "options"), FOLDED)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_folded_block_computes_the_same_without_branches(name, out, options, stride):
+    module, rng = block(name, 12, out, stride, **options).eval(), torch.Generator().manual_seed(0)
+    for norm in [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]:
+        for values in (norm.weight, norm.running_var):
+            values.uniform_(0.5, 2, generator=rng)
+        for values in (norm.bias, norm.running_mean):
+            values.normal_(generator=rng)
+    expected, folded = module(IMAGE), fold(module)
+    torch.testing.assert_close(folded(IMAGE), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    convolutions = [part for part in folded if isinstance(part, nn.Conv2d)]
+    assert len(convolutions) == {"repvgg": 1, "mobileone": 2}[name]
+    assert not [part for part in folded.modules() if isinstance(part, nn.BatchNorm2d)]
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 4, 6])

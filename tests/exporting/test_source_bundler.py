@@ -8,17 +8,20 @@ import random
 import sys
 import textwrap
 
+import onnx
 import pytest
 import torch
 
 from nasspace import blocks, files
 from nasspace.architecture import Architecture
 from nasspace.blocks import registry
+from nasspace.counting import cost
 from nasspace.errors import InputError
 from nasspace.exporting.export import export
 from nasspace.exporting.model_source import model_source
 from nasspace.exporting.module_source import ModuleText
 from nasspace.exporting.source_bundler import bundle
+from nasspace.exporting.weights import read_safetensors
 from nasspace.network import Network, build
 from nasspace.space.space import Space
 
@@ -170,6 +173,44 @@ def test_the_bundled_network_equals_the_built_one(package):
     images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert torch.equal(model.eval()(images), network(images))
+
+
+TWO_BRANCHES = """
+import copy
+from torch import nn
+
+class Own(nn.Module):
+    def __init__(self, in_channels, out_channels, stride=1):
+        super().__init__()
+        self.one, self.other = (nn.Conv2d(in_channels, out_channels, 1, stride, bias=False) for _ in range(2))
+
+    def forward(self, x):
+        return self.one(x) + self.other(x)
+
+    def folded(self):
+        whole = copy.deepcopy(self.one)
+        whole.weight = nn.Parameter(self.one.weight + self.other.weight)
+        return whole
+"""
+
+
+def test_blocks_that_fold_are_counted_exported_and_loaded_folded(package, tmp_path):
+    package("two_branches", TWO_BRANCHES)
+    layers = [{"block": "repvgg", "out": 8}, {"block": "two_branches", "out": 6}, {"block": "linear", "out": 3}]
+    architecture = Architecture.of(layers, input=(1, 8, 8))
+    counted = [(layer.flops, layer.params) for layer in cost(architecture).layers]
+    assert counted == [(64 * 8 * 9, 8 * 9 + 8), (64 * 8 * 6, 8 * 6), (6 * 3, 6 * 3 + 3)]
+    result = export(architecture, tmp_path / "net")
+    assert result.ok
+    operators = [node.op_type for node in onnx.load(result.folder / "model.onnx").graph.node]
+    assert operators.count("Conv") == 2
+    assert "Add" not in operators
+    assert read_safetensors(result.folder / "weights.safetensors").keys() == build(architecture).state_dict().keys()
+    path = str(result.folder / "model.py")
+    program = run((result.folder / "model.py").read_text().replace("__file__", repr(path)))
+    loaded = program["load"]()
+    assert isinstance(loaded, program["Model"])
+    assert sum(parameter.numel() for parameter in loaded.parameters()) == cost(architecture).params
 
 
 @pytest.mark.slow
