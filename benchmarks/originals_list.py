@@ -14,6 +14,8 @@ import torch
 from originals import Pair
 from torch import Tensor, nn
 
+from nasspace import zoo
+
 
 def pairs(folder: Path) -> Iterator[Pair]:
     """Every pair; `folder` holds the official code that no package has."""
@@ -21,6 +23,7 @@ def pairs(folder: Path) -> Iterator[Pair]:
     yield from _residual()
     yield from _inception()
     yield from _mobile()
+    yield from _reparameterized()
     yield from _shuffle(folder)
     yield from _mobilenext(folder)
 
@@ -182,6 +185,12 @@ def _v3_of_torchvision(name: str, width: float) -> nn.Module:
     from torchvision.models import mobilenetv3
 
     return mobilenetv3.MobileNetV3(*mobilenetv3._mobilenet_v3_conf(name, width_mult=width))
+
+
+def _reparameterized() -> Iterator[Pair]:
+    for name in zoo.names():
+        if zoo.family_of(name) in ("repvgg", "mobileone"):
+            yield Pair(name, *from_timm(name))
 
 
 def _shuffle(folder: Path) -> Iterator[Pair]:

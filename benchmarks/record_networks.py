@@ -25,6 +25,7 @@ mobilenet_v1_0.25 mobilenet_v2_0.35 mnasnet_b1_0.5 mnasnet_a1_0.5 mnasnet_small 
 mobilenet_v3_large_0.75 mobilenet_v3_large_0.5_torchvision shufflenet_v1_g3_1.0 shufflenet_v1_g3_0.5_megvii
 shufflenet_v2_0.5_torchvision shufflenet_v2_1.0 shufflenet_v2_1.0_megvii mobilenext_0.35 mobilenext_0.5
 googlenet inception_v3 inception_v4 inception_resnet_v2
+repvgg_a0 repvgg_b1g4 mobileone_s0 mobileone_s4
 """
 
 

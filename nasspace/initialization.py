@@ -117,7 +117,10 @@ def shufflenet(parts: Sequence[nn.Module]) -> None:
 
 
 def pytorch(parts: Sequence[nn.Module]) -> None:
-    """PyTorch's constructors: uniform in +-1 / sqrt(fan-in), biases as well."""
+    """PyTorch's constructors: uniform in +-1 / sqrt(fan-in), biases as well.
+
+    RepVGG's official code initializes nothing else; nor does MobileOne's (recalled).
+    """
     for part in parts:
         if isinstance(part, (*WEIGHTED, nn.BatchNorm2d)):
             part.reset_parameters()
@@ -136,6 +139,8 @@ SCHEMES: dict[str, Scheme] = {
     "mobilenet_v3": kaiming,
     "mobilenext": kaiming,
     "resnet": kaiming,
+    "repvgg": pytorch,
+    "mobileone": pytorch,
     "pytorch": pytorch,
 }
 

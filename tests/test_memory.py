@@ -20,10 +20,17 @@ from nasspace.architecture import Architecture, Layer
 from nasspace.latency.convert import to_onnx
 from nasspace.latency.quantization import digit_images, to_int8
 from nasspace.memory import Lifetimes, Step, peak
-from nasspace.network import build, make_block
+from nasspace.network import build, fold, make_block
 
 MEASURED = ("mobilenet_v2_1.0", "se_resnet50", "shufflenet_v1_g8_0.5", "squeezenet_1.0_bypass", "mobilenext_1.0")
-SHIPPED = ("mobilenet_v2_0.35", "shufflenet_v2_0.5", "squeezenet_1.1", "mobilenet_v3_small_0.75", "mnasnet_small")
+SHIPPED = (
+    "mobilenet_v2_0.35",
+    "shufflenet_v2_0.5",
+    "squeezenet_1.1",
+    "mobilenet_v3_small_0.75",
+    "mnasnet_small",
+    "mobileone_s0",
+)
 
 
 def random_graph(rng: random.Random) -> tuple[list[int], list[Step]]:
@@ -116,7 +123,8 @@ def whole(architecture: Architecture) -> tuple[Lifetimes, int]:
     chain, shape = [], architecture.input
     for layer in architecture.layers:
         with counting.OnMeta():
-            chain.append(make_block(layer, math.prod(shape) if blocks.get(layer.block).flattens else shape[0]).eval())
+            channels = math.prod(shape) if blocks.get(layer.block).flattens else shape[0]
+            chain.append(fold(make_block(layer, channels).eval()))
         for part in chain[-1].modules():
             if type(part) in counting.UNCOUNTED:
                 part.forward = recorder.stand_in(part)

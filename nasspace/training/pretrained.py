@@ -21,7 +21,7 @@ from nasspace import zoo
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.errors import InputError
-from nasspace.network import build
+from nasspace.network import build, folds
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of pixels from 0 to 1
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -139,6 +139,17 @@ INCEPTION_RESNET = (
         *("repeat_1", "mixed_7a", "repeat_2", "block8", "conv2d_7b", "classif"),
     ),
     ("branch0", "branch1", "branch2", "branch3", "conv2d"),
+    ("conv", "bn"),
+)
+BYOB = (
+    ("stem", "stages", "head"),
+    ("identity", "conv_kxk", "conv_1x1", "conv_scale", "attn"),
+    ("conv", "bn"),
+    ("fc1", "fc2"),
+)
+REPVGG = (
+    ("stage0", "stage1", "stage2", "stage3", "stage4", "linear"),
+    ("rbr_identity", "rbr_dense", "rbr_1x1"),
     ("conv", "bn"),
 )
 WIDTH = r"\d+(\.\d+)?"
@@ -272,6 +283,11 @@ ORIGINS = (  # the first that fits; more specific names come first
         orders=FEATURES,
         note="the file does not record its identity tensor multiplier; the network's is used",
     ),
+    Origin("timm's RepVGG", (r"stem\.conv_kxk\.conv", r"stages\.0\.0\.conv_1x1\.bn"), r"repvgg_.+", orders=BYOB),
+    Origin(
+        "timm's MobileOne", (r"stem\.conv_kxk\.0\.conv", r"stages\.0\.0\.conv_scale\.bn"), r"mobileone_.+", orders=BYOB
+    ),
+    Origin("the official RepVGG", (r"stage0\.rbr_dense\.conv", r"stage4\.0\.rbr_1x1\.bn"), r"repvgg_.+", orders=REPVGG),
     Origin(
         "efficientnet_lite_pytorch",
         ("_conv_stem", r"_blocks\.0\._depthwise_conv", "_fc"),
@@ -520,7 +536,7 @@ def _fitting(origin: Origin, layers: dict[str, dict[str, Tensor]], requested: st
             architecture = zoo.load(name, classes=len(head)).with_input(channels=stem.shape[1])
         except InputError:
             continue  # not every network has every variant
-        if cost(architecture).params != count:
+        if not folds(architecture) and cost(architecture).params != count:  # else it counts the folded network
             continue
         own = list(_layers(build(architecture).state_dict()).values())
         pairs = zip(given, own, strict=False)

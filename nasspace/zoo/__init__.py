@@ -12,13 +12,19 @@ from typing import Any
 
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError, nearest
-from nasspace.zoo import classic, inception, mobile, shuffle
+from nasspace.zoo import classic, inception, mobile, reparameterized, shuffle
 from nasspace.zoo.figures import Published, published
 from nasspace.zoo.parts import Family, small_images
 
 __all__ = ["Published", "family_of", "initialization_of", "load", "names", "published", "published_of"]
 
-FAMILIES = [*classic.FAMILIES, *inception.FAMILIES, *mobile.FAMILIES, *shuffle.FAMILIES]
+FAMILIES = [
+    *classic.FAMILIES,
+    *inception.FAMILIES,
+    *mobile.FAMILIES,
+    *shuffle.FAMILIES,
+    *reparameterized.FAMILIES,
+]
 CIFAR = "_cifar"
 CIFAR_MEMBERS = (
     "squeezenet_1.0",

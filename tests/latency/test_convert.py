@@ -13,9 +13,12 @@ from torch import nn
 
 from nasspace import zoo
 from nasspace.architecture import Architecture
+from nasspace.data.loading import load_data
 from nasspace.errors import InputError
 from nasspace.latency import convert
 from nasspace.network import build
+from nasspace.training.settings import Fidelity, TrainingSettings
+from nasspace.training.trainer import normalized, train
 
 SHAPE = (3, 32, 32)
 LAYERS = {
@@ -25,6 +28,7 @@ LAYERS = {
     "sandglass": [{"block": "conv", "out": 24}, {"block": "sandglass", "out": 24}],
     "shuffle_v1": [{"block": "conv", "out": 24}, {"block": "shuffle_v1", "out": 24, "groups": 3}],
     "shuffle_v2": [{"block": "conv", "out": 24}, {"block": "shuffle_v2", "out": 48, "stride": 2}],
+    "branches": [{"block": "repvgg", "out": 16, "groups": 3}, {"block": "mobileone", "branches": 2}],
     "fire": [{"block": "conv", "out": 16}, {"block": "fire", "out": 32}, {"block": "max_pool"}],
 }
 
@@ -94,6 +98,21 @@ def test_folded_network_computes_the_same_without_batch_norm(name):
     assert norms(model) > 0 == norms(folded)
 
 
+@torch.no_grad()
+def test_a_trained_network_decides_the_same_when_its_blocks_are_folded():
+    data = load_data("digits", resolution=8)
+    layers = [*LAYERS["branches"], {"block": "global_pool"}, {"block": "linear", "out": 10}]
+    model = build(Architecture.of(layers, input=(1, 8, 8)))
+    with torch.enable_grad():
+        found = train(model, data, Fidelity(resolution=8, epochs=2), TrainingSettings(batch_size=32))
+    images = normalized(data.validation.pixels, data)
+    folded = convert.deployed(model)
+    assert len(folded.state_dict()) < len(model.state_dict()) / 3
+    decisions = folded(images).argmax(1)
+    assert torch.equal(decisions, model.eval()(images).argmax(1))
+    assert (decisions == data.validation.labels).float().mean() == pytest.approx(found.accuracy)
+
+
 @pytest.mark.parametrize(("module", "left"), [(Residual, 2), (Untraceable, 3)])
 def test_only_foldable_batch_norms_are_folded(module, left):
     model, image = trained(module()).eval(), torch.randn(2, *SHAPE)
@@ -109,7 +128,7 @@ def test_folding_that_changes_the_outputs_is_undone(monkeypatch):
 
 @pytest.mark.parametrize("mode", [True, False])
 def test_the_callers_network_is_not_changed(mode, tmp_path):
-    model = network("shuffle_v2").train(mode)
+    model = network("branches").train(mode)
     model[0].eval()
     modes = [module.training for module in model.modules()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -188,6 +207,8 @@ SMALL = {  # one network of each family; AlexNet's adaptive pooling needs more t
     "mnasnet_small": 32,
     "efficientnet_lite0": 32,
     "mobilenet_v3_small_0.35": 32,
+    "repvgg_a0": 32,
+    "mobileone_s0": 32,
     "mobilenext_0.35": 32,
     "mobilenext_1.0_identity_1_2": 32,
     "shufflenet_v1_g3_0.25": 32,

@@ -60,7 +60,7 @@ def test_published_figures_belong_to_networks_and_are_near_our_counts():
     for name in zoo.figures._all():
         for row in zoo.published(name):
             assert row.source
-            assert row.top1 is None or 40 < row.top1 < 80
+            assert row.top1 is None or 40 < row.top1 < 81
             ours = cost(zoo.load(name, row.resolution))
             assert row.params_m is None or abs(row.params_m * 1e6 / ours.params - 1) < 0.15, row
             assert row.madds_m is None or abs(row.madds_m * 1e6 / ours.flops - 1) < 0.15, row
