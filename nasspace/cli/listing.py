@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasspace import files
-from nasspace.errors import InputError
+from nasspace.errors import InputError, NasspaceError
 
 if TYPE_CHECKING:
     from nasspace.space.space import Space
@@ -24,9 +24,18 @@ CLASSES = 10
 KEYS = {"name", "description", "input", "size", "flops", "params", "memory_access", "exact", "choices"}
 
 
-def spaces() -> list[dict[str, Any]]:
-    """The documents of all spaces, as `space` returns them, with the names that commands take: those of the files."""
-    return [{**space(str(path)), "name": name} for name, path in files.names("spaces").items()]
+def spaces() -> tuple[list[dict[str, Any]], list[NasspaceError]]:
+    """The documents of all spaces, as `space` returns them, and the errors of those that cannot be used.
+
+    The names are those that commands take: those of the files.
+    """
+    documents, errors = [], []
+    for name, path in files.names("spaces").items():
+        try:
+            documents.append({**space(str(path)), "name": name})
+        except NasspaceError as error:
+            errors.append(error)
+    return documents, errors
 
 
 def space(name: str, classes: int = CLASSES, resolution: int | None = None) -> dict[str, Any]:

@@ -34,10 +34,12 @@ def spaces(
 
 
 def _list_all(json: bool) -> None:
-    """Print one row per space."""
+    """Print one row per space; a broken file is named on standard error, and the others are listed."""
     from nasspace.cli import listing
 
-    found = listing.spaces()
+    found, errors = listing.spaces()
+    for error in errors:
+        printing.print_message(f"not listed: {printing.escape(error)}")
     if json:
         return printing.print_json([{key: s[key] for key in ("name", "size", "input", "description")} for s in found])
     columns = ("space", "networks", "input", "description")

@@ -57,6 +57,17 @@ def test_spaces_are_listed_by_the_names_that_commands_take(capsys):
     assert cli.run(["spaces", "copied"]) == 0
 
 
+def test_a_broken_space_does_not_hide_the_others(capsys):
+    Path("spaces/broken.yaml").write_text("name: broken\nstages: [\n")
+    Path("spaces/folder.yaml").mkdir()
+    assert cli.run(["spaces", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "own" in [space["name"] for space in json.loads(printed.out)]
+    assert printed.err.count("not listed: ") == 2
+    assert "not listed: spaces/broken.yaml:2: not valid YAML" in printed.err
+    assert cli.run(["spaces", "broken"]) == 2
+
+
 def test_a_users_own_space_is_cached_by_its_text(capsys):
     first = listing.space("own")
     kept = listing._cache_path(listing._key(OWN, 10, None))
