@@ -16,10 +16,9 @@ from nasspace.studies import weight_store
 from nasspace.studies.objectives import LIMITED, OBJECTIVES
 from nasspace.studies.recipe import Recipe, short
 from nasspace.studies.trial_table import is_same_machine, machine_text
-from nasspace.training.settings import check_for_sharing
+from nasspace.training.settings import DISTILLATION, FINE_TUNING, check_for_sharing
 
 # Settings of where and how trials run: a study that was started with one value may be continued with another.
-FINE_TUNING = ("frozen_norms", "head_first")  # settings of a training that has all of its weights
 EXECUTION_SETTINGS = ("workers", "ray", "gpus", "retries", "trial_timeout", "storage_path")
 SPLIT_SETTINGS = ("seed", "held_out", "skip_broken")  # the splits of the data depend on these
 MAX_DIFFERENCES = 4  # differences that an error message lists
@@ -37,9 +36,10 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.objectives == ("latency",) or not {"accuracy", "latency"} & set(recipe.objectives):
         raise InputError(f"objectives: {', '.join(recipe.objectives)} alone is no search; add accuracy")
     _check_sampler(recipe)
-    for name in FINE_TUNING:
-        if getattr(recipe.training, name):
-            raise InputError(f"training.{name}: is for `nas train --weights`; a search trains from new batch norms")
+    for name in recipe.training.changed(FINE_TUNING):
+        raise InputError(f"training.{name}: is for `nas train --weights`; a search trains from new batch norms")
+    for name in recipe.training.changed(DISTILLATION):
+        raise InputError(f"training.{name}: is for `nas train --teacher`; a search trains without a teacher")
     _check_supernet(recipe)
     _check_accuracy_of(recipe)
     if recipe.ray is None:  # on a cluster, the workers need the device

@@ -41,7 +41,7 @@ from nasspace.studies.recipe import LEAST_RESOLUTION
 from nasspace.training import checkpoints, distributed, metrics, pretrained, trainer
 from nasspace.training.distributed import Processes
 from nasspace.training.precision import check_precision
-from nasspace.training.settings import Fidelity, TrainingSettings
+from nasspace.training.settings import FINE_TUNING, Fidelity, TrainingSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -282,12 +282,12 @@ def _train_one(source: ResolvedArch, options: Options, out: str | os.PathLike | 
         epochs=options.epochs,
         batch_size=options.batch_size,
         threads=options.threads,
+        has_teacher=options.teacher is not None,
     )
     check_precision(resolved.settings.precision, options.device)
-    if resolved.settings.frozen_norms and not start.account:
-        raise InputError(
-            "training.frozen_norms: keeps the statistics of given weights; give --weights, or leave it out"
-        )
+    if not start.account:
+        for name in resolved.settings.changed(FINE_TUNING):
+            raise InputError(f"training.{name}: is for fine-tuning of given weights; give --weights, or leave it out")
     run = _Run(source, options, folder, architecture, resolved, start, report)
     if options.processes.count > 1:
         return run.train_together()

@@ -70,6 +70,7 @@ class Problem:
         given |= {f"rungs.{i}": rung.resolution for i, rung in enumerate(recipe.rungs) if rung.resolution}
         notes = (
             *told,
+            *recipe.without_effect(),
             *(
                 f"{key}.resolution {size} is lowered to the deployment's {deployment.resolution}"
                 for key, size in given.items()
@@ -100,7 +101,7 @@ class Problem:
             space = Space(space.document, classes=space.classes, resolution=recipe.resolution, channels=channels)
         recipe = recipe.model_copy(update={"netadapt": _with_start_resolved(recipe, space)})
         evaluator = FunctionEvaluator(function, known, recipe.objectives, recipe.limits.given(), recipe.budget)
-        return cls(recipe, space, evaluator=evaluator)
+        return cls(recipe, space, evaluator=evaluator, notes=tuple(recipe.without_effect()))
 
     def settings(self, name: str, storage: str | None) -> dict[str, Any]:
         """The content of study.yaml: everything needed to run the search again."""

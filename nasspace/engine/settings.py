@@ -34,12 +34,14 @@ def resolve_settings(
     epochs: int,
     batch_size: int | None = None,
     threads: int | None = None,
+    has_teacher: bool = False,
 ) -> ResolvedSettings:
     """The settings for `images` training images and `epochs` epochs.
 
     `requested` is None or `own` (the package's own), the name of a published training, the path of a YAML file, or
     settings. With another batch size the learning rates are scaled in proportion (Goyal et al. 2017). Published
-    settings are also scaled to the number of epochs. An unknown name raises `InputError` with the nearest known one.
+    settings are also scaled to the number of epochs. The notes name settings without effect. An unknown name raises
+    `InputError` with the nearest known one.
     """
     if requested is None or requested == OWN:
         resolved = ResolvedSettings(OWN, _with_batch_size(TrainingSettings(), batch_size))
@@ -49,9 +51,9 @@ def resolve_settings(
         resolved = _published(str(requested), images, epochs, batch_size)
     else:
         resolved = ResolvedSettings(str(requested), _with_batch_size(_read_file(Path(requested)), batch_size))
-    if threads is None:
-        return resolved
-    return dataclasses.replace(resolved, settings=dataclasses.replace(resolved.settings, threads=threads))
+    settings = resolved.settings if threads is None else dataclasses.replace(resolved.settings, threads=threads)
+    notes = resolved.notes or tuple(settings.without_effect(has_teacher))  # a published training's have notes
+    return dataclasses.replace(resolved, settings=settings, notes=notes)
 
 
 def _with_batch_size(settings: TrainingSettings, batch_size: int | None) -> TrainingSettings:

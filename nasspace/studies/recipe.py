@@ -50,6 +50,7 @@ NOT_NUMBERS = {  # settings that are True or False, or text
     if any(word in str(setting.type) for word in ("bool", "str"))
 }
 INT8_OBJECTIVE = "accuracy_int8"
+OPTIONS_OF = {"mnasnet": "reward", "netadapt": "netadapt", "uniform": "uniform"}  # parts with the options of samplers
 WHOLE = ("start", "budget")  # mappings that are one value: the choices of a network, a budget
 
 
@@ -320,8 +321,16 @@ class Recipe(Strict):
     @property
     def sampler_options(self) -> dict[str, Any]:
         """The options of the sampler."""
-        parts = {"mnasnet": self.reward, "netadapt": self.netadapt, "uniform": self.uniform}
-        return parts[self.sampler].model_dump() if self.sampler in parts else {}
+        return getattr(self, OPTIONS_OF[self.sampler]).model_dump() if self.sampler in OPTIONS_OF else {}
+
+    def without_effect(self) -> list[str]:
+        """A line on each setting that is not the default and changes nothing in this search."""
+        lines = [
+            f"{part}: without effect, since the sampler is '{self.sampler}'; it is for {sampler}"
+            for sampler, part in OPTIONS_OF.items()
+            if sampler != self.sampler and getattr(self, part) != type(self).model_fields[part].default
+        ]
+        return [*lines, *self.training.without_effect()]
 
     @property
     def budget(self) -> dict[str, tuple[float, float]]:

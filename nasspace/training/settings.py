@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -23,6 +23,20 @@ ADDED = (  # later settings, which count in a fingerprint if they are not the de
     *("balance", "accumulation", "frozen_norms", "head_first"),
     *("teacher_share", "temperature", "precision"),
 )
+FINE_TUNING = ("frozen_norms", "head_first")  # settings of a training that has all of its weights
+DISTILLATION = ("teacher_share", "temperature")  # settings of a training with a teacher
+NEEDED = {  # settings with the other one, and its values, without which they change nothing
+    "square_decay": ("optimizer", ("rmsprop",)),
+    "epsilon": ("optimizer", ("rmsprop",)),
+    "momentum": ("optimizer", ("sgd", "rmsprop")),
+    "nesterov": ("optimizer", ("sgd",)),
+    "factor": ("schedule", ("exponential", "steps", "plateau")),
+    "every": ("schedule", ("exponential",)),
+    "milestones": ("schedule", ("steps",)),
+    "patience": ("schedule", ("plateau",)),
+    "policy_layers": ("policy", ("randaugment",)),
+    "policy_magnitude": ("policy", ("randaugment",)),
+}
 FORMER_NAMES = {"optimiser": "optimizer"}  # settings under the name that files of earlier versions give them
 
 
@@ -274,6 +288,29 @@ class TrainingSettings:
         values = {name: value for name, value in asdict(self).items() if name not in added}
         content = sorted((former.get(name, name), value) for name, value in values.items())
         return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
+
+    def changed(self, names: Collection[str]) -> list[str]:
+        """Those of some settings that are not the defaults."""
+        return [each.name for each in fields(self) if each.name in names and getattr(self, each.name) != each.default]
+
+    def without_effect(self, has_teacher: bool = False) -> list[str]:
+        """A line on each setting that is not the default and changes nothing in a training with or without a teacher.
+
+        >>> TrainingSettings(patience=3).without_effect()
+        ["training.patience: without effect, since schedule is 'cosine'; it is for plateau"]
+        """
+        lines = []
+        for name in self.changed(NEEDED):
+            other, values = NEEDED[name]
+            if (value := getattr(self, other)) not in values:
+                lines.append(
+                    f"training.{name}: without effect, since {other} is {value!r}; it is for {', '.join(values)}"
+                )
+        if self.crop_scale is None and self.changed(["crop_ratio"]):
+            lines.append("training.crop_ratio: without effect, since there is no crop_scale")
+        for name in [] if has_teacher else self.changed(DISTILLATION):
+            lines.append(f"training.{name}: without effect, since there is no teacher; give --teacher")
+        return lines
 
     def _check_milestones(self) -> None:
         """Check the epochs of the schedule `steps`."""

@@ -479,11 +479,10 @@ def test_a_checkpoint_of_torchvision_is_the_start(tmp_path):
     assert nasspace.train("mobilenet_v2_0.35", **how) == found
 
 
-def test_frozen_norms_need_given_weights(data, tmp_path):
-    with pytest.raises(
-        InputError, match=r"training.frozen_norms: keeps the statistics of given weights; give --weights"
-    ):
-        nasspace.train(tiny(), data=data, settings=TrainingSettings(frozen_norms=True), out=tmp_path / "t")
+@pytest.mark.parametrize(("name", "value"), [("frozen_norms", True), ("head_first", 0.1)])
+def test_fine_tuning_needs_given_weights(data, tmp_path, name, value):
+    with pytest.raises(InputError, match=rf"training.{name}: is for fine-tuning of given weights; give --weights"):
+        nasspace.train(tiny(), data=data, settings=TrainingSettings(**{name: value}), out=tmp_path / "t")
 
 
 def test_given_weights_of_the_same_classes_are_judged_first(quick, tmp_path):
@@ -783,6 +782,7 @@ def test_published_settings_scale_with_batch_size_and_epochs():
     assert "instead of 1,024, since 1,438 images" in found.notes[1]
     whole = resolve_settings("shufflenet", images=1_281_167, epochs=240)
     assert (whole.settings.batch_size, whole.settings.learning_rate, len(whole.notes)) == (1024, 0.5, 1)
+    assert not any("without effect" in note for note in found.notes)
     assert resolve_settings("cifar100", images=50_000, epochs=20).settings.milestones == pytest.approx((6, 12, 16))
 
 

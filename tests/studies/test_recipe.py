@@ -235,3 +235,11 @@ def test_the_accuracy_in_int8_follows_from_the_objectives():
     assert int8.with_changes({"objectives": ["accuracy", "flops"]}).accuracy_of == "float32"
     with pytest.raises(InputError, match="accuracy and accuracy_int8 exclude each other"):
         recipe.Recipe().with_changes({"objectives": ["accuracy", "accuracy_int8"]})
+
+
+def test_options_of_another_sampler_are_named():
+    changed = recipe.Recipe().with_changes({"reward": {"form": "soft"}, "training": {"patience": 3}})
+    lines = changed.without_effect()
+    assert lines[0] == "reward: without effect, since the sampler is 'gain'; it is for mnasnet"
+    assert lines[1].startswith("training.patience: without effect")
+    assert len(changed.with_changes({"sampler": "mnasnet"}).without_effect()) == 1

@@ -13,6 +13,7 @@ from nasspace.documents import Document
 from nasspace.errors import InputError
 from nasspace.studies import recipe
 from nasspace.studies.schema import study_settings
+from nasspace.training import published
 from nasspace.training.settings import TrainingSettings
 
 RECORDED = Path(__file__).parents[1] / "recorded" / "study"  # of a version that wrote `optimiser`
@@ -136,3 +137,25 @@ def test_a_recipe_names_an_invalid_setting():
         recipe.read_value({"training": {"average": 2}}, Document({}, ""))
     with pytest.raises(InputError, match="'avarage' is not a setting; did you mean 'average'"):
         recipe.read_value({"training": {"avarage": 2}}, Document({}, ""))
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ({"teacher_share": 0.9}, "there is no teacher"),
+        ({"temperature": 2.0}, "there is no teacher"),
+        ({"optimizer": "adamw", "momentum": 0.8}, "optimizer is 'adamw'"),
+        ({"milestones": (3,)}, "schedule is 'cosine'"),
+        ({"policy": "trivialaugment", "policy_layers": 3}, "policy is 'trivialaugment'"),
+        ({"crop_ratio": (1, 2)}, "there is no crop_scale"),
+    ],
+)
+def test_a_setting_that_changes_nothing_is_named(setting, reason):
+    [line] = TrainingSettings(**setting).without_effect()
+    assert line.startswith(f"training.{[*setting][-1]}: without effect, since {reason}")
+    needed = {"optimizer": "sgd", "schedule": "steps", "policy": "randaugment", "crop_scale": (0.5, 1)}
+    assert not TrainingSettings(**{"milestones": (3,), **setting, **needed}).without_effect(has_teacher=True)
+
+
+def test_published_settings_all_have_an_effect():
+    assert not [name for name in published.names() if published.load(name).settings.without_effect()]
