@@ -515,11 +515,28 @@ def _expected_duration(study: Study, problem: Problem, report: Report) -> durati
     if study.is_searched or (study.evaluated and not study.deadline):
         return None
     expected = duration.estimate_duration(problem)
+    if expected and recipe.supernet is not None:
+        expected = _with_shared_weights(expected, study, recipe, report)
     if expected and not recipe.distributed:
         report("note", text=str(expected))
-    if expected and study.deadline and expected.shared[0] + expected.delivery[0] > recipe.time_budget / 2:
-        report("note", text=f"the time budget is short for {expected.outside_the_search}: it may be exceeded")
+    if expected and study.deadline and expected.delivery[0] > (recipe.time_budget - expected.shared[0]) / 2:
+        report("note", text=f"the time budget is short for {expected.last_rung}: it may be exceeded")
     return expected
+
+
+def _with_shared_weights(
+    expected: duration.Duration, study: Study, recipe: Recipe, report: Report
+) -> duration.Duration:
+    """The estimate with the training of shared weights that is still to do; report if a time budget may end it."""
+    if study.shared_weights.path(0) is not None:
+        return replace(expected, shared=(0.0, 0.0))
+    low, high = expected.shared
+    most, epochs = shared_weights.most_seconds(recipe), recipe.supernet.epochs
+    if high > most:
+        about = min(epochs, round(epochs * 2 * most / (low + high)))
+        text = f"the shared weights are trained for at most half of the time budget: about {about} of {epochs} epochs"
+        report("note", text=f"{text}; for more, give a longer --time-budget")
+    return replace(expected, shared=(min(low, most), min(high, most)))
 
 
 def _training_evaluator(study: Study, problem: Problem, fresh_latency: bool, report: Report) -> TrainingEvaluator:

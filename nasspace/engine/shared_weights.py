@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nasspace.training.supernet import Supernet, SupernetTraining
     from nasspace.training.trainer import Epoch
 
+SHARE_OF_TIME = 0.5  # largest share of a time budget for the training of shared weights
 CHECKPOINT = "supernet.pt"  # of a training that has not ended, in the study's folder of checkpoints
 
 
@@ -116,6 +117,8 @@ def _train(supernet: Supernet, study: Study, problem: Problem, report: Callable[
             f"the training of the shared weights diverged: the loss of epoch {len(trained.losses)} is not a number; "
             "lower supernet.learning_rate in the recipe, and search under another --study name"
         )
+    if (done := len(trained.losses)) < settings.epochs:
+        report("note", text=f"the time for the shared weights is used up: {done} of {settings.epochs} epochs")
     record = {"seconds": trained.seconds, "networks": trained.networks, "losses": list(trained.losses)}
     study.record.set_user_attr(SHARED_WEIGHTS, record)
 
@@ -149,4 +152,17 @@ def _trained(
             device=device,
             on_epoch=after_epoch,
             checkpoint=study.folder / "checkpoints" / CHECKPOINT,
+            deadline=_deadline(study, recipe),
         )
+
+
+def most_seconds(recipe: Recipe) -> float:
+    """The longest training of shared weights that a time budget leaves room for; infinite without one."""
+    return math.inf if recipe.time_budget is None else SHARE_OF_TIME * recipe.time_budget
+
+
+def _deadline(study: Study, recipe: Recipe) -> float:
+    """When the training of shared weights ends, in seconds of `time.monotonic()`."""
+    if study.deadline is None or recipe.time_budget is None:
+        return math.inf
+    return study.deadline - recipe.time_budget + most_seconds(recipe)

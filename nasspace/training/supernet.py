@@ -200,12 +200,14 @@ def train_supernet(
     device: str = "cpu",
     on_epoch: Callable[[Epoch], None] | None = None,
     checkpoint: Path | None = None,
+    deadline: float = math.inf,
 ) -> SupernetTraining:
     """Train shared weights in place and leave them on the CPU.
 
     An epoch is one pass over the training images; each batch trains the networks of a round. Determinism, divergence
-    and `checkpoint` are those of `nasspace.training.trainer.train`. A moving average of weights and the schedule
-    `plateau`, which need a single network, raise `InputError`.
+    and `checkpoint` are those of `nasspace.training.trainer.train`. The training ends at `deadline`, in seconds of
+    `time.monotonic()`; the learning rate then falls with the time, so that it is low at the end. A moving average of
+    weights and the schedule `plateau`, which need a single network, raise `InputError`.
     """
     sharing, settings = sharing or Sharing(), settings or TrainingSettings()
     check_for_sharing(settings)
@@ -216,9 +218,9 @@ def train_supernet(
     with threads(settings.threads), seeded(seed, device):
         supernet.to(device)
         per_epoch = batches_per_epoch(len(data.train), settings.batch_size)
-        step = _SharedStep(supernet, settings, sharing, fidelity.epochs, per_epoch, seed)
+        step = _SharedStep(supernet, settings, sharing, fidelity.epochs, per_epoch, seed, deadline)
         fit = Fit(supernet, data, fidelity, settings, seed, device, saved, step)
-        fit.run(on_epoch)
+        fit.run(on_epoch, deadline=deadline)
         supernet.to("cpu")
     seconds = fit.seconds_before + time.perf_counter() - start
     return SupernetTraining(tuple(fit.losses), seconds, step.networks, fit.diverged)
@@ -226,7 +228,7 @@ def train_supernet(
 
 @dataclass(frozen=True)
 class SupernetTraining:
-    """The training of shared weights: mean loss of each epoch, seconds, networks trained on a batch each."""
+    """The training of shared weights: mean loss of each whole epoch, seconds, networks trained on a batch each."""
 
     losses: tuple[float, ...]
     seconds: float
@@ -245,6 +247,7 @@ class _SharedStep:
         epochs: int,
         per_epoch: int,
         seed: int,
+        deadline: float = math.inf,
     ):
         self.supernet = supernet
         self.parameters = list(supernet.parameters())
@@ -252,6 +255,7 @@ class _SharedStep:
         self.per_epoch = per_epoch
         self.steps = epochs * per_epoch
         self.done = self.networks = 0
+        self.start, self.deadline = time.monotonic(), deadline
         self.rate = 0.0  # the schedule's, of the last step
         self.sampler = Sampler(supernet.space, sharing, seed)
         self.complexity = Complexity(supernet.space, sharing, seed)
@@ -260,8 +264,9 @@ class _SharedStep:
     def __call__(self, pixels: Tensor, labels: Tensor, drops: int) -> Tensor:
         """Train a round of networks on a batch; returns their mean detached loss."""
         networks = self.sampler.round()
-        self.rate = rate(self.settings, self.done, self.steps, self.per_epoch, drops)
-        falling = self.done >= warm_up_steps(self.settings, self.steps, self.per_epoch)
+        at = self._place()
+        self.rate = rate(self.settings, at, self.steps, self.per_epoch, drops)
+        falling = at >= warm_up_steps(self.settings, self.steps, self.per_epoch)
         groups: dict[int, list[tuple[Architecture, float]]] = {}
         for network in networks:
             share = self.complexity.share(network)
@@ -273,6 +278,11 @@ class _SharedStep:
         self.done += 1
         self.networks += len(networks)
         return total / len(networks)
+
+    def _place(self) -> int:
+        """The step of the schedule: that of the training, or a later one by the share of the time that has passed."""
+        passed = (time.monotonic() - self.start) / max(self.deadline - self.start, math.ulp(1.0))
+        return max(self.done, min(int(passed * self.steps), self.steps - 1))
 
     def _rate(self, current_rate: float, exponent: float) -> float:
         """The learning rate of a network: the schedule's share of the peak, to the power of `exponent`."""

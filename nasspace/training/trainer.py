@@ -291,11 +291,20 @@ class Fit:
         """Whether the last epoch's loss is NaN or infinite."""
         return bool(self.losses) and not math.isfinite(self.losses[-1])
 
-    def run(self, on_epoch: Callable[[Epoch], None] | None, validate_from: int | None = None) -> None:
-        """Train the remaining epochs; the schedule `plateau` measures the validation accuracy after each."""
+    def run(
+        self,
+        on_epoch: Callable[[Epoch], None] | None,
+        validate_from: int | None = None,
+        deadline: float = math.inf,
+    ) -> None:
+        """Train the remaining epochs; the schedule `plateau` measures the validation accuracy after each.
+
+        The training ends with the first batch after `deadline`, in seconds of `time.monotonic()`.
+        """
         epochs, has_plateaus = self.fidelity.epochs, self.settings.schedule == "plateau"
         while (done := len(self.losses)) < epochs and not self.diverged:
-            self._epoch()
+            if not self._epoch(deadline):
+                break
             validates = has_plateaus or (validate_from is not None and done + 1 >= validate_from)
             accuracy = None
             if validates and not self.diverged:
@@ -307,8 +316,8 @@ class Fit:
             self._save()
         self.step.finish()
 
-    def _epoch(self) -> None:
-        """Train the remaining batches of the current epoch."""
+    def _epoch(self, deadline: float) -> bool:
+        """Train the remaining batches of the current epoch; return whether that was before the deadline."""
         self.model.train()
         if self.settings.frozen_norms:
             for norm in _norms(self.model):
@@ -319,11 +328,14 @@ class Fit:
             self.total += self.step(pixels, labels, self.plateau.drops)
             self.batch += 1
             is_due = self.processes.any(time.perf_counter() - self.last_save > checkpoints.INTERVAL)
+            if time.monotonic() > deadline:
+                return False
             if is_due and self.batch < self.step.per_epoch:
                 self._save()
         self.losses.append(float(self.total) / self.step.per_epoch)
         self.total.zero_()
         self.batch = 0
+        return True
 
     def _order(self) -> Tensor:
         """The order of the epoch's images; for a resumed epoch, drawn again from the generator's state at its start."""

@@ -24,7 +24,8 @@ from nasspace.studies import study as records
 from nasspace.studies.recipe import Recipe, Rung
 from nasspace.studies.schema import SHARED_WEIGHTS
 from nasspace.training import supernet as supernets
-from nasspace.training.settings import SupernetSettings, TrainingSettings
+from nasspace.training.settings import Sharing, SupernetSettings, TrainingSettings
+from nasspace.training.supernet import Supernet
 
 SPACE = """
 name: few
@@ -268,3 +269,37 @@ def test_rungs_in_a_time_budget_follow_from_the_time_of_the_shared_training(tmp_
     study.record.set_user_attr(SHARED_WEIGHTS, record)
     batches = study.settings["data"]["train"] / 64
     assert promotion._epoch_seconds(study, Recipe(**SETTINGS)) == pytest.approx(2.0 * round(batches) * 4)
+
+
+def test_a_time_budget_ends_the_training_of_shared_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(duration, "estimate_duration", lambda _: duration.Duration((1, 1), (1, 1), shared=(4e4, 6e4)))
+    notes = []
+    study = loop.search(
+        Space.from_text(SPACE, "few.yaml"),
+        data="digits",
+        recipe=Recipe(**{**SETTINGS, "supernet": {"epochs": 50_000, "resolution": 8}}),
+        study="s",
+        trials=2,
+        time_budget="6s",
+        deliver=False,
+        on_event=lambda kind, **event: notes.append(event.get("text", "")),
+    )
+    record = study.record.user_attrs[SHARED_WEIGHTS]
+    assert record["seconds"] < 4
+    assert study.evaluated > 0, "time is left for the search"
+    half = "the shared weights are trained for at most half of the time budget: about 3 of 50000 epochs"
+    assert any(note.startswith(half) for note in notes)
+    assert f"the time for the shared weights is used up: {len(record['losses'])} of 50000 epochs" in notes
+
+
+def test_the_learning_rate_falls_with_the_time_to_a_deadline(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(supernets, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    space = Space.from_text(SPACE, "few.yaml")
+    step = supernets._SharedStep(Supernet(space), TrainingSettings(), Sharing(), 100, 10, 0, deadline=10.0)
+    assert step._place() == 0
+    now[0] = 5.0
+    assert step._place() == 500
+    now[0] = 11.0
+    assert step._place() == 999
