@@ -41,7 +41,7 @@ def explain(
 
     settings = {"threads": threads, "batch_size": batch_size, "seconds": seconds, "measure": measure, "fresh": fresh}
     if foreign.is_foreign(arch):
-        with foreign.as_file(arch, threads, batch_size, resolution) as path:
+        with foreign.as_file(arch, batch_size, resolution) as path:
             explanation = guidelines.explain_file(path, **settings)
         document, title = {"name": arch, "digest": None, "input": list(explanation.input)}, arch
     else:

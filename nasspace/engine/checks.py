@@ -27,6 +27,7 @@ MAX_DIFFERENCES = 4  # differences that an error message lists
 def check_recipe(recipe: Recipe) -> None:
     """Check the names in a recipe, its device and its cluster; raise `InputError` for what cannot be used."""
     from nasspace.latency import remote, runtimes
+    from nasspace.latency.benchmark import check_counts
     from nasspace.samplers.optuna_samplers import SAMPLERS
     from nasspace.training.precision import check_precision
 
@@ -45,6 +46,9 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.ray is None:  # on a cluster, the workers need the device
         check_device(recipe.device)
         check_precision(recipe.training.precision, recipe.device)
+        check_counts(threads=recipe.training.threads)
+        if recipe.latency_device == remote.LOCAL:
+            check_counts(threads=recipe.threads)
     check_execution(recipe)
     remote.check_device(recipe.latency_device, recipe.runtime)
     runtime(recipe.threads, recipe.batch_size)  # raises if a package is missing

@@ -31,6 +31,7 @@ from nasspace.exporting.export import LARGEST_SEED, TRAINED, check_folder, expor
 from nasspace.exporting.weights import as_state, load_into, read_weights
 from nasspace.formatting import duration
 from nasspace.initialization import DEFAULT
+from nasspace.latency.benchmark import check_counts
 from nasspace.latency.conditions import machine
 from nasspace.latency.runtimes import library_versions
 from nasspace.network import Network, build
@@ -285,6 +286,7 @@ def _train_one(source: ResolvedArch, options: Options, out: str | os.PathLike | 
         has_teacher=options.teacher is not None,
     )
     check_precision(resolved.settings.precision, options.device)
+    check_counts(threads=resolved.settings.threads)
     if not start.account:
         for name in resolved.settings.changed(FINE_TUNING):
             raise InputError(f"training.{name}: is for fine-tuning of given weights; give --weights, or leave it out")

@@ -37,6 +37,7 @@ SECONDS = 1.0  # duration of the runs of each network
 PRECISION = 0.02  # stop when the interval within the session is narrower than this share of the median
 MIN_ROUNDS = 12
 LARGEST_COUNT = 4096  # limit of threads, batch size and resolution
+THREADS_PER_CORE = 4  # limit of threads: with many more, a run takes minutes
 ROUNDS_PER_REFERENCE = 4  # largest number of rounds between two rounds of the reference
 STEAL_LIMIT = 0.05  # share of steal time (taken by a virtual machine's host) above which a session is contended
 
@@ -391,8 +392,17 @@ def store_latency(
     return latency.normalized(machine_history(reference_key, runtime, cache))
 
 
-def check_counts(**counts: int) -> None:
-    """Raise `InputError` for a value that is not a whole number from 1 to 4096."""
+def check_counts(on: Mapping[str, Any] | None = None, **counts: int) -> None:
+    """Raise `InputError` for a value that is not a whole number from 1 to 4096, and for too many `threads`.
+
+    These are more than four for each logical core of the machine `on` (see `conditions.machine`), by default this one.
+    """
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_COUNT:
             raise InputError(f"{name}: {value!r} is not a whole number from 1 to {LARGEST_COUNT}")
+    cores = (on or machine())["cores"]
+    if counts.get("threads", 1) > THREADS_PER_CORE * cores:
+        raise InputError(
+            f"threads: {counts['threads']} are too many for a machine with {cores} logical cores; give at most "
+            f"{THREADS_PER_CORE * cores}"
+        )

@@ -38,12 +38,12 @@ def measure(
     latency_device: str,
 ) -> Latency:
     """Measure a file or a function's network in ONNX Runtime, as the files of a front are measured; see `as_file`."""
-    with as_file(text, threads, batch_size, resolution) as path:
+    with as_file(text, batch_size, resolution) as path:
         return _measured(path, threads, batch_size, seconds, latency_device)
 
 
 @contextlib.contextmanager
-def as_file(text: str, threads: int, batch_size: int, resolution: int | None) -> Iterator[Path]:
+def as_file(text: str, batch_size: int, resolution: int | None) -> Iterator[Path]:
     """The ONNX file that a text names, or that the network of a function is written to, with its outputs compared.
 
     A function's code is run. Its network gets images of `resolution` (224 by default) with the channels of its first
@@ -65,7 +65,7 @@ def as_file(text: str, threads: int, batch_size: int, resolution: int | None) ->
     shape = (_channels(model, text), side, side)
     _called(lambda: model(torch.zeros(1, *shape)), f"{text}, with images of {'x'.join(map(str, shape))}")
     with temporary.private() as folder:
-        local = runtimes.OnnxRuntime(threads, batch_size)
+        local = runtimes.OnnxRuntime(batch_size=batch_size)
         path = local.write(model, shape, Path(folder) / "network.onnx")
         runtimes.check_outputs(local.load(path), model)
         yield path

@@ -86,7 +86,7 @@ class RemoteDevice:
     ) -> Latency:
         """Measure as `benchmark.measure_latency` does, on the device; cached by its machine, versions and address."""
         check_device(str(self.address), runtime)
-        check_counts(threads=threads, batch_size=batch_size)
+        check_counts(self.machine, threads=threads, batch_size=batch_size)
         cache = LatencyCache() if cache is None else cache
         digest = network_digest(architecture, None if model is None else runtimes.module_of(model, runtime))
         settings = {"threads": threads, "batch_size": batch_size}

@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from nasspace import cli
+from nasspace.latency import benchmark
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,6 +120,22 @@ def test_bad_input_is_one_message_and_exit_status_2(capsys, arguments, named):
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) == 1
     assert not Path("reports").exists(), "bad input starts nothing"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "search --space mobile",
+        "compare mobile fire --budget flops=1M..9G",
+        "latency shufflenet_v2_0.5",
+        "explain shufflenet_v2_0.5",
+        "train shufflenet_v2_0.5 --resolution 32",
+    ],
+)
+def test_more_threads_than_a_machine_can_run_are_refused(capsys, monkeypatch, command):
+    monkeypatch.setattr(benchmark, "machine", lambda: {"cores": 2})
+    status, _, err = nas(capsys, *command.split(), "--threads", "9")
+    assert (status, err) == (2, "nas: threads: 9 are too many for a machine with 2 logical cores; give at most 8\n")
 
 
 def test_json_documents(capsys):
