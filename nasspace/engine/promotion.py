@@ -125,6 +125,7 @@ class Promotion:
     def climb_planned(self) -> None:
         """Train the networks that each rung keeps; the choice is recorded before the first is trained."""
         study = self.study
+        study.report_missing_rungs()
         planned = copy.deepcopy(study.planned_rungs)
         if planned is None:
             planned = self._plan()

@@ -337,6 +337,16 @@ class Study:
         if epochs:
             storage.report_finished(self.record, self.frozen()[number], training["accuracy"], round(epochs))
 
+    def report_missing_rungs(self) -> None:
+        """Record the accuracies of further trainings that a killed process left out of the intermediate values."""
+        trials = self.frozen()
+        for key, training in self.record.user_attrs.items():
+            number = key.rpartition(":")[2]
+            if training and key.startswith((RUNG, LAST_RUNG)) and number.isdecimal():
+                epochs = round(sum(step[1] for step in training.get("steps", ())))
+                if epochs not in trials[int(number)].intermediate_values:
+                    self.report_rung(int(number), training)
+
     def rung_weights(self, index: int) -> Weights:
         """The store of the weights that a rung before the last trained."""
         return self._store(f"weights/rung-{index}")

@@ -195,3 +195,13 @@ def test_a_search_on_images_records_intervals_and_rungs(tmp_path, monkeypatch):
     connection.close()
     assert size < 20_000
     assert load_study("images").front()["id"].tolist() == found.front()["id"].tolist()
+
+
+def test_the_accuracy_of_a_rung_that_a_kill_left_out_is_recorded_later(tmp_path):
+    study = searched(tmp_path / "s", trials=2)
+    number = complete(study.record)[0].number
+    training = {"accuracy": 0.5, "resolution": 16, "epochs": 2, "seconds": 1.0, "losses": [1.0]}
+    for key, steps in (("rung:0:", [[8, 1, 1.0], [16, 2, 1.0]]), ("rung:1:", [[8, 1, 1.0], [16, 6, 1.0]])):
+        study.record.set_user_attr(f"{key}{number}", {**training, "steps": steps})
+    records.load(study.folder).report_missing_rungs()
+    assert record_of(study.folder).trials[number].intermediate_values.items() >= {3: 0.5, 7: 0.5}.items()
