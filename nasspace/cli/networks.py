@@ -405,7 +405,7 @@ def _print_checks(exported: Any, json: bool) -> None:
     if json:
         printing.print_json(exported.to_dict())
     else:
-        printing.print_text(f"{exported.folder}: {', '.join(exported.files)}")
+        printing.print_text(f"{printing.escape_line(exported.folder)}: {', '.join(exported.files)}")
         printing.print_checks(exported.checks)
     if not exported.ok:
         raise typer.Exit(1)

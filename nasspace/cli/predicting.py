@@ -41,8 +41,8 @@ def predict(
     if json:
         return printing.print_json({"predictions": [_encodable(found) for found in predictions]})
     for found in predictions:
-        ranked = (f"{printing.escape(each['class'])}\t{each['probability']:.4f}" for each in found["top"])
-        print(printing.escape(found["file"]), *ranked, sep="\t")
+        ranked = (f"{printing.escape_line(each['class'])}\t{each['probability']:.4f}" for each in found["top"])
+        print(printing.escape_line(found["file"]), *ranked, sep="\t")
     return None
 
 

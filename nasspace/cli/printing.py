@@ -45,6 +45,15 @@ def escape(text: object) -> str:
     )
 
 
+def escape_line(text: object) -> str:
+    r"""Escape as `escape` does, and also line breaks and tabs: the text stays in one line, and in one field of it.
+
+    >>> print(escape_line("a\n\tb"))
+    a\n\tb
+    """
+    return escape(text).replace("\n", r"\n").replace("\t", r"\t")
+
+
 def table(
     columns: Sequence[str],
     rows: Iterable[Sequence[Any]],

@@ -66,7 +66,7 @@ def quantize(
     printing.print_fitted(columns, rows, (), caption=caption)
     for line in _losses(found, exported.accuracy):
         printing.print_text(line)
-    printing.print_text(f"{exported.folder}: {int8.INT8}")
+    printing.print_text(f"{printing.escape_line(exported.folder)}: {int8.INT8}")
     if found.warning:
         printing.print_message(f"nas: {found.warning}")
     return None

@@ -297,7 +297,7 @@ def report(
     if json:
         printing.print_json({"study": loaded.name, "report": str(path)})
     else:
-        print(printing.escape(path))
+        print(printing.escape_line(path))
     return None
 
 

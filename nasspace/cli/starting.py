@@ -74,8 +74,9 @@ def init(
     if json:
         names = [*texts, "README.md"]
         return printing.print_json({"folder": str(folder), "files": names, "space": SPACE, "recipe": RECIPE})
-    printing.print_text(f"{folder}: {', '.join(texts)}, README.md")
-    printing.print_message(f"next: read {folder / 'README.md'}, or run `nas spaces {SPACE}` in this folder")
+    name = printing.escape_line(folder)
+    printing.print_text(f"{name}: {', '.join(texts)}, README.md")
+    printing.print_message(f"next: read {Path(name) / 'README.md'}, or run `nas spaces {SPACE}` in this folder")
     return None
 
 

@@ -44,6 +44,13 @@ def test_a_working_folder_is_written(capsys, arguments):
     assert "nas spaces my-space" in captured.err
 
 
+def test_a_line_break_in_the_name_of_the_folder_is_escaped(capsys):
+    assert cli.run(["init", "a\nb"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "a\\nb: spaces/my-space.yaml, search/my-recipe.yaml, README.md\n"
+    assert captured.err.startswith("next: read a\\nb/README.md, or run")
+
+
 def test_the_document(capsys):
     assert cli.run(["init", "a", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
