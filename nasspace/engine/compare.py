@@ -158,6 +158,7 @@ def compare(
         )
         for name, problem in groups.items()
     }
+    _write_record(folder, record)  # now that none of the studies refused other settings
     pairs = _pairs(problems[0], vary, list(found.values())) if vary else {}
     comparison = Comparison(folder, record, tuple(_group(name, one, pairs) for name, one in found.items()))
     _check_counts(comparison)
@@ -265,7 +266,7 @@ def _folders(names: Sequence[str]) -> dict[str, str]:
 def _record(
     folder: Path, recipe: Recipe, names: Sequence[str], vary: str | None, evaluator: str | None
 ) -> dict[str, Any]:
-    """Write comparison.yaml, or check that the one of a resumed comparison has the same settings."""
+    """The content of comparison.yaml; write a new one, or check that a resumed comparison has the same settings."""
     new = {
         "nasspace_comparison": VERSION,
         "name": folder.resolve().name,
@@ -284,12 +285,17 @@ def _record(
         if difference := _difference(old if isinstance(old, dict) else {}, new):
             remedy = "choose another --study name, or the settings that the comparison was started with"
             raise InputError(f"{path}: {difference}; {remedy}")
-        new["created"] = old.get("created", new["created"])
-    elif (folder / "study.yaml").is_file():
+        return {**new, "created": old.get("created", new["created"])}
+    if (folder / "study.yaml").is_file():
         raise InputError(f"{folder}: the folder is a study, not a comparison; choose another --study name")
-    with paths.alone(folder):
-        files.write_yaml(path, new)
+    _write_record(folder, new)
     return new
+
+
+def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write comparison.yaml under the folder's lock."""
+    with paths.alone(folder):
+        files.write_yaml(folder / paths.COMPARISON, record)
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

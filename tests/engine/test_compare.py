@@ -105,6 +105,10 @@ def test_a_stopped_comparison_is_resumed_by_the_same_call(spaces):
         nasspace.compare(spaces, budget={"flops": "100k..500k"}, evaluator=stopped, study="s")
     with pytest.raises(InputError, match=r"seed is 0, now 1; choose another --study name"):
         nasspace.compare(spaces, budget=BUDGET, evaluator=stopped, networks=6, study="s", seed=1)
+    record = (larger.folder / "comparison.yaml").read_bytes()
+    with pytest.raises(InputError, match=r"with the evaluator scored, now it is with the evaluator by_kernel"):
+        nasspace.compare(spaces, budget=BUDGET, evaluator=by_kernel, networks=9, study="s")
+    assert (larger.folder / "comparison.yaml").read_bytes() == record, "a refused comparison changes nothing"
 
 
 def test_names_that_differ_in_punctuation_only_are_studies_of_their_own(spaces):
