@@ -211,7 +211,7 @@ def search(
     else:
         problem = Problem.from_data(settings, space)
     if start_from is not None:
-        problem = starting_weights.with_donor(problem, start_from)
+        problem = starting_weights.with_donor(problem, start_from, study)
     if learn_from is not None:
         problem = replace(problem, belief=_learned(learn_from, problem))
     searched = run(problem, study, on_event or _ignore, started, storage=storage, fresh_latency=fresh_latency)

@@ -21,6 +21,8 @@ from nasspace.engine.evaluator import TrainingEvaluator
 from nasspace.engine.problem import choices_in
 from nasspace.errors import InputError
 from nasspace.exporting.weights import load_into, read_safetensors, read_weights
+from nasspace.studies import paths
+from nasspace.studies import study as records
 from nasspace.studies.recipe import Recipe, short
 from nasspace.studies.study import Study
 
@@ -40,11 +42,15 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Donor:
-    """A network of the space by its choices, with weights; `source` is what the user named."""
+    """A network of the space by its choices, with weights; `source` is what the user named.
+
+    `fingerprint` is that of weights that are gone, in a study whose candidates are all trained.
+    """
 
     source: str
     choices: Mapping[str, Any]
     state: Mapping[str, Tensor]
+    fingerprint: str = ""
     built: Supernet | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -53,7 +59,8 @@ class Donor:
         content = hashlib.sha256()
         for name, tensor in sorted(self.state.items()):
             content.update(name.encode() + tensor.contiguous().numpy().tobytes())
-        return {"source": self.source, "choices": dict(self.choices), "fingerprint": content.hexdigest()[:12]}
+        fingerprint = self.fingerprint or content.hexdigest()[:12]
+        return {"source": self.source, "choices": dict(self.choices), "fingerprint": fingerprint}
 
     def placed(self, space: Space, seed: int) -> Donor:
         """With shared weights of the space, of which this network's are given and the others new."""
@@ -177,6 +184,8 @@ def of_study(study: Study, problem: Problem) -> Donor | None:
     if not recorded:
         return None
     path = study.start_weights.path(0)
+    if path is None and study.is_searched and study.evaluated >= problem.recipe.trials:
+        return Donor(recorded["source"], recorded["choices"], {}, recorded["fingerprint"])
     if path is None:
         raise InputError(
             f"{study.folder}: the weights that its networks start from ({recorded['source']}) are not in "
@@ -194,8 +203,22 @@ def evaluator_of(problem: Problem, **options: Any) -> StartingEvaluator:
     return StartingEvaluator(problem.recipe, problem.data, problem.donor.built, **options)
 
 
-def with_donor(problem: Problem, start_from: str | os.PathLike) -> Problem:
-    """The problem with a donor, from which `netadapt` starts; what was adapted is among its notes."""
+def _kept(study: str | Path | None, text: str) -> Donor | None:
+    """The donor whose weights a study has kept since it was started with the same `--start-from`, if there is one."""
+    if study is None or not (paths.folder_of(study) / "study.yaml").is_file():
+        return None
+    kept = records.load(study)
+    recorded, path = kept.settings.get("start_from") or {}, kept.start_weights.path(0)
+    if recorded.get("source") != text or path is None:
+        return None
+    return Donor(text, recorded["choices"], read_safetensors(path))
+
+
+def with_donor(problem: Problem, start_from: str | os.PathLike, study: str | Path | None = None) -> Problem:
+    """The problem with a donor, from which `netadapt` starts; what was adapted is among its notes.
+
+    If the donor is gone, an existing `study` that was started with it continues with the weights that it kept.
+    """
     if not isinstance(start_from, str | os.PathLike):
         raise InputError(f"start_from: {short(start_from)} is neither a path nor STUDY:ID")
     text = os.fspath(start_from)
@@ -204,8 +227,13 @@ def with_donor(problem: Problem, start_from: str | os.PathLike) -> Problem:
             f"{FLAG} {text}: this search trains no candidates, which could start from weights; leave it out"
         )
     lines: list[str] = []
-    donor = find(text, problem, lines.append).placed(problem.space, problem.recipe.seed)
-    recipe = problem.recipe
+    try:
+        donor = find(text, problem, lines.append)
+    except InputError:
+        if (kept := _kept(study, text)) is None:
+            raise
+        donor = kept
+    donor, recipe = donor.placed(problem.space, problem.recipe.seed), problem.recipe
     if recipe.sampler == "netadapt" and recipe.netadapt.start is None:
         steps = recipe.netadapt.model_copy(update={"start": dict(donor.choices)})
         recipe = recipe.model_copy(update={"netadapt": steps})

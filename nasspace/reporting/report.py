@@ -484,6 +484,7 @@ def _settings(front: Front) -> dict[str, Mapping[str, Any]]:
             "seed": front.recipe["seed"],
             "latency": _latency_settings(front),
             "training budget": search_fidelity(front.recipe),
+            "candidates start from": (front.settings.get("start_from") or {}).get("source"),
         },
         "Data": data,
         "Recipe": {key: value for key, value in front.recipe.items() if key not in OWN_PLACE},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -20,6 +21,7 @@ from nasspace.engine import loop
 from nasspace.engine.problem import Problem
 from nasspace.engine.ray.payload import Payload, deserialized, serialized
 from nasspace.engine.starting_weights import StartingEvaluator, evaluator_of, find, with_donor
+from nasspace.reporting.report import write_report
 from nasspace.space.space import Space
 from nasspace.studies import study as records
 from nasspace.studies.recipe import Recipe
@@ -122,8 +124,13 @@ def test_a_study_keeps_the_weights_and_resumes_without_the_file(donor, tmp_path,
     (study.folder / "study.yaml").write_text(yaml.safe_dump(settings))
     longer = loop.resume("s", deliver=False)
     assert longer.evaluated == 5
+    assert searched("given", trials=6).evaluated == 6, "the same command needs the file no more"
+    with pytest.raises(InputError, match="--start-from given: "):
+        searched("given", name="new")
     shutil.rmtree(study.folder / "weights" / "start")
-    settings["recipe"]["trials"] = 6
+    assert loop.resume("s", deliver=False).evaluated == 6, "all candidates are trained"
+    settings = yaml.safe_load((study.folder / "study.yaml").read_text())
+    settings["recipe"]["trials"] = 7
     (study.folder / "study.yaml").write_text(yaml.safe_dump(settings))
     with pytest.raises(InputError, match="not in weights/start; run the `nas search` command that started it"):
         loop.resume("s", deliver=False)
@@ -135,6 +142,8 @@ def test_a_trial_of_an_earlier_study_is_a_donor(tmp_path, monkeypatch):
     number = first.frozen("COMPLETE")[0].number
     second = searched(f"s:{number}", name="second")
     assert second.settings["start_from"]["source"] == f"s:{number}"
+    page = write_report(records.load("second").snapshot()).read_text()
+    assert re.search(rf"candidates start from\s*</dt>\s*<dd>\s*s:{number}", page)
 
 
 def test_a_donor_of_another_resolution_is_found(tmp_path, monkeypatch):
