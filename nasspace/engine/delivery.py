@@ -143,9 +143,9 @@ class _Delivery:
         """Train promoted trials up to their deployment resolution; False if time ran out.
 
         Each pass trains one rung of one network. A network that is then no longer expected on the front is not trained
-        further.
+        further, and another may take its place: progress says how many are left now, since their total is not known.
         """
-        study, count = self.study, 0
+        study = self.study
         self.rungs.climb_planned()
         while promoted := [number for number in study.promoted() if number not in self.failed]:
             number = self._next_to_train(promoted)
@@ -153,8 +153,7 @@ class _Delivery:
                 command = f"nas resume {paths.as_argument(study.folder)}"
                 self.report("note", text=f"the time budget is used up: {len(promoted)} more to train, by `{command}`")
                 return False
-            count += 1
-            position = f"{count} of {count + len(promoted) - 1}"
+            position = f"{len(promoted)} left"
             with self._collecting_errors(number):
                 if self.rungs.is_next_the_last(number):
                     self._deploy(number, position)
@@ -188,7 +187,7 @@ class _Delivery:
         if not is_trained and not self.rungs.train_last(number, position):
             return
         rungs.remove_checkpoints(study.folder / "checkpoints", architecture)
-        self.report("finishing", text=f"exporting and checking {position} (trial {number})")
+        self.report("finishing", text=f"exporting and checking, {position} (trial {number})")
         started = time.monotonic()
         accuracies = self._export(number)
         self.rungs.record_export(time.monotonic() - started)

@@ -9,6 +9,7 @@ import random
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import save_file
@@ -431,3 +432,24 @@ def test_a_front_is_exported_and_a_study_verified_by_its_name(delivered, folder,
     shutil.rmtree(delivered.folder / "exports")
     assert run(["verify", "s"]) == 2
     assert "has no exports" in capsys.readouterr().err
+
+
+def test_progress_says_how_many_networks_are_left():
+    """Not of how many: one that needs two rungs, or takes the place of another, would let the total grow."""
+    left, positions = {1: 2, 2: 1}, []  # rungs that each network still needs
+
+    def train(number, *arguments):
+        positions.append(arguments[-1])
+        left[number] -= 1
+
+    run = delivery._Delivery.__new__(delivery._Delivery)
+    run.study = SimpleNamespace(
+        promoted=lambda: [number for number, rungs in left.items() if rungs], belief=lambda: None, search_accuracy=float
+    )
+    run.rungs = SimpleNamespace(
+        **{"climb_planned": lambda: None, "next_rung": lambda number: 3 - left[number], "is_time_used_up": False},
+        **{"is_next_the_last": lambda number: left[number] == 1, "climb": train},
+    )
+    run.failed, run._deploy = {}, train
+    assert run._train_front()
+    assert positions == ["2 left", "1 left", "1 left"]
