@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL
@@ -32,6 +32,7 @@ from nasspace.formatting import memory
 VERSION = 1  # of the files; counts in their names
 SHARE = 0.5  # of the memory; images that need more are kept in a file
 BLOCK = 2**26  # bytes decoded before they are written
+UNUSED = 30 * 24 * 3600.0  # seconds without use after which a file is removed
 REPORT_EVERY = 30.0  # seconds between reports on the decoding
 
 
@@ -68,8 +69,8 @@ def decode(
 
     If images are unreadable, there are no pixels and no file; with `skip_broken`, which images these are is written
     down for the next time. A file of the same images, by path, size and time of modification, and the same `spec` is
-    used again; `report` says so. A file has its name only once it is complete. Raises `InputError` if it cannot be
-    written.
+    used again; `report` says so. A file has its name only once it is complete. Before one is written, those that were
+    not used for 30 days are removed, and others for its room (`_evict`). Raises `InputError` if it cannot be written.
     """
     shape = (len(images), *spec["input"])
     path = files.cache_folder() / "images" / f"{_key(images, spec)}.pixels"
@@ -139,6 +140,7 @@ def _writing(path: Path, size: int) -> Iterator[None]:
         with filelock.FileLock(path.with_suffix(".lock")):
             partial = _partial(path)
             partial.unlink(missing_ok=True)  # of a process that was killed
+            _evict(path.parent, size)
             if shutil.disk_usage(path.parent).free < size:
                 raise InputError(f"{path.parent}: has no room for the decoded images; {remedy}")
             try:
@@ -147,6 +149,31 @@ def _writing(path: Path, size: int) -> Iterator[None]:
                 partial.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from None
+
+
+def _evict(folder: Path, size: int) -> None:
+    """Remove the files of a folder that were not used for 30 days, and the least recently used until `size` bytes fit.
+
+    A file that a process has mapped stays.
+    """
+    used = {path: path.stat().st_mtime for path in folder.glob("*.pixels")}
+    for path in sorted(used, key=lambda one: used[one]):
+        is_old = time.time() - used[path] > UNUSED
+        if is_old or shutil.disk_usage(folder).free < size:
+            with contextlib.suppress(OSError), path.open("rb") as file:  # in use
+                _lock(file, exclusively=True)
+                path.unlink()
+
+
+def _lock(file: BinaryIO, *, exclusively: bool = False) -> None:
+    """Lock an open file as one that is used, or exclusively, which raises `OSError` if it is used.
+
+    Windows needs no lock: it does not remove open files.
+    """
+    with contextlib.suppress(ImportError):
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusively else fcntl.LOCK_SH)
 
 
 def _partial(path: Path) -> Path:
@@ -184,6 +211,9 @@ def _mapped(path: Path, shape: Sequence[int]) -> Tensor:
     Linux refuses a writable private mapping, which `torch.from_file` makes, if it is larger than the memory.
     """
     with path.open("rb") as file:
+        with contextlib.suppress(OSError):  # a disk without locks, a file of another user
+            _lock(file)  # until nothing is mapped: the mapping has a duplicate of the descriptor
+            os.utime(path)  # the time of the last use
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the tensor is read-only, and nothing writes to it

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -168,3 +171,28 @@ def test_a_folder_that_cannot_be_written_is_named(photos, tmp_path, monkeypatch)
     monkeypatch.setenv("NASSPACE_CACHE", str(tmp_path / "file"))
     with pytest.raises(InputError, match=r"images/.*cannot be written"):
         load_data(photos, resolution=10, on_disk=True)
+
+
+def test_files_that_were_not_used_for_a_month_or_have_no_room_are_removed_but_none_in_use(photos, monkeypatch):
+    def written(resolution: int, days: int) -> Path:
+        before = set(folder().glob("*.pixels"))
+        kept.append(load_data(photos, resolution=resolution, on_disk=True))
+        (path, *_) = files = sorted(set(folder().glob("*.pixels")) - before)
+        for one in files:
+            os.utime(one, (time.time() - days * 86400,) * 2)
+        return path
+
+    kept: list[DataSet] = []
+    old, in_use, older = written(8, 40), written(9, 50), written(10, 3)
+    del kept[0], kept[-1]
+    gc.collect()
+    recent = written(11, 0)
+    assert not old.exists()
+    assert in_use.exists(), "a process has mapped it"
+    assert older.exists(), "there is room"
+    monkeypatch.setattr(
+        pixel_files.shutil, "disk_usage", lambda _: SimpleNamespace(free=0 if older.exists() else 2**40)
+    )
+    written(12, 0)
+    assert not older.exists()
+    assert recent.exists(), "the least recently used file made room"
