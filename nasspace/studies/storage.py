@@ -65,6 +65,7 @@ def open_file(path: Path) -> Any:
     try:
         path = copied.enter_context(_writable(path))
         _refuse_foreign(path, place)
+        _ignore_fallbacks()
         with errors_of_reading(str(place)):
             storage = optuna.storages.RDBStorage(_url(path), skip_table_creation=True)
     except BaseException:
@@ -354,8 +355,7 @@ def _retrying_storage() -> type:
 
     from nasspace import optuna_adapter
 
-    # Optuna retries on the broken connection and logs a long warning; `_retried` logs one line.
-    logging.getLogger(optuna_adapter.STORAGE_LOGGER).addFilter(lambda line: "Falling back" not in line.getMessage())
+    _ignore_fallbacks()
 
     class RetryingStorage(optuna.storages.RDBStorage):
         def __init__(self, url: str, **settings: Any) -> None:
@@ -366,6 +366,17 @@ def _retrying_storage() -> type:
     for name, method in optuna_adapter.storage_methods():
         setattr(RetryingStorage, name, _retried(method))
     return RetryingStorage
+
+
+@functools.cache
+def _ignore_fallbacks() -> None:
+    """Leave Optuna's long warning out of the log: it retries on a broken connection or a damaged file in vain.
+
+    `_retried` logs one line instead, and the error of a damaged file is one message.
+    """
+    from nasspace import optuna_adapter
+
+    logging.getLogger(optuna_adapter.STORAGE_LOGGER).addFilter(lambda line: "Falling back" not in line.getMessage())
 
 
 def _retried(method: Callable[..., Any]) -> Callable[..., Any]:
