@@ -18,6 +18,9 @@ A block, or a module in it, may have a method `folded()`, which returns a module
 mode: several branches in training, one convolution for inference. Networks are trained, saved and loaded as they are,
 and counted, measured and exported folded (`nasspace.network.fold`). `folded` may use the module's own parts; it is
 called in evaluation mode, also on PyTorch's meta device, whose tensors have no values.
+
+A module in a block with an attribute `loss_weight` is an auxiliary classifier: it returns scores of the classes in
+training, and that share of their loss is added to the network's.
 """
 
 from __future__ import annotations

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from nasspace.blocks.layers import EPSILON, activation_layers, conv_bn, share_of
-from nasspace.blocks.options import Activation, Epsilon, Kernel, Norm, Ratio, Share
+from nasspace.blocks.options import Activation, Epsilon, Kernel, Norm, Probability, Ratio, Share, Width, Window
+from nasspace.blocks.plain import AverageTo, Identity
 
 Size = int | tuple[int, int]  # of a kernel, or its rows and columns
 Border = Literal[0, 1]
+REDUCED = 128  # channels of an auxiliary classifier
 
 
 class _Branches(nn.Module):
@@ -529,6 +531,61 @@ class InceptionResnetB(_Residual):
         return _inner_widths(out_channels, options, "straight", "squeeze", "middle", "expand")
 
 
+class AuxiliaryClassifier(nn.Sequential):
+    """Average to size x size -> 1x1 to 128, BN, ReLU -> linear, ReLU -> dropout -> linear: scores of classes.
+
+    `loss_weight` makes a training add that share of their loss to the network's.
+    """
+
+    def __init__(self, in_channels: int, classes: int, size: int, hidden: int, p: float, weight: float):
+        super().__init__(
+            AverageTo(size),
+            conv_bn(in_channels, REDUCED, activation="relu"),
+            nn.Flatten(),
+            nn.Linear(REDUCED * size**2, hidden),
+            nn.ReLU(),
+            nn.Dropout(p),
+            nn.Linear(hidden, classes),
+        )
+        self.loss_weight = weight
+
+
+class Auxiliary(nn.Module):
+    """The map itself; in training a classifier on it, whose loss is added to the network's. GoogLeNet, section 5.
+
+    The classifier has `classes` and is no part of the network for inference, nor of its counts. It averages the map to
+    `size` x `size`, which is what the paper's pooling gives at its resolution, and has a hidden layer of `hidden`
+    units; `p` is the probability of dropout. `weight` is that of its loss. Where the shape changes, a 1x1 convolution
+    and BN follow.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        *,
+        classes: Width = 1000,
+        size: Window = 4,
+        hidden: Width = 1024,
+        p: Probability = 0.7,
+        weight: Ratio = 0.3,
+    ):
+        super().__init__()
+        self.classifier = AuxiliaryClassifier(in_channels, classes, size, hidden, p, weight)
+        self.passed = Identity(in_channels, out_channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, H, W) to (batch, out_channels, H / stride, W / stride)."""
+        if self.training:
+            self.classifier(x)
+        return self.passed(x)
+
+    def folded(self) -> nn.Module:
+        """The block without its classifier."""
+        return self.passed
+
+
 def _inner(out_channels: int, share: float) -> int:
     """The width of a branch that is always there."""
     return max(1, share_of(out_channels, share))
@@ -639,4 +696,5 @@ BLOCKS = {
     "inception_resnet_a": InceptionResnetA,
     "inception_resnet_b": InceptionResnetB,
     "inception_resnet_d": InceptionResnetD,
+    "auxiliary": Auxiliary,
 }

@@ -444,6 +444,7 @@ class _Step:
         last = [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.Linear)][-1:]
         head = {id(parameter) for part in last for parameter in part.parameters()}
         self.body = [each for each in model.parameters() if each.requires_grad and id(each) not in head]
+        self.classifiers = [part for part in model.modules() if hasattr(part, "loss_weight")]
         self.optimizer = optimizer(model, settings)
         if settings.head_first and isinstance(self.optimizer, torch.optim.SGD) and settings.momentum:
             for parameter in self.body:  # fused SGD needs a momentum for all parameters or none; zero changes nothing
@@ -482,9 +483,16 @@ class _Step:
         return total
 
     def _loss(self, images: Tensor, targets: Tensor) -> Tensor:
-        """The loss of images by their labels and by the teacher, if there is one."""
-        settings, scores = self.settings, self.precision.scores(self.model, images)
+        """The loss of images by their labels and by the teacher, if there is one.
+
+        That of the labels contains a share of each auxiliary classifier's (`nasspace.blocks`).
+        """
+        settings = self.settings
+        with _outputs(self.classifiers) as auxiliary:
+            scores = self.precision.scores(self.model, images)
         of_labels = self._of_labels(scores, targets)
+        for classifier, others in auxiliary:
+            of_labels = of_labels + classifier.loss_weight * self._of_labels(others.float(), targets)
         if self.teacher is None:
             return of_labels
         return distillation.loss(scores, self.teacher(images), of_labels, settings.teacher_share, settings.temperature)
@@ -526,6 +534,18 @@ class _Step:
             parameter.requires_grad_(True)
         if self.average:
             self.model.load_state_dict(self.average.module.state_dict())
+
+
+@contextmanager
+def _outputs(parts: list[nn.Module]) -> Iterator[list[tuple[nn.Module, Tensor]]]:
+    """Collect the outputs of parts of a network in the calls within."""
+    found: list[tuple[nn.Module, Tensor]] = []
+    handles = [part.register_forward_hook(lambda part, _, out: found.append((part, out))) for part in parts]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _norms(model: nn.Module) -> list[nn.Module]:

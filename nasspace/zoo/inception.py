@@ -6,6 +6,7 @@ from typing import Any
 
 from nasspace.zoo.parts import Family, Layers, conv, head
 
+AUXILIARY = "(?P<auxiliary>_auxiliary)?"
 EPS = 1e-3  # of the official code and of the originals that the networks are compared with
 GOOGLENET = {  # Szegedy et al. 2015, table 1: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj
     3: [(64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64)],
@@ -20,11 +21,18 @@ GOOGLENET = {  # Szegedy et al. 2015, table 1: #1x1, #3x3 reduce, #3x3, #5x5 red
 }
 
 
-def _googlenet(classes: int) -> Layers:
-    """Szegedy et al. 2015, table 1, with batch norm and 3x3 for 5x5 convolutions, as in torchvision."""
+def _googlenet(classes: int, auxiliary: str | None) -> Layers:
+    """Szegedy et al. 2015, table 1, with batch norm and 3x3 for 5x5 convolutions, as in torchvision.
+
+    `_auxiliary` adds the classifiers after modules 4a and 4d (section 5).
+    """
     pool = {"block": "max_pool", "kernel": 3, "stride": 2, "padding": 0, "ceil": True}
     stages = {3: pool, 4: pool, 5: {**pool, "kernel": 2}}
     body = [layer for number, first in stages.items() for layer in (first, *map(_v1, GOOGLENET[number]))]
+    if auxiliary:
+        after = [3 + 1 + place for place in (1, 4)]  # stage 3 has three layers, stage 4 begins with a pooling
+        for place in reversed(after):
+            body.insert(place, {"block": "auxiliary", "classes": classes})
     return [_conv(64, 7, 2), pool, _conv(64, 1), _conv(192, 3), *body, *head(classes, 0.4)]
 
 
@@ -38,12 +46,17 @@ def _v1(widths: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def _inception_v3(classes: int) -> Layers:
-    """Szegedy et al. 2016, table 1, with the widths of the official code, as in torchvision."""
+def _inception_v3(classes: int, auxiliary: str | None) -> Layers:
+    """Szegedy et al. 2016, table 1, with the widths of the official code, as in torchvision.
+
+    `_auxiliary` adds the classifier before the second reduction (figure 8).
+    """
     first = [_a(256, 48, 64, pool=32), _a(288, 48, 64, pool=64), _a(288, 48, 64, pool=64)]
     middle = [_c(768, width, width, 192, pool=192) for width in (128, 160, 160, 192)]
     squeeze = {"squeeze_short": 384, "squeeze_long": 448, "middle": 384}
     last = [_module("inception_e", 2048, 2048, **squeeze, expand_short=768, expand_long=768, pool=192)] * 2
+    if auxiliary:
+        middle.append({"block": "auxiliary", "classes": classes, "size": 5, "hidden": 768, "p": 0.0, "weight": 0.4})
     reductions = _b(288, 768, 64, 96, 96), _d(768, 1280, 192, 192, 192, 192)
     return [*_stem(), *first, reductions[0], *middle, reductions[1], *last, *head(classes, 0.5)]
 
@@ -134,8 +147,10 @@ def _without_border(layer: dict[str, Any]) -> dict[str, Any]:
 
 
 FAMILIES = [
-    Family("googlenet", "googlenet", _googlenet, ("googlenet",), "inception", stem=2),
-    Family("inception", "inception_v3", _inception_v3, ("inception_v3",), "inception", resolution=299, stem=4),
+    Family("googlenet", f"googlenet{AUXILIARY}", _googlenet, ("googlenet",), "inception", stem=2),
+    Family(
+        "inception", f"inception_v3{AUXILIARY}", _inception_v3, ("inception_v3",), "inception", resolution=299, stem=4
+    ),
     Family("inception", "inception_v4", _inception_v4, ("inception_v4",), "inception", resolution=299, stem=0),
     Family(
         "inception",

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from nasspace import Architecture, build
 from nasspace.data.loading import DataSet, Images, load_data
 from nasspace.errors import InputError
 from nasspace.training import schedules
@@ -451,3 +452,22 @@ def test_predictions_are_the_classes_of_the_highest_scores(few):
 def test_a_network_learns_from_augmented_images(changes, digits):
     """0.93 to 0.98 in 8 epochs, as without augmentation."""
     assert train(network(), digits, Fidelity(8, 8), TrainingSettings(**changes)).accuracy > 0.88
+
+
+def test_auxiliary_classifiers_add_a_share_of_their_loss(few):
+    """The loss of a first batch is that of the initial weights."""
+    start = [{"block": "conv", "out": 8}, {"block": "auxiliary", "classes": 10, "size": 2, "hidden": 16, "p": 0}]
+    settings = TrainingSettings(batch_size=128, label_smoothing=0.0, crop_padding=0.0)
+
+    def first_loss(weight: float) -> float:
+        layers = [start[0], {**start[1], "weight": weight}, {"block": "linear", "out": 10}]
+        network = build(Architecture.of(layers, input=(1, 8, 8)))
+        classifier = copy.deepcopy(network[1].classifier)
+        loss = train(network, few, Fidelity(8, 1), settings).losses[0]
+        assert not torch.equal(network[1].classifier[-1].weight, classifier[-1].weight)
+        assert not any(part._forward_hooks for part in network.modules())
+        return loss
+
+    tenth, half, whole = map(first_loss, (0.1, 0.5, 1.0))
+    assert (whole - half) / (half - tenth) == pytest.approx(0.5 / 0.4, rel=1e-3)
+    assert whole - half > 0.5  # half of about ln 10

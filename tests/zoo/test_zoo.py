@@ -106,6 +106,17 @@ def test_networks_run(name):
         assert network(torch.randn(1, 3, 224, 224)).shape == (1, 7)
 
 
+@pytest.mark.parametrize(("name", "count"), [("googlenet", 2), ("inception_v3", 1)])
+def test_auxiliary_classifiers_are_for_training_only(name, count):
+    plain, auxiliary = zoo.load(name, classes=7), zoo.load(f"{name}_auxiliary", classes=7)
+    assert cost(auxiliary).flops == cost(plain).flops
+    assert cost(auxiliary).params == cost(plain).params
+    layers = [layer for layer in auxiliary.layers if layer.block != "auxiliary"]
+    assert (len(auxiliary.layers) - len(layers), tuple(layers)) == (count, plain.layers)
+    widths = [layer.out for layer in auxiliary.layers if layer.block == "auxiliary"]
+    assert widths == ([512, 528] if name == "googlenet" else [768])
+
+
 def test_at_another_resolution_and_width():
     assert zoo.load("mobilenet_v2_0.75", resolution=160).input == (3, 160, 160)
     assert cost(zoo.load("mobilenet_v2_0.75", resolution=112)).params == cost(zoo.load("mobilenet_v2_0.75")).params
