@@ -4,7 +4,8 @@ FLOPs are multiply-adds of convolutions and linear layers at batch 1, as in the 
 from the operations that the block runs on PyTorch's meta device, which computes shapes only. A user's block is thus
 counted without further code, and a thousand blocks take about a second (fvcore traces each for 17 ms; tests compare
 the counts). Memory access is ShuffleNet V2's MAC, section 2: the elements that each convolution and linear layer
-reads and writes, input + output + weights.
+reads and writes, input + output + weights. Re-parameterized blocks are counted folded, as they ship and as their papers
+count them (`nasspace.network.fold`).
 """
 
 from __future__ import annotations

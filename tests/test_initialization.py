@@ -139,13 +139,14 @@ def test_shufflenet(name):
     check_rest(network, norm_bias=torch.tensor(1e-4).item())
 
 
-def test_pytorch_scheme():
-    network = build(zoo.load("mobilenet_v2_0.35", classes=CLASSES), initialization="pytorch")
+@pytest.mark.parametrize(("name", "scheme"), [("mobilenet_v2_0.35", "pytorch"), ("mobileone_s0", "mobileone")])
+def test_pytorch_scheme(name, scheme):
+    network = build(zoo.load(name, classes=CLASSES), initialization=scheme)
     check_uniform([*parts(network, nn.Conv2d), *parts(network, nn.Linear)], lambda part: 1 / math.sqrt(fan_in(part)))
 
 
 def test_squeeze_and_excitation_starts_with_biases_of_0():
-    for scheme in set(initialization.names()) - {"pytorch", "alexnet"}:
+    for scheme in set(initialization.names()) - {"pytorch", "repvgg", "mobileone", "alexnet"}:
         network = build(zoo.load("mobilenet_v3_small_0.35", classes=CLASSES), initialization=scheme)
         biased = [part.bias for part in parts(network, nn.Conv2d) if part.bias is not None]
         assert biased

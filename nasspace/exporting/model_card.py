@@ -12,6 +12,7 @@ from nasspace.exporting import photo_onnx
 from nasspace.exporting.preprocessing import in_words
 from nasspace.exporting.targets import TARGETS
 from nasspace.formatting import escape_markdown, kilobytes, significant
+from nasspace.network import folds
 
 KEYS = (  # facts of a card that do not follow from the network itself
     "title",
@@ -165,7 +166,8 @@ def _facts(architecture: Architecture, card: Mapping[str, Any]) -> Iterator[tupl
     if "resolution_why" in card:
         yield "Resolution", escape_markdown(card["resolution_why"])
     yield "Output", f"scores before softmax, (batch, {architecture.classes})"
-    yield "Parameters", f"{cost.params:,}"
+    folded = " with its blocks folded for inference; the files of weights keep their branches"
+    yield "Parameters", f"{cost.params:,}{folded if folds(architecture) else ''}"
     yield "FLOPs", f"{cost.flops:,} multiply-adds of convolutions and linear layers for one image"
     yield "Memory access", f"{cost.memory_access:,} elements read and written (ShuffleNet V2's MAC)"
     yield (

@@ -206,6 +206,7 @@ def test_blocks_that_fold_are_counted_exported_and_loaded_folded(package, tmp_pa
     assert operators.count("Conv") == 2
     assert "Add" not in operators
     assert read_safetensors(result.folder / "weights.safetensors").keys() == build(architecture).state_dict().keys()
+    assert "| Parameters | 149 with its blocks folded" in (result.folder / "README.md").read_text()
     path = str(result.folder / "model.py")
     program = run((result.folder / "model.py").read_text().replace("__file__", repr(path)))
     loaded = program["load"]()
