@@ -13,6 +13,8 @@ from nasspace.cli.spaces import Json
 from nasspace.errors import InputError
 
 NETWORK = "model.onnx"
+USED = (NETWORK, "preprocessing.json")
+RECORD = "export.json"  # has the digests of an export's files
 SUBFOLDERS = ("", "export")  # with the files: of an export, and of a training
 
 
@@ -32,12 +34,17 @@ def predict(
     """Classify images with an export or a training: its preprocessing.json and model.onnx; none of its code is run."""
     from nasspace.data.predict import classify
 
+    used = _network_folder(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about unusual files
         try:
-            predictions = classify(images, _network_folder(folder), top or (5 if json else 1))
+            predictions = classify(images, used, top or (5 if json else 1))
         except (ValueError, ImportError) as error:
             raise InputError((str(error).splitlines() or [str(folder)])[0]) from None
+    for name in _changed(used):
+        printing.print_message(
+            f"nas: {printing.escape_line(used / name)} was changed since the export: `nas verify` checks the folder"
+        )
     if json:
         return printing.print_json({"predictions": [_encodable(found) for found in predictions]})
     for found in predictions:
@@ -59,6 +66,18 @@ def _network_folder(folder: Path) -> Path:
     if (folder / "study.yaml").is_file():
         raise InputError(f"{folder}: this is a study; name one of its exports, {folder / 'exports' / 'ID'}")
     raise InputError(f"{folder}: holds no {NETWORK}; export the network with --format onnx")
+
+
+def _changed(folder: Path) -> list[str]:
+    """Those of the files used that are not what export.json records; none without a readable export.json."""
+    from nasspace import files
+    from nasspace.exporting.check import digest
+
+    try:
+        recorded = files.load_json(folder / RECORD).value["files"]
+        return [name for name in USED if name in recorded and recorded[name] != digest(folder / name)]
+    except (InputError, TypeError, KeyError):
+        return []
 
 
 def _encodable(value: Any) -> Any:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from nasspace.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,14 @@ class Check:
     def to_dict(self) -> dict[str, Any]:
         """The check in JSON documents, without an empty `why`."""
         return {key: value for key, value in vars(self).items() if key != "why" or value}
+
+
+def digest(path: Path) -> str:
+    """The first 16 hex digits of a file's SHA-256; a missing file raises `InputError`."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def not_run(name: str, why: str) -> Check:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from nasspace.architecture import Architecture
 from nasspace.data import predict
 from nasspace.errors import InputError, first_line
 from nasspace.exporting import code_runner, judging, photo_onnx, preprocessing, targets
-from nasspace.exporting.check import Check, not_run
+from nasspace.exporting.check import Check, digest, not_run
 from nasspace.exporting.judging import Pipeline
 from nasspace.exporting.module_source import allowed
 from nasspace.exporting.targets import BY_FILE, Target
@@ -392,14 +391,6 @@ def _unchanged(folder: Path, recorded: Mapping[str, str | None]) -> Iterator[Che
         if expected is not None:
             found = digest(folder / name)
             yield Check(f"{name} unchanged", found == expected, found, expected)
-
-
-def digest(path: Path) -> str:
-    """The first 16 hex digits of a file's SHA-256; a missing file raises `InputError`."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _same_weights(path: Path, network: nn.Module) -> Check:

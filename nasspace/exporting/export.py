@@ -22,7 +22,7 @@ from nasspace.exporting import checks as checking
 from nasspace.exporting import model_card as cards
 from nasspace.exporting import photo_onnx, targets
 from nasspace.exporting import preprocessing as specifications
-from nasspace.exporting.check import Check, has_failed, summary
+from nasspace.exporting.check import Check, digest, has_failed, summary
 from nasspace.exporting.checks import INT8
 from nasspace.exporting.model_source import model_source
 from nasspace.exporting.targets import TARGETS
@@ -186,7 +186,7 @@ def add_int8(
         files.write_json(folder / RECORD, {**record, "int8": None})
     with files.replacing(folder / INT8) as target:
         shutil.copyfile(path, target)
-    record["files"][INT8] = checking.digest(folder / INT8)
+    record["files"][INT8] = digest(folder / INT8)
     record["int8"] = dict(how) if how else None
     record["files"] = dict(sorted(record["files"].items()))
     new, accuracy = checking.judge_int8(folder, architecture, record, data)
@@ -356,9 +356,9 @@ def _refuse_others(folder: Path, architecture: Architecture, weights: str | None
         )
     elif kept := sorted(names.intersection(TRAINED)):
         found = f"holds the result of a full training ({kept[-1]})"
-    elif names and (digest := architectures.load(folder / "architecture.json").digest) != architecture.digest:
-        found = f"holds the export of another network (digest {digest}, not {architecture.digest})"
-    elif weights and (folder / checking.PIPELINE).is_file() and checking.digest(folder / checking.PIPELINE) != weights:
+    elif names and (other := architectures.load(folder / "architecture.json").digest) != architecture.digest:
+        found = f"holds the export of another network (digest {other}, not {architecture.digest})"
+    elif weights and (folder / checking.PIPELINE).is_file() and digest(folder / checking.PIPELINE) != weights:
         found = "holds an export of this network with other weights"
     if found:
         raise InputError(f"{folder}: {found}; --out names another folder, --force writes over the export")
@@ -404,7 +404,7 @@ def _write(
         if name in TARGETS:
             targets.write(TARGETS[name], network, shape, is_free, new / TARGETS[name].file)
     names = sorted(path.name for path in new.iterdir())
-    return {name: checking.digest(new / name) if name in HASHED else None for name in names}
+    return {name: digest(new / name) if name in HASHED else None for name in names}
 
 
 def _write_bytes(path: Path, data: bytes) -> None:
@@ -484,7 +484,7 @@ def read_record(folder: Path) -> dict[str, Any]:
             raise document.error((key,), f"'{key}' is missing or has the wrong type; export it again")
     unknown = [name for name in record["files"] if name not in WRITTEN]
     missing = [name for name in (checking.PIPELINE, specifications.NAME) if name not in record["files"]]
-    unhashed = [name for name, digest in record["files"].items() if name in HASHED and not isinstance(digest, str)]
+    unhashed = [name for name, kept in record["files"].items() if name in HASHED and not isinstance(kept, str)]
     if unknown or missing or unhashed:
         raise document.error(("files",), "not the files of an export; export it again")
     figures = [value for value in record["accuracy"].values() if isinstance(value, bool | str | list | dict | None)]

@@ -25,7 +25,8 @@ from nasspace import architecture as architectures
 from nasspace import files, temporary
 from nasspace.data.images import spread
 from nasspace.errors import InputError
-from nasspace.exporting.checks import INT8, digest
+from nasspace.exporting.check import digest
+from nasspace.exporting.checks import INT8
 from nasspace.exporting.export import TRAINED, Exported, add_int8, data_of, read_record
 from nasspace.exporting.fake_quantization import QuantizedNetwork
 from nasspace.exporting.judging import onnx_scores

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nasspace import blocks
+from nasspace import blocks, cli
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.errors import InputError, VerificationError
@@ -176,7 +176,7 @@ def test_tampered_weights_fail(copied, name, honest_record):
     (copied / name).write_bytes(write(state))
     if not honest_record:  # the record is changed to match
         record = json.loads((copied / "export.json").read_text())
-        record["files"][name] = module.checking.digest(copied / name)
+        record["files"][name] = module.digest(copied / name)
         (copied / "export.json").write_text(json.dumps(record))
     result = verify(copied)
     failed = {check.name for check in result.checks if check.ok is False}
@@ -193,7 +193,7 @@ def test_tampered_program_and_architecture_fail(copied):
     )
     assert {check.name for check in verify(copied).checks if check.ok is False} == {"model.py unchanged"}
     record = json.loads((copied / "export.json").read_text())
-    record["files"]["model.py"] = module.checking.digest(copied / "model.py")
+    record["files"]["model.py"] = module.digest(copied / "model.py")
     (copied / "export.json").write_text(json.dumps(record))
     assert {check.name for check in verify(copied).checks if check.ok is False} == {"model.py equals PyTorch"}
     text = (copied / "architecture.json").read_text()
@@ -376,6 +376,24 @@ def test_preprocessing_without_data_is_completed_by_the_default(tmp_path):
     assert (found["resize"], found["crop"], found["std"]) == ({"shorter_side": 20}, [16, 16], [0.25])
     assert "predict.py" not in result.files, "it runs model.onnx"
     assert "| 1 | b |" in (result.folder / "README.md").read_text()
+
+
+def test_predict_says_that_a_file_was_changed_since_the_export(copied, tmp_path, capsys):
+    import onnx
+    from PIL import Image
+
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    arguments = ["predict", str(copied), str(tmp_path / "a.png"), "--json"]
+    assert cli.run(arguments) == 0
+    before = capsys.readouterr()
+    assert before.err == ""
+    network = onnx.load(copied / "model.onnx")
+    network.doc_string = "another file of the same network"
+    onnx.save(network, copied / "model.onnx")
+    assert cli.run(arguments) == 0
+    after = capsys.readouterr()
+    assert after.out == before.out
+    assert after.err == f"nas: {copied / 'model.onnx'} was changed since the export: `nas verify` checks the folder\n"
 
 
 def test_predict_py_is_a_copy_of_the_module_and_runs_alone(small, tmp_path):
