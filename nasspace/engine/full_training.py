@@ -25,7 +25,7 @@ from nasspace.engine.arch_reference import ResolvedArch
 from nasspace.engine.data_origin import DataOrigin
 from nasspace.engine.devices import check_device
 from nasspace.engine.problem import with_absolute_path
-from nasspace.engine.settings import ResolvedSettings, resolve_settings
+from nasspace.engine.settings import OWN, ResolvedSettings, resolve_settings
 from nasspace.errors import InputError, NasspaceError
 from nasspace.exporting.export import LARGEST_SEED, TRAINED, check_folder, export
 from nasspace.exporting.weights import as_state, load_into, read_weights
@@ -276,6 +276,9 @@ def _train_one(source: ResolvedArch, options: Options, out: str | os.PathLike | 
     """Train one network, or read its finished training."""
     folder = HOME / source.name if out is None else Path(out)
     check_folder(folder)
+    if _is_finished_without_weights(folder, source, options):
+        report(f"{folder}: finished before; {options.weights} is gone, from which it started")
+        return read(folder)
     architecture, start = prepared_start(source, options, report)
     resolved = resolve_settings(
         options.settings,
@@ -294,6 +297,36 @@ def _train_one(source: ResolvedArch, options: Options, out: str | os.PathLike | 
     if options.processes.count > 1:
         return run.train_together()
     return run.finished() or run.train()
+
+
+def _is_finished_without_weights(folder: Path, source: ResolvedArch, options: Options) -> bool:
+    """Whether a folder has the finished training of these arguments, whose weights are gone: it can still be shown.
+
+    All is compared that needs neither the weights nor the images.
+    """
+    weights, path = options.weights, folder / RECORD
+    if (
+        weights is None
+        or isinstance(weights, Mapping)
+        or not path.is_file()
+        or data_origin.weights_file(weights).exists()
+    ):
+        return False
+    record = _read_record(path, RECORDED, f"delete {path} to train again, or choose another --out folder")
+    recorded = {
+        **{name: record.get(name) for name in ("network", "epochs", "seed", "resolution", "settings")},
+        **{name: (record.get("training") or {}).get(name) for name in ("batch_size", "threads")},
+        "data": (record.get("data") or {}).get("name"),
+        "weights": (record.get("starts_from") or [""])[-1],
+    }
+    settings = "given" if isinstance(options.settings, TrainingSettings) else options.settings
+    data = options.data.name if isinstance(options.data, DataSet) else options.data and with_absolute_path(options.data)
+    given = {
+        **{"network": source.name, "epochs": options.epochs, "seed": options.seed, "resolution": options.resolution},
+        **{"settings": str(settings or OWN), "batch_size": options.batch_size, "threads": options.threads},
+        **{"data": data, "weights": f"starts from {weights}"},
+    }
+    return all(value is None or recorded[name] == value for name, value in given.items())
 
 
 def prepared_start(source: ResolvedArch, options: Options, report: Report) -> tuple[Architecture, Start]:

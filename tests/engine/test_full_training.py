@@ -434,6 +434,18 @@ def test_a_head_with_other_classes_is_initialized(data, quick, tmp_path):
         nasspace.train(tiny(), data=data, epochs=1, weights={"0.weight": torch.zeros(1)}, out=tmp_path / "u")
 
 
+def test_a_finished_training_is_shown_although_its_weights_are_gone(data, quick, tmp_path):
+    weights, lines = tmp_path / "w.pt", []
+    torch.save(build(tiny(), seed=9).state_dict(), weights)
+    how = {"data": data, "weights": weights, "out": tmp_path / "t"}
+    first = nasspace.train(tiny(), epochs=1, **how)
+    weights.unlink()
+    assert nasspace.train(tiny(), epochs=1, **how, report=lines.append) == first
+    assert lines == [f"{tmp_path / 't'}: finished before; {weights} is gone, from which it started"]
+    with pytest.raises(InputError, match=r"w\.pt: "):
+        nasspace.train(tiny(), epochs=2, **how)
+
+
 def checkpoint(classes: int = 1000) -> dict:
     """Names and values as in torchvision's checkpoint of a small MobileNetV2."""
     records = json.loads((Path(__file__).parents[1] / "recorded" / "checkpoints.json").read_text())
