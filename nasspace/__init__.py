@@ -21,7 +21,7 @@ _HOMES = {  # name: the module that defines it, or None for a submodule
     "compare": "nasspace.engine.compare",
     "score": "nasspace.engine.scoring",
     "train": "nasspace.engine.full_training",
-    "compress": "nasspace.engine.netadapt",
+    "compress": "nasspace.engine.compression",
     "deliver": "nasspace.engine.delivery",
     "blocks": None,
     "zoo": None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from nasspace.cli.spaces import Json
 from nasspace.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
-    from nasspace.engine.netadapt import Compression
+    from nasspace.engine.compression_record import Compression
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,12 +29,23 @@ def compress(
             autocompletion=choices.networks,
         ),
     ],
-    latency_target: Annotated[
-        str, typer.Option(help="Such as 10ms, or 70% of the network's own latency; the interval's upper end counts.")
-    ],
     method: Annotated[
-        str, typer.Option(help="netadapt: prune channels, step by step, by measured latency.")
+        str,
+        typer.Option(
+            help="netadapt: prune channels, step by step, by measured latency. magnitude: set the smallest weights to "
+            "zero, which shrinks the compressed file."
+        ),
     ] = "netadapt",
+    latency_target: Annotated[
+        str | None,
+        typer.Option(help="netadapt: such as 10ms, or 70% of the network's own; the interval's upper end counts."),
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option(help="magnitude: share of the weights that stays; 20% if not given.")
+    ] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="magnitude: global, for the whole network (default), or layer, one for each.")
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -51,7 +62,9 @@ def compress(
     resolution: Annotated[
         int | None, typer.Option(help="Deployment resolution; the study's or export's, or that of network and images.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of the full training at the end; 25 if not given.", min=1)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Of the last training; 25 with netadapt, else 10, if not given.", min=1)
+    ] = None,
     settings: Annotated[
         str, typer.Option(help="own, a published training such as shufflenet, or a YAML file of settings.")
     ] = "own",
@@ -62,10 +75,13 @@ def compress(
             autocompletion=choices.members,
         ),
     ] = None,
-    step: Annotated[str, typer.Option(help="Share of the first latency that a step removes.")] = "5%",
+    step: Annotated[
+        str | None, typer.Option(help="netadapt: share of the first latency that a step removes; 5% if not given.")
+    ] = None,
     proposals: Annotated[
-        int, typer.Option(help="Networks that a step trains briefly, one of which is taken.", min=1)
-    ] = 6,
+        int | None,
+        typer.Option(help="netadapt: networks that a step trains briefly, to take one; 6 if not given.", min=1),
+    ] = None,
     runtime: Annotated[
         str, typer.Option(help="What runs the network: {runtimes}.", autocompletion=choices.runtimes)
     ] = "onnxruntime",
@@ -76,16 +92,21 @@ def compress(
     device: Annotated[str, typer.Option(help="Where to train: {devices}.", autocompletion=choices.devices)] = "cpu",
     json: Json = False,
 ) -> None:
-    """Prune a trained network to a measured latency, train it in full, and export it. The same command resumes."""
-    from nasspace.engine import netadapt
+    """Make a trained network smaller, train it, and export it. The same command resumes.
 
-    target, share = _target(latency_target)
+    Size, latency and accuracy are measured before and after.
+    """
+    from nasspace.engine import compression
+
+    target, share = (None, None) if latency_target is None else _target(latency_target)
     try:
-        result = netadapt.compress(
+        result = compression.compress(
             arch,
             method=method,
             latency_target_ms=target,
             latency_share=share,
+            keep=_optional_share("--keep", keep),
+            threshold=threshold,
             data=data,
             data_dir=data_dir,
             skip_broken=skip_broken,
@@ -94,7 +115,7 @@ def compress(
             epochs=epochs,
             settings=settings,
             teacher=teacher,
-            step=_share("--step", step),
+            step=_optional_share("--step", step),
             proposals=proposals,
             runtime=runtime,
             threads=threads,
@@ -121,6 +142,11 @@ def _target(text: str) -> tuple[float | None, float | None]:
         raise InputError(f"--latency-target: {error}, or as a share such as 70%") from None
 
 
+def _optional_share(flag: str, text: str | None) -> float | None:
+    """A share, or None."""
+    return None if text is None else _share(flag, text)
+
+
 def _share(flag: str, text: str) -> float:
     """A share such as 5% or 0.05, between 0 and 1."""
     number = text.strip().removesuffix("%")
@@ -133,20 +159,35 @@ def _share(flag: str, text: str) -> float:
     return value
 
 
-COLUMNS = ("", "latency, ms (95 %)", "validation accuracy", "FLOPs", "parameters", "model.onnx", "deflated")
-DROPPABLE = ("deflated", "parameters", "FLOPs")  # in a narrow terminal, in this order
+COLUMNS = ("", "validation accuracy (95 %)", "model.onnx", "deflated", "latency, ms (95 %)", "FLOPs", "parameters")
+DROPPABLE = ("parameters", "FLOPs")  # in a narrow terminal, in this order
 
 
 def _print(result: Compression) -> None:
-    """The network before and after."""
+    """The network before and after, and what that brings."""
+    from nasspace.engine.compression_record import bought
     from nasspace.formatting import kilobytes
 
+    before, after = result.original, result.compressed
     rows = []
-    for name, one in (("before", result.original), ("after", result.compressed)):
+    for name, one in (("before", before), (result.method, after)):
+        accuracy = f"{one.accuracy:.2%}"
+        if one.accuracy_low is not None and one.accuracy_high is not None:
+            accuracy += f" ({one.accuracy_low:.2%} to {one.accuracy_high:.2%})"
         latency = f"{one.latency_ms:.4g} ({one.latency_low_ms:.4g} to {one.latency_high_ms:.4g})"
-        counts = (f"{one.flops:,}", f"{one.params:,}", kilobytes(one.file_bytes), kilobytes(one.deflated_bytes))
-        rows.append(dict(zip(COLUMNS, (name, latency, f"{one.accuracy:.2%}", *counts), strict=True)))
+        sizes = kilobytes(one.file_bytes), kilobytes(one.deflated_bytes)
+        cells = (name, accuracy, *sizes, latency, f"{one.flops:,}", f"{one.params:,}")
+        rows.append(dict(zip(COLUMNS, cells, strict=True)))
     printing.print_fitted(COLUMNS, rows, DROPPABLE)
-    printing.print_text(f"{result.folder}: {len(result.steps)} steps to {result.target_ms:.4g} ms")
+    printing.print_text(bought(before, after))
+    if result.target_ms is None:
+        printing.print_text(f"{result.folder}: {_details(result.details)}")
+    else:
+        printing.print_text(f"{result.folder}: {len(result.steps)} steps to {result.target_ms:.4g} ms")
     if test := result.training.test:
         printing.print_text(f"test accuracy {test.accuracy:.2%} ({test.low:.2%} to {test.high:.2%}), evaluated once")
+
+
+def _details(details: dict[str, Any]) -> str:
+    """What a method came to."""
+    return f"{details['zeros']:.2%} of {details['weights']:,} weights are zero"

@@ -148,6 +148,7 @@ class Options:
     log: tuple[str, ...] = ()
     on_disk: bool = False
     processes: Processes = distributed.ALONE
+    constraint: trainer.Constraint | None = None
 
 
 def train(
@@ -239,10 +240,10 @@ def _train(
 ) -> FullTraining | FrontTraining:
     """Train what `arch` names; `epochs` were given by the user."""
     if isinstance(arch, Architecture):
-        return _train_one(ResolvedArch(arch), options, out, report)
+        return train_one(ResolvedArch(arch), options, out, report)
     if (name := arch_reference.parse_front(str(arch))) is None:
         source = arch_reference.resolve_arch(str(arch))
-        return _train_one(source, _with_epochs(options, source, epochs), out, report)
+        return train_one(source, _with_epochs(options, source, epochs), out, report)
     study = records.read(name)
     numbers = study.front_numbers()
     if not numbers:
@@ -256,7 +257,7 @@ def _train(
         report(f"member {number} ({i + 1} of {len(numbers)})")
         folder = None if out is None else Path(out) / str(number)
         source = arch_reference.resolve_trial(study, number)
-        trained.append(_train_one(source, _with_epochs(options, source, epochs), folder, report))
+        trained.append(train_one(source, _with_epochs(options, source, epochs), folder, report))
     return FrontTraining(tuple(trained))
 
 
@@ -272,7 +273,7 @@ def _silent(text: str) -> None:
     """Discard the progress."""
 
 
-def _train_one(source: ResolvedArch, options: Options, out: str | os.PathLike | None, report: Report) -> FullTraining:
+def train_one(source: ResolvedArch, options: Options, out: str | os.PathLike | None, report: Report) -> FullTraining:
     """Train one network, or read its finished training."""
     folder = HOME / source.name if out is None else Path(out)
     check_folder(folder)
@@ -558,6 +559,8 @@ class _Run:
         )
         if self.teacher:
             self.identity["teacher"] = self.teacher.fingerprint
+        if options.constraint:
+            self.identity["constraint"] = options.constraint.fingerprint
         self.history = training_logs.History(self.work / "epochs.json", self.identity)
         self.logs = training_logs.Logs(report)
 
@@ -735,6 +738,7 @@ class _Run:
                 checkpoint=self.work / "checkpoint.pt",
                 teacher=self.teacher,
                 processes=options.processes,
+                constraint=options.constraint,
             )
 
     def _first_validation(self) -> int | None:

@@ -13,9 +13,10 @@ from nasspace.errors import InputError
 from nasspace.studies.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy
+    from torch import nn
 
     from nasspace.data.loading import DataSet
     from nasspace.latency.benchmark import Latency
@@ -63,11 +64,7 @@ class LatencyEvaluator:
         recipe, runtime = self.recipe, runtimes.get(self.recipe.runtime)
         settings = {"runtime": recipe.runtime, "threads": recipe.threads, "batch_size": recipe.batch_size}
         settings |= {"fresh": self.fresh, "cache": self.cache}
-        settings["model"] = (
-            runtimes.CalibratedModel(model, calibration_images(architecture, self.data))
-            if runtime.needs_calibration
-            else model
-        )
+        settings["model"] = with_calibration(architecture, model, recipe.runtime, self.data)
         if recipe.latency_device == remote.LOCAL:
             device = recipe.device if runtime.uses_accelerator else "cpu"
             return benchmark.measure_latency(
@@ -91,6 +88,30 @@ class LatencyEvaluator:
         except (LookupError, ValueError, RuntimeError, InputError) as error:  # the sampler works without them
             log.warning("the profile of %s cannot be read: %s", architecture.digest, error)
             return None
+
+
+def measured_in_turn(
+    networks: Mapping[str, tuple[Architecture, nn.Module]], recipe: Recipe, data: DataSet | None
+) -> dict[str, Latency]:
+    """Measure trained networks in turn on this machine, with the recipe's runtime, threads, batch size and device."""
+    from nasspace.latency import benchmark, runtimes
+
+    loaded = {
+        name: (with_calibration(architecture, model, recipe.runtime, data), architecture.input)
+        for name, (architecture, model) in networks.items()
+    }
+    device = recipe.device if runtimes.get(recipe.runtime).uses_accelerator else "cpu"
+    settings = (recipe.runtime, recipe.threads, recipe.batch_size)
+    return benchmark.measure_in_turn(loaded, *settings, device=device, alone=machine_lock.measurement_lock)
+
+
+def with_calibration(architecture: Architecture, model: Any, runtime: str, data: DataSet | None) -> Any:
+    """Return the model, with images of the training split for a runtime that needs them."""
+    from nasspace.latency import runtimes
+
+    if not runtimes.get(runtime).needs_calibration:
+        return model
+    return runtimes.CalibratedModel(model, calibration_images(architecture, data))
 
 
 def calibration_images(architecture: Architecture, data: DataSet) -> numpy.ndarray:

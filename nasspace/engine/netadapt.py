@@ -12,170 +12,42 @@ size of a width is chosen; and of all proposals, only those are trained whose re
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 import time
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasspace import files, temporary
 from nasspace.architecture import Architecture
 from nasspace.compression.pruning import Prunable, Pruned, Width
-from nasspace.counting import cost
-from nasspace.engine import arch_reference, full_training, machine_lock, teachers
-from nasspace.engine.arch_reference import ResolvedArch
-from nasspace.engine.devices import check_device
-from nasspace.engine.full_training import FullTraining, Options, Report, Start
+from nasspace.engine import full_training, machine_lock
+from nasspace.engine.compression_record import VERSION, Compression, Figures, Job, Step, interval
+from nasspace.engine.full_training import FullTraining
 from nasspace.engine.latency_evaluator import LatencyEvaluator
 from nasspace.engine.rungs import with_lower_rate
 from nasspace.engine.settings import resolve_settings
 from nasspace.errors import InputError, NothingFound
-from nasspace.exporting.export import check_folder
 from nasspace.exporting.weights import as_safetensors, read_safetensors
 from nasspace.formatting import duration
 from nasspace.latency.benchmark import Latency
-from nasspace.studies.recipe import Recipe
 from nasspace.training import checkpoints, trainer
 from nasspace.training.calibration import scaled_log_loss
-from nasspace.training.settings import Fidelity, TrainingSettings
+from nasspace.training.settings import Fidelity
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from nasspace.latency.predictor import Predictor
     from nasspace.network import Network
-    from nasspace.training.distillation import Teacher
 
-METHODS = ("netadapt",)
-RECORD = "compression.json"
-VERSION = 1
-HOME = Path("compressed")  # the default place of output folders
+METHOD = "netadapt"
 STEP = 0.05  # of the first network's latency
 PROPOSALS = 6  # trained in a step
 TUNING_IMAGES = 4000  # that a proposal is trained with, unless the data has fewer
 TRIED = 16  # sizes of a width whose latency is predicted
 ATTEMPTS = 3  # sizes of a width that are tried for one proposal
 IMPORTANCE_BATCHES, IMPORTANCE_IMAGES = 8, 64
-
-
-@dataclass(frozen=True)
-class Figures:
-    """A network before or after: milliseconds with the 95 % interval, validation accuracy, counts, bytes of its file.
-
-    `deflated_bytes` is the ONNX file's size after deflate.
-    """
-
-    digest: str
-    latency_ms: float
-    latency_low_ms: float
-    latency_high_ms: float
-    accuracy: float
-    flops: int
-    params: int
-    file_bytes: int
-    deflated_bytes: int
-
-
-@dataclass(frozen=True)
-class Step:
-    """A step: what was narrowed, the network's figures after its short training, the number of trained proposals."""
-
-    change: str
-    digest: str
-    latency_ms: float
-    latency_low_ms: float
-    latency_high_ms: float
-    accuracy: float
-    log_loss: float
-    trained: int
-
-
-@dataclass(frozen=True)
-class Compression:
-    """A finished compression: the JSON document `compress`."""
-
-    method: str
-    digest: str
-    folder: Path
-    target_ms: float
-    original: Figures
-    compressed: Figures
-    steps: tuple[Step, ...]
-    training: FullTraining
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**asdict(self), "folder": str(self.folder), "training": self.training.to_dict()}
-
-
-def compress(
-    arch: str | os.PathLike | Architecture,
-    *,
-    method: str = "netadapt",
-    latency_target_ms: float | None = None,
-    latency_share: float | None = None,
-    data: Any = None,
-    data_dir: str | Path | None = None,
-    skip_broken: bool = False,
-    resolution: int | None = None,
-    weights: Mapping[str, Tensor] | str | os.PathLike | None = None,
-    teacher: str | os.PathLike | None = None,
-    settings: str | os.PathLike | TrainingSettings | None = None,
-    epochs: int | None = None,
-    step: float = STEP,
-    proposals: int = PROPOSALS,
-    runtime: str = "onnxruntime",
-    threads: int = 1,
-    batch_size: int = 1,
-    out: str | os.PathLike | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-    report: Report | None = None,
-) -> Compression:
-    """Prune a trained network to a measured latency, train it in full, and export it to `out`.
-
-    `arch`, `data`, `weights`, `teacher` and `settings` are as in `nasspace.train`; the network needs trained weights.
-    The target is `latency_target_ms`, or `latency_share` of the network's own latency; the upper end of the interval
-    counts. A step narrows by a share `step` of the first latency and trains `proposals` networks. The same call
-    continues a stopped compression, and reads a finished one. Raises `NothingFound` if no narrower network is faster.
-    """
-    if method not in METHODS:
-        raise InputError(f"method: {method!r} is not a method; known: {', '.join(METHODS)}")
-    if (latency_target_ms is None) == (latency_share is None):
-        raise InputError("latency target: give one, in milliseconds or as a share of the network's latency")
-    if latency_target_ms is not None and not 0 < latency_target_ms < float("inf"):
-        raise InputError(f"latency_target_ms: {latency_target_ms!r} is not above 0")
-    for name, value in (("latency_share", latency_share), ("step", step)):
-        if value is not None and not 0 < value < 1:
-            raise InputError(f"{name}: {value!r} is not between 0 and 1")
-    if isinstance(proposals, bool) or not isinstance(proposals, int) or proposals < 1:
-        raise InputError(f"proposals: {proposals!r} is not a whole number of 1 or more")
-    check_device(device)
-    if not isinstance(arch, Architecture) and arch_reference.parse_front(str(arch)) is not None:
-        raise InputError(f"{arch}: name one network of the front, as STUDY:ID")
-    source = ResolvedArch(arch) if isinstance(arch, Architecture) else arch_reference.resolve_arch(str(arch))
-    report = report or full_training._silent
-    options = Options(
-        data, data_dir, epochs or full_training.EPOCHS, resolution, settings, weights, False, teacher, seed, device,
-        None, None, skip_broken,
-    )  # fmt: skip
-    folder = HOME / source.name if out is None else Path(out)
-    check_folder(folder)
-    architecture, start = full_training.prepared_start(source, options, report)
-    if not start.account:
-        raise InputError(
-            f"{source.name}: pruning starts from a trained network; give its --weights, or name STUDY:ID or a folder "
-            "of `nas train`"
-        )
-    recipe = Recipe(runtime=runtime, threads=threads, batch_size=batch_size, device=device, seed=seed)
-    target = {"latency_target_ms": latency_target_ms, "latency_share": latency_share}
-    run = _Run(folder, architecture, start, options, recipe, target, step, proposals, report)
-    with run.locked():
-        return run.finished() or run.compress()
 
 
 @dataclass
@@ -225,96 +97,30 @@ class _State:
     measured: list[_Candidate] = field(default_factory=list)  # trained in earlier steps
 
 
-class _Run:
-    """One compression; its state is kept next to the output folder until the folder is written."""
+class Run:
+    """One compression; its state is kept next to the output folder until the folder is written.
 
-    def __init__(
-        self,
-        folder: Path,
-        architecture: Architecture,
-        start: Start,
-        options: Options,
-        recipe: Recipe,
-        target: Mapping[str, float | None],
-        step: float,
-        proposals: int,
-        report: Report,
-    ):
-        self.folder = folder
-        self.architecture = architecture
-        self.start = start
-        self.data = start.data
-        self.options = options
-        self.recipe = recipe
+    `target` holds the latency target in milliseconds or as a share. A step narrows by a share `step` of the first
+    latency and trains `proposals` networks.
+    """
+
+    def __init__(self, job: Job, target: Mapping[str, float | None], step: float, proposals: int):
+        self.architecture = job.architecture
+        self.start = job.start
+        self.data = data = job.start.data
+        self.options = options = job.options
+        self.recipe = job.recipe
+        self.report = job.report
+        self.teacher = job.teacher
         self.target = target
-        self.step = step
+        self.step = step  # not in the identity: a stopped compression may continue with another one
         self.proposals = proposals
-        self.report = report
-        self.work = folder.resolve().with_name(f".{folder.resolve().name}.compression")
-        self.settings = resolve_settings(options.settings, images=len(self.data.train), epochs=1).settings
-        self.measure = LatencyEvaluator(recipe, self.data)
-        self.fidelity = Fidelity(self.data.resolution, 1, min(1.0, TUNING_IMAGES / len(self.data.train)))
-        identity = checkpoints.identity(
-            start.model, self.data, self.fidelity, self.settings, options.seed, options.device
-        )
-        chosen = {**target, "epochs": options.epochs}  # a stopped one may continue with another step
-        measured = {name: getattr(recipe, name) for name in ("runtime", "threads", "batch_size")}
-        self.identity = {
-            **identity,
-            "architecture": architecture.digest,
-            **{name: str(value) for name, value in {**chosen, **measured}.items()},
-        }
-        self.teacher: Teacher | None = None
-        if options.teacher is not None:
-            self.teacher = teachers.load(options.teacher, self.data, options.device, report)
-            self.identity["teacher"] = self.teacher.fingerprint
+        self.settings = resolve_settings(options.settings, images=len(data.train), epochs=1).settings
+        self.measure = LatencyEvaluator(self.recipe, data)
+        self.fidelity = Fidelity(data.resolution, 1, min(1.0, TUNING_IMAGES / len(data.train)))
+        self.record = job.record(self.fidelity, self.settings, target)
+        self.identity, self.work = self.record.identity, self.record.work
         self.state = _State()
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the lock of the output folder."""
-        import filelock
-
-        try:
-            self.work.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.work / "lock", timeout=0)
-            lock.acquire()
-        except filelock.Timeout:
-            raise InputError(
-                f"{self.folder}: another process is compressing into it; wait, or choose another --out"
-            ) from None
-        except OSError as error:
-            raise files.cannot_write(self.work, error) from None
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def finished(self) -> Compression | None:
-        """The finished compression in the folder, or None; another one raises `InputError`."""
-        path = self.folder / RECORD
-        if not path.is_file():
-            return None
-        remedy = f"delete {path} to compress again, or choose another --out folder"
-        document = files.load_json(path)
-        record = document.value
-        if not isinstance(record, dict) or record.get("nasspace_compression") != VERSION:
-            raise document.error((), f"not the record of a compression of version {VERSION}; {remedy}")
-        if other := checkpoints.differing(self.identity, record.get("identity", {})):
-            raise InputError(f"{self.folder}: holds another compression ({', '.join(other)} differ); {remedy}")
-        training = full_training.read(self.folder)
-        self.report(f"{self.folder}: finished before")
-        shutil.rmtree(self.work, ignore_errors=True)
-        return Compression(
-            record["method"],
-            record["digest"],
-            self.folder,
-            record["target_ms"],
-            Figures(**record["original"]),
-            Figures(**record["compressed"]),
-            tuple(Step(**each) for each in record["steps"]),
-            training,
-        )
 
     def compress(self) -> Compression:
         """Prune until the target is met, train in full, and complete the folder."""
@@ -510,7 +316,7 @@ class _Run:
             settings=options.settings,
             weights=self._weights(current),
             teacher=options.teacher,
-            out=self.folder,
+            out=self.record.folder,
             seed=options.seed,
             device=options.device,
             report=self.report,
@@ -524,20 +330,17 @@ class _Run:
 
             whole = to_onnx(self.start.model, self.architecture.input, scratch / "model.onnx")
             first = self.state.path[0]
-            original = _figures(self.architecture, first.latency, first.accuracy, whole)
-        compressed = _figures(current.architecture, again, training.validation.accuracy, self.folder / "model.onnx")
+            images = len(self.data.validation)
+            original = Figures.of(self.architecture, first.latency, first.accuracy, images, whole)
+        shipped = self.record.folder / "model.onnx"
+        compressed = Figures.of(current.architecture, again, training.validation.accuracy, images, shipped)
         steps = tuple(
-            Step(each.change, each.architecture.digest, *_interval(each.latency), each.accuracy, each.log_loss, trained)
+            Step(each.change, each.architecture.digest, *interval(each.latency), each.accuracy, each.log_loss, trained)
             for each, trained in zip(self.state.path[1:], self.state.trained[1:], strict=True)
         )
-        result = Compression(
-            METHODS[0], current.architecture.digest, self.folder, target, original, compressed, steps, training
-        )
-        readme = (self.folder / "README.md").read_text(encoding="utf-8")
-        files.write_text(self.folder / "README.md", f"{readme}\n{section(result)}")
-        record = {"nasspace_compression": VERSION, "identity": self.identity, **result.to_dict()}
-        files.write_json(self.folder / RECORD, record)
-        shutil.rmtree(self.work, ignore_errors=True)
+        digest, folder = current.architecture.digest, self.record.folder
+        result = Compression(METHOD, digest, folder, target, original, compressed, steps, training)
+        self.record.write(result, section(result))
         return result
 
     def _keep(self, candidate: _Candidate, state: Mapping[str, Tensor]) -> None:
@@ -585,17 +388,6 @@ def _pruned(prunable: Prunable, width: Width, size: int) -> Pruned | None:
     """The network with another size of a width."""
     architecture = prunable.narrowed(width, size)
     return None if architecture is None else prunable.pruned(architecture)
-
-
-def _interval(latency: Latency) -> tuple[float, float, float]:
-    return latency.median_ms, latency.low_ms, latency.high_ms
-
-
-def _figures(architecture: Architecture, latency: Latency, accuracy: float, path: Path) -> Figures:
-    """The figures of a network with its ONNX file."""
-    counted, content = cost(architecture), path.read_bytes()
-    sizes = len(content), len(zlib.compress(content, 9))
-    return Figures(architecture.digest, *_interval(latency), accuracy, counted.flops, counted.params, *sizes)
 
 
 def section(result: Compression) -> str:

@@ -365,6 +365,32 @@ def measure_latency(
     return store_latency(latency, key, reference_key, runtime, cache)
 
 
+def measure_in_turn(
+    networks: Mapping[str, tuple[nn.Module, tuple[int, int, int]]],
+    runtime: str = "onnxruntime",
+    threads: int = 1,
+    batch_size: int = 1,
+    *,
+    cache: LatencyCache | None = None,
+    device: str = "cpu",
+    alone: Callable[[], AbstractContextManager] = contextlib.nullcontext,
+) -> dict[str, Latency]:
+    """Measure networks with their own weights, (model, (C, H, W)) by name, in one session in which they take turns.
+
+    Their differences are thus not those of the machine from minute to minute. The other arguments are those of
+    `measure_latency`; nothing is read from the cache but the reference's history.
+    """
+    check_counts(threads=threads, batch_size=batch_size)
+    cache = LatencyCache() if cache is None else cache
+    loaded = {}
+    for name, (model, shape) in networks.items():
+        loaded[name] = runtimes.get(runtime)(threads, batch_size, device).load(model, shape)
+        runtimes.check_outputs(loaded[name], model)
+    reference = load_reference(threads, device, cache, runtime)
+    with alone():
+        return measure(loaded, reference=reference)
+
+
 def known_latency(key: Conditions, reference_key: Conditions, cache: LatencyCache) -> Latency | None:
     """Return `cached_latency`, normalized by the history of the reference network under `reference_key`."""
     found = cached_latency(key, cache)

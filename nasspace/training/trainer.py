@@ -30,6 +30,7 @@ from nasspace.training.schedules import Plateau, rate
 from nasspace.training.settings import Fidelity, TrainingSettings
 
 __all__ = [
+    "Constraint",
     "Epoch",
     "Fidelity",
     "Trained",
@@ -86,6 +87,7 @@ def train(
     checkpoint: Path | None = None,
     teacher: Teacher | None = None,
     processes: Processes = ALONE,
+    constraint: Constraint | None = None,
 ) -> Trained:
     """Train `model` in place and leave it on the CPU in evaluation mode; accuracy is on the validation split.
 
@@ -97,7 +99,8 @@ def train(
     With `checkpoint`, the state is saved to that file after each epoch, and every 30 seconds within an epoch. If the
     file exists, the training continues from it and ends in the same weights as an uninterrupted one, bit by bit, on the
     CPU of one machine. A checkpoint of another training raises `InputError`. The file is kept after the training.
-    With a `teacher`, the network also learns its probabilities, on the same augmented images. Several `processes`
+    With a `teacher`, the network also learns its probabilities, on the same augmented images. A `constraint` holds for
+    the weights after every step and at the end. Several `processes`
     (`nasspace.training.distributed`) call this function with the same arguments, and divide each batch among them; the
     first one saves checkpoints, and its result counts.
     """
@@ -110,11 +113,16 @@ def train(
         identity["processes"] = str(processes.count)
     if teacher:
         identity["teacher"] = teacher.fingerprint
+    if constraint:
+        identity["constraint"] = constraint.fingerprint
     saved = Checkpoints(checkpoint, identity) if checkpoint else None
     data = subset(prepared(data, fidelity.resolution), fidelity.share, seed)
     with threads(settings.threads), seeded(processes.seed(seed), device):
         _to_channels_last(model.to(device), device)
-        fit = Fit(model, data, fidelity, settings, seed, device, saved, teacher=teacher, processes=processes)
+        fit = Fit(
+            *(model, data, fidelity, settings, seed, device, saved),
+            **{"teacher": teacher, "processes": processes, "constraint": constraint},
+        )
         processes.check_same(f"{identity} {len(fit.losses)} {fit.batch}", "data, weights, or checkpoint")
         with fast_tiny_maps(model, device):
             fit.run(on_epoch, validate_from)
@@ -230,6 +238,24 @@ class Step(Protocol):
         """Complete the training after its last step."""
 
 
+class Constraint(Protocol):
+    """What the weights of a training fulfill, such as zeros that stay; they are projected after every step.
+
+    `fingerprint` distinguishes constraints.
+    """
+
+    fingerprint: str
+
+    def project(self, model: nn.Module, done: int, steps: int) -> None:
+        """Replace weights by the nearest allowed ones, in place, after `done` of `steps` steps."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything that changes, for checkpoints."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`."""
+
+
 class Fit:
     """The epochs of a training and its state: mean losses of finished epochs, finished batches of the current one.
 
@@ -248,6 +274,7 @@ class Fit:
         step: Step | None = None,
         teacher: Teacher | None = None,
         processes: Processes = ALONE,
+        constraint: Constraint | None = None,
     ):
         self.model = model
         self.data = data
@@ -264,7 +291,7 @@ class Fit:
         self.class_weights = len(data.train) / len(data.classes) / counts
         weights = self.class_weights.to(device) if settings.balance == "weights" else None
         self.step: Step = step or _Step(
-            model, settings, fidelity.epochs, per_epoch, weights, self._taught(teacher), processes, device
+            model, settings, fidelity.epochs, per_epoch, weights, self._taught(teacher), processes, device, constraint
         )
         self.plateau = Plateau(settings.patience)
         self.losses: list[float] = []
@@ -410,7 +437,7 @@ class Fit:
 
 
 class _Step:
-    """A training step: forward, loss, backward, optimizer at the schedule's rate, moving average.
+    """A training step: forward, loss, backward, optimizer at the schedule's rate, constraint, moving average.
 
     `class_weights` [classes] are the loss's weights of the classes; None: equal ones. `teacher` returns a teacher's
     logits for a batch.
@@ -426,9 +453,11 @@ class _Step:
         teacher: Callable[[Tensor], Tensor] | None = None,
         processes: Processes = ALONE,
         device: str = "cpu",
+        constraint: Constraint | None = None,
     ):
         self.model = model
         self.processes = processes
+        self.constraint = constraint
         self.precision = Precision(settings.precision, device)
         self.settings = settings
         self.per_epoch = per_epoch
@@ -468,6 +497,8 @@ class _Step:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_norm)
         self.precision.step(self.optimizer)
         self.done += 1
+        if self.constraint:
+            self.constraint.project(self.model, self.done, self.steps)
         if self.average:
             self.average.update_parameters(self.model)
         return loss
@@ -518,6 +549,7 @@ class _Step:
         """The state of optimizer and average, for checkpoints."""
         average = self.average and self.average.state_dict()
         state = {"done": self.done, "optimizer": self.optimizer.state_dict(), "average": average}
+        state |= {"constraint": self.constraint.state()} if self.constraint else {}
         return {**state, **({"scaler": scaler} if (scaler := self.precision.state()) else {})}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -525,6 +557,8 @@ class _Step:
         self.done = state["done"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.restore(state.get("scaler", {}))
+        if self.constraint:
+            self.constraint.restore(state["constraint"])
         if self.average:
             self.average.load_state_dict(state["average"])
 
@@ -534,6 +568,8 @@ class _Step:
             parameter.requires_grad_(True)
         if self.average:
             self.model.load_state_dict(self.average.module.state_dict())
+            if self.constraint:
+                self.constraint.project(self.model, self.done, self.steps)
 
 
 @contextmanager

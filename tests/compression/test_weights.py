@@ -1,0 +1,91 @@
+"""Compression of weights: which weights stay, and that the constraint holds after every step."""
+
+import itertools
+
+import pytest
+import torch
+
+from nasspace import zoo
+from nasspace.architecture import Architecture
+from nasspace.compression.sparsity import UPDATES, Sparsity, largest, zeros
+from nasspace.compression.weights import large_weights
+from nasspace.data.loading import load_data
+from nasspace.network import build
+from nasspace.training import trainer
+from nasspace.training.settings import Fidelity, TrainingSettings
+
+LAYERS = [
+    {"block": "conv", "out": 8, "kernel": 3, "stride": 2},
+    {"block": "inverted_residual", "out": 16, "hidden": 32, "stride": 2},
+    {"block": "conv", "out": 32, "kernel": 1},
+    {"block": "global_pool"},
+    {"block": "linear", "out": 10},
+]
+ARCHITECTURE = Architecture.of(LAYERS, input=(1, 16, 16))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_data("digits", resolution=16)
+
+
+def trained(network, constraint, data, *, epochs=1, **settings):
+    return trainer.train(network, data, Fidelity(16, epochs), TrainingSettings(**settings), constraint=constraint)
+
+
+def test_the_first_convolution_and_depthwise_ones_are_left_out():
+    network = build(zoo.load("mobilenet_v2_0.35", resolution=32, classes=5))
+    names = set(large_weights(network))
+    others = {name for name, tensor in network.named_parameters() if tensor.dim() > 1} - names
+    depthwise = {f"{n}.weight" for n, p in network.named_modules() if isinstance(p, torch.nn.Conv2d) and p.groups > 1}
+    assert len(depthwise) == 17
+    assert others == depthwise | {"0.layers.0.weight"}
+
+
+@pytest.mark.parametrize("threshold", ["global", "layer"])
+def test_the_largest_weights_stay(threshold):
+    weights = {"a": torch.tensor([[3.0, -2.0], [0.1, 0.0]]), "b": torch.tensor([5.0, -4.0, 9.0, 0.2])}
+    masks = largest(weights, 0.5, threshold)
+    kept = {name: sorted(tensor[masks[name]].abs().tolist()) for name, tensor in weights.items()}
+    assert kept == {"global": {"a": [3], "b": [4, 5, 9]}, "layer": {"a": [2, 3], "b": [5, 9]}}[threshold]
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_zeros_become_more_and_stay(average, digits, monkeypatch):
+    network, constraint, seen = build(ARCHITECTURE), Sparsity(0.3), []
+    project = Sparsity.project
+
+    def watched(self, model, done, steps):
+        project(self, model, done, steps)
+        seen.append({name: weight == 0 for name, weight in large_weights(model).items()})
+
+    monkeypatch.setattr(Sparsity, "project", watched)
+    trained(network, constraint, digits, average=average)
+    for before, after in itertools.pairwise(seen):
+        assert all(bool((after[name] >= mask).all()) for name, mask in before.items())
+    shares = [zeros({name: (~mask).float() for name, mask in each.items()}) for each in seen]
+    assert shares[0] < 0.3
+    assert shares[len(shares) // 2] == shares[-1] == zeros(large_weights(network)) == pytest.approx(0.7, abs=1e-3)
+    assert len(set(shares)) <= UPDATES
+
+
+def test_a_stopped_training_continues_with_the_same_zeros(tmp_path, digits):
+    expected = build(ARCHITECTURE)
+    trained(expected, Sparsity(0.3), digits, epochs=2)
+    stopped, path = build(ARCHITECTURE), tmp_path / "checkpoint.pt"
+
+    class Stop(Exception):
+        pass
+
+    def stop(epoch):
+        if epoch.number == 2:
+            raise Stop
+
+    fidelity = Fidelity(16, 2)
+    with pytest.raises(Stop):
+        trainer.train(stopped, digits, fidelity, constraint=Sparsity(0.3), checkpoint=path, on_epoch=stop)
+    again = build(ARCHITECTURE)
+    trainer.train(again, digits, fidelity, constraint=Sparsity(0.3), checkpoint=path)
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.state_dict().values(), expected.state_dict().values(), strict=True)
+    )

@@ -1,0 +1,107 @@
+"""`nas compress` with methods that compress weights: figures before and after, resuming, and refusals."""
+
+import json
+
+import pytest
+import torch
+
+import nasspace
+from nasspace import cli
+from nasspace.architecture import Architecture
+from nasspace.compression.weights import large_weights
+from nasspace.engine import full_training
+from nasspace.engine.compression_record import Figures, bought
+from nasspace.errors import InputError
+from nasspace.exporting.weights import read_safetensors
+from nasspace.network import build
+
+LAYERS = [
+    {"block": "conv", "out": 16, "kernel": 3, "stride": 2},
+    {"block": "inverted_residual", "out": 32, "hidden": 64, "stride": 2},
+    {"block": "conv", "out": 128, "kernel": 1},
+    {"block": "global_pool"},
+    {"block": "linear", "out": 10},
+]
+ARCHITECTURE = Architecture.of(LAYERS, input=(1, 16, 16), name="small")
+METHODS = {"magnitude": {"keep": 0.3}}
+
+
+def compress(folder, **options):
+    weights = build(ARCHITECTURE, seed=3).state_dict()
+    given = {"data": "digits", "resolution": 16, "epochs": 1, "weights": weights, "out": folder}
+    return nasspace.compress(ARCHITECTURE, **(given | options))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_network_is_compressed_fine_tuned_and_exported(method, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "out"
+    result = compress(folder, method=method, **METHODS[method])
+    before, after = result.original, result.compressed
+    assert after.deflated_bytes < 0.9 * before.deflated_bytes
+    assert all(one.accuracy_low < one.accuracy < one.accuracy_high for one in (before, after))
+    assert before.latency_low_ms <= before.latency_ms <= before.latency_high_ms
+    assert f"Method `{method}`" in (folder / "README.md").read_text(encoding="utf-8")
+    architecture = Architecture.from_json((folder / "architecture.json").read_text(encoding="utf-8"))
+    network = build(architecture)
+    network.load_state_dict(read_safetensors(folder / "weights.safetensors"))
+    check(method, result, before, after, network)
+    assert cli.run(["verify", str(folder), "--data", "digits", "--json"]) == 0
+    assert not [one for one in json.loads(capsys.readouterr().out)["checks"] if one["ok"] is False]
+    monkeypatch.setattr(full_training.trainer, "train", None)  # a finished compression is read
+    assert compress(folder, method=method, **METHODS[method]).to_dict() == result.to_dict()
+    assert not list(tmp_path.glob(".out*"))
+    with pytest.raises(InputError, match="holds another compression \\(epochs or resolution, epochs differ"):
+        compress(folder, method=method, **METHODS[method], **{"epochs": 2})
+
+
+def check(method, result, before, after, network):
+    """What the method promises about the network and its file."""
+    if method == "magnitude":
+        assert after.file_bytes == pytest.approx(before.file_bytes, rel=0.01)
+        zeros = torch.cat([weight.flatten() for weight in large_weights(network).values()]) == 0
+        assert result.details["zeros"] == pytest.approx(float(zeros.float().mean())) == pytest.approx(0.7, abs=1e-3)
+
+
+def test_a_stopped_compression_continues(tmp_path, monkeypatch):
+    export = full_training.export
+    monkeypatch.setattr(full_training, "export", lambda *a, **b: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        compress(tmp_path / "out", method="magnitude")
+    monkeypatch.setattr(full_training, "export", export)
+    lines = []
+    found = compress(tmp_path / "out", method="magnitude", report=lines.append)
+    assert any("continues from" in line for line in lines)
+    assert found.details["zeros"] == pytest.approx(0.8, abs=1e-3)
+
+
+def figures(low, high, deflated):
+    return Figures("0", (low + high) / 2, low, high, 0.9, 1, 1, 1000, deflated)
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        (figures(1.05, 1.2, 400), "has the same size, after deflate is 56 % smaller; no difference in latency"),
+        (figures(0.5, 0.6, 900), "has the same size, after deflate has the same size; the latency is 48 % lower"),
+    ],
+)
+def test_time_is_saved_only_where_the_intervals_are_apart(after, expected):
+    assert expected in bought(figures(1.0, 1.1, 900), after)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "latency target: give one"),
+        (["--latency-target", "5ms", "--keep", "20%"], "keep: an option of magnitude, not of the method netadapt"),
+        (["--method", "magnitude", "--latency-target", "5ms"], "latency target: an option of netadapt, not of"),
+        (["--method", "magnitude", "--proposals", "3"], "proposals: an option of netadapt"),
+        (["--method", "magnitude", "--keep", "120%"], "--keep: '120%' is not a share"),
+        (["--method", "magnitude", "--threshold", "all"], "threshold: 'all' is not global or layer"),
+        (["--method", "magnitud"], "did you mean 'magnitude'?"),
+        (["--method", "magnitude"], "compression starts from a trained network; give its --weights"),
+    ],
+)
+def test_flags_are_checked(arguments, message, capsys):
+    assert cli.run(["compress", "mobilenet_v2_0.35", "--data", "digits", *arguments]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
