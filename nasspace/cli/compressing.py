@@ -33,7 +33,7 @@ def compress(
         str,
         typer.Option(
             help="netadapt: prune channels, step by step, by measured latency. magnitude: set the smallest weights to "
-            "zero, which shrinks the compressed file."
+            "zero, which shrinks the compressed file. cluster: few different values in a layer, for the same reason."
         ),
     ] = "netadapt",
     latency_target: Annotated[
@@ -45,6 +45,9 @@ def compress(
     ] = None,
     threshold: Annotated[
         str | None, typer.Option(help="magnitude: global, for the whole network (default), or layer, one for each.")
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(help="cluster: a layer has 2 to the power of BITS values; 4 if not given.")
     ] = None,
     data: Annotated[
         str | None,
@@ -107,6 +110,7 @@ def compress(
             latency_share=share,
             keep=_optional_share("--keep", keep),
             threshold=threshold,
+            bits=bits,
             data=data,
             data_dir=data_dir,
             skip_broken=skip_broken,
@@ -190,4 +194,10 @@ def _print(result: Compression) -> None:
 
 def _details(details: dict[str, Any]) -> str:
     """What a method came to."""
-    return f"{details['zeros']:.2%} of {details['weights']:,} weights are zero"
+    from nasspace.formatting import kilobytes
+
+    weights = f"{details['weights']:,} weights"
+    if "zeros" in details:
+        return f"{details['zeros']:.2%} of {weights} are zero"
+    size = f"as codes and codebooks, the network would take {kilobytes(details['computed_bytes'])} (computed)"
+    return f"at most {details['values']} different values in a layer, of {weights}; {size}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasspace.architecture import Architecture
+from nasspace.compression.clustering import MOST_BITS
 from nasspace.compression.sparsity import THRESHOLDS
 from nasspace.engine import arch_reference, full_training, netadapt, weight_compression
 from nasspace.engine.arch_reference import ResolvedArch
@@ -28,6 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {  # the options of each method, and their 
         **{"step": netadapt.STEP, "proposals": netadapt.PROPOSALS},
     },
     "magnitude": {"keep": 0.2, "threshold": "global"},
+    "cluster": {"bits": 4},
 }
 HOME = Path("compressed")  # the default place of output folders
 
@@ -40,6 +42,7 @@ def compress(
     latency_share: float | None = None,
     keep: float | None = None,
     threshold: str | None = None,
+    bits: int | None = None,
     data: Any = None,
     data_dir: str | Path | None = None,
     skip_broken: bool = False,
@@ -69,11 +72,13 @@ def compress(
       network is faster.
     - `magnitude` sets the smallest weights to zero while it trains for `epochs` (10), until a share `keep` (0.2) is
       left. One threshold divides all weights (`threshold` is `global`, the default), or each `layer` has its own.
+    - `cluster` replaces the weights of each layer by at most 2^`bits` (4) values, which it then trains for `epochs`
+      (10).
 
     The same call continues a stopped compression, and reads a finished one.
     """
     given = {"latency_target_ms": latency_target_ms, "latency_share": latency_share, "step": step}
-    given |= {"proposals": proposals, "keep": keep, "threshold": threshold}
+    given |= {"proposals": proposals, "keep": keep, "threshold": threshold, "bits": bits}
     chosen = _chosen(method, given)
     check_device(device)
     if not isinstance(arch, Architecture) and arch_reference.parse_front(str(arch)) is not None:
@@ -149,5 +154,6 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "latency_target_ms": (lambda value: 0 < value < float("inf"), "above 0"),
     **dict.fromkeys(("latency_share", "step", "keep"), (_is_share, "between 0 and 1")),
     "proposals": (lambda value: _is_whole(value) and value >= 1, "a whole number of 1 or more"),
+    "bits": (lambda value: _is_whole(value) and 1 <= value <= MOST_BITS, f"a whole number from 1 to {MOST_BITS}"),
     "threshold": (THRESHOLDS.__contains__, " or ".join(THRESHOLDS)),
 }

@@ -6,6 +6,7 @@ checkpoint of that training. Everything else takes seconds and is repeated.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from nasspace import temporary
 from nasspace.architecture import Architecture
 from nasspace.compression import sparsity
+from nasspace.compression.clustering import SharedValues
 from nasspace.compression.sparsity import Sparsity
 from nasspace.compression.weights import large_weights
+from nasspace.counting import cost
 from nasspace.engine import full_training
 from nasspace.engine.arch_reference import ResolvedArch
 from nasspace.engine.compression_record import Compression, Figures, Job, bought
@@ -58,7 +61,17 @@ def sparse(architecture: Architecture, network: Network, *, keep: float, thresho
     )
 
 
-METHODS: dict[str, Callable[..., Plan]] = {"magnitude": sparse}
+def clustered(architecture: Architecture, network: Network, *, bits: int) -> Plan:
+    """Replace the weights of each layer by at most 2^`bits` values."""
+    constraint, params = SharedValues(network, bits), cost(architecture).params
+    constraint.project(network, 0, 1)
+    count = sum(weight.numel() for weight in large_weights(network).values())
+    words = f"replaces the {count:,} weights of {len(constraint.codes)} layers by at most {2**bits} values in each"
+    details = {"weights": count, "values": constraint.values, "computed_bytes": constraint.computed_bytes(params)}
+    return Plan(architecture, network.state_dict(), constraint, words, lambda trained: details)
+
+
+METHODS: dict[str, Callable[..., Plan]] = {"magnitude": sparse, "cluster": clustered}
 
 
 class Run:
@@ -83,7 +96,7 @@ class Run:
             )
         job.start.model.to("cpu")
         job.report(f"validation accuracy {accuracy:.2%} before")
-        plan = METHODS[self.method](job.architecture, job.start.model, **self.strength)
+        plan = METHODS[self.method](job.architecture, copy.deepcopy(job.start.model), **self.strength)
         job.report(plan.words)
         options = replace(job.options, data=data, resolution=None, weights=dict(plan.state), constraint=plan.constraint)
         training = full_training.train_one(ResolvedArch(plan.architecture), options, job.folder, job.report)

@@ -7,6 +7,7 @@ import torch
 
 from nasspace import zoo
 from nasspace.architecture import Architecture
+from nasspace.compression.clustering import SharedValues, codes, shared
 from nasspace.compression.sparsity import UPDATES, Sparsity, largest, zeros
 from nasspace.compression.weights import large_weights
 from nasspace.data.loading import load_data
@@ -89,3 +90,48 @@ def test_a_stopped_training_continues_with_the_same_zeros(tmp_path, digits):
     assert all(
         torch.equal(a, b) for a, b in zip(again.state_dict().values(), expected.state_dict().values(), strict=True)
     )
+
+
+def test_clusters_are_a_fixed_point_of_kmeans_and_better_than_equal_distances():
+    values = torch.randn(4000, generator=torch.Generator().manual_seed(0)) ** 3
+    code = codes(values, 16)
+    found = shared(values, code)
+    centers = found.unique()
+    assert 12 < len(centers) <= 16
+    assert torch.equal(centers[(values[:, None] - centers).abs().argmin(1)], found)
+    grid = torch.linspace(float(values.min()), float(values.max()), 16)
+    rounded = grid[(values[:, None] - grid).abs().argmin(1)]
+    assert (values - found).square().mean() < 0.5 * (values - rounded).square().mean()
+    assert codes(torch.ones(5), 4).unique().numel() == 1
+
+
+def test_zeros_stay_zero_and_count_as_a_value():
+    values = torch.tensor([0.0, 0.01, 1.0, -1.0, 0.0, 0.011, 1.01])
+    found = shared(values, codes(values, 4))
+    assert (found == 0).tolist() == (values == 0).tolist()
+    assert len(found.unique()) == 4
+    assert not shared(torch.zeros(3), codes(torch.zeros(3), 4)).any()
+
+
+def test_a_shared_value_moves_by_the_mean_gradient_of_its_weights(digits):
+    """The oracle: the same layers with a parameter for each value, whose gradient PyTorch sums over its weights."""
+    network = build(ARCHITECTURE)
+    constraint = SharedValues(network, 2)
+    constraint.project(network, 0, 1)
+    before = {name: weight.detach().clone() for name, weight in large_weights(network).items()}
+    images, labels = torch.randn(8, 1, 16, 16), torch.arange(8)
+    name = "4.linear.weight"
+    code = constraint.codes[name]
+    book = torch.stack([before[name][code == number].mean() for number in range(4)]).requires_grad_()
+    torch.func.functional_call(network, {name: book[code]}, images).log_softmax(1)[range(8), labels].mean().backward()
+    summed, sizes = book.grad, code.flatten().bincount()
+    network.zero_grad()
+    network(images).log_softmax(1)[range(8), labels].mean().backward()
+    weight = large_weights(network)[name]
+    with torch.no_grad():
+        weight -= 0.1 * weight.grad
+    constraint.project(network, 1, 1)
+    expected = (book - 0.1 * summed / sizes).detach()[code]
+    torch.testing.assert_close(weight.detach(), expected)
+    trained(network, constraint, digits, average=0.9)
+    assert all(len(weight.unique()) == 4 for weight in large_weights(network).values())

@@ -23,7 +23,7 @@ LAYERS = [
     {"block": "linear", "out": 10},
 ]
 ARCHITECTURE = Architecture.of(LAYERS, input=(1, 16, 16), name="small")
-METHODS = {"magnitude": {"keep": 0.3}}
+METHODS = {"magnitude": {"keep": 0.3}, "cluster": {"bits": 3}}
 
 
 def compress(folder, **options):
@@ -60,6 +60,11 @@ def check(method, result, before, after, network):
         assert after.file_bytes == pytest.approx(before.file_bytes, rel=0.01)
         zeros = torch.cat([weight.flatten() for weight in large_weights(network).values()]) == 0
         assert result.details["zeros"] == pytest.approx(float(zeros.float().mean())) == pytest.approx(0.7, abs=1e-3)
+    if method == "cluster":
+        assert after.file_bytes == pytest.approx(before.file_bytes, rel=0.01)
+        assert [len(weight.unique()) for weight in large_weights(network).values()] == [8] * 4
+        assert result.details["values"] == 8
+        assert result.details["computed_bytes"] == 3 * 8448 / 8 + 4 * (4 * 8 + 9786 - 8448)
 
 
 def test_a_stopped_compression_continues(tmp_path, monkeypatch):
@@ -98,6 +103,8 @@ def test_time_is_saved_only_where_the_intervals_are_apart(after, expected):
         (["--method", "magnitude", "--proposals", "3"], "proposals: an option of netadapt"),
         (["--method", "magnitude", "--keep", "120%"], "--keep: '120%' is not a share"),
         (["--method", "magnitude", "--threshold", "all"], "threshold: 'all' is not global or layer"),
+        (["--method", "cluster", "--keep", "20%"], "keep: an option of magnitude, not of the method cluster"),
+        (["--method", "cluster", "--bits", "9"], "bits: 9 is not a whole number from 1 to 8"),
         (["--method", "magnitud"], "did you mean 'magnitude'?"),
         (["--method", "magnitude"], "compression starts from a trained network; give its --weights"),
     ],
