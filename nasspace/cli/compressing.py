@@ -33,7 +33,8 @@ def compress(
         str,
         typer.Option(
             help="netadapt: prune channels, step by step, by measured latency. magnitude: set the smallest weights to "
-            "zero, which shrinks the compressed file. cluster: few different values in a layer, for the same reason."
+            "zero, which shrinks the compressed file. svd: two smaller layers for a large one. cluster: few different "
+            "values in a layer, which shrinks the compressed file."
         ),
     ] = "netadapt",
     latency_target: Annotated[
@@ -41,7 +42,8 @@ def compress(
         typer.Option(help="netadapt: such as 10ms, or 70% of the network's own; the interval's upper end counts."),
     ] = None,
     keep: Annotated[
-        str | None, typer.Option(help="magnitude: share of the weights that stays; 20% if not given.")
+        str | None,
+        typer.Option(help="Share of the weights that stays; 20% with magnitude, 50% with svd, if not given."),
     ] = None,
     threshold: Annotated[
         str | None, typer.Option(help="magnitude: global, for the whole network (default), or layer, one for each.")
@@ -196,6 +198,8 @@ def _details(details: dict[str, Any]) -> str:
     """What a method came to."""
     from nasspace.formatting import kilobytes
 
+    if "ranks" in details:
+        return "factorized: " + ", ".join(f"layer {i} at rank {rank}" for i, rank in details["ranks"].items())
     weights = f"{details['weights']:,} weights"
     if "zeros" in details:
         return f"{details['zeros']:.2%} of {weights} are zero"

@@ -29,6 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {  # the options of each method, and their 
         **{"step": netadapt.STEP, "proposals": netadapt.PROPOSALS},
     },
     "magnitude": {"keep": 0.2, "threshold": "global"},
+    "svd": {"keep": 0.5},
     "cluster": {"bits": 4},
 }
 HOME = Path("compressed")  # the default place of output folders
@@ -72,6 +73,8 @@ def compress(
       network is faster.
     - `magnitude` sets the smallest weights to zero while it trains for `epochs` (10), until a share `keep` (0.2) is
       left. One threshold divides all weights (`threshold` is `global`, the default), or each `layer` has its own.
+    - `svd` replaces layers by two smaller ones each, so that a share `keep` (0.5) of their weights and multiply-adds is
+      left, and trains for `epochs` (10). These are linear layers and convolutions outside of blocks but the first.
     - `cluster` replaces the weights of each layer by at most 2^`bits` (4) values, which it then trains for `epochs`
       (10).
 

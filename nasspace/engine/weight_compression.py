@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace import temporary
 from nasspace.architecture import Architecture
-from nasspace.compression import sparsity
+from nasspace.compression import factorization, sparsity
 from nasspace.compression.clustering import SharedValues
 from nasspace.compression.sparsity import Sparsity
 from nasspace.compression.weights import large_weights
@@ -23,6 +23,7 @@ from nasspace.engine.arch_reference import ResolvedArch
 from nasspace.engine.compression_record import Compression, Figures, Job, bought
 from nasspace.engine.latency_evaluator import measured_in_turn
 from nasspace.engine.settings import resolve_settings
+from nasspace.errors import InputError
 from nasspace.exporting import judging
 from nasspace.exporting.weights import read_safetensors
 from nasspace.latency.convert import to_onnx
@@ -71,7 +72,22 @@ def clustered(architecture: Architecture, network: Network, *, bits: int) -> Pla
     return Plan(architecture, network.state_dict(), constraint, words, lambda trained: details)
 
 
-METHODS: dict[str, Callable[..., Plan]] = {"magnitude": sparse, "cluster": clustered}
+def factorized(architecture: Architecture, network: Network, *, keep: float) -> Plan:
+    """Replace layers by two smaller ones each, so that a share `keep` of their weights is left."""
+    found = factorization.factorized(architecture, network.state_dict(), keep)
+    if found is None:
+        raise InputError(
+            f"{architecture.name or architecture.digest}: has no layer to factorize: these are `linear`, and `conv` "
+            "without groups, se and skip, but not the first layer; choose another method"
+        )
+    before, after = cost(architecture), cost(found.architecture)
+    ranks = ", ".join(f"layer {i} at rank {rank}" for i, rank in found.ranks.items())
+    words = f"factorizes {ranks}: {before.flops:,} to {after.flops:,} FLOPs"
+    details = {"ranks": {str(i): rank for i, rank in found.ranks.items()}}
+    return Plan(found.architecture, found.state, None, words, lambda trained: details)
+
+
+METHODS: dict[str, Callable[..., Plan]] = {"magnitude": sparse, "svd": factorized, "cluster": clustered}
 
 
 class Run:

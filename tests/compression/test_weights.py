@@ -8,8 +8,10 @@ import torch
 from nasspace import zoo
 from nasspace.architecture import Architecture
 from nasspace.compression.clustering import SharedValues, codes, shared
+from nasspace.compression.factorization import factorized
 from nasspace.compression.sparsity import UPDATES, Sparsity, largest, zeros
 from nasspace.compression.weights import large_weights
+from nasspace.counting import cost
 from nasspace.data.loading import load_data
 from nasspace.network import build
 from nasspace.training import trainer
@@ -135,3 +137,57 @@ def test_a_shared_value_moves_by_the_mean_gradient_of_its_weights(digits):
     torch.testing.assert_close(weight.detach(), expected)
     trained(network, constraint, digits, average=0.9)
     assert all(len(weight.unique()) == 4 for weight in large_weights(network).values())
+
+
+MIXED = [
+    {"block": "conv", "out": 8, "kernel": 3},
+    {"block": "conv", "out": 24, "kernel": 5, "stride": 2, "padding": 1, "activation": "relu6"},
+    {"block": "conv", "out": 24, "kernel": 1, "norm": "none", "activation": "none"},
+    {"block": "conv", "out": 24, "kernel": 3, "groups": 24},
+    {"block": "conv", "out": 24, "kernel": 3, "skip": "identity"},
+    {"block": "flatten"},
+    {"block": "linear", "out": 64, "activation": "relu"},
+    {"block": "linear", "out": 64},
+    {"block": "linear", "out": 5},
+]
+
+
+def test_layers_of_low_rank_compute_the_same_when_factorized():
+    architecture = Architecture.of(MIXED, input=(3, 12, 12))
+    state = build(architecture).state_dict()
+    weights = {
+        1: "1.layers.0.weight",
+        2: "2.layers.0.weight",
+        6: "6.linear.weight",
+        7: "7.linear.weight",
+        8: "8.linear.weight",
+    }
+    for name in weights.values():
+        left, values, right = torch.linalg.svd(state[name].flatten(1), full_matrices=False)
+        state[name] = (left[:, :2] * values[:2] @ right[:2]).view_as(state[name])
+    found = factorized(architecture, state, 0.5)
+    assert found.ranks == dict.fromkeys(weights, 2)
+    whole, smaller = build(architecture), build(found.architecture)
+    whole.load_state_dict(state)
+    smaller.load_state_dict(found.state)
+    images = torch.randn(2, 3, 12, 12)
+    with torch.no_grad():
+        expected, computed = (network.eval()(images) for network in (whole, smaller))
+    torch.testing.assert_close(computed, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("keep", [0.8, 0.3])
+def test_the_share_of_the_weights_and_of_the_multiply_adds_is_kept(keep):
+    layers = [{"block": "conv", "out": out, "kernel": 3, "stride": out // 32} for out in (32, 64)]
+    layers += [{"block": "conv", "out": 128, "kernel": 1}, {"block": "linear", "out": 100}]
+    architecture = Architecture.of(layers, input=(3, 16, 16))
+    found = factorized(architecture, build(architecture).state_dict(), keep)
+    counts = []
+    for network in (architecture, found.architecture):
+        large = large_weights(build(network)).values()
+        counts.append(
+            (sum(weight.numel() for weight in large), cost(network).flops - cost(architecture).layers[0].flops)
+        )
+    (weights, flops), (fewer, less) = counts
+    assert keep - 0.02 < fewer / weights <= keep
+    assert keep - 0.2 < less / flops < keep + 0.2

@@ -23,7 +23,7 @@ LAYERS = [
     {"block": "linear", "out": 10},
 ]
 ARCHITECTURE = Architecture.of(LAYERS, input=(1, 16, 16), name="small")
-METHODS = {"magnitude": {"keep": 0.3}, "cluster": {"bits": 3}}
+METHODS = {"magnitude": {"keep": 0.3}, "svd": {"keep": 0.5}, "cluster": {"bits": 3}}
 
 
 def compress(folder, **options):
@@ -65,6 +65,11 @@ def check(method, result, before, after, network):
         assert [len(weight.unique()) for weight in large_weights(network).values()] == [8] * 4
         assert result.details["values"] == 8
         assert result.details["computed_bytes"] == 3 * 8448 / 8 + 4 * (4 * 8 + 9786 - 8448)
+    if method == "svd":
+        assert after.file_bytes < 0.9 * before.file_bytes
+        assert after.flops < before.flops
+        assert len(network) == len(LAYERS) + len(result.details["ranks"])
+        assert result.compressed.digest == result.digest != result.original.digest
 
 
 def test_a_stopped_compression_continues(tmp_path, monkeypatch):
@@ -77,6 +82,14 @@ def test_a_stopped_compression_continues(tmp_path, monkeypatch):
     found = compress(tmp_path / "out", method="magnitude", report=lines.append)
     assert any("continues from" in line for line in lines)
     assert found.details["zeros"] == pytest.approx(0.8, abs=1e-3)
+
+
+def test_a_network_without_a_layer_to_factorize_is_refused(tmp_path):
+    layers = [{"block": "conv", "out": 10, "kernel": 3}, {"block": "global_pool"}]
+    architecture = Architecture.of(layers, input=(1, 16, 16), name="tiny")
+    options = {"weights": build(architecture).state_dict(), "data": "digits", "out": tmp_path / "out"}
+    with pytest.raises(InputError, match="tiny: has no layer to factorize"):
+        nasspace.compress(architecture, method="svd", **options)
 
 
 def figures(low, high, deflated):
@@ -98,12 +111,15 @@ def test_time_is_saved_only_where_the_intervals_are_apart(after, expected):
     ("arguments", "message"),
     [
         ([], "latency target: give one"),
-        (["--latency-target", "5ms", "--keep", "20%"], "keep: an option of magnitude, not of the method netadapt"),
+        (
+            ["--latency-target", "5ms", "--keep", "20%"],
+            "keep: an option of magnitude and svd, not of the method netadapt",
+        ),
         (["--method", "magnitude", "--latency-target", "5ms"], "latency target: an option of netadapt, not of"),
         (["--method", "magnitude", "--proposals", "3"], "proposals: an option of netadapt"),
         (["--method", "magnitude", "--keep", "120%"], "--keep: '120%' is not a share"),
         (["--method", "magnitude", "--threshold", "all"], "threshold: 'all' is not global or layer"),
-        (["--method", "cluster", "--keep", "20%"], "keep: an option of magnitude, not of the method cluster"),
+        (["--method", "cluster", "--keep", "20%"], "keep: an option of magnitude and svd, not of the method cluster"),
         (["--method", "cluster", "--bits", "9"], "bits: 9 is not a whole number from 1 to 8"),
         (["--method", "magnitud"], "did you mean 'magnitude'?"),
         (["--method", "magnitude"], "compression starts from a trained network; give its --weights"),
