@@ -32,7 +32,7 @@ class SharedValues:
         self.bits = bits
         self.codes: dict[str, Tensor] = {}
         for name, weight in large_weights(network).items():
-            self.codes[name] = codes(weight.detach().flatten(), 2**bits).view_as(weight)
+            self.codes[name] = codes(weight.detach().flatten(), 2**bits).view_as(weight).to(torch.uint8)
 
     def project(self, model: nn.Module, done: int, steps: int) -> None:
         """Replace each weight by the mean of those that share its value."""
@@ -73,22 +73,28 @@ def codes(values: Tensor, count: int) -> Tensor:
         if count > 1 and not bool(is_zero.all()):
             result[~is_zero] = 1 + codes(values[~is_zero], count - 1)
         return result
-    points = values.double()
-    centers = torch.linspace(float(points.min()), float(points.max()), count, dtype=torch.float64)
-    groups = torch.zeros(0, dtype=torch.int64)
+    points = values.double().sort().values
+    sums = torch.cat([points.new_zeros(1), points.cumsum(0)])
+    centers = torch.linspace(float(points[0]), float(points[-1]), count, dtype=torch.float64)
+    ends = torch.zeros(0, dtype=torch.int64)  # of the groups, which are intervals, in the order of the points
     for _ in range(ITERATIONS):
-        found = torch.bucketize(points, (centers[1:] + centers[:-1]) / 2)
-        if torch.equal(found, groups):
+        found = torch.searchsorted(points, _between(centers), right=True)
+        if torch.equal(found, ends):
             break
-        groups = found
-        sizes = groups.bincount(minlength=count)
-        means = groups.bincount(points, minlength=count) / sizes
-        centers = torch.where(sizes > 0, means, centers)
-    return groups
+        ends = found
+        edges = torch.cat([ends.new_zeros(1), ends, ends.new_tensor([len(points)])])
+        sizes = edges.diff()
+        centers = torch.where(sizes > 0, sums[edges].diff() / sizes, centers)
+    return torch.bucketize(values.double(), _between(centers))
+
+
+def _between(centers: Tensor) -> Tensor:
+    """The middle between each center and the next."""
+    return (centers[1:] + centers[:-1]) / 2
 
 
 def shared(weight: Tensor, code: Tensor) -> Tensor:
     """The weights with each value replaced by the mean of those that have the same code; zeros stay zero."""
-    numbers, values = code.flatten(), weight.flatten().double()
+    numbers, values = code.flatten().long(), weight.flatten().double()
     means = numbers.bincount(values) / numbers.bincount()
     return means[numbers].view_as(weight).to(weight.dtype)

@@ -25,6 +25,7 @@ from nasspace.training.metrics import wilson
 from nasspace.training.settings import Fidelity, TrainingSettings
 
 RECORD = "compression.json"
+HEADING = "## Compression\n\n"  # of the section in the README
 VERSION = 1
 SAME_SIZE = 0.005  # share of a size that is not worth a word
 
@@ -225,7 +226,8 @@ class Record:
     def write(self, result: Compression, section: str) -> None:
         """Add a section to the folder's README, and the record, which marks a finished compression."""
         readme = (self.folder / "README.md").read_text(encoding="utf-8")
-        files.write_text(self.folder / "README.md", f"{readme}\n{section}")
+        readme = readme.partition(f"\n{HEADING}")[0]  # a process killed before it wrote the record had added it
+        files.write_text(self.folder / "README.md", f"{readme}\n{HEADING}{section}")
         record = {"nasspace_compression": VERSION, "identity": self.identity, **result.to_dict()}
         files.write_json(self.folder / RECORD, record)
         shutil.rmtree(self.work, ignore_errors=True)

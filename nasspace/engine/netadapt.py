@@ -399,7 +399,7 @@ def section(result: Compression) -> str:
     )
     before, after = result.original, result.compressed
     return (
-        f"## Compression\n\nPruned by NetAdapt from {before.latency_ms:.4g} ms to {after.latency_ms:.4g} ms (target "
+        f"Pruned by NetAdapt from {before.latency_ms:.4g} ms to {after.latency_ms:.4g} ms (target "
         f"{result.target_ms:.4g} ms). Validation accuracy: {before.accuracy:.2%} before, {after.accuracy:.2%} after.\n"
         "The steps, each after a short training:\n\n"
         f"| step | narrowed | latency, ms (95 %) | validation accuracy |\n| -- | -- | -- | -- |\n{rows}\n"

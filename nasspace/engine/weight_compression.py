@@ -156,7 +156,7 @@ def section(result: Compression) -> str:
         for name, one in (("before", before), ("after", after))
     )
     return (
-        f"## Compression\n\nMethod `{result.method}` ({chosen}), then {result.training.epochs} epochs of fine-tuning. "
+        f"Method `{result.method}` ({chosen}), then {result.training.epochs} epochs of fine-tuning. "
         f"With it, {bought(before, after)}.\n\n"
         "| | validation accuracy (95 %) | model.onnx, bytes | deflated, bytes | latency, ms (95 %) |\n"
         f"| -- | -- | -- | -- | -- |\n{rows}\n"

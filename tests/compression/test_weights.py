@@ -123,7 +123,7 @@ def test_a_shared_value_moves_by_the_mean_gradient_of_its_weights(digits):
     before = {name: weight.detach().clone() for name, weight in large_weights(network).items()}
     images, labels = torch.randn(8, 1, 16, 16), torch.arange(8)
     name = "4.linear.weight"
-    code = constraint.codes[name]
+    code = constraint.codes[name].long()
     book = torch.stack([before[name][code == number].mean() for number in range(4)]).requires_grad_()
     torch.func.functional_call(network, {name: book[code]}, images).log_softmax(1)[range(8), labels].mean().backward()
     summed, sizes = book.grad, code.flatten().bincount()
