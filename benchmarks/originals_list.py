@@ -24,6 +24,7 @@ def pairs(folder: Path) -> Iterator[Pair]:
     yield from _inception()
     yield from _mobile()
     yield from _reparameterized()
+    yield from _modern()
     yield from _shuffle(folder)
     yield from _mobilenext(folder)
 
@@ -154,7 +155,8 @@ def _mobile() -> Iterator[Pair]:
     for width in ("1_0", "0_75", "0_5", "1_3"):
         yield Pair(f"mnasnet_b1_{width.replace('_', '.')}", *from_torchvision(f"mnasnet{width}"))
     yield Pair("mnasnet_b1_1.0", *from_timm("mnasnet_100"))
-    yield Pair("efficientnet_lite0", *from_timm("efficientnet_lite0"))
+    for size in range(5):
+        yield Pair(f"efficientnet_lite{size}", *from_timm(f"efficientnet_lite{size}"))
     for width, suffix in ((1.0, "100"), (0.75, "075"), (0.5, "050"), (1.4, "140")):
         yield Pair(f"mnasnet_a1_{width}", *from_timm(f"semnasnet_{suffix}"))
     note = ", no skip around the first separable convolution as in the official code"
@@ -166,6 +168,17 @@ def _mobile() -> Iterator[Pair]:
             source = f"{version('torchvision')} mobilenet_v3_{size} width_mult={width}"
             make = functools.partial(_v3_of_torchvision, f"mobilenet_v3_{size}", width)
             yield Pair(f"mobilenet_v3_{size}_{width}_torchvision", source, make)
+
+
+def _modern() -> Iterator[Pair]:
+    for width, suffix in ((0.5, "050"), (1.0, "100"), (1.3, "130")):
+        yield Pair(f"ghostnet_{width}", *from_timm(f"ghostnet_{suffix}"))
+    for size in ("small", "medium", "large"):
+        yield Pair(f"mobilenet_v4_conv_{size}", *from_timm(f"mobilenetv4_conv_{size}"))
+    for size in ("t0", "t1", "t2", "s"):
+        yield Pair(f"fasternet_{size}", *from_timm(f"fasternet_{size}"))
+    for size in range(1, 5):
+        yield Pair(f"starnet_s{size}", *from_timm(f"starnet_s{size}"))
 
 
 def _relu6(network: nn.Module) -> nn.Module:

@@ -23,7 +23,8 @@ WANTED = {  # one of each naming and family: a network of the zoo, and the start
     "torchvision": "alexnet squeezenet_1.0 resnet18 resnet50 resnext50_32x4d mobilenet_v2_0.35 mobilenet_v3_small_1.0 "
     "mobilenet_v3_large_0.5_torchvision mnasnet_b1_0.5 shufflenet_v2_0.5_torchvision googlenet inception_v3",
     "timm": "xception se_resnet50 se_resnet50_v1 mobilenet_v1_1.0 mobilenet_v2_1.4 mnasnet_b1_1.0 mnasnet_a1_0.5 "
-    "mnasnet_small mobilenet_v3_small_0.75 efficientnet_lite0 inception_v4 inception_resnet_v2 repvgg_a0 mobileone_s4",
+    "mnasnet_small mobilenet_v3_small_0.75 efficientnet_lite0 inception_v4 inception_resnet_v2 repvgg_a0 mobileone_s4 "
+    "ghostnet_0.5 mobilenet_v4_conv_small mobilenet_v4_conv_medium fasternet_t0 starnet_s1",
     "official": "shufflenet_v1_g3_0.5_megvii shufflenet_v2_0.5_megvii mobilenext_0.35",
 }
 LARGE = ("shufflenet_v1", "shufflenet_v2_0.5_megvii", "alexnet")  # pool a map of fixed size, or flatten it

@@ -18,7 +18,12 @@ from originals_list import pairs
 from record_values import EPS, write
 from torch import nn
 
-WITH_EPS = ("mobilenet_v1", "mobilenet_v3", "mnasnet")  # their official code's epsilon, which most packages lack
+WITH_EPS = (
+    "mobilenet_v1",
+    "mobilenet_v3",
+    "mnasnet",
+    "efficientnet_lite",
+)  # their official code's epsilon, which most packages lack
 RECORDED = """
 squeezenet_1.0_bypass squeezenet_1.0_complex_bypass squeezenet_1.1 xception resnet18 resnet50 resnet50_v1 se_resnet50_v1
 mobilenet_v1_0.25 mobilenet_v2_0.35 mnasnet_b1_0.5 mnasnet_a1_0.5 mnasnet_small mobilenet_v3_small_1.0
@@ -26,6 +31,7 @@ mobilenet_v3_large_0.75 mobilenet_v3_large_0.5_torchvision shufflenet_v1_g3_1.0 
 shufflenet_v2_0.5_torchvision shufflenet_v2_1.0 shufflenet_v2_1.0_megvii mobilenext_0.35 mobilenext_0.5
 googlenet inception_v3 inception_v4 inception_resnet_v2
 repvgg_a0 repvgg_b1g4 mobileone_s0 mobileone_s4
+efficientnet_lite2 ghostnet_0.5 mobilenet_v4_conv_small mobilenet_v4_conv_medium fasternet_t0 fasternet_t2 starnet_s1
 """
 
 

@@ -30,7 +30,8 @@ def kaiming(parts: Sequence[nn.Module]) -> None:
     """Convolutions: normal, Kaiming's fan-out (k x k x out, in groups as well); linear: normal, 0.01.
 
     He et al. 2015; as torchvision initializes MobileNetV2, MobileNetV3 and ResNet (whose last layer it leaves as
-    PyTorch does). MobileNeXt's official code writes the same as N(0, sqrt(2 / (k x k x out))).
+    PyTorch does); MobileNetV4's here, for which timm has `mnasnet`. MobileNeXt's official code writes the same as
+    N(0, sqrt(2 / (k x k x out))).
     """
     for part in parts:
         _reset_norms_and_biases(part)
@@ -116,6 +117,23 @@ def shufflenet(parts: Sequence[nn.Module]) -> None:
             nn.init.constant_(part.bias, 1e-4)
 
 
+def fasternet(parts: Sequence[nn.Module]) -> None:
+    """All weights N(0, 0.02) (official code, whose bounds of +-2 cut nothing off)."""
+    for part in parts:
+        _reset_norms_and_biases(part)
+        if isinstance(part, WEIGHTED):
+            nn.init.normal_(part.weight, 0, 0.02)
+
+
+def starnet(parts: Sequence[nn.Module]) -> None:
+    """As `fasternet`, but biases of convolutions as PyTorch's: uniform in +-1 / sqrt(fan-in) (official code)."""
+    fasternet(parts)
+    for part in parts:
+        if isinstance(part, CONVOLUTIONS) and part.bias is not None:
+            bound = 1 / math.sqrt(part.weight[0].numel())
+            nn.init.uniform_(part.bias, -bound, bound)
+
+
 def pytorch(parts: Sequence[nn.Module]) -> None:
     """PyTorch's constructors: uniform in +-1 / sqrt(fan-in), biases as well.
 
@@ -137,16 +155,19 @@ SCHEMES: dict[str, Scheme] = {
     "mnasnet": mnasnet,
     "shufflenet": shufflenet,
     "mobilenet_v3": kaiming,
+    "mobilenet_v4": kaiming,
     "mobilenext": kaiming,
     "resnet": kaiming,
     "repvgg": pytorch,
     "mobileone": pytorch,
+    "fasternet": fasternet,
+    "starnet": starnet,
     "pytorch": pytorch,
 }
 
 
 def names() -> list[str]:
-    """Names of the schemes: `kaiming`, the default, one for each published family, and `pytorch`."""
+    """Names of the schemes: `kaiming`, the default, those of published families, and `pytorch`."""
     return list(SCHEMES)
 
 

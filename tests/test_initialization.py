@@ -116,6 +116,16 @@ def test_inception():
     check_rest(network)
 
 
+@pytest.mark.parametrize("name", ["fasternet_t0", "starnet_s1"])
+def test_families_with_one_deviation(name):
+    network = published(name)
+    convolutions = parts(network, nn.Conv2d)
+    check_normal([*convolutions, *parts(network, nn.Linear)], lambda part: 0.02)
+    for part in convolutions:
+        bound = 1 / math.sqrt(fan_in(part))
+        assert part.bias is None or bound / 2 < float(part.bias.abs().max()) <= bound
+
+
 @pytest.mark.parametrize("name", ["mnasnet_a1_0.5", "mnasnet_small"])
 def test_mnasnet(name):
     network = published(name)
@@ -146,7 +156,7 @@ def test_pytorch_scheme(name, scheme):
 
 
 def test_squeeze_and_excitation_starts_with_biases_of_0():
-    for scheme in set(initialization.names()) - {"pytorch", "repvgg", "mobileone", "alexnet"}:
+    for scheme in set(initialization.names()) - {"pytorch", "repvgg", "mobileone", "alexnet", "starnet"}:
         network = build(zoo.load("mobilenet_v3_small_0.35", classes=CLASSES), initialization=scheme)
         biased = [part.bias for part in parts(network, nn.Conv2d) if part.bias is not None]
         assert biased
@@ -157,8 +167,8 @@ def test_squeeze_and_excitation_starts_with_biases_of_0():
 def test_every_published_network_has_its_scheme(name):
     scheme = zoo.initialization_of(name)
     assert scheme in initialization.names()
-    others = {"efficientnet_lite0": "mnasnet", "googlenet": "inception"}  # the same official code
-    assert name.startswith(scheme) or scheme == "resnet" or others.get(name) == scheme
+    others = {"efficientnet_lite": "mnasnet", "googlenet": "inception", "ghostnet": "pytorch"}  # same code; it has none
+    assert name.startswith(scheme) or scheme == "resnet" or others.get(zoo.family_of(name)) == scheme
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v2_0.5", "mobilenet_v2_0.35"])

@@ -30,6 +30,7 @@ OTHERS = {  # activation: another one without parameters
     nn.Hardsigmoid: nn.Sigmoid,
     nn.Sigmoid: nn.Hardsigmoid,
     nn.ReLU: nn.ReLU6,
+    nn.GELU: nn.SiLU,
 }
 SLOW = ("xception", "resnet50", "inception")
 

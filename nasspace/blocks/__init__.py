@@ -26,7 +26,9 @@ training, and that share of their loss is added to the network's.
 from __future__ import annotations
 
 from nasspace.blocks import (
+    fasternet,
     fire,
+    ghost,
     heads,
     inception,
     mobile,
@@ -35,11 +37,28 @@ from nasspace.blocks import (
     residual,
     sandglass,
     shuffle,
+    starnet,
+    universal,
     xception,
 )
 from nasspace.blocks.registry import REQUIRED, Block, get, known, register, resolve, resolve_if_possible, validated
 
-for _module in (plain, mobile, sandglass, shuffle, fire, xception, residual, inception, reparameterized, heads):
+for _module in (
+    plain,
+    mobile,
+    sandglass,
+    shuffle,
+    fire,
+    xception,
+    residual,
+    inception,
+    ghost,
+    universal,
+    fasternet,
+    starnet,
+    reparameterized,
+    heads,
+):
     for _name, _class in _module.BLOCKS.items():
         register(_name, _class)
 

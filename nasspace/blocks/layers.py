@@ -91,6 +91,11 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     return x.transpose(1, 2).reshape(-1, channels, height, width)
 
 
+def expanded_width(in_channels: int, expansion: float, hidden: int | None) -> int:
+    """The given hidden width, else the expanded input width."""
+    return hidden or max(1, round(in_channels * expansion))
+
+
 def possible_skip(skip: str, in_channels: int, out_channels: int, stride: int) -> str:
     """The skip that can exist: 'none' where the width changes, and no 'identity' at a stride."""
     if in_channels != out_channels or (skip == "identity" and stride != 1):

@@ -11,6 +11,7 @@ from nasspace.blocks.layers import (
     SqueezeExcite,
     conv_bn,
     depthwise_bn,
+    expanded_width,
     make_divisible,
     possible_skip,
     resolved_se,
@@ -146,7 +147,7 @@ class InvertedResidual(nn.Module):
 
         Without an activation, every bottleneck is linear.
         """
-        hidden = _hidden(in_channels, expansion, hidden)
+        hidden = expanded_width(in_channels, expansion, hidden)
         if se:
             squeezed = squeezed_width(in_channels, se) if se_from == "input" else make_divisible(se * hidden)
             excitation = {"se": None, "se_from": None, "squeezed": squeezed}
@@ -207,11 +208,6 @@ class ExpandedResidual(nn.Module):
         """(batch, in_channels, H, W) to (batch, out_channels, H / stride, W / stride)."""
         out = self.residual(x)
         return out if self.shortcut is None else self.shortcut(x) + out
-
-
-def _hidden(in_channels: int, expansion: float, hidden: int | None) -> int:
-    """The given hidden width, else the expanded input width."""
-    return hidden or max(1, round(in_channels * expansion))
 
 
 BLOCKS = {

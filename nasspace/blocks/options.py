@@ -15,6 +15,11 @@ def _odd(value: int) -> int:
     return value
 
 
+def _odd_or_none(value: int) -> int:
+    """Refuse an even kernel, except 0."""
+    return _odd(value) if value else value
+
+
 def _fraction(value: Any) -> Any:
     """Read a fraction such as '1/3', as papers write it, as a number."""
     if not isinstance(value, str) or "/" not in value:
@@ -31,6 +36,7 @@ def _skip_word(value: Any) -> Any:
 
 
 Kernel = Annotated[int, Field(ge=1, le=31), AfterValidator(_odd)]
+KernelOrNone = Annotated[int, Field(ge=0, le=31), AfterValidator(_odd_or_none)]  # 0: there is no such layer
 Window = Annotated[int, Field(ge=1, le=31)]
 Padding = Annotated[int, Field(ge=0, le=15)]
 Groups = Annotated[int, Field(ge=1, le=65536)]

@@ -206,6 +206,15 @@ class AverageTo(nn.Module):
         return torch.cat([x.narrow(dim, low, high - low).mean(dim, keepdim=True) for low, high in ends], dim)
 
 
+class BatchNorm(nn.Sequential):
+    """Batch norm alone, as before StarNet's classifier; where the shape changes, a 1x1 convolution comes first."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
+        same = in_channels == out_channels and stride == 1
+        projection = [] if same else [nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)]
+        super().__init__(*projection, nn.BatchNorm2d(out_channels))
+
+
 class LocalResponseNorm(nn.Module):
     """x / (2 + 1e-4 x mean of x² over 5 neighboring channels)^0.75. AlexNet, section 3.3.
 
@@ -229,6 +238,7 @@ BLOCKS = {
     "conv": Conv,
     "max_pool": MaxPool,
     "avg_pool": AvgPool,
+    "batch_norm": BatchNorm,
     "lrn": LocalResponseNorm,
     "identity": Identity,
 }

@@ -25,6 +25,9 @@ DIVISOR = 4  # widths are multiples of it, as in the spaces
 LEAST_SHARE = 0.25  # of a width, that one step keeps
 INNER = {  # a block's option for its inner width, and the resolved option that has the number of channels
     "inverted_residual": ("hidden", "hidden"),
+    "universal_inverted_bottleneck": ("hidden", "hidden"),
+    "fused_inverted_bottleneck": ("hidden", "hidden"),
+    "ghost_bottleneck": ("hidden", "hidden"),
     "bottleneck": ("base_width", "base_width"),
     "basic": ("base_width", "base_width"),
     "fire": ("squeeze", "squeezed"),
@@ -235,10 +238,11 @@ def _explicit(architecture: Architecture) -> list[dict[str, Any]]:
         full = canonical(made, channels_in)
         if made.out is not None:
             layer["out"] = made.out
-        if made.block == "inverted_residual":
+        if INNER.get(made.block, ("", ""))[0] == "hidden":
             layer = {k: v for k, v in layer.items() if k not in ("expansion", "hidden")}
-            # A hidden width that equals the input's follows it: there is no convolution between them.
-            layer |= {"expansion": 1.0} if full["hidden"] == channels_in else {"hidden": full["hidden"]}
+            # A hidden width that equals the input's follows it: in this block there is no convolution between them.
+            follows = made.block == "inverted_residual" and full["hidden"] == channels_in
+            layer |= {"expansion": 1.0} if follows else {"hidden": full["hidden"]}
         elif made.block in INNER:
             option, resolved = INNER[made.block]
             layer[option] = full[resolved] / made.out if option in SHARES else made.options.get(option, BASE_WIDTH)

@@ -30,6 +30,11 @@ KINDS = {  # color by kind: units that the papers propose stand out from plain l
     "basic": 4,
     "bottleneck": 5,
     "xception": 2,
+    "ghost_bottleneck": 1,
+    "universal_inverted_bottleneck": 3,
+    "fused_inverted_bottleneck": 4,
+    "fasternet": 6,
+    "starnet": 5,
 }
 PLAIN = ("max_pool", "avg_pool", "global_pool", "flatten", "dropout", "identity", "lrn", "linear")
 GRAY = "#8C8C8C"

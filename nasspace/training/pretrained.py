@@ -90,6 +90,28 @@ TIMM = (
     ("conv_pw", "bn1", "conv_dw", "bn2", "se", "conv_pwl", "bn3"),
     ("conv_reduce", "conv_expand"),
 )
+GHOSTNET = (
+    ("conv_stem", "bn1", "blocks", "conv_head", "classifier"),
+    ("ghost1", "conv_dw", "bn_dw", "se", "ghost2", "shortcut"),
+    ("primary_conv", "cheap_operation"),
+    ("conv_reduce", "conv_expand"),
+    ("conv", "bn1"),
+)
+MOBILENET_V4 = (
+    ("conv_stem", "bn1", "blocks", "conv_head", "norm_head", "classifier"),
+    ("dw_start", "pw_exp", "dw_mid", "pw_proj"),
+    ("conv_exp", "bn1", "conv_pwl", "bn2"),
+    ("conv", "bn1"),
+    ("conv", "bn"),
+)
+FASTERNET = (
+    ("patch_embed", "stages", "conv_head", "classifier"),
+    ("downsample", "blocks"),
+    ("spatial_mixing", "mlp"),
+    ("proj", "norm"),
+    ("reduction", "norm"),
+)
+STARNET = (("stem", "stages", "norm", "head"), ("dwconv", "f1", "f2", "g", "dwconv2"), ("conv", "bn"))
 XCEPTION = (
     ("conv1", "bn1", "conv2", "bn2", *(f"block{i}" for i in range(1, 13)), "conv3", "bn3", "conv4", "bn4", "fc"),
     ("skip", "skipbn", "rep"),
@@ -242,12 +264,38 @@ ORIGINS = (  # the first that fits; more specific names come first
         normalization=HALVES,
     ),
     Origin(
+        "timm's GhostNet",
+        ("conv_stem", r"blocks\.0\.0\.ghost1\.primary_conv\.0", r"blocks\.9\.0\.conv", "classifier"),
+        f"ghostnet_{WIDTH}",
+        absent=(r"blocks\..*\.short_conv\.0",),
+        orders=GHOSTNET,
+    ),
+    Origin(
+        "timm's MobileNetV4",
+        ("conv_stem", r"blocks\.2\.0\.pw_exp\.conv", "norm_head", "classifier"),
+        "mobilenet_v4_conv_(small|medium|large)",
+        orders=MOBILENET_V4,
+        note="some of timm's weights of it are for images with a mean and a deviation of 0.5",
+    ),
+    Origin(
         "timm's MobileNet, MnasNet or EfficientNet-Lite",
         ("conv_stem", r"blocks\.0\.0\.conv_(dw|pw)", "classifier"),
-        rf"mobilenet_v2_{WIDTH}|mnasnet_(a1|b1)_{WIDTH}|mobilenet_v3_(large|small)_{WIDTH}|efficientnet_lite0",
+        rf"mobilenet_v2_{WIDTH}|mnasnet_(a1|b1)_{WIDTH}|mobilenet_v3_(large|small)_{WIDTH}|efficientnet_lite\d",
         orders=TIMM,
         reason="timm adds the input around the first separable convolution of MnasNet's small network",
         note="timm's `tf_` networks have these names too, but other padding and epsilon: their outputs differ here",
+    ),
+    Origin(
+        "timm's FasterNet",
+        (r"patch_embed\.proj", r"stages\.0\.blocks\.0\.spatial_mixing\.partial_conv3", "conv_head", "classifier"),
+        "fasternet_(t0|t1|t2|s)",
+        orders=FASTERNET,
+    ),
+    Origin(
+        "timm's StarNet",
+        (r"stem\.0\.conv", r"stages\.0\.1\.dwconv2\.conv", "norm", "head"),
+        "starnet_s[1-4]",
+        orders=STARNET,
     ),
     Origin(
         "torchvision's ShuffleNetV2",
@@ -291,7 +339,7 @@ ORIGINS = (  # the first that fits; more specific names come first
     Origin(
         "efficientnet_lite_pytorch",
         ("_conv_stem", r"_blocks\.0\._depthwise_conv", "_fc"),
-        "efficientnet_lite0",
+        r"efficientnet_lite\d",
         eps=1e-3,
         orders=LITE,
         normalization=HALVES,

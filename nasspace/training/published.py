@@ -13,7 +13,7 @@ from nasspace.training.settings import TrainingSettings
 
 TABLE = Path(__file__).with_suffix(".yaml")
 SHARED = {  # families with one training
-    "efficientnet_lite0": "mnasnet",
+    "efficientnet_lite": "mnasnet",
     "mnasnet_small": "mnasnet",
     "resnext": "resnet",
     "shufflenet_v1": "shufflenet",

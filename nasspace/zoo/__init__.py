@@ -12,7 +12,7 @@ from typing import Any
 
 from nasspace.architecture import Architecture
 from nasspace.errors import InputError, nearest
-from nasspace.zoo import classic, inception, mobile, reparameterized, shuffle
+from nasspace.zoo import classic, inception, mobile, modern, reparameterized, shuffle
 from nasspace.zoo.figures import Published, published
 from nasspace.zoo.parts import Family, small_images
 
@@ -23,6 +23,7 @@ FAMILIES = [
     *inception.FAMILIES,
     *mobile.FAMILIES,
     *shuffle.FAMILIES,
+    *modern.FAMILIES,
     *reparameterized.FAMILIES,
 ]
 CIFAR = "_cifar"
@@ -47,9 +48,9 @@ def names() -> list[str]:
 def load(name: str, resolution: int | None = None, classes: int | None = None, **options: Any) -> Architecture:
     """Load a published network by name.
 
-    `resolution` is 224 by default (227 for AlexNet with groups, 299 for Xception and Inception v3 and later) and
-    `classes` 1000; with `_cifar` 32 and 100. `options` are those of a family: MobileNeXt takes `identity`, the identity
-    tensor multiplier (1, 1/2, '1/3'). An unknown name raises `InputError` with the nearest known one.
+    `resolution` is by default that of the network's published training, mostly 224, and `classes` 1000; with `_cifar`
+    they are 32 and 100. `options` are those of a family: MobileNeXt takes `identity`, the identity tensor multiplier
+    (1, 1/2, '1/3'). An unknown name raises `InputError` with the nearest known one.
     """
     family, parameters = _parsed(name)
     small = name.endswith(CIFAR)

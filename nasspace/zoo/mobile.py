@@ -1,16 +1,15 @@
-"""MobileNet V1 to V3, MnasNet, MobileNeXt, at any width multiplier, and EfficientNet-Lite0."""
+"""MobileNet V1 to V3, MnasNet, MobileNeXt, at any width multiplier, and EfficientNet-Lite."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from fractions import Fraction
 from typing import Any
 
 from nasspace.blocks.layers import make_divisible
 from nasspace.errors import InputError
-from nasspace.zoo.parts import WIDTH, Family, Layers, at_widths, conv, head, repeat
+from nasspace.zoo.parts import WIDTH, Family, Layers, at_any_width, at_widths, conv, head, repeat
 
-MAX_WIDTH_MULTIPLIER = 4.0
 WHOLE = Fraction(1)
 FINEST = 64  # identity multipliers are fractions with denominators up to this
 
@@ -71,15 +70,29 @@ def _mnasnet(classes: int, kind: str, width: float = 1.0) -> Layers:
     return [*layers, conv(1280, 1, **eps), *head(classes, 0.0 if kind == "small" else 0.2)]
 
 
-def _efficientnet_lite0(classes: int) -> Layers:
-    """EfficientNet-B0 (Tan & Le 2019, table 1) without squeeze-and-excitation, with ReLU6: the official `lite0`."""
-    stages = [(3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3)]
+EFFICIENTNET_LITE = {  # width and depth multipliers, resolution, dropout: the official code's
+    "0": (1.0, 1.0, 224, 0.2),
+    "1": (1.0, 1.1, 240, 0.2),
+    "2": (1.1, 1.2, 260, 0.3),
+    "3": (1.2, 1.4, 280, 0.3),
+    "4": (1.4, 1.8, 300, 0.3),
+}
+
+
+def _efficientnet_lite(classes: int, size: str) -> Layers:
+    """EfficientNet (Tan & Le 2019, table 1) without squeeze-and-excitation, with ReLU6: official `lite0` to `lite4`.
+
+    The multipliers change neither the stem and the last convolution, nor the depth of the first and the last stage.
+    """
+    width, depth, _, dropout = EFFICIENTNET_LITE[size]
+    stages = [(3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3), (5, 2, 6, 192, 4)]
+    deeper = [(*stage, math.ceil(count * depth)) for *stage, count in stages]
     common: dict[str, Any] = {"activation": "relu6", "eps": 1e-3}
     layers = [conv(32, 3, 2, **common)]
-    for kernel, stride, expansion, out, count in [*stages, (5, 2, 6, 192, 4), (3, 1, 6, 320, 1)]:
-        block = {"block": "inverted_residual", "out": out, "stride": stride, "kernel": kernel, "expansion": expansion}
-        layers += repeat(count, {**block, **common})
-    return [*layers, conv(1280, 1, **common), *head(classes, 0.2)]
+    for kernel, stride, expansion, out, count in [(3, 1, 1, 16, 1), *deeper, (3, 1, 6, 320, 1)]:
+        block = {"block": "inverted_residual", "out": make_divisible(out * width), "stride": stride}
+        layers += repeat(count, {**block, "kernel": kernel, "expansion": expansion, **common})
+    return [*layers, conv(1280, 1, **common), *head(classes, dropout)]
 
 
 MOBILENET_V3 = {  # kernel, expanded, out, squeeze-and-excitation, h-swish, stride; Howard et al. 2019, tables 1 and 2
@@ -153,18 +166,6 @@ def _mobilenext(classes: int, width: float, identity: Fraction = WHOLE) -> Layer
     return [*layers, last, *head(classes, 0.2)]
 
 
-def _wide(layers: Callable[..., Layers]) -> Callable[..., Layers]:
-    """Parse and check the width multiplier, which is text in a name, before calling `layers`."""
-
-    def checked(classes: int, width: str, **parameters: Any) -> Layers:
-        """Call `layers` with the width as a number."""
-        if not 0 < float(width) <= MAX_WIDTH_MULTIPLIER:
-            raise InputError(f"the width must be above 0 and at most {MAX_WIDTH_MULTIPLIER:g}")
-        return layers(classes, width=float(width), **parameters)
-
-    return checked
-
-
 def _multiplied(classes: int, width: float, divisor: str | None, identity: Any = None) -> Layers:
     """MobileNeXt with the identity multiplier as a number, as text such as '1/2', or as the divisor in its name."""
     named = Fraction(1, max(1, int(divisor))) if divisor else None
@@ -188,30 +189,40 @@ FAMILIES = [
     Family(
         "mobilenet_v1",
         f"mobilenet_v1_{WIDTH}",
-        _wide(_mobilenet_v1),
+        at_any_width(_mobilenet_v1),
         at_widths("mobilenet_v1", 1.0, 0.75, 0.5, 0.25),
         "mobilenet_v1",
     ),
     Family(
         "mobilenet_v2",
         f"mobilenet_v2_{WIDTH}",
-        _wide(_mobilenet_v2),
+        at_any_width(_mobilenet_v2),
         at_widths("mobilenet_v2", 1.0, 1.4, 1.3, 0.75, 0.5, 0.35),
         "mobilenet_v2",
     ),
     Family(
         "mnasnet",
         f"mnasnet_(?P<kind>a1|b1)_{WIDTH}",
-        _wide(_mnasnet),
+        at_any_width(_mnasnet),
         (*at_widths("mnasnet_a1", 1.0, 1.4, 0.75, 0.5, 0.35), *at_widths("mnasnet_b1", 1.0, 1.3, 0.75, 0.5)),
         "mnasnet",
     ),
     Family("mnasnet_small", "mnasnet_(?P<kind>small)", _mnasnet, ("mnasnet_small",), "mnasnet"),
-    Family("efficientnet_lite0", "efficientnet_lite0", _efficientnet_lite0, ("efficientnet_lite0",), "mnasnet"),
+    *(
+        Family(
+            "efficientnet_lite",
+            f"efficientnet_lite(?P<size>{size})",
+            _efficientnet_lite,
+            (f"efficientnet_lite{size}",),
+            "mnasnet",
+            resolution,
+        )
+        for size, (_, _, resolution, _) in EFFICIENTNET_LITE.items()
+    ),
     Family(
         "mobilenet_v3",
         f"mobilenet_v3_(?P<size>large|small)_{WIDTH}(?P<rule>_torchvision)?",
-        _wide(_mobilenet_v3),
+        at_any_width(_mobilenet_v3),
         tuple(
             f"mobilenet_v3_{size}_{width}{rule}"
             for rule in ("", "_torchvision")
@@ -224,7 +235,7 @@ FAMILIES = [
     Family(
         "mobilenext",
         rf"mobilenext_{WIDTH}(?:_identity_1_(?P<divisor>\d+))?",
-        _wide(_multiplied),
+        at_any_width(_multiplied),
         (
             *at_widths("mobilenext", 1.0, 1.4, 0.75, 0.5, 0.35),
             *(f"mobilenext_1.0_identity_1_{divisor}" for divisor in (2, 3, 6)),

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from nasspace.errors import InputError
+
 Layers = list[dict[str, Any]]
 WIDTH = r"(?P<width>\d+(?:\.\d+)?)"
+MAX_WIDTH_MULTIPLIER = 4.0
 MAX_POOL = {"block": "max_pool", "kernel": 3, "stride": 2}
 
 
@@ -50,6 +53,18 @@ def head(classes: int, dropout: float = 0.0, bias: bool = True) -> Layers:
 def at_widths(family: str, *widths: float) -> tuple[str, ...]:
     """Names of a family's networks at width multipliers."""
     return tuple(f"{family}_{width}" for width in widths)
+
+
+def at_any_width(layers: Callable[..., Layers]) -> Callable[..., Layers]:
+    """Parse and check the width multiplier, which is text in a name, before calling `layers`."""
+
+    def checked(classes: int, width: str, **parameters: Any) -> Layers:
+        """Call `layers` with the width as a number."""
+        if not 0 < float(width) <= MAX_WIDTH_MULTIPLIER:
+            raise InputError(f"the width must be above 0 and at most {MAX_WIDTH_MULTIPLIER:g}")
+        return layers(classes, width=float(width), **parameters)
+
+    return checked
 
 
 def small_images(layers: Layers, stem: int) -> Layers:

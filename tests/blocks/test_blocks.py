@@ -6,7 +6,9 @@ import importlib.metadata
 import itertools
 import json
 import random
+import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,6 +142,12 @@ def test_every_block_has_a_formula(name):
     formula = blocks.get(name).formula
     assert formula.endswith(".")
     assert len(formula) > 20
+
+
+def test_every_block_is_in_the_documentation():
+    text = Path(__file__).parents[2].joinpath("docs", "spaces.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))))
+    assert set(EVERY) - ENDS <= listed
 
 
 # Properties that counts do not reveal
@@ -352,6 +360,83 @@ def test_bottleneck_widths_and_stride_are_those_of_resnext_and_of_both_resnets()
     too_wide = Architecture.of([{"block": "bottleneck", "out": 4096, "groups": 1024}], input=(8, 8, 8))
     with pytest.raises(InputError, match="above 65536"):
         cost(too_wide)
+
+
+def convolutions_of(module: nn.Module) -> list[tuple[int, ...]]:
+    """Width, kernel, stride, groups of each convolution in order."""
+    found = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
+    return [(part.out_channels, part.kernel_size[0], part.stride[0], part.groups) for part in found]
+
+
+def test_a_ghost_module_computes_a_part_of_its_channels_from_the_others():
+    module = block("ghost_bottleneck", 12, 12, hidden=14, ratio=3).eval()
+    first, last = module.residual
+    assert convolutions_of(first) == [(5, 1, 1, 1), (10, 3, 1, 5)]  # 15 channels, of which 14 are kept
+    out = first(IMAGE)
+    assert torch.equal(out[:, :5], first.primary(IMAGE))
+    assert torch.equal(out[:, 5:], first.cheap(out[:, :5])[:, :9])
+    assert (last(out) < 0).any(), "the second module is linear"
+    for name, part in last.named_parameters():
+        if name.endswith("1.weight"):  # of the batch norms
+            nn.init.zeros_(part)
+    assert torch.equal(module(IMAGE), IMAGE)
+
+
+def test_a_ghost_bottleneck_strides_in_depthwise_convolutions():
+    module = block("ghost_bottleneck", 12, 20, 2, kernel=5, hidden=24, se=0.25)
+    assert convolutions_of(module.residual[1]) == [(24, 5, 2, 24)]
+    assert convolutions_of(module.shortcut) == [(12, 5, 2, 12), (20, 1, 1, 1)]
+    assert module.residual[2].reduce.out_channels == 8  # a multiple of 4
+    assert convolutions_of(block("ghost_bottleneck", 12, 20, ratio=1))[:2] == [(72, 1, 1, 1), (20, 1, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("kernels", "stride", "expected"),
+    [
+        ((5, 3), 2, [(12, 5, 1, 12), (48, 1, 1, 1), (48, 3, 2, 48), (12, 1, 1, 1)]),
+        ((5, 0), 2, [(12, 5, 2, 12), (48, 1, 1, 1), (12, 1, 1, 1)]),
+        ((0, 5), 2, [(48, 1, 1, 1), (48, 5, 2, 48), (12, 1, 1, 1)]),
+        ((0, 0), 1, [(48, 1, 1, 1), (12, 1, 1, 1)]),
+        ((0, 0), 2, [(48, 1, 1, 1), (48, 3, 2, 48), (12, 1, 1, 1)]),
+    ],
+)
+def test_the_universal_bottleneck_is_four_blocks(kernels, stride, expected):
+    first, second = kernels
+    module = block("universal_inverted_bottleneck", 12, 12, stride, first_kernel=first, kernel=second)
+    assert convolutions_of(module) == expected
+    assert sum(isinstance(part, nn.ReLU) for part in module.modules()) == len(expected) - 1 - bool(first)
+    assert torch.equal(quiet(module)(IMAGE), IMAGE) if stride == 1 else module.shortcut is None
+
+
+def test_the_fused_bottleneck_expands_by_its_kernel():
+    assert convolutions_of(block("fused_inverted_bottleneck", 12, 20, 2)) == [(48, 3, 2, 1), (20, 1, 1, 1)]
+    assert torch.equal(quiet(block("fused_inverted_bottleneck", 12, 12))(IMAGE), IMAGE)
+
+
+def test_fasternet_convolves_a_part_of_its_channels():
+    module = block("fasternet", 12, 12).eval()
+    assert convolutions_of(module) == [(3, 3, 1, 1), (24, 1, 1, 1), (12, 1, 1, 1)]
+    inputs = []
+    module.pointwise.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+    module(IMAGE)
+    assert torch.equal(inputs[0][:, 3:], IMAGE[:, 3:])
+    nn.init.zeros_(module.pointwise[-1].weight)
+    assert torch.equal(module(IMAGE), IMAGE)
+    assert convolutions_of(block("fasternet", 12, 20, 4))[0] == (20, 4, 4, 1)
+
+
+@pytest.mark.parametrize(("side", "expected"), [(9, 4), (8, 4), (1, 1)])
+def test_patches_are_whole_and_at_least_one(side, expected):
+    assert block("fasternet", 12, 20, 2).eval()(torch.rand(1, 12, side, side)).shape == (1, 20, expected, expected)
+
+
+def test_starnet_multiplies_its_branches():
+    module = block("starnet", 12, 12).eval()
+    assert convolutions_of(module) == [(12, 7, 1, 12), (48, 1, 1, 1), (48, 1, 1, 1), (12, 1, 1, 1), (12, 7, 1, 12)]
+    out = module.depthwise(IMAGE)
+    product = F.relu6(module.first[0](out)) * module.second(out)
+    assert torch.equal(module(IMAGE), IMAGE + module.last(module.project(product)))
+    assert convolutions_of(block("starnet", 12, 20, 2))[0] == (20, 3, 2, 1)
 
 
 def test_official_order_of_channels_is_the_inverse():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nasspace import zoo
+from nasspace import blocks, zoo
 from nasspace.architecture import Architecture
 from nasspace.compression.channels import channels, kept_channels
 from nasspace.compression.pruning import Prunable
@@ -12,6 +12,7 @@ from nasspace.network import build
 FAMILIES = (
     *("mobilenet_v1_0.25", "mobilenet_v2_0.35", "mobilenet_v3_small_0.5", "mnasnet_a1_0.5", "mobilenext_0.35"),
     *("resnet18", "shufflenet_v2_0.5", "fire"),
+    *("universal_inverted_bottleneck", "fused_inverted_bottleneck", "ghost_bottleneck", "fasternet", "starnet"),
 )
 FIRE = [
     {"block": "conv", "out": 16, "kernel": 3},
@@ -23,6 +24,10 @@ FIRE = [
 def network_of(name):
     if name == "fire":
         return Architecture.of(FIRE, input=(3, 32, 32))
+    if name in blocks.known():
+        units = [{"block": name, "out": out, "stride": stride} for out, stride in ((24, 2), (24, 1), (32, 2))]
+        end = [{"block": "batch_norm"}, {"block": "global_pool"}, {"block": "linear", "out": 5}]
+        return Architecture.of([{"block": "conv", "out": 16}, *units, *end], input=(3, 32, 32))
     return zoo.load(name, resolution=32, classes=5)
 
 

@@ -452,6 +452,10 @@ OPTIONS = {  # non-default options that need other code
     "shuffle_v1": [{"groups": 2, "first_groups": 1}],
     "shuffle_v2": [{"split": "half", "se": 0.5, "kernel": 5}],
     "fire": [{"bypass": "complex", "norm": "bn"}],
+    "ghost_bottleneck": [{"ratio": 3, "se": 0.25, "kernel": 5, "hidden": 20}],
+    "fasternet": [{"partial": 1, "activation": "gelu"}],
+    "starnet": [{"kernel": 3, "expansion": 1.5}],
+    "universal_inverted_bottleneck": [{"first_kernel": 5, "kernel": 0, "activation": "gelu"}],
     "max_pool": [{"kernel": 2, "ceil": True}],
 }
 HEADS = ("global_pool", "flatten", "dropout", "linear")

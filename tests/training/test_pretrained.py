@@ -147,7 +147,7 @@ def test_the_order_of_a_file_does_not_matter(name):
     origin = next(each for each in pretrained.ORIGINS if each.wrote(list(layers)))
     expected = list(pretrained._in_our_order(layers, origin))
     assert list(pretrained._in_our_order(dict(sorted(layers.items())), origin)) == expected
-    if "shufflenet_v2_0.5_megvii" not in name:
+    if not name.startswith(("shufflenet_v2_0.5_megvii", "fasternet")):  # whose layers are registered in another order
         assert expected == list(layers)
 
 

@@ -35,6 +35,10 @@ PUBLISHED = {
     "resnet": ("sgd", 0.1, 1e-4, 256, 90, 0, 0),
     "repvgg": ("sgd", 0.1, 1e-4, 256, 120, 0, 0),
     "mobileone": ("sgd", 0.1, 1e-4, 256, 300, 0.1, 0.9995),
+    "ghostnet": ("sgd", 0.4, 4e-5, 1024, 240, 0.1, 0),
+    "mobilenet_v4": ("adamw", 0.002, 0.01, 4096, 9600, 0.1, 0.9999),
+    "fasternet": ("adamw", 0.004, 0.005, 4096, 300, 0.1, 0),
+    "starnet": ("adamw", 0.003, 0.025, 2048, 300, 0.1, 0),
     "mobilenet_v2_d-li14": ("sgd", 0.05, 4e-5, 256, 150, 0, 0),
     "mobilenet_v3_d-li14": ("sgd", 0.4, 4e-5, 1024, 150, 0.1, 0),
     "cifar100": ("sgd", 0.1, 5e-4, 128, 200, 0, 0),
@@ -55,6 +59,10 @@ SHAPES = {
     "resnet": {29.9: 1, 30: 0.1, 60: 0.01, 89: 0.01},
     "repvgg": {0: 1, 60: 0.5},
     "mobileone": {0: 1, 150: 0.5},
+    "ghostnet": {0: 1, 60: 0.75, 120: 0.5, 180: 0.25},
+    "mobilenet_v4": {2.49: 0.5, 5: 1, 4802.5: 0.5},
+    "fasternet": {9.99: 0.5, 20: 1, 160: 0.50125},
+    "starnet": {2.49: 0.5, 5: 1, 152.5: 0.5},
     "mobilenet_v2_d-li14": {0: 1, 75: 0.5},
     "mobilenet_v3_d-li14": {2.49: 0.5, 5: 1, 77.5: 0.5},
     "cifar100": {0.49: 0.5, 1: 1, 59.9: 1, 60: 0.2, 120: 0.04, 160: 0.008},
@@ -111,9 +119,10 @@ def test_decay_and_batch_norm_settings():
         "mobilenet_v1",
         "mobilenet_v2",
     }
-    assert decayed["shufflenet"] == decayed["mobilenet_v3_d-li14"] == "weights"
+    assert decayed["shufflenet"] == decayed["ghostnet"] == decayed["mobilenet_v3_d-li14"] == "weights"
     momenta = {name: published.load(name).settings.norm_momentum for name in ENTRIES}
     kept = {"mobilenet_v1": 3e-4, "mobilenet_v2": 3e-3, "mnasnet": 0.01, "mobilenet_v3": 0.01, "xception": 0.01}
+    kept |= {"mobilenet_v4": 0.05, "inception": 3e-4}
     assert {name: momentum for name, momentum in momenta.items() if momentum} == kept
     assert published.load("shufflenet").settings.norm_statistics == "re-estimated"
 
@@ -160,8 +169,8 @@ def test_variants_of_others():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(InputError, match="'mobilenet_v4' is not a published training; did you mean 'mobilenet_v"):
-        published.load("mobilenet_v4")
+    with pytest.raises(InputError, match="'mobilenet_v9' is not a published training; did you mean 'mobilenet_v"):
+        published.load("mobilenet_v9")
     with pytest.raises(InputError, match="'study-3' is not a published network"):
         published.of("study-3")
 

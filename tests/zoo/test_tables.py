@@ -16,6 +16,11 @@ TABLES = {  # name: CHANNELSxSIDE of each row of the paper's table, equal consec
     "mnasnet_a1_1.0": "32x112 16x112 24x56 40x28 80x14 112x14 160x7 320x7 1280x7 1280x1",
     "mobilenet_v3_large_1.0": "16x112 24x56 40x28 80x14 112x14 160x7 960x7 960x1",
     "mobilenet_v3_small_1.0": "16x112 16x56 24x28 40x14 48x14 96x7 576x7 576x1",
+    "mobilenet_v4_conv_small": "32x112 32x56 96x28 64x28 96x14 128x7 960x7 960x1 1280x1",
+    "mobilenet_v4_conv_medium": "32x128 48x64 80x32 160x16 256x8 960x8 960x1 1280x1",
+    "fasternet_t0": "40x56 80x28 160x14 320x7 320x1",
+    "starnet_s1": "32x112 24x56 48x28 96x14 192x7 192x1",
+    "ghostnet_1.0": "16x112 24x56 40x28 80x14 112x14 160x7 960x7 960x1",
     "shufflenet_v1_g3_1.0": "24x112 24x56 240x28 480x14 960x7 960x1",
     "shufflenet_v1_g8_2.0": "48x112 48x56 768x28 1536x14 3072x7 3072x1",
     "shufflenet_v2_1.0": "24x112 24x56 116x28 232x14 464x7 1024x7 1024x1",
@@ -32,6 +37,8 @@ UNITS = {  # name: number of layers for each row above, if the paper's table has
     "mobilenext_1.0": [1, 1, 1, 3, 3, 4, 4, 3, 1],
     "resnet50": [1, 1, 3, 4, 6, 3],
     "mobilenet_v1_1.0": [1, 1, 2, 2, 6, 2],
+    "fasternet_t0": [1, 2, 8, 2],
+    "starnet_s1": [1, 2, 2, 8],
 }
 
 
@@ -60,7 +67,7 @@ def test_published_figures_belong_to_networks_and_are_near_our_counts():
     for name in zoo.figures._all():
         for row in zoo.published(name):
             assert row.source
-            assert row.top1 is None or 40 < row.top1 < 81
+            assert row.top1 is None or 40 < row.top1 < 85
             ours = cost(zoo.load(name, row.resolution))
             assert row.params_m is None or abs(row.params_m * 1e6 / ours.params - 1) < 0.15, row
             assert row.madds_m is None or abs(row.madds_m * 1e6 / ours.flops - 1) < 0.15, row

@@ -56,6 +56,11 @@ def test_counts_of_the_originals(row):
     assert (counted.params, counted.flops) == (int(row["params"]), int(row["flops"]))
 
 
+def test_readme_gives_the_number_of_networks_that_equal_their_originals():
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    assert f"{len({row['name'] for row in read(MEASURED)})} networks equal the originals" in readme
+
+
 @pytest.mark.parametrize(("name", "counts"), RECORDED.items(), ids=RECORDED.keys())
 def test_recorded_counts(name, counts):
     resolution, params, flops = counts
