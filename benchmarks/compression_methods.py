@@ -5,11 +5,11 @@
 
 FOLDER keeps every training, so that a stopped run goes on. The network is trained for `--epochs`, then compressed and
 fine-tuned for `--more`. A row is the same network trained for `--more` epochs without any compression, since that alone
-changes its accuracy. The last rows combine two methods: the second one starts from the result of the first.
+changes its accuracy. The last row combines two methods: the second one starts from the result of the first.
 
 Printed: accuracy on the test images with the 95 % bootstrap interval over images, the difference from the untouched
 network paired by image, bytes of model.onnx as it is and after deflate, and the latency of all networks, measured in
-turn in one session. Run it on a quiet machine.
+turn in one session, with its change against the untouched network. Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ import nasspace
 from nasspace.data.loading import DataSet, load_data
 from nasspace.exporting.weights import read_safetensors
 from nasspace.formatting import kilobytes
-from nasspace.latency.benchmark import Latency, measure_in_turn
+from nasspace.latency.benchmark import Latency, change_between, measure_in_turn, middle
 
 METHODS: dict[str, tuple[str | None, dict]] = {  # a row: the row that it starts from, options of `nasspace.compress`
     "magnitude 20%": (None, {"method": "magnitude", "keep": 0.2}),
     "magnitude 10%": (None, {"method": "magnitude", "keep": 0.1}),
+    "magnitude 20% global": (None, {"method": "magnitude", "keep": 0.2, "threshold": "global"}),
+    "magnitude 10% global": (None, {"method": "magnitude", "keep": 0.1, "threshold": "global"}),
     "svd 50%": (None, {"method": "svd", "keep": 0.5}),
     "cluster 4 bits": (None, {"method": "cluster", "bits": 4}),
-    "cluster 2 bits": (None, {"method": "cluster", "bits": 2}),
     "magnitude 20%, cluster 4 bits": ("magnitude 20%", {"method": "cluster", "bits": 4}),
 }
 
@@ -68,22 +69,24 @@ def print_table(folders: dict[str, Path], data: DataSet) -> None:
     print(
         "| network | test accuracy, % (95 %) | against untouched, points (95 %) | model.onnx | deflated | ms (95 %) |"
     )
-    print("| -- | -- | -- | -- | -- | -- |")
+    print("| -- | -- | -- | -- | -- | -- | -- |")
     latencies, reference = latencies_of(folders), None
     for words, folder in folders.items():
         right = correct([folder], data).astype(float)
-        content, latency = (folder / "model.onnx").read_bytes(), latencies[words]
+        content, latency = (folder / "model.onnx").read_bytes(), middle(latencies[words])
         against = "" if reference is None else interval(right - reference)
         sizes = f"{kilobytes(len(content))} | {kilobytes(len(zlib.compress(content, 9)))}"
         ms = f"{latency.median_ms:.3f} ({latency.low_ms:.3f} to {latency.high_ms:.3f})"
-        print(f"| {words} | {interval(right)} | {against} | {sizes} | {ms} |", flush=True)
+        change = change_between(latencies["untouched"], latencies[words])
+        percent = "" if reference is None else "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * each for each in change))
+        print(f"| {words} | {interval(right)} | {against} | {sizes} | {ms} | {percent} |", flush=True)
         reference = right if reference is None else reference
     for words, folder in folders.items():
         if (folder / "compression.json").is_file():
             print(f"{words}: {json.loads((folder / 'compression.json').read_text())['details']}")
 
 
-def latencies_of(folders: dict[str, Path]) -> dict[str, Latency]:
+def latencies_of(folders: dict[str, Path]) -> dict[str, list[Latency]]:
     """The latencies of the networks with their weights, measured in turn."""
     networks = {}
     for words, folder in folders.items():

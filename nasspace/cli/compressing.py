@@ -46,7 +46,10 @@ def compress(
         typer.Option(help="Share of the weights that stays; 20% with magnitude, 50% with svd, if not given."),
     ] = None,
     threshold: Annotated[
-        str | None, typer.Option(help="magnitude: global, for the whole network (default), or layer, one for each.")
+        str | None,
+        typer.Option(
+            help="magnitude: how layers compare: adaptive (default), global, or layer (the same share of each)."
+        ),
     ] = None,
     bits: Annotated[
         int | None, typer.Option(help="cluster: a layer has 2 to the power of BITS values; 4 if not given.")
@@ -171,12 +174,10 @@ DROPPABLE = ("parameters", "FLOPs")  # in a narrow terminal, in this order
 
 def _print(result: Compression) -> None:
     """The network before and after, and what that brings."""
-    from nasspace.engine.compression_record import bought
     from nasspace.formatting import kilobytes
 
-    before, after = result.original, result.compressed
     rows = []
-    for name, one in (("before", before), (result.method, after)):
+    for name, one in (("before", result.original), (result.method, result.compressed)):
         accuracy = f"{one.accuracy:.2%}"
         if one.accuracy_low is not None and one.accuracy_high is not None:
             accuracy += f" ({one.accuracy_low:.2%} to {one.accuracy_high:.2%})"
@@ -185,7 +186,7 @@ def _print(result: Compression) -> None:
         cells = (name, accuracy, *sizes, latency, f"{one.flops:,}", f"{one.params:,}")
         rows.append(dict(zip(COLUMNS, cells, strict=True)))
     printing.print_fitted(COLUMNS, rows, DROPPABLE)
-    printing.print_text(bought(before, after))
+    printing.print_text(result.bought)
     if result.target_ms is None:
         printing.print_text(f"{result.folder}: {_details(result.details)}")
     else:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from nasspace.compression.weights import large_weights
 
-Threshold = Literal["global", "layer"]
-THRESHOLDS = ("global", "layer")
+Threshold = Literal["adaptive", "global", "layer"]
+THRESHOLDS = ("adaptive", "global", "layer")
 PRUNING_SHARE = 0.5  # of the steps; in the rest, the zeros stay where they are
 UPDATES = 50  # of the zeros, spread over these steps
 
@@ -24,12 +24,12 @@ UPDATES = 50  # of the zeros, spread over these steps
 class Sparsity:
     """A constraint of a training: at the end a share `keep` of the large weights is left, all others are zero.
 
-    One threshold divides the weights of the whole network (`global`), or each `layer` has its own. A weight that became
-    zero stays zero. With s the share of zeros at the end, it is s (1 - (1 - t)^3) at the time t, which is 0 at the
-    start and 1 after half of the steps (Zhu and Gupta 2017, equation 1).
+    `threshold` says how weights are compared (`largest`). A weight that became zero stays zero. With s the share of
+    zeros at the end, it is s (1 - (1 - t)^3) at the time t, which is 0 at the start and 1 after half of the steps (Zhu
+    and Gupta 2017, equation 1).
     """
 
-    def __init__(self, keep: float, threshold: Threshold = "global"):
+    def __init__(self, keep: float, threshold: Threshold = "adaptive"):
         self.keep = keep
         self.threshold = threshold
         self.fingerprint = f"sparsity {keep:.6g} {threshold}"
@@ -71,15 +71,34 @@ def kept(keep: float, time: float) -> float:
     return keep + (1 - keep) * (1 - time) ** 3
 
 
-def largest(weights: Mapping[str, Tensor], share: float, threshold: Threshold = "global") -> dict[str, Tensor]:
-    """For each tensor, which weights are among the `share` of largest magnitude: boolean tensors of the same shapes."""
+def largest(weights: Mapping[str, Tensor], share: float, threshold: Threshold = "adaptive") -> dict[str, Tensor]:
+    """For each tensor, which weights are among the `share` of largest magnitude: boolean tensors of the same shapes.
+
+    `global` compares magnitudes in all tensors, which can empty a large layer of small weights, and `layer` takes the
+    same share of each. `adaptive` compares the square of a weight as a share of all squares in its tensor that are not
+    smaller (LAMP, Lee et al. 2021): this share is 1 for the largest, so that every layer keeps weights.
+    """
     if threshold == "layer":
         return {
             name: _largest(tensor.detach().abs().flatten(), share).view_as(tensor) for name, tensor in weights.items()
         }
-    magnitudes = torch.cat([tensor.detach().abs().flatten() for tensor in weights.values()])
+    measure = _relative if threshold == "adaptive" else torch.abs
+    magnitudes = torch.cat([measure(tensor.detach().flatten()) for tensor in weights.values()])
     parts = _largest(magnitudes, share).split([tensor.numel() for tensor in weights.values()])
     return {name: part.view_as(weights[name]) for name, part in zip(weights, parts, strict=True)}
+
+
+def _relative(values: Tensor) -> Tensor:
+    """The square of each value (N,) as a share of the sum of all squares that are not smaller; 0 for zeros.
+
+    >>> _relative(torch.tensor([2.0, 1.0, 0.0]))
+    tensor([1.0000, 0.2000, 0.0000], dtype=torch.float64)
+    """
+    squares, order = values.double().square().sort()
+    sums = squares.flip(0).cumsum(0).flip(0)
+    result = torch.zeros_like(squares)
+    result[order] = squares / sums.clamp(min=torch.finfo(torch.float64).tiny)
+    return result
 
 
 def _largest(magnitudes: Tensor, share: float) -> Tensor:

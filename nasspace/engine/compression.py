@@ -28,7 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {  # the options of each method, and their 
         **{"latency_target_ms": None, "latency_share": None},
         **{"step": netadapt.STEP, "proposals": netadapt.PROPOSALS},
     },
-    "magnitude": {"keep": 0.2, "threshold": "global"},
+    "magnitude": {"keep": 0.2, "threshold": "adaptive"},
     "svd": {"keep": 0.5},
     "cluster": {"bits": 4},
 }
@@ -72,7 +72,8 @@ def compress(
       `proposals` (6) networks. Then the network is trained for `epochs` (25). Raises `NothingFound` if no narrower
       network is faster.
     - `magnitude` sets the smallest weights to zero while it trains for `epochs` (10), until a share `keep` (0.2) is
-      left. One threshold divides all weights (`threshold` is `global`, the default), or each `layer` has its own.
+      left. `threshold` says how weights of different layers are compared: `adaptive` (the default), `global` or
+      `layer` (`nasspace.compression.sparsity.largest`).
     - `svd` replaces layers by two smaller ones each, so that a share `keep` (0.5) of their weights and multiply-adds is
       left, and trains for `epochs` (10). These are linear layers and convolutions outside of blocks but the first.
     - `cluster` replaces the weights of each layer by at most 2^`bits` (4) values, which it then trains for `epochs`
@@ -158,5 +159,5 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("latency_share", "step", "keep"), (_is_share, "between 0 and 1")),
     "proposals": (lambda value: _is_whole(value) and value >= 1, "a whole number of 1 or more"),
     "bits": (lambda value: _is_whole(value) and 1 <= value <= MOST_BITS, f"a whole number from 1 to {MOST_BITS}"),
-    "threshold": (THRESHOLDS.__contains__, " or ".join(THRESHOLDS)),
+    "threshold": (THRESHOLDS.__contains__, f"one of {', '.join(THRESHOLDS)}"),
 }

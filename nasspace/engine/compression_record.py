@@ -81,8 +81,8 @@ class Step:
 class Compression:
     """A finished compression: the JSON document `compress`.
 
-    `target_ms` and `steps` are those of NetAdapt. `strength` is what the user chose for another method, and `details`
-    what it came to.
+    `target_ms` and `steps` are those of NetAdapt. `strength` is what the user chose for another method, `details` what
+    it came to, and `latency_change` the relative change of latency with its 95 % interval (both networks in turn).
     """
 
     method: str
@@ -95,18 +95,20 @@ class Compression:
     training: FullTraining
     strength: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    latency_change: tuple[float, float, float] | None = None
+
+    @property
+    def bought(self) -> str:
+        """What changed in size and latency, in a sentence."""
+        before, after = self.original, self.compressed
+        size = _size_change(before.file_bytes, after.file_bytes)
+        deflated = _size_change(before.deflated_bytes, after.deflated_bytes)
+        return f"model.onnx {size}, after deflate {deflated}; {_latency_change(before, after, self.latency_change)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         plain = {**asdict(self), "folder": str(self.folder), "training": self.training.to_dict()}
-        return {**plain, "bought": bought(self.original, self.compressed)}
-
-
-def bought(before: Figures, after: Figures) -> str:
-    """What a compression changed in size and latency, in a sentence."""
-    size = _size_change(before.file_bytes, after.file_bytes)
-    deflated = _size_change(before.deflated_bytes, after.deflated_bytes)
-    return f"model.onnx {size}, after deflate {deflated}; {_latency_change(before, after)}"
+        return {**plain, "bought": self.bought}
 
 
 def _size_change(before: int, after: int) -> str:
@@ -121,12 +123,21 @@ def _size_change(before: int, after: int) -> str:
     return f"is {abs(change) * 100:.0f} % {'smaller' if change < 0 else 'larger'}"
 
 
-def _latency_change(before: Figures, after: Figures) -> str:
-    """How the latency changed; no difference is claimed if the intervals overlap."""
-    if before.latency_low_ms <= after.latency_high_ms and after.latency_low_ms <= before.latency_high_ms:
-        return "no difference in latency is measured: the intervals overlap"
-    change = after.latency_ms / before.latency_ms - 1
-    return f"the latency is {abs(change) * 100:.0f} % {'lower' if change < 0 else 'higher'}"
+def _latency_change(before: Figures, after: Figures, change: tuple[float, float, float] | None) -> str:
+    """How the latency changed; no difference is claimed if the interval of the change contains 0.
+
+    Without that interval, the latencies are of different sessions, and their intervals must be apart.
+    """
+    if change is None:
+        is_apart = before.latency_low_ms > after.latency_high_ms or after.latency_low_ms > before.latency_high_ms
+        value, shown = after.latency_ms / before.latency_ms - 1, ""
+    else:
+        value, low, high = change
+        is_apart = low > 0 or high < 0
+        shown = f" ({100 * value:+.1f} %, {100 * low:+.1f} to {100 * high:+.1f})"
+    if not is_apart:
+        return f"no difference in latency is measured{shown or ': the intervals overlap'}"
+    return f"the latency is {abs(value) * 100:.0f} % {'lower' if value < 0 else 'higher'}{shown}"
 
 
 def interval(latency: Latency) -> tuple[float, float, float]:
@@ -221,6 +232,7 @@ class Record:
             training,
             record.get("strength", {}),
             record.get("details", {}),
+            (change := record.get("latency_change")) and tuple(change),
         )
 
     def write(self, result: Compression, section: str) -> None:

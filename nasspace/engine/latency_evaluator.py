@@ -92,8 +92,11 @@ class LatencyEvaluator:
 
 def measured_in_turn(
     networks: Mapping[str, tuple[Architecture, nn.Module]], recipe: Recipe, data: DataSet | None
-) -> dict[str, Latency]:
-    """Measure trained networks in turn on this machine, with the recipe's runtime, threads, batch size and device."""
+) -> dict[str, list[Latency]]:
+    """Measure trained networks in turn on this machine, with the recipe's runtime, threads, batch size and device.
+
+    Returns the measurements of several loads of each.
+    """
     from nasspace.latency import benchmark, runtimes
 
     loaded = {

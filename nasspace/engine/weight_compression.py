@@ -20,12 +20,13 @@ from nasspace.compression.weights import large_weights
 from nasspace.counting import cost
 from nasspace.engine import full_training
 from nasspace.engine.arch_reference import ResolvedArch
-from nasspace.engine.compression_record import Compression, Figures, Job, bought
+from nasspace.engine.compression_record import Compression, Figures, Job
 from nasspace.engine.latency_evaluator import measured_in_turn
 from nasspace.engine.settings import resolve_settings
 from nasspace.errors import InputError
 from nasspace.exporting import judging
 from nasspace.exporting.weights import read_safetensors
+from nasspace.latency.benchmark import change_between, middle
 from nasspace.latency.convert import to_onnx
 from nasspace.network import Network, build
 from nasspace.training import trainer
@@ -118,31 +119,34 @@ class Run:
         training = full_training.train_one(ResolvedArch(plan.architecture), options, job.folder, job.report)
         trained = build(plan.architecture)
         trained.load_state_dict(read_safetensors(job.folder / "weights.safetensors"))
-        original, compressed = self._figures(plan.architecture, trained, accuracy, training.validation.accuracy)
+        accuracies = accuracy, training.validation.accuracy
+        original, compressed, change = self._figures(plan.architecture, trained, accuracies)
         result = Compression(
             *(self.method, plan.architecture.digest, job.folder, None, original, compressed, (), training),
             strength=self.strength,
             details=plan.details(trained),
+            latency_change=change,
         )
         self.record.write(result, section(result))
         return result
 
     def _figures(
-        self, architecture: Architecture, trained: Network, accuracy_before: float, accuracy_after: float
-    ) -> tuple[Figures, Figures]:
-        """The figures before and after; the networks are measured in turn."""
+        self, architecture: Architecture, trained: Network, accuracies: tuple[float, float]
+    ) -> tuple[Figures, Figures, tuple[float, float, float]]:
+        """The figures before and after, and the change of latency; the networks are measured in turn."""
         job, images = self.job, len(self.data.validation)
         job.report(f"measures both networks in {job.recipe.runtime}")
         networks = {"before": (job.architecture, job.start.model), "after": (architecture, trained)}
-        found = measured_in_turn(networks, job.recipe, self.data)
-        if any(latency.contended for latency in found.values()):
+        loads = measured_in_turn(networks, job.recipe, self.data)
+        if any(latency.contended for each in loads.values() for latency in each):
             job.report("the machine was busy: latencies are uncertain")
+        found = {name: middle(each) for name, each in loads.items()}
         with temporary.private() as scratch:
             given = {"dynamic_batch": True, "metadata": judging.described(job.folder / "model.onnx")[1]}
             whole = to_onnx(job.start.model, job.architecture.input, scratch / "model.onnx", **given)
-            before = Figures.of(job.architecture, found["before"], accuracy_before, images, whole)
-        after = Figures.of(architecture, found["after"], accuracy_after, images, job.folder / "model.onnx")
-        return before, after
+            before = Figures.of(job.architecture, found["before"], accuracies[0], images, whole)
+        after = Figures.of(architecture, found["after"], accuracies[1], images, job.folder / "model.onnx")
+        return before, after, change_between(loads["before"], loads["after"])
 
 
 def section(result: Compression) -> str:
@@ -157,7 +161,7 @@ def section(result: Compression) -> str:
     )
     return (
         f"Method `{result.method}` ({chosen}), then {result.training.epochs} epochs of fine-tuning. "
-        f"With it, {bought(before, after)}.\n\n"
+        f"With it, {result.bought}.\n\n"
         "| | validation accuracy (95 %) | model.onnx, bytes | deflated, bytes | latency, ms (95 %) |\n"
         f"| -- | -- | -- | -- | -- |\n{rows}\n"
     )

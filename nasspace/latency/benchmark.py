@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -39,6 +40,8 @@ MIN_ROUNDS = 12
 LARGEST_COUNT = 4096  # limit of threads, batch size and resolution
 THREADS_PER_CORE = 4  # limit of threads: with many more, a run takes minutes
 ROUNDS_PER_REFERENCE = 4  # largest number of rounds between two rounds of the reference
+LOADS = 4  # of each network in `measure_in_turn`
+STUDENT = 3.182  # quantile of Student's distribution for as many loads
 STEAL_LIMIT = 0.05  # share of steal time (taken by a virtual machine's host) above which a session is contended
 
 
@@ -374,21 +377,41 @@ def measure_in_turn(
     cache: LatencyCache | None = None,
     device: str = "cpu",
     alone: Callable[[], AbstractContextManager] = contextlib.nullcontext,
-) -> dict[str, Latency]:
+) -> dict[str, list[Latency]]:
     """Measure networks with their own weights, (model, (C, H, W)) by name, in one session in which they take turns.
 
-    Their differences are thus not those of the machine from minute to minute. The other arguments are those of
-    `measure_latency`; nothing is read from the cache but the reference's history.
+    Each is loaded `LOADS` times, since the same network differs by 2 or 3 % from load to load, as its buffers lie
+    elsewhere in memory. Returns the measurements of the loads. The other arguments are those of `measure_latency`;
+    nothing is read from the cache but the reference's history.
     """
     check_counts(threads=threads, batch_size=batch_size)
     cache = LatencyCache() if cache is None else cache
     loaded = {}
     for name, (model, shape) in networks.items():
-        loaded[name] = runtimes.get(runtime)(threads, batch_size, device).load(model, shape)
-        runtimes.check_outputs(loaded[name], model)
+        for load in range(LOADS):
+            network = runtimes.get(runtime)(threads, batch_size, device).load(model, shape)
+            runtimes.check_outputs(network, model)
+            loaded[f"{name} {load}"] = network
     reference = load_reference(threads, device, cache, runtime)
     with alone():
-        return measure(loaded, reference=reference)
+        found = measure(loaded, reference=reference)
+    return {name: [found[f"{name} {load}"] for load in range(LOADS)] for name in networks}
+
+
+def middle(loads: Sequence[Latency]) -> Latency:
+    """The measurement with the median latency of several."""
+    return sorted(loads, key=lambda one: one.median_ms)[len(loads) // 2]
+
+
+def change_between(before: Sequence[Latency], after: Sequence[Latency]) -> tuple[float, float, float]:
+    """The relative change of latency between two networks measured in turn, and its 95 % interval (Student's).
+
+    The machine's speed cancels, so that a change shows that is far smaller than the intervals of both latencies.
+    """
+    pairs = zip(before, after, strict=True)
+    logs = [math.log((b.ratio or b.median_ms) / (a.ratio or a.median_ms)) for a, b in pairs]
+    mean, half = statistics.mean(logs), STUDENT * statistics.stdev(logs) / math.sqrt(len(logs))
+    return math.expm1(mean), math.expm1(mean - half), math.expm1(mean + half)
 
 
 def known_latency(key: Conditions, reference_key: Conditions, cache: LatencyCache) -> Latency | None:

@@ -45,12 +45,20 @@ def test_the_first_convolution_and_depthwise_ones_are_left_out():
     assert others == depthwise | {"0.layers.0.weight"}
 
 
-@pytest.mark.parametrize("threshold", ["global", "layer"])
+@pytest.mark.parametrize("threshold", ["adaptive", "global", "layer"])
 def test_the_largest_weights_stay(threshold):
     weights = {"a": torch.tensor([[3.0, -2.0], [0.1, 0.0]]), "b": torch.tensor([5.0, -4.0, 9.0, 0.2])}
     masks = largest(weights, 0.5, threshold)
     kept = {name: sorted(tensor[masks[name]].abs().tolist()) for name, tensor in weights.items()}
-    assert kept == {"global": {"a": [3], "b": [4, 5, 9]}, "layer": {"a": [2, 3], "b": [5, 9]}}[threshold]
+    assert kept == ({"a": [3], "b": [4, 5, 9]} if threshold == "global" else {"a": [2, 3], "b": [5, 9]})
+
+
+def test_adaptive_thresholds_leave_weights_in_every_layer():
+    weights = {"small": torch.rand(9000) / 1000, "large": 1 + torch.rand(1000)}
+    assert not largest(weights, 0.1, "global")["small"].any()
+    masks = largest(weights, 0.1, "adaptive")
+    assert min(int(mask.sum()) for mask in masks.values()) > 100
+    assert sum(int(mask.sum()) for mask in masks.values()) == 1000
 
 
 @pytest.mark.parametrize("average", [0.0, 0.9])

@@ -10,7 +10,7 @@ from nasspace import cli
 from nasspace.architecture import Architecture
 from nasspace.compression.weights import large_weights
 from nasspace.engine import full_training
-from nasspace.engine.compression_record import Figures, bought
+from nasspace.engine.compression_record import Compression, Figures
 from nasspace.errors import InputError
 from nasspace.exporting.weights import read_safetensors
 from nasspace.network import build
@@ -40,6 +40,7 @@ def test_a_network_is_compressed_fine_tuned_and_exported(method, tmp_path, capsy
     assert after.deflated_bytes < 0.9 * before.deflated_bytes
     assert all(one.accuracy_low < one.accuracy < one.accuracy_high for one in (before, after))
     assert before.latency_low_ms <= before.latency_ms <= before.latency_high_ms
+    assert result.latency_change[1] < result.latency_change[0] < result.latency_change[2]
     assert f"Method `{method}`" in (folder / "README.md").read_text(encoding="utf-8")
     architecture = Architecture.from_json((folder / "architecture.json").read_text(encoding="utf-8"))
     network = build(architecture)
@@ -97,14 +98,17 @@ def figures(low, high, deflated):
 
 
 @pytest.mark.parametrize(
-    ("after", "expected"),
+    ("after", "change", "expected"),
     [
-        (figures(1.05, 1.2, 400), "has the same size, after deflate is 56 % smaller; no difference in latency"),
-        (figures(0.5, 0.6, 900), "has the same size, after deflate has the same size; the latency is 48 % lower"),
+        (figures(1.05, 1.2, 400), None, "after deflate is 56 % smaller; no difference in latency is measured: the"),
+        (figures(0.5, 0.6, 900), None, "after deflate has the same size; the latency is 48 % lower"),
+        (figures(1.0, 1.2, 900), (0.01, -0.02, 0.03), "no difference in latency is measured (+1.0 %, -2.0 to +3.0)"),
+        (figures(1.0, 1.2, 900), (0.05, 0.02, 0.08), "the latency is 5 % higher (+5.0 %, +2.0 to +8.0)"),
     ],
 )
-def test_time_is_saved_only_where_the_intervals_are_apart(after, expected):
-    assert expected in bought(figures(1.0, 1.1, 900), after)
+def test_a_difference_in_latency_is_claimed_only_where_it_is_measured(after, change, expected, tmp_path):
+    result = Compression("svd", "", tmp_path, None, figures(1.0, 1.1, 900), after, (), None, latency_change=change)
+    assert expected in result.bought
 
 
 @pytest.mark.parametrize(
@@ -118,7 +122,7 @@ def test_time_is_saved_only_where_the_intervals_are_apart(after, expected):
         (["--method", "magnitude", "--latency-target", "5ms"], "latency target: an option of netadapt, not of"),
         (["--method", "magnitude", "--proposals", "3"], "proposals: an option of netadapt"),
         (["--method", "magnitude", "--keep", "120%"], "--keep: '120%' is not a share"),
-        (["--method", "magnitude", "--threshold", "all"], "threshold: 'all' is not global or layer"),
+        (["--method", "magnitude", "--threshold", "all"], "threshold: 'all' is not one of adaptive, global, layer"),
         (["--method", "cluster", "--keep", "20%"], "keep: an option of magnitude and svd, not of the method cluster"),
         (["--method", "cluster", "--bits", "9"], "bits: 9 is not a whole number from 1 to 8"),
         (["--method", "magnitud"], "did you mean 'magnitude'?"),
