@@ -66,9 +66,8 @@ def main() -> None:
 
 def print_table(folders: dict[str, Path], data: DataSet) -> None:
     """A row for each folder."""
-    print(
-        "| network | test accuracy, % (95 %) | against untouched, points (95 %) | model.onnx | deflated | ms (95 %) |"
-    )
+    columns = ("network", "test accuracy, % (95 %)", "against untouched, points (95 %)", "model.onnx", "deflated")
+    print(f"| {' | '.join((*columns, 'ms (95 %)', 'change, % (95 %)'))} |")
     print("| -- | -- | -- | -- | -- | -- | -- |")
     latencies, reference = latencies_of(folders), None
     for words, folder in folders.items():
