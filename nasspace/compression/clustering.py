@@ -24,14 +24,17 @@ class SharedValues:
 
     After every step, a value becomes the mean of its weights. Its own step is thus the sum of its weights' gradients,
     as in the paper, at a learning rate divided by their number, so that settings for ordinary trainings apply. Zeros
-    stay zero if the weights were pruned before; zero is then one of the values.
+    stay zero if the weights were pruned before; zero is then one of the values, and is not trained.
     """
 
     def __init__(self, network: nn.Module, bits: int):
         self.fingerprint = f"shared values {bits}"
         self.bits = bits
         self.codes: dict[str, Tensor] = {}
+        self.zeroed: set[str] = set()  # the layers with zeros, whose code is 0
         for name, weight in large_weights(network).items():
+            if bool((weight == 0).any()):
+                self.zeroed.add(name)
             self.codes[name] = codes(weight.detach().flatten(), 2**bits).view_as(weight).to(torch.uint8)
 
     def project(self, model: nn.Module, done: int, steps: int) -> None:
@@ -40,7 +43,7 @@ class SharedValues:
         with torch.no_grad():
             for name, code in self.codes.items():
                 weight = weights[name]
-                weight.copy_(shared(weight, code.to(weight.device)))
+                weight.copy_(shared(weight, code.to(weight.device), has_zeros=name in self.zeroed))
 
     def state(self) -> dict[str, Any]:
         """Nothing: which weights share a value does not change."""
@@ -93,8 +96,10 @@ def _between(centers: Tensor) -> Tensor:
     return (centers[1:] + centers[:-1]) / 2
 
 
-def shared(weight: Tensor, code: Tensor) -> Tensor:
-    """The weights with each value replaced by the mean of those that have the same code; zeros stay zero."""
+def shared(weight: Tensor, code: Tensor, *, has_zeros: bool = False) -> Tensor:
+    """The weights with each value replaced by the mean of those that have the same code; by 0 for the code of zeros."""
     numbers, values = code.flatten().long(), weight.flatten().double()
     means = numbers.bincount(values) / numbers.bincount()
+    if has_zeros:
+        means[0] = 0.0  # a step has moved them
     return means[numbers].view_as(weight).to(weight.dtype)

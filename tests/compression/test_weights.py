@@ -123,6 +123,17 @@ def test_zeros_stay_zero_and_count_as_a_value():
     assert not shared(torch.zeros(3), codes(torch.zeros(3), 4)).any()
 
 
+def test_zeros_of_a_pruned_network_stay_zero_in_the_training(digits):
+    network = build(ARCHITECTURE)
+    weights = large_weights(network)
+    with torch.no_grad():
+        for name, mask in largest(weights, 0.3, "layer").items():
+            weights[name].mul_(mask)
+    before = {name: weight == 0 for name, weight in weights.items()}
+    trained(network, SharedValues(network, 2), digits)
+    assert all(torch.equal(weight == 0, before[name]) for name, weight in large_weights(network).items())
+
+
 def test_a_shared_value_moves_by_the_mean_gradient_of_its_weights(digits):
     """The oracle: the same layers with a parameter for each value, whose gradient PyTorch sums over its weights."""
     network = build(ARCHITECTURE)
