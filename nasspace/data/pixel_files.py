@@ -154,12 +154,16 @@ def _writing(path: Path, size: int) -> Iterator[None]:
 def _evict(folder: Path, size: int) -> None:
     """Remove the files of a folder that were not used for 30 days, and the least recently used until `size` bytes fit.
 
-    A file that a process has mapped stays.
+    A file that a process has mapped stays. If all files together leave too little room, only the old ones are removed.
     """
-    used = {path: path.stat().st_mtime for path in folder.glob("*.pixels")}
-    for path in sorted(used, key=lambda one: used[one]):
-        is_old = time.time() - used[path] > UNUSED
-        if is_old or shutil.disk_usage(folder).free < size:
+    found: dict[Path, os.stat_result] = {}
+    for path in folder.glob("*.pixels"):
+        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+            found[path] = path.stat()
+    can_fit = shutil.disk_usage(folder).free + sum(one.st_size for one in found.values()) >= size
+    for path in sorted(found, key=lambda one: found[one].st_mtime):
+        is_old = time.time() - found[path].st_mtime > UNUSED
+        if is_old or (can_fit and shutil.disk_usage(folder).free < size):
             with contextlib.suppress(OSError), path.open("rb") as file:  # in use
                 _lock(file, exclusively=True)
                 path.unlink()

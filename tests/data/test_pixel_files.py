@@ -166,6 +166,14 @@ def test_a_disk_without_room_is_refused_before_anything_is_decoded(photos):
         load_data(photos, resolution=10_000_000)
 
 
+def test_nothing_is_removed_for_room_that_there_cannot_be(photos):
+    load_data(photos, resolution=8, on_disk=True)
+    gc.collect()
+    with pytest.raises(InputError, match="no room for the decoded images"):
+        load_data(photos, resolution=10_000_000)
+    assert names() == [".pixels"]
+
+
 def test_a_folder_that_cannot_be_written_is_named(photos, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("NASSPACE_CACHE", str(tmp_path / "file"))
