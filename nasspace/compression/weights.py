@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import nn
 
 
@@ -9,13 +11,24 @@ def large_weights(network: nn.Module) -> dict[str, nn.Parameter]:
     """The weights of convolutions and linear layers by name, without the first convolution and depthwise ones.
 
     These have few weights, and accuracy depends on each of them (Zhu and Gupta 2017, section 3, leave them out in
-    MobileNet, too).
+    MobileNet, too). Auxiliary classifiers do not ship and are left out as well.
     """
     found, is_first = {}, True
-    for name, part in network.named_modules():
+    for name, part in _parts(network):
         is_convolution = isinstance(part, nn.Conv2d)
         is_depthwise = is_convolution and part.groups == part.in_channels > 1
         if isinstance(part, nn.Linear) or (is_convolution and not is_first and not is_depthwise):
             found[f"{name}.weight" if name else "weight"] = part.weight
         is_first &= not is_convolution
     return found
+
+
+def parameter_count(network: nn.Module) -> int:
+    """The number of parameters as trained: with the branches that fold, without auxiliary classifiers."""
+    return sum(own.numel() for _, part in _parts(network) for own in part.parameters(recurse=False))
+
+
+def _parts(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a network by name, without those in auxiliary classifiers (`nasspace.blocks`)."""
+    classifiers = tuple(f"{name}." for name, part in network.named_modules() if hasattr(part, "loss_weight"))
+    return ((name, part) for name, part in network.named_modules() if not name.startswith(classifiers))

@@ -16,7 +16,7 @@ from nasspace.architecture import Architecture
 from nasspace.compression import factorization, sparsity
 from nasspace.compression.clustering import SharedValues
 from nasspace.compression.sparsity import Sparsity
-from nasspace.compression.weights import large_weights
+from nasspace.compression.weights import large_weights, parameter_count
 from nasspace.counting import cost
 from nasspace.engine import full_training
 from nasspace.engine.arch_reference import ResolvedArch
@@ -65,11 +65,12 @@ def sparse(architecture: Architecture, network: Network, *, keep: float, thresho
 
 def clustered(architecture: Architecture, network: Network, *, bits: int) -> Plan:
     """Replace the weights of each layer by at most 2^`bits` values."""
-    constraint, params = SharedValues(network, bits), cost(architecture).params
+    constraint = SharedValues(network, bits)
     constraint.project(network, 0, 1)
     count = sum(weight.numel() for weight in large_weights(network).values())
     words = f"replaces the {count:,} weights of {len(constraint.codes)} layers by at most {2**bits} values in each"
-    details = {"weights": count, "values": constraint.values, "computed_bytes": constraint.computed_bytes(params)}
+    computed = constraint.computed_bytes(parameter_count(network))
+    details = {"weights": count, "values": constraint.values, "computed_bytes": computed}
     return Plan(architecture, network.state_dict(), constraint, words, lambda trained: details)
 
 

@@ -10,7 +10,7 @@ from nasspace.architecture import Architecture
 from nasspace.compression.clustering import SharedValues, codes, shared
 from nasspace.compression.factorization import factorized
 from nasspace.compression.sparsity import UPDATES, Sparsity, largest, zeros
-from nasspace.compression.weights import large_weights
+from nasspace.compression.weights import large_weights, parameter_count
 from nasspace.counting import cost
 from nasspace.data.loading import load_data
 from nasspace.network import build
@@ -43,6 +43,18 @@ def test_the_first_convolution_and_depthwise_ones_are_left_out():
     depthwise = {f"{n}.weight" for n, p in network.named_modules() if isinstance(p, torch.nn.Conv2d) and p.groups > 1}
     assert len(depthwise) == 17
     assert others == depthwise | {"0.layers.0.weight"}
+
+
+def test_auxiliary_classifiers_are_left_out_and_branches_that_fold_count():
+    auxiliary = {"block": "auxiliary", "classes": 10, "size": 2, "hidden": 16}
+    plain, helped = (
+        build(Architecture.of([*LAYERS[:1], *one, *LAYERS[3:]], input=(1, 16, 16))) for one in ([], [auxiliary])
+    )
+    assert parameter_count(helped) == parameter_count(plain) == 178
+    assert len(large_weights(helped)) == len(large_weights(plain)) == 1
+    branches = build(Architecture.of([{"block": "mobileone", "out": 8, "branches": 4}, *LAYERS[3:]], input=(8, 16, 16)))
+    assert parameter_count(branches) == sum(parameter.numel() for parameter in branches.parameters())
+    assert SharedValues(branches, 4).computed_bytes(parameter_count(branches)) > 0
 
 
 @pytest.mark.parametrize("threshold", ["adaptive", "global", "layer"])
