@@ -191,11 +191,15 @@ class Architecture:
     def with_classes(self, classes: int) -> Architecture:
         """Return the same layers with a classifier for another number of classes.
 
-        The classifier is the last layer that sets a width: in SqueezeNet, a convolution before the pooling.
+        The classifier is the last layer that sets a width: in SqueezeNet, a convolution before the pooling. Blocks with
+        an option `classes`, auxiliary classifiers, get the number as well.
         """
         if classes == self.classes:
             return self
-        layers = self.to_dict()["layers"]
+        layers = [
+            layer | ({"classes": classes} if "classes" in blocks.get(layer["block"]).defaults else {})
+            for layer in self.to_dict()["layers"]
+        ]
         last = max(i for i, layer in enumerate(layers) if "out" in layer)
         layers[last] = {**layers[last], "out": classes}
         return Architecture.of(layers, input=self.input, name=self.name, choices=self.choices)

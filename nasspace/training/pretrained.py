@@ -414,8 +414,9 @@ def fitted(
 ) -> tuple[dict[str, Tensor], bool]:
     """Weights for a network of other classes or channels, and whether the last layer's were taken.
 
-    A last layer of other classes gets its initial weights. A first convolution of three channels is summed for gray
-    images, and one of a single channel divided among three: the outputs for equal normalized channels stay equal.
+    A last layer of other classes gets its initial weights, also in auxiliary classifiers. A first convolution of three
+    channels is summed for gray images, and one of a single channel divided among three: the outputs for equal
+    normalized channels stay equal.
     """
     fitting, initial = dict(state), network.state_dict()
     parts = [name for name, part in network.named_modules() if isinstance(part, nn.Conv2d | nn.Linear)]
@@ -430,6 +431,7 @@ def fitted(
         what = "another shape" if count in (None, needed) else f"{count} classes, not {needed}"
         report(f"{place}: the last layer has {what}: it starts from new weights")
         fitting |= {name: initial[name] for name in head}
+        fitting |= {name: own for name, own in _auxiliary(network) if name in state and own.shape != state[name].shape}
     given = state.get(first)
     if given is not None and given.dim() == 4 and given.shape != initial[first].shape:
         adapted = _with_channels(given, initial[first].shape)
@@ -437,6 +439,13 @@ def fitted(
             report(f"{place}: the first layer is adapted from {_images(given)} to {_images(adapted)} images")
             fitting[first] = adapted
     return fitting, not is_new
+
+
+def _auxiliary(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The weights of auxiliary classifiers (`nasspace.blocks`) by name."""
+    for name, part in network.named_modules():
+        if hasattr(part, "loss_weight"):
+            yield from part.state_dict(prefix=f"{name}.").items()
 
 
 def _layers(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from nasspace.data import augmentation
 from nasspace.data.images import DataSet, Images, prepared, resized, stratified
 from nasspace.data.policies import rand_augment, trivial_augment
+from nasspace.errors import InputError
 from nasspace.training import checkpoints, distillation
 from nasspace.training.calibration import scaled_log_loss
 from nasspace.training.checkpoints import Checkpoints
@@ -516,13 +517,19 @@ class _Step:
     def _loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """The loss of images by their labels and by the teacher, if there is one.
 
-        That of the labels contains a share of each auxiliary classifier's (`nasspace.blocks`).
+        That of the labels contains a share of each auxiliary classifier's (`nasspace.blocks`); one of other classes
+        raises `InputError`.
         """
         settings = self.settings
         with _outputs(self.classifiers) as auxiliary:
             scores = self.precision.scores(self.model, images)
         of_labels = self._of_labels(scores, targets)
         for classifier, others in auxiliary:
+            if others.shape != scores.shape:
+                raise InputError(
+                    f"an auxiliary classifier has {others.shape[-1]} classes, the network {scores.shape[-1]}; set its "
+                    "option 'classes'"
+                )
             of_labels = of_labels + classifier.loss_weight * self._of_labels(others.float(), targets)
         if self.teacher is None:
             return of_labels

@@ -111,6 +111,16 @@ def marked(name: str) -> Any:
     return pytest.param(name, marks=[pytest.mark.slow] if name.startswith(LARGE) else [])
 
 
+def test_auxiliary_classifiers_of_other_classes_start_from_new_weights():
+    layers = [{"block": "auxiliary", "classes": 5, "size": 2, "hidden": 8}, {"block": "linear", "out": 5}]
+    five = Architecture.of(layers, input=(3, 8, 8))
+    network, state = build(five.with_classes(4)), build(five, seed=1).state_dict()
+    fitting, is_whole = pretrained.fitted(state, network, "x.pth", lambda line: None)
+    network.load_state_dict(fitting)
+    assert not is_whole
+    assert torch.equal(network[0].classifier[3].weight, state["0.classifier.3.weight"])
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name", [marked(name) for name in RECORDS if name != "mnasnet_small-timm"])
 def test_the_output_is_the_originals(name):

@@ -468,6 +468,11 @@ def test_auxiliary_classifiers_add_a_share_of_their_loss(few):
         assert not any(part._forward_hooks for part in network.modules())
         return loss
 
+    layers = [start[0], {**start[1], "classes": 9}, {"block": "linear", "out": 10}]
+    with pytest.raises(
+        InputError, match="auxiliary classifier has 9 classes, the network 10; set its option 'classes'"
+    ):
+        train(build(Architecture.of(layers, input=(1, 8, 8))), few, Fidelity(8, 1), settings)
     tenth, half, whole = map(first_loss, (0.1, 0.5, 1.0))
     assert (whole - half) / (half - tenth) == pytest.approx(0.5 / 0.4, rel=1e-3)
     assert whole - half > 0.5  # half of about ln 10

@@ -116,6 +116,7 @@ def test_auxiliary_classifiers_are_for_training_only(name, count):
     plain, auxiliary = zoo.load(name, classes=7), zoo.load(f"{name}_auxiliary", classes=7)
     assert cost(auxiliary).flops == cost(plain).flops
     assert cost(auxiliary).params == cost(plain).params
+    assert zoo.load(f"{name}_auxiliary", classes=9).with_classes(7) == auxiliary
     layers = [layer for layer in auxiliary.layers if layer.block != "auxiliary"]
     assert (len(auxiliary.layers) - len(layers), tuple(layers)) == (count, plain.layers)
     widths = [layer.out for layer in auxiliary.layers if layer.block == "auxiliary"]
