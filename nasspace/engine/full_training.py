@@ -319,6 +319,7 @@ def _is_finished_without_weights(folder: Path, source: ResolvedArch, options: Op
         **{name: (record.get("training") or {}).get(name) for name in ("batch_size", "threads")},
         "data": (record.get("data") or {}).get("name"),
         "weights": (record.get("starts_from") or [""])[-1],
+        "teacher": record.get("teacher") or "",
     }
     settings = "given" if isinstance(options.settings, TrainingSettings) else options.settings
     data = options.data.name if isinstance(options.data, DataSet) else options.data and with_absolute_path(options.data)
@@ -326,6 +327,7 @@ def _is_finished_without_weights(folder: Path, source: ResolvedArch, options: Op
         **{"network": source.name, "epochs": options.epochs, "seed": options.seed, "resolution": options.resolution},
         **{"settings": str(settings or OWN), "batch_size": options.batch_size, "threads": options.threads},
         **{"data": data, "weights": f"starts from {weights}"},
+        "teacher": "" if options.teacher is None else os.fspath(options.teacher),
     }
     return all(value is None or recorded[name] == value for name, value in given.items())
 

@@ -442,8 +442,9 @@ def test_a_finished_training_is_shown_although_its_weights_are_gone(data, quick,
     weights.unlink()
     assert nasspace.train(tiny(), epochs=1, **how, report=lines.append) == first
     assert lines == [f"{tmp_path / 't'}: finished before; {weights} is gone, from which it started"]
-    with pytest.raises(InputError, match=r"w\.pt: "):
-        nasspace.train(tiny(), epochs=2, **how)
+    for other in ({"epochs": 2}, {"epochs": 1, "teacher": "teacher.onnx"}):
+        with pytest.raises(InputError, match=r"w\.pt: "):
+            nasspace.train(tiny(), **other, **how)
 
 
 def checkpoint(classes: int = 1000) -> dict:
