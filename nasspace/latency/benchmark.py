@@ -444,7 +444,8 @@ def store_latency(
 def check_counts(on: Mapping[str, Any] | None = None, **counts: int) -> None:
     """Raise `InputError` for a value that is not a whole number from 1 to 4096, and for too many `threads`.
 
-    These are more than four for each logical core of the machine `on` (see `conditions.machine`), by default this one.
+    At most four threads for each logical core are allowed, of this machine or of `on`, as `conditions.machine` returns
+    it.
     """
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_COUNT:
