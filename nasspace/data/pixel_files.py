@@ -85,8 +85,12 @@ def decode(
                 broken = _write(path, images, spec, report)
                 if broken and skip_broken:
                     files.write_json(_note(path), broken)
-    pixels = torch.empty((0, *shape[1:]), dtype=torch.uint8) if broken else _mapped(path, shape)
-    return pixels, broken, path
+    if broken:
+        return torch.empty((0, *shape[1:]), dtype=torch.uint8), broken, path
+    try:
+        return _mapped(path, shape), {}, path
+    except FileNotFoundError:  # another process has just removed it, to have room
+        return decode(images, spec, report, skip_broken=skip_broken)
 
 
 def _note(path: Path) -> Path:

@@ -166,6 +166,19 @@ def test_a_disk_without_room_is_refused_before_anything_is_decoded(photos):
         load_data(photos, resolution=10_000_000)
 
 
+def test_a_file_that_another_process_removes_before_it_is_used_is_written_again(photos, monkeypatch):
+    mapped, removed = pixel_files._mapped, []
+
+    def slow(path, shape):
+        if not removed:
+            removed.append(path.unlink())
+        return mapped(path, shape)
+
+    monkeypatch.setattr(pixel_files, "_mapped", slow)
+    assert same(load_data(photos, resolution=8, on_disk=True), load_data(photos, resolution=8))
+    assert removed
+
+
 def test_nothing_is_removed_for_room_that_there_cannot_be(photos):
     load_data(photos, resolution=8, on_disk=True)
     gc.collect()
