@@ -13,6 +13,7 @@ FAMILIES = (
     *("mobilenet_v1_0.25", "mobilenet_v2_0.35", "mobilenet_v3_small_0.5", "mnasnet_a1_0.5", "mobilenext_0.35"),
     *("resnet18", "shufflenet_v2_0.5", "fire"),
     *("universal_inverted_bottleneck", "fused_inverted_bottleneck", "ghost_bottleneck", "fasternet", "starnet"),
+    *("repvgg", "mobileone", "inception_v1"),
 )
 FIRE = [
     {"block": "conv", "out": 16, "kernel": 3},
