@@ -43,7 +43,7 @@ class Sparsity:
             self.masks = largest(weights, kept(self.keep, _number(done, steps) / UPDATES), self.threshold)
             self._apply(weights)
 
-    def _apply(self, weights: Mapping[str, nn.Parameter]) -> None:
+    def _apply(self, weights: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
             for name, mask in self.masks.items():
                 weights[name].mul_(mask.to(weights[name].device))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import nn
+from torch import Tensor, nn
+
+from nasspace.initialization import is_depthwise
 
 
-def large_weights(network: nn.Module) -> dict[str, nn.Parameter]:
+def large_weights(network: nn.Module) -> dict[str, Tensor]:
     """The weights of convolutions and linear layers by name, without the first convolution and depthwise ones.
 
     These have few weights, and accuracy depends on each of them (Zhu and Gupta 2017, section 3, leave them out in
@@ -16,8 +18,7 @@ def large_weights(network: nn.Module) -> dict[str, nn.Parameter]:
     found, is_first = {}, True
     for name, part in _parts(network):
         is_convolution = isinstance(part, nn.Conv2d)
-        is_depthwise = is_convolution and part.groups == part.in_channels > 1
-        if isinstance(part, nn.Linear) or (is_convolution and not is_first and not is_depthwise):
+        if isinstance(part, nn.Conv2d | nn.Linear) and not (is_convolution and is_first) and not is_depthwise(part):
             found[f"{name}.weight" if name else "weight"] = part.weight
         is_first &= not is_convolution
     return found
