@@ -1,4 +1,4 @@
-"""The methods of `nas compress` that compress weights, beside the untouched network: accuracy, size, latency.
+"""The methods of `nas compress` that compress weights, and the untouched network: accuracy, size, latency.
 
     python benchmarks/compression_methods.py FOLDER --data imagefolder:clothing10 --resolution 64
         [--name mobilenet_v2_0.35] [--epochs 15] [--more 10] [--seed 0] [--only "magnitude 20%"]
