@@ -14,13 +14,14 @@ uses the resolved options and the digest is computed from them, so that two spel
 means that another key of the result replaces the option (a ratio, replaced by the width that it gives). An exception
 in `resolve` is raised when the network is built; in a search, it becomes a failed trial.
 
-A block, or a module in it, may have a method `folded()`, which returns a module that computes the same in evaluation
-mode: several branches in training, one convolution for inference. Networks are trained, saved and loaded as they are,
+A block may have a method `folded()`, which returns a module that computes the same in evaluation mode: several
+branches in training, one convolution for inference. Networks are trained, saved and loaded as they are,
 and counted, measured and exported folded (`nasspace.network.fold`). `folded` may use the module's own parts; it is
 called in evaluation mode, also on PyTorch's meta device, whose tensors have no values.
 
 A module in a block with an attribute `loss_weight` is an auxiliary classifier: it returns scores of the classes in
-training, and that share of their loss is added to the network's.
+training, and that share of their loss is added to the network's (not in the training of shared weights). An option
+`classes` of a block is the number of classes of the data, unless a space or an architecture gives another.
 """
 
 from __future__ import annotations

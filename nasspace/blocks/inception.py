@@ -306,11 +306,12 @@ class _Reduction(_Branches):
         out_channels: int,
         stride: int,
         padding: Border,
+        eps: float,
         pool: bool = True,
         pool_first: bool = False,
     ):
         pooled = _pooled_width(in_channels, out_channels, pool)
-        project = [conv_bn(in_channels, pooled, activation="relu")] if pooled not in (0, in_channels) else []
+        project = [_conv(in_channels, pooled, 1, eps)] if pooled not in (0, in_channels) else []
         pools = [nn.Sequential(nn.MaxPool2d(3, stride, padding), *project)] if pooled else []
         present = [branch for branch in branches if branch is not None]
         super().__init__([*pools, *present] if pool_first else [*present, *pools])
@@ -350,7 +351,7 @@ class InceptionB(_Reduction):
         last = {"eps": eps, "stride": stride, "padding": padding}
         steps = [(width["squeeze"], 1), (width["middle"], 3), (width["expand"], 3)]
         branches = [_chain(in_channels, (width["first"], 3), **last), _chain(in_channels, *steps, **last)]
-        super().__init__(branches, in_channels, out_channels, stride, padding, pool_first=pool_first)
+        super().__init__(branches, in_channels, out_channels, stride, padding, eps, pool_first=pool_first)
 
 
 class InceptionD(_Reduction):
@@ -390,7 +391,7 @@ class InceptionD(_Reduction):
             _chain(in_channels, (width["squeeze_3x3"], 1), (width["first"], 3), **last),
             _chain(in_channels, (width["squeeze_7x7"], 1), *factors, (width["expand_7x7"], 3), **last),
         ]
-        super().__init__(branches, in_channels, out_channels, stride, padding, pool)
+        super().__init__(branches, in_channels, out_channels, stride, padding, eps, pool)
 
 
 class InceptionResnetD(_Reduction):
@@ -425,7 +426,7 @@ class InceptionResnetD(_Reduction):
             _chain(in_channels, reduced, (width["expand_short"], 3), **last),
             _chain(in_channels, reduced, (width["middle"], 3), (width["expand_long"], 3), **last),
         ]
-        super().__init__(branches, in_channels, out_channels, stride, padding)
+        super().__init__(branches, in_channels, out_channels, stride, padding, eps)
 
 
 class _Residual(nn.Module):

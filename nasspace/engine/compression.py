@@ -89,7 +89,8 @@ def compress(
         raise InputError(f"{arch}: name one network of the front, as STUDY:ID")
     source = ResolvedArch(arch) if isinstance(arch, Architecture) else arch_reference.resolve_arch(str(arch))
     report = report or full_training._silent
-    epochs = epochs or (full_training.EPOCHS if method == netadapt.METHOD else weight_compression.EPOCHS)
+    if epochs is None:
+        epochs = full_training.EPOCHS if method == netadapt.METHOD else weight_compression.EPOCHS
     options = Options(
         data, data_dir, epochs, resolution, settings, weights, False, teacher, seed, device,
         None, None, skip_broken,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from nasspace import files
+from nasspace import blocks, files
 from nasspace.architecture import Architecture
 from nasspace.blocks.layers import make_divisible
 from nasspace.documents import Document
@@ -133,12 +133,16 @@ class Space:
         stem = self.scaled_stem(chosen.body[: chosen.stem], min(height, width), chosen.width)
         layers = stem + [self.scaled_layer(layer, chosen.width) for layer in chosen.body[chosen.stem :]]
         return Architecture.of(
-            [*layers, *chosen.head],
+            [self._classified(layer) for layer in (*layers, *chosen.head)],
             input=(self.plan.input[0], height, width),
             classes=self.classes,
             choices=dict(choices),
             document=self.document,
         )
+
+    def _classified(self, layer: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The layer; an auxiliary classifier that names no number of classes gets the task's."""
+        return {"classes": self.classes, **layer} if "classes" in blocks.get(layer["block"]).defaults else layer
 
     def scaled_stem(self, stem: Sequence[Mapping[str, Any]], side: int, width: float) -> list[dict[str, Any]]:
         """Remove strides that an input of `side` pixels does not need, and scale each layer."""

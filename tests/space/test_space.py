@@ -628,3 +628,14 @@ def test_a_corrupted_space_is_read_or_refused():
         assert type(arch).from_json(arch.to_json()) == arch
     assert 0 < len(messages) < 2000
     assert all(re.match(r"s\.yaml:\d+: ", message) and len(message) < 2000 for message in messages)
+
+
+def test_an_auxiliary_classifier_has_the_classes_of_the_data():
+    text = """
+input: [1, 8, 8]
+stages:
+  - {depth: 1, out: 8, block: conv}
+  - {depth: 1, out: 8, block: auxiliary, weight: [0.1, 0.3]}
+"""
+    architecture = Space.from_text(text, classes=7).sample(random.Random(0))
+    assert architecture.layers[1].options["classes"] == 7
