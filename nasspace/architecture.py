@@ -95,7 +95,8 @@ class Architecture:
     ) -> Architecture:
         """Create an architecture from layers as dictionaries, checked and resolved.
 
-        `classes` must be the last layer's `out`; `document` gives the places for errors.
+        `classes` must be the last layer's `out`, which auxiliary classifiers get, too; `document` gives the places for
+        errors.
         """
         if fault := files.unfit_name(name):
             raise (document or Document({})).error(("name",), fault)
@@ -110,7 +111,7 @@ class Architecture:
             raise document.error(place, "the last layer needs 'out', the number of classes")
         if classes is not None and classes != out:
             raise document.error(("classes",), f"{classes} classes, but the last layer's out is {out}")
-        return cls(size, out, checked, name, choices)
+        return cls(size, out, tuple(_with_classes(checked, out, document)), name, choices)
 
     @classmethod
     def from_json(cls, text: str, source: str = "") -> Architecture:
@@ -189,19 +190,19 @@ class Architecture:
         return self.with_input(resolution=resolution)
 
     def with_classes(self, classes: int) -> Architecture:
-        """Return the same layers with a classifier for another number of classes.
+        """Return the same layers with classifiers for another number of classes.
 
-        The classifier is the last layer that sets a width: in SqueezeNet, a convolution before the pooling. Blocks with
-        an option `classes`, auxiliary classifiers, get the number as well.
+        The classifier is the last layer that sets a width: in SqueezeNet, a convolution before the pooling. Auxiliary
+        classifiers get the number as well.
         """
         if classes == self.classes:
             return self
-        layers = [
-            layer | ({"classes": classes} if "classes" in blocks.get(layer["block"]).defaults else {})
-            for layer in self.to_dict()["layers"]
-        ]
+        layers = self.to_dict()["layers"]
         last = max(i for i, layer in enumerate(layers) if "out" in layer)
         layers[last] = {**layers[last], "out": classes}
+        for layer in layers:
+            if blocks.get(layer["block"]).classifies:
+                layer["classes"] = classes
         return Architecture.of(layers, input=self.input, name=self.name, choices=self.choices)
 
     def with_name(self, name: str) -> Architecture:
@@ -267,6 +268,20 @@ def _checked_layers(layers: Iterable[Mapping[str, Any]], channels: int | None, d
             checked = _checked_layer(layer, channels, document, keys)
         yield checked
         channels = checked.out
+
+
+def _with_classes(layers: Iterable[Layer], classes: int, document: Document) -> Iterator[Layer]:
+    """The layers with the network's classes in auxiliary classifiers that do not name them; refuse other classes."""
+    for i, layer in enumerate(layers):
+        if not blocks.get(layer.block).classifies:
+            yield layer
+            continue
+        given = layer.options.get("classes", classes)
+        if given != classes:
+            raise document.error(
+                ("layers", i, "classes"), f"{given} classes, but the network has {classes}; leave 'classes' out"
+            )
+        yield Layer(layer.block, layer.out, layer.stride, {**layer.options, "classes": classes})
 
 
 def checked_layer(layer: Mapping[str, Any], channels: int | None) -> Layer:

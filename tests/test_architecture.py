@@ -239,6 +239,18 @@ def test_bad_architectures(old, new, message):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_auxiliary_classifiers_have_the_classes_of_the_network():
+    auxiliary = {"block": "auxiliary", "size": 2}
+    architecture = of({"block": "conv", "out": 8}, auxiliary)
+    assert architecture.layers[1].options["classes"] == 10
+    assert architecture == of({"block": "conv", "out": 8}, {**auxiliary, "classes": 10})
+    assert architecture.with_classes(7).layers[1].options["classes"] == 7
+    with pytest.raises(
+        InputError, match=r"layers\[1\]\.classes: 5 classes, but the network has 10; leave 'classes' out"
+    ):
+        of({"block": "conv", "out": 8}, {**auxiliary, "classes": 5})
+
+
 def mutated(text: str, rng: random.Random) -> str:
     """A text with one to three random changes: characters removed, doubled, replaced, or words inserted."""
     words = ["null", "true", "-1", "0", "1.5", "1e999", "[]", "{}", '"x"', "99999999999", "[[1]]", ",", ":", "\x00"]

@@ -20,8 +20,8 @@ and counted, measured and exported folded (`nasspace.network.fold`). `folded` ma
 called in evaluation mode, also on PyTorch's meta device, whose tensors have no values.
 
 A module in a block with an attribute `loss_weight` is an auxiliary classifier: it returns scores of the classes in
-training, and that share of their loss is added to the network's (not in the training of shared weights). An option
-`classes` of a block is the number of classes of the data, unless a space or an architecture gives another.
+training, and that share of their loss is added to the network's (not in the training of shared weights). Its block has
+an attribute `classifies` and an option `classes`, which `Architecture.of` and `Space` set to the network's.
 """
 
 from __future__ import annotations

@@ -554,11 +554,13 @@ class AuxiliaryClassifier(nn.Sequential):
 class Auxiliary(nn.Module):
     """The map itself; in training a classifier on it, whose loss is added to the network's. GoogLeNet, section 5.
 
-    The classifier has `classes` and is no part of the network for inference, nor of its counts. It averages the map to
-    `size` x `size`, which is what the paper's pooling gives at its resolution, and has a hidden layer of `hidden`
-    units; `p` is the probability of dropout. `weight` is that of its loss. Where the shape changes, a 1x1 convolution
-    and BN follow.
+    The classifier has the network's `classes`; it is no part of the network for inference, nor of its counts. It
+    averages the map to `size` x `size`, which is what the paper's pooling gives at its resolution, and has a hidden
+    layer of `hidden` units; `p` is the probability of dropout. `weight` is that of its loss. Where the shape changes, a
+    1x1 convolution and BN follow.
     """
+
+    classifies = True  # `classes` are the network's
 
     def __init__(
         self,

@@ -45,6 +45,11 @@ class Block:
         return getattr(self.cls, "flattens", False)
 
     @property
+    def classifies(self) -> bool:
+        """Whether it classifies in training; its option `classes` is the number of the network's classes."""
+        return getattr(self.cls, "classifies", False)
+
+    @property
     def later_options(self) -> frozenset[str]:
         """Options added later: a digest leaves out their defaults, so that recorded digests stay valid."""
         return LATER_OPTIONS.get(self.name, frozenset())

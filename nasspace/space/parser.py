@@ -46,6 +46,7 @@ def read(document: Document, classes: int, resolution: int | tuple[int, ...] | N
     }
     if not parts["stages"]:
         raise document.error(("stages",), "a space needs at least one stage")
+    _check_classes(document, parts, classes)
     divisor = whole_number(space.get("divisor", 4), 1, MAX_DIVISOR, document, ("divisor",))
     _check_extremes(document, parts, max(top.get("width", Value((1,))).options), divisor)
     order = [key for key in space if key in top or key in parts]
@@ -59,6 +60,20 @@ def read(document: Document, classes: int, resolution: int | tuple[int, ...] | N
         parts=parts,
         order=tuple(order),
     )
+
+
+def _check_classes(document: Document, parts: Mapping[str, Sequence[Any]], classes: int) -> None:
+    """Refuse auxiliary classifiers of other classes than those of the data."""
+    for key, layers in parts.items():
+        for i, part in enumerate(layers):
+            given = {**part.direct.parts, **part.each.parts} if isinstance(part, Stage) else part.parts
+            for alternative in _alternatives(Parts(given)):
+                named = {**given, **alternative.options}.get("classes")
+                wrong = isinstance(named, Value) and named.options != (classes,)
+                if wrong and blocks.get(alternative.block).classifies:
+                    raise document.error(
+                        (key, i), f"{alternative.block} has the {classes} classes of the data; leave out 'classes'"
+                    )
 
 
 def _check_extremes(document: Document, parts: Mapping[str, Sequence[Any]], widest: float, divisor: int) -> None:

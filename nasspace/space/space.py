@@ -133,24 +133,22 @@ class Space:
         stem = self.scaled_stem(chosen.body[: chosen.stem], min(height, width), chosen.width)
         layers = stem + [self.scaled_layer(layer, chosen.width) for layer in chosen.body[chosen.stem :]]
         return Architecture.of(
-            [self._classified(layer) for layer in (*layers, *chosen.head)],
+            [*layers, *chosen.head],
             input=(self.plan.input[0], height, width),
             classes=self.classes,
             choices=dict(choices),
             document=self.document,
         )
 
-    def _classified(self, layer: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The layer; an auxiliary classifier that names no number of classes gets the task's."""
-        return {"classes": self.classes, **layer} if "classes" in blocks.get(layer["block"]).defaults else layer
-
     def scaled_stem(self, stem: Sequence[Mapping[str, Any]], side: int, width: float) -> list[dict[str, Any]]:
         """Remove strides that an input of `side` pixels does not need, and scale each layer."""
         return [self.scaled_layer(layer, width) for layer in unstrided(stem, side)]
 
     def scaled_layer(self, layer: Mapping[str, Any], width: float) -> dict[str, Any]:
-        """Multiply a layer's `out` by the width multiplier and round it to the divisor."""
+        """Multiply a layer's `out` by the width multiplier and round it to the divisor; set an auxiliary's classes."""
         scaled = dict(layer)
+        if blocks.get(layer["block"]).classifies:
+            scaled["classes"] = self.classes
         if "out" in layer:
             scaled["out"] = make_divisible(layer["out"] * width, self.plan.divisor)
         return scaled

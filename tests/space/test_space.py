@@ -307,6 +307,13 @@ def test_only_architectures_of_a_space_have_neighbors():
         list(space.neighbors(foreign))
 
 
+def test_auxiliary_classifiers_have_the_classes_of_the_data():
+    space = of("input: [1, 8, 8]\nstages: [{depth: 1, out: 8, block: conv}, {block: [auxiliary, identity]}]", classes=7)
+    for network in space.enumerate():
+        assert {layer.options.get("classes", 7) for layer in network.layers} == {7}
+        assert space.choices_of(type(network).from_json(network.to_json())) == network.choices
+
+
 def test_an_unknown_option_is_refused():
     space = of(SMALL["choices in the stage"])
     with pytest.raises(InputError, match=r"stages\.0\.depth: 7 is not one of \[1, 2\]"):
@@ -523,6 +530,11 @@ BAD = {  # text to replace in GOOD, its replacement, part of the message
     "a layer without block": ("{block: conv, out: 64", "{out: 64", "s.yaml:16: head[0]: a layer needs 'block'"),
     "another classifier": ("{block: conv, out: 64", "{block: linear, out: 64", "'kernel' is not an option of linear"),
     "other classes": ("{block: conv, out: 64, kernel: 1}", "{block: linear, out: 64}", "leave out 'out'"),
+    "other classes of an auxiliary classifier": (
+        "block: fire, squeeze: [0.25, 0.5]",
+        "block: [auxiliary: {classes: [10, 5]}]",
+        "s.yaml:14: stages[1]: auxiliary has the 10 classes of the data; leave out 'classes'",
+    ),
     "a name that is not a string": ("width:", "name: 3\nwidth:", "s.yaml:3: name: 3 is not a string"),
     "a divisor of 0": ("width:", "divisor: 0\nwidth:", "s.yaml:3: divisor: 0 is not allowed"),
     "a resolution of 0": ("width:", "resolution: [0, 32]\nwidth:", "s.yaml:3: resolution[0]: 0 is not allowed"),
