@@ -32,6 +32,7 @@ aten = torch.ops.aten
 SUMMED = ("flops", "params", "memory_access", "activations", "units", "flash", "flash_int8")  # over the layers
 LARGEST = ("peak_memory", "peak_memory_int8")  # of all layers: only one tensor exists between two of them
 FLOAT_BYTES = 4
+LARGER = 32  # pixels on top of a map that is too small; the largest kernel of a block is 31
 FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn}
 INITIALIZERS = {
     nn.init.uniform_,
@@ -244,10 +245,23 @@ def _run_on_cpu(layer: Layer, channels: int, in_shape: tuple[int, ...]) -> tuple
                 out = module(image)
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"does not run on an input of {_times(in_shape)}: {reason}") from error
+            remedy = "; choose a larger resolution" if _is_too_small(in_shape, module) else ""
+            raise InputError(f"does not run on an input of {_times(in_shape)}: {reason}{remedy}") from error
     if not isinstance(out, Tensor):
         raise InputError(f"its output is a {type(out).__name__}, not a tensor")
     return module, recorder, out
+
+
+def _is_too_small(in_shape: tuple[int, ...], module: nn.Module) -> bool:
+    """Whether a module that does not run on a map runs on one that is larger than the largest kernel."""
+    if len(in_shape) != 3:
+        return False
+    try:
+        with torch.no_grad():
+            module.to("meta")(torch.empty(1, in_shape[0], *(side + LARGER for side in in_shape[1:]), device="meta"))
+    except Exception:  # a user's block may raise anything
+        return False
+    return True
 
 
 def _times(shape: Iterable[int]) -> str:

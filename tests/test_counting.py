@@ -96,7 +96,10 @@ def test_memory_access_is_shufflenet_v2s():
 
 def test_a_map_that_is_too_small_names_the_layer():
     layers = [{"block": "conv", "out": 8}, {"block": "conv", "out": 8, "kernel": 7, "padding": 0}]
-    with pytest.raises(InputError, match=r"layers\[1\] \(conv\): does not run on an input of 8x4x4: .*[Kk]ernel size"):
+    with pytest.raises(
+        InputError,
+        match=r"layers\[1\] \(conv\): does not run on an input of 8x4x4: .*[Kk]ernel size.*; choose a larger",
+    ):
         cost(Architecture.of(layers, input=(3, 4, 4)))
 
 
