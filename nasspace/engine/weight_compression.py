@@ -28,7 +28,7 @@ from nasspace.exporting import judging
 from nasspace.exporting.weights import read_safetensors
 from nasspace.latency.benchmark import change_between, middle
 from nasspace.latency.convert import to_onnx
-from nasspace.network import Network, build
+from nasspace.network import Network, build, fold
 from nasspace.training import trainer
 from nasspace.training.settings import Fidelity
 
@@ -57,10 +57,13 @@ def sparse(architecture: Architecture, network: Network, *, keep: float, thresho
     count = sum(weight.numel() for weight in large_weights(network).values())
     words = f"sets {1 - keep:.4g} of {count:,} weights to zero, in the first half of the training"
     constraint = Sparsity(keep, threshold)
-    return Plan(
-        *(architecture, network.state_dict(), constraint, words),
-        lambda trained: {"weights": count, "zeros": sparsity.zeros(large_weights(trained))},
-    )
+    return Plan(architecture, network.state_dict(), constraint, words, _zeros)
+
+
+def _zeros(trained: Network) -> dict[str, Any]:
+    """The number of weights as they ship, with branches folded, and the share of them that is zero."""
+    weights = large_weights(fold(copy.deepcopy(trained).eval()))
+    return {"weights": sum(weight.numel() for weight in weights.values()), "zeros": sparsity.zeros(weights)}
 
 
 def clustered(architecture: Architecture, network: Network, *, bits: int) -> Plan:
