@@ -17,6 +17,8 @@ from nasspace.engine.devices import check_device
 from nasspace.engine.full_training import Options, Report
 from nasspace.errors import InputError, nearest
 from nasspace.exporting.export import check_folder
+from nasspace.latency import runtimes
+from nasspace.latency.benchmark import check_counts
 from nasspace.studies.recipe import Recipe
 from nasspace.training.settings import TrainingSettings
 
@@ -84,7 +86,10 @@ def compress(
     given = {"latency_target_ms": latency_target_ms, "latency_share": latency_share, "step": step}
     given |= {"proposals": proposals, "keep": keep, "threshold": threshold, "bits": bits}
     chosen = _chosen(method, given)
+    full_training.check_numbers(seed, epochs, resolution)
     check_device(device)
+    check_counts(threads=threads, batch_size=batch_size)
+    runtimes.get(runtime)(threads, batch_size)  # raises if a package is missing
     if not isinstance(arch, Architecture) and arch_reference.parse_front(str(arch)) is not None:
         raise InputError(f"{arch}: name one network of the front, as STUDY:ID")
     source = ResolvedArch(arch) if isinstance(arch, Architecture) else arch_reference.resolve_arch(str(arch))
@@ -96,6 +101,8 @@ def compress(
         None, None, skip_broken,
     )  # fmt: skip
     folder = HOME / _name(source, method) if out is None else Path(out)
+    if source.folder and folder.resolve() == source.folder.resolve():
+        raise InputError(f"{folder}: holds the network to compress; choose another --out folder")
     check_folder(folder)
     architecture, start = full_training.prepared_start(source, options, report)
     if not start.account:

@@ -197,11 +197,8 @@ def train(
     of text for each epoch. Raises `InputError` for arguments that do not fit together and `NasspaceError` if the loss
     diverges.
     """
-    _check_whole("seed", seed, 0)
-    for name, value, least in (
-        *(("epochs", epochs, 1), ("resolution", resolution, LEAST_RESOLUTION)),
-        *(("threads", threads, 1), ("batch_size", batch_size, 2)),
-    ):
+    check_numbers(seed, epochs, resolution)
+    for name, value, least in (("threads", threads, 1), ("batch_size", batch_size, 2)):
         if value is not None:
             _check_whole(name, value, least)
     if weights is not None and not isinstance(weights, Mapping | str | os.PathLike):
@@ -259,6 +256,14 @@ def _train(
         source = arch_reference.resolve_trial(study, number)
         trained.append(train_one(source, _with_epochs(options, source, epochs), folder, report))
     return FrontTraining(tuple(trained))
+
+
+def check_numbers(seed: int, epochs: int | None, resolution: int | None) -> None:
+    """Refuse arguments that are not whole numbers in their ranges."""
+    _check_whole("seed", seed, 0)
+    for name, value, least in (("epochs", epochs, 1), ("resolution", resolution, LEAST_RESOLUTION)):
+        if value is not None:
+            _check_whole(name, value, least)
 
 
 def _check_whole(name: str, value: Any, least: int) -> None:
