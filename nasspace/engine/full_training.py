@@ -149,6 +149,7 @@ class Options:
     on_disk: bool = False
     processes: Processes = distributed.ALONE
     constraint: trainer.Constraint | None = None
+    inherited: Start | None = None  # what `weights` were before a compression changed them: their origin, normalization
 
 
 def train(
@@ -497,6 +498,9 @@ def _start(architecture: Architecture, source: ResolvedArch, data: DataSet, opti
             )
     if given is None:
         return Start(model, data)
+    if options.inherited:
+        load_into(model, given, "weights")
+        return dataclasses.replace(options.inherited, model=model, data=data, is_judged=True)
     place = "weights" if isinstance(given, Mapping) else str(given)
     state = as_state(given, place) if isinstance(given, Mapping) else read_weights(data_origin.weights_file(given))
     account: list[str] = []

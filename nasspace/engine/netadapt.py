@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,8 @@ from nasspace import files, temporary
 from nasspace.architecture import Architecture
 from nasspace.compression.pruning import Prunable, Pruned, Width
 from nasspace.engine import full_training, machine_lock
+from nasspace.engine.arch_reference import ResolvedArch
 from nasspace.engine.compression_record import VERSION, Compression, Figures, Job, Step, interval
-from nasspace.engine.full_training import FullTraining
 from nasspace.engine.latency_evaluator import LatencyEvaluator
 from nasspace.engine.rungs import with_lower_rate
 from nasspace.engine.settings import resolve_settings
@@ -308,20 +308,9 @@ class Run:
         """Train the last network in full, and write the record into its folder."""
         current = self.state.path[-1]
         self.report(f"trains the network of step {len(self.state.path) - 1} in full")
-        options = self.options
-        training = full_training.train(
-            current.architecture,
-            data=self.data,
-            epochs=options.epochs,
-            settings=options.settings,
-            weights=self._weights(current),
-            teacher=options.teacher,
-            out=self.record.folder,
-            seed=options.seed,
-            device=options.device,
-            report=self.report,
-        )
-        assert isinstance(training, FullTraining)
+        given = {"data": self.data, "resolution": None, "weights": self._weights(current), "inherited": self.start}
+        source, options = ResolvedArch(current.architecture), replace(self.options, **given)
+        training = full_training.train_one(source, options, self.record.folder, self.report)
         again = LatencyEvaluator(self.recipe, self.data, fresh=True)(current.architecture).latency
         if again.high_ms > target:
             self.report(f"measured again: {again.median_ms:.4g} ms, up to {again.high_ms:.4g}, above the target")

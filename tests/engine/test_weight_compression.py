@@ -1,6 +1,8 @@
 """`nas compress` with methods that compress weights: figures before and after, resuming, and refusals."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,8 @@ import nasspace
 from nasspace import cli
 from nasspace.architecture import Architecture
 from nasspace.compression.weights import large_weights
-from nasspace.engine import full_training
+from nasspace.data.loading import load_data
+from nasspace.engine import full_training, weight_compression
 from nasspace.engine.compression_record import Compression, Figures
 from nasspace.errors import InputError
 from nasspace.exporting.weights import read_safetensors
@@ -91,6 +94,25 @@ def test_a_network_without_a_layer_to_factorize_is_refused(tmp_path):
     options = {"weights": build(architecture).state_dict(), "data": "digits", "out": tmp_path / "out"}
     with pytest.raises(InputError, match="tiny: has no layer to factorize"):
         nasspace.compress(architecture, method="svd", **options)
+
+
+def test_weights_keep_their_normalization_and_branches_are_counted_folded(tmp_path, monkeypatch, capsys):
+    layers = [{"block": "conv", "out": 8}, {"block": "repvgg", "out": 8, "stride": 2}, *LAYERS[-2:]]
+    architecture = Architecture.of(layers, input=(1, 16, 16), name="branches")
+    data = load_data("digits", resolution=16)
+    dark = dataclasses.replace(data, mean=(10.0,), std=(20.0,))
+    nasspace.train(architecture, data=dark, epochs=1, out=tmp_path / "one")
+    latency = SimpleNamespace(median_ms=1.0, low_ms=1.0, high_ms=1.0, contended=False)
+    monkeypatch.setattr(weight_compression, "measured_in_turn", lambda networks, *_: dict.fromkeys(networks, latency))
+    given = {"method": "magnitude", "data": "digits", "epochs": 1, "out": tmp_path / "two"}
+    result = nasspace.compress(tmp_path / "one", **given)
+    assert result.details["weights"] == 8 * 8 * 9 + 80
+    starts_from = json.loads((tmp_path / "two" / "training.json").read_text(encoding="utf-8"))["starts_from"]
+    assert starts_from[-1] == f"starts from {tmp_path / 'one' / 'weights.safetensors'}"
+    assert cli.run(["verify", str(tmp_path / "two"), "--data", "digits", "--json"]) == 0
+    capsys.readouterr()
+    with pytest.raises(InputError, match="two: holds the network to compress; choose another --out folder"):
+        nasspace.compress(tmp_path / "two", **given)
 
 
 def figures(low, high, deflated):
