@@ -415,14 +415,14 @@ def fitted(
     """Weights for a network of other classes or channels, and whether the last layer's were taken.
 
     A last layer of other classes gets its initial weights, also in auxiliary classifiers. A first convolution of three
-    channels is summed for gray images, and one of a single channel divided among three: the outputs for equal
-    normalized channels stay equal.
+    channels (or each branch of a first block) is summed for gray images, and one of a single channel divided among
+    three: the outputs for equal normalized channels stay equal.
     """
     fitting, initial = dict(state), network.state_dict()
     parts = [name for name, part in network.named_modules() if isinstance(part, nn.Conv2d | nn.Linear)]
     if not parts:
         return fitting, True
-    first, last = f"{parts[0]}.weight", f"{parts[-1]}.weight"
+    last = f"{parts[-1]}.weight"
     head = [name for name in initial if name.startswith(parts[-1].partition(".")[0] + ".")]
     is_new = any(name in state and state[name].shape != initial[name].shape for name in head)
     if is_new:
@@ -432,13 +432,17 @@ def fitted(
         report(f"{place}: the last layer has {what}: it starts from new weights")
         fitting |= {name: initial[name] for name in head}
         fitting |= {name: own for name, own in _auxiliary(network) if name in state and own.shape != state[name].shape}
-    given = state.get(first)
-    if given is not None and given.dim() == 4 and given.shape != initial[first].shape:
-        adapted = _with_channels(given, initial[first].shape)
-        if adapted is not None:
-            report(f"{place}: the first layer is adapted from {_images(given)} to {_images(adapted)} images")
-            fitting[first] = adapted
-    return fitting, not is_new
+    first = [f"{name}.weight" for name in parts if _block(name) == _block(parts[0])]
+    found = ((name, _with_channels(state[name], initial[name].shape)) for name in first if name in state)
+    adapted = {name: weight for name, weight in found if weight is not None}
+    for name in list(adapted)[:1]:
+        report(f"{place}: the first layer is adapted from {_images(state[name])} to {_images(adapted[name])} images")
+    return fitting | adapted, not is_new
+
+
+def _block(name: str) -> str:
+    """The block that a module or tensor belongs to."""
+    return name.partition(".")[0]
 
 
 def _auxiliary(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -490,8 +494,9 @@ def _matched(
     of = f"weights of {origin.name}" if origin else "unknown layer names, so that layers are matched in order"
     if origin is None and list(theirs) == sorted(theirs):
         of += " (alphabetical in this file; a .pth file keeps the order of the network)"
+    first = _block(next(iter(ours), ""))
     for i, ((name, given), (own, needed)) in enumerate(zip(theirs.items(), ours.items(), strict=False)):
-        ends = i in (0, len(ours) - 1)  # `fitted` adapts the first and the last layer
+        ends = i in (0, len(ours) - 1) or (_block(own) == first and _is_adaptable(given, needed))  # by `fitted`
         if given.keys() != needed.keys() or not (ends or _same_shapes(given, needed)):
             raise InputError(
                 f"{place}: {of}; layer {i + 1}, '{name}', has {_shown(given)}, but the network's layer '{own}' has "
@@ -503,6 +508,13 @@ def _matched(
             f"{place}: {of}; {len(theirs)} layers with weights, but the network has {len(ours)}: these are weights of "
             "another network"
         )
+
+
+def _is_adaptable(given: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> bool:
+    """Whether the weights of a layer that takes the images can be adapted to gray or color ones."""
+    if not (given.keys() == needed.keys() and "weight" in given):
+        return False
+    return _with_channels(given["weight"], needed["weight"].shape) is not None
 
 
 def _same_shapes(given: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> bool:
@@ -555,7 +567,7 @@ def _images(weight: Tensor) -> str:
 
 def _with_channels(weight: Tensor, shape: torch.Size) -> Tensor | None:
     """Weights of a first convolution for gray instead of color images, or the reverse; None for other shapes."""
-    if (weight.shape[0], *weight.shape[2:]) != (shape[0], *shape[2:]):
+    if weight.dim() != 4 or (weight.shape[0], *weight.shape[2:]) != (shape[0], *shape[2:]):
         return None
     if (weight.shape[1], shape[1]) == (3, 1):
         return weight.sum(1, keepdim=True)

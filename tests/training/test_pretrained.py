@@ -187,15 +187,17 @@ def test_names_of_no_known_program_are_matched_in_order_and_said():
 
 
 @torch.no_grad()
-def test_the_first_layer_is_adapted_to_gray_images_and_back():
-    record = RECORDS["mobilenet_v2_0.35-torchvision"]
+@pytest.mark.parametrize("name", ["mobilenet_v2_0.35-torchvision", "repvgg_a0-timm"])  # the second with branches
+def test_the_first_layer_is_adapted_to_gray_images_and_back(name):
+    record = RECORDS[name]
     state, color = formula(record["layers"]), zoo.load(record["name"], resolution=64)
     gray = values.numbers((1, 1, 64, 64), 0)
     expected = loaded(state, color)[0](gray.expand(-1, 3, -1, -1))
     network, lines = loaded(state, color.with_input(channels=1))
     torch.testing.assert_close(network(gray), expected)
     assert lines[-1] == "x.pth: the first layer is adapted from color to gray images"
-    summed = {**state, "features.0.0.weight": state["features.0.0.weight"].sum(1, keepdim=True)}
+    of_color = {key: tensor for key, tensor in state.items() if tensor.dim() == 4 and tensor.shape[1] == 3}
+    summed = {**state, **{key: tensor.sum(1, keepdim=True) for key, tensor in of_color.items()}}
     network, lines = loaded(summed, color)
     torch.testing.assert_close(network(gray.expand(-1, 3, -1, -1)), expected)
     assert lines[-1] == "x.pth: the first layer is adapted from gray to color images"
