@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from nasspace import Space, cost, files, zoo
 from nasspace.errors import InputError
 from nasspace.space.bounds import reachable
 
+STORIES = Path(__file__).parents[2] / "reports" / "published" / "stories" / "spaces"
 SHIPPED = ["fire", "inception", "mixed", "mnasnet", "mobile", "resnext", "sandglass", "shuffle", "spos", "xception"]
 SMALL = {
     "choices in the stage": """
@@ -642,12 +644,8 @@ def test_a_corrupted_space_is_read_or_refused():
     assert all(re.match(r"s\.yaml:\d+: ", message) and len(message) < 2000 for message in messages)
 
 
-def test_an_auxiliary_classifier_has_the_classes_of_the_data():
-    text = """
-input: [1, 8, 8]
-stages:
-  - {depth: 1, out: 8, block: conv}
-  - {depth: 1, out: 8, block: auxiliary, weight: [0.1, 0.3]}
-"""
-    architecture = Space.from_text(text, classes=7).sample(random.Random(0))
-    assert architecture.layers[1].options["classes"] == 7
+@pytest.mark.parametrize("path", sorted(STORIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_spaces_of_the_published_stories_load(path):
+    space = Space.load(str(path))
+    assert space.name == path.stem
+    assert cost(space.sample(random.Random(0))).flops < 40e6
