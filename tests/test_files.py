@@ -155,7 +155,10 @@ def test_a_name_is_a_path_then_in_the_working_folder_then_shipped(tmp_path, monk
     ("name", "message"),
     [
         ("shufle", "'shufle' is not a space; did you mean 'shuffle'?"),
-        ("zzz", "'zzz' is not a space; known: fire, mixed, mnasnet, mobile, resnext, sandglass, shuffle, spos"),
+        (
+            "zzz",
+            "'zzz' is not a space; known: fire, inception, mixed, mnasnet, mobile, resnext, sandglass, shuffle, spos",
+        ),
         ("none.yaml", "none.yaml: there is no such file"),
         ("some/where", "some/where: there is no such file"),
         ("some/" + "x" * 5000, "x: there is no such file"),

@@ -12,7 +12,7 @@ in a 1x1 convolution to half of the output. With `padding: 0` their windows stay
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,8 @@ class _Branches(nn.Module):
     each with the branches that have it (`first`, or one of `outputs`).
     """
 
-    outputs: ClassVar[tuple[str, ...]]
-    inner: ClassVar[Mapping[str, tuple[str, ...]]]
+    outputs: tuple[str, ...]
+    inner: tuple[tuple[str, tuple[str, ...]], ...]
 
     def __init__(self, branches: Iterable[nn.Module], stride: int = 1):
         super().__init__()
@@ -49,7 +49,7 @@ class _Branches(nn.Module):
             widths[option] = min(left, share_of(out_channels, shares[option]))
             left -= widths[option]
         widths["first"] = left
-        for option, branches in cls.inner.items():
+        for option, branches in cls.inner:
             used = any(widths[branch] for branch in branches)
             widths[option] = max(1, share_of(out_channels, shares[option])) if used else 0
         return widths
@@ -58,7 +58,7 @@ class _Branches(nn.Module):
     def resolve(cls, in_channels: int, out_channels: int, stride: int, **options: Any) -> dict[str, Any]:
         """Widths in channels in place of shares."""
         widths = cls.widths(out_channels, options)
-        options = [*cls.outputs, *cls.inner]
+        options = [*cls.outputs, *(option for option, _ in cls.inner)]
         return dict.fromkeys(options) | {f"{option}_width": widths[option] for option in options}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class InceptionV1(_Branches):
     """
 
     outputs = ("expand_3x3", "expand_5x5", "pool")
-    inner: ClassVar = {"squeeze_3x3": ("expand_3x3",), "squeeze_5x5": ("expand_5x5",)}
+    inner = (("squeeze_3x3", ("expand_3x3",)), ("squeeze_5x5", ("expand_5x5",)))
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class InceptionA(_Branches):
     """
 
     outputs = ("expand_5x5", "expand_3x3", "pool")
-    inner: ClassVar = {"squeeze_5x5": ("expand_5x5",), "squeeze_3x3": ("expand_3x3",)}
+    inner = (("squeeze_5x5", ("expand_5x5",)), ("squeeze_3x3", ("expand_3x3",)))
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ class InceptionC(_Branches):
     """
 
     outputs = ("expand_short", "expand_long", "pool")
-    inner: ClassVar = dict.fromkeys(("squeeze", "middle"), ("expand_short", "expand_long"))
+    inner = (("squeeze", ("expand_short", "expand_long")), ("middle", ("expand_short", "expand_long")))
 
     def __init__(
         self,
@@ -247,11 +247,7 @@ class InceptionE(_Branches):
     """
 
     outputs = ("expand_short", "expand_long", "pool")
-    inner: ClassVar = {
-        "squeeze_short": ("expand_short",),
-        "squeeze_long": ("expand_long",),
-        "middle": ("expand_long",),
-    }
+    inner = (("squeeze_short", ("expand_short",)), ("squeeze_long", ("expand_long",)), ("middle", ("expand_long",)))
 
     def __init__(
         self,
@@ -331,7 +327,7 @@ class InceptionB(_Reduction):
     """
 
     outputs = ("expand",)
-    inner: ClassVar = dict.fromkeys(("squeeze", "middle"), ("expand",))
+    inner = (("squeeze", ("expand",)), ("middle", ("expand",)))
 
     def __init__(
         self,
@@ -362,7 +358,7 @@ class InceptionD(_Reduction):
     """
 
     outputs = ("expand_7x7",)
-    inner: ClassVar = {"squeeze_3x3": ("first",), "squeeze_7x7": ("expand_7x7",), "middle_7x7": ("expand_7x7",)}
+    inner = (("squeeze_3x3", ("first",)), ("squeeze_7x7", ("expand_7x7",)), ("middle_7x7", ("expand_7x7",)))
 
     def __init__(
         self,
@@ -402,7 +398,7 @@ class InceptionResnetD(_Reduction):
     """
 
     outputs = ("expand_short", "expand_long")
-    inner: ClassVar = {"squeeze": ("first", "expand_short", "expand_long"), "middle": ("expand_long",)}
+    inner = (("squeeze", ("first", "expand_short", "expand_long")), ("middle", ("expand_long",)))
 
     def __init__(
         self,

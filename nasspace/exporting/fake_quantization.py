@@ -263,6 +263,9 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     DEQUANTIZE: lambda at, x, *_: x,
     "Add": lambda at, x, y: x + y,
     "AveragePool": _average_pool,
+    "BatchNormalization": lambda at, x, weight, bias, mean, var: functional.batch_norm(
+        x, mean, var, weight, bias, eps=at.get("epsilon", 1e-5)
+    ),
     "Clip": lambda at, x, low=None, high=None: x.clamp(low, high),
     "Concat": lambda at, *parts: torch.cat(parts, at["axis"]),
     "Conv": _conv,

@@ -35,6 +35,8 @@ def options_of(name: str) -> list[dict]:
     block = blocks.get(name)
     found = [{}]
     for option, adapter in block.types.items():
+        if option == "classes" and block.classifies:
+            continue  # `Architecture.of` sets it
         schema = json.dumps(adapter.json_schema())
         words = [word for word in schema.replace("[", '"').split('"') if word.isidentifier()]
         for value in [*VALUES, *dict.fromkeys(words)]:
@@ -63,7 +65,7 @@ def check(name: str, options: dict, width: int, out: int, stride: int, by_hooks)
     flattens = getattr(block.cls, "flattens", False)
     channels = width * SIDE * SIDE if flattens else width
     with torch.device("meta"):  # without values
-        raw = block.cls(channels, out, stride, **options)
+        raw = block.cls(channels, out, stride, **options, **({"classes": out} if block.classifies else {}))
     module = make_block(layer, channels)
     assert shapes(raw) == shapes(module), "resolving changed the network"
     assert all(min(shape) > 0 for shape in shapes(module))
@@ -100,7 +102,7 @@ def test_every_option_at_many_widths_and_strides(name, by_hooks):
 def test_defaults_written_out_are_the_same_network(name):
     for width, out, stride in [(16, 16, 1), (16, 24, 1), (16, 24, 2), (24, 5, 2)]:
         plain = architecture_of(name, {}, width, out, stride)
-        defaults = {o: d for o, d in blocks.get(name).defaults.items() if d is not None}
+        defaults = {o: d for o, d in blocks.get(name).defaults.items() if d is not None and o != "classes"}
         assert architecture_of(name, defaults, width, out, stride) == plain
 
 

@@ -102,8 +102,8 @@ def test_weights_keep_their_normalization_and_branches_are_counted_folded(tmp_pa
     data = load_data("digits", resolution=16)
     dark = dataclasses.replace(data, mean=(10.0,), std=(20.0,))
     nasspace.train(architecture, data=dark, epochs=1, out=tmp_path / "one")
-    latency = SimpleNamespace(median_ms=1.0, low_ms=1.0, high_ms=1.0, contended=False)
-    monkeypatch.setattr(weight_compression, "measured_in_turn", lambda networks, *_: dict.fromkeys(networks, latency))
+    loads = [SimpleNamespace(median_ms=1.0, low_ms=1.0, high_ms=1.0, ratio=None, contended=False)] * 4
+    monkeypatch.setattr(weight_compression, "measured_in_turn", lambda networks, *_: dict.fromkeys(networks, loads))
     given = {"method": "magnitude", "data": "digits", "epochs": 1, "out": tmp_path / "two"}
     result = nasspace.compress(tmp_path / "one", **given)
     assert result.details["weights"] == 8 * 8 * 9 + 80

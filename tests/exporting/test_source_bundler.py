@@ -155,7 +155,7 @@ def test_clashing_names_are_renamed_and_the_rest_is_copied(package):
         "Conv_gated_too.made",
     ):
         assert part in source
-    for part in ("def _hidden(", "def _hidden_mobile(", "def _hidden_gated_too(", "_hidden = super().forward(x)"):
+    for part in ("def _hidden(", "def _hidden_gated_too(", "_hidden = super().forward(x)"):
         assert part in source
     for part in ("pydantic", "Annotated", "Literal", "nasspace", "EPS,", "make("):
         assert part not in source

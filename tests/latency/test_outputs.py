@@ -143,7 +143,7 @@ def test_outputs_within_the_tolerance_are_accepted():
 
 
 def test_files_for_another_device_are_compared_before_they_are_sent(tmp_path, monkeypatch):
-    hello = {"machine": {"processor": "abacus"}, "versions": {"python": "3.11"}}
+    hello = {"machine": {"processor": "abacus", "cores": 1}, "versions": {"python": "3.11"}}
     connection = SimpleNamespace(hello=hello, ask=lambda *_: pytest.fail("it must not be sent"))
     there = remote.RemoteDevice("ssh://board")
     monkeypatch.setitem(vars(there), "_connection", connection)

@@ -164,7 +164,10 @@ def test_the_order_of_a_file_does_not_matter(name):
 def test_every_naming_is_recorded():
     written = [pretrained._layers(formula(record["layers"])) for record in RECORDS.values()]
     found = {next(each.name for each in pretrained.ORIGINS if each.wrote(list(layers))) for layers in written}
-    assert {origin.name for origin in pretrained.ORIGINS} - found == {"efficientnet_lite_pytorch"}
+    assert {origin.name for origin in pretrained.ORIGINS} - found == {
+        "efficientnet_lite_pytorch",
+        "the official RepVGG",
+    }
 
 
 def test_weights_of_another_width_are_refused():
