@@ -112,7 +112,7 @@ def test_without_names_layers_end_where_one_tensor_is_left(own, tmp_path):
 def test_an_explanation_of_a_file_is_that_of_its_network(tmp_path, own):
     architecture = zoo.load("shufflenet_v2_0.5", resolution=64)
     source = to_onnx(build(architecture), architecture.input, tmp_path / "net.onnx")
-    settings = {"seconds": 0.05, "fresh": True}
+    settings = {"seconds": 0.02, "fresh": True}
     found, expected = guidelines.explain_file(source, **settings), guidelines.explain(architecture, **settings)
     assert [(row.layer, row.flops) for row in found.time] == [(row.layer, row.flops) for row in expected.time]
     assert found.input == expected.input == architecture.input
@@ -137,9 +137,9 @@ def test_the_command_explains_files_and_functions(own, tmp_path, monkeypatch, ca
 
 def test_an_edit_of_a_file_is_measured_in_the_whole_file(tmp_path):
     """A channel shuffle between large maps takes long enough to be found."""
-    architecture = zoo.load("shufflenet_v1_g8_2.0", resolution=128)
+    architecture = zoo.load("shufflenet_v1_g8_1.0", resolution=96)
     source = to_onnx(build(architecture), architecture.input, tmp_path / "net.onnx")
-    found = guidelines.explain_file(source, seconds=0.05, measure=True, fresh=True)
+    found = guidelines.explain_file(source, seconds=0.02, measure=True, fresh=True)
     on = {finding.kind: finding.measured_on for finding in found.findings}
     assert on
     assert all(where in ("network", "operators", "network and operators") for where in on.values())
