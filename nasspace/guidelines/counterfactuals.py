@@ -369,7 +369,7 @@ def changed_architecture(architecture: Architecture, parts: Iterable[Part]) -> A
     """Return the network with the replaced layers; None if no part replaces layers."""
     dictionaries = layer_dicts(architecture)
     replacements = [part for part in parts if isinstance(part, LayerReplacement)]
-    for part in replacements:
+    for part in sorted(replacements, key=lambda part: part.start, reverse=True):  # one may change the number of layers
         dictionaries[part.start : part.start + len(part.before)] = map(dict, part.after)
     return Architecture.of(dictionaries, input=architecture.input) if replacements else None
 

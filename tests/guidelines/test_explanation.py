@@ -115,6 +115,15 @@ def test_g3_a_module_of_branches_gets_one_branch_of_the_same_flops(context_of, c
     assert after.layers[3].out_shape == before.layers[2].out_shape
 
 
+def test_g3_every_module_of_a_network_gets_one_branch(context_of):
+    context = context_of(*[{"block": "inception_v1", "out": out} for out in (32, 64, 48)])
+    found = next(one for one in fragments.find_fragments(context) if one.kind == "branches")
+    changed = context.changed_architecture(found.parts)
+    assert [layer.block for layer in changed.layers] == ["conv"] * 7 + ["linear"]
+    assert [layer.out for layer in changed.layers][2::2] == [32, 64, 48]
+    assert cost(changed).flops == pytest.approx(cost(context.architecture).flops, rel=0.07)
+
+
 def test_g4_each_kind_of_element_wise_work_is_one_violation(context_of):
     layer = {"block": "conv", "out": 16, "se": 0.25, "activation": "elu"}
     found = {one.kind: one for one in elementwise.find_elementwise(context_of(layer, layer))}
