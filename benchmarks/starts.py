@@ -1,12 +1,12 @@
 """What given weights, a teacher and balanced classes are worth: trainings alike but for one thing, on the same images.
 
     python benchmarks/starts.py FOLDER --data imagefolder:clothing10 --weights efficientnet-lite0.pth
-        [--resolution 65] [--epochs 25] [--seeds 0,1,2] [--only start,teacher,balance] [--try RATE,...]
+        [--resolution 65] [--epochs 25] [--seeds 0,1,2] [--only start,teacher,balance] [--try RATE,...] [--processes 2]
 
 FOLDER keeps a line for each training, so that a stopped run goes on. The data needs a test split.
 
     start    `efficientnet_lite0` from new weights and from `--weights` (ImageNet's), in all epochs and a third of them
-    teacher  the student `mobilenet_v2_0.35` with and without a teacher: the network of seed 0 from given weights
+    teacher  the student `mobilenet_v2_0.35` with and without a teacher: the network of seed 0 from given weights, a third of the epochs
     balance  the same student with the settings `balance: weights` and `balance: sampling`
 
 `--try` compares learning rates from given weights on the validation images, seed 0, a third of the epochs, and ends.
@@ -41,15 +41,16 @@ from nasspace.training.settings import Fidelity, TrainingSettings
 LARGE, SMALL = "efficientnet_lite0", "mobilenet_v2_0.35"
 OWN = TrainingSettings()
 Run = dict[str, Any]  # network, settings, given weights, share of the epochs, teacher
+TEACHER = "given weights, a third of the epochs"
 GROUPS: dict[str, dict[str, Run]] = {
     "start": {
         "new weights": {"network": LARGE},
         "given weights": {"network": LARGE, "given": True},
-        "given weights, a third of the epochs": {"network": LARGE, "given": True, "share": 1 / 3},
+        TEACHER: {"network": LARGE, "given": True, "share": 1 / 3},
     },
     "teacher": {
         "student": {"network": SMALL},
-        "student with a teacher": {"network": SMALL, "teacher": "given weights"},
+        "student with a teacher": {"network": SMALL, "teacher": TEACHER},
     },
     "balance": {
         "student": {"network": SMALL},
@@ -125,13 +126,16 @@ def weights_path(options: argparse.Namespace, name: str, seed: int) -> Path:
 
 
 def trainings(runs: dict[str, Run], seeds: list[int], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run the missing trainings, two at a time; return the rows of all."""
+    """Run the missing trainings, `options.processes` at a time, a missing teacher first; return the rows of all."""
+    for teacher in {run["teacher"] for run in runs.values() if "teacher" in run}:
+        if not weights_path(options, teacher, 0).exists():
+            trainings({teacher: GROUPS["start"][teacher]}, [0], options)
     table = options.folder / "trainings.jsonl"
     rows = [json.loads(line) for line in table.read_text().splitlines()] if table.exists() else []
     held = {(row["network"], row["seed"]) for row in rows}
     left = [(name, seed) for seed in seeds for name in runs if (name, seed) not in held]
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(2, context) as pool, table.open("a") as file:
+    with concurrent.futures.ProcessPoolExecutor(options.processes, context) as pool, table.open("a") as file:
         running = [pool.submit(train, name, runs[name], seed, options) for name, seed in left]
         for finished in concurrent.futures.as_completed(running):
             rows.append(finished.result())
@@ -172,6 +176,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--seeds", type=lambda text: [int(each) for each in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(GROUPS))
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--try", dest="rates", type=lambda text: [float(each) for each in text.split(",")])
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
