@@ -6,7 +6,7 @@
 FOLDER keeps a line for each training, so that a stopped run goes on. The data needs a test split.
 
     start    `efficientnet_lite0` from new weights and from `--weights` (ImageNet's), in all epochs and a third of them
-    teacher  the student `mobilenet_v2_0.35` with and without a teacher: the network of seed 0 from given weights, a third of the epochs
+    teacher  the student `mobilenet_v2_0.35` with and without a teacher: the third network of `start` with seed 0
     balance  the same student with the settings `balance: weights` and `balance: sampling`
 
 `--try` compares learning rates from given weights on the validation images, seed 0, a third of the epochs, and ends.
