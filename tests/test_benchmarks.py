@@ -21,7 +21,7 @@ LIBRARIES = {"originals_list"}  # imported by other programs
 WITH_FLAGS = {name for name, path in PROGRAMS.items() if "argparse" in path.read_text(encoding="utf-8")}
 SMALLEST = {  # program and arguments: a part of what it prints
     "belief": "full trainings lie in their interval",
-    "branches --seconds 0.01 --networks googlenet:32": "| googlenet at 32 | 9 |",
+    "branches --seconds 0.01 --networks googlenet:32": "| googlenet at 32 | 7 |",
     "compare --repeats 2 --without-draws": "| 20 | 300 images |",
     "counting shuffle 5": "counts equal: True",
     "dynamic_batch --rounds 2 --repeats 1 --resolution 32 mobilenet_v2_0.35": "| mobilenet_v2_0.35 |",
