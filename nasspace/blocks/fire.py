@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nasspace.blocks.layers import share_of
+from nasspace.blocks.layers import conv_relu, share_of
 from nasspace.blocks.options import Norm, Ratio, Share
 
 
@@ -38,9 +38,9 @@ class Fire(nn.Module):
         )
         squeezed, wide = resolved["squeezed"], resolved["wide"]
         self.pool = nn.MaxPool2d(3, stride, 1) if stride > 1 else nn.Identity()
-        self.squeeze = _conv(in_channels, squeezed, 1, norm)
+        self.squeeze = conv_relu(in_channels, squeezed, norm=norm)
         parts = [(out_channels - wide, 1), (wide, 3)]
-        self.expand = nn.ModuleList(_conv(squeezed, width, kernel, norm) for width, kernel in parts if width)
+        self.expand = nn.ModuleList(conv_relu(squeezed, width, kernel, norm=norm) for width, kernel in parts if width)
         self.bypass = {
             "none": lambda: None,
             "simple": nn.Identity,
@@ -70,13 +70,6 @@ class Fire(nn.Module):
         squeezed = self.squeeze(x)
         out = torch.cat([expand(squeezed) for expand in self.expand], 1)
         return out if self.bypass is None else self.bypass(x) + out
-
-
-def _conv(in_channels: int, out_channels: int, kernel: int, norm: str) -> nn.Sequential:
-    """Convolution, batch norm with `bn`, ReLU."""
-    bn = [nn.BatchNorm2d(out_channels)] if norm == "bn" else []
-    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=norm == "none")
-    return nn.Sequential(conv, *bn, nn.ReLU())
 
 
 BLOCKS = {"fire": Fire}

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nasspace.blocks.layers import EPSILON, activation_layers, conv_bn, share_of
+from nasspace.blocks.layers import EPSILON, activation_layers, conv_bn, conv_relu, share_of
 from nasspace.blocks.options import Activation, Epsilon, Kernel, Norm, Probability, Ratio, Share, Width, Window
 from nasspace.blocks.plain import AverageTo, Identity
 
@@ -307,7 +307,7 @@ class _Reduction(_Branches):
         pool_first: bool = False,
     ):
         pooled = _pooled_width(in_channels, out_channels, pool)
-        project = [_conv(in_channels, pooled, 1, eps)] if pooled not in (0, in_channels) else []
+        project = [conv_relu(in_channels, pooled, eps=eps)] if pooled not in (0, in_channels) else []
         pools = [nn.Sequential(nn.MaxPool2d(3, stride, padding), *project)] if pooled else []
         present = [branch for branch in branches if branch is not None]
         super().__init__([*pools, *present] if pool_first else [*present, *pools])
@@ -625,7 +625,7 @@ def _pooled(
     pooling: nn.Module, in_channels: int, out_channels: int, eps: float, norm: str = "bn"
 ) -> nn.Sequential | None:
     """A pooling and a 1x1 convolution; None without output channels."""
-    return nn.Sequential(pooling, _conv(in_channels, out_channels, 1, eps, norm)) if out_channels else None
+    return nn.Sequential(pooling, conv_relu(in_channels, out_channels, norm=norm, eps=eps)) if out_channels else None
 
 
 def _chain(in_channels: int, *steps: tuple[int, Size], **options: Any) -> nn.Sequential | None:
@@ -643,24 +643,8 @@ def _convs(
 ) -> nn.Sequential:
     """Convolutions in sequence, given as output width and kernel; the last one has the stride and the padding."""
     widths = [in_channels, *(width for width, _ in steps)]
-    layers = [_conv(before, *step, eps, norm) for before, step in zip(widths, steps[:-1], strict=False)]
-    return nn.Sequential(*layers, _conv(widths[-2], *steps[-1], eps, norm, stride, padding))
-
-
-def _conv(
-    in_channels: int,
-    out_channels: int,
-    kernel: Size,
-    eps: float,
-    norm: str = "bn",
-    stride: int = 1,
-    padding: int | None = None,
-) -> nn.Sequential:
-    """Convolution, batch norm with `bn`, ReLU; padded to keep the size if no padding is given."""
-    sizes = (kernel, kernel) if isinstance(kernel, int) else kernel
-    border = tuple(size // 2 if padding is None else padding for size in sizes)
-    conv = nn.Conv2d(in_channels, out_channels, sizes, stride, border, bias=norm == "none")
-    return nn.Sequential(conv, *([nn.BatchNorm2d(out_channels, eps=eps)] if norm == "bn" else []), nn.ReLU())
+    layers = [conv_relu(before, *step, norm=norm, eps=eps) for before, step in zip(widths, steps[:-1], strict=False)]
+    return nn.Sequential(*layers, conv_relu(widths[-2], *steps[-1], stride, padding, norm, eps))
 
 
 class _Forked(nn.Module):
@@ -671,8 +655,8 @@ class _Forked(nn.Module):
         steps = list(steps)
         width, tall = steps[-1][0], out_channels // 2
         self.convs = _convs(in_channels, *steps, eps=eps)
-        self.row = _conv(width, out_channels - tall, (1, 3), eps)
-        self.column = _conv(width, tall, (3, 1), eps) if tall else None
+        self.row = conv_relu(width, out_channels - tall, (1, 3), eps=eps)
+        self.column = conv_relu(width, tall, (3, 1), eps=eps) if tall else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, H, W) to (batch, out_channels, H, W)."""

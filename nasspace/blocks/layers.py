@@ -42,6 +42,22 @@ def conv_bn(
     )
 
 
+def conv_relu(
+    in_channels: int,
+    out_channels: int,
+    kernel: int | tuple[int, int] = 1,
+    stride: int = 1,
+    padding: int | None = None,
+    norm: str = "bn",
+    eps: float = EPSILON,
+) -> nn.Sequential:
+    """Convolution, batch norm with `bn` (else a bias), ReLU; padded to keep the size if no padding is given."""
+    sizes = (kernel, kernel) if isinstance(kernel, int) else kernel
+    border = tuple(size // 2 if padding is None else padding for size in sizes)
+    conv = nn.Conv2d(in_channels, out_channels, sizes, stride, border, bias=norm == "none")
+    return nn.Sequential(conv, *([nn.BatchNorm2d(out_channels, eps=eps)] if norm == "bn" else []), nn.ReLU())
+
+
 def depthwise_bn(
     channels: int, kernel: int, stride: int = 1, activation: str = "none", eps: float = EPSILON
 ) -> nn.Sequential:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -186,25 +186,10 @@ class Record:
         self.report = report
         self.work = folder.resolve().with_name(f".{folder.resolve().name}.compression")
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> contextlib.AbstractContextManager[None]:
         """Hold the lock of the output folder."""
-        import filelock
-
-        try:
-            self.work.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.work / "lock", timeout=0)
-            lock.acquire()
-        except filelock.Timeout:
-            raise InputError(
-                f"{self.folder}: another process is compressing into it; wait, or choose another --out"
-            ) from None
-        except OSError as error:
-            raise files.cannot_write(self.work, error) from None
-        try:
-            yield
-        finally:
-            lock.release()
+        busy = f"{self.folder}: another process is compressing into it; wait, or choose another --out"
+        return full_training.locked(self.work, busy)
 
     def finished(self) -> Compression | None:
         """The finished compression in the folder, or None; another one raises `InputError`."""

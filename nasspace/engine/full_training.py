@@ -279,6 +279,25 @@ def _silent(text: str) -> None:
     """Discard the progress."""
 
 
+@contextlib.contextmanager
+def locked(work: Path, busy: str) -> Iterator[None]:
+    """Hold the lock of the folder `work`, which is made; an `InputError` says `busy` if another process holds it."""
+    import filelock
+
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(work / "lock", timeout=0)
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(busy) from None
+    except OSError as error:
+        raise files.cannot_write(work, error) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def train_one(source: ResolvedArch, options: Options, out: str | os.PathLike | None, report: Report) -> FullTraining:
     """Train one network, or read its finished training."""
     folder = HOME / source.name if out is None else Path(out)
@@ -669,24 +688,10 @@ class _Run:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the lock of the output folder, so that no other process trains into it."""
-        import filelock
-
         if self.folder.is_dir() and not os.access(self.folder, os.W_OK | os.X_OK):  # fail now, not at the export
             raise InputError(f"{self.folder}: cannot be written; choose another --out folder")
-        try:
-            self.work.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.work / "lock", timeout=0)
-            lock.acquire()
-        except filelock.Timeout:
-            raise InputError(
-                f"{self.folder}: another process is training into it; wait, or choose another --out"
-            ) from None
-        except OSError as error:
-            raise files.cannot_write(self.work, error) from None
-        try:
+        with locked(self.work, f"{self.folder}: another process is training into it; wait, or choose another --out"):
             yield
-        finally:
-            lock.release()
 
     @contextlib.contextmanager
     def _logged(self, names: Iterable[str]) -> Iterator[None]:

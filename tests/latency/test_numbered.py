@@ -139,7 +139,7 @@ def test_an_edit_of_a_file_is_measured_in_the_whole_file(tmp_path):
     """A channel shuffle between large maps takes long enough to be found."""
     architecture = zoo.load("shufflenet_v1_g8_1.0", resolution=96)
     source = to_onnx(build(architecture), architecture.input, tmp_path / "net.onnx")
-    found = guidelines.explain_file(source, seconds=0.02, measure=True, fresh=True)
+    found = guidelines.explain_file(source, seconds=0.05, measure=True, fresh=True)
     on = {finding.kind: finding.measured_on for finding in found.findings}
     assert on
     assert all(where in ("network", "operators", "network and operators") for where in on.values())
