@@ -281,17 +281,29 @@ def report(
             "--check", help="Write nothing; check that the tables and the report still follow from the study."
         ),
     ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="First measure what changes by ShuffleNet V2's guidelines would save, as `nas explain` does.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write a study's tables and report.html again, or check them.
 
-    Without study.db, --check compares the published files with each other and with study.yaml.
+    Without study.db, --check compares the published files with each other and with study.yaml. With --explain, the
+    panels of the front's networks show what would make each faster; it is kept in the study.
     """
     from nasspace.reporting.report import write_report
-    from nasspace.studies.study import read, write_tables
+    from nasspace.studies.study import load, read, write_tables
 
+    if check and explain:
+        raise InputError("--check writes nothing and --explain measures; give one")
     if check:
         return _check_published(study, json)
+    if explain:
+        _explain(load(study))
     loaded = read(study)
     path: Path = write_report(write_tables(loaded))
     if json:
@@ -299,6 +311,18 @@ def report(
     else:
         print(printing.escape_line(path))
     return None
+
+
+def _explain(study: Study) -> None:
+    """Explain the front of a study; an interrupt keeps what is measured."""
+    from nasspace.cli.progress import display
+    from nasspace.engine.explaining import explain_front
+
+    try:
+        with display() as show:
+            explain_front(study, show)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; run the same command to continue") from None
 
 
 def _check_published(name: str, json: bool) -> None:

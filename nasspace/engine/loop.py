@@ -468,7 +468,11 @@ def _run(
     shared = study.is_shared  # other processes may write into the folder
     temporary.clear()
     study.deadline = started + recipe.time_budget if recipe.time_budget else None
-    with contextlib.nullcontext() if shared else paths.alone(study.folder), errors_of_storage(study.folder):
+    with (
+        contextlib.nullcontext() if shared else paths.alone(study.folder),
+        errors_of_storage(study.folder),
+        study.recording_energy(report) as report,
+    ):
         _refuse_other_choices(study, problem)
         dashboard.describe_study(study)
         study.data = problem.data

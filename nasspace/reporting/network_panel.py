@@ -13,7 +13,7 @@ from nasspace.reporting import network_picture
 from nasspace.reporting.page import Column, Table, words
 from nasspace.reporting.plot_data import EVALUATED, FRONT, REJECTED, as_float
 from nasspace.studies import paths
-from nasspace.studies.front import Front, search_fidelity
+from nasspace.studies.front import Front, Member, search_fidelity
 from nasspace.studies.objectives import OBJECTIVES
 from nasspace.studies.trial_table import RECORD, TrialRecord, has_value
 
@@ -44,6 +44,8 @@ class NetworkPanel:
     note: str
     figures: Mapping[str, str]
     accuracies: Table | None
+    findings: Table | None
+    findings_note: str
     commands: Sequence[Command]
     explain: Command
     picture: str = ""
@@ -91,6 +93,8 @@ def _panel(front: Front, trial: Mapping[str, Any], kind: str, left: int) -> Netw
         "note": str(trial["reason"]) if isinstance(trial.get("reason"), str) else "",
         "figures": dict(_figures(row)),
         "accuracies": _accuracies(front, row, record, member.last_rung if member else None, shape),
+        "findings": _findings(member.explained if member else None),
+        "findings_note": _findings_note(front, member),
         "commands": list(_commands(front, name)),
         "explain": Command("Find what slows it down, and what a change would save", f"nas explain {name}"),
         "json": text if member else "",
@@ -199,6 +203,39 @@ def _figures(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _interval(row: Mapping[str, Any], prefix: str) -> str:
     low, high = (as_float(row.get(f"{prefix}_{end}_ms")) for end in ("low", "high"))
     return "" if low + high != low + high else f" ({significant(low)} to {significant(high)})"
+
+
+def _findings(explained: Mapping[str, Any] | None) -> Table | None:
+    """A row for each change that the guidelines suggest, the largest saving first; None without any."""
+    if not explained or not explained["findings"]:
+        return None
+    whole, rows = explained["latency_ms"], []
+    for found in explained["findings"]:
+        saving = f"{significant(found['saving_ms'])} ± {significant(found['plus_minus_ms'])}"
+        where = ", ".join(map(str, found["layers"]))
+        part = f"{found['saving_ms'] / whole:.0%}"
+        rows.append([found["guideline"], where, found["text"], found["change"], (saving, f"{part} of the time")])
+    columns = [Column("guideline"), Column("layers"), Column("finding", "text"), Column("what if", "text")]
+    return Table.of([*columns, Column("saves, ms", "number")], rows)
+
+
+def _findings_note(front: Front, member: Member | None) -> str:
+    """What the findings are, or how to get them."""
+    if member is None:
+        return "Its findings are measured by this command."
+    if member.explained is None:
+        name = paths.as_argument(front.folder)
+        return (
+            f"This report has no findings of the guidelines; nas report {name} --explain measures them for the front."
+        )
+    whole = significant(member.explained["latency_ms"])
+    busy = ", while other work was competing for the processor" if member.explained["contended"] else ""
+    if not member.explained["findings"]:
+        return f"No change by the guidelines G1 to G4 is predicted to save 3 % of its {whole} ms{busy}."
+    return (
+        f"Savings by ShuffleNet V2's guidelines G1 to G4 are predicted from the parts that change, measured alone. The "
+        f"whole network took {whole} ms then{busy}. Accuracies of the changed networks are not known."
+    )
 
 
 def _accuracies(

@@ -116,5 +116,7 @@ def facts(front: Front) -> Iterator[tuple[str, Mapping[str, Any]]]:
         },
     )
     yield "Durations", durations(front)
+    if front.energy_joules:
+        yield "Energy", {"of the machine's processor during the search (RAPL)": f"{front.energy_joules / 3600:.3g} Wh"}
     yield "Machine", front.machine
     yield "Versions", settings["versions"]

@@ -39,7 +39,8 @@ class Member:
 
     `row` is its row of trials.csv. `ties` are the other members whose latency intervals overlap with its own.
     `remeasured` is the latency of the exported file, empty if it was not measured again. `last_rung` is what its
-    training at the deployment resolution recorded, and `deployed` what its exported file reached.
+    training at the deployment resolution recorded, and `deployed` what its exported file reached. `explained` is what
+    the guidelines find in it, None if that was not measured.
     """
 
     study: str
@@ -52,6 +53,7 @@ class Member:
     fidelity: Mapping[str, Any] | None = None  # of its search accuracy
     last_rung: Mapping[str, Any] | None = None
     deployed: Mapping[str, Any] | None = None
+    explained: Mapping[str, Any] | None = None
 
     def load_architecture(self) -> Architecture:
         """The architecture as a value; a damaged one raises `InputError`."""
@@ -87,7 +89,8 @@ class Front:
     `settings` is the content of study.yaml, `trials` the rows of trials.csv, `machine` the one that measured the
     latencies, `untrained` how many members still wait for their training at the deployment resolution. `fidelity_tau`
     is the rank correlation expected between the search's accuracies and full trainings, and `largest_is_best` the
-    probability that no network slower than the front is more accurate after full training.
+    probability that no network slower than the front is more accurate after full training. `energy_joules` is what the
+    searching machine's processor consumed, None if it does not tell.
     """
 
     name: str
@@ -101,6 +104,7 @@ class Front:
     untrained: int = 0
     fidelity_tau: Mapping[str, float] | None = None
     largest_is_best: float | None = None
+    energy_joules: float | None = None
     is_finished: bool = False
     ended_early: str = ""
 

@@ -26,8 +26,10 @@ LAST_RUNG = "last_rung:"  # study attribute, followed by a trial's number: its t
 DEPLOYED = (
     "deployed:"  # study attribute, followed by a trial's number: the accuracy of its exported file, or why it failed
 )
+EXPLAINED = "explained:"  # study attribute, followed by a trial's number: what the guidelines find in its network
 REMEASURED = "latency_again"  # study attribute: latencies of the front, measured again from the exported files
 SHARED_WEIGHTS = "shared_weights"  # study attribute: the training of the weights that all networks share
+ENERGY = "energy_joules"  # study attribute: energy of the searching machine's processor in all runs that ended
 PREDICTOR = "latency_predictor"  # study attribute: how well latencies are predicted from the other measured networks
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -277,6 +279,26 @@ class Undeployable(_Part):
     failed: str
 
 
+class FoundPart(_Part):
+    """A guideline's finding: share of the network's time, saving predicted, with its uncertainty."""
+
+    guideline: str
+    layers: list[Annotated[int, Field(ge=0)]]
+    text: str
+    change: str
+    share: Number
+    saving_ms: Number
+    plus_minus_ms: Number
+
+
+class Explained(_Part):
+    """What the guidelines find in a network, and its latency in that session."""
+
+    latency_ms: Amount
+    contended: bool
+    findings: list[FoundPart]
+
+
 class SharedWeights(_Part):
     """The training of shared weights: its seconds, the networks that were trained on a batch each, mean losses."""
 
@@ -328,7 +350,7 @@ def check_attributes(attributes: Mapping[str, Any], trials: int, place: str) -> 
             checked = TypeAdapter(kind).validate_python(value)
         except ValidationError as error:
             raise _damaged(place, _message(error, key)) from None
-        if key.startswith((LAST_RUNG, DEPLOYED, RUNG)) and not _is_of_trial(key, trials):
+        if key.startswith((LAST_RUNG, DEPLOYED, EXPLAINED, RUNG)) and not _is_of_trial(key, trials):
             raise _damaged(place, f"{short(key)} belongs to no trial")
         planned = checked if key == RUNGS else ()
         for number in (number for rung in planned for number in rung.networks or ()):
@@ -338,7 +360,7 @@ def check_attributes(attributes: Mapping[str, Any], trials: int, place: str) -> 
 
 def _is_of_trial(key: str, trials: int) -> bool:
     """Whether an attribute's key ends with the number of a trial, after a rung's index if it is of a rung."""
-    match = re.fullmatch(rf"(?:{RUNG}\d{{1,9}}:|{LAST_RUNG}|{DEPLOYED})(\d{{1,18}})", key, re.ASCII)
+    match = re.fullmatch(rf"(?:{RUNG}\d{{1,9}}:|{LAST_RUNG}|{DEPLOYED}|{EXPLAINED})(\d{{1,18}})", key, re.ASCII)
     return match is not None and int(match[1]) < trials
 
 
@@ -348,11 +370,14 @@ def _kind_of(key: str, value: Any) -> Any:
         return LastRung
     if key.startswith(RUNG):
         return RungPart
+    if key.startswith(EXPLAINED):
+        return Explained
     if key == RUNGS:
         return None if value is None else list[PlannedRung]
     if key.startswith(DEPLOYED):
         return None if value is None else Undeployable if isinstance(value, dict) and "failed" in value else Deployed
-    return {REMEASURED: dict[str, Interval], PREDICTOR: Predictor, SHARED_WEIGHTS: SharedWeights}.get(key)
+    kinds = {REMEASURED: dict[str, Interval], PREDICTOR: Predictor, SHARED_WEIGHTS: SharedWeights, ENERGY: Amount}
+    return kinds.get(key)
 
 
 def _message(error: ValidationError, name: str) -> str:

@@ -8,11 +8,12 @@ trial are in its user attributes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from nasspace import files
 from nasspace.documents import Document
+from nasspace.energy import EnergyMeter
 from nasspace.errors import InputError
 from nasspace.samplers import pareto
 from nasspace.studies import front as fronts
@@ -30,6 +32,8 @@ from nasspace.studies.objectives import OBJECTIVES, directions
 from nasspace.studies.paths import COMPARISON, as_argument, folder_of, known_studies
 from nasspace.studies.schema import (
     DEPLOYED,
+    ENERGY,
+    EXPLAINED,
     LAST_RUNG,
     PREDICTOR,
     REMEASURED,
@@ -167,6 +171,26 @@ class Study:
     def remeasured(self) -> dict[str, Any]:
         """Latencies of the exported files, measured in a fresh process; the keys are trial numbers as text."""
         return self.record.user_attrs.get(REMEASURED, {})
+
+    def explained(self) -> set[int]:
+        """The trials in whose networks the guidelines were applied."""
+        return {int(key.removeprefix(EXPLAINED)) for key in self.record.user_attrs if key.startswith(EXPLAINED)}
+
+    @contextlib.contextmanager
+    def recording_energy(self, report: Callable[..., None]) -> Iterator[Callable[..., None]]:
+        """Add the energy of a run to the study at its end, if the machine tells it; yields `report` to use meanwhile.
+
+        Each event reads the counters, which overflow within an hour.
+        """
+        meter = EnergyMeter()
+
+        def reading(kind: str, **event: Any) -> None:
+            meter.joules()
+            report(kind, **event)
+
+        yield reading
+        if used := meter.joules():
+            self.record.set_user_attr(ENERGY, self.record.user_attrs.get(ENERGY, 0.0) + used)
 
     def latency_machine(self) -> dict[str, Any] | None:
         """The machine that measured the study's first latency; None before."""
@@ -502,6 +526,7 @@ class Study:
             untrained=len(self._promoted(belief)),
             fidelity_tau=belief and belief.tau(),
             largest_is_best=belief and self._largest_is_best(belief, numbers),
+            energy_joules=attributes.get(ENERGY),
             is_finished=self.is_finished,
             ended_early=self.ended_early,
         )
@@ -539,6 +564,7 @@ class Study:
             fidelity=self.fidelity(number),
             last_rung=attributes.get(f"{LAST_RUNG}{number}"),
             deployed=deployed if "accuracy" in deployed else None,
+            explained=attributes.get(f"{EXPLAINED}{number}"),
         )
 
     def _rows(self, belief: StudyBelief | None) -> list[dict[str, Any]]:

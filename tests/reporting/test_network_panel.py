@@ -142,6 +142,34 @@ def test_commands_are_quoted_for_a_shell(folder):
     assert commands == dict.fromkeys(("export", "train", "show"), f"{name}:0")
 
 
+FOUND = {
+    **{"guideline": "G2", "layers": [1, 3], "text": "8 groups", "change": "one group", "share": 0.4},
+    **{"saving_ms": 0.5, "plus_minus_ms": 0.04},
+}
+
+
+@pytest.mark.parametrize(
+    ("explained", "rows", "note"),
+    [
+        (None, None, "nas report mine --explain measures them"),
+        ({"latency_ms": 2.0, "contended": True, "findings": []}, None, "save 3 % of its 2.00 ms, while other work"),
+        (
+            {"latency_ms": 2.0, "contended": False, "findings": [FOUND]},
+            [["G2", "1, 3", "8 groups", "one group", "0.500 ± 0.0400"]],
+            "took 2.00 ms",
+        ),
+    ],
+)
+def test_findings_are_those_that_were_measured(explained, rows, note):
+    front = front_of(2)
+    front = replace(front, members=(replace(front.members[0], explained=explained),))
+    member, other = panels_of(front)
+    assert (texts(member.findings) if member.findings else None) == rows
+    assert note in member.findings_note
+    assert other.findings is None
+    assert "by this command" in other.findings_note
+
+
 def test_a_network_that_cannot_be_built_says_why():
     front = front_of(2)
     document = json.loads(front.trials[1][RECORD].architecture)
