@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import functools
 import multiprocessing
 import os
@@ -68,7 +69,7 @@ SLOWEST = (
 
 
 def pytest_collection_modifyitems(items):
-    """Run the slowest files first: with `-n 2 --dist loadfile` both processes then end at about the same time."""
+    """Run the slowest files first: with `--dist loadfile` all processes then end at about the same time."""
     items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
 
 
@@ -289,6 +290,26 @@ def own_blocks(monkeypatch):
     from nasspace.blocks import registry
 
     monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
+
+
+@pytest.fixture(scope="session")
+def shortened():
+    """`shortened(architecture)`: the network with at most two equal layers in a row and narrow hidden linear layers.
+
+    What a test checks of every kind of layer takes a fraction of the whole network's time.
+    """
+
+    def shorten(architecture):
+        kept: list[dict[str, Any]] = []
+        for layer in architecture.layers[:-1]:
+            if layer.block == "linear":
+                layer = dataclasses.replace(layer, out=min(layer.out, 64))
+            if kept[-2:] != [layer.to_dict()] * 2:
+                kept.append(layer.to_dict())
+        layers = [*kept, architecture.layers[-1].to_dict()]
+        return type(architecture).of(layers, input=architecture.input, name=architecture.name)
+
+    return shorten
 
 
 @pytest.fixture(scope="session")

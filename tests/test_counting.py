@@ -43,7 +43,7 @@ def test_many_random_networks(name, by_hooks):
     rng = random.Random(0)
     for task in ({"resolution": 32}, {"resolution": 64, "channels": 1, "classes": 7}):
         space = Space.load(name, **task)
-        for _ in range(20):
+        for _ in range(12):
             check(space.sample(rng), by_hooks)
 
 

@@ -30,7 +30,7 @@ ELSEWHERE = {  # part of a command: the tests that run it, since it needs more t
     "reports/photos/exports": "tests/exporting/test_int8.py",
     "--fine-tune": "tests/exporting/test_int8.py",
 }
-RECIPE = "trials: 2\nresolution: 32\nfidelity: {resolution: 16, epochs: 1}\nfull: {epochs: 1}\n"
+RECIPE = "trials: 1\nresolution: 32\nfidelity: {resolution: 16, epochs: 1}\nfull: {epochs: 1}\n"
 SMALLER = {  # verb: flags that are added, or replaced, to make it quick
     "search": {"--recipe": "brief", "--latency-target": "500ms"},
     "compare": {"--recipe": "brief", "--networks": "2"},

@@ -83,10 +83,10 @@ def test_a_search_judges_with_shared_weights_and_trains_the_front_from_the_start
 @pytest.mark.slow
 def test_killed_while_it_trains_or_uses_shared_weights_it_ends_in_the_same_front(tmp_path, monkeypatch, forked):
     monkeypatch.chdir(tmp_path)
-    code = SCRIPT.format(settings={**SETTINGS, "supernet": {"epochs": 6, "resolution": 8}}, space=SPACE)
+    code = SCRIPT.format(settings={**SETTINGS, "supernet": {"epochs": 3, "resolution": 8}}, space=SPACE)
     forked(code, "uninterrupted").communicate()
     rng = random.Random(5)
-    for moment in ("shared weights: epoch 4", "outcome", "training at 16x16"):
+    for moment in ("shared weights: epoch 2", "outcome", "training at 16x16"):
         process = forked(code, "killed")
         for line in process.lines():
             if moment in line:

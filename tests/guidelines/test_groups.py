@@ -344,7 +344,7 @@ def test_widths_of_equal_flops():
     assert width_at_flops(flops, 1.0, 512) == 1
 
 
-def test_one_finding_names_the_change_of_all_grouped_layers(monkeypatch, tmp_path):
+def test_one_finding_names_the_change_of_all_grouped_layers(monkeypatch, tmp_path, shortened):
     """With times in proportion to the values that all operators write."""
 
     def written(paths, settings, loads=1):
@@ -355,7 +355,7 @@ def test_one_finding_names_the_change_of_all_grouped_layers(monkeypatch, tmp_pat
     monkeypatch.setattr(counterfactuals, "measure_in_turn", written)
     monkeypatch.setattr("nasspace.guidelines.explanation.measure_in_turn", written)
     settings = {"seconds": 0.02, "measure": True, "fresh": True}
-    architecture = zoo.load("shufflenet_v1_g8_1.0", resolution=64)
+    architecture = shortened(zoo.load("shufflenet_v1_g8_1.0", resolution=64))
     found = explain(architecture, **settings)
     (grouped,) = [one for one in found.findings if one.guideline == "G2"]
     assert grouped.change.startswith("groups 8 -> 1 and widths 384:768:1536 -> ")

@@ -230,9 +230,9 @@ def test_every_family_of_the_zoo_is_covered():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Constant folding")  # of the ONNX exporter, at lrn
 @pytest.mark.parametrize("name", SMALL)
-def test_a_dynamic_batch_gives_pytorchs_outputs_with_the_same_operators(name, tmp_path):
+def test_a_dynamic_batch_gives_pytorchs_outputs_with_the_same_operators(name, shortened, tmp_path):
     """`largest_difference` runs batches of 1 and of 3."""
-    architecture = zoo.load(name, resolution=SMALL[name], classes=7)
+    architecture = shortened(zoo.load(name, resolution=SMALL[name], classes=7))
     model = build(architecture)
     fixed = convert.to_onnx(model, architecture.input, tmp_path / "fixed.onnx")
     free = convert.to_onnx(model, architecture.input, tmp_path / "free.onnx", dynamic_batch=True)

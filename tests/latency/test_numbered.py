@@ -109,8 +109,8 @@ def test_without_names_layers_end_where_one_tensor_is_left(own, tmp_path):
     assert [layer.flops for layer in layers if "Add" in layer.block] == [*3 * units[:1], *4 * units[1:]]
 
 
-def test_an_explanation_of_a_file_is_that_of_its_network(tmp_path, own):
-    architecture = zoo.load("shufflenet_v2_0.5", resolution=64)
+def test_an_explanation_of_a_file_is_that_of_its_network(tmp_path, shortened, own):
+    architecture = shortened(zoo.load("shufflenet_v2_0.5", resolution=64))
     source = to_onnx(build(architecture), architecture.input, tmp_path / "net.onnx")
     settings = {"seconds": 0.02, "fresh": True}
     found, expected = guidelines.explain_file(source, **settings), guidelines.explain(architecture, **settings)
@@ -135,9 +135,9 @@ def test_the_command_explains_files_and_functions(own, tmp_path, monkeypatch, ca
     assert "leave --resolution out" in capsys.readouterr().err
 
 
-def test_an_edit_of_a_file_is_measured_in_the_whole_file(tmp_path):
+def test_an_edit_of_a_file_is_measured_in_the_whole_file(tmp_path, shortened):
     """A channel shuffle between large maps takes long enough to be found."""
-    architecture = zoo.load("shufflenet_v1_g8_1.0", resolution=96)
+    architecture = shortened(zoo.load("shufflenet_v1_g8_1.0", resolution=96))
     source = to_onnx(build(architecture), architecture.input, tmp_path / "net.onnx")
     found = guidelines.explain_file(source, seconds=0.05, measure=True, fresh=True)
     on = {finding.kind: finding.measured_on for finding in found.findings}

@@ -53,8 +53,8 @@ def rectified(network: nn.Module, images: torch.Tensor) -> list[tuple[torch.Tens
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-def test_one_network_of_each_family_has_every_score_and_its_units(family):
-    architecture = zoo.load(FAMILIES[family], resolution=LEAST.get(family, 32), classes=10)
+def test_one_network_of_each_family_has_every_score_and_its_units(family, shortened):
+    architecture = shortened(zoo.load(FAMILIES[family], resolution=LEAST.get(family, 32), classes=10))
     batch = minibatch(architecture, 4)
     found = scores(architecture, batch)
     assert list(found) == list(SCORES)
