@@ -21,12 +21,12 @@ import numpy as np
 
 from nasspace import files
 from nasspace.documents import Document
-from nasspace.energy import EnergyMeter
 from nasspace.errors import InputError
 from nasspace.samplers import pareto
 from nasspace.studies import front as fronts
 from nasspace.studies import storage
 from nasspace.studies.belief import StudyBelief, believe
+from nasspace.studies.energy import EnergyMeter
 from nasspace.studies.front import Front, Member
 from nasspace.studies.objectives import OBJECTIVES, directions
 from nasspace.studies.paths import COMPARISON, as_argument, folder_of, known_studies

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 import nasspace
-from nasspace import energy
-from nasspace.energy import EnergyMeter
 from nasspace.reporting import provenance
 from nasspace.studies import study as records
+from nasspace.studies.energy import EnergyMeter
 
 
 def zone(root, name, label, microjoules):
@@ -46,7 +45,7 @@ def test_a_machine_that_does_not_tell_has_no_energy(tmp_path, kind):
 def test_the_energy_of_all_runs_is_kept_and_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     counter = zone(tmp_path / "powercap", "intel-rapl:0", "package-0", 0)
-    monkeypatch.setattr(energy.EnergyMeter.__init__, "__defaults__", (tmp_path / "powercap",))
+    monkeypatch.setattr(EnergyMeter.__init__, "__defaults__", (tmp_path / "powercap",))
 
     def evaluated(architecture):
         counter.write_text(str(int(counter.read_text()) + 1_800_000_000))
