@@ -3,8 +3,8 @@
 test_fuzz.py runs fuzz.py. These are only loaded, or print their help: searches that are killed or take minutes
 (delivery_kills, explain, faults, kills, latency_protocols, overhead, predictor, promises, published, replacement,
 search, targets, wall_clock), those that need data with a test split (compression, compression_methods, plain_training,
-starts), the table NAS-Bench-201 (halving, samplers), or torchvision, timm, pytorchcv, and official code (originals,
-originals_list, record_checkpoints, record_networks, record_values).
+starts), the table NAS-Bench-201 (halving, samplers), or torchvision, timm, pytorchcv, and official code (foreign,
+originals, originals_list, record_checkpoints, record_networks, record_values).
 """
 
 from __future__ import annotations
