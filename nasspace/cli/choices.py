@@ -80,8 +80,9 @@ def studies() -> list[str]:
 
 
 def members() -> list[str]:
-    """The networks on the fronts of the studies in `./reports`, as STUDY:ID."""
-    return [f"{study}:{number}" for study in studies() for number in _front_ids(study)]
+    """The networks on the fronts of the studies in `./reports`, as STUDY:ID, and STUDY:recommended."""
+    found = {study: _front_ids(study) for study in studies()}
+    return [f"{study}:{name}" for study, ids in found.items() if ids for name in (*ids, "recommended")]
 
 
 def networks() -> list[str]:

@@ -14,7 +14,7 @@ from nasspace.studies import paths
 from nasspace.studies import study as records
 from nasspace.studies.study import Study
 
-FRONT = "front"
+FRONT, RECOMMENDED = "front", "recommended"
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,19 @@ def resolve_trial(study: Study, number: int) -> ResolvedArch:
 
 
 def parse_trial(text: str) -> tuple[str, int] | None:
-    """Split `STUDY:ID` into the study and the trial's number; None for anything else."""
+    """Split `STUDY:ID` or `STUDY:recommended` into the study and the trial's number; None for anything else.
+
+    A study that recommends no network raises `InputError`.
+    """
     study, colon, number = text.rpartition(":")
-    is_number = number.isascii() and number.isdecimal()
-    return (study, int(number)) if colon and study and is_number and not _path_kind(text) else None
+    if not (colon and study) or _path_kind(text):
+        return None
+    if number != RECOMMENDED:
+        return (study, int(number)) if number.isascii() and number.isdecimal() else None
+    found = records.read(study).snapshot().recommended
+    if found is None:
+        raise InputError(f"{text}: the study recommends no network; give STUDY:ID with an id of `nas front {study}`")
+    return study, found
 
 
 def parse_front(text: str) -> str | None:

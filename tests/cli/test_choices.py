@@ -58,14 +58,14 @@ def test_help_of_export_lists_the_formats(capsys, monkeypatch):
         ("nas latency net --runtime onn", {"onnxruntime", "onnxruntime-int8"}),
         ("nas spaces s", {"sandglass", "shuffle", "spos"}),
         ("nas show alex", {"alexnet", "alexnet_grouped"}),
-        ("nas show ph", {"photos:3", "photos:12"}),
+        ("nas show ph", {"photos:3", "photos:12", "photos:recommended"}),
         ("nas resume p", {"photos", "planned"}),  # `planned` has no front yet
         ("nas search --learn-from=p", {"photos", "planned"}),
         # as bash splits the words
         ("nas search --space = m", {"mixed", "mnasnet", "mobile"}),
-        ("nas show photos :", {"3", "12"}),
+        ("nas show photos :", {"3", "12", "recommended"}),
         ("nas search --start-from = photos : 1", {"12"}),
-        ("nas train photos :", {"3", "12", "front"}),
+        ("nas train photos :", {"3", "12", "recommended", "front"}),
         ("nas search --data imagefolder : ph", set()),  # bash then completes file names
     ],
 )

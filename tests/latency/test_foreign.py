@@ -67,7 +67,14 @@ def folder(tmp_path, monkeypatch):
     ("text", "expected"),
     [
         *(("a.onnx", True), ("package.part:function", True), ("own:network", True)),
-        *(("study:7", False), ("study:front", False), ("mobilenet_v2_1.0", False), ("a/b:7", False), ("x.json", False)),
+        *(
+            ("study:7", False),
+            ("study:front", False),
+            ("study:recommended", False),
+            ("mobilenet_v2_1.0", False),
+            ("a/b:7", False),
+            ("x.json", False),
+        ),
     ],
 )
 def test_what_is_foreign(text, expected):

@@ -15,6 +15,7 @@ import numpy as np
 import pandas
 import pytest
 
+from nasspace.engine import arch_reference
 from nasspace.errors import InputError
 from nasspace.exporting.members import export_front
 from nasspace.studies import front as fronts
@@ -188,3 +189,13 @@ def test_an_empty_front_is_not_exported(study, tmp_path):
     empty = dataclasses.replace(study.snapshot(), members=())
     with pytest.raises(InputError, match=r"no front yet; run `nas resume real`"):
         export_front(empty, tmp_path / "out")
+
+
+def test_the_recommended_network_has_a_name(study, monkeypatch, capsys):
+    assert arch_reference.parse_trial("real:recommended") == ("real", 0)
+    assert arch_reference.resolve_arch("real:recommended").name == "real-0"
+    with pytest.raises(InputError, match="there is no study"):
+        arch_reference.parse_trial("unknown:recommended")
+    monkeypatch.setattr(fronts.Front, "recommended", None)
+    with pytest.raises(InputError, match="real:recommended: the study recommends no network; give STUDY:ID"):
+        arch_reference.resolve_arch("real:recommended")
