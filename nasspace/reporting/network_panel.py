@@ -214,9 +214,9 @@ def _findings(explained: Mapping[str, Any] | None) -> Table | None:
         saving = f"{significant(found['saving_ms'])} ± {significant(found['plus_minus_ms'])}"
         where = ", ".join(map(str, found["layers"]))
         part = f"{found['saving_ms'] / whole:.0%}"
-        rows.append([found["guideline"], where, found["text"], found["change"], (saving, f"{part} of the time")])
-    columns = [Column("guideline"), Column("layers"), Column("finding", "text"), Column("what if", "text")]
-    return Table.of([*columns, Column("saves, ms", "number")], rows)
+        rows.append([found["guideline"], (saving, f"{part} of the time"), found["text"], found["change"], where])
+    columns = [Column("guideline"), Column("saves, ms", "number"), Column("finding", "text"), Column("what if", "text")]
+    return Table.of([*columns, Column("layers", "text")], rows)
 
 
 def _findings_note(front: Front, member: Member | None) -> str:

@@ -155,7 +155,7 @@ FOUND = {
         ({"latency_ms": 2.0, "contended": True, "findings": []}, None, "save 3 % of its 2.00 ms, while other work"),
         (
             {"latency_ms": 2.0, "contended": False, "findings": [FOUND]},
-            [["G2", "1, 3", "8 groups", "one group", "0.500 ± 0.0400"]],
+            [["G2", "0.500 ± 0.0400", "8 groups", "one group", "1, 3"]],
             "took 2.00 ms",
         ),
     ],
