@@ -1,4 +1,4 @@
-"""Networks of torchvision on the meter, as ONNX files and as modules, beside the same networks of the zoo.
+"""Latencies of torchvision's networks, as ONNX files and as modules, and of the same networks of the zoo.
 
     python benchmarks/foreign.py [--networks NAME,...] [--resolution 224] [--seconds 1] [--explain NAME,...]
 
@@ -111,7 +111,7 @@ def ratio(side: dict[str, float], reference: dict[str, float]) -> str:
 def explanations(name: str, folder: Path, options: argparse.Namespace) -> dict[str, guidelines.Explanation]:
     """The explanations of both sides."""
     own, other = exported(name, folder, options.resolution)
-    given = {"seconds": options.seconds, "cache": LatencyCache(folder / "latency.db")}
+    given = {"seconds": options.seconds, "fresh": True, "cache": LatencyCache(folder / "latency.db")}
     architecture = zoo.load(name, resolution=options.resolution)
     return {
         "of the zoo": guidelines.explain(architecture, **given),

@@ -81,8 +81,10 @@ def studies() -> list[str]:
 
 def members() -> list[str]:
     """The networks on the fronts of the studies in `./reports`, as STUDY:ID, and STUDY:recommended."""
+    from nasspace.studies import paths
+
     found = {study: _front_ids(study) for study in studies()}
-    return [f"{study}:{name}" for study, ids in found.items() if ids for name in (*ids, "recommended")]
+    return [f"{study}:{name}" for study, ids in found.items() if ids for name in (*ids, paths.RECOMMENDED)]
 
 
 def networks() -> list[str]:

@@ -21,7 +21,7 @@ Arch = Annotated[
     str,
     typer.Argument(
         metavar="ARCH",
-        help="Published network, path of an architecture JSON, or STUDY:ID.",
+        help="Published network, path of an architecture JSON, STUDY:ID, or STUDY:recommended.",
         autocompletion=choices.networks,
     ),
 ]

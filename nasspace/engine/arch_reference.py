@@ -1,4 +1,7 @@
-"""Resolve an ARCH argument: a published network's name, an architecture JSON, an export folder, or `STUDY:ID`."""
+"""Resolve an ARCH argument: a published network's name, an architecture JSON, an export folder, or `STUDY:ID`.
+
+`STUDY:recommended` is the network that the study's front recommends.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,6 @@ from nasspace.errors import InputError, nearest
 from nasspace.studies import paths
 from nasspace.studies import study as records
 from nasspace.studies.study import Study
-
-FRONT, RECOMMENDED = "front", "recommended"
 
 
 @dataclass(frozen=True)
@@ -91,18 +92,19 @@ def parse_trial(text: str) -> tuple[str, int] | None:
     study, colon, number = text.rpartition(":")
     if not (colon and study) or _path_kind(text):
         return None
-    if number != RECOMMENDED:
+    if number != paths.RECOMMENDED:
         return (study, int(number)) if number.isascii() and number.isdecimal() else None
-    found = records.read(study).snapshot().recommended
-    if found is None:
-        raise InputError(f"{text}: the study recommends no network; give STUDY:ID with an id of `nas front {study}`")
-    return study, found
+    found = records.read(study)
+    if (recommended := found.snapshot().recommended) is None:
+        command = f"nas front {paths.as_argument(found.folder)}"
+        raise InputError(f"{text}: the study recommends no network; give STUDY:ID with an id of `{command}`")
+    return study, recommended
 
 
 def parse_front(text: str) -> str | None:
     """The study of `STUDY:front`; None for anything else."""
     study, colon, part = text.rpartition(":")
-    return study if colon and study and part == FRONT and not _path_kind(text) else None
+    return study if colon and study and part == paths.FRONT and not _path_kind(text) else None
 
 
 def _path_kind(text: str) -> str:

@@ -55,8 +55,8 @@ def deliver(study: Study, on_event: Report | None = None) -> Study:
     failed: dict[int, VerificationError] = {}
     with paths.alone(study.folder, wait=study.is_shared), errors_of_storage(study.folder):
         if study.settings["data"]:
-            with study.recording_energy(on_event or (lambda kind, **_: None)) as report:
-                failed = _Delivery(study, report).run()
+            with study.recording_energy():
+                failed = _Delivery(study, on_event or (lambda kind, **_: None)).run()
         finished = not failed and not study.promoted()
         write_report(replace(study.snapshot(), is_finished=finished))
         study.record.set_user_attr(records.FINISHED, finished)

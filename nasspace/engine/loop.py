@@ -471,7 +471,7 @@ def _run(
     with (
         contextlib.nullcontext() if shared else paths.alone(study.folder),
         errors_of_storage(study.folder),
-        study.recording_energy(report) as report,
+        study.recording_energy(),
     ):
         _refuse_other_choices(study, problem)
         dashboard.describe_study(study)

@@ -111,6 +111,8 @@ def find(text: str, problem: Problem, report: Report) -> Donor:
             report(note)
         state = read_safetensors(source.weights)
         choices = choices_in(problem.space, source.architecture)
+        if source.study and text.endswith(f":{paths.RECOMMENDED}"):  # which may be another one later
+            text = f"{text.rpartition(':')[0]}:{source.number}"
         return _fitted(text, choices, state, data_origin.normalization(source.weights), problem, report)
     except OSError as error:
         raise InputError(f"{FLAG} {text[:100]}: cannot be read ({error.strerror or error})") from None

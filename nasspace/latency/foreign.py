@@ -24,7 +24,10 @@ FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 
 def is_foreign(text: str) -> bool:
-    """Whether a text names an ONNX file or `module:function`, instead of an ARCH."""
+    """Whether a text names an ONNX file or `module:function`, instead of an ARCH.
+
+    A function cannot be called `front` or `recommended`: these are networks of a study.
+    """
     of_study = text.endswith((":front", ":recommended"))
     return Path(text).suffix == ONNX or (FUNCTION.fullmatch(text) is not None and not of_study)
 

@@ -223,18 +223,20 @@ def _findings_note(front: Front, member: Member | None) -> str:
     """What the findings are, or how to get them."""
     if member is None:
         return "Its findings are measured by this command."
+    if member.explained is None and not front.is_explainable:
+        return "Findings of the guidelines are measured for searches with onnxruntime on their own machine."
     if member.explained is None:
         name = paths.as_argument(front.folder)
         return (
             f"This report has no findings of the guidelines; nas report {name} --explain measures them for the front."
         )
-    whole = significant(member.explained["latency_ms"])
+    low, whole, high = (significant(member.explained[key]) for key in ("low_ms", "latency_ms", "high_ms"))
     busy = ", while other work was competing for the processor" if member.explained["contended"] else ""
     if not member.explained["findings"]:
         return f"No change by the guidelines G1 to G4 is predicted to save 3 % of its {whole} ms{busy}."
     return (
         f"Savings by ShuffleNet V2's guidelines G1 to G4 are predicted from the parts that change, measured alone. The "
-        f"whole network took {whole} ms then{busy}. Accuracies of the changed networks are not known."
+        f"whole network took {whole} ms ({low} to {high}) then{busy}. Accuracies of the changed networks are not known."
     )
 
 

@@ -117,6 +117,9 @@ def facts(front: Front) -> Iterator[tuple[str, Mapping[str, Any]]]:
     )
     yield "Durations", durations(front)
     if front.energy_joules:
-        yield "Energy", {"of the machine's processor during the search (RAPL)": f"{front.energy_joules / 3600:.3g} Wh"}
+        yield (
+            "Energy",
+            {"of the machine's processor while the search ran (RAPL)": f"{front.energy_joules / 3600:.3g} Wh"},
+        )
     yield "Machine", front.machine
     yield "Versions", settings["versions"]

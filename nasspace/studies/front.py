@@ -90,7 +90,7 @@ class Front:
     latencies, `untrained` how many members still wait for their training at the deployment resolution. `fidelity_tau`
     is the rank correlation expected between the search's accuracies and full trainings, and `largest_is_best` the
     probability that no network slower than the front is more accurate after full training. `energy_joules` is what the
-    searching machine's processor consumed, None if it does not tell.
+    searching machine's processor consumed, None if RAPL cannot be read.
     """
 
     name: str
@@ -137,6 +137,11 @@ class Front:
     def accuracy_is_of(self) -> str:
         """The images that accuracy was taken on."""
         return self.settings["accuracy_is_of"]
+
+    @property
+    def is_explainable(self) -> bool:
+        """Whether `nas report --explain` can measure findings: ONNX Runtime on the searching machine."""
+        return self.recipe["runtime"] == "onnxruntime" and self.recipe.get("latency_device", "local") == "local"
 
     @property
     def has_last_rung(self) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from nasspace import files
 from nasspace.errors import InputError
 
+FRONT, RECOMMENDED = "front", "recommended"  # after STUDY:, all members of the front, and one of them
 COMPARISON = "comparison.yaml"  # the settings of a comparison, whose folder holds several studies
 
 

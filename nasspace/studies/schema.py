@@ -29,7 +29,7 @@ DEPLOYED = (
 EXPLAINED = "explained:"  # study attribute, followed by a trial's number: what the guidelines find in its network
 REMEASURED = "latency_again"  # study attribute: latencies of the front, measured again from the exported files
 SHARED_WEIGHTS = "shared_weights"  # study attribute: the training of the weights that all networks share
-ENERGY = "energy_joules"  # study attribute: energy of the searching machine's processor in all runs that ended
+ENERGY = "energy_joules"  # study attribute: energy of the searching machine's processor, of all runs
 PREDICTOR = "latency_predictor"  # study attribute: how well latencies are predicted from the other measured networks
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -280,13 +280,12 @@ class Undeployable(_Part):
 
 
 class FoundPart(_Part):
-    """A guideline's finding: share of the network's time, saving predicted, with its uncertainty."""
+    """A guideline's finding: the saving predicted, with its uncertainty."""
 
     guideline: str
     layers: list[Annotated[int, Field(ge=0)]]
     text: str
     change: str
-    share: Number
     saving_ms: Number
     plus_minus_ms: Number
 
@@ -295,6 +294,8 @@ class Explained(_Part):
     """What the guidelines find in a network, and its latency in that session."""
 
     latency_ms: Amount
+    low_ms: Amount
+    high_ms: Amount
     contended: bool
     findings: list[FoundPart]
 

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,24 +173,25 @@ class Study:
         return self.record.user_attrs.get(REMEASURED, {})
 
     def explained(self) -> set[int]:
-        """The trials in whose networks the guidelines were applied."""
-        return {int(key.removeprefix(EXPLAINED)) for key in self.record.user_attrs if key.startswith(EXPLAINED)}
+        """The trials whose networks were explained while nothing else competed for the processor."""
+        found = {key: value for key, value in self.record.user_attrs.items() if key.startswith(EXPLAINED)}
+        return {int(key.removeprefix(EXPLAINED)) for key, value in found.items() if not value["contended"]}
 
     @contextlib.contextmanager
-    def recording_energy(self, report: Callable[..., None]) -> Iterator[Callable[..., None]]:
-        """Add the energy of a run to the study at its end, if the machine tells it; yields `report` to use meanwhile.
+    def recording_energy(self) -> Iterator[None]:
+        """Add the energy of a run to the study at its end, also of an interrupted one, if RAPL can be read.
 
-        Each event reads the counters, which overflow within an hour.
+        Nothing is recorded where several processes or machines search, which one machine's counters do not show.
         """
-        meter = EnergyMeter()
-
-        def reading(kind: str, **event: Any) -> None:
-            meter.joules()
-            report(kind, **event)
-
-        yield reading
-        if used := meter.joules():
-            self.record.set_user_attr(ENERGY, self.record.user_attrs.get(ENERGY, 0.0) + used)
+        if self.is_shared or self.settings["recipe"].get("ray"):
+            yield
+            return
+        with EnergyMeter() as meter:
+            try:
+                yield
+            finally:
+                if used := meter.joules():
+                    self.record.set_user_attr(ENERGY, self.record.user_attrs.get(ENERGY, 0.0) + used)
 
     def latency_machine(self) -> dict[str, Any] | None:
         """The machine that measured the study's first latency; None before."""

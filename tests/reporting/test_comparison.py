@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -111,3 +113,18 @@ def test_the_picture_draws_every_group_whatever_its_name(tmp_path):
     with paper_style.style():
         figure = distribution_picture.draw(found)
         assert len(figure.axes[0].lines) == len(figure.legends[0].get_texts()) == len(names)
+
+
+STORIES = Path(__file__).parents[2] / "reports" / "published" / "stories"
+
+
+def test_the_readme_of_the_stories_has_their_figures():
+    text = (STORIES / "README.md").read_text(encoding="utf-8")
+    rows = {match[1]: match[0] for match in re.finditer(r"^\| `([\w-]+)` \|.*$", text, re.M)}
+    assert rows.keys() == {path.parent.name for path in STORIES.glob("*/comparison.json")}
+    for name, row in rows.items():
+        found = json.loads((STORIES / name / "comparison.json").read_text(encoding="utf-8"))["differences"]
+        for one in found if len(found) == 1 else ():
+            value, low, high = (100 * one["error"][key] for key in ("value", "low", "high"))
+            ways = ((value, low, high), (-value, -high, -low))
+            assert any(re.search(rf"{v:.1f}( \w+)? \({a:.1f} to {b:.1f}\)", row) for v, a, b in ways), row

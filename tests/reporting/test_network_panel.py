@@ -142,8 +142,9 @@ def test_commands_are_quoted_for_a_shell(folder):
     assert commands == dict.fromkeys(("export", "train", "show"), f"{name}:0")
 
 
+LATENCY = {"latency_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1}
 FOUND = {
-    **{"guideline": "G2", "layers": [1, 3], "text": "8 groups", "change": "one group", "share": 0.4},
+    **{"guideline": "G2", "layers": [1, 3], "text": "8 groups", "change": "one group"},
     **{"saving_ms": 0.5, "plus_minus_ms": 0.04},
 }
 
@@ -152,11 +153,11 @@ FOUND = {
     ("explained", "rows", "note"),
     [
         (None, None, "nas report mine --explain measures them"),
-        ({"latency_ms": 2.0, "contended": True, "findings": []}, None, "save 3 % of its 2.00 ms, while other work"),
+        ({**LATENCY, "contended": True, "findings": []}, None, "save 3 % of its 2.00 ms, while other work"),
         (
-            {"latency_ms": 2.0, "contended": False, "findings": [FOUND]},
+            {**LATENCY, "contended": False, "findings": [FOUND]},
             [["G2", "0.500 ± 0.0400", "8 groups", "one group", "1, 3"]],
-            "took 2.00 ms",
+            "took 2.00 ms (1.90 to 2.10) then",
         ),
     ],
 )
@@ -168,6 +169,9 @@ def test_findings_are_those_that_were_measured(explained, rows, note):
     assert note in member.findings_note
     assert other.findings is None
     assert "by this command" in other.findings_note
+    elsewhere = {**front.settings, "recipe": {**RECIPE, "runtime": "eager"}}
+    member, _ = panels_of(replace(front, settings=elsewhere))
+    assert ("with onnxruntime" in member.findings_note) == (explained is None)
 
 
 def test_a_network_that_cannot_be_built_says_why():

@@ -1,19 +1,23 @@
-"""The energy meter adds what the processor's counters tell, also when they start again at zero."""
+"""The energy of a search is what the processor's counters say, also when they start again at zero."""
 
 from __future__ import annotations
+
+import functools
+import time
 
 import pytest
 
 import nasspace
 from nasspace.reporting import provenance
+from nasspace.studies import energy
 from nasspace.studies import study as records
 from nasspace.studies.energy import EnergyMeter
 
 
-def zone(root, name, label, microjoules):
+def zone(root, name, label, microjoules, largest=1_000_000_000):
     folder = root / name
     folder.mkdir(parents=True)
-    for file, content in (("name", label), ("energy_uj", microjoules), ("max_energy_range_uj", 1_000_000_000)):
+    for file, content in (("name", label), ("energy_uj", microjoules), ("max_energy_range_uj", largest)):
         (folder / file).write_text(f"{content}\n")
     return folder / "energy_uj"
 
@@ -33,27 +37,57 @@ def test_packages_are_added_and_counters_may_overflow(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["missing", "unreadable", "damaged"])
-def test_a_machine_that_does_not_tell_has_no_energy(tmp_path, kind):
+def test_a_machine_without_a_counter_has_no_energy(tmp_path, kind):
     if kind != "missing":
         counter = zone(tmp_path, "intel-rapl:0", "package-0", "?")
         if kind == "unreadable":
             counter.unlink()
             counter.mkdir()
-    assert EnergyMeter(tmp_path).joules() is None
+    with EnergyMeter(tmp_path) as meter:
+        assert meter.joules() is None
+
+
+@pytest.mark.parametrize("largest", ["?", 10])
+def test_a_counter_that_falls_without_a_range_is_not_counted(tmp_path, largest):
+    counter = zone(tmp_path, "intel-rapl:0", "package-0", 5_000_000_000, largest)
+    meter = EnergyMeter(tmp_path)
+    counter.write_text("0\n")
+    assert meter.joules() is None
+
+
+def test_a_thread_reads_before_a_counter_overflows(tmp_path, monkeypatch):
+    monkeypatch.setattr(energy, "SECONDS", 0.001)
+    counter = zone(tmp_path, "intel-rapl:0", "package-0", 0)
+    with EnergyMeter(tmp_path) as meter:
+        for microjoules in (900_000_000, 100_000_000):
+            counter.write_text(f"{microjoules}\n")
+            while meter._counters[counter.parent] != microjoules:
+                time.sleep(0.001)
+    assert meter.joules() == pytest.approx(1100)
 
 
 def test_the_energy_of_all_runs_is_kept_and_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    counter = zone(tmp_path / "powercap", "intel-rapl:0", "package-0", 0)
-    monkeypatch.setattr(EnergyMeter.__init__, "__defaults__", (tmp_path / "powercap",))
+    counter = zone(tmp_path / "powercap", "intel-rapl:0", "package-0", 0, 10**12)
+    monkeypatch.setattr(records, "EnergyMeter", functools.partial(EnergyMeter, tmp_path / "powercap"))
+    asked = []
 
     def evaluated(architecture):
         counter.write_text(str(int(counter.read_text()) + 1_800_000_000))
+        asked.append(architecture)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
         return {"accuracy": 0.5, "flops": 1.0}
 
-    for trials in (1, 2):
-        settings = {"objectives": ["accuracy", "flops"], "sampler": "random", "study": "metered"}
+    def search(trials, **changes):
+        settings = {"objectives": ["accuracy", "flops"], "sampler": "random", "study": "metered", **changes}
         nasspace.search("shuffle", trials=trials, evaluator=evaluated, **settings)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(2)
+    search(2)
     front = records.load("metered").snapshot()
-    assert front.energy_joules == pytest.approx(3600)
-    assert "1 Wh" in dict(provenance.facts(front))["Energy"].values()
+    assert front.energy_joules == pytest.approx(3 * 1800)
+    assert "1.5 Wh" in dict(provenance.facts(front))["Energy"].values()
+    search(1, study="shared", storage="sqlite:///shared.db")
+    assert records.load("shared").snapshot().energy_joules is None
