@@ -29,7 +29,7 @@ Exportable = Annotated[
     str,
     typer.Argument(
         metavar="ARCH",
-        help="Published network, architecture JSON, STUDY:ID, or STUDY:front.",
+        help="Published network, architecture JSON, STUDY:ID, STUDY:recommended, or STUDY:front.",
         autocompletion=choices.networks_and_fronts,
     ),
 ]
@@ -37,7 +37,7 @@ AnyNetwork = Annotated[
     str,
     typer.Argument(
         metavar="ARCH",
-        help="Published network, architecture JSON, STUDY:ID, an ONNX file, or module:function.",
+        help="Published network, architecture JSON, STUDY:ID or STUDY:recommended, an ONNX file, or module:function.",
         autocompletion=choices.networks,
     ),
 ]

@@ -302,10 +302,11 @@ def report(
         raise InputError("--check writes nothing and --explain measures; give one")
     if check:
         return _check_published(study, json)
-    if explain:
-        _explain(load(study))
+    is_interrupted = explain and _is_interrupted(load(study))
     loaded = read(study)
     path: Path = write_report(write_tables(loaded))
+    if is_interrupted:
+        raise Interrupted("interrupted; what is measured is kept and in the report; run the same command to continue")
     if json:
         printing.print_json({"study": loaded.name, "report": str(path)})
     else:
@@ -313,8 +314,8 @@ def report(
     return None
 
 
-def _explain(study: Study) -> None:
-    """Explain the front of a study; an interrupt keeps what is measured."""
+def _is_interrupted(study: Study) -> bool:
+    """Explain the front of a study; whether the user interrupts it."""
     from nasspace.cli.progress import display
     from nasspace.engine.explaining import explain_front
 
@@ -322,7 +323,8 @@ def _explain(study: Study) -> None:
         with display() as show:
             explain_front(study, show)
     except KeyboardInterrupt:
-        raise Interrupted("interrupted; run the same command to continue") from None
+        return True
+    return False
 
 
 def _check_published(name: str, json: bool) -> None:

@@ -22,7 +22,7 @@ def train(
         str,
         typer.Argument(
             metavar="ARCH",
-            help="STUDY:ID, STUDY:front, published network, architecture JSON, or export folder.",
+            help="STUDY:ID, STUDY:recommended, STUDY:front, published network, architecture JSON, or export folder.",
             autocompletion=choices.networks_and_fronts,
         ),
     ],

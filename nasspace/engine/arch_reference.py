@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nasspace import architecture as architectures
 from nasspace import zoo
@@ -95,10 +96,23 @@ def parse_trial(text: str) -> tuple[str, int] | None:
     if number != paths.RECOMMENDED:
         return (study, int(number)) if number.isascii() and number.isdecimal() else None
     found = records.read(study)
-    if (recommended := found.snapshot().recommended) is None:
-        command = f"nas front {paths.as_argument(found.folder)}"
-        raise InputError(f"{text}: the study recommends no network; give STUDY:ID with an id of `{command}`")
-    return study, recommended
+    front, name = found.snapshot(), paths.as_argument(found.folder)
+    if not front.members:
+        raise InputError(f"{text}: the study has no network on its front; run `nas resume {name}`, or widen its limits")
+    if front.recommended is None:
+        why = "since accuracy is none of its objectives" if "accuracy" not in front.objectives else "so far"
+        raise InputError(
+            f"{text}: the study recommends no network, {why}; give STUDY:ID with an id of `nas front {name}`"
+        )
+    return study, front.recommended
+
+
+def settled(given: Any) -> Any:
+    """`STUDY:ID` for `STUDY:recommended`, which may be another network later; anything else as it is."""
+    if not isinstance(given, str) or given.rpartition(":")[2] != paths.RECOMMENDED:
+        return given
+    trial = parse_trial(given)
+    return given if trial is None else f"{trial[0]}:{trial[1]}"
 
 
 def parse_front(text: str) -> str | None:

@@ -96,6 +96,7 @@ def compress(
     report = report or full_training._silent
     if epochs is None:
         epochs = full_training.EPOCHS if method == netadapt.METHOD else weight_compression.EPOCHS
+    teacher = arch_reference.settled(teacher)
     options = Options(
         data, data_dir, epochs, resolution, settings, weights, False, teacher, seed, device,
         None, None, skip_broken,

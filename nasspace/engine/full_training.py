@@ -216,7 +216,7 @@ def train(
             settings,
             weights,
             from_scratch,
-            teacher,
+            arch_reference.settled(teacher),
             seed,
             processes.device,
             threads,

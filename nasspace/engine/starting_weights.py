@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nasspace import failures, zoo
 from nasspace.architecture import Architecture
 from nasspace.engine import data_origin
-from nasspace.engine.arch_reference import resolve_arch
+from nasspace.engine.arch_reference import resolve_arch, settled
 from nasspace.engine.evaluator import TrainingEvaluator
 from nasspace.engine.problem import choices_in
 from nasspace.errors import InputError
@@ -111,9 +111,7 @@ def find(text: str, problem: Problem, report: Report) -> Donor:
             report(note)
         state = read_safetensors(source.weights)
         choices = choices_in(problem.space, source.architecture)
-        if source.study and text.endswith(f":{paths.RECOMMENDED}"):  # which may be another one later
-            text = f"{text.rpartition(':')[0]}:{source.number}"
-        return _fitted(text, choices, state, data_origin.normalization(source.weights), problem, report)
+        return _fitted(settled(text), choices, state, data_origin.normalization(source.weights), problem, report)
     except OSError as error:
         raise InputError(f"{FLAG} {text[:100]}: cannot be read ({error.strerror or error})") from None
     except InputError as error:

@@ -227,9 +227,7 @@ def _findings_note(front: Front, member: Member | None) -> str:
         return "Findings of the guidelines are measured for searches with onnxruntime on their own machine."
     if member.explained is None:
         name = paths.as_argument(front.folder)
-        return (
-            f"This report has no findings of the guidelines; nas report {name} --explain measures them for the front."
-        )
+        return f"Its findings are not measured yet; nas report {name} --explain does so for all networks of the front."
     low, whole, high = (significant(member.explained[key]) for key in ("low_ms", "latency_ms", "high_ms"))
     busy = ", while other work was competing for the processor" if member.explained["contended"] else ""
     if not member.explained["findings"]:

@@ -49,6 +49,7 @@ def test_findings_are_kept_and_shown(study, explained, capsys):
     assert explained == 3 * ["real-0"], "it is not measured again"
     assert "trial 0 cannot be explained: outputs differ" in said[0]
     assert "trial 0: the machine was busy" in said[1]
+    assert "are explained" in said[3]
     member = records.read("real").snapshot().members[0]
     assert [finding["guideline"] for finding in member.explained["findings"]] == ["G4"]
     page = (study / "report.html").read_text()
@@ -77,7 +78,8 @@ def test_an_interrupt_keeps_what_is_measured(study, explained, monkeypatch, caps
 
     monkeypatch.setattr(explaining, "explain", interrupted)
     assert cli.run(["report", "real", "--explain"]) == 130
-    assert "run the same command to continue" in capsys.readouterr().err
+    assert "what is measured is kept and in the report; run the same command" in capsys.readouterr().err
+    assert (study / "report.html").is_file()
     assert records.read("real").explained() == set()
 
 

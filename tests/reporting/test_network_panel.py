@@ -152,7 +152,7 @@ FOUND = {
 @pytest.mark.parametrize(
     ("explained", "rows", "note"),
     [
-        (None, None, "nas report mine --explain measures them"),
+        (None, None, "nas report mine --explain does so"),
         ({**LATENCY, "contended": True, "findings": []}, None, "save 3 % of its 2.00 ms, while other work"),
         (
             {**LATENCY, "contended": False, "findings": [FOUND]},

@@ -196,6 +196,11 @@ def test_the_recommended_network_has_a_name(study, monkeypatch, capsys):
     assert arch_reference.resolve_arch("real:recommended").name == "real-0"
     with pytest.raises(InputError, match="there is no study"):
         arch_reference.parse_trial("unknown:recommended")
+    assert arch_reference.settled("real:recommended") == "real:0"
+    assert [arch_reference.settled(given) for given in ("real:0", "a.onnx", None)] == ["real:0", "a.onnx", None]
     monkeypatch.setattr(fronts.Front, "recommended", None)
-    with pytest.raises(InputError, match="real:recommended: the study recommends no network; give STUDY:ID"):
+    with pytest.raises(InputError, match="real:recommended: the study recommends no network, so far; give STUDY:ID"):
+        arch_reference.resolve_arch("real:recommended")
+    monkeypatch.setattr(records.Study, "_front_numbers", lambda *_: [])
+    with pytest.raises(InputError, match="no network on its front; run `nas resume real`, or widen"):
         arch_reference.resolve_arch("real:recommended")
