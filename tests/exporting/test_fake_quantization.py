@@ -19,7 +19,10 @@ from nasspace.network import build
 from tests.exporting.test_export import HEADS, OPTIONS
 
 SIDE = 12
-ROUNDING = 0.005  # mean difference over the largest output; sums in another order round to other levels
+ROUNDING = (
+    0.02  # mean difference over the largest output; sums in another order, as on other processors, round to other
+)
+# levels: 0.003 on an AMD EPYC, 0.0074 on an Intel Xeon with AMX; the networks before and after a training differ by 0.2
 
 
 def every_third_block(first: int) -> Architecture:
@@ -73,7 +76,7 @@ def test_every_block_computes_what_the_file_computes(per_channel, source, tmp_pa
             optimizer.zero_grad()
         again = calibration.with_weights(network.tensors()).quantize(tmp_path / "trained.onnx", scheme)
         assert difference(network, again) < ROUNDING
-        assert difference(QuantizedNetwork(path, calibration.prepared), again) > 10 * ROUNDING
+        assert difference(QuantizedNetwork(path, calibration.prepared), again) > 5 * ROUNDING
 
 
 def difference(network: QuantizedNetwork, path: Path) -> float:
