@@ -17,13 +17,15 @@ import nasspace
 def main() -> None:
     own = len(sys.argv) > 1
     data, networks, recipe = (f"imagefolder:{sys.argv[1]}", 24, "standard") if own else ("digits", 2, "quick")
+    resolution = None if own else 8  # the deployment's
 
     families = nasspace.compare(
         ["shuffle", "mobile"],
-        budget={"flops": "300k..900k"},
+        budget={"flops": "300k..900k" if own else "100k..300k"},
         data=data,
         networks=networks,
         recipe=recipe,
+        resolution=resolution,
         study="families",
     )
     print(families.sentence)
@@ -32,10 +34,11 @@ def main() -> None:
     kernels = nasspace.compare(
         "mobile",
         vary="stages.*.kernel",
-        budget={"flops": "300k..900k"},
+        budget={"flops": "300k..900k" if own else "100k..300k"},
         data=data,
         networks=networks,
         recipe=recipe,
+        resolution=resolution,
         study="kernels",
     )
     print(kernels.sentence)

@@ -33,7 +33,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         photos, trials, epochs = Path(sys.argv[1]), 30, 100
     else:
-        photos, trials, epochs = write_digits(Path("digits")), 2, 2
+        photos, trials, epochs = write_digits(Path("digits")), 1, 1
 
     study = nasspace.search(
         nasspace.Space.load("shuffle"), data=f"imagefolder:{photos}", latency_target_ms=20, trials=trials
