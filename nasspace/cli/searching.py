@@ -302,10 +302,10 @@ def report(
         raise InputError("--check writes nothing and --explain measures; give one")
     if check:
         return _check_published(study, json)
-    is_interrupted = explain and _is_interrupted(load(study))
+    is_whole = not explain or _explain(load(study))
     loaded = read(study)
     path: Path = write_report(write_tables(loaded))
-    if is_interrupted:
+    if not is_whole:
         raise Interrupted("interrupted; what is measured is kept and in the report; run the same command to continue")
     if json:
         printing.print_json({"study": loaded.name, "report": str(path)})
@@ -314,8 +314,8 @@ def report(
     return None
 
 
-def _is_interrupted(study: Study) -> bool:
-    """Explain the front of a study; whether the user interrupts it."""
+def _explain(study: Study) -> bool:
+    """Explain the front of a study; False if the user interrupts it."""
     from nasspace.cli.progress import display
     from nasspace.engine.explaining import explain_front
 
@@ -323,8 +323,8 @@ def _is_interrupted(study: Study) -> bool:
         with display() as show:
             explain_front(study, show)
     except KeyboardInterrupt:
-        return True
-    return False
+        return False
+    return True
 
 
 def _check_published(name: str, json: bool) -> None:

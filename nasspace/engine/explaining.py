@@ -40,9 +40,10 @@ def explain_front(study: Study, on_event: Report) -> None:
     if not front.members:
         raise InputError(f"{place} has no network on its front; run `nas resume {paths.as_argument(study.folder)}`")
     with paths.alone(study.folder, wait=study.is_shared), errors_of_storage(study.folder):
-        missing = [number for number in study.front_numbers() if number not in study.explained()]
+        explained = study.explained()
+        missing = [number for number in study.front_numbers() if number not in explained]
         if not missing:
-            on_event("note", text="the networks of the front are explained; no other is on it")
+            on_event("note", text="all networks of the front were explained before")
         for i, number in enumerate(missing, start=1):
             on_event("finishing", text=f"explaining trial {number}, {i} of {len(missing)}")
             _explain(study, number, on_event)

@@ -49,7 +49,7 @@ def test_findings_are_kept_and_shown(study, explained, capsys):
     assert explained == 3 * ["real-0"], "it is not measured again"
     assert "trial 0 cannot be explained: outputs differ" in said[0]
     assert "trial 0: the machine was busy" in said[1]
-    assert "are explained" in said[3]
+    assert "were explained before" in said[3]
     member = records.read("real").snapshot().members[0]
     assert [finding["guideline"] for finding in member.explained["findings"]] == ["G4"]
     page = (study / "report.html").read_text()
