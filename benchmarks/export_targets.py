@@ -1,6 +1,7 @@
 """Trained networks in the other runtimes: outputs and decisions on real images next to ONNX Runtime's.
 
-    python benchmarks/export_targets.py FOLDER --data imagefolder:clothing10 [--formats pt2,openvino,executorch,litert]
+    python benchmarks/export_targets.py FOLDER --data imagefolder:clothing10
+        [--formats pt2,openvino,executorch,litert,litert-int8]
 
 FOLDER holds exports of trained networks, such as those that `benchmarks/int8.py` makes; every export in it is written
 for each runtime whose package is installed, in a temporary folder. OpenVINO runs twice: in float32, as `nas verify`
@@ -20,15 +21,18 @@ import numpy as np
 import torch
 
 from nasspace import architecture as architectures
+from nasspace.data.images import spread
 from nasspace.data.loading import DataSet, load_data
 from nasspace.exporting import targets
 from nasspace.exporting.int8 import onnx_scores
-from nasspace.exporting.targets import TARGETS, Scores
+from nasspace.exporting.targets import LITERT_INT8, TARGETS, Scores
 from nasspace.exporting.weights import read_safetensors
 from nasspace.latency.convert import relative_difference
+from nasspace.latency.quantization import IMAGES
 from nasspace.network import build
 from nasspace.training.trainer import network_inputs
 
+ALL = {**TARGETS, LITERT_INT8.name: LITERT_INT8}
 BATCH = 50  # images; the files take one
 
 
@@ -37,13 +41,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--formats", default=",".join(TARGETS))
+    parser.add_argument("--formats", default=",".join(ALL))
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in options.formats.split(","):
-        if TARGETS[name].missing:
-            print(f"{name}: {TARGETS[name].missing}")
-    formats = [name for name in options.formats.split(",") if not TARGETS[name].missing]
+        if ALL[name].missing:
+            print(f"{name}: {ALL[name].missing}")
+    formats = [name for name in options.formats.split(",") if not ALL[name].missing]
     print("| network | runtime | largest difference | decisions that differ | test accuracy | ONNX Runtime's |")
     print("| -- | -- | -- | -- | -- | -- |")
     for folder in sorted(path.parent for path in options.folder.glob("*/export.json")):
@@ -60,10 +64,10 @@ def rows(folder: Path, source: str, formats: list[str]) -> Iterator[str]:
     network = build(architecture).eval()
     network.load_state_dict(read_safetensors(folder / "weights.safetensors"))
     for name in formats:
-        target = TARGETS[name]
+        target = ALL[name]
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / target.file
-            targets.write(target, network, (1, *architecture.input), False, path)
+            targets.write(target, targets.Source(network, (1, *architecture.input), images=calibrating(data)), path)
             runs = {target.title: targets.fitting(targets.scores(target, path), 1)}
             if name == "openvino":
                 runs = {
@@ -82,6 +86,11 @@ def rows(folder: Path, source: str, formats: list[str]) -> Iterator[str]:
 def test_images(data: DataSet) -> np.ndarray:
     """The preprocessed images of the test split, float32 (N, C, H, W)."""
     return network_inputs(data.test.pixels, data, data.resolution)
+
+
+def calibrating(data: DataSet) -> np.ndarray:
+    """Preprocessed training images that calibrate int8."""
+    return network_inputs(data.train.pixels[spread(len(data.train), IMAGES)], data, data.resolution)
 
 
 def in_batches(run: Scores, images: np.ndarray) -> np.ndarray:

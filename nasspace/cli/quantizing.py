@@ -10,10 +10,10 @@ import typer
 
 from nasspace.cli import choices, printing
 from nasspace.cli.spaces import Json
-from nasspace.errors import Interrupted
+from nasspace.errors import InputError, Interrupted, nearest
 
 if TYPE_CHECKING:
-    from nasspace.exporting.int8 import Quantized
+    from nasspace.exporting.int8 import Loss, Quantized
 
 
 def add_to(app: typer.Typer) -> None:
@@ -34,15 +34,23 @@ def quantize(
     fine_tune: Annotated[
         int, typer.Option(help="Epochs to train the network as it computes in int8, if int8 loses too much.", min=0)
     ] = 0,
+    format: Annotated[str, typer.Option(help="onnx or litert.", autocompletion=lambda: ["onnx", "litert"])] = "onnx",
     json: Json = False,
 ) -> None:
     """Write model.int8.onnx into an export: the best of six ways to quantize, and what it loses.
 
     If it loses more than a point of accuracy on the validation images, the most sensitive operations stay in float.
     With --fine-tune the network is also trained in int8, and the better file is kept; the same command resumes.
+    --format litert writes model.int8.tflite for LiteRT (TensorFlow Lite) instead, in the one way that LiteRT has.
     """
     from nasspace.exporting import int8
 
+    if format == "litert":
+        if fine_tune:
+            raise InputError("--fine-tune trains for model.int8.onnx; leave it out with --format litert")
+        return _for_litert(folder, data, data_dir, json)
+    if format != "onnx":
+        raise InputError(f"--format {format}: not onnx or litert{nearest(format, ('onnx', 'litert'))}")
     try:
         exported, found = int8.quantize(folder, data, data_dir, printing.print_message, fine_tune=fine_tune)
     except KeyboardInterrupt:
@@ -72,16 +80,37 @@ def quantize(
     return None
 
 
+def _for_litert(folder: Path, data: str | None, data_dir: Path | None, json: bool) -> None:
+    """Write model.int8.tflite, and print what it loses."""
+    from nasspace.exporting import int8_litert
+    from nasspace.exporting.targets import LITERT_INT8
+
+    exported, found = int8_litert.quantize(folder, data, data_dir)
+    if json:
+        document = {"folder": str(exported.folder), "accuracy": exported.accuracy, **found.to_json()}
+        return printing.print_json({**document, "warning": found.warning})
+    if found.loss is not None:
+        printing.print_text(_loss(found.loss, exported.accuracy, LITERT_INT8.file))
+    printing.print_text(f"{printing.escape_line(exported.folder)}: {LITERT_INT8.file}")
+    if found.warning:
+        printing.print_message(f"nas: {found.warning}")
+    return None
+
+
+def _loss(loss: Loss, accuracy: dict[str, Any], file: str) -> str:
+    """The accuracies in float and int8, and what is lost."""
+    low, high = (100 * end for end in loss.interval)
+    both = ", ".join(f"{name} {accuracy[name]:.2%}" for name in ("model.onnx", file) if name in accuracy)
+    return f"{both}; {100 * loss.value:.2f} points lost ({low:.2f} to {high:.2f}) on {loss.count:,} validation images"
+
+
 def _losses(found: Quantized, accuracy: dict[str, Any]) -> list[str]:
     """The accuracies in float and int8, and the layers left in float."""
     from nasspace.exporting import int8
 
     lines = []
     if found.loss is not None:
-        low, high = (100 * end for end in found.loss.interval)
-        both = ", ".join(f"{name} {accuracy[name]:.2%}" for name in ("model.onnx", int8.INT8) if name in accuracy)
-        lost = f"{100 * found.loss.value:.2f} points lost ({low:.2f} to {high:.2f})"
-        lines.append(f"{both}; {lost} on {found.loss.count:,} validation images")
+        lines.append(_loss(found.loss, accuracy, int8.INT8))
     if nodes := found.scheme.float_nodes:
         layers = ", ".join(map(str, int8.layers_of(nodes)))
         lines.append(f"{len(nodes)} operations stay in float, in layers {layers}: {', '.join(nodes)}")

@@ -36,6 +36,7 @@ PROBABILITY = 0.01  # largest difference of a probability; a level of a pixel th
 LEVELS = 2  # of 255: largest difference between the resizing of PyTorch and Pillow
 BATCH = 2
 INT8 = "model.int8.onnx"
+INT8_FILES = (INT8, *(name for name, target in BY_FILE.items() if target.is_int8))
 JUDGED = ("model.onnx", INT8, photo_onnx.NAME, *BY_FILE, "model.py", "weights.pt")
 PIPELINE = "weights.safetensors"  # the reference for the other files
 NO_DATA = "no data given; `nas verify FOLDER --data SPEC` judges it"
@@ -69,16 +70,16 @@ def run(
 
 
 def judge_int8(
-    folder: Path, architecture: Architecture, record: Mapping[str, Any], data: DataSet | None
+    folder: Path, name: str, architecture: Architecture, record: Mapping[str, Any], data: DataSet | None
 ) -> tuple[list[Check], dict[str, float]]:
-    """Check model.int8.onnx alone; returns the checks and its accuracy."""
+    """Check an int8 file alone; returns the checks and its accuracy."""
     network = build(architecture).eval()
     load_into(network, read_safetensors(folder / PIPELINE), PIPELINE)
     here = _Folder(folder, architecture, record, network, preprocessing.read(folder), data, code=False)
     if why := here._not_judged():
-        return [not_run(f"accuracy of {INT8}", why)], {}
+        return [not_run(f"accuracy of {name}", why)], {}
     pipeline = Pipeline.of(network, data)
-    checks = list(here._judged_file(INT8, pipeline, judging.pixels_of(data, here.spec), ""))
+    checks = list(here._judged_file(name, pipeline, judging.pixels_of(data, here.spec), ""))
     return checks, here.accuracy
 
 
@@ -131,7 +132,7 @@ class _Folder:
                 yield from self._model_py(problem)
 
     def _is_there(self, name: str) -> bool:
-        return name in self.record["files"] or (name == INT8 and (self.path / name).is_file())
+        return name in self.record["files"] or (name in INT8_FILES and (self.path / name).is_file())
 
     def _not_judged(self) -> str:
         """Why accuracy is not judged; empty if it is."""
@@ -189,7 +190,7 @@ class _Folder:
 
     def _same_outputs(self, target: Target) -> Check:
         """Compare the outputs of a file in its own runtime with PyTorch's."""
-        name = f"{target.file} equals PyTorch"
+        name = f"{target.file} runs" if target.is_int8 else f"{target.file} equals PyTorch"
         if why := self._not_loaded(target):
             return not_run(name, why)
         images = torch.randn(BATCH, *self.architecture.input, generator=torch.Generator().manual_seed(0))
@@ -200,6 +201,9 @@ class _Folder:
             found = run(images.numpy())
         except Exception as error:  # a runtime may raise anything on a file of another network
             return Check(name, False, f"does not run: {first_line(error)[:200]}", LIMIT)
+        if target.is_int8:  # what it loses is reported, not limited
+            ok = found.shape == expected.shape and bool(np.isfinite(found).all())
+            return Check(name, ok, "" if ok else "not finite, or of another shape", "")
         return _outputs_equal(target.file, relative_difference(expected, found))
 
     def _not_loaded(self, target: Target) -> str:
@@ -315,7 +319,7 @@ class _Folder:
             yield Check(check, False, (str(error).splitlines() or [type(error).__name__])[0][:200], own)
             return
         self.accuracy[name] = verdict.accuracy
-        free = name == INT8  # its loss is reported, not limited
+        free = name in INT8_FILES  # its loss is reported, not limited
         yield Check(check, free or verdict.near(own), verdict.accuracy, "" if free else own)
         limit = "" if free else verdict.allowed
         few = free or verdict.differing <= verdict.allowed

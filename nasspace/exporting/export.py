@@ -25,7 +25,7 @@ from nasspace.exporting import preprocessing as specifications
 from nasspace.exporting.check import Check, digest, has_failed, summary
 from nasspace.exporting.checks import INT8
 from nasspace.exporting.model_source import model_source
-from nasspace.exporting.targets import TARGETS
+from nasspace.exporting.targets import BY_FILE, LITERT_INT8, TARGETS
 from nasspace.exporting.weights import as_safetensors, as_torch, load_into, read_safetensors
 from nasspace.network import Network, build
 
@@ -47,9 +47,10 @@ ORIGIN = {
 LARGEST_SEED = 2**63 - 1
 HASHED = (  # recorded with their digests, which `verify` checks
     *("weights.safetensors", "weights.pt", "model.onnx", INT8, photo_onnx.NAME),
-    *(name for target in TARGETS.values() for name in (target.file, *target.others)),
+    *(name for target in BY_FILE.values() for name in (target.file, *target.others)),
     *("model.py", specifications.PROGRAM, specifications.NAME),
 )
+INT8_RECORDS = {INT8: "int8", LITERT_INT8.file: "int8_litert"}  # how int8 files were made, by key of export.json
 WRITTEN = ("architecture.json", *HASHED, RECORD, "README.md")
 TRAINED = ("training.json", "confusion.csv", "training.html")  # added by a full training
 LOGS = "tensorboard"  # folder with the event files of a full training, which is there before the export
@@ -170,29 +171,34 @@ def earlier(folder: Path, architecture: Architecture) -> dict[str, Any]:
 
 
 def add_int8(
-    folder: str | os.PathLike, path: Path, data: DataSet | None = None, how: Mapping[str, Any] | None = None
+    folder: str | os.PathLike,
+    path: Path,
+    data: DataSet | None = None,
+    how: Mapping[str, Any] | None = None,
+    name: str = INT8,
 ) -> Exported:
-    """Move an int8 file into a complete export as model.int8.onnx; record its digest, `how` it was made, its accuracy.
+    """Move an int8 file into a complete export as `name`; record its digest, `how` it was made, its accuracy.
 
     An earlier one is replaced. A file that fails its checks on `data` is removed, with a `VerificationError`.
     """
     folder = Path(folder)
     record = read_record(folder)
     architecture = architectures.load(folder / "architecture.json")
-    if INT8 in record["files"]:  # forgotten before the file changes, so that a kill leaves a record that is true
-        record["files"].pop(INT8)
-        record["accuracy"].pop(INT8, None)
-        record["checks"] = [one for one in record["checks"] if INT8 not in one["name"]]
-        files.write_json(folder / RECORD, {**record, "int8": None})
-    with files.replacing(folder / INT8) as target:
+    key = INT8_RECORDS[name]
+    if name in record["files"]:  # forgotten before the file changes, so that a kill leaves a record that is true
+        record["files"].pop(name)
+        record["accuracy"].pop(name, None)
+        record["checks"] = [one for one in record["checks"] if name not in one["name"]]
+        files.write_json(folder / RECORD, {**record, key: None})
+    with files.replacing(folder / name) as target:
         shutil.copyfile(path, target)
-    record["files"][INT8] = digest(folder / INT8)
-    record["int8"] = dict(how) if how else None
+    record["files"][name] = digest(folder / name)
+    record[key] = dict(how) if how else None
     record["files"] = dict(sorted(record["files"].items()))
-    new, accuracy = checking.judge_int8(folder, architecture, record, data)
+    new, accuracy = checking.judge_int8(folder, name, architecture, record, data)
     if failed := [check for check in new if check.ok is False]:
-        (folder / INT8).unlink()  # it is not recorded yet
-        raise VerificationError(f"{folder / INT8}: {failed[0].name} ({failed[0].value}, limit {failed[0].limit})")
+        (folder / name).unlink()  # it is not recorded yet
+        raise VerificationError(f"{folder / name}: {failed[0].name} ({failed[0].value}, limit {failed[0].limit})")
     record["accuracy"] |= accuracy
     names = {check.name for check in new}
     checks = [*(Check(**{"why": "", **one}) for one in record["checks"] if one["name"] not in names), *new]
@@ -400,9 +406,10 @@ def _write(
         photo_onnx.write(network, spec, stated, new / photo_onnx.NAME)
     is_free = record["batch_size"] == DYNAMIC
     shape = (1 if is_free else record["batch_size"], *architecture.input)
+    source = targets.Source(network, shape, is_free)
     for name in formats:
         if name in TARGETS:
-            targets.write(TARGETS[name], network, shape, is_free, new / TARGETS[name].file)
+            targets.write(TARGETS[name], source, new / TARGETS[name].file)
     names = sorted(path.name for path in new.iterdir())
     return {name: digest(new / name) if name in HASHED else None for name in names}
 
@@ -490,8 +497,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     figures = [value for value in record["accuracy"].values() if isinstance(value, bool | str | list | dict | None)]
     if figures:
         raise document.error(("accuracy",), "not a number for each file; export it again")
-    if not isinstance(record.get("int8"), dict | None):
-        raise document.error(("int8",), "not the record of an int8 file; run `nas quantize` again")
+    for key in INT8_RECORDS.values():
+        if not isinstance(record.get(key), dict | None):
+            raise document.error((key,), "not the record of an int8 file; run `nas quantize` again")
     check_origin(document, record["data"])
     return record
 

@@ -25,11 +25,13 @@ from nasspace import architecture as architectures
 from nasspace import files, temporary
 from nasspace.data.images import spread
 from nasspace.errors import InputError
+from nasspace.exporting import targets
 from nasspace.exporting.check import digest
 from nasspace.exporting.checks import INT8
 from nasspace.exporting.export import TRAINED, Exported, add_int8, data_of, read_record
 from nasspace.exporting.fake_quantization import QuantizedNetwork
 from nasspace.exporting.judging import onnx_scores
+from nasspace.exporting.targets import BY_FILE
 from nasspace.latency.graph import layer_index
 from nasspace.latency.quantization import IMAGES, RANGES, Calibration, Scheme, calibrated
 from nasspace.training import trainer
@@ -37,6 +39,7 @@ from nasspace.training.settings import TrainingSettings
 from nasspace.training.trainer import network_inputs
 
 if TYPE_CHECKING:
+    from nasspace.architecture import Architecture
     from nasspace.data.images import DataSet
 
 LOSS = 0.01  # accuracy that int8 may lose before operations stay in float
@@ -178,9 +181,32 @@ def quantize(
     folder = Path(folder)
     checkpoint = folder.resolve().with_name(f".{folder.resolve().name}.fine-tuning.pt")
     training = Training(fine_tune, _settings(folder), checkpoint) if fine_tune else None
-    record = read_record(folder)
-    if fine_tune and not record["trained"]:
+    if fine_tune and not read_record(folder)["trained"]:
         raise InputError(f"{folder}: was never trained; leave out --fine-tune, or train it with `nas train`")
+    given = read_quantizable(folder, data, data_dir)
+    with temporary.private() as new:
+        path = Path(new) / INT8
+        result = _quantized(given.source, path, given.data, given.record["trained"], training, on_step)
+        exported = add_int8(folder, path, given.data, result.to_json())
+    checkpoint.unlink(missing_ok=True)
+    return exported, result
+
+
+@dataclass(frozen=True, eq=False)
+class Quantizable:
+    """An export that can be quantized: its record, network, float file `source`, and the data of its training."""
+
+    record: dict[str, Any]
+    architecture: Architecture
+    source: Path
+    data: DataSet
+
+
+def read_quantizable(
+    folder: Path, data: DataSet | str | None = None, data_dir: str | os.PathLike | None = None
+) -> Quantizable:
+    """Read an export and its data; an `InputError` without an unchanged model.onnx or without data."""
+    record = read_record(folder)
     architecture = architectures.load(folder / "architecture.json")
     source = folder / "model.onnx"
     if not source.is_file():
@@ -191,12 +217,7 @@ def quantize(
     found = data_of(name, data_dir, record, architecture, folder)
     if found is None:
         raise InputError(f"{folder}: the data of its training is not known; name it with --data")
-    with temporary.private() as new:
-        path = Path(new) / INT8
-        result = _quantized(source, path, found, record["trained"], training, on_step)
-        exported = add_int8(folder, path, found, result.to_json())
-    checkpoint.unlink(missing_ok=True)
-    return exported, result
+    return Quantizable(record, architecture, source, found)
 
 
 def _settings(folder: Path) -> TrainingSettings:
@@ -301,8 +322,9 @@ def loss_of(source: Path, int8: Path, data: DataSet, split: str = "validation") 
 
 
 def _right(path: Path, data: DataSet, split: str) -> np.ndarray:
-    """Which images of a split an ONNX file classifies correctly."""
-    scores, labels = onnx_scores(path), getattr(data, split).labels.numpy()
+    """Which images of a split a file classifies correctly, in ONNX Runtime or the runtime that it is for."""
+    scores = targets.scores(BY_FILE[path.name], path) if path.name in BY_FILE else onnx_scores(path)
+    labels = getattr(data, split).labels.numpy()
     batches = getattr(data, split).pixels.split(BATCH)
     return np.concatenate([scores(network_inputs(part, data, data.resolution)).argmax(1) for part in batches]) == labels
 

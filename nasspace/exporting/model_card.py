@@ -10,7 +10,7 @@ from nasspace.architecture import Architecture
 from nasspace.errors import InputError, nearest
 from nasspace.exporting import photo_onnx
 from nasspace.exporting.preprocessing import in_words
-from nasspace.exporting.targets import TARGETS
+from nasspace.exporting.targets import BY_FILE, LITERT_INT8
 from nasspace.formatting import escape_markdown, kilobytes, significant
 from nasspace.network import folds
 
@@ -48,7 +48,7 @@ FILES = {
     "model.onnx": "the network with its weights as ONNX, batch norm folded in; metadata: preprocessing, classes",
     "model.int8.onnx": "the network, quantized: weights in int8, activations in uint8",
     photo_onnx.NAME: "the network with the preprocessing inside: a decoded image in, probabilities out",
-    **{target.file: target.about for target in TARGETS.values()},
+    **{target.file: target.about for target in BY_FILE.values()},
     "model.openvino.bin": "its weights",
     "preprocessing.json": "how images are preprocessed, and the names of the classes",
     "predict.py": "classifies image files; needs onnxruntime, numpy and Pillow",
@@ -133,15 +133,16 @@ def _accuracies(record: Mapping[str, Any], checks: Sequence[Any]) -> str:
     data = f"On the validation images of {escape_markdown(record['data']['name'])}, " if record["data"] else ""
     how = "each file through preprocessing.json, `weights.safetensors` in the training pipeline:"
     table = _table(("file", "accuracy", "images that differ from the pipeline"), rows)
-    return f"{data}{how}\n\n{table}{_int8(record.get('int8'))}"
+    made = _int8("model.int8.onnx", record.get("int8")) + _int8(LITERT_INT8.file, record.get("int8_litert"))
+    return f"{data}{how}\n\n{table}{made}"
 
 
-def _int8(how: Any) -> str:
-    """How the int8 file was made and what it loses, as a paragraph; empty without one."""
+def _int8(name: str, how: Any) -> str:
+    """How an int8 file was made and what it loses, as a paragraph; empty without one."""
     if not isinstance(how, Mapping):
         return ""
     weights, ranges = (escape_markdown(how.get(key)) for key in ("weights", "ranges"))
-    text = f"\n\n`model.int8.onnx` has weights {weights} and ranges by {ranges}"
+    text = f"\n\n`{name}` has weights {weights} and ranges by {ranges}"
     if nodes := how.get("float_nodes"):
         text += f"; {len(nodes)} operations stay in float: {escape_markdown(', '.join(map(str, nodes)))}"
     if isinstance(loss := how.get("loss"), Mapping):
@@ -265,7 +266,7 @@ import onnxruntime
 session = onnxruntime.InferenceSession("{photo_onnx.NAME}")
 (probabilities,) = session.run(None, {{"image": numpy.zeros((480, 640, {architecture.input[0]}), numpy.uint8)}})
 ```"""
-    for target in TARGETS.values():
+    for target in BY_FILE.values():
         if target.file in record["files"]:
             lines = target.use.format(shape=shape)
             yield f"With {target.title}:\n\n```python\n{target.imports}\n\n{lines}\n```"

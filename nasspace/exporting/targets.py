@@ -7,9 +7,9 @@ import importlib.util
 import io
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,21 +22,34 @@ if TYPE_CHECKING:
 Scores = Callable[[np.ndarray], np.ndarray]
 
 
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What is converted: a network, the shape of a batch (N, C, H, W), and whether N may differ when the file runs.
+
+    `images`, float32 (N, C, H, W) and preprocessed as for inference, calibrate the ranges of an int8 file.
+    """
+
+    network: nn.Module
+    shape: tuple[int, ...]
+    free_batch: bool = False
+    images: np.ndarray | None = None
+
+
 @dataclass(frozen=True)
 class Target:
     """A format of an export that another runtime runs.
 
     `file` is what the runtime loads, `others` lie next to it. `package` is the runtime's Python package, and `extra`
-    the extra of nasspace that installs it. `write` takes the network, the shape of a batch and whether its size is
-    free, and the file's path; `load` returns the scores (N, classes) of images, float32 (N, C, H, W). `loads_code` says
-    that the format may hold Python objects, which run code when the file is loaded. `title`, `about`, `imports` and
-    `use` are for the model card.
+    the extra of nasspace that installs it. `write` takes a source and the file's path; `load` returns the scores
+    (N, classes) of images, float32 (N, C, H, W). `loads_code` says that the format may hold Python objects, which run
+    code when the file is loaded, and `is_int8` that it computes in int8, so that its scores are only near PyTorch's.
+    `title`, `about`, `imports` and `use` are for the model card.
     """
 
     name: str
     file: str
     package: str
-    write: Callable[[nn.Module, tuple[int, ...], bool, Path], None]
+    write: Callable[[Source, Path], None]
     load: Callable[[Path], Scores]
     title: str
     about: str
@@ -45,6 +58,7 @@ class Target:
     others: tuple[str, ...] = ()
     extra: str = ""
     loads_code: bool = False
+    is_int8: bool = False
 
     @property
     def missing(self) -> str:
@@ -54,13 +68,13 @@ class Target:
         return f"needs {self.package}: pip install 'nasspace[{self.extra}]'"
 
 
-def write(target: Target, network: nn.Module, shape: tuple[int, ...], free_batch: bool, path: Path) -> None:
+def write(target: Target, source: Source, path: Path) -> None:
     """Write a file of the deployed network; `InputError` if the runtime's package cannot represent it."""
     from nasspace.latency.convert import deployed
 
     try:
         with _quiet():
-            target.write(deployed(network), shape, free_batch, path)
+            target.write(replace(source, network=deployed(source.network)), path)
     except Exception as error:  # of a converter, which may raise anything
         raise InputError(
             f"--format {target.name}: the network cannot be converted: {first_line(error)[:200]}"
@@ -100,12 +114,13 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _write_pt2(network: nn.Module, shape: tuple[int, ...], free_batch: bool, path: Path) -> None:
+def _write_pt2(source: Source, path: Path) -> None:
     import torch
 
-    batch = torch.zeros(2 if free_batch else shape[0], *shape[1:])  # a batch of one would be taken for a constant
-    dynamic = {0: torch.export.Dim("batch", min=1)} if free_batch else None
-    torch.export.save(torch.export.export(network, (batch,), dynamic_shapes=(dynamic,)), path)
+    count = 2 if source.free_batch else source.shape[0]  # a batch of one would be taken for a constant
+    batch = torch.zeros(count, *source.shape[1:])
+    dynamic = {0: torch.export.Dim("batch", min=1)} if source.free_batch else None
+    torch.export.save(torch.export.export(source.network, (batch,), dynamic_shapes=(dynamic,)), path)
 
 
 def _load_pt2(path: Path) -> Scores:
@@ -120,14 +135,16 @@ def _load_pt2(path: Path) -> Scores:
     return run
 
 
-def _write_openvino(network: nn.Module, shape: tuple[int, ...], free_batch: bool, path: Path) -> None:
+def _write_openvino(source: Source, path: Path) -> None:
     import openvino
 
     from nasspace.latency.convert import to_onnx
 
+    size, *shape = source.shape
+    options = {"batch_size": size, "dynamic_batch": source.free_batch}
     with temporary.private() as folder:
-        source = to_onnx(network, shape[1:], Path(folder) / "model.onnx", batch_size=shape[0], dynamic_batch=free_batch)
-        openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
+        program = to_onnx(source.network, tuple(shape), Path(folder) / "model.onnx", **options)
+        openvino.save_model(openvino.convert_model(program), path, compress_to_fp16=False)
 
 
 def _load_openvino(path: Path) -> Scores:
@@ -138,12 +155,12 @@ def _load_openvino(path: Path) -> Scores:
     return lambda images: compiled([images])[0]
 
 
-def _write_executorch(network: nn.Module, shape: tuple[int, ...], _: bool, path: Path) -> None:
+def _write_executorch(source: Source, path: Path) -> None:
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    exported = torch.export.export(network, (torch.zeros(shape),))
+    exported = torch.export.export(source.network, (torch.zeros(source.shape),))
     lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
     path.write_bytes(lowered.to_executorch().buffer)
 
@@ -161,11 +178,40 @@ def _load_executorch(path: Path) -> Scores:
     return fitting(run, int(method.metadata.input_tensor_meta(0).sizes()[0]))
 
 
-def _write_litert(network: nn.Module, shape: tuple[int, ...], _: bool, path: Path) -> None:
+def _write_litert(source: Source, path: Path) -> None:
     import litert_torch
     import torch
 
-    litert_torch.convert(network, (torch.zeros(shape),)).export(str(path))
+    litert_torch.convert(source.network, (torch.zeros(source.shape),)).export(str(path))
+
+
+def _write_litert_int8(source: Source, path: Path) -> None:
+    """Write the float file and quantize it: weights per channel, activations between smallest and largest value."""
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer import recipe
+    from ai_edge_quantizer.quantizer import Quantizer
+
+    if source.images is None:
+        raise ValueError("images must calibrate it")
+    with temporary.private() as folder:
+        whole = Path(folder) / "model.tflite"
+        _write_litert(source, whole)
+        ((key, names),) = Interpreter(model_path=str(whole)).get_signature_list().items()
+        count = source.shape[0]
+        batches = [{names["inputs"][0]: batch} for batch in full_batches(source.images, count)]
+        quantizer = Quantizer(str(whole), recipe.static_wi8_ai8())
+        ranges = quantizer.calibrate({key: batches}, num_threads=1)
+        path.write_bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
+
+
+def full_batches(images: np.ndarray, count: int) -> list[np.ndarray]:
+    """Cut images into batches of `count`; the last one is filled with the first images again.
+
+    >>> [batch.tolist() for batch in full_batches(np.arange(3), 2)]
+    [[0, 1], [2, 0]]
+    """
+    total = -(-len(images) // count) * count
+    return list(np.resize(images, (total, *images.shape[1:])).reshape(-1, count, *images.shape[1:]))
 
 
 def _load_litert(path: Path) -> Scores:
@@ -176,11 +222,23 @@ def _load_litert(path: Path) -> Scores:
     (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def run(images: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(taken["index"], images)
+        interpreter.set_tensor(taken["index"], _as_int8(images, taken))
         interpreter.invoke()
-        return interpreter.get_tensor(given["index"])
+        scores = interpreter.get_tensor(given["index"])
+        if scores.dtype != np.int8:
+            return scores
+        scale, zero = given["quantization"]
+        return (scores.astype(np.float32) - zero) * np.float32(scale)
 
     return fitting(run, int(taken["shape"][0]))
+
+
+def _as_int8(images: np.ndarray, taken: dict[str, Any]) -> np.ndarray:
+    """Round images to the int8 of an interpreter's input, if that is what it takes."""
+    if taken["dtype"] != np.int8:
+        return images
+    scale, zero = taken["quantization"]
+    return np.clip(np.rint(images / scale) + zero, -128, 127).astype(np.int8)
 
 
 TARGETS = {
@@ -251,4 +309,23 @@ TARGETS = {
         ),
     )
 }
-BY_FILE = {target.file: target for target in TARGETS.values()}
+LITERT_INT8 = replace(  # not of an export but of `nas quantize`, which has images to calibrate it
+    TARGETS["litert"],
+    name="litert-int8",
+    file="model.int8.tflite",
+    write=_write_litert_int8,
+    is_int8=True,
+    title="LiteRT in int8",
+    about="the network for LiteRT (TensorFlow Lite), quantized: weights, activations, input and output in int8",
+    use=(
+        'interpreter = Interpreter("model.int8.tflite")\ninterpreter.allocate_tensors()\n'
+        "(taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()\n"
+        'scale, zero = taken["quantization"]\n'
+        "images = numpy.rint(numpy.zeros(({shape}), numpy.float32) / scale) + zero\n"
+        'interpreter.set_tensor(taken["index"], images.clip(-128, 127).astype(numpy.int8))\n'
+        "interpreter.invoke()\n"
+        'scale, zero = given["quantization"]\n'
+        'scores = scale * (interpreter.get_tensor(given["index"]).astype(numpy.float32) - zero)'
+    ),
+)
+BY_FILE = {target.file: target for target in (*TARGETS.values(), LITERT_INT8)}

@@ -18,10 +18,10 @@ from nasspace import cli
 from nasspace.architecture import Architecture
 from nasspace.data.loading import load_data
 from nasspace.errors import InputError
-from nasspace.exporting import checks, targets
+from nasspace.exporting import checks, int8_litert, targets
 from nasspace.exporting import export as exporting
 from nasspace.exporting.export import export, verify
-from nasspace.exporting.targets import TARGETS
+from nasspace.exporting.targets import LITERT_INT8, TARGETS
 from nasspace.network import build
 from nasspace.training.trainer import Fidelity, TrainingSettings, train
 
@@ -152,3 +152,59 @@ def test_a_file_that_does_not_run_is_a_failed_check(exported, monkeypatch, tmp_p
     found = {check.name: check for check in verify(exported).checks}
     assert found["model.pt2 equals PyTorch"].ok is False
     assert "another shape" in found["model.pt2 equals PyTorch"].value
+
+
+def test_int8_for_litert_keeps_the_decisions(exported, data, tmp_path, capsys):
+    if LITERT_INT8.missing:
+        pytest.skip(LITERT_INT8.missing)
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    assert cli.run(["quantize", str(folder), "--format", "litert", "--data", "digits", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["accuracy"][LITERT_INT8.file] > found["accuracy"]["model.onnx"] - 0.05
+    assert found["loss"]["images"] == len(data.validation)
+    again = {check.name: check for check in verify(folder, data="digits").checks}
+    assert again[f"{LITERT_INT8.file} runs"].ok
+    assert again[f"accuracy of {LITERT_INT8.file} as recorded"].ok
+    assert f"`{LITERT_INT8.file}` has weights per channel" in (folder / "README.md").read_text()
+    code = (folder / "README.md").read_text().split("With LiteRT in int8:\n\n```python\n")[1].split("```")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print(scores.shape)"], cwd=folder, capture_output=True, text=True
+    )
+    assert "(1, 10)" in done.stdout
+
+
+def test_int8_for_litert_without_its_package_is_one_message(exported, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    assert cli.run(["quantize", str(exported), "--format", "litert"]) == 2
+    assert "--format litert: needs litert_torch: pip install 'nasspace[litert]'" in capsys.readouterr().err
+    assert cli.run(["quantize", str(exported), "--format", "litert", "--fine-tune", "3"]) == 2
+    assert "--fine-tune trains for model.int8.onnx" in capsys.readouterr().err
+    assert cli.run(["quantize", str(exported), "--format", "litrt"]) == 2
+    assert "did you mean 'litert'" in capsys.readouterr().err
+
+
+def test_an_int8_input_is_rounded_to_its_scale():
+    taken = {"dtype": np.int8, "quantization": (0.5, -3)}
+    images = np.array([0.0, 0.3, 1.0, -99.0, 99.0], np.float32)
+    assert targets._as_int8(images, taken).tolist() == [-3, -2, -1, -128, 127]
+    assert targets._as_int8(images, {"dtype": np.float32}) is images
+
+
+def test_a_wrong_int8_file_loses_its_accuracy_but_not_its_export(exported, data, network, tmp_path, monkeypatch):
+    """A file in int8 is judged as the others are; what it loses is reported."""
+
+    def wrong(source, path):
+        assert source.images.shape == (32, 1, 16, 16)
+        path.write_bytes(b"")
+
+    zeros = dataclasses.replace(
+        LITERT_INT8, package="torch", write=wrong, load=lambda path: lambda images: np.zeros((len(images), 10))
+    )
+    monkeypatch.setitem(targets.BY_FILE, zeros.file, zeros)
+    monkeypatch.setattr(int8_litert, "LITERT_INT8", zeros)
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    found, quantized = int8_litert.quantize(folder, data)
+    assert found.accuracy[zeros.file] < 0.3
+    assert quantized.loss.value == pytest.approx(found.accuracy["model.onnx"] - found.accuracy[zeros.file])
+    assert "model.int8.tflite loses" in quantized.warning
+    assert verify(folder, data="digits").ok
