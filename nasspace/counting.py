@@ -66,6 +66,7 @@ OPERANDS = {  # operation: positions of its input and its weight
     aten.bmm.default: (0, 1),
     aten.baddbmm.default: (1, 2),
 }
+ARITHMETIC = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor}
 MOVES = {  # operations that move or combine values
     aten.add.Tensor,
     aten.mul.Tensor,
@@ -300,6 +301,29 @@ class _FastConvolutions(TorchFunctionMode):
         return out
 
 
+def _shaped(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """The output of frequent operations on the meta device, which is a shape; None for other operations.
+
+    PyTorch's own meta kernels of these import its compiler, which takes seconds.
+    """
+    tensors = [one for one in (args[0] if func is aten.cat.default else args) if isinstance(one, Tensor)]
+    if kwargs or not all(one.is_meta and one.dtype == torch.float32 for one in tensors):
+        return None
+    shapes = [one.shape for one in tensors]
+    if func in ARITHMETIC and len({len(shape) for shape in shapes}) == 1:
+        sides = [sorted(set(sizes)) for sizes in zip(*shapes, strict=True)]
+        fit = all(len(each) == 1 or (len(each) == 2 and each[0] == 1) for each in sides)
+        return torch.empty([each[-1] for each in sides], device="meta") if fit else None
+    if func is aten.addmm.default and len(args) == 3:
+        return torch.empty(shapes[1][0], shapes[2][1], device="meta")
+    if func is aten.mean.dim and args[1] and args[2:] == (True,):
+        dims = [dim % len(shapes[0]) for dim in args[1]]
+        return torch.empty([1 if dim in dims else size for dim, size in enumerate(shapes[0])], device="meta")
+    if func is aten.cat.default and args[1:] == (1,) and len({(one[:1], one[2:]) for one in shapes}) == 1:
+        return torch.empty(shapes[0][0], sum(one[1] for one in shapes), *shapes[0][2:], device="meta")
+    return None
+
+
 def _conv_shape(*args: Any, **kwargs: Any) -> tuple[int, ...] | None:
     """Output shape of `conv2d(input, weight, bias, stride, padding, dilation, groups)` as `nn.Conv2d` calls it.
 
@@ -325,8 +349,15 @@ class _Recorder(TorchDispatchMode):
         self.operations: list[Operation] = []
         self.lifetimes = Lifetimes()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: PyTorch would import its compiler, which takes seconds, only to leave this class out of it."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = _shaped(func, args, kwargs or {})
+        if out is None:
+            out = func(*args, **(kwargs or {}))
         operands = OPERANDS.get(func)
         if operands is not None:
             source, weight = (args[i] for i in operands)

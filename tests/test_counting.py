@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -11,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nasspace import Architecture, Space, blocks, build, cost, zoo
-from nasspace.counting import layer_cost, operations
+from nasspace.counting import _Recorder, layer_cost, operations
 from nasspace.errors import InputError
 
 SPACES = ["fire", "inception", "mixed", "mnasnet", "mobile", "resnext", "sandglass", "shuffle", "spos", "xception"]
@@ -180,3 +182,35 @@ def test_operations_are_named_as_in_the_field():
     assert kinds(block="conv", out=8) == ["dense"]
     assert kinds(block="repvgg") == ["dense"]
     assert kinds(block="mobileone", branches=4) == ["depthwise", "pointwise"]
+
+
+def test_counting_does_not_import_pytorchs_compiler():
+    """It takes seconds, more than all else that `nas show` does."""
+    code = (
+        "import sys; from nasspace import cost, zoo\n"
+        "for name in ('mobilenet_v3_large_1.0', 'shufflenet_v1_g3_1.0', 'googlenet'): cost(zoo.load(name))\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+class Sums(nn.Module):
+    """Sums of maps of unequal shapes, and a mean and a concatenation of unusual dimensions."""
+
+    def forward(self, x):
+        x = x + x.mean((2, 3), keepdim=True)
+        x = x * x.mean(1, keepdim=True) - x.mean((0, 1, 2, 3))
+        x = torch.cat([x, x[:, :2]], 1)
+        return torch.cat([x, x], dim=-1) / x.amax(2, keepdim=True).repeat(1, 1, 1, 2)
+
+
+def test_shapes_of_frequent_operations_are_pytorchs():
+    x, module = torch.randn(1, 6, 5, 7), Sums()
+    with torch.no_grad(), _Recorder() as recorder:
+        expected = module(x)
+    with torch.no_grad(), _Recorder() as found:
+        assert module(x.to("meta")).shape == expected.shape
+    assert found.operations == recorder.operations
+    with pytest.raises(RuntimeError), torch.no_grad(), _Recorder():
+        torch.zeros(2, 3, device="meta") + torch.zeros(2, 4, device="meta")
