@@ -21,14 +21,12 @@ import numpy as np
 import torch
 
 from nasspace import architecture as architectures
-from nasspace.data.images import spread
 from nasspace.data.loading import DataSet, load_data
-from nasspace.exporting import targets
+from nasspace.exporting import int8_litert, targets
 from nasspace.exporting.int8 import onnx_scores
 from nasspace.exporting.targets import LITERT_INT8, TARGETS, Scores
 from nasspace.exporting.weights import read_safetensors
 from nasspace.latency.convert import relative_difference
-from nasspace.latency.quantization import IMAGES
 from nasspace.network import build
 from nasspace.training.trainer import network_inputs
 
@@ -67,7 +65,10 @@ def rows(folder: Path, source: str, formats: list[str]) -> Iterator[str]:
         target = ALL[name]
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / target.file
-            targets.write(target, targets.Source(network, (1, *architecture.input), images=calibrating(data)), path)
+            if target.is_int8:
+                int8_litert.choose(network, (1, *architecture.input), data, path)
+            else:
+                targets.write(target, network, (1, *architecture.input), False, path)
             runs = {target.title: targets.fitting(targets.scores(target, path), 1)}
             if name == "openvino":
                 runs = {
@@ -86,11 +87,6 @@ def rows(folder: Path, source: str, formats: list[str]) -> Iterator[str]:
 def test_images(data: DataSet) -> np.ndarray:
     """The preprocessed images of the test split, float32 (N, C, H, W)."""
     return network_inputs(data.test.pixels, data, data.resolution)
-
-
-def calibrating(data: DataSet) -> np.ndarray:
-    """Preprocessed training images that calibrate int8."""
-    return network_inputs(data.train.pixels[spread(len(data.train), IMAGES)], data, data.resolution)
 
 
 def in_batches(run: Scores, images: np.ndarray) -> np.ndarray:

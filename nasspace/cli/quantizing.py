@@ -41,7 +41,7 @@ def quantize(
 
     If it loses more than a point of accuracy on the validation images, the most sensitive operations stay in float.
     With --fine-tune the network is also trained in int8, and the better file is kept; the same command resumes.
-    --format litert writes model.int8.tflite for LiteRT (TensorFlow Lite) instead, in the one way that LiteRT has.
+    --format litert writes model.int8.tflite for LiteRT (TensorFlow Lite) instead, the better of two ways.
     """
     from nasspace.exporting import int8
 
@@ -89,6 +89,8 @@ def _for_litert(folder: Path, data: str | None, data_dir: Path | None, json: boo
     if json:
         document = {"folder": str(exported.folder), "accuracy": exported.accuracy, **found.to_json()}
         return printing.print_json({**document, "warning": found.warning})
+    diverging = ", ".join(f"{ranges} {divergence:.3g}" for ranges, divergence in found.tried)
+    printing.print_text(f"ranges by {found.ranges}; divergence from the float network, nats: {diverging}")
     if found.loss is not None:
         printing.print_text(_loss(found.loss, exported.accuracy, LITERT_INT8.file))
     printing.print_text(f"{printing.escape_line(exported.folder)}: {LITERT_INT8.file}")

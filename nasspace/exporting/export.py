@@ -406,10 +406,9 @@ def _write(
         photo_onnx.write(network, spec, stated, new / photo_onnx.NAME)
     is_free = record["batch_size"] == DYNAMIC
     shape = (1 if is_free else record["batch_size"], *architecture.input)
-    source = targets.Source(network, shape, is_free)
     for name in formats:
         if name in TARGETS:
-            targets.write(TARGETS[name], source, new / TARGETS[name].file)
+            targets.write(TARGETS[name], network, shape, is_free, new / TARGETS[name].file)
     names = sorted(path.name for path in new.iterdir())
     return {name: digest(new / name) if name in HASHED else None for name in names}
 

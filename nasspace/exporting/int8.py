@@ -31,7 +31,7 @@ from nasspace.exporting.checks import INT8
 from nasspace.exporting.export import TRAINED, Exported, add_int8, data_of, read_record
 from nasspace.exporting.fake_quantization import QuantizedNetwork
 from nasspace.exporting.judging import onnx_scores
-from nasspace.exporting.targets import BY_FILE
+from nasspace.exporting.targets import LITERT_INT8, Scores
 from nasspace.latency.graph import layer_index
 from nasspace.latency.quantization import IMAGES, RANGES, Calibration, Scheme, calibrated
 from nasspace.training import trainer
@@ -323,7 +323,7 @@ def loss_of(source: Path, int8: Path, data: DataSet, split: str = "validation") 
 
 def _right(path: Path, data: DataSet, split: str) -> np.ndarray:
     """Which images of a split a file classifies correctly, in ONNX Runtime or the runtime that it is for."""
-    scores = targets.scores(BY_FILE[path.name], path) if path.name in BY_FILE else onnx_scores(path)
+    scores = scores_of(path)
     labels = getattr(data, split).labels.numpy()
     batches = getattr(data, split).pixels.split(BATCH)
     return np.concatenate([scores(network_inputs(part, data, data.resolution)).argmax(1) for part in batches]) == labels
@@ -381,9 +381,14 @@ def layers_of(nodes: Iterable[str]) -> list[int]:
     return sorted({index for node in nodes if (index := layer_index(node)) is not None})
 
 
+def scores_of(path: Path) -> Scores:
+    """The scores that an ONNX file gives in ONNX Runtime, or one for LiteRT there."""
+    return targets.scores(LITERT_INT8, path) if path.suffix == ".tflite" else onnx_scores(path)
+
+
 def log_probabilities(path: Path, images: np.ndarray) -> np.ndarray:
-    """The logarithm of the class probabilities, float64 (N, classes), that an ONNX file gives."""
-    outputs = onnx_scores(path)(images).astype(np.float64)
+    """The logarithm of the class probabilities, float64 (N, classes), that a file gives."""
+    outputs = scores_of(path)(images).astype(np.float64)
     outputs -= outputs.max(1, keepdims=True)
     return outputs - np.log(np.exp(outputs).sum(1, keepdims=True))
 

@@ -1,39 +1,55 @@
 """The int8 file of an export for LiteRT (TensorFlow Lite), for phones and microcontrollers.
 
-LiteRT's quantizer has one scale for each output channel of a weight and ranges by smallest and largest value (Jacob et
-al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only inference"). All
-operations are in int8, and so are input and output.
+It is made of the float file by LiteRT's own quantizer: one scale for each output channel of a weight, and all
+operations, input and output in int8 (Jacob et al. 2018, "Quantization and training of neural networks for efficient
+integer-arithmetic-only inference"). The range of each tensor of activations is found in two ways: the smallest and the
+largest value on the calibration images, or moving averages of those of each image, which the quantizer prefers by
+itself. The averages cut off large scores, so both are tried.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nasspace import temporary
 from nasspace.data.images import spread
-from nasspace.errors import InputError
+from nasspace.errors import InputError, first_line
 from nasspace.exporting import int8, targets
 from nasspace.exporting.checks import PIPELINE
 from nasspace.exporting.export import Exported, add_int8
-from nasspace.exporting.int8 import LOSS, Loss
-from nasspace.exporting.targets import LITERT_INT8
+from nasspace.exporting.int8 import COMPARED, LOSS, Loss
+from nasspace.exporting.targets import LITERT_INT8, TARGETS
 from nasspace.exporting.weights import load_into, read_safetensors
 from nasspace.latency.quantization import IMAGES
 from nasspace.network import build
 from nasspace.training.trainer import network_inputs
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from nasspace.data.images import DataSet
+
+RANGES = ("minmax", "moving average")
 
 
 @dataclass(frozen=True)
 class QuantizedForLiteRT:
-    """An int8 file for LiteRT: what it loses against model.onnx on held-out images; None of an untrained network."""
+    """An int8 file for LiteRT: how ranges were found, how each way that was tried diverges (in nats), what it loses.
 
-    loss: Loss | None
+    The loss is against model.onnx on held-out images; None for an untrained network.
+    """
+
+    ranges: str
+    tried: tuple[tuple[str, float], ...]
+    loss: Loss | None = None
 
     @property
     def warning(self) -> str:
@@ -49,17 +65,19 @@ class QuantizedForLiteRT:
 
     def to_json(self) -> dict[str, Any]:
         """The record of the file in export.json."""
-        return {"weights": "per channel", "ranges": "minmax", "loss": self.loss and self.loss.to_json()}
+        loss = self.loss and self.loss.to_json()
+        return {"weights": "per channel", "ranges": self.ranges, "loss": loss, "divergence": dict(self.tried)}
 
 
 def quantize(
     folder: str | os.PathLike, data: DataSet | str | None = None, data_dir: str | os.PathLike | None = None
 ) -> tuple[Exported, QuantizedForLiteRT]:
-    """Write model.int8.tflite into a complete export with model.onnx, and record what it loses.
+    """Write model.int8.tflite into a complete export with model.onnx, and record how, and what it loses.
 
-    `data` is the data that the network was trained on, by default the recorded one: training images calibrate, and the
-    validation images say what is lost. The file takes the export's batch, or one image. Raises `InputError` for a
-    folder that is no such export, without LiteRT's packages, or for a network that LiteRT cannot represent.
+    `data` is the data that the network was trained on, by default the recorded one: training images calibrate and
+    choose, and the validation images say what is lost. The file takes the export's batch, or one image. Raises
+    `InputError` for a folder that is no such export, without LiteRT's packages, and for a network that LiteRT cannot
+    represent.
     """
     if LITERT_INT8.missing:
         raise InputError(f"--format litert: {LITERT_INT8.missing}")
@@ -67,12 +85,82 @@ def quantize(
     given = int8.read_quantizable(folder, data, data_dir)
     network = build(given.architecture).eval()
     load_into(network, read_safetensors(folder / PIPELINE), PIPELINE)
-    count = given.record["batch_size"] if isinstance(given.record["batch_size"], int) else 1
-    train = given.data.train.pixels
-    images = network_inputs(train[spread(len(train), IMAGES)], given.data, given.data.resolution)
+    batch = given.record["batch_size"]
+    shape = (batch if isinstance(batch, int) else 1, *given.architecture.input)
     with temporary.private() as new:
         path = Path(new) / LITERT_INT8.file
-        targets.write(LITERT_INT8, targets.Source(network, (count, *given.architecture.input), images=images), path)
+        ranges, tried = choose(network, shape, given.data, path)
         loss = int8.loss_of(given.source, path, given.data) if given.record["trained"] else None
-        found = QuantizedForLiteRT(loss)
+        found = QuantizedForLiteRT(ranges, tried, loss)
         return add_int8(folder, path, given.data, found.to_json(), name=LITERT_INT8.file), found
+
+
+def choose(
+    network: nn.Module, shape: tuple[int, ...], data: DataSet, path: Path
+) -> tuple[str, tuple[tuple[str, float], ...]]:
+    """Write the int8 file with the smaller divergence from the float file; returns its ranges, and both divergences.
+
+    `shape` is that of the file's batch. Some training images calibrate the ranges, and others compare the files.
+    """
+    drawn = network_inputs(data.train.pixels[spread(len(data.train), IMAGES + COMPARED)], data, data.resolution)
+    calibrating = spread(len(drawn), IMAGES).numpy()
+    others = np.delete(drawn, calibrating, axis=0)
+    images = others if len(others) else drawn
+    tried = {}
+    with temporary.private() as folder:
+        whole = Path(folder) / TARGETS["litert"].file
+        targets.write(TARGETS["litert"], network, shape, False, whole)
+        expected = int8.log_probabilities(whole, images)
+        for ranges in RANGES:
+            candidate = Path(folder) / f"{ranges}.tflite"
+            write_int8(whole, candidate, drawn[calibrating], ranges)
+            tried[ranges] = int8.divergence(expected, int8.log_probabilities(candidate, images))
+        best = min(tried, key=lambda ranges: tried[ranges])
+        path.write_bytes((Path(folder) / f"{best}.tflite").read_bytes())
+    return best, tuple(tried.items())
+
+
+def write_int8(source: Path, path: Path, images: np.ndarray, ranges: str = "minmax") -> None:
+    """Quantize LiteRT's float file, calibrated on images, float32 (N, C, H, W), preprocessed as for inference.
+
+    `ranges` are `minmax` or `moving average`. Raises `InputError` if the quantizer refuses the file.
+    """
+    with _errors_of(source):
+        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_quantizer import recipe
+        from ai_edge_quantizer.calibrator import Calibrator
+        from ai_edge_quantizer.quantizer import Quantizer
+        from ai_edge_quantizer.recipe_manager import RecipeManager
+        from ai_edge_quantizer.utils import qsv_utils
+
+        interpreter = Interpreter(model_path=str(source))
+        ((key, names),) = interpreter.get_signature_list().items()
+        batches = full_batches(images, int(interpreter.get_input_details()[0]["shape"][0]))
+        chosen = recipe.static_wi8_ai8()
+        manager = RecipeManager()
+        manager.load_quantization_recipe(chosen)
+        update = {"minmax": qsv_utils.min_max_update, "moving average": qsv_utils.moving_average_update}[ranges]
+        calibrator = Calibrator(str(source), num_threads=1, qsv_update_func=update)
+        calibrator.calibrate({key: [{names["inputs"][0]: batch} for batch in batches]}, manager)
+        result = Quantizer(str(source), chosen).quantize(calibrator.get_model_qsvs(), enable_progress_report=False)
+        path.write_bytes(result.quantized_model)
+
+
+@contextlib.contextmanager
+def _errors_of(source: Path) -> Iterator[None]:
+    """Make one message of what the quantizer raises, and hide the progress that it prints."""
+    try:
+        with targets.quiet(), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    except Exception as error:  # of the quantizer, which may raise anything
+        raise InputError(f"{source.name}: LiteRT's quantizer cannot convert it: {first_line(error)[:200]}") from error
+
+
+def full_batches(images: np.ndarray, count: int) -> list[np.ndarray]:
+    """Cut images into batches of `count`; the last one is filled with the first images again.
+
+    >>> [batch.tolist() for batch in full_batches(np.arange(3), 2)]
+    [[0, 1], [2, 0]]
+    """
+    total = -(-len(images) // count) * count
+    return list(np.resize(images, (total, *images.shape[1:])).reshape(-1, count, *images.shape[1:]))

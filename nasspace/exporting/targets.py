@@ -22,34 +22,21 @@ if TYPE_CHECKING:
 Scores = Callable[[np.ndarray], np.ndarray]
 
 
-@dataclass(frozen=True, eq=False)
-class Source:
-    """What is converted: a network, the shape of a batch (N, C, H, W), and whether N may differ when the file runs.
-
-    `images`, float32 (N, C, H, W) and preprocessed as for inference, calibrate the ranges of an int8 file.
-    """
-
-    network: nn.Module
-    shape: tuple[int, ...]
-    free_batch: bool = False
-    images: np.ndarray | None = None
-
-
 @dataclass(frozen=True)
 class Target:
     """A format of an export that another runtime runs.
 
     `file` is what the runtime loads, `others` lie next to it. `package` is the runtime's Python package, and `extra`
-    the extra of nasspace that installs it. `write` takes a source and the file's path; `load` returns the scores
-    (N, classes) of images, float32 (N, C, H, W). `loads_code` says that the format may hold Python objects, which run
-    code when the file is loaded, and `is_int8` that it computes in int8, so that its scores are only near PyTorch's.
-    `title`, `about`, `imports` and `use` are for the model card.
+    the extra of nasspace that installs it. `write` takes the network, the shape of a batch and whether its size is
+    free, and the file's path; `load` returns the scores (N, classes) of images, float32 (N, C, H, W). `loads_code` says
+    that the format may hold Python objects, which run code when the file is loaded, and `is_int8` that it computes in
+    int8, so that its scores are only near PyTorch's. `title`, `about`, `imports` and `use` are for the model card.
     """
 
     name: str
     file: str
     package: str
-    write: Callable[[Source, Path], None]
+    write: Callable[[nn.Module, tuple[int, ...], bool, Path], None] | None  # None: `nas quantize` makes it of another
     load: Callable[[Path], Scores]
     title: str
     about: str
@@ -68,13 +55,14 @@ class Target:
         return f"needs {self.package}: pip install 'nasspace[{self.extra}]'"
 
 
-def write(target: Target, source: Source, path: Path) -> None:
+def write(target: Target, network: nn.Module, shape: tuple[int, ...], free_batch: bool, path: Path) -> None:
     """Write a file of the deployed network; `InputError` if the runtime's package cannot represent it."""
     from nasspace.latency.convert import deployed
 
+    assert target.write is not None
     try:
-        with _quiet():
-            target.write(replace(source, network=deployed(source.network)), path)
+        with quiet():
+            target.write(deployed(network), shape, free_batch, path)
     except Exception as error:  # of a converter, which may raise anything
         raise InputError(
             f"--format {target.name}: the network cannot be converted: {first_line(error)[:200]}"
@@ -84,7 +72,7 @@ def write(target: Target, source: Source, path: Path) -> None:
 def scores(target: Target, path: Path) -> Scores:
     """The scores that a file gives in its own runtime; `InputError` if it cannot be loaded."""
     try:
-        with _quiet():
+        with quiet():
             return target.load(path)
     except Exception as error:  # of a runtime, on a file that may be damaged
         raise InputError(f"{path}: {target.package} cannot load it ({first_line(error)[:200]})") from error
@@ -107,20 +95,19 @@ def fitting(run: Scores, batch_size: int | str) -> Scores:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Ignore what converters warn of in their own code, and print of their steps."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 
 
-def _write_pt2(source: Source, path: Path) -> None:
+def _write_pt2(network: nn.Module, shape: tuple[int, ...], free_batch: bool, path: Path) -> None:
     import torch
 
-    count = 2 if source.free_batch else source.shape[0]  # a batch of one would be taken for a constant
-    batch = torch.zeros(count, *source.shape[1:])
-    dynamic = {0: torch.export.Dim("batch", min=1)} if source.free_batch else None
-    torch.export.save(torch.export.export(source.network, (batch,), dynamic_shapes=(dynamic,)), path)
+    batch = torch.zeros(2 if free_batch else shape[0], *shape[1:])  # a batch of one would be taken for a constant
+    dynamic = {0: torch.export.Dim("batch", min=1)} if free_batch else None
+    torch.export.save(torch.export.export(network, (batch,), dynamic_shapes=(dynamic,)), path)
 
 
 def _load_pt2(path: Path) -> Scores:
@@ -135,16 +122,14 @@ def _load_pt2(path: Path) -> Scores:
     return run
 
 
-def _write_openvino(source: Source, path: Path) -> None:
+def _write_openvino(network: nn.Module, shape: tuple[int, ...], free_batch: bool, path: Path) -> None:
     import openvino
 
     from nasspace.latency.convert import to_onnx
 
-    size, *shape = source.shape
-    options = {"batch_size": size, "dynamic_batch": source.free_batch}
     with temporary.private() as folder:
-        program = to_onnx(source.network, tuple(shape), Path(folder) / "model.onnx", **options)
-        openvino.save_model(openvino.convert_model(program), path, compress_to_fp16=False)
+        source = to_onnx(network, shape[1:], Path(folder) / "model.onnx", batch_size=shape[0], dynamic_batch=free_batch)
+        openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
 
 
 def _load_openvino(path: Path) -> Scores:
@@ -155,12 +140,12 @@ def _load_openvino(path: Path) -> Scores:
     return lambda images: compiled([images])[0]
 
 
-def _write_executorch(source: Source, path: Path) -> None:
+def _write_executorch(network: nn.Module, shape: tuple[int, ...], _: bool, path: Path) -> None:
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    exported = torch.export.export(source.network, (torch.zeros(source.shape),))
+    exported = torch.export.export(network, (torch.zeros(shape),))
     lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
     path.write_bytes(lowered.to_executorch().buffer)
 
@@ -178,40 +163,11 @@ def _load_executorch(path: Path) -> Scores:
     return fitting(run, int(method.metadata.input_tensor_meta(0).sizes()[0]))
 
 
-def _write_litert(source: Source, path: Path) -> None:
+def _write_litert(network: nn.Module, shape: tuple[int, ...], _: bool, path: Path) -> None:
     import litert_torch
     import torch
 
-    litert_torch.convert(source.network, (torch.zeros(source.shape),)).export(str(path))
-
-
-def _write_litert_int8(source: Source, path: Path) -> None:
-    """Write the float file and quantize it: weights per channel, activations between smallest and largest value."""
-    from ai_edge_litert.interpreter import Interpreter
-    from ai_edge_quantizer import recipe
-    from ai_edge_quantizer.quantizer import Quantizer
-
-    if source.images is None:
-        raise ValueError("images must calibrate it")
-    with temporary.private() as folder:
-        whole = Path(folder) / "model.tflite"
-        _write_litert(source, whole)
-        ((key, names),) = Interpreter(model_path=str(whole)).get_signature_list().items()
-        count = source.shape[0]
-        batches = [{names["inputs"][0]: batch} for batch in full_batches(source.images, count)]
-        quantizer = Quantizer(str(whole), recipe.static_wi8_ai8())
-        ranges = quantizer.calibrate({key: batches}, num_threads=1)
-        path.write_bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
-
-
-def full_batches(images: np.ndarray, count: int) -> list[np.ndarray]:
-    """Cut images into batches of `count`; the last one is filled with the first images again.
-
-    >>> [batch.tolist() for batch in full_batches(np.arange(3), 2)]
-    [[0, 1], [2, 0]]
-    """
-    total = -(-len(images) // count) * count
-    return list(np.resize(images, (total, *images.shape[1:])).reshape(-1, count, *images.shape[1:]))
+    litert_torch.convert(network, (torch.zeros(shape),)).export(str(path))
 
 
 def _load_litert(path: Path) -> Scores:
@@ -309,11 +265,11 @@ TARGETS = {
         ),
     )
 }
-LITERT_INT8 = replace(  # not of an export but of `nas quantize`, which has images to calibrate it
+LITERT_INT8 = replace(
     TARGETS["litert"],
     name="litert-int8",
     file="model.int8.tflite",
-    write=_write_litert_int8,
+    write=None,
     is_int8=True,
     title="LiteRT in int8",
     about="the network for LiteRT (TensorFlow Lite), quantized: weights, activations, input and output in int8",

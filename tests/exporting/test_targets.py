@@ -18,7 +18,7 @@ from nasspace import cli
 from nasspace.architecture import Architecture
 from nasspace.data.loading import load_data
 from nasspace.errors import InputError
-from nasspace.exporting import checks, int8_litert, targets
+from nasspace.exporting import checks, int8, int8_litert, targets
 from nasspace.exporting import export as exporting
 from nasspace.exporting.export import export, verify
 from nasspace.exporting.targets import LITERT_INT8, TARGETS
@@ -162,6 +162,8 @@ def test_int8_for_litert_keeps_the_decisions(exported, data, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["accuracy"][LITERT_INT8.file] > found["accuracy"]["model.onnx"] - 0.05
     assert found["loss"]["images"] == len(data.validation)
+    assert found["divergence"].keys() == {"minmax", "moving average"}
+    assert found["divergence"][found["ranges"]] < 0.05
     again = {check.name: check for check in verify(folder, data="digits").checks}
     assert again[f"{LITERT_INT8.file} runs"].ok
     assert again[f"accuracy of {LITERT_INT8.file} as recorded"].ok
@@ -190,20 +192,25 @@ def test_an_int8_input_is_rounded_to_its_scale():
     assert targets._as_int8(images, {"dtype": np.float32}) is images
 
 
-def test_a_wrong_int8_file_loses_its_accuracy_but_not_its_export(exported, data, network, tmp_path, monkeypatch):
+def test_a_wrong_int8_file_loses_its_accuracy_but_not_its_export(exported, data, tmp_path, monkeypatch):
     """A file in int8 is judged as the others are; what it loses is reported."""
+    seen = []
 
-    def wrong(source, path):
-        assert source.images.shape == (32, 1, 16, 16)
+    def wrong(network, shape, drawn, path):
+        seen.append(shape)
         path.write_bytes(b"")
+        return "minmax", (("minmax", 2.0),)
 
     zeros = dataclasses.replace(
-        LITERT_INT8, package="torch", write=wrong, load=lambda path: lambda images: np.zeros((len(images), 10))
+        LITERT_INT8, package="torch", load=lambda path: lambda images: np.zeros((len(images), 10))
     )
     monkeypatch.setitem(targets.BY_FILE, zeros.file, zeros)
+    monkeypatch.setattr(int8, "LITERT_INT8", zeros)
     monkeypatch.setattr(int8_litert, "LITERT_INT8", zeros)
+    monkeypatch.setattr(int8_litert, "choose", wrong)
     folder = shutil.copytree(exported, tmp_path / "copy")
     found, quantized = int8_litert.quantize(folder, data)
+    assert seen == [(1, 1, 16, 16)]
     assert found.accuracy[zeros.file] < 0.3
     assert quantized.loss.value == pytest.approx(found.accuracy["model.onnx"] - found.accuracy[zeros.file])
     assert "model.int8.tflite loses" in quantized.warning
