@@ -6,36 +6,38 @@
 FOLDER keeps every training, so that a stopped run goes on. For each share of the latency of `NAME_1.0`:
 
     netadapt      pruned from `NAME_1.0` after `--epochs`, and trained for `--epochs` more
-    width         the largest width multiplier within the same latency, trained for `--epochs`
+    width         the largest width multiplier that is at most as slow, trained for `--epochs`
     width, twice  the same, trained for twice as many epochs
 
-Printed: latency, accuracy on the test images with 95 % bootstrap intervals over images and seeds, and the difference
-from `netadapt` paired by image. Run it on a quiet machine: latencies decide.
+Which one is slower is measured in turn, since the speed of a machine that others use differs more than the networks do.
+Printed: latencies, all measured in one session, with the change against `NAME_1.0`; accuracy on the test images with
+95 % bootstrap intervals over images and seeds; and the difference from `netadapt`, paired by image.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 import nasspace
 from nasspace import zoo
 from nasspace.data.loading import DataSet, load_data
 from nasspace.exporting.judging import onnx_scores
-from nasspace.latency.benchmark import measure_latency
+from nasspace.exporting.weights import read_safetensors
+from nasspace.latency.benchmark import change_between, measure_in_turn, middle
 from nasspace.training.trainer import normalized
 
-WIDTHS = [round(0.025 * step, 3) for step in range(39, 3, -1)]
+WIDTHS = [round(0.025 * step, 3) for step in range(4, 40)]
 DRAWS = 10_000
 
 
 def main() -> None:
-    """Train, compress, and print a row per network."""
+    """Train, compress, measure, and print a row per network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", required=True)
@@ -48,19 +50,16 @@ def main() -> None:
     options = parser.parse_args()
     data = load_data(options.data, resolution=options.resolution)
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    print("| network | ms | test accuracy, % (95 %) | against netadapt, points (95 %) |")
-    print("| -- | -- | -- | -- |")
     whole = [trained(f"{options.name}_1.0", options.epochs, seed, options) for seed in seeds]
-    print_row(f"`{options.name}_1.0`", whole, data, None)
+    rows, references = {f"`{options.name}_1.0`": whole}, {}
     for share in map(float, options.shares.split(",")):
         pruned = [compressed(folder, share, seed, options) for folder, seed in zip(whole, seeds, strict=True)]
-        target = json.loads((pruned[0] / "compression.json").read_text())["target_ms"]
-        reference = correct(pruned, data)
-        print_row(f"netadapt, {share:g} of the latency", pruned, data, None)
-        name = widest(target, len(data.classes), options)
+        rows[f"netadapt, {share:g} of the latency"] = pruned
+        name = widest(pruned[0], len(data.classes), options)
         for factor, words in ((1, ""), (2, ", twice the epochs")):
-            alike = [trained(name, factor * options.epochs, seed, options) for seed in seeds]
-            print_row(f"`{name}`{words}", alike, data, reference)
+            rows[row := f"`{name}`{words}"] = [trained(name, factor * options.epochs, seed, options) for seed in seeds]
+            references[row] = pruned
+    print_table(rows, references, data)
 
 
 def trained(name: str, epochs: int, seed: int, options: argparse.Namespace) -> Path:
@@ -79,14 +78,28 @@ def compressed(folder: Path, share: float, seed: int, options: argparse.Namespac
     return out
 
 
-def widest(target_ms: float, classes: int, options: argparse.Namespace) -> str:
-    """The network with the largest width multiplier whose measured latency is within a target."""
-    for width in WIDTHS:
-        name = f"{options.name}_{width:g}"
+def widest(pruned: Path, classes: int, options: argparse.Namespace) -> str:
+    """The network with the largest width multiplier that is at most as slow as a pruned one, found by bisection."""
+    low, high = 0, len(WIDTHS)  # WIDTHS[:low] are not slower, WIDTHS[high:] are
+    while low < high:
+        middle_one = (low + high) // 2
+        name = f"{options.name}_{WIDTHS[middle_one]:g}"
         architecture = zoo.load(name, resolution=options.resolution, classes=classes)
-        if measure_latency(architecture).high_ms <= target_ms:
-            return name
-    raise SystemExit(f"no width of {options.name} is within {target_ms:.4g} ms")
+        networks = {"pruned": network_of(pruned), name: (nasspace.build(architecture).eval(), architecture.input)}
+        change, *ends = change_between(*measure_in_turn(networks).values())
+        print_error(f"{name}: {change:+.1%} ({ends[0]:+.1%} to {ends[1]:+.1%}) of the pruned network's latency")
+        low, high = (middle_one + 1, high) if change <= 0 else (low, middle_one)
+    if low == 0:
+        raise SystemExit(f"no width of {options.name} is as fast as {pruned}")
+    return f"{options.name}_{WIDTHS[low - 1]:g}"
+
+
+def network_of(folder: Path) -> tuple[nn.Module, tuple[int, int, int]]:
+    """An exported network with its weights, and its input."""
+    architecture = nasspace.Architecture.from_json((folder / "architecture.json").read_text())
+    model = nasspace.build(architecture)
+    model.load_state_dict(read_safetensors(folder / "weights.safetensors"))
+    return model.eval(), architecture.input
 
 
 def correct(folders: list[Path], data: DataSet) -> np.ndarray:
@@ -101,14 +114,19 @@ def correct(folders: list[Path], data: DataSet) -> np.ndarray:
     return np.array(rows)
 
 
-def print_row(words: str, folders: list[Path], data: DataSet, reference: np.ndarray | None) -> None:
-    """A line of the table."""
-    right = correct(folders, data)
-    architecture = nasspace.Architecture.from_json((folders[0] / "architecture.json").read_text())
-    latency = measure_latency(architecture)
-    ms = f"{latency.median_ms:.3f} ({latency.low_ms:.3f} to {latency.high_ms:.3f})"
-    against = "" if reference is None else interval(right.astype(float) - reference)
-    print(f"| {words} | {ms} | {interval(right.astype(float))} | {against} |", flush=True)
+def print_table(rows: dict[str, list[Path]], references: dict[str, list[Path]], data: DataSet) -> None:
+    """A line for each network, the first of which is that of all changes of latency."""
+    print("| network | ms (95 %) | change, % (95 %) | test accuracy, % (95 %) | against netadapt, points (95 %) |")
+    print("| -- | -- | -- | -- | -- |")
+    latencies = measure_in_turn({words: network_of(folders[0]) for words, folders in rows.items()})
+    first = next(iter(latencies.values()))
+    for words, folders in rows.items():
+        right, latency = correct(folders, data).astype(float), middle(latencies[words])
+        ms = f"{latency.median_ms:.3f} ({latency.low_ms:.3f} to {latency.high_ms:.3f})"
+        percents = [100 * each for each in change_between(first, latencies[words])]
+        change = "" if latencies[words] is first else "{:+.1f} ({:+.1f} to {:+.1f})".format(*percents)
+        against = interval(right - correct(references[words], data)) if words in references else ""
+        print(f"| {words} | {ms} | {change} | {interval(right)} | {against} |", flush=True)
 
 
 def interval(values: np.ndarray) -> str:

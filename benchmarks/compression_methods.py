@@ -20,11 +20,10 @@ import zlib
 from pathlib import Path
 
 import torch
-from compression import correct, interval, print_error
+from compression import correct, interval, network_of, print_error
 
 import nasspace
 from nasspace.data.loading import DataSet, load_data
-from nasspace.exporting.weights import read_safetensors
 from nasspace.formatting import kilobytes
 from nasspace.latency.benchmark import Latency, change_between, measure_in_turn, middle
 
@@ -87,13 +86,7 @@ def print_table(folders: dict[str, Path], data: DataSet) -> None:
 
 def latencies_of(folders: dict[str, Path]) -> dict[str, list[Latency]]:
     """The latencies of the networks with their weights, measured in turn."""
-    networks = {}
-    for words, folder in folders.items():
-        architecture = nasspace.Architecture.from_json((folder / "architecture.json").read_text())
-        model = nasspace.build(architecture)
-        model.load_state_dict(read_safetensors(folder / "weights.safetensors"))
-        networks[words] = (model.eval(), architecture.input)
-    return measure_in_turn(networks)
+    return measure_in_turn({words: network_of(folder) for words, folder in folders.items()})
 
 
 if __name__ == "__main__":

@@ -8,6 +8,10 @@ network is then trained in full.
 
 What differs from the papers: latencies are measured, not summed up from a table, which a predictor replaces where the
 size of a width is chosen; and of all proposals, only those are trained whose removed channels matter least.
+
+A target in milliseconds is met if the upper end of the latency's interval is within it. A target that is a share of the
+first latency is met if that of the ratio is, for which both networks are measured in turn: the speed of a machine that
+others use, which makes the interval of a latency wide, cancels in the ratio.
 """
 
 from __future__ import annotations
@@ -24,13 +28,15 @@ from nasspace.compression.pruning import Prunable, Pruned, Width
 from nasspace.engine import full_training, machine_lock
 from nasspace.engine.arch_reference import ResolvedArch
 from nasspace.engine.compression_record import VERSION, Compression, Figures, Job, Step, interval
-from nasspace.engine.latency_evaluator import LatencyEvaluator
+from nasspace.engine.latency_evaluator import LatencyEvaluator, measured_in_turn
 from nasspace.engine.rungs import with_lower_rate
 from nasspace.engine.settings import resolve_settings
 from nasspace.errors import InputError, NothingFound
+from nasspace.exporting import checks
 from nasspace.exporting.weights import as_safetensors, read_safetensors
 from nasspace.formatting import duration
-from nasspace.latency.benchmark import Latency
+from nasspace.latency.benchmark import Latency, change_between, middle
+from nasspace.network import build
 from nasspace.training import checkpoints, trainer
 from nasspace.training.calibration import scaled_log_loss
 from nasspace.training.settings import Fidelity
@@ -60,6 +66,7 @@ class _Candidate:
     layers_ms: Sequence[float] | None = None
     accuracy: float = 0.0
     log_loss: float = 0.0
+    ratio_high: float | None = None  # to the first network, measured in turn: the upper end
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the weights are in a file of their own."""
@@ -70,6 +77,7 @@ class _Candidate:
             "layers_ms": self.layers_ms and list(self.layers_ms),
             "accuracy": self.accuracy,
             "log_loss": self.log_loss,
+            "ratio_high": self.ratio_high,
         }
 
     @classmethod
@@ -80,11 +88,6 @@ class _Candidate:
         given = dict(values)
         architecture = Architecture.from_document(Document(given.pop("architecture")))
         return cls(**{**given, "architecture": architecture, "latency": Latency.from_json(given["latency"])})
-
-    @property
-    def bound_ms(self) -> float:
-        """What is compared with a target: the upper end of the interval."""
-        return self.latency.high_ms
 
 
 @dataclass
@@ -113,6 +116,7 @@ class Run:
         self.report = job.report
         self.teacher = job.teacher
         self.target = target
+        self.share = target["latency_share"]
         self.step = step  # not in the identity: a stopped compression may continue with another one
         self.proposals = proposals
         self.settings = resolve_settings(options.settings, images=len(data.train), epochs=1).settings
@@ -129,17 +133,18 @@ class Run:
             self._first()
         target = self._target_ms
         first, began, before = self.state.path[0], time.monotonic(), len(self.state.path)
+        shown = f"{self.share:.0%} of it" if self.share else f"{target:.4g} ms"
         self.report(
             f"{first.latency.median_ms:.4g} ms ({first.latency.low_ms:.4g} to {first.latency.high_ms:.4g}), target "
-            f"{target:.4g} ms; validation accuracy {first.accuracy:.2%}"
+            f"{shown}; validation accuracy {first.accuracy:.2%}"
         )
         if first.latency.contended:
             self.report("the machine was busy: latencies are uncertain, and so is what a step gains")
         while not self._confirmed(target):
             self._next(target)
             current = self.state.path[-1]
-            done, left = len(self.state.path) - before, current.bound_ms - target
-            covered = self.state.path[before - 1].bound_ms - current.bound_ms
+            done, left = len(self.state.path) - before, self._bound_ms(current) - target
+            covered = self._bound_ms(self.state.path[before - 1]) - self._bound_ms(current)
             hurry = (time.monotonic() - began) / covered * left if done and covered > 0 else 0
             self.report(
                 f"step {len(self.state.path) - 1}: {current.latency.median_ms:.4g} ms (to "
@@ -151,19 +156,40 @@ class Run:
     @property
     def _target_ms(self) -> float:
         """The target in milliseconds."""
-        share = self.target["latency_share"]
-        return self.target["latency_target_ms"] or share * self.state.path[0].latency.median_ms
+        return self.target["latency_target_ms"] or (self.share or 1) * self.state.path[0].latency.median_ms
+
+    def _bound_ms(self, candidate: _Candidate) -> float:
+        """What is compared with the target: the upper end of the latency; for a share that of the ratio, if known."""
+        if self.share is None:
+            return candidate.latency.high_ms
+        if candidate.ratio_high is None:
+            return candidate.latency.median_ms
+        return candidate.ratio_high * self.state.path[0].latency.median_ms
+
+    def _in_turn(self, current: _Candidate, state: Mapping[str, Tensor]) -> tuple[list[Latency], list[Latency]]:
+        """The latencies of the first network and the current one, measured in turn."""
+        model = build(current.architecture)
+        model.load_state_dict(dict(state))
+        networks = {"first": (self.architecture, self.start.model), "current": (current.architecture, model.eval())}
+        found = measured_in_turn(networks, self.recipe, self.data)
+        return found["first"], found["current"]
 
     def _confirmed(self, target: float) -> bool:
         """Whether the current network is within the target, also when it is measured again."""
         current = self.state.path[-1]
-        if current.bound_ms > target:
+        if self._bound_ms(current) > target:
             return False
         if len(self.state.path) == 1:
             raise InputError(
-                f"the network takes {current.latency.median_ms:.4g} ms (to {current.bound_ms:.4g}), within the target "
-                f"of {target:.4g} ms; give a smaller one"
+                f"the network takes {current.latency.median_ms:.4g} ms (to {current.latency.high_ms:.4g}), within the "
+                f"target of {target:.4g} ms; give a smaller one"
             )
+        if self.share:
+            if current.ratio_high is None:
+                current.ratio_high = 1 + change_between(*self._in_turn(current, self._weights(current)))[2]
+                self._save_state()
+                self.report(f"measured in turn: up to {current.ratio_high:.1%} of the first latency")
+            return current.ratio_high <= self.share
         again = LatencyEvaluator(self.recipe, self.data, fresh=True)(current.architecture).latency
         if again.high_ms <= target:
             return True
@@ -190,9 +216,9 @@ class Run:
     def _next(self, target: float) -> None:
         """Take one step; `NothingFound` if no narrower network is fast enough."""
         current, first = self.state.path[-1], self.state.path[0]
-        # The upper end of the interval decides about the target, medians about steps: the width of intervals varies.
+        # An upper end decides about the target, medians about steps: the width of intervals varies.
         most = current.latency.median_ms - self.step * first.latency.median_ms
-        most = max(most, target * current.latency.median_ms / current.bound_ms)
+        most = max(most, target * current.latency.median_ms / self._bound_ms(current))
         if len(self.state.proposed) < self.proposals:
             prunable = Prunable(current.architecture, self._weights(current), self._batches())
             for width, sizes in self._ranked(prunable, most):
@@ -311,16 +337,13 @@ class Run:
         given = {"data": self.data, "resolution": None, "weights": self._weights(current), "inherited": self.start}
         source, options = ResolvedArch(current.architecture), replace(self.options, **given)
         training = full_training.train_one(source, options, self.record.folder, self.report)
-        again = LatencyEvaluator(self.recipe, self.data, fresh=True)(current.architecture).latency
-        if again.high_ms > target:
-            self.report(f"measured again: {again.median_ms:.4g} ms, up to {again.high_ms:.4g}, above the target")
+        first, again, change = self._measured_again(current, target)
         with temporary.private() as scratch:
             from nasspace.latency.convert import to_onnx
 
             whole = to_onnx(self.start.model, self.architecture.input, scratch / "model.onnx")
-            first = self.state.path[0]
             images = len(self.data.validation)
-            original = Figures.of(self.architecture, first.latency, first.accuracy, images, whole)
+            original = Figures.of(self.architecture, first, self.state.path[0].accuracy, images, whole)
         shipped = self.record.folder / "model.onnx"
         compressed = Figures.of(current.architecture, again, training.validation.accuracy, images, shipped)
         steps = tuple(
@@ -328,9 +351,26 @@ class Run:
             for each, trained in zip(self.state.path[1:], self.state.trained[1:], strict=True)
         )
         digest, folder = current.architecture.digest, self.record.folder
-        result = Compression(METHOD, digest, folder, target, original, compressed, steps, training)
+        figures = (target, original, compressed, steps, training)
+        result = Compression(METHOD, digest, folder, *figures, latency_change=change)
         self.record.write(result, section(result))
         return result
+
+    def _measured_again(
+        self, current: _Candidate, target: float
+    ) -> tuple[Latency, Latency, tuple[float, float, float] | None]:
+        """The latencies of the first network and of the trained one, and for a share the change between them."""
+        if self.share is None:
+            again = LatencyEvaluator(self.recipe, self.data, fresh=True)(current.architecture).latency
+            if again.high_ms > target:
+                self.report(f"measured again: {again.median_ms:.4g} ms, up to {again.high_ms:.4g}, above the target")
+            return self.state.path[0].latency, again, None
+        state = read_safetensors(self.record.folder / checks.PIPELINE)
+        loads = self._in_turn(current, state)
+        change, low, high = (1 + each for each in change_between(*loads))
+        above = ", above the target" if high > self.share else ""
+        self.report(f"measured again in turn: {change:.1%} ({low:.1%} to {high:.1%}) of the first latency{above}")
+        return middle(loads[0]), middle(loads[1]), (change - 1, low - 1, high - 1)
 
     def _keep(self, candidate: _Candidate, state: Mapping[str, Tensor]) -> None:
         """Keep the weights of a candidate."""
@@ -387,9 +427,13 @@ def section(result: Compression) -> str:
         for i, one in enumerate(result.steps)
     )
     before, after = result.original, result.compressed
+    target = f"target {result.target_ms:.4g} ms"
+    if result.latency_change is not None:
+        ratio, low, high = (1 + each for each in result.latency_change)
+        target = f"{ratio:.1%}, {low:.1%} to {high:.1%}, measured in turn"
     return (
-        f"Pruned by NetAdapt from {before.latency_ms:.4g} ms to {after.latency_ms:.4g} ms (target "
-        f"{result.target_ms:.4g} ms). Validation accuracy: {before.accuracy:.2%} before, {after.accuracy:.2%} after.\n"
+        f"Pruned by NetAdapt from {before.latency_ms:.4g} ms to {after.latency_ms:.4g} ms ({target}). Validation "
+        f"accuracy: {before.accuracy:.2%} before, {after.accuracy:.2%} after.\n"
         "The steps, each after a short training:\n\n"
         f"| step | narrowed | latency, ms (95 %) | validation accuracy |\n| -- | -- | -- | -- |\n{rows}\n"
     )

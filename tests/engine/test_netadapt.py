@@ -27,11 +27,11 @@ ARCHITECTURE = Architecture.of(LAYERS, input=(1, 16, 16), name="small")
 OPTIONS = {"data": "digits", "resolution": 16, "epochs": 1, "step": 0.1, "proposals": 2}
 
 
-def latency_of(architecture):
-    """A latency that follows the FLOPs, with an interval."""
-    ms = cost(architecture).flops / 1e5
+def latency_of(architecture, factor=1.0):
+    """A latency that follows the FLOPs, with the wide interval of a busy machine."""
+    ms = factor * cost(architecture).flops / 1e5
     return Latency(
-        *("onnxruntime", "cpu", 1, 1, architecture.input, ms, 0.99 * ms, 1.01 * ms, 12, False),
+        *("onnxruntime", "cpu", 1, 1, architecture.input, ms, 0.8 * ms, 1.3 * ms, 12, False),
         *((ms,) * 12, (), None, {}, {}, "2026-11-29T00:00:00+00:00"),
     )
 
@@ -41,7 +41,14 @@ def _latencies_without_noise(monkeypatch):
     def evaluator(recipe, data, **options):
         return lambda architecture: SimpleNamespace(latency=latency_of(architecture), layers_ms=None)
 
+    def in_turn(networks, recipe, data):
+        return {
+            name: [latency_of(architecture, 1 + share) for share in (-0.001, 0.0, 0.0, 0.001)]
+            for name, (architecture, _) in networks.items()
+        }
+
     monkeypatch.setattr(netadapt, "LatencyEvaluator", evaluator)
+    monkeypatch.setattr(netadapt, "measured_in_turn", in_turn)
 
 
 def compress(folder, **options):
@@ -52,7 +59,9 @@ def compress(folder, **options):
 def test_a_network_is_pruned_to_the_target_trained_and_exported(tmp_path, capsys):
     result = compress(tmp_path / "out")
     first, last = result.original, result.compressed
-    assert last.latency_high_ms <= result.target_ms == pytest.approx(0.7 * first.latency_ms)
+    assert last.latency_ms <= result.target_ms == pytest.approx(0.7 * first.latency_ms)
+    assert 0.6 * first.latency_ms < last.latency_ms, "a wide interval does not make it smaller than asked for"
+    assert result.latency_change[2] <= -0.3
     assert result.steps[-1].digest == last.digest == result.training.digest
     latencies = [first.latency_ms, *(step.latency_ms for step in result.steps)]
     assert len(result.steps) > 1
@@ -69,6 +78,31 @@ def test_a_network_is_pruned_to_the_target_trained_and_exported(tmp_path, capsys
     assert not list(tmp_path.glob(".out*"))
     with pytest.raises(InputError, match="holds another compression \\(latency_share differ"):
         compress(tmp_path / "out", latency_share=0.6)
+
+
+def test_a_target_in_milliseconds_holds_for_the_interval(tmp_path):
+    first = latency_of(ARCHITECTURE)
+    result = compress(tmp_path / "out", latency_share=None, latency_target_ms=0.9 * first.median_ms)
+    assert result.compressed.latency_high_ms <= 0.9 * first.median_ms
+    assert result.latency_change is None
+
+
+def test_a_ratio_that_is_measured_in_turn_decides_about_a_share(tmp_path, monkeypatch):
+    """The first measurement in turn does not confirm what single ones say."""
+    asked = []
+
+    def in_turn(networks, recipe, data):
+        asked.append(networks["current"][0].digest)
+        factor = 1.2 if len(asked) == 1 else 1.0
+        return {
+            name: [latency_of(one, factor if name == "current" else 1.0) for _ in range(4)]
+            for name, (one, _) in networks.items()
+        }
+
+    monkeypatch.setattr(netadapt, "measured_in_turn", in_turn)
+    result = compress(tmp_path / "out")
+    digests = [step.digest for step in result.steps]
+    assert asked == [*digests[-2:], digests[-1]], "the last two steps, and the last one after its training"
 
 
 def test_a_stopped_compression_continues_to_the_same_network(tmp_path, monkeypatch):
