@@ -70,7 +70,7 @@ def compress(
     The methods are:
 
     - `netadapt` prunes channels until the latency is `latency_target_ms`, or `latency_share` of the network's own; the
-      upper end of the interval counts. A step narrows by a share `step` (0.05) of the first latency and trains
+      upper end of the interval counts, for a share that of the ratio, measured in turn. A step narrows by a share `step` (0.05) of the first latency and trains
       `proposals` (6) networks. Then the network is trained for `epochs` (25). Raises `NothingFound` if no narrower
       network is faster.
     - `magnitude` sets the smallest weights to zero while it trains for `epochs` (10), until a share `keep` (0.2) is

@@ -295,6 +295,9 @@ def locked(work: Path, busy: str) -> Iterator[None]:
     try:
         yield
     finally:
+        with contextlib.suppress(OSError):
+            if [path.name for path in work.iterdir()] == ["lock"]:  # nothing was started
+                shutil.rmtree(work)
         lock.release()
 
 

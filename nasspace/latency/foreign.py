@@ -91,6 +91,13 @@ def _imported(name: str) -> Any:
     sys.path.insert(0, here)
     try:
         return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):
+            raise  # the module is there and imports one that is not
+        raise InputError(
+            f"there is no module '{error.name}' here or installed; a network of a study is named by its number, as "
+            "STUDY:3, or STUDY:recommended"
+        ) from error
     finally:
         sys.path.remove(here)
 
@@ -100,6 +107,8 @@ def _called(call: Callable[[], Any], text: str) -> Any:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             return call()
+    except InputError as error:
+        raise InputError(f"{text}: {error}") from error
     except (Exception, SystemExit) as error:  # a user's code may raise anything
         raise InputError(f"{text}: {type(error).__name__}: {first_line(error)}") from error
 

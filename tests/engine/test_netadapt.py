@@ -10,7 +10,7 @@ import nasspace
 from nasspace import cli
 from nasspace.architecture import Architecture
 from nasspace.counting import cost
-from nasspace.engine import netadapt
+from nasspace.engine import full_training, netadapt
 from nasspace.errors import InputError, NothingFound
 from nasspace.latency.benchmark import Latency
 from nasspace.network import build
@@ -163,3 +163,13 @@ def test_a_state_of_another_compression_is_refused(tmp_path):
 def test_flags_are_checked(arguments, message, capsys):
     assert cli.run(["compress", "mobilenet_v2_0.35", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_refused_compression_leaves_no_folder(tmp_path):
+    work = tmp_path / ".out.compression"
+    with pytest.raises(InputError), full_training.locked(work, "busy"):
+        raise InputError("refused")
+    assert not work.exists()
+    with full_training.locked(work, "busy"):
+        (work / "state.json").write_text("{}")
+    assert (work / "state.json").is_file()

@@ -95,7 +95,7 @@ def test_a_file_and_a_function_are_measured(folder):
         ("none.onnx", "none.onnx: there is no such file"),
         ("bad.onnx", "bad.onnx"),
         ("own_networks:missing", "own_networks:missing: AttributeError"),
-        ("no_such_module:network", "no_such_module:network: ModuleNotFoundError"),
+        ("no_such_module:network", "no_such_module:network: there is no module"),
         ("own_networks:nothing", "own_networks:nothing: returned a int, not an nn.Module"),
         ("own_networks:broken", "own_networks:broken: RuntimeError: no weights here"),
         ("own_networks:dense", "has no convolution"),
