@@ -70,9 +70,9 @@ def compress(
     The methods are:
 
     - `netadapt` prunes channels until the latency is `latency_target_ms`, or `latency_share` of the network's own; the
-      upper end of the interval counts, for a share that of the ratio, measured in turn. A step narrows by a share `step` (0.05) of the first latency and trains
-      `proposals` (6) networks. Then the network is trained for `epochs` (25). Raises `NothingFound` if no narrower
-      network is faster.
+      upper end of the interval counts, for a share that of the ratio, measured in turn. A step narrows by a share
+      `step` (0.05) of the first latency and trains `proposals` (6) networks. Then the network is trained for `epochs`
+      (25). Raises `NothingFound` if no narrower network is faster.
     - `magnitude` sets the smallest weights to zero while it trains for `epochs` (10), until a share `keep` (0.2) is
       left. `threshold` says how weights of different layers are compared: `adaptive` (the default), `global` or
       `layer` (`nasspace.compression.sparsity.largest`).
