@@ -6,12 +6,13 @@
 FOLDER keeps every training, so that a stopped run goes on. For each share of the latency of `NAME_1.0`:
 
     netadapt      pruned from `NAME_1.0` after `--epochs`, and trained for `--epochs` more
-    width         the largest width multiplier that is at most as slow, trained for `--epochs`
+    width         the largest width multiplier that is measured to be at most as slow as the pruned network of the
+                  first seed, trained for `--epochs`
     width, twice  the same, trained for twice as many epochs
 
-Which one is slower is measured in turn, since the speed of a machine that others use differs more than the networks do.
-Printed: latencies, all measured in one session, with the change against `NAME_1.0`; accuracy on the test images with
-95 % bootstrap intervals over images and seeds; and the difference from `netadapt`, paired by image.
+Networks are compared in turn, since the speed of a machine that others use differs more than they do. Printed:
+latencies of the first seed's networks, all measured in one session, with the change against `NAME_1.0`; accuracy on the
+test images with 95 % bootstrap intervals over images and seeds; and the difference from `netadapt`, paired by image.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def main() -> None:
         rows[f"netadapt, {share:g} of the latency"] = pruned
         name = widest(pruned[0], len(data.classes), options)
         for factor, words in ((1, ""), (2, ", twice the epochs")):
-            rows[row := f"`{name}`{words}"] = [trained(name, factor * options.epochs, seed, options) for seed in seeds]
+            rows[row := f"`{name}`{words}, for {share:g}"] = [
+                trained(name, factor * options.epochs, seed, options) for seed in seeds
+            ]
             references[row] = pruned
     print_table(rows, references, data)
 
@@ -82,13 +85,13 @@ def widest(pruned: Path, classes: int, options: argparse.Namespace) -> str:
     """The network with the largest width multiplier that is at most as slow as a pruned one, found by bisection."""
     low, high = 0, len(WIDTHS)  # WIDTHS[:low] are not slower, WIDTHS[high:] are
     while low < high:
-        middle_one = (low + high) // 2
-        name = f"{options.name}_{WIDTHS[middle_one]:g}"
+        center = (low + high) // 2
+        name = f"{options.name}_{WIDTHS[center]:g}"
         architecture = zoo.load(name, resolution=options.resolution, classes=classes)
         networks = {"pruned": network_of(pruned), name: (nasspace.build(architecture).eval(), architecture.input)}
         change, *ends = change_between(*measure_in_turn(networks).values())
-        print_error(f"{name}: {change:+.1%} ({ends[0]:+.1%} to {ends[1]:+.1%}) of the pruned network's latency")
-        low, high = (middle_one + 1, high) if change <= 0 else (low, middle_one)
+        print_error(f"{name}: {change:+.1%} ({ends[0]:+.1%} to {ends[1]:+.1%}) against the pruned network")
+        low, high = (center + 1, high) if change <= 0 else (low, center)
     if low == 0:
         raise SystemExit(f"no width of {options.name} is as fast as {pruned}")
     return f"{options.name}_{WIDTHS[low - 1]:g}"

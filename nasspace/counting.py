@@ -302,23 +302,27 @@ class _FastConvolutions(TorchFunctionMode):
 
 
 def _shaped(func: Any, args: Any, kwargs: Any) -> Tensor | None:
-    """The output of frequent operations on the meta device, which is a shape; None for other operations.
+    """The output of frequent operations on float32 tensors of the meta device; None for all others.
 
-    PyTorch's own meta kernels of these import its compiler, which takes seconds.
+    PyTorch's own meta kernels of these import its compiler, which takes seconds. Calls that PyTorch may refuse, and
+    tensors whose values do not lie in order, are left to it.
     """
     tensors = [one for one in (args[0] if func is aten.cat.default else args) if isinstance(one, Tensor)]
     if kwargs or not all(one.is_meta and one.dtype == torch.float32 for one in tensors):
         return None
     shapes = [one.shape for one in tensors]
+    if func is aten.addmm.default:
+        bias, source, weight = shapes
+        fit = len(source) == len(weight) == 2 and source[1] == weight[0] and bias == weight[1:]
+        return torch.empty(source[0], weight[1], device="meta") if fit and len(args) == 3 else None
+    if not all(one.is_contiguous() for one in tensors):
+        return None
     if func in ARITHMETIC and len({len(shape) for shape in shapes}) == 1:
         sides = [sorted(set(sizes)) for sizes in zip(*shapes, strict=True)]
         fit = all(len(each) == 1 or (len(each) == 2 and each[0] == 1) for each in sides)
         return torch.empty([each[-1] for each in sides], device="meta") if fit else None
-    if func is aten.addmm.default and len(args) == 3:
-        return torch.empty(shapes[1][0], shapes[2][1], device="meta")
-    if func is aten.mean.dim and args[1] and args[2:] == (True,):
-        dims = [dim % len(shapes[0]) for dim in args[1]]
-        return torch.empty([1 if dim in dims else size for dim, size in enumerate(shapes[0])], device="meta")
+    if func is aten.mean.dim and args[1:] in (([2, 3], True), ([-1, -2], True)) and len(shapes[0]) == 4:
+        return torch.empty(*shapes[0][:2], 1, 1, device="meta")
     if func is aten.cat.default and args[1:] == (1,) and len({(one[:1], one[2:]) for one in shapes}) == 1:
         return torch.empty(shapes[0][0], sum(one[1] for one in shapes), *shapes[0][2:], device="meta")
     return None

@@ -196,11 +196,17 @@ def test_counting_does_not_import_pytorchs_compiler():
 
 
 class Sums(nn.Module):
-    """Sums of maps of unequal shapes, and a mean and a concatenation of unusual dimensions."""
+    """Sums of maps of unequal shapes, means and concatenations of unusual dimensions, tensors in another order."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 3)
 
     def forward(self, x):
         x = x + x.mean((2, 3), keepdim=True)
-        x = x * x.mean(1, keepdim=True) - x.mean((0, 1, 2, 3))
+        x = x * x.mean(1, keepdim=True) - x.mean((0, 1, 2, 3)) + self.linear(x.mean((2, 3))).sum()
+        turned = x.view(1, 2, 3, 5, 7).transpose(1, 2)
+        x = x + (turned + turned).reshape(x.shape)
         x = torch.cat([x, x[:, :2]], 1)
         return torch.cat([x, x], dim=-1) / x.amax(2, keepdim=True).repeat(1, 1, 1, 2)
 
@@ -210,7 +216,21 @@ def test_shapes_of_frequent_operations_are_pytorchs():
     with torch.no_grad(), _Recorder() as recorder:
         expected = module(x)
     with torch.no_grad(), _Recorder() as found:
-        assert module(x.to("meta")).shape == expected.shape
+        assert module.to("meta")(x.to("meta")).shape == expected.shape
     assert found.operations == recorder.operations
-    with pytest.raises(RuntimeError), torch.no_grad(), _Recorder():
-        torch.zeros(2, 3, device="meta") + torch.zeros(2, 4, device="meta")
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda x: x + x[:, :4],
+        lambda x: torch.cat([x, x[:, :, 1:]], 1),
+        lambda x: x.mean((6,), keepdim=True),
+        lambda x: x.mean((2, -2), keepdim=True),
+        lambda x: F.linear(x[:, :, 0, 0], torch.empty(3, 5, device="meta"), torch.empty(3, device="meta")),
+        lambda x: (x.transpose(1, 2) + x.transpose(1, 2)).view(1, -1),
+    ],
+)
+def test_what_pytorch_refuses_is_refused(refused):
+    with pytest.raises((RuntimeError, IndexError)), torch.no_grad(), _Recorder():
+        refused(torch.empty(1, 6, 5, 7, device="meta"))

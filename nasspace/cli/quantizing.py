@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from nasspace.exporting.int8 import Loss, Quantized
 
 
+FORMATS = ("onnx", "litert")
+
+
 def add_to(app: typer.Typer) -> None:
     """Add this module's command."""
     app.command("quantize", cls=choices.CommandWithChoices)(quantize)
@@ -34,7 +37,9 @@ def quantize(
     fine_tune: Annotated[
         int, typer.Option(help="Epochs to train the network as it computes in int8, if int8 loses too much.", min=0)
     ] = 0,
-    format: Annotated[str, typer.Option(help="onnx or litert.", autocompletion=lambda: ["onnx", "litert"])] = "onnx",
+    format: Annotated[
+        str, typer.Option(help=f"{' or '.join(FORMATS)}.", autocompletion=lambda: list(FORMATS))
+    ] = FORMATS[0],
     json: Json = False,
 ) -> None:
     """Write model.int8.onnx into an export: the best of six ways to quantize, and what it loses.
@@ -49,8 +54,8 @@ def quantize(
         if fine_tune:
             raise InputError("--fine-tune trains for model.int8.onnx; leave it out with --format litert")
         return _for_litert(folder, data, data_dir, json)
-    if format != "onnx":
-        raise InputError(f"--format {format}: not onnx or litert{nearest(format, ('onnx', 'litert'))}")
+    if format not in FORMATS:
+        raise InputError(f"--format {format}: not {' or '.join(FORMATS)}{nearest(format, FORMATS)}")
     try:
         exported, found = int8.quantize(folder, data, data_dir, printing.print_message, fine_tune=fine_tune)
     except KeyboardInterrupt:
@@ -93,6 +98,9 @@ def _for_litert(folder: Path, data: str | None, data_dir: Path | None, json: boo
     printing.print_text(f"ranges by {found.ranges}; divergence from the float network, nats: {diverging}")
     if found.loss is not None:
         printing.print_text(_loss(found.loss, exported.accuracy, LITERT_INT8.file))
+    if found.float_layers:
+        layers = ", ".join(map(str, found.float_layers))
+        printing.print_text(f"operations of layers {layers} stay in float: LiteRT's quantizer has no int8 form of them")
     printing.print_text(f"{printing.escape_line(exported.folder)}: {LITERT_INT8.file}")
     if found.warning:
         printing.print_message(f"nas: {found.warning}")

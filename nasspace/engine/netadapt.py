@@ -10,8 +10,8 @@ What differs from the papers: latencies are measured, not summed up from a table
 size of a width is chosen; and of all proposals, only those are trained whose removed channels matter least.
 
 A target in milliseconds is met if the upper end of the latency's interval is within it. A target that is a share of the
-first latency is met if that of the ratio is, for which both networks are measured in turn: the speed of a machine that
-others use, which makes the interval of a latency wide, cancels in the ratio.
+first latency is met if the upper end of the ratio's interval is within it. Both networks are then measured in turn: the
+speed of a machine that others use, which makes the interval of a latency wide, cancels in the ratio.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ PROPOSALS = 6  # trained in a step
 TUNING_IMAGES = 4000  # that a proposal is trained with, unless the data has fewer
 TRIED = 16  # sizes of a width whose latency is predicted
 ATTEMPTS = 3  # sizes of a width that are tried for one proposal
+IN_TURN = 2  # measurements in turn, if the machine is busy in the first
 IMPORTANCE_BATCHES, IMPORTANCE_IMAGES = 8, 64
 
 
@@ -66,7 +67,7 @@ class _Candidate:
     layers_ms: Sequence[float] | None = None
     accuracy: float = 0.0
     log_loss: float = 0.0
-    ratio_high: float | None = None  # to the first network, measured in turn: the upper end
+    ratio_high: float | None = None  # upper end of latency / first latency, measured in turn; None before that
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the weights are in a file of their own."""
@@ -107,7 +108,7 @@ class Run:
     latency and trains `proposals` networks.
     """
 
-    def __init__(self, job: Job, target: Mapping[str, float | None], step: float, proposals: int):
+    def __init__(self, job: Job, target: Mapping[str, Any], step: float, proposals: int):
         self.architecture = job.architecture
         self.start = job.start
         self.data = data = job.start.data
@@ -116,7 +117,7 @@ class Run:
         self.report = job.report
         self.teacher = job.teacher
         self.target = target
-        self.share = target["latency_share"]
+        self.share: float | None = target["latency_share"]
         self.step = step  # not in the identity: a stopped compression may continue with another one
         self.proposals = proposals
         self.settings = resolve_settings(options.settings, images=len(data.train), epochs=1).settings
@@ -133,7 +134,7 @@ class Run:
             self._first()
         target = self._target_ms
         first, began, before = self.state.path[0], time.monotonic(), len(self.state.path)
-        shown = f"{self.share:.0%} of it" if self.share else f"{target:.4g} ms"
+        shown = f"{target:.4g} ms" if self.share is None else f"{_percent(self.share)} of it"
         self.report(
             f"{first.latency.median_ms:.4g} ms ({first.latency.low_ms:.4g} to {first.latency.high_ms:.4g}), target "
             f"{shown}; validation accuracy {first.accuracy:.2%}"
@@ -156,7 +157,8 @@ class Run:
     @property
     def _target_ms(self) -> float:
         """The target in milliseconds."""
-        return self.target["latency_target_ms"] or (self.share or 1) * self.state.path[0].latency.median_ms
+        given = self.target["latency_target_ms"]
+        return given if self.share is None else self.share * self.state.path[0].latency.median_ms
 
     def _bound_ms(self, candidate: _Candidate) -> float:
         """What is compared with the target: the upper end of the latency; for a share that of the ratio, if known."""
@@ -171,7 +173,12 @@ class Run:
         model = build(current.architecture)
         model.load_state_dict(dict(state))
         networks = {"first": (self.architecture, self.start.model), "current": (current.architecture, model.eval())}
-        found = measured_in_turn(networks, self.recipe, self.data)
+        for attempt in range(IN_TURN):
+            found = measured_in_turn(networks, self.recipe, self.data)
+            if not any(load.contended for loads in found.values() for load in loads):
+                break
+            again = "; measures again" if attempt + 1 < IN_TURN else ": the ratio is uncertain"
+            self.report(f"the machine was busy while the networks were measured in turn{again}")
         return found["first"], found["current"]
 
     def _confirmed(self, target: float) -> bool:
@@ -180,11 +187,12 @@ class Run:
         if self._bound_ms(current) > target:
             return False
         if len(self.state.path) == 1:
+            self._forget()  # so that another target can be given
             raise InputError(
                 f"the network takes {current.latency.median_ms:.4g} ms (to {current.latency.high_ms:.4g}), within the "
                 f"target of {target:.4g} ms; give a smaller one"
             )
-        if self.share:
+        if self.share is not None:
             if current.ratio_high is None:
                 current.ratio_high = 1 + change_between(*self._in_turn(current, self._weights(current)))[2]
                 self._save_state()
@@ -196,6 +204,12 @@ class Run:
         current.latency = again
         self._save_state()
         return False
+
+    def _forget(self) -> None:
+        """Delete the state, but not the lock, which this process holds."""
+        for path in self.work.iterdir():
+            if path.name != "lock":
+                path.unlink()
 
     def _first(self) -> None:
         """Measure and judge the network before anything is removed."""
@@ -338,6 +352,7 @@ class Run:
         source, options = ResolvedArch(current.architecture), replace(self.options, **given)
         training = full_training.train_one(source, options, self.record.folder, self.report)
         first, again, change = self._measured_again(current, target)
+        target = target if self.share is None else self.share * first.median_ms
         with temporary.private() as scratch:
             from nasspace.latency.convert import to_onnx
 
@@ -365,12 +380,11 @@ class Run:
             if again.high_ms > target:
                 self.report(f"measured again: {again.median_ms:.4g} ms, up to {again.high_ms:.4g}, above the target")
             return self.state.path[0].latency, again, None
-        state = read_safetensors(self.record.folder / checks.PIPELINE)
-        loads = self._in_turn(current, state)
-        change, low, high = (1 + each for each in change_between(*loads))
-        above = ", above the target" if high > self.share else ""
-        self.report(f"measured again in turn: {change:.1%} ({low:.1%} to {high:.1%}) of the first latency{above}")
-        return middle(loads[0]), middle(loads[1]), (change - 1, low - 1, high - 1)
+        loads = self._in_turn(current, read_safetensors(self.record.folder / checks.PIPELINE))
+        change = change_between(*loads)
+        above = ", above the target" if 1 + change[2] > self.share else ""
+        self.report(f"measured again in turn: {_ratio(change)} of the first latency{above}")
+        return middle(loads[0]), middle(loads[1]), change
 
     def _keep(self, candidate: _Candidate, state: Mapping[str, Tensor]) -> None:
         """Keep the weights of a candidate."""
@@ -419,6 +433,25 @@ def _pruned(prunable: Prunable, width: Width, size: int) -> Pruned | None:
     return None if architecture is None else prunable.pruned(architecture)
 
 
+def _percent(share: float) -> str:
+    """A share in percent, exactly.
+
+    >>> _percent(0.725)
+    '72.5 %'
+    """
+    return f"{100 * share:.6g} %"
+
+
+def _ratio(change: tuple[float, float, float]) -> str:
+    """The ratio of a relative change, and its interval.
+
+    >>> _ratio((-0.312, -0.325, -0.298))
+    '68.8 % (67.5 to 70.2)'
+    """
+    ratio, low, high = (100 * (1 + each) for each in change)
+    return f"{ratio:.1f} % ({low:.1f} to {high:.1f})"
+
+
 def section(result: Compression) -> str:
     """The README's section about the compression."""
     rows = "\n".join(
@@ -429,8 +462,7 @@ def section(result: Compression) -> str:
     before, after = result.original, result.compressed
     target = f"target {result.target_ms:.4g} ms"
     if result.latency_change is not None:
-        ratio, low, high = (1 + each for each in result.latency_change)
-        target = f"{ratio:.1%}, {low:.1%} to {high:.1%}, measured in turn"
+        target += f"; measured in turn: {_ratio(result.latency_change)} of the first latency"
     return (
         f"Pruned by NetAdapt from {before.latency_ms:.4g} ms to {after.latency_ms:.4g} ms ({target}). Validation "
         f"accuracy: {before.accuracy:.2%} before, {after.accuracy:.2%} after.\n"

@@ -498,7 +498,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise document.error(("accuracy",), "not a number for each file; export it again")
     for key in INT8_RECORDS.values():
         if not isinstance(record.get(key), dict | None):
-            raise document.error((key,), "not the record of an int8 file; run `nas quantize` again")
+            raise document.error((key,), "not the record of an int8 file; export it again")
     check_origin(document, record["data"])
     return record
 

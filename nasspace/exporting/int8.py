@@ -31,7 +31,7 @@ from nasspace.exporting.checks import INT8
 from nasspace.exporting.export import TRAINED, Exported, add_int8, data_of, read_record
 from nasspace.exporting.fake_quantization import QuantizedNetwork
 from nasspace.exporting.judging import onnx_scores
-from nasspace.exporting.targets import LITERT_INT8, Scores
+from nasspace.exporting.targets import TARGETS, Scores
 from nasspace.latency.graph import layer_index
 from nasspace.latency.quantization import IMAGES, RANGES, Calibration, Scheme, calibrated
 from nasspace.training import trainer
@@ -181,9 +181,9 @@ def quantize(
     folder = Path(folder)
     checkpoint = folder.resolve().with_name(f".{folder.resolve().name}.fine-tuning.pt")
     training = Training(fine_tune, _settings(folder), checkpoint) if fine_tune else None
-    if fine_tune and not read_record(folder)["trained"]:
-        raise InputError(f"{folder}: was never trained; leave out --fine-tune, or train it with `nas train`")
     given = read_quantizable(folder, data, data_dir)
+    if fine_tune and not given.record["trained"]:
+        raise InputError(f"{folder}: was never trained; leave out --fine-tune, or train it with `nas train`")
     with temporary.private() as new:
         path = Path(new) / INT8
         result = _quantized(given.source, path, given.data, given.record["trained"], training, on_step)
@@ -236,11 +236,8 @@ def _quantized(
     source: Path, path: Path, data: DataSet, trained: bool, training: Training | None, on_step: Step
 ) -> Quantized:
     """Choose a scheme; if a trained network loses too much, keep sensitive operations in float, or fine-tune it."""
-    drawn = network_inputs(data.train.pixels[spread(len(data.train), IMAGES + COMPARED)], data, data.resolution)
-    calibrating = spread(len(drawn), IMAGES).numpy()
-    others = np.delete(drawn, calibrating, axis=0)
-    images = others if len(others) else drawn
-    with calibrated(source, drawn[calibrating]) as calibration:
+    calibrating, images = calibrating_and_comparing(data)
+    with calibrated(source, calibrating) as calibration:
         scheme, tried = choose(source, path, calibration, images)
         on_step(f"of six int8 files the one with {scheme} has the smallest divergence")
         if not trained:
@@ -262,6 +259,14 @@ def _quantized(
             return replace(result, fine_tuning=fine_tuning)
         tuned.replace(path)
         return replace(result, scheme=scheme, loss=fine_tuning.loss, fine_tuning=fine_tuning)
+
+
+def calibrating_and_comparing(data: DataSet) -> tuple[np.ndarray, np.ndarray]:
+    """Preprocessed training images, float32 (N, C, H, W): some that calibrate ranges, others that compare files."""
+    drawn = network_inputs(data.train.pixels[spread(len(data.train), IMAGES + COMPARED)], data, data.resolution)
+    calibrating = spread(len(drawn), IMAGES).numpy()
+    others = np.delete(drawn, calibrating, axis=0)
+    return drawn[calibrating], others if len(others) else drawn
 
 
 def _simulated(path: Path, calibration: Calibration, images: np.ndarray) -> QuantizedNetwork:
@@ -383,7 +388,7 @@ def layers_of(nodes: Iterable[str]) -> list[int]:
 
 def scores_of(path: Path) -> Scores:
     """The scores that an ONNX file gives in ONNX Runtime, or one for LiteRT there."""
-    return targets.scores(LITERT_INT8, path) if path.suffix == ".tflite" else onnx_scores(path)
+    return targets.scores(TARGETS["litert"], path) if path.suffix == ".tflite" else onnx_scores(path)
 
 
 def log_probabilities(path: Path, images: np.ndarray) -> np.ndarray:

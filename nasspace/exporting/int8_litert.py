@@ -1,10 +1,10 @@
 """The int8 file of an export for LiteRT (TensorFlow Lite), for phones and microcontrollers.
 
-It is made of the float file by LiteRT's own quantizer: one scale for each output channel of a weight, and all
-operations, input and output in int8 (Jacob et al. 2018, "Quantization and training of neural networks for efficient
-integer-arithmetic-only inference"). The range of each tensor of activations is found in two ways: the smallest and the
-largest value on the calibration images, or moving averages of those of each image, which the quantizer prefers by
-itself. The averages cut off large scores, so both are tried.
+It is made of the float file by LiteRT's own quantizer: one scale for each output channel of a weight, input, output and
+operations in int8 (Jacob et al. 2018, "Quantization and training of neural networks for efficient
+integer-arithmetic-only inference"), except for operations that the quantizer does not know. The range of each tensor of
+activations is found in two ways: the smallest and the largest value on the calibration images, or moving averages of
+those of each batch, which the quantizer uses by default. The averages cut off large scores, so both are tried.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,36 +21,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasspace import temporary
-from nasspace.data.images import spread
 from nasspace.errors import InputError, first_line
 from nasspace.exporting import int8, targets
+from nasspace.exporting.check import digest
 from nasspace.exporting.checks import PIPELINE
 from nasspace.exporting.export import Exported, add_int8
-from nasspace.exporting.int8 import COMPARED, LOSS, Loss
+from nasspace.exporting.int8 import LOSS, Loss
 from nasspace.exporting.targets import LITERT_INT8, TARGETS
 from nasspace.exporting.weights import load_into, read_safetensors
-from nasspace.latency.quantization import IMAGES
 from nasspace.network import build
-from nasspace.training.trainer import network_inputs
 
 if TYPE_CHECKING:
     from torch import nn
 
     from nasspace.data.images import DataSet
 
-RANGES = ("minmax", "moving average")
+RANGES = {"minmax": "min_max_update", "moving average": "moving_average_update"}  # functions of the quantizer
+LAYER = re.compile(r"nasspace\.network\.Network/[\w.]*_(\d+)/")  # in the name of a tensor
 
 
 @dataclass(frozen=True)
 class QuantizedForLiteRT:
     """An int8 file for LiteRT: how ranges were found, how each way that was tried diverges (in nats), what it loses.
 
-    The loss is against model.onnx on held-out images; None for an untrained network.
+    The loss is against model.onnx on held-out images; None for an untrained network. `float_layers` are the layers of
+    the network with operations that the quantizer left in float.
     """
 
     ranges: str
     tried: tuple[tuple[str, float], ...]
     loss: Loss | None = None
+    float_layers: tuple[int, ...] = ()
 
     @property
     def warning(self) -> str:
@@ -66,7 +68,8 @@ class QuantizedForLiteRT:
     def to_json(self) -> dict[str, Any]:
         """The record of the file in export.json."""
         loss = self.loss and self.loss.to_json()
-        return {"weights": "per channel", "ranges": self.ranges, "loss": loss, "divergence": dict(self.tried)}
+        found = {"weights": "per channel", "ranges": self.ranges, "float_layers": list(self.float_layers)}
+        return {**found, "loss": loss, "divergence": dict(self.tried)}
 
 
 def quantize(
@@ -83,6 +86,8 @@ def quantize(
         raise InputError(f"--format litert: {LITERT_INT8.missing}")
     folder = Path(folder)
     given = int8.read_quantizable(folder, data, data_dir)
+    if digest(folder / PIPELINE) != given.record["files"][PIPELINE]:
+        raise InputError(f"{folder / PIPELINE}: was changed since the export; export it again")
     network = build(given.architecture).eval()
     load_into(network, read_safetensors(folder / PIPELINE), PIPELINE)
     batch = given.record["batch_size"]
@@ -91,7 +96,7 @@ def quantize(
         path = Path(new) / LITERT_INT8.file
         ranges, tried = choose(network, shape, given.data, path)
         loss = int8.loss_of(given.source, path, given.data) if given.record["trained"] else None
-        found = QuantizedForLiteRT(ranges, tried, loss)
+        found = QuantizedForLiteRT(ranges, tried, loss, float_layers(path))
         return add_int8(folder, path, given.data, found.to_json(), name=LITERT_INT8.file), found
 
 
@@ -102,10 +107,7 @@ def choose(
 
     `shape` is that of the file's batch. Some training images calibrate the ranges, and others compare the files.
     """
-    drawn = network_inputs(data.train.pixels[spread(len(data.train), IMAGES + COMPARED)], data, data.resolution)
-    calibrating = spread(len(drawn), IMAGES).numpy()
-    others = np.delete(drawn, calibrating, axis=0)
-    images = others if len(others) else drawn
+    calibrating, images = int8.calibrating_and_comparing(data)
     tried = {}
     with temporary.private() as folder:
         whole = Path(folder) / TARGETS["litert"].file
@@ -113,33 +115,33 @@ def choose(
         expected = int8.log_probabilities(whole, images)
         for ranges in RANGES:
             candidate = Path(folder) / f"{ranges}.tflite"
-            write_int8(whole, candidate, drawn[calibrating], ranges)
+            write_int8(whole, candidate, calibrating, ranges)
             tried[ranges] = int8.divergence(expected, int8.log_probabilities(candidate, images))
         best = min(tried, key=lambda ranges: tried[ranges])
         path.write_bytes((Path(folder) / f"{best}.tflite").read_bytes())
     return best, tuple(tried.items())
 
 
-def write_int8(source: Path, path: Path, images: np.ndarray, ranges: str = "minmax") -> None:
+def write_int8(source: Path, path: Path, images: np.ndarray, ranges: str) -> None:
     """Quantize LiteRT's float file, calibrated on images, float32 (N, C, H, W), preprocessed as for inference.
 
-    `ranges` are `minmax` or `moving average`. Raises `InputError` if the quantizer refuses the file.
+    `ranges` is a key of RANGES. Raises `InputError` if the quantizer refuses the network.
     """
-    with _errors_of(source):
-        from ai_edge_litert.interpreter import Interpreter
-        from ai_edge_quantizer import recipe
-        from ai_edge_quantizer.calibrator import Calibrator
-        from ai_edge_quantizer.quantizer import Quantizer
-        from ai_edge_quantizer.recipe_manager import RecipeManager
-        from ai_edge_quantizer.utils import qsv_utils
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer import recipe
+    from ai_edge_quantizer.calibrator import Calibrator
+    from ai_edge_quantizer.quantizer import Quantizer
+    from ai_edge_quantizer.recipe_manager import RecipeManager
+    from ai_edge_quantizer.utils import qsv_utils
 
+    with _errors_of_quantizer():
         interpreter = Interpreter(model_path=str(source))
         ((key, names),) = interpreter.get_signature_list().items()
         batches = full_batches(images, int(interpreter.get_input_details()[0]["shape"][0]))
         chosen = recipe.static_wi8_ai8()
         manager = RecipeManager()
         manager.load_quantization_recipe(chosen)
-        update = {"minmax": qsv_utils.min_max_update, "moving average": qsv_utils.moving_average_update}[ranges]
+        update = getattr(qsv_utils, RANGES[ranges])
         calibrator = Calibrator(str(source), num_threads=1, qsv_update_func=update)
         calibrator.calibrate({key: [{names["inputs"][0]: batch} for batch in batches]}, manager)
         result = Quantizer(str(source), chosen).quantize(calibrator.get_model_qsvs(), enable_progress_report=False)
@@ -147,13 +149,27 @@ def write_int8(source: Path, path: Path, images: np.ndarray, ranges: str = "minm
 
 
 @contextlib.contextmanager
-def _errors_of(source: Path) -> Iterator[None]:
+def _errors_of_quantizer() -> Iterator[None]:
     """Make one message of what the quantizer raises, and hide the progress that it prints."""
     try:
         with targets.quiet(), contextlib.redirect_stderr(io.StringIO()):
             yield
     except Exception as error:  # of the quantizer, which may raise anything
-        raise InputError(f"{source.name}: LiteRT's quantizer cannot convert it: {first_line(error)[:200]}") from error
+        raise InputError(
+            f"--format litert: LiteRT's quantizer cannot convert the network: {first_line(error)[:200]}"
+        ) from error
+
+
+def float_layers(path: Path) -> tuple[int, ...]:
+    """The layers of the network with tensors that an int8 file computes in float."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with targets.quiet():
+        interpreter = Interpreter(model_path=str(path))
+        interpreter.allocate_tensors()
+        details = interpreter.get_tensor_details()
+    names = " ".join(each["name"] for each in details if each["dtype"] == np.float32)
+    return tuple(sorted({int(number) for number in LAYER.findall(names)}))
 
 
 def full_batches(images: np.ndarray, count: int) -> list[np.ndarray]:

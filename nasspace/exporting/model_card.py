@@ -145,6 +145,8 @@ def _int8(name: str, how: Any) -> str:
     text = f"\n\n`{name}` has weights {weights} and ranges by {ranges}"
     if nodes := how.get("float_nodes"):
         text += f"; {len(nodes)} operations stay in float: {escape_markdown(', '.join(map(str, nodes)))}"
+    if layers := how.get("float_layers"):
+        text += f"; operations of layers {escape_markdown(', '.join(map(str, layers)))} stay in float"
     if isinstance(loss := how.get("loss"), Mapping):
         value, low, high = (f"{100 * loss[key]:.2f}" for key in ("value", "low", "high"))
         text += f". It loses {value} points of accuracy ({low} to {high}) on the same {loss['images']:,} images"

@@ -36,7 +36,9 @@ class Target:
     name: str
     file: str
     package: str
-    write: Callable[[nn.Module, tuple[int, ...], bool, Path], None] | None  # None: `nas quantize` makes it of another
+    write: (
+        Callable[[nn.Module, tuple[int, ...], bool, Path], None] | None
+    )  # None: written by `nas quantize` from another file
     load: Callable[[Path], Scores]
     title: str
     about: str
@@ -272,7 +274,7 @@ LITERT_INT8 = replace(
     write=None,
     is_int8=True,
     title="LiteRT in int8",
-    about="the network for LiteRT (TensorFlow Lite), quantized: weights, activations, input and output in int8",
+    about="the network for LiteRT (TensorFlow Lite), quantized to int8, input and output, too",
     use=(
         'interpreter = Interpreter("model.int8.tflite")\ninterpreter.allocate_tensors()\n'
         "(taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()\n"

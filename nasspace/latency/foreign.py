@@ -90,16 +90,23 @@ def _imported(name: str) -> Any:
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if not f"{name}.".startswith(f"{error.name}."):
             raise  # the module is there and imports one that is not
-        raise InputError(
-            f"there is no module '{error.name}' here or installed; a network of a study is named by its number, as "
-            "STUDY:3, or STUDY:recommended"
-        ) from error
+        raise _no_module(str(error.name)) from error
     finally:
         sys.path.remove(here)
+    if module.__spec__ is not None and module.__spec__.origin is None:  # a folder, perhaps of a study
+        raise _no_module(name)
+    return module
+
+
+def _no_module(name: str) -> InputError:
+    return InputError(
+        f"there is no module '{name}' here or installed; a network of a study is named by its number, as STUDY:3, or "
+        "STUDY:recommended"
+    )
 
 
 def _called(call: Callable[[], Any], text: str) -> Any:

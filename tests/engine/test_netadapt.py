@@ -1,10 +1,12 @@
 """`nas compress`: the path to a latency target, and what a stopped one continues from."""
 
+import dataclasses
 import itertools
 import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import nasspace
 from nasspace import cli
@@ -12,6 +14,7 @@ from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.engine import full_training, netadapt
 from nasspace.errors import InputError, NothingFound
+from nasspace.exporting.weights import read_safetensors
 from nasspace.latency.benchmark import Latency
 from nasspace.network import build
 
@@ -166,10 +169,32 @@ def test_flags_are_checked(arguments, message, capsys):
 
 
 def test_a_refused_compression_leaves_no_folder(tmp_path):
+    with pytest.raises(InputError, match="give a smaller one"):
+        compress(tmp_path / "out", latency_share=None, latency_target_ms=100.0)
+    assert not list(tmp_path.iterdir())
+    compress(tmp_path / "out", latency_share=None, latency_target_ms=latency_of(ARCHITECTURE).median_ms)
+
+
+def test_the_lock_of_work_in_progress_leaves_the_work(tmp_path):
     work = tmp_path / ".out.compression"
-    with pytest.raises(InputError), full_training.locked(work, "busy"):
-        raise InputError("refused")
-    assert not work.exists()
     with full_training.locked(work, "busy"):
         (work / "state.json").write_text("{}")
     assert (work / "state.json").is_file()
+
+
+def test_a_busy_machine_is_measured_in_turn_once_more(tmp_path, monkeypatch):
+    said, measured = [], []
+
+    def in_turn(networks, recipe, data):
+        measured.append(networks["current"][1].state_dict())
+        loads = {name: [latency_of(one)] * 4 for name, (one, _) in networks.items()}
+        if len(measured) == 1:
+            loads["first"] = [dataclasses.replace(each, contended=True) for each in loads["first"]]
+        return loads
+
+    monkeypatch.setattr(netadapt, "measured_in_turn", in_turn)
+    result = compress(tmp_path / "out", report=said.append)
+    assert sum("was busy while the networks were measured in turn; measures again" in text for text in said) == 1
+    assert len(measured) == 3
+    shipped = read_safetensors(result.folder / "weights.safetensors")
+    assert all(torch.equal(measured[-1][name], tensor) for name, tensor in shipped.items()), "the trained network's"
