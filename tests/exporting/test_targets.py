@@ -18,7 +18,7 @@ from nasspace import cli
 from nasspace.architecture import Architecture
 from nasspace.data.loading import load_data
 from nasspace.errors import InputError
-from nasspace.exporting import checks, int8, int8_litert, targets
+from nasspace.exporting import checks, int8_litert, targets
 from nasspace.exporting import export as exporting
 from nasspace.exporting.export import export, verify
 from nasspace.exporting.targets import LITERT_INT8, TARGETS
@@ -172,7 +172,7 @@ def test_int8_for_litert_keeps_the_decisions(exported, data, tmp_path, capsys):
     done = subprocess.run(
         [sys.executable, "-c", code + "print(scores.shape)"], cwd=folder, capture_output=True, text=True
     )
-    assert "(1, 10)" in done.stdout
+    assert "(1, 10)" in done.stdout, done.stderr
 
 
 def test_int8_for_litert_without_its_package_is_one_message(exported, monkeypatch, capsys):
@@ -205,8 +205,9 @@ def test_a_wrong_int8_file_loses_its_accuracy_but_not_its_export(exported, data,
         LITERT_INT8, package="torch", load=lambda path: lambda images: np.zeros((len(images), 10))
     )
     monkeypatch.setitem(targets.BY_FILE, zeros.file, zeros)
-    monkeypatch.setattr(int8, "LITERT_INT8", zeros)
+    monkeypatch.setitem(TARGETS, "litert", zeros)
     monkeypatch.setattr(int8_litert, "LITERT_INT8", zeros)
+    monkeypatch.setattr(int8_litert, "float_layers", lambda path: (2,))
     monkeypatch.setattr(int8_litert, "choose", wrong)
     folder = shutil.copytree(exported, tmp_path / "copy")
     found, quantized = int8_litert.quantize(folder, data)
@@ -214,4 +215,5 @@ def test_a_wrong_int8_file_loses_its_accuracy_but_not_its_export(exported, data,
     assert found.accuracy[zeros.file] < 0.3
     assert quantized.loss.value == pytest.approx(found.accuracy["model.onnx"] - found.accuracy[zeros.file])
     assert "model.int8.tflite loses" in quantized.warning
+    assert "operations of layers 2 stay in float" in (folder / "README.md").read_text()
     assert verify(folder, data="digits").ok
