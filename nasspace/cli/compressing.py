@@ -164,7 +164,7 @@ def _share(flag: str, text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < 1:
-        raise InputError(f"{flag}: {text!r} is not a share such as 5%")
+        raise InputError(f"{flag}: {text!r} is not a share between 0 and 100 %, such as 5%")
     return value
 
 
@@ -190,7 +190,9 @@ def _print(result: Compression) -> None:
     if result.target_ms is None:
         printing.print_text(f"{result.folder}: {_details(result.details)}")
     else:
-        printing.print_text(f"{result.folder}: {len(result.steps)} steps to {result.target_ms:.4g} ms")
+        share = result.strength.get("latency_share")
+        target = f"{result.target_ms:.4g} ms" if share is None else f"{100 * share:.6g} % of the latency"
+        printing.print_text(f"{result.folder}: {len(result.steps)} steps to a target of {target}")
     if test := result.training.test:
         printing.print_text(f"test accuracy {test.accuracy:.2%} ({test.low:.2%} to {test.high:.2%}), evaluated once")
 

@@ -109,9 +109,12 @@ def _for_litert(folder: Path, data: str | None, data_dir: Path | None, json: boo
 
 def _loss(loss: Loss, accuracy: dict[str, Any], file: str) -> str:
     """The accuracies in float and int8, and what is lost."""
-    low, high = (100 * end for end in loss.interval)
     both = ", ".join(f"{name} {accuracy[name]:.2%}" for name in ("model.onnx", file) if name in accuracy)
-    return f"{both}; {100 * loss.value:.2f} points lost ({low:.2f} to {high:.2f}) on {loss.count:,} validation images"
+    value, word = 100 * loss.value, "lost"
+    low, high = (100 * end for end in loss.interval)
+    if value < 0:
+        value, low, high, word = -value, -high, -low, "gained"
+    return f"{both}; {value:.2f} points {word} ({low:.2f} to {high:.2f}) on {loss.count:,} validation images"
 
 
 def _losses(found: Quantized, accuracy: dict[str, Any]) -> list[str]:

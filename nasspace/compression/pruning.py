@@ -42,16 +42,19 @@ SHARES = ("squeeze", "bottleneck")  # options that are a share of the output wid
 class Width:
     """A width that can shrink: of the outputs of `layers`, or the inner one (`option`) of a single layer.
 
-    `count` is the number of channels; for outputs of several widths, that of the widest.
+    `count` is the number of channels; for outputs of several widths (`is_joint`), that of the widest.
     """
 
     layers: tuple[int, ...]
     option: str
     count: int
+    is_joint: bool = False
 
     def __str__(self) -> str:
         first, last = self.layers[0], self.layers[-1]
         where = f"layer {first}" if first == last else f"layers {first} to {last}"
+        if self.is_joint:
+            return f"all widths of {where}, the largest"
         return f"the {'width' if self.option == 'out' else self.option} of {where}"
 
 
@@ -86,13 +89,14 @@ class Prunable:
     def widths(self) -> list[Width]:
         """Every width that can shrink; the last one is that of all outputs together."""
         groups = list(self._output_groups())
-        if len(groups) > 1:
-            groups.append(sorted(i for group in groups for i in group))
+        together = sorted(i for group in groups for i in group)
         inner = [i for i, layer in enumerate(self.layers) if layer["block"] in INNER and self._option(i) in layer]
         found = [
             *(Width((i,), self._option(i), self._inner_width(i)) for i in inner),
             *(Width(tuple(group), "out", max(self._out(i) for i in group)) for group in groups),
         ]
+        if len(groups) > 1:
+            found.append(Width(tuple(together), "out", max(self._out(i) for i in together), is_joint=True))
         return [width for width in found if width.count > 1]
 
     def _output_groups(self) -> Iterator[list[int]]:

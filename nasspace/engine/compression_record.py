@@ -81,8 +81,9 @@ class Step:
 class Compression:
     """A finished compression: the JSON document `compress`.
 
-    `target_ms` and `steps` are those of NetAdapt. `strength` is what the user chose for another method, `details` what
-    it came to, and `latency_change` the relative change of latency with its 95 % interval (both networks in turn).
+    `target_ms` and `steps` are those of NetAdapt. `strength` is what the user chose for another method, and for
+    NetAdapt the share of the latency if that is the target; `details` is what another method came to. `latency_change`
+    is the relative change of latency with its 95 % interval (both networks in turn).
     """
 
     method: str

@@ -28,7 +28,7 @@ from nasspace.compression.pruning import Prunable, Pruned, Width
 from nasspace.engine import full_training, machine_lock
 from nasspace.engine.arch_reference import ResolvedArch
 from nasspace.engine.compression_record import VERSION, Compression, Figures, Job, Step, interval
-from nasspace.engine.latency_evaluator import LatencyEvaluator, measured_in_turn
+from nasspace.engine.latency_evaluator import LatencyEvaluator, MeasuredLatency, measured_in_turn
 from nasspace.engine.rungs import with_lower_rate
 from nasspace.engine.settings import resolve_settings
 from nasspace.errors import InputError, NothingFound
@@ -307,9 +307,33 @@ class Run:
                 return  # before the compression was stopped
             measured = self.measure(pruned.architecture)
             if measured.latency.median_ms <= halfway:
+                found = self._closer(prunable, width, size, measured, most) or (size, pruned, measured)
+                size, pruned, measured = found
                 change = f"{width} from {width.count} to {size}"
                 candidate = _Candidate(change, pruned.architecture, measured.latency, measured.layers_ms)
                 return self._train_briefly(candidate, pruned.network)
+        return None
+
+    def _closer(
+        self, prunable: Prunable, width: Width, size: int, measured: MeasuredLatency, most: float
+    ) -> tuple[int, Pruned, MeasuredLatency] | None:
+        """A larger size that is fast enough, if one is measured to be much faster than the step asks for.
+
+        Early predictions, from few measured networks, may be wrong by half of a latency.
+        """
+        current, ms = self.state.path[-1].latency.median_ms, measured.latency.median_ms
+        if most - ms <= (current - most) / 2:
+            return None
+        wanted = size + (width.count - size) * (most - ms) / (current - ms)
+        counts = [count for count in prunable.counts(width) if size < count <= wanted]
+        proposed = {each.architecture.digest for each in self.state.proposed}
+        for count in counts[:: max(1, len(counts) // ATTEMPTS)]:
+            pruned = _pruned(prunable, width, count)
+            if pruned is None or pruned.architecture.digest in proposed:
+                continue
+            again = self.measure(pruned.architecture)
+            if again.latency.median_ms <= (most + current) / 2:
+                return count, pruned, again
         return None
 
     def _train_briefly(self, candidate: _Candidate, network: Network) -> None:
@@ -367,7 +391,8 @@ class Run:
         )
         digest, folder = current.architecture.digest, self.record.folder
         figures = (target, original, compressed, steps, training)
-        result = Compression(METHOD, digest, folder, *figures, latency_change=change)
+        strength = {} if self.share is None else {"latency_share": self.share}
+        result = Compression(METHOD, digest, folder, *figures, strength=strength, latency_change=change)
         self.record.write(result, section(result))
         return result
 
@@ -462,7 +487,8 @@ def section(result: Compression) -> str:
     before, after = result.original, result.compressed
     target = f"target {result.target_ms:.4g} ms"
     if result.latency_change is not None:
-        target += f"; measured in turn: {_ratio(result.latency_change)} of the first latency"
+        share = _percent(result.strength["latency_share"])
+        target = f"target {share} of it; measured in turn: {_ratio(result.latency_change)}"
     return (
         f"Pruned by NetAdapt from {before.latency_ms:.4g} ms to {after.latency_ms:.4g} ms ({target}). Validation "
         f"accuracy: {before.accuracy:.2%} before, {after.accuracy:.2%} after.\n"

@@ -182,7 +182,7 @@ def add_int8(
     An earlier one is replaced. A file that fails its checks on `data` is removed, with a `VerificationError`.
     """
     folder = Path(folder)
-    record = read_record(folder)
+    record, spec = read_record(folder), specifications.read(folder)  # before anything changes
     architecture = architectures.load(folder / "architecture.json")
     key = INT8_RECORDS[name]
     if name in record["files"]:  # forgotten before the file changes, so that a kill leaves a record that is true
@@ -203,7 +203,6 @@ def add_int8(
     names = {check.name for check in new}
     checks = [*(Check(**{"why": "", **one}) for one in record["checks"] if one["name"] not in names), *new]
     record["checks"] = [check.to_dict() for check in checks]
-    spec = specifications.read(folder)
     files.write_text(folder / "README.md", cards.readme(architecture, record, spec, checks))
     files.write_json(folder / RECORD, record)
     return Exported(folder, _listed(record), checks, record["accuracy"])
@@ -488,6 +487,10 @@ def read_record(folder: Path) -> dict[str, Any]:
     for key, kind in kinds.items():
         if key not in record or not isinstance(record[key], kind):
             raise document.error((key,), f"'{key}' is missing or has the wrong type; export it again")
+    try:
+        _checked_batch(record["batch_size"])
+    except InputError as error:
+        raise document.error(("batch_size",), f"{error}; export it again") from None
     unknown = [name for name in record["files"] if name not in WRITTEN]
     missing = [name for name in (checking.PIPELINE, specifications.NAME) if name not in record["files"]]
     unhashed = [name for name, kept in record["files"].items() if name in HASHED and not isinstance(kept, str)]

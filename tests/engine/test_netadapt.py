@@ -5,6 +5,7 @@ import itertools
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -108,6 +109,23 @@ def test_a_ratio_that_is_measured_in_turn_decides_about_a_share(tmp_path, monkey
     assert asked == [*digests[-2:], digests[-1]], "the last two steps, and the last one after its training"
 
 
+def test_a_size_that_is_much_faster_than_asked_for_is_not_taken(tmp_path, monkeypatch):
+    """Predictions of a predictor that expects too little to be gained."""
+
+    class Slow:
+        def __init__(self, *measured):
+            pass
+
+        def predict(self, architectures):
+            flops = np.array([cost(each).flops for each in architectures])
+            return 1 + 0.2 * flops / flops[0], None
+
+    monkeypatch.setattr(netadapt.Run, "_predictor", lambda self: Slow())
+    result = compress(tmp_path / "out", latency_share=0.8)
+    latencies = [result.original.latency_ms, *(step.latency_ms for step in result.steps)]
+    assert all(b > a - 0.25 * latencies[0] for a, b in itertools.pairwise(latencies)), latencies
+
+
 def test_a_stopped_compression_continues_to_the_same_network(tmp_path, monkeypatch):
     expected = compress(tmp_path / "whole")
     train, calls = netadapt.trainer.train, []
@@ -160,7 +178,7 @@ def test_a_state_of_another_compression_is_refused(tmp_path):
     [
         (["--latency-target", "fast"], "--latency-target"),
         (["--latency-target", "140%"], "'140%' is not a share"),
-        (["--latency-target", "70%", "--step", "x"], "--step: 'x' is not a share such as 5%"),
+        (["--latency-target", "70%", "--step", "x"], "--step: 'x' is not a share between 0 and 100 %, such as 5%"),
     ],
 )
 def test_flags_are_checked(arguments, message, capsys):
