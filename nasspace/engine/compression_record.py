@@ -17,6 +17,7 @@ from nasspace.counting import cost
 from nasspace.engine import full_training, teachers
 from nasspace.engine.full_training import FullTraining, Options, Report, Start
 from nasspace.errors import InputError
+from nasspace.exporting.export import COMPRESSED
 from nasspace.latency.benchmark import Latency
 from nasspace.studies.recipe import Recipe
 from nasspace.training import checkpoints
@@ -24,7 +25,7 @@ from nasspace.training.distillation import Teacher
 from nasspace.training.metrics import wilson
 from nasspace.training.settings import Fidelity, TrainingSettings
 
-RECORD = "compression.json"
+RECORD = COMPRESSED
 HEADING = "## Compression\n\n"  # of the section in the README
 VERSION = 1
 SAME_SIZE = 0.005  # share of a size that is not worth a word

@@ -53,6 +53,7 @@ HASHED = (  # recorded with their digests, which `verify` checks
 INT8_RECORDS = {INT8: "int8", LITERT_INT8.file: "int8_litert"}  # how int8 files were made, by key of export.json
 WRITTEN = ("architecture.json", *HASHED, RECORD, "README.md")
 TRAINED = ("training.json", "confusion.csv", "training.html")  # added by a full training
+COMPRESSED = "compression.json"  # added by a compression
 LOGS = "tensorboard"  # folder with the event files of a full training, which is there before the export
 DYNAMIC = "dynamic"  # batch size
 LARGEST_BATCH = 4096
@@ -242,7 +243,8 @@ def verify(
     record = read_record(folder)
     for name in _listed(record):
         if not (folder / name).is_file() and name != "README.md":
-            raise InputError(f"{folder / name}: this file of the export is missing; export it again")
+            remedy = "run `nas quantize` again" if name in INT8_RECORDS else "export it again"
+            raise InputError(f"{folder / name}: this file of the export is missing; {remedy}")
     architecture = architectures.load(folder / "architecture.json")
     found, expected = architecture.digest, record["digest"]
     same = Check("architecture.json unchanged", found == expected, found, expected)
@@ -355,7 +357,7 @@ def _refuse_others(folder: Path, architecture: Architecture, weights: str | None
         return
     names = {path.name for path in folder.iterdir() if not path.name.startswith((".", "__pycache__"))}
     found = ""
-    if foreign := sorted(names.difference(WRITTEN, TRAINED, {LOGS})):
+    if foreign := sorted(names.difference(WRITTEN, TRAINED, {LOGS, COMPRESSED})):
         found = (
             f"holds files that do not belong to an export ({', '.join(foreign[:3])}{', ...' if foreign[3:] else ''})"
         )
@@ -449,14 +451,14 @@ def _temporary_folder(folder: Path) -> Iterator[Path]:
 def _move(new: Path, folder: Path) -> None:
     """Move the folder into place, or replace the files of an earlier export one by one and remove the others.
 
-    README.md is removed first and written last: a folder that has it is complete. The record of a full training is
-    removed with its network.
+    README.md is removed first and written last: a folder that has it is complete. The records of a full training and of
+    a compression are removed with their network.
     """
     try:
         if not folder.exists():
             new.rename(folder)
             return
-        for name in ("README.md", RECORD, *TRAINED):
+        for name in ("README.md", RECORD, *TRAINED, COMPRESSED):
             (folder / name).unlink(missing_ok=True)
         for name in WRITTEN:
             if (new / name).exists():

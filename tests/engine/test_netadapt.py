@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from nasspace.architecture import Architecture
 from nasspace.counting import cost
 from nasspace.engine import full_training, netadapt
 from nasspace.errors import InputError, NothingFound
+from nasspace.exporting.export import export
 from nasspace.exporting.weights import read_safetensors
 from nasspace.latency.benchmark import Latency
 from nasspace.network import build
@@ -80,6 +82,9 @@ def test_a_network_is_pruned_to_the_target_trained_and_exported(tmp_path, capsys
     again = compress(tmp_path / "out")
     assert again.to_dict() == result.to_dict()
     assert not list(tmp_path.glob(".out*"))
+    copy = shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    export(ARCHITECTURE, copy)
+    assert not (copy / "compression.json").exists(), "it was of another network"
     with pytest.raises(InputError, match="holds another compression \\(latency_share differ"):
         compress(tmp_path / "out", latency_share=0.6)
 
