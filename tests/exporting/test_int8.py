@@ -117,6 +117,16 @@ def test_quantizing_again_replaces_the_file_and_its_record(exported, monkeypatch
     assert verify(folder, data="digits").ok
 
 
+def test_a_missing_int8_file_names_the_command_that_writes_it(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    int8.quantize(folder, "digits")
+    (folder / INT8).unlink()
+    with pytest.raises(InputError, match=r"model\.int8\.onnx: this file .* is missing; run `nas quantize` again"):
+        verify(folder)
+    int8.quantize(folder, "digits")
+    assert verify(folder).ok
+
+
 def test_a_kill_leaves_an_export_that_is_complete(exported, monkeypatch, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "net")
     int8.quantize(folder)
