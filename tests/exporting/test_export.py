@@ -426,6 +426,15 @@ def test_the_batch_size_is_dynamic_unless_it_is_fixed(tmp_path, batch_size):
         assert measure_file(path, seconds=0.05).batch_size == 1
 
 
+@pytest.mark.parametrize("wrong", [0, -3, True, "all"])
+def test_a_wrong_batch_in_the_record_is_one_message(tmp_path, wrong):
+    folder = export(tiny(), tmp_path / "net", formats=["onnx"]).folder
+    record = json.loads((folder / "export.json").read_text())
+    (folder / "export.json").write_text(json.dumps({**record, "batch_size": wrong}))
+    with pytest.raises(InputError, match=r"export\.json.*batch .* whole number from 1 to 4096; export it again"):
+        verify(folder)
+
+
 def test_ncnn_converts_a_dynamic_batch(tmp_path):
     pytest.importorskip("pnnx")
     from nasspace.latency.convert import to_ncnn
