@@ -196,7 +196,7 @@ class Run:
             if current.ratio_high is None:
                 current.ratio_high = 1 + change_between(*self._in_turn(current, self._weights(current)))[2]
                 self._save_state()
-                self.report(f"measured in turn: up to {current.ratio_high:.1%} of the first latency")
+                self.report(f"measured in turn: up to {100 * current.ratio_high:.1f} % of the first latency")
             return current.ratio_high <= self.share
         again = LatencyEvaluator(self.recipe, self.data, fresh=True)(current.architecture).latency
         if again.high_ms <= target:
