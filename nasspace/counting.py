@@ -310,6 +310,8 @@ def _shaped(func: Any, args: Any, kwargs: Any) -> Tensor | None:
     tensors = [one for one in (args[0] if func is aten.cat.default else args) if isinstance(one, Tensor)]
     if kwargs or not all(one.is_meta and one.dtype == torch.float32 for one in tensors):
         return None
+    if any(isinstance(one, complex) for one in args):  # the output is complex, too
+        return None
     shapes = [one.shape for one in tensors]
     if func is aten.addmm.default:
         bias, source, weight = shapes

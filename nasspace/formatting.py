@@ -29,6 +29,15 @@ def memory(size: float) -> str:
     return f"{math.ceil(round(10 * size / scale, 6)) / 10:,.1f}".removesuffix(".0") + f" {unit}"
 
 
+def percent(share: float) -> str:
+    """A share in percent, as exactly as it was given.
+
+    >>> percent(0.725), percent(0.00001)
+    ('72.5 %', '0.001 %')
+    """
+    return f"{100 * share:.6g} %"
+
+
 def duration(seconds: float) -> str:
     """Format seconds as 45 s, 12 min or 3.2 h.
 

@@ -206,7 +206,7 @@ class Sums(nn.Module):
         x = x + x.mean((2, 3), keepdim=True)
         x = x * x.mean(1, keepdim=True) - x.mean((0, 1, 2, 3)) + self.linear(x.mean((2, 3))).sum()
         turned = x.view(1, 2, 3, 5, 7).transpose(1, 2)
-        x = x + (turned + turned).reshape(x.shape)
+        x = x + (turned + turned).reshape(x.shape) + (x * 1j).real
         x = torch.cat([x, x[:, :2]], 1)
         return torch.cat([x, x], dim=-1) / x.amax(2, keepdim=True).repeat(1, 1, 1, 2)
 

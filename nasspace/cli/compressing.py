@@ -174,7 +174,7 @@ DROPPABLE = ("parameters", "FLOPs")  # in a narrow terminal, in this order
 
 def _print(result: Compression) -> None:
     """The network before and after, and what that brings."""
-    from nasspace.formatting import kilobytes
+    from nasspace.formatting import kilobytes, percent
 
     rows = []
     for name, one in (("before", result.original), (result.method, result.compressed)):
@@ -191,7 +191,7 @@ def _print(result: Compression) -> None:
         printing.print_text(f"{result.folder}: {_details(result.details)}")
     else:
         share = result.strength.get("latency_share")
-        target = f"{result.target_ms:.4g} ms" if share is None else f"{100 * share:.6g} % of the latency"
+        target = f"{result.target_ms:.4g} ms" if share is None else f"{percent(share)} of the latency"
         printing.print_text(f"{result.folder}: {len(result.steps)} steps to a target of {target}")
     if test := result.training.test:
         printing.print_text(f"test accuracy {test.accuracy:.2%} ({test.low:.2%} to {test.high:.2%}), evaluated once")

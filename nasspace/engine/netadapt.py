@@ -34,7 +34,7 @@ from nasspace.engine.settings import resolve_settings
 from nasspace.errors import InputError, NothingFound
 from nasspace.exporting import checks
 from nasspace.exporting.weights import as_safetensors, read_safetensors
-from nasspace.formatting import duration
+from nasspace.formatting import duration, percent
 from nasspace.latency.benchmark import Latency, change_between, middle
 from nasspace.network import build
 from nasspace.training import checkpoints, trainer
@@ -134,7 +134,7 @@ class Run:
             self._first()
         target = self._target_ms
         first, began, before = self.state.path[0], time.monotonic(), len(self.state.path)
-        shown = f"{target:.4g} ms" if self.share is None else f"{_percent(self.share)} of it"
+        shown = f"{target:.4g} ms" if self.share is None else f"{percent(self.share)} of it"
         self.report(
             f"{first.latency.median_ms:.4g} ms ({first.latency.low_ms:.4g} to {first.latency.high_ms:.4g}), target "
             f"{shown}; validation accuracy {first.accuracy:.2%}"
@@ -458,15 +458,6 @@ def _pruned(prunable: Prunable, width: Width, size: int) -> Pruned | None:
     return None if architecture is None else prunable.pruned(architecture)
 
 
-def _percent(share: float) -> str:
-    """A share in percent, exactly.
-
-    >>> _percent(0.725)
-    '72.5 %'
-    """
-    return f"{100 * share:.6g} %"
-
-
 def _ratio(change: tuple[float, float, float]) -> str:
     """The ratio of a relative change, and its interval.
 
@@ -487,7 +478,7 @@ def section(result: Compression) -> str:
     before, after = result.original, result.compressed
     target = f"target {result.target_ms:.4g} ms"
     if result.latency_change is not None:
-        share = _percent(result.strength["latency_share"])
+        share = percent(result.strength["latency_share"])
         target = f"target {share} of it; measured in turn: {_ratio(result.latency_change)}"
     return (
         f"Pruned by NetAdapt from {before.latency_ms:.4g} ms to {after.latency_ms:.4g} ms ({target}). Validation "

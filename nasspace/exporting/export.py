@@ -50,7 +50,8 @@ HASHED = (  # recorded with their digests, which `verify` checks
     *(name for target in BY_FILE.values() for name in (target.file, *target.others)),
     *("model.py", specifications.PROGRAM, specifications.NAME),
 )
-INT8_RECORDS = {INT8: "int8", LITERT_INT8.file: "int8_litert"}  # how int8 files were made, by key of export.json
+INT8_RECORDS = {INT8: "int8", LITERT_INT8.file: "int8_litert"}  # key of export.json that says how a file was made
+QUANTIZE = {INT8: "nas quantize", LITERT_INT8.file: "nas quantize --format litert"}
 WRITTEN = ("architecture.json", *HASHED, RECORD, "README.md")
 TRAINED = ("training.json", "confusion.csv", "training.html")  # added by a full training
 COMPRESSED = "compression.json"  # added by a compression
@@ -243,7 +244,7 @@ def verify(
     record = read_record(folder)
     for name in _listed(record):
         if not (folder / name).is_file() and name != "README.md":
-            remedy = "run `nas quantize` again" if name in INT8_RECORDS else "export it again"
+            remedy = f"run `{QUANTIZE[name]}` again" if name in QUANTIZE else "export it again"
             raise InputError(f"{folder / name}: this file of the export is missing; {remedy}")
     architecture = architectures.load(folder / "architecture.json")
     found, expected = architecture.digest, record["digest"]
