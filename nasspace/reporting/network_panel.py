@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nasspace.errors import NasspaceError
 from nasspace.formatting import duration, significant
 from nasspace.reporting import network_picture
+from nasspace.reporting.full_trainings import Trained, by_digest
 from nasspace.reporting.page import Column, Table, words
 from nasspace.reporting.plot_data import EVALUATED, FRONT, REJECTED, as_float
 from nasspace.studies import paths
@@ -56,11 +57,11 @@ class NetworkPanel:
     architecture: Architecture | None = field(default=None, repr=False)
 
 
-def panels(front: Front, rows: Sequence[Mapping[str, Any]]) -> list[NetworkPanel]:
+def panels(front: Front, rows: Sequence[Mapping[str, Any]], trainings: Sequence[Trained] = ()) -> list[NetworkPanel]:
     """The panels of all candidates: the front's in its order, the other evaluated ones by accuracy, the rejected ones.
 
-    `rows` are those of `pareto_rows`. Networks beyond MOST_LAYERS layers have no picture, and only the first
-    MOST_NETWORKS have a panel.
+    `rows` are those of `pareto_rows`, `trainings` the finished full trainings. Networks beyond MOST_LAYERS
+    layers have no picture, and only the first MOST_NETWORKS have a panel.
     """
     members = {member.id: i for i, member in enumerate(front.members)}
     order = (FRONT, EVALUATED, REJECTED)
@@ -70,15 +71,15 @@ def panels(front: Front, rows: Sequence[Mapping[str, Any]]) -> list[NetworkPanel
         return order.index(row["kind"]), members.get(row["id"], 0), -accuracy, row["id"]
 
     trials = {trial["id"]: trial for trial in front.trials}
-    found, left = [], MOST_LAYERS
+    found, left, trained = [], MOST_LAYERS, by_digest(trainings)
     for row in sorted(rows, key=rank)[:MOST_NETWORKS]:
-        panel = _panel(front, trials[row["id"]], row["kind"], left)
+        panel = _panel(front, trials[row["id"]], row["kind"], left, trained.get(str(row["digest"]), ()))
         left -= len(panel.layers.rows) if panel.layers else 0
         found.append(panel)
     return found
 
 
-def _panel(front: Front, trial: Mapping[str, Any], kind: str, left: int) -> NetworkPanel:
+def _panel(front: Front, trial: Mapping[str, Any], kind: str, left: int, trainings: Sequence[Trained]) -> NetworkPanel:
     """The panel of a trial; without its layers if it has more than `left`."""
     member = next((member for member in front.members if member.id == trial["id"]), None)
     record = trial.get(RECORD)
@@ -92,7 +93,7 @@ def _panel(front: Front, trial: Mapping[str, Any], kind: str, left: int) -> Netw
         "digest": str(trial["digest"]),
         "note": str(trial["reason"]) if isinstance(trial.get("reason"), str) else "",
         "figures": dict(_figures(row)),
-        "accuracies": _accuracies(front, row, record, member.last_rung if member else None, shape),
+        "accuracies": _accuracies(front, row, record, member.last_rung if member else None, shape, trainings),
         "findings": _findings(member.explained if member else None),
         "findings_note": _findings_note(front, member),
         "commands": list(_commands(front, name)),
@@ -244,10 +245,12 @@ def _accuracies(
     record: TrialRecord | None,
     last_rung: Mapping[str, Any] | None,
     shape: Sequence[int] | None,
+    full: Sequence[Trained],
 ) -> Table | None:
     """The accuracy of a network after each of its trainings, the first being the search's; None without images.
 
-    `shape` is that of the network's input, which may be smaller than others of the study; None if it is not known.
+    `full` are its finished full trainings. `shape` is that of the network's input, which may be smaller than others of
+    the study; None if it is not known.
     """
     if not front.data:
         return None
@@ -272,6 +275,12 @@ def _accuracies(
         low, high = _percent(row["accuracy_low"]), _percent(row["accuracy_high"])
         expected = (_percent(row["accuracy_expected"]), f"{low} to {high}")
         rows.append(["full training, expected", _size(side), str(epochs), expected, ""])
+    for one in full:
+        name = f"full training, seed {one.seed}"
+        rows.append([name, _size(side), str(one.epochs), _percent(one.validation), _time(one.seconds)])
+        if one.test:
+            interval = f"{_percent(one.test['low'])} to {_percent(one.test['high'])}"
+            rows.append(["its test images", _size(side), "", (_percent(one.test["accuracy"]), interval), ""])
     columns = [
         Column("training"),
         Column("resolution", "number"),

@@ -17,7 +17,7 @@ WORDS = {
     FRONT: "Pareto front",
     EVALUATED: "evaluated",
     REJECTED: "stopped at a limit, never trained",
-    PUBLISHED: "published, not trained here",
+    PUBLISHED: "published",
 }
 
 

@@ -1,12 +1,17 @@
-"""Published networks within a study's limits, for reference: counted at its resolution, measured only if cached."""
+"""Published networks within a study's limits, for reference: counted at its resolution.
+
+Nothing is measured or trained for them. Latencies come from the cache, accuracies from trainings that were finished.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from nasspace.errors import InputError
+from nasspace.reporting.full_trainings import Trained, by_digest
 from nasspace.studies.front import Front
 from nasspace.studies.objectives import COUNTED
 from nasspace.studies.trial_table import has_value, is_same_machine
@@ -18,15 +23,19 @@ MOST = 24  # networks that are shown
 
 @dataclass(frozen=True)
 class PublishedNetwork:
-    """A published network at a study's resolution; `latency` has `median_ms`, `low_ms` and `high_ms`, or is None."""
+    """A published network at a study's resolution; `latency` has `median_ms`, `low_ms` and `high_ms`, or is None.
+
+    `values` has the accuracy (a fraction of the validation images, the mean over seeds) if it was trained as the
+    study's full training is.
+    """
 
     name: str
     values: Mapping[str, float]
     latency: Mapping[str, float] | None = None
 
 
-def within_limits(front: Front) -> list[PublishedNetwork]:
-    """The published networks within the limits, by FLOPs; at most MOST, evenly spread.
+def within_limits(front: Front, trainings: Sequence[Trained] = ()) -> list[PublishedNetwork]:
+    """The published networks within the limits, by FLOPs: those that were trained, and of the others at most MOST.
 
     They take the study's images and classes. Latencies are those that the cache of this machine has under the study's
     conditions: nothing is measured. A network whose latency is not known is within that limit as far as is known.
@@ -34,17 +43,24 @@ def within_limits(front: Front) -> list[PublishedNetwork]:
     largest = max((row["flops"] for row in front.trials if has_value(row.get("flops"))), default=0)
     if not front.resolution or not largest:
         return []
-    latencies = _Latencies(front)
+    latencies, trained = _Latencies(front), by_digest(one for one in trainings if one.is_standard)
     found = [one for one in _counted(front) if one[1]["flops"] <= LARGER * largest]
     networks = []
     for architecture, values in found:
         latency = latencies.of(architecture)
         all_values = {**values, **({"latency": latency["median_ms"]} if latency else {})}
+        if runs := trained.get(architecture.digest):
+            all_values["accuracy"] = fmean(one.validation for one in runs)
         if all(all_values.get(name, 0.0) <= limit for name, limit in front.limits.items()):
             networks.append(PublishedNetwork(architecture.name, all_values, latency))
-    networks.sort(key=lambda one: one.values["flops"])
-    step = max(1.0, len(networks) / MOST)
-    return [networks[int(i * step)] for i in range(min(MOST, len(networks)))]
+    others = sorted((one for one in networks if "accuracy" not in one.values), key=_flops)
+    step = max(1.0, len(others) / MOST)
+    spread = [others[int(i * step)] for i in range(min(MOST, len(others)))]
+    return sorted([*(one for one in networks if "accuracy" in one.values), *spread], key=_flops)
+
+
+def _flops(network: PublishedNetwork) -> float:
+    return network.values["flops"]
 
 
 def _counted(front: Front) -> Iterator[tuple[Any, dict[str, float]]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -16,6 +17,7 @@ from nasspace import files
 from nasspace.formatting import significant
 from nasspace.reporting import (
     choices,
+    full_trainings,
     network_panel,
     paper_figure,
     plot_data,
@@ -25,6 +27,7 @@ from nasspace.reporting import (
     published_networks,
     search_plots,
 )
+from nasspace.reporting.full_trainings import Trained
 from nasspace.reporting.network_panel import NetworkPanel
 from nasspace.reporting.page import Column, Table, Tile, class_names, render, words
 from nasspace.reporting.plot_data import Row, as_float, pareto_rows, shown
@@ -66,10 +69,11 @@ def _content(front: Front) -> dict[str, Any]:
     """What the templates show."""
     rows = pareto_rows(front.trials, [member.id for member in front.members])
     views = plot_data.views(front.objectives, rows)
-    networks = network_panel.panels(front, rows)
+    trainings = full_trainings.of_study(front)
+    networks = network_panel.panels(front, rows, trainings)
     if len(rows) > MOST_DETAILED:
         rows = [{**row, "hover": f"trial {row['id']}"} for row in rows]
-    published = published_networks.within_limits(front)
+    published = published_networks.within_limits(front, trainings)
     return {
         "name": front.name,
         "subtitle": _subtitle(front),
@@ -88,6 +92,7 @@ def _content(front: Front) -> dict[str, Any]:
         "progress": _progress(front, rows),
         "published": _published(front, published),
         "published_note": _published_note(front),
+        "trainings": _trainings_table(front, trainings),
         "settings": _settings(front),
         "commands": provenance.commands(front),
         "provenance": dict(provenance.facts(front)),
@@ -145,11 +150,18 @@ def _views(front: Front, rows: Sequence[Row], published: Sequence[PublishedNetwo
     known = [
         {
             **{name: one.values[name] * OBJECTIVES[name].factor for name in OBJECTIVES if name in one.values},
-            "hover": f"<b>{escape(one.name, quote=False)}</b>, {plot_data.WORDS[plot_data.PUBLISHED]}",
+            "hover": _published_hover(one),
         }
         for one in published
     ]
     return plots.linked_figures(rows, front.objectives, limits=front.limits, titles=titles, published=known)
+
+
+def _published_hover(one: PublishedNetwork) -> str:
+    """The hover text of a published network: HTML with its name escaped."""
+    accuracy = one.values.get("accuracy")
+    words = "not trained here" if accuracy is None else f"{OBJECTIVES['accuracy'].format(accuracy)} trained in full"
+    return f"<b>{escape(one.name, quote=False)}</b>, published, {words}"
 
 
 def _view_label(x: str, y: str) -> str:
@@ -443,7 +455,8 @@ def _published(front: Front, found: Sequence[PublishedNetwork]) -> Table | None:
         return None
     names = [name for name in _counted(front) if all(name in one.values for one in found)]
     measured = [Column("latency, ms", "number")] if any(one.latency for one in found) else []
-    columns = [Column("network"), *measured, *(Column(OBJECTIVES[name].label, "number") for name in names)]
+    trained = [Column("trained in full", "number")] if any("accuracy" in one.values for one in found) else []
+    columns = [Column("network"), *trained, *measured, *(Column(OBJECTIVES[name].label, "number") for name in names)]
     rows = []
     for one in found:
         latency = one.latency and (
@@ -451,18 +464,44 @@ def _published(front: Front, found: Sequence[PublishedNetwork]) -> Table | None:
             f"{significant(one.latency['low_ms'])} to {significant(one.latency['high_ms'])}",
         )
         cells = [OBJECTIVES[name].format(one.values[name]) for name in names]
-        rows.append([one.name, *([latency or ""] if measured else []), *cells])
+        accuracy = OBJECTIVES["accuracy"].format(one.values["accuracy"]) if "accuracy" in one.values else ""
+        optional = [*([accuracy] if trained else []), *([latency or ""] if measured else [])]
+        rows.append([one.name, *optional, *cells])
     return Table.of(columns, rows)
 
 
 def _published_note(front: Front) -> str:
     """What the published networks are, and what is known of them."""
     size = f"{front.resolution}x{front.resolution}"
+    data = shlex.quote(str(front.recipe.get("data")))
+    training_flags = f"--data {data} --resolution {front.resolution}"
+    if epochs := full_trainings.full_epochs(front):
+        training_flags += f" --epochs {epochs}"
     return (
-        f"Counted exactly at {size} with this study's classes. None was trained here, so they have no accuracy. "
+        f"Counted exactly at {size} with this study's classes. Accuracies, of validation images, are of trainings that "
+        f"finished before the page was written: nas train NAME {training_flags}. "
         "Latencies are those that the cache of this machine held under the study's conditions when the page was "
         f"written; nas latency NAME --beside {paths.as_argument(front.folder)} measures more."
     )
+
+
+def _trainings_table(front: Front, trainings: Sequence[Trained]) -> Table | None:
+    """The finished full trainings; None without any. Networks of the study have the numbers of their trials."""
+    if not trainings:
+        return None
+    trials = {str(row["digest"]): str(row["id"]) for row in front.trials}
+    tests = [Column("test", "number")] if any(one.test for one in trainings) else []
+    columns = [Column("network"), Column("trial", "number"), Column("validation", "number"), *tests]
+    percent = OBJECTIVES["accuracy"].format
+    rows: list[list[Any]] = []
+    for one in trainings:
+        test = one.test and (
+            percent(one.test["accuracy"]),
+            f"{percent(one.test['low'])} to {percent(one.test['high'])}",
+        )
+        tested = [test or ""] if tests else []
+        rows.append([one.network, trials.get(one.digest, ""), percent(one.validation), *tested, one.words()])
+    return Table.of([*columns, Column("training", "text")], rows)
 
 
 def _settings(front: Front) -> dict[str, Mapping[str, Any]]:

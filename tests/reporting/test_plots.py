@@ -241,7 +241,7 @@ def test_published_networks_are_drawn_where_their_figures_are_known():
     published = [{"flops": 2.0, "hover": "a"}, {"flops": 3.0, "latency": 1.5, "hover": "b"}]
     figures = linked(trials({}), published=published)
     counts = {
-        names: [(trace.yaxis, len(trace.x)) for trace in figure.data if trace.name == "published, not trained here"]
+        names: [(trace.yaxis, len(trace.x)) for trace in figure.data if trace.name == "published"]
         for names, figure in figures.items()
     }
     assert counts == {

@@ -171,8 +171,8 @@ def test_figures_are_the_drawn_ones(front, page):
     figures = linked_figures(rows, front.objectives)
     for i, figure in enumerate(figures, start=1):
         data = json.loads(re.search(rf'newPlot\("view{i}", (\[.*\]), \{{"annotations"', page)[1])
-        assert [trace for trace in data if trace["name"] != "published, not trained here"] == [
-            trace for trace in json.loads(json.dumps(figure["data"])) if trace["name"] != "published, not trained here"
+        assert [trace for trace in data if trace["name"] != "published"] == [
+            trace for trace in json.loads(json.dumps(figure["data"])) if trace["name"] != "published"
         ]
     assert '"showSendToCloud": false' in page
     drawn = len(figures) + 1  # growth over trials; the fixture has no times, choices or last rung

@@ -1,0 +1,121 @@
+"""Finished full trainings in a study's report: its own networks', and those of published networks for reference."""
+
+from __future__ import annotations
+
+import json
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from nasspace import zoo
+from nasspace.reporting import full_trainings, published_networks
+from nasspace.reporting.report import report_html
+from nasspace.studies import study as records
+
+NAME = "mobilenet_v1_1.0_cifar"
+TEST = {"accuracy": 0.81, "low": 0.78, "high": 0.84, "balanced_accuracy": 0.8, "macro_f1": 0.8}
+
+
+@pytest.fixture
+def study(restore_study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return records.read(restore_study(tmp_path))
+
+
+def write_training(study, network: str, digest: str, place: str = "", **changes) -> Path:
+    """Write what the report reads of a finished training."""
+    epochs = full_trainings.full_epochs(study.snapshot())
+    record = {
+        "nasspace_training": 1,
+        "network": network,
+        "digest": digest,
+        "resolution": study.origin["resolution"],
+        "epochs": epochs,
+        "seed": 0,
+        "settings": "own",
+        "starts_from": [],
+        "teacher": None,
+        "seconds": 12.3,
+        "validation": {"accuracy": 0.825},
+        "test": TEST,
+        "data": {"fingerprint": study.origin["fingerprint"]},
+        **changes,
+    }
+    folder = Path("trainings") / (place or network)
+    folder.mkdir(parents=True)
+    (folder / "training.json").write_text(json.dumps(record))
+    return folder / "training.json"
+
+
+def published(study) -> str:
+    """The digest of a published network as it is trained for the study."""
+    front = study.snapshot()
+    task = front.settings["task"]
+    architecture = zoo.load(NAME, resolution=task["resolution"], classes=task["classes"])
+    return architecture.with_input(task["channels"]).digest
+
+
+def test_the_report_has_the_trainings_of_members_and_of_published_networks(study):
+    front = study.snapshot()
+    member = front.members[0]
+    write_training(study, f"real-{member.id}", str(member.row["digest"]), starts_from=["starts from reports/real"])
+    write_training(study, NAME, published(study), validation={"accuracy": 0.7}, test=None, seed=3)
+    page = unescape(report_html(front))
+    assert "Trained in full" in page
+    assert "from reports/real, seed 0" in page
+    assert "full training, seed 0" in page
+    assert "its test images" in page
+    assert "78.00% to 84.00%" in page
+    assert "from new weights, seed 3" in page
+    assert "70.00%" in page
+
+
+def test_a_published_network_has_the_mean_accuracy_of_the_standard_trainings(study):
+    write_training(study, NAME, published(study), "a", validation={"accuracy": 0.7})
+    write_training(study, NAME, published(study), "all/b", validation={"accuracy": 0.8}, seed=1)
+    write_training(study, NAME, published(study), "c", validation={"accuracy": 0.99}, teacher="large")
+    write_training(study, NAME, published(study), "d", validation={"accuracy": 0.99}, starts_from=["starts from x"])
+    write_training(study, NAME, published(study), "e", validation={"accuracy": 0.99}, epochs=1000)
+    front = study.snapshot()
+    trainings = full_trainings.of_study(front)
+    assert len(trainings) == 5
+    assert trainings[0].validation == 0.99
+    largest = [{**row, "flops": 1e9} for row in front.trials]
+    found = {one.name: one for one in published_networks.within_limits(replaced(front, largest), trainings)}
+    assert found[NAME].values["accuracy"] == pytest.approx(0.75)
+    assert [name for name, one in found.items() if "accuracy" in one.values] == [NAME]
+
+
+def replaced(front, trials):
+    import dataclasses
+
+    return dataclasses.replace(front, trials=tuple(trials))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": {"fingerprint": "another"}},
+        {"resolution": 999},
+        {"data": None},
+        {"validation": {}},
+        {"test": {"accuracy": "high"}},
+        {"seed": []},
+    ],
+)
+def test_other_data_and_damaged_records_are_left_out(study, changes):
+    write_training(study, NAME, published(study), **changes)
+    assert full_trainings.of_study(study.snapshot()) == ()
+    assert "Trained in full" not in report_html(study.snapshot())
+
+
+def test_a_cut_off_record_is_left_out(study):
+    path = write_training(study, NAME, published(study))
+    path.write_text(path.read_text()[:40])
+    assert full_trainings.of_study(study.snapshot()) == ()
+
+
+def test_hostile_names_stay_text(study):
+    write_training(study, "<script>alert(1)</script>", published(study), "x")
+    assert "<script>alert(1)" not in report_html(study.snapshot())
