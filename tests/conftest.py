@@ -296,16 +296,20 @@ def own_blocks(monkeypatch):
 def shortened():
     """`shortened(architecture)`: the network with at most two equal layers in a row and narrow hidden linear layers.
 
-    What a test checks of every kind of layer takes a fraction of the whole network's time.
+    What a test checks of every kind of layer takes a fraction of the whole network's time. With `most`, only so many
+    layers are kept before global pooling.
     """
 
-    def shorten(architecture):
+    def shorten(architecture, most=None):
         kept: list[dict[str, Any]] = []
         for layer in architecture.layers[:-1]:
             if layer.block == "linear":
                 layer = dataclasses.replace(layer, out=min(layer.out, 64))
             if kept[-2:] != [layer.to_dict()] * 2:
                 kept.append(layer.to_dict())
+        if most is not None:
+            pool = next(i for i, layer in enumerate(kept) if layer["block"] == "global_pool")
+            kept[most:pool] = []
         layers = [*kept, architecture.layers[-1].to_dict()]
         return type(architecture).of(layers, input=architecture.input, name=architecture.name)
 

@@ -1,10 +1,10 @@
 """Every program of benchmarks/ loads, documents how to run it, and runs at its smallest size where that takes seconds.
 
-test_fuzz.py runs fuzz.py. These are only loaded, or print their help: searches that are killed or take minutes
+test_fuzz.py runs fuzz.py. These are only loaded, or print their help: programs that take minutes
 (delivery_kills, explain, faults, kills, latency_protocols, overhead, predictor, promises, published, replacement,
-search, targets, wall_clock), those that need data with a test split (compression, compression_methods, plain_training,
-starts), the table NAS-Bench-201 (halving, samplers), or torchvision, timm, pytorchcv, and official code (foreign,
-originals, originals_list, record_checkpoints, record_networks, record_values).
+search, targets, textbook, wall_clock), those that need data with a test split (compression, compression_methods,
+plain_training, starts), the table NAS-Bench-201 (halving, samplers), or torchvision, timm, pytorchcv, and official
+code (foreign, originals, originals_list, record_checkpoints, record_networks, record_values).
 """
 
 from __future__ import annotations
@@ -31,9 +31,6 @@ SMALLEST = {  # program and arguments: a part of what it prints
     "scores report --draws 3": "best pair, chosen on these data",
     "shipped_files": "0 of 0 files",
     "startup 1 --help": "nas --help: median",
-    "textbook --parts groups --networks shufflenet_v1_g1_1.0 --resolution 32 --seconds 0.01 --repeats 1 --out .": (
-        "Right predictions: "
-    ),
     "training_speed precision mobilenet_v2_0.35 --rounds 1 --resolution 32": "| bfloat16 |",
     "training_speed images digits --resolution 9": "| digits, 1,797 at 9 | read from the file |",
     "supernet report --draws 3": "better half alone",

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from nasspace.engine.problem import Problem
     from nasspace.studies.study import Study
 
-NETWORKS = 3  # random networks that are timed
+NETWORKS = 3  # random networks that are timed, fewer if that takes long
 BATCH = 32
 MEMBERS = (3, 6)  # networks on the last rung: few and many (members of the front and their replacements)
 MEASURED = 3.0  # seconds of a latency measurement with its profile
 LONGEST = 15.0  # limit of the timing in seconds
+SHARE = 0.02  # limit of the timing as a share of the search
 INHERITED = 2.0  # seconds to evaluate a candidate with shared weights
 EXPORTED = 8.0  # seconds to export, check, evaluate and remeasure a member
 
@@ -41,6 +42,11 @@ class Duration:
 
     bounded: bool = True  # False if only time ends the search; `search` then holds the seconds of one trial
     shared: tuple[float, float] = (0.0, 0.0)  # of the training of shared weights, before the search
+
+    @property
+    def longest(self) -> float:
+        """The high estimate of all seconds."""
+        return self.search[1] + self.delivery[1] + self.shared[1]
 
     @property
     def mean_delivery(self) -> float:
@@ -75,7 +81,8 @@ def estimate_duration(problem: Problem) -> Duration | None:
     if data is None or "accuracy" not in recipe.objectives:
         return None
     rng = random.Random(0)
-    timed = []
+    timed: list[tuple[float, list[float]]] = []
+    found = None
     start = time.perf_counter()
     with machine_lock.TrainingLock():
         for _ in range(NETWORKS):
@@ -85,10 +92,15 @@ def estimate_duration(problem: Problem) -> Duration | None:
                 failures.as_candidate_failures(),
             ):  # networks that cannot be trained
                 timed.append(_time_network(network, recipe, len(data.train.labels)))
-            if time.perf_counter() - start > LONGEST:
+                found = _duration(timed, recipe)
+            longest = min(LONGEST, SHARE * found.longest) if found and found.bounded else LONGEST
+            if time.perf_counter() - start > longest:
                 break
-    if not timed:
-        return None
+    return found
+
+
+def _duration(timed: Sequence[tuple[float, list[float]]], recipe: Recipe) -> Duration:
+    """The duration of a search whose networks take as long as those that were timed."""
     trial = sum(seconds for seconds, _ in timed) / len(timed)
     shared = (0.0, 0.0)
     if recipe.supernet is not None:

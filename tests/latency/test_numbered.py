@@ -137,7 +137,7 @@ def test_the_command_explains_files_and_functions(own, tmp_path, monkeypatch, ca
 
 def test_an_edit_of_a_file_is_measured_in_the_whole_file(tmp_path, shortened):
     """A channel shuffle between large maps takes long enough to be found."""
-    architecture = shortened(zoo.load("shufflenet_v1_g8_1.0", resolution=96))
+    architecture = shortened(zoo.load("shufflenet_v1_g8_1.0", resolution=96), most=5)
     source = to_onnx(build(architecture), architecture.input, tmp_path / "net.onnx")
     found = guidelines.explain_file(source, seconds=0.05, measure=True, fresh=True)
     on = {finding.kind: finding.measured_on for finding in found.findings}
