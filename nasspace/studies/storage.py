@@ -28,6 +28,7 @@ BEAT = 10  # seconds between two heartbeats of a running trial
 GRACE = 60  # seconds without a heartbeat after which a trial is stale
 CONNECT = 10  # seconds to connect
 ATTEMPTS = 5  # to create the tables while other processes do the same
+LEAST_ROOM = 2**16  # bytes that SQLite needs next to a database to read it: an index of its log
 REMEDY = "restore the file from a copy, or search again under another --study name"
 UNAFFECTED = "its exports and tables are not affected"
 MAGIC, HEADER = b"SQLite format 3\0", 100  # first bytes of a SQLite file, length of its header
@@ -148,6 +149,10 @@ def _refuse_foreign(path: Path, place: Path) -> None:
             pages, page = (connection.execute(f"PRAGMA page_{name}").fetchone()[0] for name in ("count", "size"))
             missing_bytes = _truncated(path, pages * page)
     except sqlite3.OperationalError as error:  # locked for long, out of memory
+        if shutil.disk_usage(path.parent).free < LEAST_ROOM:
+            raise InputError(
+                f"{place}: cannot be read: the disk is full ({error}), and SQLite writes next to the file; make room"
+            ) from None
         raise InputError(f"{place}: cannot be read ({error}); try again, or {REMEDY}") from None
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         if missing_bytes := _truncated(path, _expected_size(path)):

@@ -446,3 +446,17 @@ def leave_log(database):
     connection.close()
     for name, content in kept.items():
         Path(name).write_bytes(content)
+
+
+@pytest.mark.parametrize(("free", "remedy"), [(0, "the disk is full"), (10**9, "try again, or restore")])
+def test_a_full_disk_is_named_where_sqlite_cannot_even_read(study, monkeypatch, capsys, free, remedy):
+    def refuse(*_, **__):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    usage = shutil.disk_usage(study)
+    monkeypatch.setattr(sqlite3, "connect", refuse)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
+    assert cli.run(["front", "real"]) == 2
+    err = capsys.readouterr().err
+    assert "reports/real/study.db: cannot be read" in err
+    assert remedy in err
