@@ -28,6 +28,7 @@ SMALLEST = {  # program and arguments: a part of what it prints
     "fidelities list": "clothing10",
     "guidelines --seconds 0.01 --sizes 1 --out .": "G1",
     "scores score zoo --networks 2 --resolution 32 --images 4 --table scores.csv": "zoo shufflenet_v1_g8_0.25",
+    "promotions --subsets 1": "| 32x4 | together |",
     "scores report --draws 3": "best pair, chosen on these data",
     "shipped_files": "0 of 0 files",
     "startup 1 --help": "nas --help: median",

@@ -42,6 +42,14 @@ def train(
             help="Read decoded images from a file of the cache; automatic above half of the memory.",
         ),
     ] = False,
+    beside: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STUDY",
+            help="Train another network as the study's full training is: its data, split, resolution, epochs.",
+            autocompletion=choices.studies,
+        ),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training images; 25, or the study's own, if not given.", min=1)
     ] = None,
@@ -94,6 +102,7 @@ def train(
             arch,
             data=data,
             data_dir=data_dir,
+            beside=beside,
             epochs=epochs,
             resolution=resolution,
             settings=settings,

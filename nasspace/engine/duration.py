@@ -28,7 +28,8 @@ BATCH = 32
 MEMBERS = (3, 6)  # networks on the last rung: few and many (members of the front and their replacements)
 MEASURED = 3.0  # seconds of a latency measurement with its profile
 LONGEST = 15.0  # limit of the timing in seconds
-SHARE = 0.02  # limit of the timing as a share of the search
+SHARE = 0.02  # no further network is timed once the timing took this share of the search
+RANGE, WIDE = (0.7, 1.4), (0.5, 2.0)  # ends of the estimate relative to its mean: of all networks, and of fewer
 INHERITED = 2.0  # seconds to evaluate a candidate with shared weights
 EXPORTED = 8.0  # seconds to export, check, evaluate and remeasure a member
 
@@ -83,6 +84,7 @@ def estimate_duration(problem: Problem) -> Duration | None:
     rng = random.Random(0)
     timed: list[tuple[float, list[float]]] = []
     found = None
+    _warm_up()
     start = time.perf_counter()
     with machine_lock.TrainingLock():
         for _ in range(NETWORKS):
@@ -102,10 +104,11 @@ def estimate_duration(problem: Problem) -> Duration | None:
 def _duration(timed: Sequence[tuple[float, list[float]]], recipe: Recipe) -> Duration:
     """The duration of a search whose networks take as long as those that were timed."""
     trial = sum(seconds for seconds, _ in timed) / len(timed)
+    low, high = RANGE if len(timed) >= NETWORKS else WIDE
     shared = (0.0, 0.0)
     if recipe.supernet is not None:
         training = trial * _shared_epochs(recipe)
-        shared, trial = (0.7 * training, 1.4 * training), INHERITED
+        shared, trial = (low * training, high * training), INHERITED
     trial += MEASURED if needs_latency(recipe) else 0.0
     bounded = recipe.is_bounded
     search = trial * recipe.trials if bounded else trial
@@ -113,8 +116,17 @@ def _duration(timed: Sequence[tuple[float, list[float]]], recipe: Recipe) -> Dur
     (few, few_seconds), (many, many_seconds) = (
         (n, _climbing_seconds(timed, counts, n, recipe.workers)) for n in MEMBERS
     )
-    delivery = few_seconds + few * EXPORTED, 1.4 * many_seconds + many * EXPORTED
-    return Duration((0.7 * search, 1.4 * search), delivery, bounded, shared)
+    delivery = few_seconds + few * EXPORTED, high * many_seconds + many * EXPORTED
+    return Duration((low * search, high * search), delivery, bounded, shared)
+
+
+def _warm_up() -> None:
+    """Import what trains networks, and start PyTorch's threads: the search needs both, and they are no part of it."""
+    import torch
+
+    import nasspace.training.trainer  # noqa: F401
+
+    torch.nn.functional.conv2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3))
 
 
 def _shared_epochs(recipe: Recipe) -> float:

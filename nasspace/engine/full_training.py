@@ -39,6 +39,7 @@ from nasspace.reporting import training_page
 from nasspace.studies import paths
 from nasspace.studies import study as records
 from nasspace.studies.recipe import LEAST_RESOLUTION
+from nasspace.studies.study import Study
 from nasspace.training import checkpoints, distributed, metrics, pretrained, trainer
 from nasspace.training.distributed import Processes
 from nasspace.training.precision import check_precision
@@ -51,7 +52,7 @@ EPOCHS = 25  # a recipe's `full`
 SMALLEST = 32  # pixels: smaller images are enlarged to this, unless the architecture's own input is smaller
 RECORD, CONFUSION, PAGE = TRAINED  # training.json, confusion.csv, training.html
 VERSION = 1
-HOME = Path("trainings")  # the default place of output folders
+HOME = Path(paths.TRAININGS)  # the default place of output folders
 SETTLED = 50  # steps until the running statistics of batch norm are usable
 MOST_SHOWN = 20  # classes of a confusion matrix in the README
 JUDGED_COPIES = 4  # of the validation images in memory while an export is judged
@@ -149,6 +150,7 @@ class Options:
     on_disk: bool = False
     processes: Processes = distributed.ALONE
     constraint: trainer.Constraint | None = None
+    beside: Study | None = None  # whose data, split, resolution and epochs are taken
     inherited: Start | None = None  # what `weights` were before a compression changed them: their origin, normalization
 
 
@@ -157,6 +159,7 @@ def train(
     *,
     data: str | DataSet | None = None,
     data_dir: str | Path | None = None,
+    beside: str | os.PathLike | None = None,
     epochs: int | None = None,
     resolution: int | None = None,
     settings: str | os.PathLike | TrainingSettings | None = None,
@@ -178,7 +181,9 @@ def train(
     `arch` is an `Architecture`, the name of a published network, a path (of an architecture JSON or an export folder),
     `STUDY:ID`, or `STUDY:front`, which returns a `FrontTraining`. Published networks are built for the classes and
     channels of the data. `data` is a data set's name as in `load_data`; the default is the data of the study or export
-    that the architecture or the weights come from, else digits. With `skip_broken`, unreadable images are skipped. With
+    that the architecture or the weights come from, else digits. `beside` names a study: a network that is not its own
+    is trained on its data and split, at its resolution, for the epochs of its full training, to be compared with its
+    networks. With `skip_broken`, unreadable images are skipped. With
     `on_disk`, or if they would take more than half of the memory, decoded images are read from a file (`load_data`).
     `epochs` defaults to 25, or to those of the study's full training (`full` of its recipe).
     `resolution` defaults to that of the study's member or the export, else to the smaller of the network's input and
@@ -206,6 +211,7 @@ def train(
         raise InputError(f"weights: {type(weights).__name__} is neither a state dictionary nor a path")
     if weights is not None and from_scratch:
         raise InputError("weights and from_scratch are mutually exclusive; give one")
+    study = None if beside is None else _study_beside(beside, data)
     check_device(device)
     with distributed.joined(device) as processes:
         options = Options(
@@ -225,6 +231,7 @@ def train(
             training_logs.checked(log),
             on_disk or processes.count > 1,
             processes,
+            beside=study,
         )
         return _train(arch, options, epochs, out, report if report and processes.is_first else _silent)
 
@@ -257,6 +264,16 @@ def _train(
         source = arch_reference.resolve_trial(study, number)
         trained.append(train_one(source, _with_epochs(options, source, epochs), folder, report))
     return FrontTraining(tuple(trained))
+
+
+def _study_beside(name: str | os.PathLike, data: Any) -> Study:
+    """The study beside whose networks another one is trained."""
+    if data is not None:
+        raise InputError("beside and data are mutually exclusive: the images are those of the study; give one")
+    study = records.read(name)
+    if study.origin is None:
+        raise InputError(f"{study.folder}: this study was searched without images; name some with --data")
+    return study
 
 
 def check_numbers(seed: int, epochs: int | None, resolution: int | None) -> None:
@@ -303,6 +320,8 @@ def locked(work: Path, busy: str) -> Iterator[None]:
 
 def train_one(source: ResolvedArch, options: Options, out: str | os.PathLike | None, report: Report) -> FullTraining:
     """Train one network, or read its finished training."""
+    if options.beside and source.study:
+        raise InputError(f"{source.name}: is of a study, whose data it is trained on; leave --beside out")
     folder = HOME / source.name if out is None else Path(out)
     check_folder(folder)
     if _is_finished_without_weights(folder, source, options):
@@ -369,24 +388,29 @@ def prepared_start(source: ResolvedArch, options: Options, report: Report) -> tu
 
 def _with_epochs(options: Options, source: ResolvedArch, epochs: int | None) -> Options:
     """The options with the epochs of the study's full training, which its intervals speak of, if none were given."""
-    if epochs is not None or source.study is None:
+    study = source.study or options.beside
+    if epochs is not None or study is None:
         return options
-    return dataclasses.replace(options, epochs=source.study.settings["recipe"]["full"]["epochs"])
+    return dataclasses.replace(options, epochs=study.settings["recipe"]["full"]["epochs"])
 
 
 def _data(source: ResolvedArch, options: Options, report: Report) -> tuple[DataSet, int]:
     """The data at the deployment resolution, split as in the study or export of the weights; the resolution."""
     of_export = data_origin.of_export(source.folder) if source.folder else None
     of_weights = data_origin.of_weights(options.weights)
-    default = data_origin.of_study(source.study) if source.study else of_weights or of_export
+    study = source.study or options.beside
+    default = data_origin.of_study(study) if study else of_weights or of_export
     trained_on = of_weights if options.weights is not None else default
-    choose = _resolution_chooser(source, of_export, options.resolution, report)
+    requested = options.resolution
+    if requested is None and options.beside:
+        requested = options.beside.settings["task"]["resolution"]
+    choose = _resolution_chooser(source, of_export, requested, report)
     if isinstance(options.data, DataSet):
         given, resolution = options.data, choose(options.data.resolution)
         data = prepared(given, resolution)
     else:
         given = data = _load_by_name(source, options, default, choose, report)
-    recorded = (source.study.settings["data"] or {}) if source.study else {}
+    recorded = (study.settings["data"] or {}) if study else {}
     if recorded and default.has_name(data.name) and list(data.classes) != recorded["classes"]:
         raise InputError(
             f"{data.name}: not the classes that the study was searched with; restore them, or name other --data"
@@ -422,7 +446,8 @@ def _load_by_name(
         arguments |= {"seed": default.seed, "held_out": default.held_out}
         if requested is None or default.has_name(name):
             name = default.name
-            recipe = source.study.settings["recipe"] if source.study else {}
+            study = source.study or options.beside
+            recipe = study.settings["recipe"] if study else {}
             arguments["data_dir"] = options.data_dir or recipe.get("data_dir")
             arguments["skip_broken"] = options.skip_broken or recipe.get("skip_broken", False)
     try:

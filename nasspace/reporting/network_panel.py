@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from nasspace.errors import NasspaceError
 from nasspace.formatting import duration, significant
 from nasspace.reporting import network_picture
-from nasspace.reporting.full_trainings import Trained, by_digest
 from nasspace.reporting.page import Column, Table, words
 from nasspace.reporting.plot_data import EVALUATED, FRONT, REJECTED, as_float
+from nasspace.reporting.trained_networks import TrainedNetwork, by_digest
 from nasspace.studies import paths
 from nasspace.studies.front import Front, Member, search_fidelity
 from nasspace.studies.objectives import OBJECTIVES
@@ -57,7 +57,9 @@ class NetworkPanel:
     architecture: Architecture | None = field(default=None, repr=False)
 
 
-def panels(front: Front, rows: Sequence[Mapping[str, Any]], trainings: Sequence[Trained] = ()) -> list[NetworkPanel]:
+def panels(
+    front: Front, rows: Sequence[Mapping[str, Any]], trainings: Sequence[TrainedNetwork] = ()
+) -> list[NetworkPanel]:
     """The panels of all candidates: the front's in its order, the other evaluated ones by accuracy, the rejected ones.
 
     `rows` are those of `pareto_rows`, `trainings` the finished full trainings. Networks beyond MOST_LAYERS
@@ -79,7 +81,9 @@ def panels(front: Front, rows: Sequence[Mapping[str, Any]], trainings: Sequence[
     return found
 
 
-def _panel(front: Front, trial: Mapping[str, Any], kind: str, left: int, trainings: Sequence[Trained]) -> NetworkPanel:
+def _panel(
+    front: Front, trial: Mapping[str, Any], kind: str, left: int, trainings: Sequence[TrainedNetwork]
+) -> NetworkPanel:
     """The panel of a trial; without its layers if it has more than `left`."""
     member = next((member for member in front.members if member.id == trial["id"]), None)
     record = trial.get(RECORD)
@@ -245,7 +249,7 @@ def _accuracies(
     record: TrialRecord | None,
     last_rung: Mapping[str, Any] | None,
     shape: Sequence[int] | None,
-    full: Sequence[Trained],
+    full: Sequence[TrainedNetwork],
 ) -> Table | None:
     """The accuracy of a network after each of its trainings, the first being the search's; None without images.
 
@@ -276,11 +280,11 @@ def _accuracies(
         expected = (_percent(row["accuracy_expected"]), f"{low} to {high}")
         rows.append(["full training, expected", _size(side), str(epochs), expected, ""])
     for one in full:
-        name = f"full training, seed {one.seed}"
-        rows.append([name, _size(side), str(one.epochs), _percent(one.validation), _time(one.seconds)])
+        name = f"full training, seed {one.seed}" if one.is_standard else f"further training: {one.words()}"
+        rows.append([name, _size(one.resolution), str(one.epochs), _percent(one.validation), _time(one.seconds)])
         if one.test:
             interval = f"{_percent(one.test['low'])} to {_percent(one.test['high'])}"
-            rows.append(["its test images", _size(side), "", (_percent(one.test["accuracy"]), interval), ""])
+            rows.append(["its test images", _size(one.resolution), "", (_percent(one.test["accuracy"]), interval), ""])
     columns = [
         Column("training"),
         Column("resolution", "number"),

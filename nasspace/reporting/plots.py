@@ -105,7 +105,7 @@ def linked_figures(
 
     Points have the numbers of their trials as `ids`, by which the page marks a network in all figures. Limits of both
     axes are drawn; the legend is the page's.
-    `published` networks have the columns `name`, `latency` and `flops`, and are drawn where those are known.
+    `published` networks have the values of objectives, and `hover`; they are drawn where both axes are known.
     """
     titles = {name: (titles or {}).get(name, objective.axis_title) for name, objective in OBJECTIVES.items()}
     figures = []

@@ -11,14 +11,14 @@ from statistics import fmean
 from typing import Any
 
 from nasspace.errors import InputError
-from nasspace.reporting.full_trainings import Trained, by_digest
+from nasspace.reporting.trained_networks import TrainedNetwork, by_digest
 from nasspace.studies.front import Front
 from nasspace.studies.objectives import COUNTED
 from nasspace.studies.trial_table import has_value, is_same_machine
 
 SMALL_IMAGES = 64  # pixels below which the forms for CIFAR are compared
 LARGER = 1.25  # times the FLOPs of the largest evaluated network, above which a published one is no reference
-MOST = 24  # networks that are shown
+MOST = 24  # networks that are shown, besides those that were trained
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,16 @@ class PublishedNetwork:
     """A published network at a study's resolution; `latency` has `median_ms`, `low_ms` and `high_ms`, or is None.
 
     `values` has the accuracy (a fraction of the validation images, the mean over seeds) if it was trained as the
-    study's full training is.
+    study's full training is, with `seeds` seeds.
     """
 
     name: str
     values: Mapping[str, float]
     latency: Mapping[str, float] | None = None
+    seeds: int = 0
 
 
-def within_limits(front: Front, trainings: Sequence[Trained] = ()) -> list[PublishedNetwork]:
+def within_limits(front: Front, trainings: Sequence[TrainedNetwork] = ()) -> list[PublishedNetwork]:
     """The published networks within the limits, by FLOPs: those that were trained, and of the others at most MOST.
 
     They take the study's images and classes. Latencies are those that the cache of this machine has under the study's
@@ -49,10 +50,11 @@ def within_limits(front: Front, trainings: Sequence[Trained] = ()) -> list[Publi
     for architecture, values in found:
         latency = latencies.of(architecture)
         all_values = {**values, **({"latency": latency["median_ms"]} if latency else {})}
-        if runs := trained.get(architecture.digest):
+        runs = trained.get(architecture.digest, ())
+        if runs:
             all_values["accuracy"] = fmean(one.validation for one in runs)
         if all(all_values.get(name, 0.0) <= limit for name, limit in front.limits.items()):
-            networks.append(PublishedNetwork(architecture.name, all_values, latency))
+            networks.append(PublishedNetwork(architecture.name, all_values, latency, len(runs)))
     others = sorted((one for one in networks if "accuracy" not in one.values), key=_flops)
     step = max(1.0, len(others) / MOST)
     spread = [others[int(i * step)] for i in range(min(MOST, len(others)))]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -17,7 +16,6 @@ from nasspace import files
 from nasspace.formatting import significant
 from nasspace.reporting import (
     choices,
-    full_trainings,
     network_panel,
     paper_figure,
     plot_data,
@@ -26,12 +24,13 @@ from nasspace.reporting import (
     publication,
     published_networks,
     search_plots,
+    trained_networks,
 )
-from nasspace.reporting.full_trainings import Trained
 from nasspace.reporting.network_panel import NetworkPanel
 from nasspace.reporting.page import Column, Table, Tile, class_names, render, words
 from nasspace.reporting.plot_data import Row, as_float, pareto_rows, shown
 from nasspace.reporting.published_networks import PublishedNetwork
+from nasspace.reporting.trained_networks import TrainedNetwork
 from nasspace.samplers.importance import LEAST, choice_importances
 from nasspace.studies import paths
 from nasspace.studies.front import Front, runs_with, search_fidelity
@@ -69,7 +68,7 @@ def _content(front: Front) -> dict[str, Any]:
     """What the templates show."""
     rows = pareto_rows(front.trials, [member.id for member in front.members])
     views = plot_data.views(front.objectives, rows)
-    trainings = full_trainings.of_study(front)
+    trainings = trained_networks.of_study(front)
     networks = network_panel.panels(front, rows, trainings)
     if len(rows) > MOST_DETAILED:
         rows = [{**row, "hover": f"trial {row['id']}"} for row in rows]
@@ -464,28 +463,35 @@ def _published(front: Front, found: Sequence[PublishedNetwork]) -> Table | None:
             f"{significant(one.latency['low_ms'])} to {significant(one.latency['high_ms'])}",
         )
         cells = [OBJECTIVES[name].format(one.values[name]) for name in names]
-        accuracy = OBJECTIVES["accuracy"].format(one.values["accuracy"]) if "accuracy" in one.values else ""
+        accuracy: Any = ""
+        if "accuracy" in one.values:
+            accuracy = (OBJECTIVES["accuracy"].format(one.values["accuracy"]), _seeds(one.seeds))
         optional = [*([accuracy] if trained else []), *([latency or ""] if measured else [])]
         rows.append([one.name, *optional, *cells])
     return Table.of(columns, rows)
 
 
+def _seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"mean of {count} seeds"
+
+
 def _published_note(front: Front) -> str:
     """What the published networks are, and what is known of them."""
     size = f"{front.resolution}x{front.resolution}"
-    data = shlex.quote(str(front.recipe.get("data")))
-    training_flags = f"--data {data} --resolution {front.resolution}"
-    if epochs := full_trainings.full_epochs(front):
-        training_flags += f" --epochs {epochs}"
+    study = paths.as_argument(front.folder)
+    trained = (
+        "Accuracies are of validation images, after trainings like this study's full training that had finished when "
+        f"the page was written: nas train NAME --beside {study}. "
+    )
     return (
-        f"Counted exactly at {size} with this study's classes. Accuracies, of validation images, are of trainings that "
-        f"finished before the page was written: nas train NAME {training_flags}. "
+        f"Counted exactly at {size} with this study's classes. "
+        f"{trained if front.data and trained_networks.full_epochs(front) else ''}"
         "Latencies are those that the cache of this machine held under the study's conditions when the page was "
-        f"written; nas latency NAME --beside {paths.as_argument(front.folder)} measures more."
+        f"written; nas latency NAME --beside {study} measures more."
     )
 
 
-def _trainings_table(front: Front, trainings: Sequence[Trained]) -> Table | None:
+def _trainings_table(front: Front, trainings: Sequence[TrainedNetwork]) -> Table | None:
     """The finished full trainings; None without any. Networks of the study have the numbers of their trials."""
     if not trainings:
         return None

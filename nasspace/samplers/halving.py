@@ -87,11 +87,14 @@ class _ExpectedVolume:
     """The hypervolume of a growing set of networks, averaged over draws of their accuracies.
 
     The space of costs is divided into cells. Of each draw, the smallest error of
-    the set's networks that are cheap enough is kept for each cell. The unit of each axis is the range of its values.
+    the set's networks that are cheap enough is kept for each cell. The unit of each axis is the range of its values:
+    of the errors, the mean range of a draw. Errors are measured from the worst network of their draw, since short
+    trainings leave open how accurate all networks will be. Otherwise that common level would outweigh the differences
+    between networks, and cheap networks would be promoted whatever their accuracy.
     """
 
     def __init__(self, accuracies: np.ndarray, costs: np.ndarray):
-        self._errors = _scaled(1 - accuracies)
+        self._errors = _from_the_worst(1 - accuracies)
         costs = _scaled(costs, axis=0)
         cells, self._sizes = _cells(costs)
         self._reached = np.asarray((costs[:, None, :] <= cells).all(axis=2))  # (networks, cells)
@@ -128,7 +131,14 @@ def _quantiles(values: np.ndarray, most: int) -> np.ndarray:
     return values[np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)]
 
 
-def _scaled(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+def _from_the_worst(errors: np.ndarray) -> np.ndarray:
+    """Errors (draws, networks) such that the largest of each draw is 1, and 0 is a mean range below it."""
+    largest = errors.max(axis=1, keepdims=True)
+    ranges = float((largest[:, 0] - errors.min(axis=1)).mean())
+    return 1 + (errors - largest) / (ranges if ranges > 0 else 1.0)
+
+
+def _scaled(values: np.ndarray, axis: int) -> np.ndarray:
     """Values from 0 for the smallest to 1 for the largest."""
     low, high = values.min(axis=axis), values.max(axis=axis)
     return (values - low) / np.where(high > low, high - low, 1.0)

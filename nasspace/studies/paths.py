@@ -13,6 +13,7 @@ from nasspace import files
 from nasspace.errors import InputError
 
 FRONT, RECOMMENDED = "front", "recommended"  # after STUDY:, all members of the front, and one of them
+TRAININGS = "trainings"  # the folder in which `nas train` writes
 COMPARISON = "comparison.yaml"  # the settings of a comparison, whose folder holds several studies
 
 

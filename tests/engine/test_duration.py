@@ -59,6 +59,16 @@ def test_a_network_that_cannot_be_trained_is_skipped(problem, monkeypatch):
     assert duration.estimate_duration(problem) is None
 
 
+def test_a_short_search_is_estimated_from_one_network_with_a_wider_range(problem, monkeypatch):
+    calls = []
+    monkeypatch.setattr(duration, "_time_network", lambda *_: calls.append(1) or (10.0, [10.0]))
+    assert duration.estimate_duration(problem).search == pytest.approx((0.7 * 130, 1.4 * 130))
+    assert len(calls) == duration.NETWORKS
+    monkeypatch.setattr(duration, "SHARE", 0.0)
+    assert duration.estimate_duration(problem).search == pytest.approx((0.5 * 130, 2.0 * 130))
+    assert len(calls) == duration.NETWORKS + 1
+
+
 def test_a_front_far_below_its_target_is_noted(tmp_path, monkeypatch):
     """Four networks: the fastest is the best, and one exceeds the limit."""
     monkeypatch.chdir(tmp_path)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
+import shutil
 from html import unescape
 from pathlib import Path
 
 import pytest
 
 from nasspace import zoo
-from nasspace.reporting import full_trainings, published_networks
+from nasspace.reporting import published_networks, trained_networks
 from nasspace.reporting.report import report_html
 from nasspace.studies import study as records
 
@@ -25,7 +28,7 @@ def study(restore_study, tmp_path, monkeypatch):
 
 def write_training(study, network: str, digest: str, place: str = "", **changes) -> Path:
     """Write what the report reads of a finished training."""
-    epochs = full_trainings.full_epochs(study.snapshot())
+    epochs = trained_networks.full_epochs(study.snapshot())
     record = {
         "nasspace_training": 1,
         "network": network,
@@ -63,8 +66,8 @@ def test_the_report_has_the_trainings_of_members_and_of_published_networks(study
     write_training(study, NAME, published(study), validation={"accuracy": 0.7}, test=None, seed=3)
     page = unescape(report_html(front))
     assert "Trained in full" in page
-    assert "from reports/real, seed 0" in page
-    assert "full training, seed 0" in page
+    assert "further training: 25 epochs from reports/real, seed 0" in page
+    assert "full training, seed 0" not in page
     assert "its test images" in page
     assert "78.00% to 84.00%" in page
     assert "from new weights, seed 3" in page
@@ -77,19 +80,21 @@ def test_a_published_network_has_the_mean_accuracy_of_the_standard_trainings(stu
     write_training(study, NAME, published(study), "c", validation={"accuracy": 0.99}, teacher="large")
     write_training(study, NAME, published(study), "d", validation={"accuracy": 0.99}, starts_from=["starts from x"])
     write_training(study, NAME, published(study), "e", validation={"accuracy": 0.99}, epochs=1000)
+    write_training(study, NAME, published(study), "f", validation={"accuracy": 0.99}, settings="mobilenet_v2")
+    shutil.copytree("trainings/a", "trainings/copied")
+    Path("trainings/latest").symlink_to("a")
     front = study.snapshot()
-    trainings = full_trainings.of_study(front)
-    assert len(trainings) == 5
+    trainings = trained_networks.of_study(front)
+    assert len(trainings) == 6
     assert trainings[0].validation == 0.99
     largest = [{**row, "flops": 1e9} for row in front.trials]
     found = {one.name: one for one in published_networks.within_limits(replaced(front, largest), trainings)}
     assert found[NAME].values["accuracy"] == pytest.approx(0.75)
+    assert found[NAME].seeds == 2
     assert [name for name, one in found.items() if "accuracy" in one.values] == [NAME]
 
 
 def replaced(front, trials):
-    import dataclasses
-
     return dataclasses.replace(front, trials=tuple(trials))
 
 
@@ -102,20 +107,47 @@ def replaced(front, trials):
         {"validation": {}},
         {"test": {"accuracy": "high"}},
         {"seed": []},
+        {"seed": math.inf},
+        {"nasspace_training": 2},
+        *({"validation": {"accuracy": value}} for value in ("nan", math.nan, 1.5, True, 10**400)),
     ],
 )
 def test_other_data_and_damaged_records_are_left_out(study, changes):
     write_training(study, NAME, published(study), **changes)
-    assert full_trainings.of_study(study.snapshot()) == ()
+    assert trained_networks.of_study(study.snapshot()) == ()
     assert "Trained in full" not in report_html(study.snapshot())
 
 
 def test_a_cut_off_record_is_left_out(study):
     path = write_training(study, NAME, published(study))
     path.write_text(path.read_text()[:40])
-    assert full_trainings.of_study(study.snapshot()) == ()
+    assert trained_networks.of_study(study.snapshot()) == ()
 
 
 def test_hostile_names_stay_text(study):
     write_training(study, "<script>alert(1)</script>", published(study), "x")
-    assert "<script>alert(1)" not in report_html(study.snapshot())
+    page = report_html(study.snapshot())
+    assert "<script>alert(1)" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_a_member_trained_at_its_own_lower_resolution_belongs_to_the_study(study):
+    front = study.snapshot()
+    origin = study.origin
+    data = {"fingerprint": "at 8 pixels", **{name: origin[name] for name in ("name", "seed", "held_out")}}
+    write_training(study, "real-0", str(front.members[0].row["digest"]), resolution=8, data=data)
+    write_training(study, NAME, published(study), resolution=8, data=data)
+    assert [one.network for one in trained_networks.of_study(front)] == ["real-0"]
+
+
+def test_trainings_are_found_in_the_working_folder_and_next_to_the_studies(study, tmp_path, monkeypatch):
+    write_training(study, NAME, published(study))
+    front = study.snapshot()
+    assert len(trained_networks.of_study(front)) == 1
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move("reports/real", elsewhere / "mine")
+    moved = records.read("elsewhere/mine").snapshot()
+    assert len(trained_networks.of_study(moved)) == 1, "in the working folder"
+    monkeypatch.chdir(elsewhere)
+    assert trained_networks.of_study(dataclasses.replace(moved, folder=elsewhere / "mine")), "next to its folder"

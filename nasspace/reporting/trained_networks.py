@@ -1,0 +1,148 @@
+"""Finished full trainings (`nas train`) on the images of a study: of its own networks, and of others for reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nasspace import files
+from nasspace.errors import InputError
+from nasspace.studies.front import Front
+from nasspace.studies.paths import TRAININGS
+
+VERSION = 1  # of training.json
+RECORDS = ("*/training.json", "*/*/training.json")  # a network's, and those of a front in one folder
+OWN = "own"  # the package's own settings, which a study's full training has
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A finished training on a study's images with its split. Accuracies are fractions.
+
+    `test` has `accuracy`, `low` and `high` (95 %, Wilson), or is None without a test split. `starts_from` names the
+    weights that it started from, empty for new ones. `is_standard`: it is what the study means by a full training, with
+    the same epochs, the package's own settings, new weights and no teacher, so that its accuracy can be compared with
+    what the study expects.
+    """
+
+    network: str
+    digest: str
+    resolution: int
+    epochs: int
+    seed: int
+    settings: str
+    starts_from: str
+    has_teacher: bool
+    seconds: float
+    validation: float
+    test: Mapping[str, float] | None
+    is_standard: bool
+
+    def words(self) -> str:
+        """How it was trained, in a cell of a table."""
+        start = self.starts_from or "new weights"
+        teacher = ", with a teacher" if self.has_teacher else ""
+        own = "" if self.settings == OWN else f", settings {self.settings}"
+        return f"{self.epochs} epochs from {start}{own}{teacher}, seed {self.seed}"
+
+
+def of_study(front: Front) -> tuple[TrainedNetwork, ...]:
+    """The finished trainings on a study's images at its resolution, best first on the validation images.
+
+    They are those in `trainings/`, of the working folder and next to the folder that holds the study's. A network of
+    the study may have a lower resolution, its own. Records that cannot be read are skipped.
+    """
+    fingerprint, epochs = front.data.get("fingerprint"), full_epochs(front)
+    if not fingerprint:
+        return ()
+    here = {(fingerprint, front.resolution)}
+    own = {str(row["digest"]) for row in front.trials}
+    split = _split(front)
+    found = {}
+    for record in _records(front.folder):
+        try:
+            data = record["data"]
+            is_here = (data["fingerprint"], record["resolution"]) in here
+            if is_here or (record["digest"] in own and tuple(data.get(key) for key in split) == tuple(split.values())):
+                found[_identity(record)] = _read(record, epochs)
+        except (KeyError, TypeError, ValueError, OverflowError):  # damaged, or of another version
+            continue
+    return tuple(sorted(found.values(), key=lambda one: (-one.validation, one.network, one.seed)))
+
+
+def full_epochs(front: Front) -> int | None:
+    """The epochs of a study's full training; None for an older study, whose recipe has none."""
+    return (front.recipe.get("full") or {}).get("epochs")
+
+
+def by_digest(trainings: Iterable[TrainedNetwork]) -> dict[str, list[TrainedNetwork]]:
+    """Trainings by the architecture that was trained."""
+    found: dict[str, list[TrainedNetwork]] = {}
+    for one in trainings:
+        found.setdefault(one.digest, []).append(one)
+    return found
+
+
+def _split(front: Front) -> dict[str, Any]:
+    """What a study's images and their split are named by, whatever their resolution."""
+    recipe = front.recipe
+    return {"name": front.data.get("name"), "seed": recipe.get("seed", 0), "held_out": recipe.get("held_out", 0.2)}
+
+
+def _records(study: Path) -> Iterator[Mapping[str, Any]]:
+    """The records of finished trainings that belong to a study's folder, each file once."""
+    folders = (Path(TRAININGS), study.absolute().parent.parent / TRAININGS)
+    paths = {path.resolve() for folder in folders for pattern in RECORDS for path in folder.glob(pattern)}
+    for path in sorted(paths):
+        try:
+            record = files.load_json(path).value
+        except InputError:  # damaged: its training is not known
+            continue
+        if isinstance(record, dict):
+            yield record
+
+
+def _identity(record: Mapping[str, Any]) -> str:
+    """What distinguishes trainings: a copied folder holds the same one."""
+    identity = record.get("identity")
+    return repr(sorted(identity.items())) if isinstance(identity, dict) else repr(record)
+
+
+def _read(record: Mapping[str, Any], epochs: int | None) -> TrainedNetwork:
+    """The content of a `training.json`; the study's full training has `epochs`. Raises if it is not one."""
+    if record["nasspace_training"] != VERSION:
+        raise ValueError("another version")
+    account, test = record.get("starts_from") or [""], record["test"]
+    starts_from, has_teacher = str(account[-1]).removeprefix("starts from "), record.get("teacher") is not None
+    settings = str(record["settings"])
+    return TrainedNetwork(
+        network=str(record["network"]),
+        digest=str(record["digest"]),
+        resolution=int(record["resolution"]),
+        epochs=int(record["epochs"]),
+        seed=int(record["seed"]),
+        settings=settings,
+        starts_from=starts_from,
+        has_teacher=has_teacher,
+        seconds=max(0.0, _number(record["seconds"])),
+        validation=_share(record["validation"]["accuracy"]),
+        test=test and {name: _share(test[name]) for name in ("accuracy", "low", "high")},
+        is_standard=record["epochs"] == epochs and settings == OWN and not starts_from and not has_teacher,
+    )
+
+
+def _number(value: Any) -> float:
+    """A finite number; anything else raises."""
+    if isinstance(value, bool | str) or not math.isfinite(float(value)):
+        raise ValueError(f"{value!r:.40} is not a number")
+    return float(value)
+
+
+def _share(value: Any) -> float:
+    """A number from 0 to 1; anything else raises."""
+    if not 0 <= _number(value) <= 1:
+        raise ValueError(f"{value!r:.40} is not from 0 to 1")
+    return float(value)
