@@ -27,6 +27,7 @@ from nasspace.engine.settings import resolve_settings
 from nasspace.errors import InputError, NasspaceError
 from nasspace.exporting.export import export, verify
 from nasspace.network import build
+from nasspace.reporting import trained_networks
 from nasspace.space.space import Space
 from nasspace.training import trainer
 from nasspace.training.settings import TrainingSettings
@@ -780,6 +781,27 @@ def test_weights_of_a_study_are_trained_on_its_split(study, quick, tmp_path):
     other = dataclasses.replace(load_data("digits", resolution=size), name="mine")
     nasspace.train(f"{study.folder}:{number}", data=other, epochs=1, out=tmp_path / "u", report=lines.append)
     assert split_line(lines).startswith(f"mine: another split than that of {study.folder}")
+
+
+@pytest.mark.slow
+def test_another_network_is_trained_beside_a_study_and_shown_in_its_report(study, quick, tmp_path, capsys):
+    size = study.settings["task"]["resolution"]
+    name = "mobilenet_v1_1.0_cifar"
+    lines = []
+    found = nasspace.train(name, beside=study.folder, report=lines.append)
+    assert (found.epochs, found.resolution) == (1, size), "the study's full training"
+    assert fingerprint(found) == load_data("digits", resolution=size, seed=5).fingerprint
+    assert not split_line(lines)
+    shown = trained_networks.of_study(study.snapshot())
+    assert [(one.network, one.is_standard) for one in shown] == [(name, True)]
+    number = study.front_numbers()[0]
+    for arguments, message in (
+        ([name, "--beside", str(study.folder), "--data", "digits"], "beside and data are mutually exclusive"),
+        ([f"{study.folder}:{number}", "--beside", str(study.folder)], "leave --beside out"),
+        ([name, "--beside", "nowhere"], "there is no study 'nowhere'"),
+    ):
+        assert cli.run(["train", *arguments]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_member_may_start_from_scratch(study, quick, tmp_path):
