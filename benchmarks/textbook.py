@@ -1,7 +1,8 @@
 """Whether `nas explain` finds what the papers compare, and predicts what it saves on this processor.
 
     python benchmarks/textbook.py [--seconds 1] [--repeats 3] [--sizes 1 2 4] [--parts groups tables generations]
-        [--networks shufflenet_v1_g8_1.0] [--resolution 224] [--out reports/textbook]  (one file for each part)
+        [--networks shufflenet_v1_g8_1.0] [--resolution 224] [--guidelines G1 G2]
+        [--out reports/textbook]  (one file for each part)
 
 `groups`: ShuffleNet with 1, 2, 3, 4 and 8 groups (table 1 of its paper), and ResNeXt. The saving that `nas explain`
 predicts for one group at equal FLOPs, against two measurements: the network of the finding, and the paper's own network
@@ -38,6 +39,7 @@ from nasspace.latency.convert import to_onnx
 GROUPED = {f"shufflenet_v1_g{groups}_1.0": "shufflenet_v1_g1_1.0" for groups in (1, 2, 3, 4, 8)}
 GROUPED["resnext50_32x4d"] = "resnet50"
 GENERATIONS = {f"shufflenet_v1_g3_{scale}": f"shufflenet_v2_{scale}" for scale in (0.5, 1.0, 1.5, 2.0)}
+GUIDELINES = ("G1", "G2", "G3", "G4")
 IMAGE = 3  # channels of the images
 TOLERANCE = 0.25  # of the measured saving
 
@@ -169,6 +171,8 @@ def tables_part(arguments: argparse.Namespace) -> Iterator[str]:
     """Yield the lines about the tables of ShuffleNet V2's paper."""
     yield from ("# ShuffleNet V2's tables 1 to 4: what is found in each row, against the first row", "")
     for name, table in tables(gpu=False).items():
+        if name[:2] not in arguments.guidelines:
+            continue
         right: list[bool] = []
         yield from (f"## {name}", "")
         yield from ("| row | ms | the first row saves | found | predicted | error |", "| -- " * 6 + "|")
@@ -197,6 +201,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--guidelines", nargs="+", choices=GUIDELINES, default=GUIDELINES, help="Those of `tables`.")
     parser.add_argument("--networks", nargs="+", choices=GROUPED, default=list(GROUPED), help="Those of `groups`.")
     parser.add_argument("--resolution", type=int, default=224, help="That of `groups`.")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
