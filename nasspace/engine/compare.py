@@ -281,8 +281,8 @@ def _record(
     }
     path = folder / paths.COMPARISON
     if path.is_file():
-        old = files.load_yaml(path).value
-        if difference := _difference(old if isinstance(old, dict) else {}, new):
+        old = _read_record(path, new)
+        if difference := _difference(old, new):
             remedy = "choose another --study name, or the settings that the comparison was started with"
             raise InputError(f"{path}: {difference}; {remedy}")
         return {**new, "created": old.get("created", new["created"])}
@@ -290,6 +290,25 @@ def _record(
         raise InputError(f"{folder}: the folder is a study, not a comparison; choose another --study name")
     _write_record(folder, new)
     return new
+
+
+def _read_record(path: Path, expected: Iterable[str]) -> dict[str, Any]:
+    """The content of comparison.yaml, with all `expected` keys; a damaged or newer file raises `InputError`."""
+    remedy = "restore the file from a copy, or delete it: the same command writes it again"
+    try:
+        document = files.load_yaml(path)
+    except InputError as error:
+        raise InputError(f"{error}; {remedy}") from None
+    old = document.value
+    version = old.get("nasspace_comparison") if isinstance(old, dict) else None
+    if isinstance(version, int) and version > VERSION:
+        raise InputError(
+            f"{path}: a comparison of version {version}; this nasspace reads version {VERSION}: update nasspace"
+        )
+    if version != VERSION or (missing := [key for key in expected if key not in old]):
+        what = "'nasspace_comparison'" if version != VERSION else f"'{missing[0]}'"
+        raise InputError(f"{path}: damaged: {what} is missing or wrong; {remedy}")
+    return old
 
 
 def _write_record(folder: Path, record: Mapping[str, Any]) -> None:

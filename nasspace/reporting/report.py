@@ -69,10 +69,10 @@ def _content(front: Front) -> dict[str, Any]:
     rows = pareto_rows(front.trials, [member.id for member in front.members])
     views = plot_data.views(front.objectives, rows)
     trainings = trained_networks.of_study(front)
-    networks = network_panel.panels(front, rows, trainings)
+    networks = network_panel.panels(front, rows, trainings.networks)
     if len(rows) > MOST_DETAILED:
         rows = [{**row, "hover": f"trial {row['id']}"} for row in rows]
-    published = published_networks.within_limits(front, trainings)
+    published = published_networks.within_limits(front, trainings.networks)
     return {
         "name": front.name,
         "subtitle": _subtitle(front),
@@ -91,7 +91,8 @@ def _content(front: Front) -> dict[str, Any]:
         "progress": _progress(front, rows),
         "published": _published(front, published),
         "published_note": _published_note(front),
-        "trainings": _trainings_table(front, trainings),
+        "trainings": _trainings_table(front, trainings.networks),
+        "unreadable_trainings": ", ".join(trainings.unreadable),
         "settings": _settings(front),
         "commands": provenance.commands(front),
         "provenance": dict(provenance.facts(front)),

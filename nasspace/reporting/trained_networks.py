@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from nasspace.studies.paths import TRAININGS
 
 VERSION = 1  # of training.json
 RECORDS = ("*/training.json", "*/*/training.json")  # a network's, and those of a front in one folder
+MOST = 10**9  # epochs, pixels and seeds of a record that can be true
 OWN = "own"  # the package's own settings, which a study's full training has
 
 
@@ -49,28 +50,37 @@ class TrainedNetwork:
         return f"{self.epochs} epochs from {start}{own}{teacher}, seed {self.seed}"
 
 
-def of_study(front: Front) -> tuple[TrainedNetwork, ...]:
-    """The finished trainings on a study's images at its resolution, best first on the validation images.
+@dataclass(frozen=True)
+class Trainings:
+    """The finished trainings of a study, best first on the validation images, and the records that are not readable."""
+
+    networks: tuple[TrainedNetwork, ...] = ()
+    unreadable: tuple[str, ...] = ()  # paths
+
+
+def of_study(front: Front) -> Trainings:
+    """The finished trainings on a study's images at its resolution.
 
     They are those in `trainings/`, of the working folder and next to the folder that holds the study's. A network of
-    the study may have a lower resolution, its own. Records that cannot be read are skipped.
+    the study may have a lower resolution, its own.
     """
     fingerprint, epochs = front.data.get("fingerprint"), full_epochs(front)
     if not fingerprint:
-        return ()
-    here = {(fingerprint, front.resolution)}
+        return Trainings()
     own = {str(row["digest"]) for row in front.trials}
     split = _split(front)
-    found = {}
-    for record in _records(front.folder):
+    found, unreadable = {}, []
+    for path in _files(front.folder):
         try:
+            record = files.load_json(path).value
             data = record["data"]
-            is_here = (data["fingerprint"], record["resolution"]) in here
-            if is_here or (record["digest"] in own and tuple(data.get(key) for key in split) == tuple(split.values())):
+            is_here = (data["fingerprint"], record["resolution"]) == (fingerprint, front.resolution)
+            if is_here or (record["digest"] in own and {key: data.get(key) for key in split} == split):
                 found[_identity(record)] = _read(record, epochs)
-        except (KeyError, TypeError, ValueError, OverflowError):  # damaged, or of another version
-            continue
-    return tuple(sorted(found.values(), key=lambda one: (-one.validation, one.network, one.seed)))
+        except (InputError, KeyError, TypeError, ValueError, OverflowError):  # damaged, or of another version
+            unreadable.append(str(path))
+    ordered = sorted(found.values(), key=lambda one: (-one.validation, one.network, one.seed))
+    return Trainings(tuple(ordered), tuple(unreadable))
 
 
 def full_epochs(front: Front) -> int | None:
@@ -92,17 +102,11 @@ def _split(front: Front) -> dict[str, Any]:
     return {"name": front.data.get("name"), "seed": recipe.get("seed", 0), "held_out": recipe.get("held_out", 0.2)}
 
 
-def _records(study: Path) -> Iterator[Mapping[str, Any]]:
+def _files(study: Path) -> list[Path]:
     """The records of finished trainings that belong to a study's folder, each file once."""
     folders = (Path(TRAININGS), study.absolute().parent.parent / TRAININGS)
-    paths = {path.resolve() for folder in folders for pattern in RECORDS for path in folder.glob(pattern)}
-    for path in sorted(paths):
-        try:
-            record = files.load_json(path).value
-        except InputError:  # damaged: its training is not known
-            continue
-        if isinstance(record, dict):
-            yield record
+    paths = {path.resolve(): path for folder in reversed(folders) for each in RECORDS for path in folder.glob(each)}
+    return sorted(paths.values())
 
 
 def _identity(record: Mapping[str, Any]) -> str:
@@ -117,13 +121,13 @@ def _read(record: Mapping[str, Any], epochs: int | None) -> TrainedNetwork:
         raise ValueError("another version")
     account, test = record.get("starts_from") or [""], record["test"]
     starts_from, has_teacher = str(account[-1]).removeprefix("starts from "), record.get("teacher") is not None
-    settings = str(record["settings"])
+    settings = _text(record["settings"])
     return TrainedNetwork(
-        network=str(record["network"]),
-        digest=str(record["digest"]),
-        resolution=int(record["resolution"]),
-        epochs=int(record["epochs"]),
-        seed=int(record["seed"]),
+        network=_text(record["network"]),
+        digest=_text(record["digest"]),
+        resolution=_whole(record["resolution"], 1),
+        epochs=_whole(record["epochs"], 1),
+        seed=_whole(record["seed"], 0),
         settings=settings,
         starts_from=starts_from,
         has_teacher=has_teacher,
@@ -132,6 +136,18 @@ def _read(record: Mapping[str, Any], epochs: int | None) -> TrainedNetwork:
         test=test and {name: _share(test[name]) for name in ("accuracy", "low", "high")},
         is_standard=record["epochs"] == epochs and settings == OWN and not starts_from and not has_teacher,
     )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is not text")
+    return value
+
+
+def _whole(value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < MOST:
+        raise ValueError(f"{value!r:.40} is not a whole number from {least}")
+    return value
 
 
 def _number(value: Any) -> float:

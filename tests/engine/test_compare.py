@@ -111,6 +111,23 @@ def test_a_stopped_comparison_is_resumed_by_the_same_call(spaces):
     assert (larger.folder / "comparison.yaml").read_bytes() == record, "a refused comparison changes nothing"
 
 
+def test_a_damaged_or_newer_comparison_yaml_is_one_message_with_a_remedy(spaces):
+    how = {"budget": BUDGET, "evaluator": scored, "networks": 2, "study": "s"}
+    path = nasspace.compare(spaces, **how).folder / "comparison.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("nasspace_comparison: 1", "nasspace_comparison: 2") + "new_key: 5\n")
+    newer = path.read_bytes()
+    with pytest.raises(InputError, match="comparison of version 2; this nasspace reads version 1: update nasspace"):
+        nasspace.compare(spaces, **how)
+    assert path.read_bytes() == newer
+    for length in (0, 5, 24, 40, text.index("budget:") + 12, text.index("recipe:") + 9, text.index("machine:")):
+        path.write_text(text[:length])
+        with pytest.raises(InputError, match=r"comparison\.yaml.*delete it: the same command writes it again"):
+            nasspace.compare(spaces, **how)
+    path.unlink()
+    assert nasspace.compare(spaces, **how).folder.joinpath("comparison.yaml").read_text().startswith("nasspace_com")
+
+
 def test_names_that_differ_in_punctuation_only_are_studies_of_their_own(spaces):
     names = ("my net", "my-net", "=()")
     named = [Space.from_text(CONV.replace("name: convs", f"name: '{name}'"), "convs.yaml") for name in names]

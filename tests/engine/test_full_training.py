@@ -792,7 +792,7 @@ def test_another_network_is_trained_beside_a_study_and_shown_in_its_report(study
     assert (found.epochs, found.resolution) == (1, size), "the study's full training"
     assert fingerprint(found) == load_data("digits", resolution=size, seed=5).fingerprint
     assert not split_line(lines)
-    shown = trained_networks.of_study(study.snapshot())
+    shown = trained_networks.of_study(study.snapshot()).networks
     assert [(one.network, one.is_standard) for one in shown] == [(name, True)]
     number = study.front_numbers()[0]
     for arguments, message in (

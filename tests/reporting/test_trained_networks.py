@@ -84,7 +84,7 @@ def test_a_published_network_has_the_mean_accuracy_of_the_standard_trainings(stu
     shutil.copytree("trainings/a", "trainings/copied")
     Path("trainings/latest").symlink_to("a")
     front = study.snapshot()
-    trainings = trained_networks.of_study(front)
+    trainings = trained_networks.of_study(front).networks
     assert len(trainings) == 6
     assert trainings[0].validation == 0.99
     largest = [{**row, "flops": 1e9} for row in front.trials]
@@ -101,9 +101,10 @@ def replaced(front, trials):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"data": {"fingerprint": "another"}},
-        {"resolution": 999},
         {"data": None},
+        {"digest": 7},
+        {"epochs": -3},
+        {"epochs": 1e300},
         {"validation": {}},
         {"test": {"accuracy": "high"}},
         {"seed": []},
@@ -112,16 +113,24 @@ def replaced(front, trials):
         *({"validation": {"accuracy": value}} for value in ("nan", math.nan, 1.5, True, 10**400)),
     ],
 )
-def test_other_data_and_damaged_records_are_left_out(study, changes):
-    write_training(study, NAME, published(study), **changes)
-    assert trained_networks.of_study(study.snapshot()) == ()
-    assert "Trained in full" not in report_html(study.snapshot())
+def test_damaged_records_are_left_out_and_named(study, changes):
+    write_training(study, NAME, **{"digest": published(study), **changes})
+    found = trained_networks.of_study(study.snapshot())
+    assert found == trained_networks.Trainings((), (f"trainings/{NAME}/training.json",))
+    assert f"since they cannot be read: trainings/{NAME}/training.json." in report_html(study.snapshot())
 
 
-def test_a_cut_off_record_is_left_out(study):
+def test_a_cut_off_record_is_left_out_and_named(study):
     path = write_training(study, NAME, published(study))
     path.write_text(path.read_text()[:40])
-    assert trained_networks.of_study(study.snapshot()) == ()
+    assert trained_networks.of_study(study.snapshot()).unreadable == (str(path),)
+
+
+@pytest.mark.parametrize("changes", [{"data": {"fingerprint": "another"}}, {"resolution": 999}])
+def test_trainings_on_other_data_are_not_shown(study, changes):
+    write_training(study, NAME, published(study), **changes)
+    assert trained_networks.of_study(study.snapshot()) == trained_networks.Trainings()
+    assert "Trained in full" not in report_html(study.snapshot())
 
 
 def test_hostile_names_stay_text(study):
@@ -137,17 +146,18 @@ def test_a_member_trained_at_its_own_lower_resolution_belongs_to_the_study(study
     data = {"fingerprint": "at 8 pixels", **{name: origin[name] for name in ("name", "seed", "held_out")}}
     write_training(study, "real-0", str(front.members[0].row["digest"]), resolution=8, data=data)
     write_training(study, NAME, published(study), resolution=8, data=data)
-    assert [one.network for one in trained_networks.of_study(front)] == ["real-0"]
+    assert [one.network for one in trained_networks.of_study(front).networks] == ["real-0"]
 
 
 def test_trainings_are_found_in_the_working_folder_and_next_to_the_studies(study, tmp_path, monkeypatch):
     write_training(study, NAME, published(study))
     front = study.snapshot()
-    assert len(trained_networks.of_study(front)) == 1
+    assert len(trained_networks.of_study(front).networks) == 1
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     shutil.move("reports/real", elsewhere / "mine")
     moved = records.read("elsewhere/mine").snapshot()
-    assert len(trained_networks.of_study(moved)) == 1, "in the working folder"
+    assert len(trained_networks.of_study(moved).networks) == 1, "in the working folder"
     monkeypatch.chdir(elsewhere)
-    assert trained_networks.of_study(dataclasses.replace(moved, folder=elsewhere / "mine")), "next to its folder"
+    moved = dataclasses.replace(moved, folder=elsewhere / "mine")
+    assert len(trained_networks.of_study(moved).networks) == 1, "next to its folder"
