@@ -47,7 +47,7 @@ class TrainedNetwork:
         start = self.starts_from or "new weights"
         teacher = ", with a teacher" if self.has_teacher else ""
         own = "" if self.settings == OWN else f", settings {self.settings}"
-        return f"{self.epochs} epochs from {start}{own}{teacher}, seed {self.seed}"
+        return f"{self.epochs} epoch{'s' if self.epochs > 1 else ''} from {start}{own}{teacher}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
