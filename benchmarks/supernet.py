@@ -6,7 +6,7 @@
     python benchmarks/supernet.py report [--draws 1000] [--table FILE]
 
 SET is a data set whose networks have long trainings (fidelities.py), DIR its folder: 20 of `mixed` on clothing10, 16 of
-`shuffle` on cifar10-12k, 12 of `mobile` on fashion-10k ('' for its usual folder). `train` trains the shared weights of
+`shuffle` on cifar10-12k, 16 of `mobile` on fashion-10k ('' for its usual folder). `train` trains the shared weights of
 the space once, evaluates these networks with them, and appends a row for each to `reports/benchmarks/supernet.csv`.
 `report` prints tau-b with the accuracy of the long trainings, over all networks and over the better half of them alone,
 for shared weights, for counts and NASWOT (scores.py), and for short trainings of each network (fidelities.py). `speed`
