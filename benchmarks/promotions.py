@@ -113,8 +113,9 @@ def choices(networks: Networks, rows_of: dict[int, dict], text: str, rng: np.ran
     yield "low front", networks.share(low_fronts(found, networks.sizes, count)), spent
     free = int(ALLOWED * len(networks.numbers))
     yield "FLOPs", networks.share(spread(networks.sizes, free)), free * full / everything
-    several = [rng.choice(len(networks.numbers), free, replace=False).tolist() for _ in range(RANDOM)]
-    yield "random", float(np.mean([networks.share(each) for each in several])), free * full / everything
+    for _ in range(RANDOM):
+        chosen = rng.choice(len(networks.numbers), free, replace=False).tolist()
+        yield "random", networks.share(chosen), free * full / everything
 
 
 def climbed(networks: Networks, held: dict, steps: list[str], seed: str) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nasspace import files
+from nasspace.documents import parse_yaml
 from nasspace.engine import loop
 from nasspace.engine.checks import EXECUTION_SETTINGS, check_functions, check_recipe, check_report
 from nasspace.engine.evaluator import counts
@@ -295,8 +296,9 @@ def _record(
 def _read_record(path: Path, expected: Iterable[str]) -> dict[str, Any]:
     """The content of comparison.yaml, with all `expected` keys; a damaged or newer file raises `InputError`."""
     remedy = "restore the file from a copy, or delete it: the same command writes it again"
+    text = files.read_text(path)
     try:
-        document = files.load_yaml(path)
+        document = parse_yaml(text, str(path))
     except InputError as error:
         raise InputError(f"{error}; {remedy}") from None
     old = document.value

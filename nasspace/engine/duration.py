@@ -29,7 +29,7 @@ MEMBERS = (3, 6)  # networks on the last rung: few and many (members of the fron
 MEASURED = 3.0  # seconds of a latency measurement with its profile
 LONGEST = 15.0  # limit of the timing in seconds
 SHARE = 0.02  # no further network is timed once the timing took this share of the search
-RANGE, WIDE = (0.7, 1.4), (0.5, 2.0)  # ends of the estimate relative to its mean: of all networks, and of fewer
+RANGE, WIDE = (0.7, 1.4), (0.5, 2.0)  # ends of the range around the estimate: from NETWORKS networks, from fewer
 INHERITED = 2.0  # seconds to evaluate a candidate with shared weights
 EXPORTED = 8.0  # seconds to export, check, evaluate and remeasure a member
 
@@ -116,7 +116,7 @@ def _duration(timed: Sequence[tuple[float, list[float]]], recipe: Recipe) -> Dur
     (few, few_seconds), (many, many_seconds) = (
         (n, _climbing_seconds(timed, counts, n, recipe.workers)) for n in MEMBERS
     )
-    delivery = few_seconds + few * EXPORTED, high * many_seconds + many * EXPORTED
+    delivery = few_seconds + few * EXPORTED, RANGE[1] * many_seconds + many * EXPORTED
     return Duration((low * search, high * search), delivery, bounded, shared)
 
 

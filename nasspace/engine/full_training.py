@@ -245,7 +245,8 @@ def _train(
 ) -> FullTraining | FrontTraining:
     """Train what `arch` names; `epochs` were given by the user."""
     if isinstance(arch, Architecture):
-        return train_one(ResolvedArch(arch), options, out, report)
+        source = ResolvedArch(arch)
+        return train_one(source, _with_epochs(options, source, epochs), out, report)
     if (name := arch_reference.parse_front(str(arch))) is None:
         source = arch_reference.resolve_arch(str(arch))
         return train_one(source, _with_epochs(options, source, epochs), out, report)
@@ -272,7 +273,9 @@ def _study_beside(name: str | os.PathLike, data: Any) -> Study:
         raise InputError("beside and data are mutually exclusive: the images are those of the study; give one")
     study = records.read(name)
     if study.origin is None:
-        raise InputError(f"{study.folder}: this study was searched without images; name some with --data")
+        raise InputError(
+            f"{study.folder}: this study was searched without images; leave --beside out, and name some with --data"
+        )
     return study
 
 
@@ -320,8 +323,8 @@ def locked(work: Path, busy: str) -> Iterator[None]:
 
 def train_one(source: ResolvedArch, options: Options, out: str | os.PathLike | None, report: Report) -> FullTraining:
     """Train one network, or read its finished training."""
-    if options.beside and source.study:
-        raise InputError(f"{source.name}: is of a study, whose data it is trained on; leave --beside out")
+    if options.beside and source.study and source.study.folder.resolve() == options.beside.folder.resolve():
+        raise InputError(f"{source.name}: is of this study, on whose data it is trained; leave --beside out")
     folder = HOME / source.name if out is None else Path(out)
     check_folder(folder)
     if _is_finished_without_weights(folder, source, options):
@@ -388,7 +391,7 @@ def prepared_start(source: ResolvedArch, options: Options, report: Report) -> tu
 
 def _with_epochs(options: Options, source: ResolvedArch, epochs: int | None) -> Options:
     """The options with the epochs of the study's full training, which its intervals speak of, if none were given."""
-    study = source.study or options.beside
+    study = options.beside or source.study
     if epochs is not None or study is None:
         return options
     return dataclasses.replace(options, epochs=study.settings["recipe"]["full"]["epochs"])
@@ -398,9 +401,10 @@ def _data(source: ResolvedArch, options: Options, report: Report) -> tuple[DataS
     """The data at the deployment resolution, split as in the study or export of the weights; the resolution."""
     of_export = data_origin.of_export(source.folder) if source.folder else None
     of_weights = data_origin.of_weights(options.weights)
-    study = source.study or options.beside
+    study = options.beside or source.study
     default = data_origin.of_study(study) if study else of_weights or of_export
-    trained_on = of_weights if options.weights is not None else default
+    its_own = data_origin.of_study(source.study) if source.study else default
+    trained_on = of_weights if options.weights is not None else its_own
     requested = options.resolution
     if requested is None and options.beside:
         requested = options.beside.settings["task"]["resolution"]
@@ -446,7 +450,7 @@ def _load_by_name(
         arguments |= {"seed": default.seed, "held_out": default.held_out}
         if requested is None or default.has_name(name):
             name = default.name
-            study = source.study or options.beside
+            study = options.beside or source.study
             recipe = study.settings["recipe"] if study else {}
             arguments["data_dir"] = options.data_dir or recipe.get("data_dir")
             arguments["skip_broken"] = options.skip_broken or recipe.get("skip_broken", False)

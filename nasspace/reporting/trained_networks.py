@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from nasspace import files
 from nasspace.errors import InputError
 from nasspace.studies.front import Front
 from nasspace.studies.paths import TRAININGS
+from nasspace.studies.trial_table import RECORD
 
 VERSION = 1  # of training.json
 RECORDS = ("*/training.json", "*/*/training.json")  # a network's, and those of a front in one folder
@@ -67,7 +69,7 @@ def of_study(front: Front) -> Trainings:
     fingerprint, epochs = front.data.get("fingerprint"), full_epochs(front)
     if not fingerprint:
         return Trainings()
-    own = {str(row["digest"]) for row in front.trials}
+    smaller = _smaller(front)
     split = _split(front)
     found, unreadable = {}, []
     for path in _files(front.folder):
@@ -75,7 +77,8 @@ def of_study(front: Front) -> Trainings:
             record = files.load_json(path).value
             data = record["data"]
             is_here = (data["fingerprint"], record["resolution"]) == (fingerprint, front.resolution)
-            if is_here or (record["digest"] in own and {key: data.get(key) for key in split} == split):
+            is_smaller = record["resolution"] == smaller.get(record["digest"])
+            if is_here or (is_smaller and {key: data.get(key) for key in split} == split):
                 found[_identity(record)] = _read(record, epochs)
         except (InputError, KeyError, TypeError, ValueError, OverflowError):  # damaged, or of another version
             unreadable.append(str(path))
@@ -93,6 +96,17 @@ def by_digest(trainings: Iterable[TrainedNetwork]) -> dict[str, list[TrainedNetw
     found: dict[str, list[TrainedNetwork]] = {}
     for one in trainings:
         found.setdefault(one.digest, []).append(one)
+    return found
+
+
+def _smaller(front: Front) -> dict[str, int]:
+    """The resolutions of a study's networks that are below the study's, by digest."""
+    found: dict[str, int] = {}
+    for row in front.trials if front.resolution else ():
+        text = row[RECORD].architecture if row.get(RECORD) else ""
+        side = min(json.loads(text)["input"][1:]) if text else front.resolution
+        if side < front.resolution:
+            found[str(row["digest"])] = side
     return found
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 REDUCTION = 3  # a rung keeps one network in so many
 MARGIN = 0.1  # of the spread of the costs, by which the reference point lies beyond the largest
+FENCE = 1.5  # interquartile ranges above the upper quartile, beyond which an error is an outlier
 CELLS = 1024  # at most, of the space of costs
 
 
@@ -90,7 +91,8 @@ class _ExpectedVolume:
     the set's networks that are cheap enough is kept for each cell. The unit of each axis is the range of its values:
     of the errors, the mean range of a draw. Errors are measured from the worst network of their draw, since short
     trainings leave open how accurate all networks will be. Otherwise that common level would outweigh the differences
-    between networks, and cheap networks would be promoted whatever their accuracy.
+    between networks, and accuracy would hardly count. A network whose training collapsed is not that worst one: from
+    there all others would look alike.
     """
 
     def __init__(self, accuracies: np.ndarray, costs: np.ndarray):
@@ -132,8 +134,13 @@ def _quantiles(values: np.ndarray, most: int) -> np.ndarray:
 
 
 def _from_the_worst(errors: np.ndarray) -> np.ndarray:
-    """Errors (draws, networks) such that the largest of each draw is 1, and 0 is a mean range below it."""
-    largest = errors.max(axis=1, keepdims=True)
+    """Errors (draws, networks) such that the largest of each draw is 1, and 0 is a mean range below it.
+
+    The largest is that without outliers (Tukey 1977); these are above 1.
+    """
+    lower, upper = np.quantile(errors, [0.25, 0.75], axis=1, keepdims=True)
+    usual = np.where(errors <= upper + FENCE * (upper - lower), errors, -np.inf)
+    largest = usual.max(axis=1, keepdims=True)
     ranges = float((largest[:, 0] - errors.min(axis=1)).mean())
     return 1 + (errors - largest) / (ranges if ranges > 0 else 1.0)
 

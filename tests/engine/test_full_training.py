@@ -790,6 +790,8 @@ def test_another_network_is_trained_beside_a_study_and_shown_in_its_report(study
     lines = []
     found = nasspace.train(name, beside=study.folder, report=lines.append)
     assert (found.epochs, found.resolution) == (1, size), "the study's full training"
+    as_value = nasspace.train(tiny(input=(1, size, size)), beside=study.folder, out=tmp_path / "value")
+    assert as_value.epochs == 1
     assert fingerprint(found) == load_data("digits", resolution=size, seed=5).fingerprint
     assert not split_line(lines)
     shown = trained_networks.of_study(study.snapshot()).networks

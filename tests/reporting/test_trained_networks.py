@@ -143,9 +143,14 @@ def test_hostile_names_stay_text(study):
 def test_a_member_trained_at_its_own_lower_resolution_belongs_to_the_study(study):
     front = study.snapshot()
     origin = study.origin
-    data = {"fingerprint": "at 8 pixels", **{name: origin[name] for name in ("name", "seed", "held_out")}}
-    write_training(study, "real-0", str(front.members[0].row["digest"]), resolution=8, data=data)
-    write_training(study, NAME, published(study), resolution=8, data=data)
+    data = {"fingerprint": "at another size", **{name: origin[name] for name in ("name", "seed", "held_out")}}
+    digest = str(front.members[0].row["digest"])
+    settings = {**front.settings, "task": {**front.settings["task"], "resolution": 2 * origin["resolution"]}}
+    write_training(study, "real-0", digest, data=data)
+    write_training(study, "real-0", digest, "larger", resolution=64, data=data)
+    write_training(study, NAME, published(study), data=data)
+    assert trained_networks.of_study(front).networks == (), "other images of the same size"
+    front = dataclasses.replace(front, settings=settings)  # as if another network had twice the resolution
     assert [one.network for one in trained_networks.of_study(front).networks] == ["real-0"]
 
 

@@ -104,5 +104,14 @@ def test_what_all_networks_have_in_common_promotes_no_cheap_network():
     assert most_promising(accuracies + level, costs, 5) == most_promising(accuracies, costs, 5)
 
 
+def test_a_network_whose_training_collapsed_changes_nothing():
+    rng = np.random.default_rng(0)
+    costs = np.linspace(2, 30, 16)
+    accuracies = 0.6 + 0.01 * np.arange(16) + 0.003 * rng.standard_normal((200, 16))
+    order = most_promising(accuracies, costs[:, None], 5)
+    collapsed = np.hstack([accuracies, np.full((200, 1), 0.1)])
+    assert most_promising(collapsed, np.append(costs, 2.0)[:, None], 5) == order
+
+
 def test_equal_values_are_ranked_by_number():
     assert most_promising(np.full((4, 3), 0.5), np.ones((3, 1)), 3) == [0, 1, 2]
