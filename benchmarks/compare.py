@@ -155,13 +155,13 @@ def tests(lines: list[str], repeats: int) -> None:
 
 
 def several(lines: list[str], repeats: int) -> None:
-    """How often several spaces are told apart: equal ones wrongly, and one that is better from all others."""
+    """How often a difference between several spaces is found: among equal ones, and of a better one from all others."""
     rng = np.random.default_rng(4)
     lines += [
         "\n## Several spaces\n",
-        "Every space against every other, p adjusted by Holm. Equal spaces: share of comparisons in which any p < 0.05 "
-        "(5 % are allowed). One better: share in which it is told from all others, for a difference of one and of two "
-        "points and a standard deviation of one.\n",
+        "Each pair of spaces, p adjusted by Holm. Equal spaces: share of comparisons in which any p < 0.05 (5 % are "
+        "allowed). One better: share in which its difference from every other space is found, for a difference of one "
+        "and of two points and a standard deviation of one.\n",
         "| spaces | networks of each | equal, 300 images | equal, no ties | one better by 1 point | by 2 points |",
         "| -- | -- | -- | -- | -- | -- |",
     ]

@@ -95,8 +95,8 @@ def estimate_duration(problem: Problem) -> Duration | None:
             ):  # networks that cannot be trained
                 timed.append(_time_network(network, recipe, len(data.train.labels)))
                 found = _duration(timed, recipe)
-            longest = min(LONGEST, SHARE * found.longest) if found and found.bounded else LONGEST
-            if time.perf_counter() - start > longest:
+            limit = min(LONGEST, SHARE * found.longest) if found and found.bounded else LONGEST
+            if time.perf_counter() - start > limit:
                 break
     return found
 
@@ -121,12 +121,13 @@ def _duration(timed: Sequence[tuple[float, list[float]]], recipe: Recipe) -> Dur
 
 
 def _warm_up() -> None:
-    """Import what trains networks, and start PyTorch's threads: the search needs both, and they are no part of it."""
+    """Import what trains networks, and run PyTorch once: both are slow the first time, and no part of the timing."""
     import torch
 
-    import nasspace.training.trainer  # noqa: F401
+    from nasspace.training.trainer import threads
 
-    torch.nn.functional.conv2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3))
+    with threads(1):
+        torch.nn.functional.conv2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3))
 
 
 def _shared_epochs(recipe: Recipe) -> float:

@@ -389,9 +389,14 @@ def prepared_start(source: ResolvedArch, options: Options, report: Report) -> tu
     return architecture, _start(architecture, source, data, options, report)
 
 
+def _study_of(source: ResolvedArch, options: Options) -> Study | None:
+    """The study whose images, split and full training are the default: that of `beside`, else the network's own."""
+    return options.beside or source.study
+
+
 def _with_epochs(options: Options, source: ResolvedArch, epochs: int | None) -> Options:
     """The options with the epochs of the study's full training, which its intervals speak of, if none were given."""
-    study = options.beside or source.study
+    study = _study_of(source, options)
     if epochs is not None or study is None:
         return options
     return dataclasses.replace(options, epochs=study.settings["recipe"]["full"]["epochs"])
@@ -401,7 +406,7 @@ def _data(source: ResolvedArch, options: Options, report: Report) -> tuple[DataS
     """The data at the deployment resolution, split as in the study or export of the weights; the resolution."""
     of_export = data_origin.of_export(source.folder) if source.folder else None
     of_weights = data_origin.of_weights(options.weights)
-    study = options.beside or source.study
+    study = _study_of(source, options)
     default = data_origin.of_study(study) if study else of_weights or of_export
     its_own = data_origin.of_study(source.study) if source.study else default
     trained_on = of_weights if options.weights is not None else its_own
@@ -450,7 +455,7 @@ def _load_by_name(
         arguments |= {"seed": default.seed, "held_out": default.held_out}
         if requested is None or default.has_name(name):
             name = default.name
-            study = options.beside or source.study
+            study = _study_of(source, options)
             recipe = study.settings["recipe"] if study else {}
             arguments["data_dir"] = options.data_dir or recipe.get("data_dir")
             arguments["skip_broken"] = options.skip_broken or recipe.get("skip_broken", False)
