@@ -14,11 +14,13 @@ from nasspace.errors import InputError
 from nasspace.studies.front import Front
 from nasspace.studies.paths import TRAININGS
 from nasspace.studies.trial_table import RECORD
+from nasspace.training.settings import TrainingSettings
 
 VERSION = 1  # of training.json
 RECORDS = ("*/training.json", "*/*/training.json")  # a network's, and those of a front in one folder
 MOST = 10**9  # epochs, pixels and seeds of a record that can be true
 OWN = "own"  # the package's own settings, which a study's full training has
+OWN_BATCH = TrainingSettings().batch_size
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class TrainedNetwork:
 
     `test` has `accuracy`, `low` and `high` (95 %, Wilson), or is None without a test split. `starts_from` names the
     weights that it started from, empty for new ones. `is_standard`: it is what the study means by a full training, with
-    the same epochs, the package's own settings, new weights and no teacher, so that its accuracy can be compared with
+    the same epochs, the package's own settings and batch size, new weights and no teacher, so that its accuracy can be compared with
     what the study expects.
     """
 
@@ -37,6 +39,7 @@ class TrainedNetwork:
     epochs: int
     seed: int
     settings: str
+    batch_size: int
     starts_from: str
     has_teacher: bool
     seconds: float
@@ -49,7 +52,8 @@ class TrainedNetwork:
         start = self.starts_from or "new weights"
         teacher = ", with a teacher" if self.has_teacher else ""
         own = "" if self.settings == OWN else f", settings {self.settings}"
-        return f"{self.epochs} epoch{'s' if self.epochs > 1 else ''} from {start}{own}{teacher}, seed {self.seed}"
+        batch = "" if self.settings != OWN or self.batch_size == OWN_BATCH else f", batch size {self.batch_size}"
+        return f"{self.epochs} epoch{'s' if self.epochs > 1 else ''} from {start}{own}{batch}{teacher}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,8 @@ def _read(record: Mapping[str, Any], epochs: int | None) -> TrainedNetwork:
     account, test = record.get("starts_from") or [""], record["test"]
     starts_from, has_teacher = str(account[-1]).removeprefix("starts from "), record.get("teacher") is not None
     settings = _text(record["settings"])
+    batch_size = _whole((record.get("training") or {}).get("batch_size", OWN_BATCH), 1)
+    is_own = settings == OWN and batch_size == OWN_BATCH
     return TrainedNetwork(
         network=_text(record["network"]),
         digest=_text(record["digest"]),
@@ -143,12 +149,13 @@ def _read(record: Mapping[str, Any], epochs: int | None) -> TrainedNetwork:
         epochs=_whole(record["epochs"], 1),
         seed=_whole(record["seed"], 0),
         settings=settings,
+        batch_size=batch_size,
         starts_from=starts_from,
         has_teacher=has_teacher,
         seconds=max(0.0, _number(record["seconds"])),
         validation=_share(record["validation"]["accuracy"]),
         test=test and {name: _share(test[name]) for name in ("accuracy", "low", "high")},
-        is_standard=record["epochs"] == epochs and settings == OWN and not starts_from and not has_teacher,
+        is_standard=record["epochs"] == epochs and is_own and not starts_from and not has_teacher,
     )
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -62,7 +63,7 @@ class WithinBudget:
         """The sequences that the draws choose among: the fewest that one part of the budget leaves."""
         fixed = dict.fromkeys(self.varied, next(iter(self.options), None))
         parts = [(name, *ends) for name, ends in self.budget.items() if name in COUNTS] or [("", 0.0, 0.0)]
-        return min((Numbered(self.space, *part, fixed) for part in parts), key=lambda numbered: numbered.count)
+        return min((numbered(self.space, *part, fixed) for part in parts), key=lambda found: found.count)
 
     def draws(self, seed: int) -> Iterator[tuple[Architecture, ...]]:
         """Yield draws in random order until no new one is found: one network, or one for each of `options`."""
@@ -100,6 +101,18 @@ class WithinBudget:
         reached = [name for name in self.varied if name in choices]
         networks = tuple(self.space.replay(choices | dict.fromkeys(reached, option)) for option in self.options)
         return networks if len({network.digest for network in networks}) == len(networks) else ()
+
+
+_NUMBERED: WeakKeyDictionary[Space, dict[tuple[Any, ...], Numbered]] = WeakKeyDictionary()
+
+
+def numbered(space: Space, name: str, low: float, high: float, fixed: Mapping[str, Any]) -> Numbered:
+    """`Numbered`, computed once for each space: a comparison asks for the same one for each of its options."""
+    known = _NUMBERED.setdefault(space, {})
+    key = (name, low, high, repr(fixed))
+    if key not in known:
+        known[key] = Numbered(space, name, low, high, fixed)
+    return known[key]
 
 
 def varied_options(space: Space, pattern: str) -> tuple[tuple[str, ...], tuple[Any, ...]]:
@@ -159,7 +172,6 @@ class Numbered:
     """
 
     def __init__(self, space: Space, name: str, low: float, high: float, fixed: Mapping[str, Any]):
-        self.space = space
         self.plan = space.plan
         self.name = name
         self.fixed = fixed
@@ -172,7 +184,7 @@ class Numbered:
             if isinstance(part, Stage)
         }  # what is chosen once for each stage
         self.top = list(self._top())
-        self.ways = self._all_ways()
+        self.ways = self._all_ways(space)  # does not keep the space, which would keep its entry in `_NUMBERED`
         self.step = max(1, math.ceil((high - low) / STEPS), math.ceil(high * len(self.ways) / CELLS))
         most_layers = sum(max(part.depths) if isinstance(part, Stage) else 1 for _, part in self.parts)
         self.first = max(0, math.ceil(low / self.step) - most_layers)  # every layer loses less than a step
@@ -218,19 +230,19 @@ class Numbered:
                 total[cost:] += self.below[way.node][: len(total) - cost]
         return total
 
-    def _all_ways(self) -> dict[_Node, list[_Way]]:
+    def _all_ways(self, space: Space) -> dict[_Node, list[_Way]]:
         """The ways from every node that is reached; a space with too many raises `InputError`."""
         found: dict[_Node, list[_Way]] = {}
         left, seen = [way.node for way in self.top], 0
         while left:
             node = left.pop()
             if node not in found:
-                found[node] = list(self._ways(node))
+                found[node] = list(self._ways(space, node))
                 left += [way.node for way in found[node]]
                 seen += len(found[node])
                 if seen > MOST_WAYS:
                     remedy = "choose `out` once for a stage instead of under `each`, or give fewer options"
-                    raise InputError(f"{self.space.name}: more than {MOST_WAYS:,} different layers; {remedy}")
+                    raise InputError(f"{space.name}: more than {MOST_WAYS:,} different layers; {remedy}")
         return found
 
     def _recorded(self, walk: Callable[[Choose], Any]) -> Iterator[tuple[Choices, Any]]:
@@ -254,7 +266,7 @@ class Numbered:
             height, width = (top["resolution"],) * 2 if top.get("resolution") else self.plan.input[1:]
             yield _Way(choices, 0, _Node(top.get("width", 1.0), (self.plan.input[0], height, width)))
 
-    def _ways(self, node: _Node) -> Iterator[_Way]:
+    def _ways(self, space: Space, node: _Node) -> Iterator[_Way]:
         """The choices at a node that give layers which run."""
         if node.part == len(self.parts):
             return
@@ -266,7 +278,7 @@ class Numbered:
             )
             side = min(node.shape[1:])
             for choices, stem in walks:
-                yield from self._way(choices, self.space.scaled_stem(stem, side, node.width), node, after)
+                yield from self._way(choices, space.scaled_stem(stem, side, node.width), node, after)
         elif not isinstance(part, Stage):
             for choices, layer in self._recorded(lambda choose: part.walk(place, choose)):
                 yield from self._way(choices, [layer], node, after)
@@ -280,7 +292,7 @@ class Numbered:
                 after = replace(node, shape=(), layer=node.layer + 1)
             for choices, each in self._recorded(lambda choose: part.each.walk(f"{place}.{node.layer}", choose)):
                 own = {**layer, **each, "stride": 1 if node.layer else stride}
-                yield from self._way(choices, [self.space.scaled_layer(own, node.width)], node, after)
+                yield from self._way(choices, [space.scaled_layer(own, node.width)], node, after)
 
     def _way(self, choices: Choices, layers: list[dict[str, Any]], node: _Node, after: _Node) -> Iterator[_Way]:
         """The way over some layers; none if one of them does not run."""

@@ -81,12 +81,14 @@ def test_a_published_network_has_the_mean_accuracy_of_the_standard_trainings(stu
     write_training(study, NAME, published(study), "d", validation={"accuracy": 0.99}, starts_from=["starts from x"])
     write_training(study, NAME, published(study), "e", validation={"accuracy": 0.99}, epochs=1000)
     write_training(study, NAME, published(study), "f", validation={"accuracy": 0.99}, settings="mobilenet_v2")
+    write_training(study, NAME, published(study), "g", validation={"accuracy": 0.99}, training={"batch_size": 32})
     shutil.copytree("trainings/a", "trainings/copied")
     Path("trainings/latest").symlink_to("a")
     front = study.snapshot()
     trainings = trained_networks.of_study(front).networks
-    assert len(trainings) == 6
+    assert len(trainings) == 7
     assert trainings[0].validation == 0.99
+    assert any(one.words() == "25 epochs from new weights, batch size 32, seed 0" for one in trainings)
     largest = [{**row, "flops": 1e9} for row in front.trials]
     found = {one.name: one for one in published_networks.within_limits(replaced(front, largest), trainings)}
     assert found[NAME].values["accuracy"] == pytest.approx(0.75)

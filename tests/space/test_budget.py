@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from collections import Counter
 
 import pytest
@@ -51,6 +53,19 @@ def test_all_sequences_are_numbered_once(space):
     numbered = Numbered(space, "", 0, 0, {})
     assert numbered.count == space.size
     assert len({key(numbered.choices(i)) for i in range(numbered.count)}) == space.size
+
+
+def test_sequences_are_numbered_once_for_each_space_and_forgotten_with_it():
+    space = Space.from_text(SPACE, "little.yaml")
+    limits = {"flops": (0, 1e6)}
+    first = WithinBudget(space, limits, COUNTS).numbered
+    assert WithinBudget(space, dict(limits), COUNTS).numbered is first
+    assert WithinBudget(space, {"flops": (0, 2e6)}, COUNTS).numbered is not first
+    assert WithinBudget(Space.from_text(SPACE, "little.yaml"), limits, COUNTS).numbered is not first
+    kept = weakref.ref(space)
+    del space
+    gc.collect()
+    assert kept() is None
 
 
 @pytest.mark.parametrize("name", ["flops", "params"])
