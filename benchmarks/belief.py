@@ -10,7 +10,12 @@ sets: no set is judged by what was fitted to it. The other constants are those o
 Columns: networks; how many test accuracies of long trainings lie in the 95 % interval; mean width of the interval and
 mean error of the expected accuracy, in points; Kendall's tau with the truth (mean accuracy of the long trainings over
 validation and test images) of the accuracy of the last look, of its log loss, and of the expected accuracy; and the
-accuracy in points that is given up by taking the network with the highest expected accuracy.
+accuracy in points that is given up by taking the network with the highest expected accuracy. Last, what a search would
+say itself of its ranking by accuracy: the tau that the belief expects with the true quality, and that times the tau of
+the true quality with this truth, which comes from two trainings and has noise of its own.
+
+The second table has tau as the mean of the sets, also of counts, which need no training (`scores.csv`), and of accuracy
+and log loss together, which the sampler `gain` learns from.
 
 `--drifts` compares values of `Prior.drift_sd` instead: the log likelihood of all looks, short and long, minus that of
 the default, and the mean tau of the expected accuracy over the sets after 4 and 8 epochs at 32 pixels.
@@ -19,6 +24,7 @@ the default, and the mean tau of the expected accuracy over the sets after 4 and
 from __future__ import annotations
 
 import argparse
+import csv
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,10 +33,13 @@ import numpy as np
 from fidelities import FOLDER, PLAN, accuracy, budget, rows
 from scipy.stats import kendalltau
 
-from nasspace.samplers.accuracy_belief import AccuracyBelief, Look, Prior, missing_doublings
+from nasspace.samplers.accuracy_belief import AccuracyBelief, Look, Prior, missing_doublings, quality
+from nasspace.studies.belief import StudyBelief
 
 VALIDATION = {"cifar10-12k": 2000, "fashion-10k": 2000, "clothing10": 341}
 LEAST = 5  # networks
+SCORES = FOLDER.parent / "scores.csv"
+COUNTS = ("flops", "activations", "units")
 
 
 def epochs_of(name: str, text: str) -> tuple[tuple[float, float], ...]:
@@ -93,6 +102,7 @@ class Judged:
     high: np.ndarray
     tests: list[list[float]]  # test accuracies of the long trainings
     truth: np.ndarray
+    tau: float  # of the accuracies with the true quality, as the belief expects it
 
 
 def judged(table: list[dict], name: str, text: str, seed: str, prior: Prior) -> Judged | None:
@@ -115,12 +125,23 @@ def judged(table: list[dict], name: str, text: str, seed: str, prior: Prior) -> 
         "accuracy": np.array([float(row["validation_accuracy"]) for row in last]),
         "log loss": np.array([-float(row["validation_log_loss"]) for row in last]),
         "expected": belief.expected,
-        "FLOPs": np.array(sizes),
     }
+    values["both"] = quality(values["accuracy"], list(-values["log loss"]), VALIDATION[name])
+    own = StudyBelief(belief, numbers, dict(zip(numbers, values["accuracy"], strict=True))).tau()
     low, high = belief.interval()
     tests = [[float(row["test_accuracy"]) for row in long[number]] for number in numbers]
     truth = np.array([np.mean([accuracy(row, name) for row in long[number]]) for number in numbers])
-    return Judged(numbers, values, low, high, tests, truth)
+    return Judged(numbers, values, low, high, tests, truth, own["value"] if own else np.nan)
+
+
+def counts(name: str) -> dict[str, dict[int, float]]:
+    """The counts of a set's networks by name and network: what `benchmarks/scores.py` recorded."""
+    found: dict[str, dict[int, float]] = defaultdict(dict)
+    with SCORES.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if (row["set"], row["images"], row["seed"]) == (name, "32", "0"):
+                found[row["score"]][int(row["network"])] = float(row["value"])
+    return found
 
 
 def priors(table: list[dict]) -> dict[str, Prior]:
@@ -136,9 +157,12 @@ def priors(table: list[dict]) -> dict[str, Prior]:
 def report(table: list[dict]) -> None:
     """Print a row for each budget, and how often the intervals hold."""
     own = priors(table)
-    print("| set | budget | networks | inside | width | error | tau accuracy | log loss | expected | given up |")
-    print("| -- | -- | -- | -- | -- | -- | -- | -- | -- | -- |")
+    print(
+        "| set | budget | networks | inside | width | error | tau accuracy | log loss | expected | given up |", end=""
+    )
+    print(" true quality | with noise |\n|" + " -- |" * 12)
     inside, total = 0, 0
+    ceilings = {name: ceiling(table, name) for name in PLAN}
     for name, text, seed in sorted(with_usual_settings(table)):
         if not (found := judged(table, name, text, seed, own[name])):
             continue
@@ -152,6 +176,8 @@ def report(table: list[dict]) -> None:
             f"{100 * (expected.mean() - np.mean([one for each in found.tests for one in each])):+.1f}",
             *(f"{tau(found.values[criterion], truth):.2f}" for criterion in ("accuracy", "log loss", "expected")),
             f"{100 * (truth.max() - truth[expected.argmax()]):.1f}",
+            f"{found.tau:.2f}",
+            f"{found.tau * ceilings[name]:.2f}",
         ]
         print(f"| {name} | {text} | {len(found.numbers)} | " + " | ".join(figures) + " |")
     print(f"\n{inside} of {total} test accuracies of full trainings lie in their interval ({inside / total:.1%})\n")
@@ -170,6 +196,13 @@ def pooled(table: list[dict], own: dict[str, Prior]) -> None:
         "(bootstrap over networks). Cost: epochs times pixels relative to `32x8`, as the mean of the sets.\n"
     )
     print("| trained | cost | ranked by | even | odd | all (95 %) |\n| -- | -- | -- | -- | -- | -- |")
+    counted = {name: counts(name) for name in PLAN}
+    for count in COUNTS:
+        pairs = []
+        for name in PLAN:
+            long = {number: np.mean([accuracy(row, name) for row in each]) for number, each in trained(table, name)}
+            pairs.append((np.array([counted[name][count][number] for number in long]), np.array([*long.values()])))
+        print_row("nothing", 0, f"`{count}`", pairs)
     ladders = {name: [one.name for one in PLAN[name].budgets[0][0].prefixes] for name in PLAN}
     texts = {
         "8 epochs at 32 pixels, the first `quick`": dict.fromkeys(PLAN, "32x8"),
@@ -182,22 +215,25 @@ def pooled(table: list[dict], own: dict[str, Prior]) -> None:
             print(f"| {label} | not trained yet for all networks | | | | |")
             continue
         cost = float(np.mean([pixels(text) / pixels("32x8") for text in by_set.values()]))
-        for criterion in ("accuracy", "log loss", "expected", "FLOPs"):
-            pairs = [(each.values[criterion], each.truth) for each in sets.values()]
-            halves = [np.mean([tau(values[i::2], truth[i::2]) for values, truth in pairs]) for i in (0, 1)]
-            low, high = np.quantile(resampled(pairs), [0.025, 0.975])
-            every = np.mean([tau(*pair) for pair in pairs])
-            row = (
-                label,
-                f"{cost:.2f}",
-                criterion,
-                *(f"{one:.2f}" for one in halves),
-                f"{every:.2f} ({low:.2f} to {high:.2f})",
-            )
-            print("| " + " | ".join(row) + " |")
+        for criterion in ("accuracy", "log loss", "both", "expected"):
+            print_row(label, cost, criterion, [(each.values[criterion], each.truth) for each in sets.values()])
     ceilings = {name: ceiling(table, name) for name in PLAN}
     each = ", ".join(f"{name} {value:.2f}" for name, value in ceilings.items())
     print(f"\nTau of the true quality with this truth: {each}; mean {np.mean(list(ceilings.values())):.2f}")
+
+
+def trained(table: list[dict], name: str) -> list[tuple[int, list[dict]]]:
+    """The networks of a set that have long trainings, in order, with these."""
+    return sorted((number, each) for number, each in long_trainings(table, name).items() if each)
+
+
+def print_row(label: str, cost: float, criterion: str, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Print tau as the mean of the sets, each with what ranks its networks and their truth."""
+    halves = [np.mean([tau(values[i::2], truth[i::2]) for values, truth in pairs]) for i in (0, 1)]
+    low, high = np.quantile(resampled(pairs), [0.025, 0.975])
+    every = np.mean([tau(*pair) for pair in pairs])
+    cells = (label, f"{cost:.2f}", criterion, *(f"{one:.2f}" for one in halves))
+    print("| " + " | ".join(cells) + f" | {every:.2f} ({low:.2f} to {high:.2f}) |")
 
 
 def pixels(text: str) -> float:

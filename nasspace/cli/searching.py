@@ -251,10 +251,8 @@ def _print_front(study: Study, json: bool) -> None:
         printing.print_message(f"{number} more to train at the deployment resolution: run `nas resume {name}`")
     if document["ended_early"]:
         printing.print_message(f"the search ended early: {document['ended_early']}")
-    if document["fidelity_tau"]:
-        found = document["fidelity_tau"]
-        tau = f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
-        printing.print_message(f"Kendall's tau expected between the search's ranking and that of full trainings: {tau}")
+    if snapshot.ranking:
+        printing.print_message(snapshot.ranking)
     if snapshot.recommendation:
         printing.print_message(snapshot.recommendation)
     if document["budget_use"]:

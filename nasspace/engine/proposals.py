@@ -115,11 +115,17 @@ class Proposals:
     def observations(self) -> list[Observation]:
         """The evaluated and running trials, as observations for `gain`; running ones have no values.
 
-        The accuracy of a trained network is combined with its log loss: together they rank networks better than either.
+        The accuracy of a trained network is combined with its log loss, which err differently. Once networks were
+        trained further, their accuracies are of trainings of several lengths; then it is the accuracy expected after
+        full training, which all of a network's trainings add to.
         """
         trials = [trial for trial in self.study.frozen() if is_taken(trial)]
-        combined = _combined_accuracies(trials, self.study.settings.get("data") or {})
-        return [self._observation(trial, combined.get(trial.number)) for trial in trials]
+        belief = self.study.belief()
+        if belief and belief.has_further_trainings:
+            learned = {number: belief.expected(number) for number in belief.numbers}
+        else:
+            learned = _combined_accuracies(trials, self.study.settings.get("data") or {})
+        return [self._observation(trial, learned.get(trial.number)) for trial in trials]
 
     def _plain_observations(self) -> list[Observation]:
         """The evaluated and running trials with their accuracies as they are."""

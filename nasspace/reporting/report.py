@@ -557,12 +557,8 @@ def _notes(front: Front) -> Iterator[str]:
                 "the deployment resolution is expected to reach on new images, with its 95 % interval. It is what "
                 "networks are compared by. Members whose difference may be zero are listed under 'same accuracy'."
             )
-        if front.fidelity_tau:
-            tau = front.fidelity_tau
-            yield (
-                "The search's accuracies are expected to rank networks like full trainings with Kendall's tau "
-                f"{tau['value']:.2f} ({tau['low']:.2f} to {tau['high']:.2f})."
-            )
+        if text := front.ranking:
+            yield f"{text[0].upper()}{text[1:]}."
         if why := front.settings.get("resolution_why"):
             yield f"The deployment resolution is {front.resolution}: {why}."
     if text := front.budget_use:

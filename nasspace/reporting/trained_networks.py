@@ -29,8 +29,8 @@ class TrainedNetwork:
 
     `test` has `accuracy`, `low` and `high` (95 %, Wilson), or is None without a test split. `starts_from` names the
     weights that it started from, empty for new ones. `is_standard`: it is what the study means by a full training, with
-    the same epochs, the package's own settings and batch size, new weights and no teacher, so that its accuracy can be compared with
-    what the study expects.
+    the same epochs, the package's own settings and batch size, new weights and no teacher, so that its accuracy can be
+    compared with what the study expects.
     """
 
     network: str
@@ -50,10 +50,10 @@ class TrainedNetwork:
     def words(self) -> str:
         """How it was trained, in a cell of a table."""
         start = self.starts_from or "new weights"
-        teacher = ", with a teacher" if self.has_teacher else ""
-        own = "" if self.settings == OWN else f", settings {self.settings}"
-        batch = "" if self.settings != OWN or self.batch_size == OWN_BATCH else f", batch size {self.batch_size}"
-        return f"{self.epochs} epoch{'s' if self.epochs > 1 else ''} from {start}{own}{batch}{teacher}, seed {self.seed}"
+        how = "" if self.settings == OWN else f", settings {self.settings}"
+        how += f", batch size {self.batch_size}" if self.settings == OWN and self.batch_size != OWN_BATCH else ""
+        how += ", with a teacher" if self.has_teacher else ""
+        return f"{self.epochs} epoch{'s' if self.epochs > 1 else ''} from {start}{how}, seed {self.seed}"
 
 
 @dataclass(frozen=True)

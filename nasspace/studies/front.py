@@ -292,6 +292,18 @@ class Front:
         return "accuracy_expected" if name == "accuracy" else OBJECTIVES[name].column
 
     @property
+    def ranking(self) -> str:
+        """How well the search's accuracies rank networks, in words; empty without an accuracy after full training."""
+        if not any(row.get("accuracy_low") is not None for row in self.trials):
+            return ""
+        if tau := self.fidelity_tau:
+            return (
+                "Kendall's tau expected between the accuracies of the search and the true order of the networks after "
+                f"full training: {tau['value']:.2f} ({tau['low']:.2f} to {tau['high']:.2f})"
+            )
+        return "how well the accuracies of the search rank networks is not known: fewer than five were trained"
+
+    @property
     def budget_use(self) -> str:
         """Why the front ends far below the latency limit, as a sentence; empty if it does not."""
         limit = self.limits.get("latency")

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-import yaml
 
 import nasspace
-from nasspace import Architecture, InputError, build, zoo
+from nasspace import Architecture, InputError, build, files, zoo
 from nasspace.data.loading import load_data
 from nasspace.engine import loop
 from nasspace.engine.problem import Problem
@@ -104,7 +103,7 @@ def test_a_study_keeps_the_weights_and_resumes_without_the_file(donor, tmp_path,
     monkeypatch.chdir(tmp_path)
     shutil.copytree(donor, "given")
     study = searched("given")
-    recorded = yaml.safe_load((study.folder / "study.yaml").read_text())["start_from"]
+    recorded = files.load_yaml(study.folder / "study.yaml").value["start_from"]
     assert recorded["source"] == "given"
     assert recorded["choices"]["stages.0.out"] == 12
     accuracies = [trial.user_attrs["values"]["accuracy"] for trial in study.frozen("COMPLETE")]
@@ -119,9 +118,9 @@ def test_a_study_keeps_the_weights_and_resumes_without_the_file(donor, tmp_path,
     again = searched("given", name="again")
     assert accuracies == [trial.user_attrs["values"]["accuracy"] for trial in again.frozen("COMPLETE")]
     shutil.rmtree("given")
-    settings = yaml.safe_load((study.folder / "study.yaml").read_text())
+    settings = files.load_yaml(study.folder / "study.yaml").value
     settings["recipe"]["trials"] = 5
-    (study.folder / "study.yaml").write_text(yaml.safe_dump(settings))
+    files.write_yaml(study.folder / "study.yaml", settings)
     longer = loop.resume("s", deliver=False)
     assert longer.evaluated == 5
     assert searched("given", trials=6).evaluated == 6, "the same command needs the file no more"
@@ -129,9 +128,9 @@ def test_a_study_keeps_the_weights_and_resumes_without_the_file(donor, tmp_path,
         searched("given", name="new")
     shutil.rmtree(study.folder / "weights" / "start")
     assert loop.resume("s", deliver=False).evaluated == 6, "all candidates are trained"
-    settings = yaml.safe_load((study.folder / "study.yaml").read_text())
+    settings = files.load_yaml(study.folder / "study.yaml").value
     settings["recipe"]["trials"] = 7
-    (study.folder / "study.yaml").write_text(yaml.safe_dump(settings))
+    files.write_yaml(study.folder / "study.yaml", settings)
     with pytest.raises(InputError, match="not in weights/start; run the `nas search` command that started it"):
         loop.resume("s", deliver=False)
 

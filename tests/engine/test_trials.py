@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import ClassVar
 
 import pytest
@@ -12,10 +12,12 @@ from nasspace.engine.evaluator import Outcome, evaluate
 from nasspace.engine.problem import Problem
 from nasspace.engine.trials import MAX_FAILURES, TrialManager
 from nasspace.errors import InputError
+from nasspace.samplers.accuracy_belief import Prior
 from nasspace.samplers.optuna_samplers import optuna_sampler
 from nasspace.space.space import Space
 from nasspace.studies import study as records
 from nasspace.studies.recipe import Recipe
+from nasspace.studies.schema import RUNG
 
 SPACE = """
 input: [3, 16, 16]
@@ -97,6 +99,35 @@ def test_latencies_of_two_machines_are_not_mixed(manager):
         manager.tell(candidate, measured(candidate, "other"))
     assert manager.study.evaluated == 2
     assert manager.study.latency_machine() == {"processor": "one", "cores": 2}
+
+
+def test_the_sampler_sees_the_trainings_of_rungs(manager):
+    """Two networks were trained further: the best one gained little, and the worst one became better than it."""
+    accuracies = [0.7, 0.72, 0.74, 0.5]
+    for accuracy in accuracies:
+        candidate = manager.ask()
+        values = {"accuracy": accuracy, "latency": 1.0, "flops": 1e6}
+        manager.tell(candidate, Outcome(values, details={"training": {"losses": [2.0, 1.0], "log_loss": 1.0}}))
+    study = manager.study
+    data = {"validation": 4000, "train": 10_000}
+    recipe = {
+        **study.settings["recipe"],
+        "full": {"epochs": 30},
+        "fidelity": {"resolution": 16, "epochs": 1, "share": 1.0},
+    }
+    study.settings = {**study.settings, "data": data, "recipe": recipe, "belief": asdict(Prior())}
+    before = [trial.values["accuracy"] for trial in manager._proposals.observations()]
+    assert before[:3] == sorted(before)[1:]
+    steps = [[16, 1, 1.0], [16, 29, 1.0]]
+    for number, accuracy in ((2, 0.75), (3, 0.9)):
+        record = {"resolution": 16, "epochs": 29, "seconds": 1.0, "accuracy": accuracy, "log_loss": 1 - accuracy}
+        study.record.set_user_attr(f"{RUNG}0:{number}", {**record, "steps": steps})
+    study = records.load(study.folder)
+    study.settings = manager.study.settings
+    manager._proposals.study = study
+    after = [trial.values["accuracy"] for trial in manager._proposals.observations()]
+    assert after == [study.belief().expected(number) for number in range(4)]
+    assert after[3] > after[2]
 
 
 def test_the_sampler_sees_accuracy_and_log_loss_together_and_the_record_the_accuracy(manager):

@@ -51,6 +51,7 @@ def test_a_study_of_an_earlier_version_has_no_belief_and_its_front(before):
         assert (member["accuracy_low"], member["accuracy_high"], member["accuracy_ties"]) == (None, None, None)
         assert member["accuracy_expected"] == member["accuracy"]
     assert document["fidelity_tau"] is None
+    assert before.snapshot().ranking == ""
 
 
 def test_every_member_has_an_interval_and_the_front_is_that_of_the_expected_accuracies(study):
@@ -86,6 +87,13 @@ def test_the_recommendation_names_what_decided(study):
     recipe = {**front.recipe, "objectives": ["accuracy", "flops"]}
     counted = dataclasses.replace(front, settings={**front.settings, "recipe": recipe})
     assert "the one with the lowest FLOPs" in counted.recommendation
+
+
+def test_how_the_search_ranks_is_said_or_that_it_is_not_known(study):
+    front = study.snapshot()
+    assert front.ranking.endswith("is not known: fewer than five were trained")
+    known = dataclasses.replace(front, fidelity_tau={"value": 0.6, "low": 0.2, "high": 0.8})
+    assert known.ranking.endswith("the true order of the networks after full training: 0.60 (0.20 to 0.80)")
 
 
 def test_nothing_is_recommended_without_intervals(before):
