@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from nasspace.network import fold, make_block
 aten = torch.ops.aten
 SUMMED = ("flops", "params", "memory_access", "activations", "units", "flash", "flash_int8")  # over the layers
 LARGEST = ("peak_memory", "peak_memory_int8")  # of all layers: only one tensor exists between two of them
+FIGURES = attrgetter(*SUMMED, *LARGEST)
 FLOAT_BYTES = 4
 LARGER = 32  # pixels on top of a map that is too small; the largest kernel of a block is 31
 FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn}
@@ -159,8 +161,10 @@ def cost(architecture: Architecture) -> Cost:
             raise InputError(f"layers[{i}] ({layer.block}): {error}") from error
         layers.append(counted)
         shape = counted.out_shape
-    summed = {name: sum(getattr(layer, name) for layer in layers) for name in SUMMED}
-    largest = {name: max((getattr(layer, name) for layer in layers), default=0) for name in LARGEST}
+    columns = zip(*map(FIGURES, layers), strict=True) if layers else [(0,)] * len((*SUMMED, *LARGEST))
+    figures = dict(zip((*SUMMED, *LARGEST), columns, strict=True))
+    summed = {name: sum(figures[name]) for name in SUMMED}
+    largest = {name: max(figures[name]) for name in LARGEST}
     return Cost(**summed, **largest, layers=tuple(layers))
 
 

@@ -20,6 +20,7 @@ PROGRAMS = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
 LIBRARIES = {"originals_list"}  # imported by other programs
 WITH_FLAGS = {name for name, path in PROGRAMS.items() if "argparse" in path.read_text(encoding="utf-8")}
 SMALLEST = {  # program and arguments: a part of what it prints
+    "asks --space shuffle --trials 3 --repeats 1": "| 3 |",
     "belief": "full trainings lie in their interval",
     "branches --seconds 0.01 --networks googlenet:32": "| googlenet at 32 | 7 |",
     "compare --repeats 2 --without-draws": "| 20 | 300 images |",

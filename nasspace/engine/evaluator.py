@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasspace import failures
 from nasspace.architecture import Architecture
-from nasspace.counting import cost
+from nasspace.counting import Cost, cost
 from nasspace.engine import machine_lock
 from nasspace.engine.int8_accuracy import with_int8_accuracy
 from nasspace.engine.latency_evaluator import LatencyEvaluator, MeasuredLatency, candidate_seed
@@ -36,8 +36,15 @@ def counts(runtime: str = "onnxruntime") -> dict[str, Callable[[Architecture], f
     return {name: partial(_count, attribute) for name, attribute in names.items()}
 
 
+_latest: tuple[Architecture, Cost] | None = None  # a sampler asks for all counts of a network in a row
+
+
 def _count(attribute: str, architecture: Architecture) -> float:
-    return getattr(cost(architecture), attribute)
+    global _latest
+    latest = _latest  # threads may replace it
+    if latest is None or latest[0] is not architecture:
+        _latest = latest = (architecture, cost(architecture))
+    return getattr(latest[1], attribute)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,10 +41,12 @@ class Features:
         self.scales = [_scale(block, each=i < 3) for i, block in enumerate(self._blocks(sample))]
         self._sample_memo = (dict(self._figures), dict(self._rows))
 
-    def forget(self) -> None:
-        """Drop all results but the sample's: most architectures of a proposal never occur again."""
+    def forget(self, kept: Iterable[str] = ()) -> None:
+        """Drop all results but the sample's and those of the digests `kept`: most candidates never occur again."""
         figures, rows = self._sample_memo
-        self._figures, self._rows = dict(figures), dict(rows)
+        kept = list(kept)
+        self._figures = {**figures, **{digest: self._figures[digest] for digest in kept if digest in self._figures}}
+        self._rows = {**rows, **{digest: self._rows[digest] for digest in kept if digest in self._rows}}
 
     def figures(self, architecture: Architecture) -> dict[str, float]:
         """The known figures of an architecture, by name."""

@@ -63,7 +63,7 @@ class GainSampler:
         It depends on the seed, `observations` and `number` only, so that a killed search resumes unchanged.
         """
         rng = random.Random(f"{self.seed}/{number}")
-        self.features.forget()
+        self.features.forget(trial.architecture.digest for trial in observations)
         usable = [trial for trial in observations if self.runs(trial.architecture)]
         acquisition = Acquisition(self.features, self.objectives, self.limits, usable)
         pool = _Pool(self, {trial.architecture.digest for trial in observations})
