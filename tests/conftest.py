@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,76 @@ SLOWEST = (
 )
 
 
-def pytest_collection_modifyitems(items):
-    """Run the slowest files first: with `--dist loadfile` all processes then end at about the same time."""
+NIGHTLY = {  # test: the parameters that only a nightly run has; others of the same kind stay in every run
+    "test_benchmark::test_a_real_architecture_is_measured": "compile",
+    "test_blocks::test_every_option_at_many_widths_and_strides": (
+        "inception_* ghost_bottleneck auxiliary universal_* starnet mobileone expanded_*"
+    ),
+    "test_convert::test_a_dynamic_batch_gives_pytorchs_outputs_with_the_same_operators": (
+        "xception_cifar se_resnet50 inception_v3_cifar resnext50_* mobilenet_v4_conv_medium mobilenext_1.0_* "
+        "shufflenet_v2_0.5_* mnasnet_a1_* resnet18_cifar efficientnet_lite0"
+    ),
+    "test_counting::test_many_random_networks": "*",
+    "test_documents::test_a_documented_command_runs": "nas?compare?shuffle?mobile*",
+    "test_mnasnet::test_its_networks_earn_more_than_random_ones": "hard",
+    "test_numbered::test_an_edit_of_a_file_is_measured_in_the_whole_file": "*",
+    "test_outputs::test_every_block_computes_the_same_in_onnx_at_odd_maps": (
+        "inception_*-fixed shuffle_v2_xception*-fixed"
+    ),
+    "test_pretrained::test_every_naming_is_recorded": "*",
+    "test_pretrained::test_the_output_is_the_originals": (
+        "alexnet-* inception_* se_resnet50* resnet50* xception-* mobileone_s4* resnext50*"
+    ),
+    "test_pretrained::test_weights_of_another_function_are_refused": "se_resnet50* resnet50*",
+    "test_process::test_a_search_outlives_its_streams": "<*",
+    "test_process::test_an_interrupted_search_names_the_command_to_continue": "SIGHUP",
+    "test_profile::test_every_operator_of_each_family_is_mapped": (
+        "inception_* mobilenet_v4_conv_[lm]* resnext50* alexnet_grouped efficientnet_lite[1-4] xception"
+    ),
+    "test_profile::test_every_operator_of_samples_of_each_space_is_mapped": "spos mnasnet sandglass inception",
+    "test_proxies::test_one_network_of_each_family_has_every_score_and_its_units": (
+        "inception resnext xception mobileone resnet ghostnet starnet"
+    ),
+    "test_pruning::test_a_pruned_network_computes_what_the_whole_one_does_without_the_removed_channels": (
+        "mnasnet_* mobilenext_*"
+    ),
+    "test_ray_hygiene::test_stopping_a_cluster_loses_no_finished_trial": "True",
+    "test_runtimes::test_outputs_are_pytorchs": "compile-*",
+    "test_searches::test_a_search_measures_with_its_runtime": "ncnn eager",
+    "test_shared_weights::test_killed_while_it_trains_or_uses_shared_weights_it_ends_in_the_same_front": "*",
+    "test_supernet::test_shared_weights_learn_digits": "*",
+    "test_values::test_a_networks_output_is_the_originals": (
+        "mobileone_s4* inception_resnet_v2* inception_v4* resnet50* repvgg_b1g4* xception* se_resnet50* fasternet_t2* "
+        "mobilenet_v4_conv_medium*"
+    ),
+    "test_weight_compression::test_a_network_is_compressed_fine_tuned_and_exported": "svd cluster",
+}
+
+
+def mark_nightly(items: list[pytest.Item]) -> None:
+    """Mark the tests of `NIGHTLY`; a pattern that matches no test of a collected file is a mistake."""
+    unused = {(test, pattern) for test, patterns in NIGHTLY.items() for pattern in patterns.split()}
+    for item in items:
+        test = f"{item.path.stem}::{getattr(item, 'originalname', item.name)}"
+        parameters = item.callspec.id if hasattr(item, "callspec") else ""
+        for pattern in NIGHTLY.get(test, "").split():
+            if fnmatchcase(parameters, pattern):
+                unused.discard((test, pattern))
+                item.add_marker(pytest.mark.nightly)
+                item.add_marker(pytest.mark.slow)
+    collected = {item.path.stem for item in items}
+    if wrong := sorted(f"{test} {pattern}" for test, pattern in unused if test.partition("::")[0] in collected):
+        raise pytest.UsageError(f"NIGHTLY in tests/conftest.py: no test matches {', '.join(wrong)}")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marks
+def pytest_collection_modifyitems(config, items):
+    """Mark nightly tests, unless tests are named one by one; run the slowest files first.
+
+    With `--dist loadfile` all processes then end at about the same time.
+    """
+    if not any("::" in argument for argument in config.args):
+        mark_nightly(items)
     items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
 
 
