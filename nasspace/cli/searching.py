@@ -255,6 +255,8 @@ def _print_front(study: Study, json: bool) -> None:
         printing.print_message(snapshot.ranking)
     if snapshot.recommendation:
         printing.print_message(snapshot.recommendation)
+    if snapshot.possible_members:
+        printing.print_message(snapshot.possible_members)
     if document["budget_use"]:
         printing.print_message(document["budget_use"])
     if predictor := document["latency_predictor"]:

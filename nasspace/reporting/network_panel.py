@@ -96,7 +96,7 @@ def _panel(
         "kind": kind,
         "digest": str(trial["digest"]),
         "note": str(trial["reason"]) if isinstance(trial.get("reason"), str) else "",
-        "figures": dict(_figures(row)),
+        "figures": {**dict(_figures(row)), **_probability(front, trial["id"])},
         "accuracies": _accuracies(front, row, record, member.last_rung if member else None, shape, trainings),
         "findings": _findings(member.explained if member else None),
         "findings_note": _findings_note(front, member),
@@ -203,6 +203,12 @@ def _figures(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in ("accuracy_ties", "latency_ties"):
         if row.get(name):
             yield f"same {name.partition('_')[0]} as trials", str(row[name])
+
+
+def _probability(front: Front, number: int) -> dict[str, str]:
+    """The probability that a network outside the front is on it after full training; empty if it is low."""
+    probability = (front.may_belong or {}).get(number)
+    return {} if probability is None else {"on the front after full training": f"{probability:.0%}"}
 
 
 def _interval(row: Mapping[str, Any], prefix: str) -> str:

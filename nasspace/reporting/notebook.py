@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from nasspace.reporting import paper_figure, plots
-from nasspace.reporting.plot_data import pareto_rows, shown, shown_interval
+from nasspace.reporting.plot_data import front_rows, shown, shown_interval
 from nasspace.studies.front import Front, Member
 from nasspace.studies.objectives import COUNTED, OBJECTIVES
 
@@ -25,7 +25,7 @@ def front_figure(front: Front) -> plotly.graph_objects.Figure:
     """The Pareto plot of the report as a Plotly figure, on white, so that a dark notebook shows it, too."""
     import plotly.graph_objects
 
-    rows = pareto_rows(front.trials, [member.id for member in front.members])
+    rows = front_rows(front)
     titles = {name: escape(paper_figure.axis_title(front, name)) for name in OBJECTIVES}
     figure = plots.pareto_figure(rows, front.objectives, limits=front.limits, titles=titles)
     return plotly.graph_objects.Figure(figure).update_layout(paper_bgcolor="white", plot_bgcolor="white")

@@ -5,11 +5,16 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from nasspace.formatting import significant
 from nasspace.samplers import pareto
 from nasspace.studies.objectives import OBJECTIVES
+from nasspace.studies.trial_table import listed
+
+if TYPE_CHECKING:
+    from nasspace.studies.front import Front
 
 Row = dict[str, Any]
 FRONT, EVALUATED, REJECTED, PUBLISHED = "front", "evaluated", "rejected", "published"
@@ -43,19 +48,33 @@ def views(objectives: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[
     return [*pairs, (costs[1], costs[0])] if len(costs) > 1 else pairs
 
 
-def pareto_rows(trials: Iterable[Mapping[str, Any]], front: Iterable[int]) -> list[Row]:
+def front_rows(front: Front) -> list[Row]:
+    """The rows of a study's Pareto plot, as of `pareto_rows`, with ties and probabilities in their hover texts."""
+    notes: dict[int, list[str]] = {}
+    for member in front.members:
+        ties = {"same accuracy": member.accuracy_ties, "same latency": member.ties}
+        notes[member.id] = [f"{what}: {listed(others)}" for what, others in ties.items() if others]
+    for number, probability in (front.may_belong or {}).items():
+        notes[number] = [f"may be on the front after full training: {probability:.0%}"]
+    return pareto_rows(front.trials, [member.id for member in front.members], notes)
+
+
+def pareto_rows(
+    trials: Iterable[Mapping[str, Any]], front: Iterable[int], notes: Mapping[int, Sequence[str]] = MappingProxyType({})
+) -> list[Row]:
     """The rows of a Pareto plot, one per candidate, in the units shown.
 
     `trials` are rows of trials.csv, `front` the ids of the front's members. The rows have `id`, `digest`, `kind`
     (`front`, `evaluated`, `rejected`), the value of each objective, the ends of the intervals (`latency_low`,
     `latency_high`, `accuracy_low`, `accuracy_high`), all NaN where there is none, and `hover`, HTML with every text
-    escaped. Where accuracies have intervals, `accuracy` is the one expected after full training.
+    escaped. `notes` are further lines of the hover texts, by id. Where accuracies have intervals, `accuracy` is the one
+    expected after full training.
     """
     members = {int(number) for number in front}
-    return [_pareto_row(trial, members) for trial in trials]
+    return [_pareto_row(trial, members, notes.get(trial["id"], ())) for trial in trials]
 
 
-def _pareto_row(trial: Mapping[str, Any], members: set[int]) -> Row:
+def _pareto_row(trial: Mapping[str, Any], members: set[int], notes: Sequence[str]) -> Row:
     kind = FRONT if trial["id"] in members else REJECTED if trial["state"] == REJECTED else EVALUATED
     row: Row = {"id": int(trial["id"]), "digest": str(trial["digest"]), "kind": kind}
     for name, objective in OBJECTIVES.items():
@@ -67,7 +86,7 @@ def _pareto_row(trial: Mapping[str, Any], members: set[int]) -> Row:
         row["accuracy"] = as_float(trial.get("search_accuracy"))
     if not math.isnan(row["accuracy_low"]):
         row["accuracy"] = as_float(trial.get("accuracy_expected"))
-    return {**row, "hover": _hover(row, trial)}
+    return {**row, "hover": "<br>".join([_hover(row, trial), *map(html.escape, notes)])}
 
 
 def as_float(value: Any) -> float:

@@ -33,7 +33,10 @@ PICTURES = SVG, PNG = "front.svg", "front.png"
 FILES = (TRIALS, FRONT, DOCUMENT, PAGE, *PICTURES)
 PRECISION = 1e-6  # relative difference of figures that count as equal: processors round differently
 DIGITS = 6  # significant digits of figures in fingerprints, for the same reason
-NOT_HASHED = {"name", "folder", "settings", "weights", "is_finished", "largest_is_best", "study"}  # of Front and Member
+NOT_HASHED = {  # of Front and Member
+    *("name", "folder", "settings", "weights", "is_finished", "study"),
+    *("largest_is_best", "may_belong"),  # they follow from the trials, and versions before may not have had them
+}
 HASHED_SETTINGS = ("limits", "created", "accuracy_is_of")  # others cannot change after the search
 UNSTABLE = {"folder", "study", "name"}  # keys of front.json that name the place of the study
 MAX_SHOWN = 60  # characters of a value in a message

@@ -28,7 +28,7 @@ from nasspace.reporting import (
 )
 from nasspace.reporting.network_panel import NetworkPanel
 from nasspace.reporting.page import Column, Table, Tile, class_names, render, words
-from nasspace.reporting.plot_data import Row, as_float, pareto_rows, shown
+from nasspace.reporting.plot_data import Row, as_float, front_rows, shown
 from nasspace.reporting.published_networks import PublishedNetwork
 from nasspace.reporting.trained_networks import TrainedNetwork
 from nasspace.samplers.importance import LEAST, choice_importances
@@ -38,6 +38,7 @@ from nasspace.studies.objectives import COUNTED, OBJECTIVES
 from nasspace.studies.trial_table import RECORD, has_value, network_words
 
 MOST_DETAILED = 600  # networks up to which the views show all figures of each
+MOST_POSSIBLE = 20  # rows of the table of networks that may also belong to the front; front.json has all
 MOST_TABLED = 1_000  # rows of the table of all trials; trials.csv has all
 SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 OWN_PLACE = {  # settings of the recipe that the page shows elsewhere
@@ -66,7 +67,7 @@ def report_html(front: Front) -> str:
 
 def _content(front: Front) -> dict[str, Any]:
     """What the templates show."""
-    rows = pareto_rows(front.trials, [member.id for member in front.members])
+    rows = front_rows(front)
     views = plot_data.views(front.objectives, rows)
     trainings = trained_networks.of_study(front)
     networks = network_panel.panels(front, rows, trainings.networks)
@@ -88,6 +89,8 @@ def _content(front: Front) -> dict[str, Any]:
         "suggestions": list(_suggestions(front)),
         "front_table": _front_table(front),
         "front_note": _front_note(front),
+        "possible_members": _possible_members(front),
+        "possible_members_hidden": max(0, len(front.may_belong or ()) - MOST_POSSIBLE),
         "progress": _progress(front, rows),
         "published": _published(front, published),
         "published_note": _published_note(front),
@@ -293,6 +296,24 @@ def _front_note(front: Front) -> str:
     return (
         f"{note} nas export STUDY:TRIAL writes one as model.py, ONNX and weights; exports/ holds those written already."
     )
+
+
+def _possible_members(front: Front) -> Table | None:
+    """The networks that are not on the front but may be after full training; None without any."""
+    if not front.may_belong:
+        return None
+    rows = {row["id"]: row for row in front.trials}
+    columns = [
+        Column("trial", "network"),
+        Column("probability", "number"),
+        Column("after full training", "number"),
+        Column("latency, ms", "number"),
+        *(Column(OBJECTIVES[name].label, "number") for name in _counted(front)),
+        Column("digest", "code"),
+    ]
+    shown_first = [*front.may_belong.items()][:MOST_POSSIBLE]
+    cells = [{**_figures(rows[number]), "probability": f"{one:.0%}"} for number, one in shown_first]
+    return Table.of(columns, [[row[column.title] for column in columns] for row in cells])
 
 
 def _layers(row: Mapping[str, Any]) -> list[dict[str, Any]]:

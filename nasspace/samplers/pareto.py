@@ -39,6 +39,26 @@ def front(points: Any) -> np.ndarray:
     return mask
 
 
+def nondominated_shares(draws: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """How often each point is not dominated if its first column is random: shares of the draws, of shape (points,).
+
+    Args:
+        draws: Values of the first column, of shape (draws, points).
+        costs: The other columns, of shape (points, columns), which are the same in all draws; there may be none.
+
+    >>> nondominated_shares(np.array([[3, 2, 3], [1, 2, 3]]), np.array([[1], [2], [3]])).tolist()
+    [1.0, 0.5, 0.0]
+    """
+    by_point = np.ascontiguousarray(draws.T)
+    shares = np.empty(len(by_point))
+    for i, cost in enumerate(costs):
+        no_worse = (costs <= cost).all(axis=1)
+        better = no_worse & (costs < cost).any(axis=1)
+        dominated = (by_point[no_worse] < by_point[i]).any(axis=0) | (by_point[better] == by_point[i]).any(axis=0)
+        shares[i] = 1 - dominated.mean()
+    return shares
+
+
 def hypervolume(points: Any, reference: Any) -> float:
     """The volume that points dominate, bounded by `reference` (one value per column); exact.
 

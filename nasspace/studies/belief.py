@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nasspace.samplers import pareto
 from nasspace.samplers.accuracy_belief import AccuracyBelief, Look, Prior
 from nasspace.studies.schema import LAST_RUNG, RUNG
 from nasspace.training.settings import TrainingSettings
@@ -37,6 +38,7 @@ class StudyBelief:
         self._expected, (self._low, self._high) = belief.expected, belief.interval()
         self._search_accuracy = search_accuracy
         self._trainings = trainings
+        self._drawn: dict[int, np.ndarray] = {}  # by their number
 
     @property
     def numbers(self) -> list[int]:
@@ -81,7 +83,9 @@ class StudyBelief:
 
     def draws(self, count: int = DRAWS) -> np.ndarray:
         """Accuracies drawn from the belief, of shape (count, networks), in the order of `numbers`."""
-        return self._belief.draws(count)
+        if count not in self._drawn:
+            self._drawn[count] = self._belief.draws(count)
+        return self._drawn[count]
 
     def probability_of_best(self, members: Iterable[int], others: Iterable[int]) -> float | None:
         """The probability that none of the other trials is more accurate than the best member; None without others."""
@@ -90,6 +94,18 @@ class StudyBelief:
             return None
         drawn = self.draws()
         return float((drawn[:, theirs].max(axis=1) <= drawn[:, ours].max(axis=1)).mean())
+
+    def probabilities_of_front(self, costs: Mapping[int, Sequence[float]]) -> dict[int, float]:
+        """The probability that each of some trials is on their front after full training.
+
+        `costs` are values to minimize, by trial number, of the objectives other than accuracy; they count as exact.
+        """
+        numbers = [number for number in costs if number in self._index]
+        if not numbers:
+            return {}
+        errors = -self.draws()[:, [self._index[number] for number in numbers]]
+        shares = pareto.nondominated_shares(errors, np.array([costs[number] for number in numbers], float))
+        return dict(zip(numbers, shares.tolist(), strict=True))
 
     def tau(self) -> dict[str, float] | None:
         """Kendall's tau of the search's accuracies with those after full training, with its 95 % interval.

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nasspace.architecture import Architecture
 
 REMEASURED_KEYS = ("median_ms", "low_ms", "high_ms")  # of a latency, in the order of REMEASURED_COLUMNS
+MOST_NAMED = 5  # networks outside the front that a sentence names
 FLOPS_ARE = "multiply-adds of convolutions and linear layers at batch 1"
 
 
@@ -89,8 +90,10 @@ class Front:
     `settings` is the content of study.yaml, `trials` the rows of trials.csv, `machine` the one that measured the
     latencies, `untrained` how many members still wait for their training at the deployment resolution. `fidelity_tau`
     is the rank correlation expected between the search's accuracies and full trainings, and `largest_is_best` the
-    probability that no network slower than the front is more accurate after full training. `energy_joules` is what the
-    searching machine's processor consumed, None if RAPL cannot be read.
+    probability that no network slower than the front is more accurate after full training. `may_belong` has the
+    probabilities of trials that are not members but may be after full training, the highest first; None if accuracy is
+    no objective or nothing is believed of it. `energy_joules` is what the searching machine's processor consumed, None
+    if RAPL cannot be read.
     """
 
     name: str
@@ -104,6 +107,7 @@ class Front:
     untrained: int = 0
     fidelity_tau: Mapping[str, float] | None = None
     largest_is_best: float | None = None
+    may_belong: Mapping[int, float] | None = None
     energy_joules: float | None = None
     is_finished: bool = False
     ended_early: str = ""
@@ -216,6 +220,7 @@ class Front:
             "recommended": self.recommended,
             "knee": self.knee,
             "fidelity_tau": self.fidelity_tau,
+            "may_belong": self._may_belong_document(),
             "front": [member.document() for member in self.members],
         }
 
@@ -247,6 +252,22 @@ class Front:
             return ""
         kind = "fastest one" if "latency" in costs else f"one with the lowest {OBJECTIVES[costs[0]].label}"
         return f"recommended: trial {self.recommended}, the {kind} of those that may be as accurate as the best"
+
+    def _may_belong_document(self) -> list[dict[str, Any]] | None:
+        """What the document says of `may_belong`."""
+        if self.may_belong is None:
+            return None
+        return [{"id": number, "probability": round(one, 4)} for number, one in self.may_belong.items()]
+
+    @property
+    def possible_members(self) -> str:
+        """Which other networks may be on the front after full training, the most probable first; empty without any."""
+        if not self.may_belong:
+            return ""
+        named = [f"trial {number} ({one:.0%})" for number, one in [*self.may_belong.items()][:MOST_NAMED]]
+        left = len(self.may_belong) - len(named)
+        more = f", and {left} more" if left else ""
+        return f"may also belong to the front after full training: {', '.join(named)}{more}"
 
     @property
     def knee(self) -> int | None:

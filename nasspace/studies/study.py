@@ -60,6 +60,7 @@ FINISHED = "finished"  # study attribute: the search and its exports are complet
 ENDED = "ended"  # study attribute: why the search ended before its trials were used up
 SETTINGS = "nasspace_settings"  # study attribute in a shared storage: study.yaml, for processes that join
 PROMOTION_DRAWS = 64  # from the belief, for what networks are expected to add to the front
+LEAST_PROBABLE = 0.2  # of a place on the front: rarer ones would name most networks of a short search
 JOIN_TIMEOUT = 10.0  # seconds to wait for the settings of a study that another process is creating
 
 
@@ -527,6 +528,7 @@ class Study:
             untrained=len(self._promoted(belief)),
             fidelity_tau=belief and belief.tau(),
             largest_is_best=belief and self._largest_is_best(belief, numbers),
+            may_belong=self._may_belong(belief, numbers),
             energy_joules=attributes.get(ENERGY),
             is_finished=self.is_finished,
             ended_early=self.ended_early,
@@ -537,6 +539,21 @@ class Study:
         latencies = {trial.number: self._figures(trial).get("latency", 0.0) for trial in self._feasible()}
         slowest = max((latencies[number] for number in front if number in latencies), default=math.inf)
         return belief.probability_of_best(front, [number for number, one in latencies.items() if one > slowest])
+
+    def _may_belong(self, belief: StudyBelief | None, front: set[int]) -> dict[int, float] | None:
+        """Trials that are not on the front but may be after full training, with the probability, the highest first.
+
+        All evaluated trials within the limits are compared, also those that are not trained at their deployment
+        resolution. None without accuracy among the objectives or without a belief.
+        """
+        if belief is None or "accuracy" not in self.objectives:
+            return None
+        others = [OBJECTIVES[name] for name in self.objectives if name != "accuracy"]
+        figures = {trial.number: self._figures(trial) for trial in self._feasible()}
+        costs = {number: [one.to_minimize(values[one.name]) for one in others] for number, values in figures.items()}
+        found = belief.probabilities_of_front(costs)
+        likely = [number for number in found if number not in front and found[number] >= LEAST_PROBABLE]
+        return {number: found[number] for number in sorted(likely, key=lambda number: (-found[number], number))}
 
     def member(self, number: int) -> Member:
         """A trial with its results, on the front or not; an unknown number raises `InputError`."""
