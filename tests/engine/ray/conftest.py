@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15: beside other tests, its processes would hardly get a core
 
 SCRIPT = """
 import os, random, signal, sys, time
