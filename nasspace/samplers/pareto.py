@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+RULING_OUT = 20  # points that are compared first, before all others
+
 
 def dominates(a: Any, b: Any) -> bool:
     """Whether point `a` is no worse than point `b` in every column and better in at least one.
@@ -39,24 +41,28 @@ def front(points: Any) -> np.ndarray:
     return mask
 
 
-def nondominated_shares(draws: np.ndarray, costs: np.ndarray) -> np.ndarray:
+def nondominated_shares(draws: np.ndarray, costs: np.ndarray, least: float = 0.0) -> np.ndarray:
     """How often each point is not dominated if its first column is random: shares of the draws, of shape (points,).
 
     Args:
         draws: Values of the first column, of shape (draws, points).
         costs: The other columns, of shape (points, columns), which are the same in all draws; there may be none.
+        least: Shares below this are returned as 0, which saves most of the time.
 
     >>> nondominated_shares(np.array([[3, 2, 3], [1, 2, 3]]), np.array([[1], [2], [3]])).tolist()
     [1.0, 0.5, 0.0]
     """
-    by_point = np.ascontiguousarray(draws.T)
-    shares = np.empty(len(by_point))
+    by_point, shares = np.ascontiguousarray(draws.T), np.zeros(draws.shape[1])
+    by_mean = np.argsort(by_point.mean(axis=1), kind="stable")
     for i, cost in enumerate(costs):
-        no_worse = (costs <= cost).all(axis=1)
-        better = no_worse & (costs < cost).any(axis=1)
+        no_worse = by_mean[(costs[by_mean] <= cost).all(axis=1)]
+        # A few of the best others alone rule most points out.
+        if least and (by_point[no_worse[:RULING_OUT]] >= by_point[i]).all(axis=0).mean() < least:
+            continue
+        better = no_worse[(costs[no_worse] < cost).any(axis=1)]
         dominated = (by_point[no_worse] < by_point[i]).any(axis=0) | (by_point[better] == by_point[i]).any(axis=0)
-        shares[i] = 1 - dominated.mean()
-    return shares
+        shares[i] = (~dominated).mean()
+    return np.where(shares >= least, shares, 0.0)
 
 
 def hypervolume(points: Any, reference: Any) -> float:

@@ -95,8 +95,8 @@ class StudyBelief:
         drawn = self.draws()
         return float((drawn[:, theirs].max(axis=1) <= drawn[:, ours].max(axis=1)).mean())
 
-    def probabilities_of_front(self, costs: Mapping[int, Sequence[float]]) -> dict[int, float]:
-        """The probability that each of some trials is on their front after full training.
+    def probabilities_of_front(self, costs: Mapping[int, Sequence[float]], least: float = 0.0) -> dict[int, float]:
+        """The probabilities of at least `least` that some trials are on their common front after full training.
 
         `costs` are values to minimize, by trial number, of the objectives other than accuracy; they count as exact.
         """
@@ -104,8 +104,8 @@ class StudyBelief:
         if not numbers:
             return {}
         errors = -self.draws()[:, [self._index[number] for number in numbers]]
-        shares = pareto.nondominated_shares(errors, np.array([costs[number] for number in numbers], float))
-        return dict(zip(numbers, shares.tolist(), strict=True))
+        shares = pareto.nondominated_shares(errors, np.array([costs[number] for number in numbers], float), least)
+        return {number: share for number, share in zip(numbers, shares.tolist(), strict=True) if share >= least}
 
     def tau(self) -> dict[str, float] | None:
         """Kendall's tau of the search's accuracies with those after full training, with its 95 % interval.

@@ -60,7 +60,7 @@ FINISHED = "finished"  # study attribute: the search and its exports are complet
 ENDED = "ended"  # study attribute: why the search ended before its trials were used up
 SETTINGS = "nasspace_settings"  # study attribute in a shared storage: study.yaml, for processes that join
 PROMOTION_DRAWS = 64  # from the belief, for what networks are expected to add to the front
-LEAST_PROBABLE = 0.2  # of a place on the front: rarer ones would name most networks of a short search
+LEAST_PROBABLE = 0.2  # of a place on the front; at 0.05, a search with short trainings lists a third of its networks
 JOIN_TIMEOUT = 10.0  # seconds to wait for the settings of a study that another process is creating
 
 
@@ -551,8 +551,8 @@ class Study:
         others = [OBJECTIVES[name] for name in self.objectives if name != "accuracy"]
         figures = {trial.number: self._figures(trial) for trial in self._feasible()}
         costs = {number: [one.to_minimize(values[one.name]) for one in others] for number, values in figures.items()}
-        found = belief.probabilities_of_front(costs)
-        likely = [number for number in found if number not in front and found[number] >= LEAST_PROBABLE]
+        found = belief.probabilities_of_front(costs, LEAST_PROBABLE)
+        likely = [number for number in found if number not in front]
         return {number: found[number] for number in sorted(likely, key=lambda number: (-found[number], number))}
 
     def member(self, number: int) -> Member:

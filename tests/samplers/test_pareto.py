@@ -29,6 +29,19 @@ def test_the_front_has_all_points_that_are_not_dominated(seed: int, columns: int
     assert pareto.front(points).tolist() == expected
 
 
+@pytest.mark.parametrize("columns", [0, 1, 2])
+@pytest.mark.parametrize("seed", range(6))
+def test_shares_of_draws_are_those_that_each_draw_gives(seed: int, columns: int) -> None:
+    costs, draws = points_of(seed, 60, columns), points_of(seed + 10, 50, 60)
+    points = [np.column_stack([draw, costs]) for draw in draws]
+    expected = [
+        np.mean([not any(pareto.dominates(other, each[i]) for other in each) for each in points]) for i in range(60)
+    ]
+    assert pareto.nondominated_shares(draws, costs) == pytest.approx(expected)
+    least = [share if share >= 0.2 else 0.0 for share in expected]
+    assert pareto.nondominated_shares(draws, costs, least=0.2) == pytest.approx(least)
+
+
 @pytest.mark.parametrize("columns", [1, 2, 3, 4])
 @pytest.mark.parametrize("seed", range(6))
 def test_hypervolume_equals_inclusion_and_exclusion(seed: int, columns: int) -> None:
