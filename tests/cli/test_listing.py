@@ -123,6 +123,16 @@ def test_no_number_or_digest_is_cut_in_a_narrow_terminal(study, capsys, monkeypa
         assert {network["name"] for network in listing.zoo()} <= names
 
 
+def test_networks_that_may_belong_to_the_front_are_named_on_standard_error(study, capsys, monkeypatch):
+    from nasspace.studies.front import Front
+
+    monkeypatch.setattr(Front, "possible_members", "may also belong to the front: trial 7 (30%)")
+    assert cli.run(["front", "real"]) == 0
+    found = capsys.readouterr()
+    assert "may also belong to the front: trial 7 (30%)" in found.err
+    assert "trial 7" not in found.out
+
+
 def test_a_pipe_is_as_wide_as_it_needs_or_as_columns_says(study, capsys, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     assert cli.run(["front", "real"]) == 0

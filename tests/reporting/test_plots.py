@@ -63,6 +63,12 @@ def test_hover_text_has_figures_and_is_escaped():
     assert "&lt;b&gt;5&lt;/b&gt; ms is above" in second
 
 
+def test_hover_text_ends_with_notes_which_are_escaped():
+    first, second = (row["hover"] for row in pareto_rows(trials({}, {}), [0], {0: ["same accuracy: 1", "<b>"]}))
+    assert first.endswith("<br>same accuracy: 1<br>&lt;b&gt;")
+    assert "same accuracy" not in second
+
+
 @pytest.mark.parametrize(
     ("objectives", "expected"),
     [

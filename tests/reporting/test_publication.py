@@ -238,6 +238,7 @@ def test_fingerprints_ignore_rounding_and_names_only(study):
     same, other = (publication.fingerprint(dataclasses.replace(front, trials=each)) for each in (rows, with_null))
     assert same == other
     assert publication.fingerprint(dataclasses.replace(front, name="x", folder=Path("y"), is_finished=False)) == found
+    assert publication.fingerprint(dataclasses.replace(front, may_belong={1: 0.3})) == found
     for change in ({"members": ()}, {"trials": front.trials[:1]}, {"ended_early": "time"}, {"machine": {"cores": 9}}):
         assert publication.fingerprint(dataclasses.replace(front, **change)) != found
 

@@ -16,7 +16,7 @@ import pytest
 from nasspace.counting import cost
 from nasspace.formatting import significant
 from nasspace.reporting import provenance
-from nasspace.reporting.plot_data import pareto_rows
+from nasspace.reporting.plot_data import front_rows, pareto_rows
 from nasspace.reporting.plots import linked_figures, plotly_js
 from nasspace.reporting.report import report_html, words
 from nasspace.space.space import Space
@@ -277,6 +277,29 @@ def test_suggestions_have_reasons(front):
     assert "Recommended: trial 0" in tied
     assert "fastest of the 2 networks whose accuracies cannot be told from the best" in tied
     assert "Recommended" not in Text(report_html(front)).text  # its members have no expected accuracy
+
+
+def test_networks_that_may_belong_to_the_front_have_a_table_and_a_note(front, page):
+    interval = {"accuracy_expected": 0.9, "accuracy_low": 0.85, "accuracy_high": 0.94}
+    believed = changed(front, interval, recipe={**SETTINGS["recipe"], "full": {"epochs": 25}})
+    possible = replace(believed, may_belong={1: 0.34})
+    text = Text(report_html(possible)).text
+    assert "May also belong to the front" not in Text(page).text
+    table = text.partition("May also belong to the front")[2].partition("Growth")[0]
+    assert "1 34% 90.00% 85.00% to 94.00% 2.00 1.90 to 2.20" in table
+    assert "on the front after full training 34%" in text
+    assert front_rows(possible)[1]["hover"].endswith("may be on the front after full training: 34%")
+    many = replace(believed, may_belong=dict.fromkeys(range(25), 0.3))
+    rows = [{**believed.trials[1], "id": number} for number in range(25)]
+    assert "And 5 more in front.json." in Text(report_html(replace(many, trials=tuple(rows)))).text
+
+
+def test_hover_texts_have_the_ties_of_the_table(front):
+    first, second = front.members
+    tied = replace(front, members=(replace(first, ties=(2,), accuracy_ties=(2, 7)), second))
+    hovers = {row["id"]: row["hover"] for row in front_rows(tied)}
+    assert hovers[0].endswith("<br>same accuracy: 2, 7<br>same latency: 2")
+    assert "same" not in hovers[2]
 
 
 def test_commands_run_the_search_again(front):

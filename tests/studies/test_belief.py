@@ -15,7 +15,7 @@ from nasspace.samplers.accuracy_belief import AccuracyBelief, Look, Prior
 from nasspace.studies import study as records
 from nasspace.studies.belief import StudyBelief, believe
 from nasspace.studies.front import Front
-from nasspace.studies.schema import LAST_RUNG, RUNG
+from nasspace.studies.schema import DEPLOYED, LAST_RUNG, RUNG
 
 RECORDED = Path(__file__).parents[1] / "recorded" / "study"
 
@@ -182,6 +182,88 @@ def test_the_probability_that_no_slower_network_is_better(study):
     assert belief.probability_of_best([first], others) > 0.5 > belief.probability_of_best(others[-1:], [first])
     assert belief.probability_of_best([first], []) is None
     assert 0 <= (study.snapshot().largest_is_best or 0) <= 1
+
+
+def looked_at(accuracies: list[float], sizes: list[float]) -> StudyBelief:
+    """The belief about trials 10, 11, ... after the same short training, judged on 1,000 images."""
+    looks = [Look(i, "short", ((4.0, 1.0),), one, 1000) for i, one in enumerate(accuracies)]
+    return StudyBelief(AccuracyBelief(sizes, looks, 25, 1000), range(10, 10 + len(looks)), {})
+
+
+def test_the_probability_of_the_front_counts_costs_as_exact():
+    belief = looked_at([0.80, 0.801, 0.60], [1e6, 1e6, 1e6])
+    costs = {10: [2.0], 11: [1.0], 12: [3.0]}
+    found = belief.probabilities_of_front(costs)
+    assert found[11] == 1.0  # the cheapest
+    assert 0.2 < found[10] < 0.5
+    assert found[12] < 0.01
+    assert found == belief.probabilities_of_front(costs)
+    assert belief.probabilities_of_front(costs, least=0.2).keys() == {10, 11}
+    assert belief.probabilities_of_front({12: [3.0]}) == {12: 1.0}  # others are over a limit
+    assert belief.probabilities_of_front({}) == {}
+
+
+def test_the_probability_of_the_front_of_accuracy_alone_is_that_of_the_best():
+    found = looked_at([0.8, 0.8, 0.7], [1e6] * 3).probabilities_of_front({number: [] for number in (10, 11, 12)})
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert found[10] == pytest.approx(0.5, abs=0.1)
+
+
+def test_probabilities_with_shared_weights_ignore_the_unknown_level():
+    looks = [Look(i, "shared weights", (), one, 1000) for i, one in enumerate([0.30, 0.31, 0.10, 0.29, 0.28])]
+    belief = StudyBelief(AccuracyBelief([1e6] * 5, looks, 25, 1000), range(5), {})
+    found = belief.probabilities_of_front({i: [float(i)] for i in range(5)})
+    assert found[0] == 1.0
+    assert 0.2 < found[1] < 0.8
+    assert found[2] < found[1]
+
+
+@pytest.fixture
+def dominated(study) -> records.Study:
+    """A study whose trial 1 costs more than trial 0 and was a little less accurate after a further training."""
+    for number, accuracy in ((0, 0.905), (1, 0.9)):
+        record = {"resolution": 16, "epochs": 8, "seconds": 1.0, "accuracy": accuracy, "log_loss": 0.4}
+        study.record.set_user_attr(f"{RUNG}0:{number}", {**record, "steps": [[8, 1, 1.0], [16, 8, 1.0]]})
+    return records.load("real")
+
+
+def test_networks_that_may_belong_to_the_front_are_listed_and_are_no_members(dominated):
+    document, front = dominated.document(), dominated.snapshot()
+    assert dominated.front_numbers() == [0]
+    assert [member["id"] for member in document["front"]] == [0]
+    (listed,) = document["may_belong"]
+    assert listed["id"] == 1
+    assert records.LEAST_PROBABLE <= listed["probability"] < 0.6
+    probability = f"{listed['probability']:.0%}"
+    assert front.possible_members == f"may also belong to the front after full training: trial 1 ({probability})"
+    many = dataclasses.replace(front, may_belong=dict.fromkeys(range(7), 0.3))
+    assert many.possible_members.endswith("trial 4 (30%), and 2 more")
+
+
+def test_networks_that_were_not_trained_at_the_deployment_resolution_are_compared_too(dominated):
+    dominated.record.set_user_attr(f"{DEPLOYED}1", None)
+    undeployed = records.load("real")
+    assert undeployed.front_numbers() == [0]
+    assert [one["id"] for one in undeployed.document()["may_belong"]] == [1]
+    dominated.record.set_user_attr(f"{DEPLOYED}1", {"failed": "out of memory"})
+    assert records.load("real").document()["may_belong"] == []
+
+
+def test_networks_over_a_limit_do_not_belong_to_the_front(dominated):
+    latency = dominated.snapshot().members[0].row["latency_ms"]
+    dominated.settings = {**dominated.settings, "limits": {"latency": latency * 1.1}}
+    assert dominated.document()["may_belong"] == []
+
+
+def test_members_are_not_listed_again(study):
+    document = study.document()
+    assert len(document["front"]) == 2
+    assert document["may_belong"] == []
+
+
+def test_nothing_may_belong_without_a_belief(before):
+    assert before.document()["may_belong"] is None
+    assert before.snapshot().possible_members == ""
 
 
 def test_the_rank_correlation_of_many_networks_is_computed_from_some_of_them(monkeypatch):
