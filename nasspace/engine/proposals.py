@@ -36,8 +36,8 @@ MAX_INFEASIBLE = 6  # rejected trials without a feasible one before `gain` repla
 class Proposals:
     """Proposes architectures as trials of the study, one at a time.
 
-    A proposal depends only on the record: the finished trials and the number of the next one. A resumed search
-    therefore equals an uninterrupted one.
+    A proposal depends only on the record: the finished trials, their trainings on rungs, and the number of the next
+    trial. A resumed search therefore equals an uninterrupted one.
     """
 
     def __init__(
@@ -120,8 +120,9 @@ class Proposals:
         full training, which all of a network's trainings add to.
         """
         trials = [trial for trial in self.study.frozen() if is_taken(trial)]
-        belief = self.study.belief()
-        if belief and belief.has_further_trainings:
+        # A belief takes longer than a proposal in a large study, so it is not computed without need.
+        belief = self.study.belief() if self.study.has_further_trainings else None
+        if belief:
             learned = {number: belief.expected(number) for number in belief.numbers}
         else:
             learned = _combined_accuracies(trials, self.study.settings.get("data") or {})

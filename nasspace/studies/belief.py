@@ -68,11 +68,6 @@ class StudyBelief:
         return sorted(distinct.values(), key=lambda record: len(record["steps"]))
 
     @property
-    def has_further_trainings(self) -> bool:
-        """Whether a network was trained further after the search, on a rung."""
-        return any(self._trainings.get(number) for number in self._index)
-
-    @property
     def has_trainings(self) -> bool:
         """Whether a network was trained, not only judged with shared weights."""
         return any(look.epochs for look in self._belief.looks)

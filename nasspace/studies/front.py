@@ -322,7 +322,7 @@ class Front:
                 "Kendall's tau expected between the accuracies of the search and the true order of the networks after "
                 f"full training: {tau['value']:.2f} ({tau['low']:.2f} to {tau['high']:.2f})"
             )
-        return "how well the accuracies of the search rank networks is not known: fewer than five were trained"
+        return "how well the accuracies of the search rank networks is not known: fewer than five were evaluated"
 
     @property
     def budget_use(self) -> str:

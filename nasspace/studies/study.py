@@ -388,6 +388,12 @@ class Study:
         """The rungs before the last, each with its `networks` once these are chosen; None until that is decided."""
         return self.record.user_attrs.get(RUNGS)
 
+    @property
+    def has_further_trainings(self) -> bool:
+        """Whether a network was trained further after the search, on a rung."""
+        attributes = self.record.user_attrs
+        return any(value and "steps" in value for key, value in attributes.items() if key.startswith((RUNG, LAST_RUNG)))
+
     def belief(self) -> StudyBelief | None:
         """What the trainings say of accuracies after full training; None without a prior in study.yaml."""
         trials, attributes = self.frozen("COMPLETE"), self.record.user_attrs

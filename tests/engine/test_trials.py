@@ -116,6 +116,7 @@ def test_the_sampler_sees_the_trainings_of_rungs(manager):
         "fidelity": {"resolution": 16, "epochs": 1, "share": 1.0},
     }
     study.settings = {**study.settings, "data": data, "recipe": recipe, "belief": asdict(Prior())}
+    assert not study.has_further_trainings
     before = [trial.values["accuracy"] for trial in manager._proposals.observations()]
     assert before[:3] == sorted(before)[1:]
     steps = [[16, 1, 1.0], [16, 29, 1.0]]

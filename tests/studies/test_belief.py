@@ -92,7 +92,7 @@ def test_the_recommendation_names_what_decided(study):
 
 def test_how_the_search_ranks_is_said_or_that_it_is_not_known(study):
     front = study.snapshot()
-    assert front.ranking.endswith("is not known: fewer than five were trained")
+    assert front.ranking.endswith("is not known: fewer than five were evaluated")
     known = dataclasses.replace(front, fidelity_tau={"value": 0.6, "low": 0.2, "high": 0.8})
     assert known.ranking.endswith("the true order of the networks after full training: 0.60 (0.20 to 0.80)")
 
