@@ -200,8 +200,9 @@ def pooled(table: list[dict], own: dict[str, Prior]) -> None:
     for count in COUNTS:
         pairs = []
         for name in PLAN:
-            long = {number: np.mean([accuracy(row, name) for row in each]) for number, each in trained(table, name)}
-            pairs.append((np.array([counted[name][count][number] for number in long]), np.array([*long.values()])))
+            long = sorted(long_trainings(table, name).items())
+            truth = np.array([np.mean([accuracy(row, name) for row in each]) for _, each in long])
+            pairs.append((np.array([counted[name][count][number] for number, _ in long]), truth))
         print_row("nothing", 0, f"`{count}`", pairs)
     ladders = {name: [one.name for one in PLAN[name].budgets[0][0].prefixes] for name in PLAN}
     texts = {
@@ -220,11 +221,6 @@ def pooled(table: list[dict], own: dict[str, Prior]) -> None:
     ceilings = {name: ceiling(table, name) for name in PLAN}
     each = ", ".join(f"{name} {value:.2f}" for name, value in ceilings.items())
     print(f"\nTau of the true quality with this truth: {each}; mean {np.mean(list(ceilings.values())):.2f}")
-
-
-def trained(table: list[dict], name: str) -> list[tuple[int, list[dict]]]:
-    """The networks of a set that have long trainings, in order, with these."""
-    return sorted((number, each) for number, each in long_trainings(table, name).items() if each)
 
 
 def print_row(label: str, cost: float, criterion: str, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:

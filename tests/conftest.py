@@ -69,7 +69,7 @@ SLOWEST = (
 )
 
 
-NIGHTLY = {  # test: the parameters that only a nightly run has; others of the same kind stay in every run
+NIGHTLY = {  # test: the parameters that only a nightly run has; all (*) where other tests check much of the same
     "test_benchmarks::test_a_program_runs_at_its_smallest_size": (
         "belief branches* counting* guidelines* scores?score* training_speed?images*"
     ),
@@ -147,9 +147,9 @@ def mark_nightly(config: pytest.Config, items: list[pytest.Item]) -> None:
                 unused.discard((test, pattern))
                 item.add_marker(pytest.mark.nightly)
                 item.add_marker(pytest.mark.slow)
-    collected = {item.path.stem for item in items}
     if getattr(config.option, "lf", False):  # collects a part of each file
         return
+    collected = {item.path.stem for item in items}
     if wrong := sorted(f"{test} {pattern}" for test, pattern in unused if test.partition("::")[0] in collected):
         raise pytest.UsageError(f"NIGHTLY in tests/conftest.py: no test matches {', '.join(wrong)}")
 
