@@ -167,7 +167,12 @@ class Promotion:
             jobs = [self._job(number, index) for number in together]
             self.report("finishing", text=f"training {len(numbers)} networks further on Ray, {done} done")
             for number, result in climbing.climb(
-                jobs, self.recipe, data, resume_command=command, is_over=lambda: self.is_time_used_up
+                jobs,
+                self.recipe,
+                data,
+                checkpoints=study.folder / "checkpoints",
+                resume_command=command,
+                is_over=lambda: self.is_time_used_up,
             ):
                 if isinstance(result, rungs.Diverged):
                     self._record_failure(number, result)
@@ -181,8 +186,16 @@ class Promotion:
         from nasspace.engine.ray import climbing
 
         start, steps, done = self._start(number, index)
-        architecture = self.study.architecture(number).to_json()
-        return climbing.Job(number, architecture, start.read_bytes() if start else None, tuple(steps), done)
+        architecture = self.study.architecture(number)
+        stopped = rungs.checkpoints_of(self.study.folder / "checkpoints", architecture)
+        return climbing.Job(
+            number,
+            architecture.to_json(),
+            weights=start.read_bytes() if start else None,
+            steps=tuple(steps),
+            done=done,
+            checkpoints={path.name: path.read_bytes() for path in stopped},
+        )
 
     @property
     def is_time_used_up(self) -> bool:

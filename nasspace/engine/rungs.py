@@ -119,17 +119,19 @@ def climb(
     checkpoints: Path,
     device: str = "cpu",
     on_epoch: OnEpoch = lambda *_: None,
+    on_checkpoint: Callable[[Path], None] | None = None,
 ) -> Climbed:
     """Train a network from the weights of the rung before to the end of a rung.
 
     `steps` are all trainings from the search's own to the end of this rung; `start` has the weights after the first
     `done` of them. Without `start` they are repeated first. `data` has the deployment resolution. `checkpoints` is a
-    folder: a killed training continues from there and ends with the same weights. Raises `Diverged`, also if a block
+    folder: a killed training continues from there and ends with the same weights; `on_checkpoint` is called with each
+    file that was saved. Raises `Diverged`, also if a block
     raises at this resolution, and `NasspaceError` if the machine ran out of memory or lost its device.
     """
     try:
         with as_candidate_failures():
-            return _climb(architecture, recipe, data, start, steps, done, checkpoints, device, on_epoch)
+            return _climb(architecture, recipe, data, start, steps, done, checkpoints, device, on_epoch, on_checkpoint)
     except Diverged:
         raise
     except CandidateFailed as error:
@@ -150,6 +152,7 @@ def _climb(
     checkpoints: Path,
     device: str,
     on_epoch: OnEpoch,
+    on_checkpoint: Callable[[Path], None] | None,
 ) -> Climbed:
     from nasspace.network import build
     from nasspace.training.trainer import train
@@ -179,6 +182,7 @@ def _climb(
                 device=device,
                 on_epoch=step_on_epoch,
                 checkpoint=checkpoints / _checkpoint_name(architecture, steps[: i + 1]),
+                on_checkpoint=on_checkpoint,
             )
             epochs, seconds = epochs + step.epochs, seconds + trained.seconds
             if trained.diverged:
@@ -207,7 +211,12 @@ def _checkpoint_name(architecture: Architecture, steps: Sequence[Fidelity]) -> s
     return f"{architecture.digest}-{len(steps) - 1}-{key}.pt"
 
 
+def checkpoints_of(folder: Path, architecture: Architecture) -> list[Path]:
+    """The checkpoints of an unfinished training."""
+    return sorted(folder.glob(f"{architecture.digest}-*.pt"))
+
+
 def remove_checkpoints(folder: Path, architecture: Architecture) -> None:
     """Remove the checkpoints of a finished training."""
-    for path in folder.glob(f"{architecture.digest}-*.pt"):
+    for path in checkpoints_of(folder, architecture):
         path.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,20 @@ VERSION = 1
 INTERVAL = 30.0  # seconds between two checkpoints within an epoch
 
 
-class Checkpoints:
-    """The checkpoint file of one training; `identity` identifies the training, part by part."""
+class UnfitCheckpoint(InputError):
+    """A checkpoint that is damaged or belongs to another training."""
 
-    def __init__(self, path: Path, identity: Mapping[str, str]):
+
+class Checkpoints:
+    """The checkpoint file of one training; `identity` identifies the training, part by part.
+
+    `on_save` is called with the path whenever the file was replaced.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, str], on_save: Callable[[Path], None] | None = None):
         self.path = path
         self.identity = dict(identity)
+        self.on_save = on_save
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the file; `state` holds tensors, numbers, strings, lists and dictionaries."""
@@ -34,9 +42,11 @@ class Checkpoints:
         torch.save({"nasspace_checkpoint": VERSION, "identity": self.identity, "state": dict(state)}, buffer)
         with files.replacing(self.path) as temporary:
             temporary.write_bytes(buffer.getvalue())
+        if self.on_save:
+            self.on_save(self.path)
 
     def load(self) -> dict[str, Any] | None:
-        """The last saved state, or None; a damaged file or another training's raises `InputError`."""
+        """The last saved state, or None; a damaged file or another training's raises `UnfitCheckpoint`."""
         if not self.path.is_file():
             return None
         remedy = "delete it to start from the beginning"
@@ -45,12 +55,14 @@ class Checkpoints:
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({error.strerror or error}); {remedy}") from None
         except Exception as error:  # torch.load's exceptions on damaged files have no common base
-            raise InputError(f"{self.path}: not a sound checkpoint ({type(error).__name__}); {remedy}") from None
+            raise UnfitCheckpoint(f"{self.path}: not a sound checkpoint ({type(error).__name__}); {remedy}") from None
         if not isinstance(checkpoint, dict) or checkpoint.get("nasspace_checkpoint") != VERSION:
-            raise InputError(f"{self.path}: not a checkpoint of this version of nasspace; {remedy}")
+            raise UnfitCheckpoint(f"{self.path}: not a checkpoint of this version of nasspace; {remedy}")
         other = differing(self.identity, checkpoint["identity"])
         if other:
-            raise InputError(f"{self.path}: the checkpoint of another training ({', '.join(other)} differ); {remedy}")
+            raise UnfitCheckpoint(
+                f"{self.path}: the checkpoint of another training ({', '.join(other)} differ); {remedy}"
+            )
         return checkpoint["state"]
 
 

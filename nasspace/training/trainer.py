@@ -86,6 +86,7 @@ def train(
     on_epoch: Callable[[Epoch], None] | None = None,
     validate_from: int | None = None,
     checkpoint: Path | None = None,
+    on_checkpoint: Callable[[Path], None] | None = None,
     teacher: Teacher | None = None,
     processes: Processes = ALONE,
     constraint: Constraint | None = None,
@@ -100,6 +101,7 @@ def train(
     With `checkpoint`, the state is saved to that file after each epoch, and every 30 seconds within an epoch. If the
     file exists, the training continues from it and ends in the same weights as an uninterrupted one, bit by bit, on the
     CPU of one machine. A checkpoint of another training raises `InputError`. The file is kept after the training.
+    `on_checkpoint` is called with its path after each save.
     With a `teacher`, the network also learns its probabilities, on the same augmented images. A `constraint` holds for
     the weights after every step and at the end. Several `processes`
     (`nasspace.training.distributed`) call this function with the same arguments, and divide each batch among them; the
@@ -116,7 +118,7 @@ def train(
         identity["teacher"] = teacher.fingerprint
     if constraint:
         identity["constraint"] = constraint.fingerprint
-    saved = Checkpoints(checkpoint, identity) if checkpoint else None
+    saved = Checkpoints(checkpoint, identity, on_checkpoint) if checkpoint else None
     data = subset(prepared(data, fidelity.resolution), fidelity.share, seed)
     with threads(settings.threads), seeded(processes.seed(seed), device):
         _to_channels_last(model.to(device), device)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasspace import temporary
+from nasspace import files, temporary
 from nasspace.architecture import Architecture
 from nasspace.engine import rungs
 from nasspace.engine.ray import actors, cluster
 from nasspace.engine.ray.mailbox import Mailbox
 from nasspace.engine.ray.payload import Parts, Payload, deserialized, serialized
 from nasspace.studies.recipe import Recipe
+from nasspace.training.checkpoints import UnfitCheckpoint
 from nasspace.training.settings import Fidelity
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ SLICE = 1.0  # seconds between two checks of the cluster
 class Job:
     """One training of `rungs.climb`: a trial's number, its architecture as JSON, and its start.
 
-    `weights` are the content of a safetensors file, None to repeat the trainings before.
+    `weights` are the content of a safetensors file, None to repeat the trainings before. `checkpoints` are the files of
+    a training that was stopped, by name.
     """
 
     number: int
@@ -34,6 +36,7 @@ class Job:
     weights: bytes | None
     steps: tuple[Fidelity, ...]
     done: int
+    checkpoints: Mapping[str, bytes]
 
 
 def climb(
@@ -41,13 +44,15 @@ def climb(
     recipe: Recipe,
     data: DataSet,
     *,
+    checkpoints: Path,
     resume_command: str,
     is_over: Callable[[], bool],
 ) -> Iterator[tuple[int, rungs.Climbed | rungs.Diverged]]:
     """Train networks on the cluster; yields each trial's number with its result, as they end.
 
     `data` has the resolution of all their architectures. Once `is_over`, no further training starts; those that run are
-    finished. A training whose process or node dies is started again, on another node, from the weights it started with.
+    finished. A training whose process or node dies continues on another node from its last checkpoint. This process
+    writes the checkpoints to the folder `checkpoints`, so that they also survive its own end.
     """
     payload = Payload.from_data(recipe, data)
     with cluster.connect(recipe, payload.nbytes, resume_command) as connection:
@@ -71,6 +76,11 @@ def climb(
                 break
             monitor.check()
             ready, _ = ray.wait(list(running), num_returns=1, timeout=SLICE)
+            at_work = {job.number for job in running.values()}
+            for number, name, content in monitor.get(mailbox.pop_unsaved.remote()):
+                if number in at_work:
+                    with files.replacing(checkpoints / name) as path:
+                        path.write_bytes(content)
             for one in ready:
                 job = running.pop(one)
                 ray.get(one)
@@ -81,7 +91,11 @@ def climb(
 
 
 def _climb(payload: list[Any], mailbox: list[Any], job: Job) -> None:
-    """Train one network in a worker, and send the result to the mailbox; references are in lists, unresolved."""
+    """Train one network in a worker, and send checkpoints and result to the mailbox; references are in lists.
+
+    A process that died before left checkpoints there. One that does not fit, such as that of a node with another
+    device, is dropped: the training then starts with the weights of the rung before.
+    """
     import ray
     from ray import cloudpickle
     from safetensors.torch import load
@@ -90,17 +104,32 @@ def _climb(payload: list[Any], mailbox: list[Any], job: Job) -> None:
     try:
         parts: Parts = ray.get(payload[0])
         recipe, data = deserialized(parts).training()
-        with temporary.private() as folder:
-            outcome = rungs.climb(
-                Architecture.from_json(job.architecture),
-                recipe,
-                data,
-                None if job.weights is None else load(job.weights),
-                steps=job.steps,
-                done=job.done,
-                checkpoints=Path(folder),
-                device=recipe.device,
-            )
+        weights = None if job.weights is None else load(job.weights)
+        left = {**job.checkpoints, **ray.get(mailbox[0].checkpoints.remote(job.number))}
+
+        def keep(path: Path) -> None:
+            mailbox[0].put_checkpoint.remote(job.number, path.name, path.read_bytes())
+
+        def trained(left: Mapping[str, bytes]) -> rungs.Climbed:
+            with temporary.private() as folder:
+                for name, content in left.items():
+                    (folder / name).write_bytes(content)
+                return rungs.climb(
+                    Architecture.from_json(job.architecture),
+                    recipe,
+                    data,
+                    weights,
+                    steps=job.steps,
+                    done=job.done,
+                    checkpoints=folder,
+                    device=recipe.device,
+                    on_checkpoint=keep,
+                )
+
+        try:
+            outcome = trained(left)
+        except UnfitCheckpoint:
+            outcome = trained({})
     except ray.exceptions.RayError:
         raise
     except rungs.Diverged as error:

@@ -20,6 +20,8 @@ class Mailbox:
         self._outcomes: dict[int, bytes] = {}
         self._candidates: defaultdict[int, asyncio.Queue[dict[str, Any] | None]] = defaultdict(asyncio.Queue)
         self._closed = False
+        self._checkpoints: defaultdict[int, dict[str, bytes]] = defaultdict(dict)
+        self._unsaved: set[tuple[int, str]] = set()
 
     async def store_payload(self, payload: Any) -> list[Any]:
         """Put the payload into the object store; return its reference in a list, as Ray resolves a bare one."""
@@ -51,5 +53,21 @@ class Mailbox:
         self._outcomes[number] = outcome
 
     async def pop_outcome(self, number: int) -> bytes | None:
-        """Pop and return the serialized outcome of a trial; None if there is none."""
+        """Pop and return the serialized outcome of a trial; None if there is none. Its checkpoints are dropped."""
+        self._checkpoints.pop(number, None)
         return self._outcomes.pop(number, None)
+
+    async def put_checkpoint(self, number: int, name: str, content: bytes) -> None:
+        """Store a checkpoint file of a trial's training, in place of the one of that name."""
+        self._checkpoints[number][name] = content
+        self._unsaved.add((number, name))
+
+    async def checkpoints(self, number: int) -> dict[str, bytes]:
+        """The checkpoint files of a trial's training by name, for a process that continues it."""
+        return self._checkpoints.get(number, {})
+
+    async def pop_unsaved(self) -> list[tuple[int, str, bytes]]:
+        """Checkpoints that came since the last call, as (trial, name, content), which the driver writes to the disk."""
+        found = [(n, name, self._checkpoints[n][name]) for n, name in sorted(self._unsaved) if n in self._checkpoints]
+        self._unsaved.clear()
+        return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -12,23 +13,28 @@ from typing import Any
 
 import pytest
 
+import nasspace
+from nasspace.engine import loop
+
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15: beside other tests, its processes would hardly get a core
 
-SCRIPT = """
-import os, random, signal, sys, time
-from pathlib import Path
-
-import nasspace
-from nasspace import cost
-
-SPACE = '''
+SPACE = """
 name: little
 input: [3, 32, 32]
 stem: [{block: conv, out: 16}]
 stages:
   - {depth: [1, 2, 3], out: [16, 32], stride: 2, each: {block: [shuffle_v2: {kernel: [3, 5]}, conv]}}
   - {depth: [1, 2], out: [32, 64], stride: 2, each: {block: [sandglass, fire: {squeeze: [0.125, 0.5]}]}}
-'''
+"""
+SCRIPT = (
+    f"SPACE = {SPACE!r}\n"
+    + """
+import os, random, signal, sys, time
+from pathlib import Path
+
+import nasspace
+from nasspace import cost
+
 FOLDER = Path.cwd()
 
 
@@ -61,6 +67,7 @@ def search(**settings):
 
 SLEEP = 0.2
 """
+)
 
 
 class Searches:
@@ -103,6 +110,33 @@ class Searches:
 @pytest.fixture
 def searches(tmp_path, forked) -> Searches:
     return Searches(tmp_path, forked)
+
+
+@pytest.fixture(scope="module")
+def rungs_here(tmp_path_factory) -> Path:
+    """A folder with the study `here`, whose networks climbed a rung without Ray, and `before`, the same without that.
+
+    The weights of the search are on this node only.
+    """
+    folder = tmp_path_factory.mktemp("rungs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        nasspace.search(
+            nasspace.Space.from_text(SPACE, "little.yaml"),
+            **{"data": "digits", "trials": 6, "sampler": "random", "objectives": ["accuracy", "flops"]},
+            **{"resolution": 8, "fidelity": {"resolution": 8, "epochs": 1}},
+            **{"rungs": [{"epochs": 24}, {"epochs": 1}], "study": "here", "deliver": False},
+        )
+        shutil.copytree("reports/here", "reports/before")
+        loop.resume("here")
+    return folder / "reports"
+
+
+@pytest.fixture
+def rungs_there(searches, rungs_here) -> Searches:
+    """Searches in a folder with the study `there`, whose networks are yet to climb a rung."""
+    shutil.copytree(rungs_here / "before", searches.folder / "reports" / "there")
+    return searches
 
 
 @contextlib.contextmanager

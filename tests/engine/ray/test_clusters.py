@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from nasspace.engine import rungs
 from nasspace.engine.ray import address
 from nasspace.engine.ray.actors import serializable
 from nasspace.errors import InputError
 from nasspace.studies import study as records
 from nasspace.studies.objectives import COUNTED
+from nasspace.training.settings import Fidelity
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning")]  # raised by Ray
 
@@ -218,29 +220,112 @@ def test_a_candidate_whose_process_dies_is_retried(searches, one_node, monkeypat
     assert len(finished) == len(set(finished)) == study.evaluated == 6
 
 
-@pytest.mark.slow
-def test_networks_climb_a_rung_on_the_cluster_as_they_do_here(searches, one_node):
-    """The weights of the search are on this node only; the trainings give the same accuracies on any."""
-    done = searches.run(
-        "import shutil\n"
-        "space = nasspace.Space.from_text(SPACE, 'little.yaml')\n"
-        "nasspace.search(space, data='digits', trials=6, sampler='random', objectives=['accuracy', 'flops'],\n"
-        "    resolution=8, fidelity={'resolution': 8, 'epochs': 1}, rungs=[{'epochs': 1}, {'epochs': 1}],\n"
-        "    study='here', deliver=False)\n"
-        "shutil.copytree('reports/here', 'reports/there')\n"
+def resumed(address: str, workers: int = 1) -> str:
+    """Code that resumes the study `there` on a cluster and prints its events; a worker logs the checkpoints it gets."""
+    return (
         "from nasspace.engine import loop\n"
-        "loop.resume('here')\n"
-        "events = []\n"
-        f"loop.resume('there', ray='{one_node.address}', workers=2,\n"
-        "    on_event=lambda kind, text='', **_: events.append(text))\n"
-        "assert any('2 done' in text and 'on Ray' in text for text in events), events\n"
+        "from nasspace.engine.ray import climbing\n"
+        "class Logged(climbing.Mailbox):\n"
+        "    async def checkpoints(self, number, log=str(FOLDER / 'log.txt')):\n"
+        "        found = await super().checkpoints(number)\n"
+        "        with open(log, 'a') as file:\n"
+        "            file.write(f'{number} {len(found)} -\\n')\n"
+        "        return found\n"
+        "climbing.Mailbox = Logged\n"
+        f"loop.resume('there', ray={address!r}, workers={workers},\n"
+        "    on_event=lambda kind, text='', **_: print(text, flush=True))\n"
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    here, there = (records.load(searches.folder / "reports" / name) for name in ("here", "there"))
-    (first, _) = here.planned_rungs
+
+
+def checkpoints_there(folder: Path) -> list[Path]:
+    return list((folder / "reports" / "there" / "checkpoints").glob("[!.]*.pt"))
+
+
+def processes_that_climb() -> list[int]:
+    """Ray's processes that train a network at a rung."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (path / "cmdline").read_bytes().startswith(b"ray::_climb"):
+                found.append(int(path.name))
+    return found
+
+
+def environment(pid: int) -> str:
+    """The environment variables of a process, each with a NUL at its end."""
+    return Path(f"/proc/{pid}/environ").read_text()
+
+
+def assert_same_rungs(here: Path, folder: Path) -> None:
+    """The study `there` ended as the study `here` did."""
+    one, other = records.load(here / "here"), records.load(folder / "reports" / "there")
+    (first, _) = one.planned_rungs
     assert len(first["networks"]) == 2
-    assert there.planned_rungs == here.planned_rungs
+    assert other.planned_rungs == one.planned_rungs
     for number in first["networks"]:
-        assert there.rung(0, number)["accuracy"] == here.rung(0, number)["accuracy"]
-        assert there.rung(0, number)["log_loss"] == here.rung(0, number)["log_loss"]
-    assert front(searches.folder, "there") == front(searches.folder, "here")
+        assert other.rung(0, number)["accuracy"] == one.rung(0, number)["accuracy"]
+        assert other.rung(0, number)["log_loss"] == one.rung(0, number)["log_loss"]
+    assert front(folder, "there") == front(here.parent, "here")
+    assert checkpoints_there(folder) == []
+
+
+def test_networks_climb_a_rung_on_the_cluster_as_they_do_here(rungs_there, rungs_here, one_node):
+    """A checkpoint that does not fit, here a damaged one, is dropped."""
+    study = records.load(rungs_here / "here")
+    steps = [Fidelity(8, 1), Fidelity(8, 24)]
+    name = rungs._checkpoint_name(study.architecture(study.planned_rungs[0]["networks"][0]), steps)
+    (rungs_there.folder / "reports" / "there" / "checkpoints").mkdir(exist_ok=True)
+    (rungs_there.folder / "reports" / "there" / "checkpoints" / name).write_bytes(b"damaged")
+    done = rungs_there.run(resumed(one_node.address, workers=2))
+    assert done.returncode == 0, done.stderr
+    assert any("2 done" in line and "on Ray" in line for line in done.stderr.splitlines()), done.stderr
+    assert_same_rungs(rungs_here, rungs_there.folder)
+
+
+has_proc = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes in /proc")
+
+
+@has_proc
+def test_a_rung_whose_process_is_killed_continues_from_its_checkpoint(rungs_there, rungs_here, one_node):
+    process = rungs_there.start(resumed(one_node.address))
+    rungs_there.wait_until(lambda _: checkpoints_there(rungs_there.folder), "a network has a checkpoint")
+    (climbing,) = processes_that_climb()
+    os.kill(climbing, signal.SIGKILL)
+    _, output = process.communicate(timeout=500)
+    assert process.returncode == 0, output
+    given = [count for _, count, _ in rungs_there.log()]
+    assert given == ["0", "1", "0"], "the second process got the checkpoint of the first"
+    assert_same_rungs(rungs_here, rungs_there.folder)
+
+
+@has_proc
+def test_a_rung_moves_to_another_node(rungs_there, rungs_here, two_nodes):
+    node = two_nodes.add_node(num_cpus=1)
+    process = rungs_there.start(resumed(two_nodes.address, workers=2))
+    rungs_there.wait_until(lambda log: len(log) == 2 and checkpoints_there(rungs_there.folder), "both nodes train")
+    raylet = node.all_processes["raylet"][0].process.pid
+    (climbing,) = (pid for pid in processes_that_climb() if f"RAY_RAYLET_PID={raylet}\0" in environment(pid))
+    two_nodes.remove_node(node, allow_graceful=False)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(climbing, signal.SIGKILL)
+    _, output = process.communicate(timeout=500)
+    assert process.returncode == 0, output
+    assert len(rungs_there.log()) == 3
+    assert_same_rungs(rungs_here, rungs_there.folder)
+
+
+def test_a_rung_whose_driver_is_killed_continues_from_its_checkpoint(rungs_there, rungs_here, one_node):
+    """Without Ray, too: the checkpoints are those of a training in one process."""
+    process = rungs_there.start(resumed(one_node.address))
+    rungs_there.wait_until(lambda _: checkpoints_there(rungs_there.folder), "a network has a checkpoint")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = rungs_there.run(
+        "from nasspace.engine import loop\n"
+        "loop.resume('there', workers=1, on_event=lambda kind, text='', **_: print(text, flush=True))\n"
+    )
+    assert done.returncode == 0, done.stderr
+    epochs = [line for line in done.stderr.splitlines() if "training at 8x8, 1 of 2" in line]
+    assert epochs, done.stderr
+    assert "epoch 1 of 24" not in epochs[0]
+    assert_same_rungs(rungs_here, rungs_there.folder)
