@@ -2,10 +2,11 @@
 
     python benchmarks/kills.py [--kills 50] [--seed 0] [--postgresql URL] [--out reports/benchmarks/kills.md]
 
-`nas search --space shuffle --data digits` with a short recipe runs in four ways: in one process (accuracy and FLOPs,
-which one seed repeats), in one process with two rungs (killed from the first training of a rung on), on Ray with two
-workers and measured latency, and with its record in a PostgreSQL database (`--postgresql URL` of an empty database;
-left out without one). Each way runs once undisturbed, which takes T seconds.
+`nas search --space shuffle --data digits` with a short recipe runs in six ways: in one process (accuracy and FLOPs,
+which one seed repeats), in one process with two rungs (killed from the first training of a rung on), the same killed
+between rungs (within 0.3 s of the last epoch of a network at a rung), a search with rungs that has ended and goes on
+with more trials, on Ray with two workers and measured latency, and with its record in a PostgreSQL database
+(`--postgresql URL` of an empty database; left out without one). Each way runs once undisturbed, which takes T seconds.
 Then a search of another name is killed (SIGKILL) over and over, each time after a random time of up to T/2, and started
 again with `nas resume`: the moments fall into asking, measuring, training, the last rung, exports and the writing of
 tables. On Ray one kill in three hits a worker process. When a search has ended by itself, the next one starts, until
@@ -57,6 +58,16 @@ fidelity: {resolution: 16, epochs: 1, share: 0.5}
 rungs: [{epochs: 2, share: 0.5}, {epochs: 4}]
 """
 HASHED = ("weights.safetensors", "model.onnx", "preprocessing.json")
+LOW_RUNGS = """
+trials: 6
+sampler: gain
+objectives: [accuracy, flops]
+resolution: 16
+fidelity: {resolution: 8, epochs: 1}
+rungs: [{epochs: 2}, {epochs: 4}]
+"""
+LAST_EPOCH = r"training at .*epoch (\d+) of \1,"  # of a network at a rung
+BETWEEN = 0.3  # seconds after that within which a search is killed between rungs
 SHARE = 0.5  # of the time of an undisturbed search: the longest that a process may live before it is killed
 GRACE_SECONDS = 60.0  # in which processes of a killed search must have ended
 PHASES = (  # the first that fits the last line printed before a kill
@@ -78,7 +89,9 @@ class Way:
     second: str
     ray: bool = False
     recipe: str = RECIPE
-    after: str = ""  # a kill waits until this was printed
+    after: str = ""  # a kill waits until this pattern was printed, once or a few times,
+    within: float = 0.0  # and then for a random time of at most so many seconds; 0: of `SHARE` of the whole search
+    more: str = ""  # the search is finished first, and killed when it goes on with so many trials
     kills: Counter = field(default_factory=Counter)
     lost: int = 0
     twice: int = 0
@@ -100,10 +113,10 @@ class Way:
     def command(self, study: str) -> list[str]:
         """The command that starts the search, or resumes it if it has a record."""
         nas = [sys.executable, "-W", "ignore", "-m", "nasspace.cli"]
+        options = ["--space", "shuffle", "--data", "digits", "--recipe", "short.yaml", "--study", study, *self.options]
         if (self.folder / "reports" / study / "study.yaml").exists():
-            return [*nas, "resume", study]
-        options = ["--space", "shuffle", "--data", "digits", "--recipe", "short.yaml", "--study", study]
-        return [*nas, "search", *options, *self.options]
+            return [*nas, "search", *options, "--trials", self.more] if self.more else [*nas, "resume", study]
+        return [*nas, "search", *options]
 
     def start(self, study: str) -> subprocess.Popen:
         environment = {**os.environ, "TMPDIR": str(self.temporary), "NASSPACE_CACHE": str(self.folder / "cache")}
@@ -114,10 +127,11 @@ class Way:
 
     def run(self, study: str) -> None:
         """Run a search to its end."""
-        start = time.monotonic()
-        if status := self.start(study).wait():
-            self.wrong.append(f"{study}: exit status {status}: {self.printed()[-500:]}")
-        self.seconds = time.monotonic() - start
+        for _ in range(2 if self.more else 1):
+            start = time.monotonic()
+            if status := self.start(study).wait():
+                self.wrong.append(f"{study}: exit status {status}: {self.printed()[-500:]}")
+            self.seconds = time.monotonic() - start
 
     def printed(self) -> str:
         return (self.folder / "output.txt").read_text(errors="replace")
@@ -125,10 +139,11 @@ class Way:
     def kill(self, study: str, rng: random.Random, longest: float) -> bool:
         """Start, kill after a random time; False where the search ended before."""
         process = self.start(study)
-        while self.after not in self.printed() and process.poll() is None:
+        count = rng.randint(1, 3) if self.within else 1
+        while len(re.findall(self.after, self.printed())) < count and process.poll() is None:
             time.sleep(0.02)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            if status := process.wait(rng.uniform(0, longest)):
+            if status := process.wait(rng.uniform(0, self.within or longest)):
                 self.wrong.append(f"{study}: exit status {status}: {self.printed()[-500:]}")
             return False
         lines = [line for line in self.printed().splitlines() if line.strip()]
@@ -240,6 +255,9 @@ def campaign(way: Way, kills: int, rng: random.Random) -> str:
     while sum(way.kills.values()) < kills:
         study, way.known, way.known_trainings = f"killed-{way.searches}", {}, {}
         way.searches += 1
+        if way.more:
+            way.start(study).wait()
+            way.check(study)
         ended = False
         while sum(way.kills.values()) < kills and not ended:
             ended = not way.kill(study, rng, SHARE * whole)
@@ -271,6 +289,8 @@ def main() -> int:
         ways = [
             Way("one process", folder / "1", ["--objectives", "accuracy,flops"], "flops"),
             Way("two rungs", folder / "4", [], "flops", recipe=RUNGS, after="training at"),
+            Way("between rungs", folder / "5", [], "flops", recipe=LOW_RUNGS, after=LAST_EPOCH, within=BETWEEN),
+            Way("continued after rungs", folder / "6", [], "flops", recipe=LOW_RUNGS, more="10"),
             Way("two workers on Ray", folder / "2", ["--workers", "2"], "latency", ray=True),
         ]
         if given.postgresql:
