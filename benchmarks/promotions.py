@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from belief import VALIDATION, long_trainings, look, priors, seed_of, with_usual_settings
+from belief import VALIDATION, long_trainings, look, priors, seed_of, sizes, with_usual_settings
 from fidelities import FOLDER, PLAN, accuracy, budget, rows
 
 from nasspace.samplers import halving, pareto
@@ -72,7 +72,7 @@ def epochs_of(text: str, side: int) -> float:
 def believed(networks: Networks, looks: list[Look]) -> AccuracyBelief:
     name = networks.name
     full = PLAN[name].long.parts[0][1]
-    return AccuracyBelief(networks.sizes, looks, full, VALIDATION[name], networks.prior)
+    return AccuracyBelief(sizes(name, networks.numbers), looks, full, VALIDATION[name], networks.prior)
 
 
 def promising(networks: Networks, looks: list[Look], count: int, left: list[int] | None = None) -> list[int]:

@@ -19,6 +19,7 @@ from nasspace.errors import InputError
 from nasspace.samplers.observation import Bounds
 from nasspace.studies.objectives import COUNTED, OBJECTIVES
 from nasspace.studies.recipe import Recipe, short
+from nasspace.studies.schema import ACTIVATIONS
 
 if TYPE_CHECKING:
     from nasspace.data.loading import DataSet
@@ -135,7 +136,7 @@ class TrainingEvaluator:
         reason = violated_limit(values, self.limits)
         if violated_limit(values, self.limits if bounds is None else bounds.values):
             return Outcome(values, reason)
-        details: dict[str, Any] = {}
+        details: dict[str, Any] = {ACTIVATIONS: int(_count("activations", architecture))}
         if needs_latency(self.recipe):
             measured = self.measure(architecture)
             latency = measured.latency

@@ -12,11 +12,12 @@ the full training, on new images, for these reasons, and the model has a term fo
 
 A network may also have been judged with weights that all networks share. Such accuracies are far below those of own
 trainings, so only their differences say something: standardized, they are a measurement that has the correlation
-`inherited` with the differences between networks of equal FLOPs, at an unknown level.
+`inherited` with the differences between networks of equal counts, at an unknown level.
 
-Accuracies after full training vary about a line over the logarithm of FLOPs. All terms are normal, so the belief is
-a linear regression with correlated errors, solved at once. It pulls a network whose single look was lucky towards the
-line, so the best of many is not flattered (the winner's curse; Efron 2011, "Tweedie's formula and selection bias").
+Accuracies after full training vary about a linear function of the logarithms of FLOPs and activations, which rank
+networks before any training. All terms are normal, so the belief is a linear regression with correlated errors, solved
+at once. It pulls a network whose single look was lucky towards that function, so the best of many is not flattered (the
+winner's curse; Efron 2011, "Tweedie's formula and selection bias").
 
 The default `Prior` was chosen to agree with the trainings in `reports/benchmarks/fidelities`, of which it is close to
 the most probable; `benchmarks/belief.py` measures how often the intervals hold. NumPy alone solves the systems, since
@@ -32,7 +33,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 NORMAL_95 = 1.959963984540054  # the 97.5 % point of the normal distribution
-SPREADS = (0.03, 0.05, 0.08, 0.12, 0.18, 0.27, 0.4)  # candidate deviations of networks from the line
+SPREADS = (0.03, 0.05, 0.08, 0.12, 0.18, 0.27, 0.4)  # candidate deviations of networks of equal counts
 MAX_FITTED = 300  # looks that the spread is fitted to
 LEAST_GAIN_SD = 0.02  # that a learned prior has: another search trains other networks
 TINY = 1e-9  # variance in log odds
@@ -45,11 +46,13 @@ MIN_LOOKS = 4  # looks of one budget whose log losses can be compared
 class Prior:
     """What is expected before a study's own trainings; all in log odds, deviations are standard deviations."""
 
-    level: float = 1.5  # a network of average FLOPs after full training
+    level: float = 1.5  # a network of average counts after full training
     level_sd: float = 3.0
-    slope: float = 0.05  # per doubling of FLOPs
-    slope_sd: float = 0.05
-    spread: float = 0.12  # of networks about the line: the median of what is expected
+    slope: float = 0.03  # per doubling of FLOPs
+    slope_sd: float = 0.03
+    activation_slope: float = 0.06  # per doubling of activations
+    activation_slope_sd: float = 0.05
+    spread: float = 0.12  # of networks of equal counts: the median of what is expected
     spread_factor: float = 2.0  # by which the spread may be larger or smaller (one deviation)
     gain: float = 0.25  # per doubling of the training
     gain_sd: float = 0.09
@@ -62,6 +65,17 @@ class Prior:
     shared: float = 0.6  # share of the sampling variance that is common to all trainings
     inherited: float = 0.3  # correlation of accuracies with shared weights: below published ones, above those measured
     resolution_power: float = 0.7  # an epoch at half the resolution counts 0.5 ** this
+
+    @property
+    def slopes(self) -> np.ndarray:
+        """The slopes per doubling of FLOPs and of activations."""
+        return np.array([self.slope, self.activation_slope])
+
+    def slope_covariance(self, sizes: np.ndarray) -> np.ndarray:
+        """The covariance of networks that follows from the uncertain slopes; `sizes` are as in `AccuracyBelief`."""
+        deviations = np.array([self.slope_sd, self.activation_slope_sd])
+        scaled = sizes * deviations[: sizes.shape[1]]
+        return scaled @ scaled.T
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ class AccuracyBelief:
     """The belief about networks' accuracies after full training, from looks at some of them.
 
     Args:
-        sizes: FLOPs of each network; `Look.network` is an index into it.
+        sizes: FLOPs of each network, or its FLOPs and activations; `Look.network` is an index into it.
         looks: All looks, at least one.
         full_epochs: Epochs of the full training, at the deployment resolution.
         images: Number of new images that the accuracy of the intervals is measured on.
@@ -95,7 +109,7 @@ class AccuracyBelief:
 
     def __init__(
         self,
-        sizes: Sequence[float],
+        sizes: Sequence[float] | Sequence[Sequence[float]],
         looks: Sequence[Look],
         full_epochs: float,
         images: int,
@@ -105,8 +119,9 @@ class AccuracyBelief:
         self.prior = prior = prior or Prior()
         self.looks = list(looks)
         self._images = images
-        doublings = np.log2(np.maximum(np.asarray(sizes, float), 1.0))  # a network of pooling layers has 0 FLOPs
-        self._sizes = doublings - doublings.mean()
+        counts = np.asarray(sizes, float).reshape(len(sizes), -1)
+        doublings = np.log2(np.maximum(counts, 1.0))  # a network of pooling layers has 0 FLOPs
+        self._sizes = doublings - doublings.mean(axis=0)
         trained = [look for look in self.looks if look.epochs]  # the scale of the others follows from the spread
         terms = _Terms(trained, self._sizes, full_epochs, prior, steps)
         self.spread = self._fitted_spread(terms) if trained else prior.spread
@@ -115,7 +130,7 @@ class AccuracyBelief:
         self._mean, self._covariance, self._factor = self._posterior()
 
     def _fitted_spread(self, terms: _Terms) -> float:
-        """The most probable spread of networks about the line."""
+        """The most probable spread of networks of equal counts."""
         terms = terms.subset(MAX_FITTED)
 
         def log_probability(spread: float) -> float:
@@ -130,12 +145,12 @@ class AccuracyBelief:
         """Mean and covariance of the log odds after full training, and the Cholesky factor of the looks' covariance."""
         terms, prior = self._terms, self.prior
         factor = np.linalg.cholesky(terms.covariance(self.spread))
-        prior_covariance = prior.level_sd**2 + prior.slope_sd**2 * np.outer(self._sizes, self._sizes)
+        prior_covariance = prior.level_sd**2 + prior.slope_covariance(self._sizes)
         cross = prior_covariance[:, terms.network]
         prior_covariance[np.diag_indices_from(prior_covariance)] += self.spread**2
         cross[terms.network, np.arange(len(terms.network))] += self.spread**2
         half = np.linalg.solve(factor, cross.T)
-        mean = prior.level + prior.slope * self._sizes + half.T @ np.linalg.solve(factor, terms.residual)
+        mean = prior.level + _trend(self._sizes, prior) + half.T @ np.linalg.solve(factor, terms.residual)
         return mean, prior_covariance - half.T @ half, factor
 
     @property
@@ -203,7 +218,7 @@ class _Terms:
             alike = budget == kind
             observed[alike] = _inherited(observed[alike], size[alike], prior, spread)
         gained = prior.gain * self.missing + prior.early_gain * self.early
-        self.residual = observed - (prior.level + prior.slope * size - gained)
+        self.residual = observed - (prior.level + _trend(size, prior) - gained)
         far = np.maximum(self.missing, 0.0)
         root = np.where(inherited, UNKNOWN_SD, np.sqrt(prior.shared * variance))
         own = (
@@ -218,7 +233,7 @@ class _Terms:
         )  # the error of all trainings is one, that of shared weights another
         self.fixed = (
             prior.level_sd**2
-            + prior.slope_sd**2 * np.outer(size, size)
+            + prior.slope_covariance(size)
             + prior.gain_sd**2 * np.outer(self.missing, self.missing)
             + prior.early_gain_sd**2 * np.outer(self.early, self.early)
             + prior.gap_sd**2 * (budget[:, None] == budget) * np.minimum(1, np.outer(far, far))
@@ -237,8 +252,13 @@ class _Terms:
         return part
 
     def covariance(self, spread: float) -> np.ndarray:
-        """The covariance of the looks if networks vary about the line with this deviation."""
+        """The covariance of the looks if networks of equal counts vary with this deviation."""
         return self.fixed + spread**2 * (self.network[:, None] == self.network)
+
+
+def _trend(sizes: np.ndarray, prior: Prior) -> np.ndarray:
+    """What the prior expects of networks by their counts, without the level; `sizes` are as in `AccuracyBelief`."""
+    return sizes @ prior.slopes[: sizes.shape[1]]
 
 
 def missing_doublings(epochs: Sequence[tuple[float, float]], full_epochs: float, prior: Prior) -> float:
@@ -280,12 +300,12 @@ def _inherited(observed: np.ndarray, sizes: np.ndarray, prior: Prior, spread: fl
 
     Their trend over sizes is replaced by the prior's: it shows how the shared weights suit large networks.
     """
-    centered = sizes - sizes.mean()
-    slope = centered @ observed / (centered @ centered) if centered.any() else 0.0
-    rest = observed - observed.mean() - slope * centered
+    centered = sizes - sizes.mean(axis=0)
+    slopes, *_ = np.linalg.lstsq(centered, observed - observed.mean(), rcond=None)
+    rest = observed - observed.mean() - centered @ slopes
     scale = rest.std()
     standardized = rest / scale if scale > TINY else np.zeros_like(rest)
-    return prior.level + prior.slope * sizes + standardized * spread / prior.inherited
+    return prior.level + _trend(sizes, prior) + standardized * spread / prior.inherited
 
 
 def quality(accuracies: Sequence[float], log_losses: Sequence[float | None], images: float | np.ndarray) -> np.ndarray:

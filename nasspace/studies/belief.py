@@ -11,7 +11,7 @@ import numpy as np
 
 from nasspace.samplers import pareto
 from nasspace.samplers.accuracy_belief import AccuracyBelief, Look, Prior
-from nasspace.studies.schema import LAST_RUNG, RUNG
+from nasspace.studies.schema import ACTIVATIONS, LAST_RUNG, RUNG
 from nasspace.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -133,21 +133,25 @@ def believe(
     if not prior or not data:
         return None
     records = _records(attributes)
-    looks, sizes, numbers, found = [], [], [], {}
+    looks, numbers, found = [], [], {}
+    sizes: list[tuple[float, ...]] = []
     for trial in trials:
         values = trial.user_attrs["values"]
         if "accuracy" in values:
             looks += _looks(len(numbers), trial, settings, records.get(trial.number, ()))
             numbers.append(trial.number)
-            sizes.append(values["flops"])
+            counts = (values["flops"], trial.user_attrs.get(ACTIVATIONS))
+            # A study of an earlier version shows the same front as before.
+            sizes.append(counts if "activation_slope" in prior and counts[1] is not None else counts[:1])
             found[trial.number] = values["accuracy"]
     if not looks:
         return None
     known = {name: value for name, value in prior.items() if name in Prior.__dataclass_fields__}
     recipe = settings["recipe"]
     batch = (recipe.get("training") or {}).get("batch_size", TrainingSettings.batch_size)
+    columns = min(map(len, sizes))
     belief = AccuracyBelief(
-        sizes,
+        [counts[:columns] for counts in sizes],
         looks,
         recipe["full"]["epochs"],
         data["validation"],

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 VERSION = 1
 RUNGS = "rungs"  # study attribute: the rungs between the search and the last rung, with the networks promoted to each
 RUNG = "rung:"  # study attribute, followed by a rung's index and a trial's number, as in rung:0:12: its training there
+ACTIVATIONS = "activations"  # trial attribute: elements of the outputs of convolutions and linear layers
 LAST_RUNG = "last_rung:"  # study attribute, followed by a trial's number: its training at the deployment resolution
 DEPLOYED = (
     "deployed:"  # study attribute, followed by a trial's number: the accuracy of its exported file, or why it failed
@@ -96,6 +97,8 @@ class BeliefPart(_Part):
     level_sd: Deviation
     slope: LogOdds
     slope_sd: Deviation
+    activation_slope: LogOdds = 0.0  # not used in studies of earlier versions
+    activation_slope_sd: DeviationOrNone = 0.0
     spread: Deviation
     spread_factor: Annotated[float, Field(ge=1.01, le=100)]
     gain: LogOdds
@@ -232,6 +235,7 @@ class TrialPart(_Part):
     seconds: Number | None = None
     latency_interval: Interval | None = None
     layers_ms: list[Number] | None = None
+    activations: Annotated[int, Field(ge=0)] | None = None
     training: Training | None = None
 
 

@@ -91,6 +91,7 @@ def test_inside_the_limits_it_is_trained_and_repeats(digits, architecture):
     first, second = evaluator(architecture), evaluator(architecture)
     assert 0 < first.values["accuracy"] <= 1
     assert first.values == second.values
+    assert first.details["activations"] == cost(architecture).activations, "which the belief uses"
     assert all(first.weights[name].equal(second.weights[name]) for name in first.weights)
 
 

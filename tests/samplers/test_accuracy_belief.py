@@ -20,11 +20,12 @@ def odds(accuracy):
 
 def simulated(rng, networks=20, images=400, prior=PRIOR):
     """A study drawn from the prior: sizes, looks of every network at SHORT and a third at LONG, and test accuracies."""
-    sizes = 10 ** rng.uniform(6, 8, networks)
-    size = np.log2(sizes) - np.log2(sizes).mean()
+    flops = 10 ** rng.uniform(6, 8, networks)
+    sizes = np.column_stack([flops, np.sqrt(flops) * 10 ** rng.uniform(1, 2, networks)])  # with activations
+    size = np.log2(sizes) - np.log2(sizes).mean(axis=0)
     level = 1.2 + 0.3 * rng.standard_normal()
-    slope = prior.slope + prior.slope_sd * rng.standard_normal()
-    truth = level + slope * size + prior.spread * rng.standard_normal(networks)
+    slopes = prior.slopes + (prior.slope_sd, prior.activation_slope_sd) * rng.standard_normal(2)
+    truth = level + size @ slopes + prior.spread * rng.standard_normal(networks)
     gain = prior.gain + prior.gain_sd * rng.standard_normal()
     looks = []
     common = rng.standard_normal()
@@ -52,6 +53,14 @@ def test_intervals_hold_the_test_accuracy_of_full_trainings():
         inside += int(((low <= found) & (found <= high)).sum())
         total += len(found)
     assert 0.9 <= inside / total <= 0.99
+
+
+def test_networks_of_equal_flops_differ_by_their_activations():
+    looks = [Look(i, SHORT, SHORT, 0.7, 400) for i in range(5)]
+    activations = [1e4, 2e4, 4e4, 8e4, 16e4]
+    expected = AccuracyBelief([(1e6, each) for each in activations], looks, 25, 400).expected
+    assert np.all(np.diff(expected) > 0)
+    assert AccuracyBelief([(1e6,)] * 5, looks, 25, 400).expected == pytest.approx([expected[2]] * 5, abs=0.01)
 
 
 def test_the_best_of_many_is_not_flattered():

@@ -67,6 +67,19 @@ def test_every_member_has_an_interval_and_the_front_is_that_of_the_expected_accu
         assert rows[member["id"]]["accuracy_low"] == member["accuracy_low"]
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+def test_activations_count_but_not_in_a_study_of_an_earlier_version(study, earlier):
+    prior = {name: value for name, value in asdict(Prior()).items() if not (earlier and "activation" in name)}
+    trials, attributes = study.frozen("COMPLETE"), study.record.user_attrs
+    settings = {**study.settings, "belief": prior}
+    without = believe(settings, trials, attributes)
+    for trial in trials:
+        trial.user_attrs["activations"] = 10**4 * (1 + trial.number)
+    found = believe(settings, trials, attributes)
+    same = [found.expected(number) == without.expected(number) for number in found.numbers]
+    assert all(same) if earlier else not any(same)
+
+
 def test_ties_are_mutual(study):
     ties = {member["id"]: set(member["accuracy_ties"]) for member in study.document()["front"]}
     for one, others in ties.items():
