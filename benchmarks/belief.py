@@ -32,16 +32,18 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from fidelities import FOLDER, PLAN, accuracy, budget, rows
+from fidelities import EQUAL, FOLDER, PLAN, Task, accuracy, budget, narrower, networks_of, rows
 from samplers import TABLE
 from scipy.stats import kendalltau
 
+from nasspace.counting import cost
 from nasspace.samplers.accuracy_belief import AccuracyBelief, Look, Prior, missing_doublings, quality
 from nasspace.studies.belief import StudyBelief
 
@@ -49,6 +51,7 @@ VALIDATION = {"cifar10-12k": 2000, "fashion-10k": 2000, "clothing10": 341}
 LEAST = 5  # networks
 SCORES = FOLDER.parent / "scores.csv"
 COUNTS = ("flops", "activations", "units")
+CRITERIA = ("accuracy", "log loss", "both", "expected")
 NONE = 1e-9
 WHEN = ("val_e12", "test_e200")
 STEM, CONVOLUTION = 53_000, 143_360  # activations of a cell network without its cells, and of an edge in all 15 cells
@@ -66,14 +69,23 @@ def epochs_of(name: str, text: str) -> tuple[tuple[float, float], ...]:
     return tuple((count * share, size / side) for size, count in budget(text.split()[0]).parts)
 
 
-def with_usual_settings(table: list[dict]) -> dict[tuple[str, str, str], dict[int, dict]]:
-    """The rows of short trainings by set, budget and seed, and then by network; without changed settings."""
+def short_trainings(table: list[dict]) -> dict[tuple[str, str, str], dict[int, dict]]:
+    """The rows of short trainings by set, budget and seed, and then by network."""
     found: dict[tuple[str, str, str], dict[int, dict]] = defaultdict(dict)
     for row in table:
-        changed = [word for word in row["budget"].split()[1:] if not word.startswith("share=")]
-        if row["budget"] != PLAN[row["set"]].long.name and not changed:
+        if row["budget"] != PLAN[row["set"]].long.name:
             found[row["set"], row["budget"], row["seed"]][int(row["network"])] = row
     return found
+
+
+def with_usual_settings(table: list[dict]) -> dict[tuple[str, str, str], dict[int, dict]]:
+    """Those of `short_trainings` without changed settings, one seed of each budget, of all networks if there is one."""
+    found = {
+        (name, text, seed): each
+        for (name, text, seed), each in short_trainings(table).items()
+        if all(word.startswith("share=") for word in text.split()[1:])
+    }
+    return {key: each for key, each in found.items() if key[2] == seed_of(table, *key[:2])}
 
 
 def long_trainings(table: list[dict], name: str) -> dict[int, list[dict]]:
@@ -122,24 +134,37 @@ class Judged:
     tau: float  # of the accuracies with the true quality, as the belief expects it
 
 
-def judged(table: list[dict], name: str, text: str, seed: str, prior: Prior) -> Judged | None:
-    """Believe in the networks of a set after one budget; None for fewer than `LEAST`."""
-    held, long = with_usual_settings(table), long_trainings(table, name)
-    numbers = sorted(number for number in held[name, text, seed] if long[number])
+def judged(
+    table: list[dict], name: str, text: str, seeds: Sequence[str], prior: Prior, among: Sequence[int] | None = None
+) -> Judged | None:
+    """Believe in the networks of a set, or `among` some, after one budget with each seed; None for fewer than `LEAST`.
+
+    Of several seeds, accuracies and log losses are means.
+    """
+    held, long = short_trainings(table), long_trainings(table, name)
+    numbers = sorted(
+        number
+        for number in (range(PLAN[name].networks) if among is None else among)
+        if long[number] and all(number in held[name, text, seed] for seed in seeds)
+    )
     if len(numbers) < LEAST:
         return None
-    steps = [text] if "share=" in text else [one.name for one in budget(text).prefixes]
+    steps = [text] if " " in text else [one.name for one in budget(text).prefixes]
     looks = [
         look(i, name, step, row)
         for step in steps
         for i, number in enumerate(numbers)
+        for seed in seeds
         if (row := held.get((name, step, seed), {}).get(number))
     ]
-    last = [held[name, text, seed][number] for number in numbers]
+
+    def means(column: str) -> np.ndarray:
+        return np.array([np.mean([float(held[name, text, seed][n][column]) for seed in seeds]) for n in numbers])
+
     belief = AccuracyBelief(sizes(name, numbers), looks, PLAN[name].long.parts[0][1], VALIDATION[name], prior)
     values = {
-        "accuracy": np.array([float(row["validation_accuracy"]) for row in last]),
-        "log loss": np.array([-float(row["validation_log_loss"]) for row in last]),
+        "accuracy": means("validation_accuracy"),
+        "log loss": -means("validation_log_loss"),
         "expected": belief.expected,
     }
     values["both"] = quality(values["accuracy"], list(-values["log loss"]), VALIDATION[name])
@@ -186,7 +211,7 @@ def report(table: list[dict]) -> None:
     inside, total = 0, 0
     ceilings = {name: ceiling(table, name) for name in PLAN}
     for name, text, seed in sorted(with_usual_settings(table)):
-        if not (found := judged(table, name, text, seed, own[name])):
+        if not (found := judged(table, name, text, [seed], own[name])):
             continue
         hits = [low <= one <= high for low, high, each in zip(found.low, found.high, found.tests, strict=True)
                 for one in each]  # fmt: skip
@@ -233,12 +258,14 @@ def pooled(table: list[dict], own: dict[str, Prior]) -> None:
            {name: each[step] for name, each in ladders.items()} for step in range(4)},
     }  # fmt: skip
     for label, by_set in texts.items():
-        sets = {name: judged(table, name, text, seed_of(table, name, text), own[name]) for name, text in by_set.items()}
+        sets = {
+            name: judged(table, name, text, [seed_of(table, name, text)], own[name]) for name, text in by_set.items()
+        }
         if any(each is None or len(each.numbers) < PLAN[name].networks for name, each in sets.items()):
             print(f"| {label} | not trained yet for all networks | | | | |")
             continue
         cost = float(np.mean([pixels(text) / pixels("32x8") for text in by_set.values()]))
-        for criterion in ("accuracy", "log loss", "both", "expected"):
+        for criterion in CRITERIA:
             print_row(label, cost, criterion, [(each.values[criterion], each.truth) for each in sets.values()])
     ceilings = {name: ceiling(table, name) for name in PLAN}
     each = ", ".join(f"{name} {value:.2f}" for name, value in ceilings.items())
@@ -296,7 +323,7 @@ def compare(table: list[dict], what: str, priors_by_label: dict[str, dict[str, f
         row = [label, f"{likelihood(table, replace(Prior(), **changes)) - default:+.1f}"]
         for text in ("32x4", "32x8"):
             sets = [
-                judged(table, name, text, seed_of(table, name, text), replace(own[name], **changes)) for name in PLAN
+                judged(table, name, text, [seed_of(table, name, text)], replace(own[name], **changes)) for name in PLAN
             ]
             halves = [
                 np.mean([tau(one.values["expected"][i::2], one.truth[i::2]) for one in sets if one]) for i in (0, 1)
@@ -320,6 +347,48 @@ def likelihood(table: list[dict], prior: Prior) -> float:
         scaled = np.linalg.solve(belief._factor, belief._terms.residual)
         total += float(-0.5 * scaled @ scaled - np.log(np.diag(belief._factor)).sum())
     return total
+
+
+def compare_candidates(table: list[dict]) -> None:
+    """Print how trainings rank networks that cost at most as much as the first `quick`."""
+    own = priors(table)
+    kinds = [(one.name, seeds) for one in EQUAL for seeds in (["10"], ["10", "11"])]
+    print("| trained | cost | networks |" + "".join(f" {criterion} |" for criterion in CRITERIA) + "\n|" + " -- |" * 7)
+    for half, first in (("even", 0), ("odd", 1)):
+        for text, seeds in kinds:
+            sets = [
+                judged(table, name, text, seeds, own[name], range(first, task.networks, 2))
+                for name, task in PLAN.items()
+            ]
+            whole = [one for one, task in zip(sets, PLAN.values(), strict=True) if one and is_half(one, task)]
+            if len(whole) < len(PLAN):  # not trained yet
+                continue
+            pairs = [[(one.values[criterion], one.truth) for one in whole] for criterion in CRITERIA]
+            label = text + (", two seeds" if len(seeds) > 1 else "")
+            print(f"| {label} | {len(seeds) * expense(text):.2f} | {half} | " + " | ".join(map(taus, pairs)) + " |")
+
+
+def is_half(found: Judged, task: Task) -> bool:
+    """Whether half of a set's networks were judged."""
+    return len(found.numbers) == task.networks // 2
+
+
+def taus(pairs: list[tuple[np.ndarray, np.ndarray]]) -> str:
+    """Tau as the mean of the sets, with the 95 % interval of the bootstrap over networks."""
+    low, high = np.quantile(resampled(pairs), [0.025, 0.975])
+    return f"{np.mean([tau(*pair) for pair in pairs]):.2f} ({low:.2f} to {high:.2f})"
+
+
+def expense(text: str) -> float:
+    """Multiply-adds of a training relative to those of `32x8`, as the mean of the sets."""
+    share = 1.0
+    if match := re.search(r"width=([\d.]+)", text):
+        shares = []
+        for name in PLAN:
+            networks = networks_of(name, 1 if name == "fashion-10k" else 3)
+            shares += [cost(narrower(one, float(match[1]))).flops / cost(one).flops for one in networks]
+        share = float(np.mean(shares))
+    return share * pixels(text.split()[0]) / pixels("32x8")
 
 
 def compare_on_cells(samples: int = 150, networks: int = 20) -> None:
@@ -352,12 +421,15 @@ def main() -> None:
     parser.add_argument("--drifts", type=lambda text: [float(each) for each in text.split(",")])
     parser.add_argument("--counts", action="store_true")
     parser.add_argument("--cells", action="store_true")
+    parser.add_argument("--candidates", action="store_true")
     arguments = parser.parse_args()
     table = rows(arguments.table)
     if arguments.drifts:
         compare(table, "drift_sd", {f"{drift:g}": {"drift_sd": drift} for drift in arguments.drifts})
     elif arguments.cells:
         compare_on_cells()
+    elif arguments.candidates:
+        compare_candidates(table)
     elif arguments.counts:
         compare(table, "expected by", BY_COUNTS)
     else:

@@ -1,7 +1,7 @@
 """How well short trainings rank networks: resumable runs, and a table of Kendall's tau.
 
     python benchmarks/fidelities.py train --cifar10-12k DIR --clothing10 DIR --fashion-10k installed
-        [--device cpu] [--processes 2] [--only SET/BUDGET]
+        [--device cpu] [--processes 2] [--only SET/BUDGET] [--half even]
     python benchmarks/fidelities.py pack SET PLACE FILE.npz     for a machine that has nothing else
     python benchmarks/fidelities.py list | report
 
@@ -67,7 +67,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Budget:
-    """A training budget: resolutions with the epochs at each, share of the images, and changed settings.
+    """A training budget: resolutions with the epochs at each, share of the images, changed settings, share of channels.
 
     Several parts are the rungs of a search: each continues with the weights of the part before it, at `RATE` times the
     learning rate (`nasspace.engine.last_rung`).
@@ -76,12 +76,14 @@ class Budget:
     parts: tuple[tuple[int, int], ...]  # (resolution, epochs), one after the other
     share: float = 1.0
     changed: dict[str, Any] = field(default_factory=dict)
+    width: float = 1.0  # of the network that is trained in place of the one that is ranked
 
     @property
     def name(self) -> str:
         """Such as `32x8`, `16x6+32x4` or `32x8 average=0.99`."""
         words = ["+".join(f"{side}x{epochs}" for side, epochs in self.parts)]
         words += [f"share={self.share:g}"] if self.share != 1 else []
+        words += [f"width={self.width:g}"] if self.width != 1 else []
         return " ".join([*words, *(f"{key}={value}" for key, value in self.changed.items())])
 
     @property
@@ -91,9 +93,9 @@ class Budget:
 
 
 def budget(text: str, **changed: Any) -> Budget:
-    share = changed.pop("share", 1.0)
+    share, width = changed.pop("share", 1.0), changed.pop("width", 1.0)
     parts = tuple(tuple(map(int, part.split("x"))) for part in text.split("+"))
-    return Budget(parts, share, changed)
+    return Budget(parts, share, changed, width)
 
 
 @dataclass(frozen=True)
@@ -107,37 +109,25 @@ class Task:
     budgets: tuple[tuple[Budget, tuple[int, ...]], ...]
 
 
-SMALL = (  # for images of 32 pixels; 32x8 was the first `quick`
-    budget("32x4+32x3+32x6+32x12"),
+EQUAL = (  # at the cost of 32x8, the first `quick`, at most; compared on all sets
     budget("32x8"),
     budget("32x4"),
-    budget("24x12"),
-    budget("16x16"),
     budget("32x8", average=0.99),
-    budget("32x16", share=0.5),
-    budget("16x8+32x4"),
     budget("32x8", learning_rate=0.4),
+    budget("32x16", width=0.5),
+    budget("16x16+32x4"),
+    budget("32x8", learning_rate=0.1),
     budget("32x8", batch_size=32),
-    budget("32x8", label_smoothing=0.0),
-    budget("32x16"),
-    budget("32x2"),
+    budget("24x14"),
 )
+SMALL = (budget("32x4+32x3+32x6+32x12"), *EQUAL, budget("32x16"), budget("32x2"))  # for images of 32 pixels
 MIDDLE = (  # for images of 64 pixels
     budget("32x4+64x3+64x6+64x12"),
-    budget("32x8"),
+    *EQUAL,
+    budget("64x8"),
     budget("48x5"),
-    budget("32x5+64x2"),
-    budget("40x6"),
-    budget("32x8", average=0.99),
-    budget("32x8", learning_rate=0.4),
-    budget("32x8", batch_size=32),
-    budget("24x12"),
-    budget("32x16"),
-    budget("32x24"),
-    budget("48x10"),
     budget("64x12"),
     budget("64x3"),
-    budget("32x4"),
 )
 
 
@@ -214,6 +204,17 @@ def networks_of(name: str, channels: int) -> list[Architecture]:
     return chosen
 
 
+def narrower(architecture: Architecture, width: float) -> Architecture:
+    """A network with a share of each layer's channels; equal widths stay equal, and groups keep dividing them."""
+    layers = [layer.to_dict() for layer in architecture.layers]
+    for layer in layers[:-1]:  # not the classifier
+        if "out" in layer:
+            steps = [step for step in (24, 12, 8) if layer["out"] % step == 0] or [4]
+            step = next((step for step in steps if step <= layer["out"] * width), steps[-1])
+            layer["out"] = max(step, step * round(layer["out"] * width / step))
+    return Architecture.of(layers, input=architecture.input, classes=architecture.classes)
+
+
 def jobs() -> list[tuple[str, int, Budget, int]]:
     """Every training of the campaign as (set, network, budget, seed): long ones first, then candidate by candidate."""
     first = [
@@ -238,7 +239,7 @@ def trainings(
     architecture: Architecture, data: DataSet, how: Budget, seed: int, device: str
 ) -> Iterator[tuple[Budget, torch.nn.Module, float]]:
     """Train a network part by part; yields the budget so far, the network, and the mean loss of the last epoch."""
-    model = build(architecture, seed=seed)
+    model = build(architecture if how.width == 1 else narrower(architecture, how.width), seed=seed)
     settings = TrainingSettings.from_mapping(how.changed)
     for number, done in enumerate(how.prefixes):
         if number == 1:
@@ -407,11 +408,12 @@ def rows(table: Path) -> list[dict]:
     return list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
 
 
-def run(places: dict[str, str], device: str, processes: int, only: str, seconds: float, table: Path) -> None:
+def run(places: dict[str, str], device: str, processes: int, only: str, half: str, seconds: float, table: Path) -> None:
     """Train what is missing in the table."""
     held = {key_of(row) for row in rows(table)}
     left = [job for job in jobs() if (job[0], job[1], job[2].name, job[3]) not in held]
     left = [job for job in left if only in f"{job[0]}/{job[2].name}/{job[3]}" and job[0] in places]
+    left = [job for job in left if half in ("", ("even", "odd")[job[1] % 2])]
     print(f"{len(held)} trainings are done, {len(left)} are left", flush=True)
     names = sorted({job[0] for job in left})
     sets = {}
@@ -540,6 +542,7 @@ def main() -> None:
     train.add_argument("--device", default="cpu")
     train.add_argument("--processes", type=int, default=2)
     train.add_argument("--only", default="", help="part of SET/BUDGET/SEED")
+    train.add_argument("--half", choices=("even", "odd"), default="", help="only networks of even or odd number")
     train.add_argument("--seconds", type=float, default=math.inf, help="start no training after so long")
     train.add_argument("--table", type=Path, default=FOLDER / "trainings.csv")
     verbs.add_parser("list")
@@ -572,7 +575,15 @@ def main() -> None:
         "fashion-10k": arguments.fashion_10k,
     }
     places = {name: None if place == "installed" else place for name, place in given.items() if place}
-    run(places, arguments.device, arguments.processes, arguments.only, arguments.seconds, arguments.table)
+    run(
+        places,
+        arguments.device,
+        arguments.processes,
+        arguments.only,
+        arguments.half,
+        arguments.seconds,
+        arguments.table,
+    )
 
 
 if __name__ == "__main__":

@@ -148,20 +148,25 @@ def mark_nightly(config: pytest.Config, items: list[pytest.Item]) -> None:
                 unused.discard((test, pattern))
                 item.add_marker(pytest.mark.nightly)
                 item.add_marker(pytest.mark.slow)
-    if getattr(config.option, "lf", False):  # collects a part of each file
+    if getattr(config.option, "lf", False) or is_one_named(config):  # only a part of each file is collected
         return
     collected = {item.path.stem for item in items}
     if wrong := sorted(f"{test} {pattern}" for test, pattern in unused if test.partition("::")[0] in collected):
         raise pytest.UsageError(f"NIGHTLY in tests/conftest.py: no test matches {', '.join(wrong)}")
 
 
+def is_one_named(config) -> bool:
+    """Whether the command line names a test."""
+    return any("::" in argument for argument in config.args)
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marks
 def pytest_collection_modifyitems(config, items):
-    """Mark nightly tests, unless tests are named one by one; run the slowest files first.
+    """Mark nightly tests; one that is named runs all the same, with `-m nightly`, too. Run the slowest files first.
 
     With `--dist loadfile` all processes then end at about the same time.
     """
-    if not any("::" in argument for argument in config.args):
+    if config.option.markexpr == "nightly" or not is_one_named(config):
         mark_nightly(config, items)
     items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
 

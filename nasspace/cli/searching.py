@@ -251,12 +251,12 @@ def _print_front(study: Study, json: bool) -> None:
         printing.print_message(f"{number} more to train at the deployment resolution: run `nas resume {name}`")
     if document["ended_early"]:
         printing.print_message(f"the search ended early: {document['ended_early']}")
-    if snapshot.ranking:
-        printing.print_message(snapshot.ranking)
-    if snapshot.recommendation:
-        printing.print_message(snapshot.recommendation)
-    if snapshot.possible_members:
-        printing.print_message(snapshot.possible_members)
+    if snapshot.ranking_note:
+        printing.print_message(snapshot.ranking_note)
+    if snapshot.recommendation_note:
+        printing.print_message(snapshot.recommendation_note)
+    if snapshot.may_belong_note:
+        printing.print_message(snapshot.may_belong_note)
     if document["budget_use"]:
         printing.print_message(document["budget_use"])
     if predictor := document["latency_predictor"]:

@@ -578,11 +578,11 @@ def _notes(front: Front) -> Iterator[str]:
                 "the deployment resolution is expected to reach on new images, with its 95 % interval. It is what "
                 "networks are compared by. Members whose difference may be zero are listed under 'same accuracy'."
             )
-        if text := front.ranking:
+        if text := front.ranking_note:
             yield f"{text[0].upper()}{text[1:]}."
         if why := front.settings.get("resolution_why"):
             yield f"The deployment resolution is {front.resolution}: {why}."
-    if text := front.budget_use:
+    if text := front.budget_note:
         yield f"{text[0].upper()}{text[1:]}."
     if accuracy and not front.data:
         yield "Accuracy is what the evaluator of this search gave."

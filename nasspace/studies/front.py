@@ -215,7 +215,7 @@ class Front:
             "resolution": self.resolution,
             "resolution_why": self.settings.get("resolution_why"),
             "untrained": self.untrained,
-            "budget_use": self.budget_use or None,
+            "budget_use": self.budget_note or None,
             "ended_early": self.ended_early or None,
             "recommended": self.recommended,
             "knee": self.knee,
@@ -243,7 +243,7 @@ class Front:
         return min(tied, key=lambda member: (cost.to_minimize(member.row[cost.column]), member.id)).id
 
     @property
-    def recommendation(self) -> str:
+    def recommendation_note(self) -> str:
         """Which member is recommended, and why; empty without intervals of accuracy, and where there is no choice."""
         if len(self.members) < 2 or all(member.accuracy_ties is None for member in self.members):
             return ""
@@ -260,7 +260,7 @@ class Front:
         return [{"id": number, "probability": round(one, 4)} for number, one in self.may_belong.items()]
 
     @property
-    def possible_members(self) -> str:
+    def may_belong_note(self) -> str:
         """Which other networks may be on the front after full training, the most probable first; empty without any."""
         if not self.may_belong:
             return ""
@@ -313,7 +313,7 @@ class Front:
         return "accuracy_expected" if name == "accuracy" else OBJECTIVES[name].column
 
     @property
-    def ranking(self) -> str:
+    def ranking_note(self) -> str:
         """How well the search's accuracies rank networks, in words; empty without an accuracy after full training."""
         if not any(row.get("accuracy_low") is not None for row in self.trials):
             return ""
@@ -325,7 +325,7 @@ class Front:
         return "how well the accuracies of the search rank networks is not known: fewer than five were evaluated"
 
     @property
-    def budget_use(self) -> str:
+    def budget_note(self) -> str:
         """Why the front ends far below the latency limit, as a sentence; empty if it does not."""
         limit = self.limits.get("latency")
         front = [member.row["latency_ms"] for member in self.members if has_value(member.row["latency_ms"])]

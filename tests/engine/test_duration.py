@@ -80,7 +80,7 @@ def test_a_front_far_below_its_target_is_noted(tmp_path, monkeypatch):
     space = Space.from_text(SPACE.replace("[8, 16]", "8"), "few.yaml")
     study = loop.search(space, evaluator=scored, trials=4, latency_target_ms=4.5, sampler="random", study="s")
     assert study.trials()["latency_ms"].max() == 5.0
-    assert study.snapshot().budget_use == (
+    assert study.snapshot().budget_note == (
         "the slowest network of the front takes 2 ms of 4.5 ms: no slower network was better among 3 networks "
         "tried, the slowest of which takes 4 ms"
     )

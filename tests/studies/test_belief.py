@@ -51,7 +51,7 @@ def test_a_study_of_an_earlier_version_has_no_belief_and_its_front(before):
         assert (member["accuracy_low"], member["accuracy_high"], member["accuracy_ties"]) == (None, None, None)
         assert member["accuracy_expected"] == member["accuracy"]
     assert document["fidelity_tau"] is None
-    assert before.snapshot().ranking == ""
+    assert before.snapshot().ranking_note == ""
     assert document["may_belong"] is None
 
 
@@ -97,21 +97,21 @@ def test_the_recommended_member_is_the_fastest_of_those_tied_with_the_best(study
 
 def test_the_recommendation_names_what_decided(study):
     front = study.snapshot()
-    assert front.recommendation.startswith(f"recommended: trial {front.recommended}, the fastest one")
+    assert front.recommendation_note.startswith(f"recommended: trial {front.recommended}, the fastest one")
     recipe = {**front.recipe, "objectives": ["accuracy", "flops"]}
     counted = dataclasses.replace(front, settings={**front.settings, "recipe": recipe})
-    assert "the one with the lowest FLOPs" in counted.recommendation
+    assert "the one with the lowest FLOPs" in counted.recommendation_note
 
 
 def test_how_the_search_ranks_is_said_or_that_it_is_not_known(study):
     front = study.snapshot()
-    assert front.ranking.endswith("is not known: fewer than five were evaluated")
+    assert front.ranking_note.endswith("is not known: fewer than five were evaluated")
     known = dataclasses.replace(front, fidelity_tau={"value": 0.6, "low": 0.2, "high": 0.8})
-    assert known.ranking.endswith("the true order of the networks after full training: 0.60 (0.20 to 0.80)")
+    assert known.ranking_note.endswith("the true order of the networks after full training: 0.60 (0.20 to 0.80)")
 
 
 def test_nothing_is_recommended_without_intervals(before):
-    assert before.snapshot().recommendation == ""
+    assert before.snapshot().recommendation_note == ""
 
 
 def test_a_further_training_moves_the_belief(study):
@@ -224,11 +224,11 @@ def test_networks_that_may_belong_to_the_front_are_listed_and_are_no_members(dom
     assert listed["id"] == 1
     assert records.LEAST_PROBABLE <= listed["probability"] < 0.6
     probability = f"{listed['probability']:.0%}"
-    assert front.possible_members == f"may also belong to the front after full training: trial 1 ({probability})"
+    assert front.may_belong_note == f"may also belong to the front after full training: trial 1 ({probability})"
     many = dataclasses.replace(front, may_belong={number: 0.9 - 0.1 * number for number in range(7)})
-    assert many.possible_members.startswith("may also belong to the front after full training: trial 0 (90%), trial 1")
-    assert many.possible_members.endswith("trial 4 (50%), and 2 more")
-    assert dataclasses.replace(front, may_belong={}).possible_members == ""
+    assert many.may_belong_note.startswith("may also belong to the front after full training: trial 0 (90%), trial 1")
+    assert many.may_belong_note.endswith("trial 4 (50%), and 2 more")
+    assert dataclasses.replace(front, may_belong={}).may_belong_note == ""
 
 
 def test_networks_that_were_not_trained_at_the_deployment_resolution_are_compared_too(dominated):
@@ -254,7 +254,7 @@ def test_members_are_not_listed_again(study):
 
 def test_nothing_may_belong_without_a_belief(before):
     assert before.document()["may_belong"] is None
-    assert before.snapshot().possible_members == ""
+    assert before.snapshot().may_belong_note == ""
 
 
 def test_the_rank_correlation_of_many_networks_is_computed_from_some_of_them(monkeypatch):
