@@ -34,6 +34,7 @@ QUIET = {  # disables the tables, signal handlers and logs of Tune: the study is
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
 }
+OWN_CLUSTER = {"RAY_worker_niceness": "0"}  # the search's own priority: at Ray's 15, other work would slow latencies
 INSTALLED = ("site-packages", "dist-packages")  # folders of installed packages
 log = logging.getLogger(__name__)
 QUICK = 20.0  # seconds of waiting for a node that are not reported
@@ -64,7 +65,7 @@ def connect(recipe: Recipe, payload_bytes: int = 0, resume_command: str = "nas r
     `resume_command` is named to the user if the cluster dies. Raises `InputError` for an address that cannot be used,
     `Interrupted` if the cluster dies.
     """
-    variables = {} if recipe.ray is None else connection_environment(recipe.ray)
+    variables = OWN_CLUSTER if recipe.ray is None else connection_environment(recipe.ray)
     handler = signal.getsignal(signal.SIGTERM)
     with (
         temporary.private(temporary.for_ray()) as folder,

@@ -95,10 +95,12 @@ def test_ray_on_one_machine_is_private_replaces_a_killed_worker_and_ends_with_th
 ):
     """One search for all checks, since each search starts Ray; after an interrupt, it continues without Ray."""
     monkeypatch.setenv("HOME", str(temporary))
+    monkeypatch.delenv("RAY_worker_niceness")
     process = searches.start("SLEEP = 0.1\nsearch(study='s', workers=2, trials=100000)")
     searches.wait_until(lambda log: len({pid for _, pid, _ in log}) == 2, "both workers are working")
     searches.wait_for(4)
     check_private(process.pid, temporary)
+    assert {os.getpriority(os.PRIO_PROCESS, int(pid)) for _, pid, _ in searches.log()} == {os.nice(0)}
     check_replaced(searches)
     process.send_signal(signal.SIGTERM)
     _, output = process.communicate(timeout=500)
