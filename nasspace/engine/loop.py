@@ -338,7 +338,10 @@ def _learned(name: str | Path, problem: Problem) -> dict[str, Any]:
     if why := _nothing_learned(settings, problem):
         raise InputError(f"--learn-from {name}: {why}; leave it out")
     # What an earlier version did not record was not learned: it stands as in any new study.
-    prior = {**asdict(Prior()), **settings["belief"]}
+    recorded = settings["belief"]
+    if "activation_slope" not in recorded:  # the slope over FLOPs alone is steeper than that beside activations
+        recorded = {name: value for name, value in recorded.items() if name not in ("slope", "slope_sd")}
+    prior = {**asdict(Prior()), **recorded}
     belief = believe({**settings, "belief": prior}, study.frozen("COMPLETE"), study.record.user_attrs)
     if belief is None or not belief.has_trainings:
         raise InputError(

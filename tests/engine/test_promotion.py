@@ -20,6 +20,7 @@ from nasspace.engine.problem import Problem
 from nasspace.engine.promotion import EPOCHS_IN_TIME, EXPORTED_MEMBERS, Promotion
 from nasspace.engine.study_data import StudyData
 from nasspace.errors import InputError
+from nasspace.samplers.accuracy_belief import Prior
 from nasspace.space.space import Space
 from nasspace.studies import study as records
 from nasspace.studies.recipe import UNBOUNDED, Recipe, Rung
@@ -90,11 +91,13 @@ def test_the_most_promising_networks_climb_and_all_members_were_on_the_last_rung
     )  # fmt: skip
     assert learned.settings["belief"]["learned_from"] == "s"
     assert learned.settings["belief"]["gain_sd"] < study.settings["belief"]["gain_sd"]
-    # A study of the version before, which knew no early gain: nothing is learned of it, not that there is none.
+    # A study of versions before, which knew no early gain and no activations: nothing is learned of them.
     older = {key: value for key, value in study.settings["belief"].items() if "early" not in key}
+    older = {key: value for key, value in older.items() if "activation" not in key} | {"slope": 0.05}
     files.write_yaml(study.folder / "study.yaml", {**study.settings, "belief": older})
     learned = loop._learned("s", Problem.from_data(Recipe(seed=2), Space.from_text(SPACE, "few.yaml")))
     assert learned["early_gain_sd"] > 0
+    assert (learned["slope"], learned["activation_slope"]) == (Prior.slope, Prior.activation_slope)
 
 
 @pytest.mark.parametrize(
