@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,18 +14,21 @@ from nasspace.architecture import Architecture
 from nasspace.engine.arch_reference import resolve_arch
 from nasspace.engine.evaluator import FunctionEvaluator
 from nasspace.engine.resolution import Deployment, choose_deployment
+from nasspace.engine.rungs import ladder
 from nasspace.errors import InputError, nearest
 from nasspace.latency.runtimes import library_versions
-from nasspace.samplers.accuracy_belief import Prior
+from nasspace.samplers.accuracy_belief import Prior, missing_doublings
 from nasspace.space.space import Space
 from nasspace.studies import schema
 from nasspace.studies.recipe import NetAdapt, Recipe, Rung, short
+from nasspace.training.settings import Fidelity
 
 if TYPE_CHECKING:
     from nasspace.data.loading import DataSet
     from nasspace.engine.starting_weights import Donor
 
 PACKAGES = ("nasspace", "torch", "optuna", "onnxruntime", "numpy", "scikit-learn")
+TOLERATED = 0.5  # doublings by which a front's networks may be trained for longer than the full training says
 EvaluatorFunction = Callable[[Architecture], Mapping[str, float]]
 KnownObjectives = Mapping[str, Callable[[Architecture], float]]
 
@@ -84,6 +87,7 @@ class Problem:
             side = min(given["supernet"], deployment.resolution)
             update["supernet"] = replace(recipe.supernet, resolution=side)
         recipe = recipe.model_copy(update=update)
+        notes += tuple(_short_full_training(recipe, deployment.resolution))
         return cls(recipe, fitted, data, deployment=deployment, notes=notes)
 
     @classmethod
@@ -200,6 +204,21 @@ def choices_in(space: Space, architecture: Architecture) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"{error}; name a network of the space, such as STUDY:ID of an earlier search") from None
     return dict(space.replay(found).choices or {})  # those that the network reaches, as `_check_choices` wants them
+
+
+def _short_full_training(recipe: Recipe, resolution: int) -> Iterator[str]:
+    """A note where a front's networks are trained for much longer than the full training that intervals speak of."""
+    if "accuracy" not in recipe.objectives:
+        return
+    targets = [Fidelity(rung.resolution or resolution, rung.epochs, rung.share) for rung in recipe.rungs]
+    steps = [recipe.fidelity, *(step for rung in ladder(recipe.fidelity, resolution, targets) for step in rung)]
+    epochs = tuple((step.epochs * step.share, step.resolution / resolution) for step in steps)
+    if missing_doublings(epochs, recipe.full.epochs, Prior()) < -TOLERATED:
+        listed = " + ".join(f"{step.epochs}" for step in steps)
+        yield (
+            f"full.epochs {recipe.full.epochs}: the networks of the front are trained for longer, {listed} epochs; "
+            "their accuracies may be above the intervals, which are those of a full training"
+        )
 
 
 def _lowered(rung: Rung, deployment: Deployment) -> int | None:

@@ -158,6 +158,12 @@ class Promotion:
         from nasspace.engine.ray import climbing
 
         study, done = self.study, 0
+
+        def on_epoch(epochs: dict[int, tuple[int, int]]) -> None:
+            running = ", ".join(f"trial {number} epoch {at} of {all_}" for number, (at, all_) in epochs.items())
+            text = f"training {len(numbers)} networks further on Ray, {done} done; {running}"
+            self.report("finishing", text=text)
+
         command = f"nas resume {paths.as_argument(study.folder)}"
         by_side: dict[int, list[int]] = {}
         for number in numbers:
@@ -173,6 +179,8 @@ class Promotion:
                 checkpoints=study.folder / "checkpoints",
                 resume_command=command,
                 is_over=lambda: self.is_time_used_up,
+                on_epoch=on_epoch,
+                on_note=lambda text: self.report("note", text=text),
             ):
                 if isinstance(result, rungs.Diverged):
                     self._record_failure(number, result)
@@ -187,14 +195,13 @@ class Promotion:
 
         start, steps, done = self._start(number, index)
         architecture = self.study.architecture(number)
-        stopped = rungs.checkpoints_of(self.study.folder / "checkpoints", architecture)
         return climbing.Job(
             number,
             architecture.to_json(),
             weights=start.read_bytes() if start else None,
             steps=tuple(steps),
             done=done,
-            checkpoints={path.name: path.read_bytes() for path in stopped},
+            checkpoints=rungs.read_checkpoints(self.study.folder / "checkpoints", architecture),
         )
 
     @property

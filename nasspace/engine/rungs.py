@@ -17,7 +17,7 @@ from nasspace.architecture import Architecture
 from nasspace.engine import machine_lock
 from nasspace.engine.int8_accuracy import with_int8_accuracy
 from nasspace.engine.latency_evaluator import candidate_seed
-from nasspace.errors import NasspaceError
+from nasspace.errors import InputError, NasspaceError
 from nasspace.failures import CandidateFailed, as_candidate_failures, is_machine_fault
 from nasspace.studies.recipe import Recipe
 from nasspace.training.settings import Fidelity, TrainingSettings
@@ -211,12 +211,19 @@ def _checkpoint_name(architecture: Architecture, steps: Sequence[Fidelity]) -> s
     return f"{architecture.digest}-{len(steps) - 1}-{key}.pt"
 
 
-def checkpoints_of(folder: Path, architecture: Architecture) -> list[Path]:
-    """The checkpoints of an unfinished training."""
-    return sorted(folder.glob(f"{architecture.digest}-*.pt"))
+def read_checkpoints(folder: Path, architecture: Architecture) -> dict[str, bytes]:
+    """The checkpoint files of an unfinished training by name; one that cannot be read raises `InputError`."""
+    found = {}
+    for path in folder.glob(f"{architecture.digest}-*.pt"):
+        try:
+            found[path.name] = path.read_bytes()
+        except OSError as error:
+            remedy = "delete it to start this training from the beginning"
+            raise InputError(f"{path}: cannot be read ({error.strerror or error}); {remedy}") from None
+    return found
 
 
 def remove_checkpoints(folder: Path, architecture: Architecture) -> None:
     """Remove the checkpoints of a finished training."""
-    for path in checkpoints_of(folder, architecture):
+    for path in folder.glob(f"{architecture.digest}-*.pt"):
         path.unlink(missing_ok=True)

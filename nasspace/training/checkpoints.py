@@ -47,13 +47,13 @@ class Checkpoints:
 
     def load(self) -> dict[str, Any] | None:
         """The last saved state, or None; a damaged file or another training's raises `UnfitCheckpoint`."""
-        if not self.path.is_file():
+        if not self.path.exists():
             return None
-        remedy = "delete it to start from the beginning"
+        remedy = "delete it to start this training from the beginning"
         try:
             checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be read ({error.strerror or error}); {remedy}") from None
+            raise UnfitCheckpoint(f"{self.path}: cannot be read ({error.strerror or error}); {remedy}") from None
         except Exception as error:  # torch.load's exceptions on damaged files have no common base
             raise UnfitCheckpoint(f"{self.path}: not a sound checkpoint ({type(error).__name__}); {remedy}") from None
         if not isinstance(checkpoint, dict) or checkpoint.get("nasspace_checkpoint") != VERSION:

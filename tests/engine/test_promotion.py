@@ -333,6 +333,20 @@ def test_networks_that_were_deployed_take_no_place_when_a_search_goes_on(tmp_pat
     assert not deployed & set(rung["networks"])
 
 
+@pytest.mark.parametrize(("epochs", "told"), [(2, True), (6, False)])
+def test_a_full_training_that_is_shorter_than_the_rungs_is_noted(epochs, told):
+    recipe = Recipe(
+        objectives=("accuracy", "flops"),
+        resolution=8,
+        fidelity={"resolution": 8, "epochs": 1},
+        rungs=(Rung(epochs=2), Rung(epochs=3)),
+        full={"epochs": epochs},
+    )
+    notes = Problem.from_data(recipe, Space.from_text(SPACE, "few.yaml")).notes
+    text = f"full.epochs {epochs}: the networks of the front are trained for longer, 1 + 2 + 3 epochs"
+    assert (text in "".join(notes)) == told
+
+
 def test_a_rung_above_the_deployment_resolution_is_lowered_with_a_note():
     recipe = Recipe(resolution=8, fidelity={"resolution": 8, "epochs": 1}, rungs=(Rung(epochs=1, resolution=64),))
     problem = Problem.from_data(recipe, Space.from_text(SPACE, "few.yaml"))

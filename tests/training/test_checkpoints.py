@@ -150,8 +150,16 @@ def test_other_data_is_refused(few, tmp_path):
 def test_a_damaged_checkpoint_is_named(content, few, tmp_path):
     path = tmp_path / "c.pt"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"c\.pt: not a sound checkpoint .*; delete it to start from the beginning"):
+    with pytest.raises(
+        InputError, match=r"c\.pt: not a sound checkpoint .*; delete it to start this training from the"
+    ):
         trained(few, SETTINGS["own"], path)
+
+
+def test_a_folder_in_place_of_a_checkpoint_is_named(few, tmp_path):
+    (tmp_path / "c.pt").mkdir()
+    with pytest.raises(InputError, match=r"c\.pt: cannot be read \(Is a directory\); delete it"):
+        trained(few, SETTINGS["own"], tmp_path / "c.pt")
 
 
 def test_a_file_of_something_else_is_named(few, tmp_path):

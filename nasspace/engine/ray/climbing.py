@@ -47,12 +47,16 @@ def climb(
     checkpoints: Path,
     resume_command: str,
     is_over: Callable[[], bool],
+    on_epoch: Callable[[dict[int, tuple[int, int]]], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[tuple[int, rungs.Climbed | rungs.Diverged]]:
     """Train networks on the cluster; yields each trial's number with its result, as they end.
 
     `data` has the resolution of all their architectures. Once `is_over`, no further training starts; those that run are
-    finished. A training whose process or node dies continues on another node from its last checkpoint. This process
-    writes the checkpoints to the folder `checkpoints`, so that they also survive its own end.
+    finished. A training whose process or node dies continues on another node from its last checkpoint; if its process
+    dies more often than the recipe's `retries`, it has failed, as in the search. This process writes the checkpoints to
+    the folder `checkpoints`, so that they also survive its own end. `on_epoch` gets the epochs done and to do by trial,
+    `on_note` sentences for the user.
     """
     payload = Payload.from_data(recipe, data)
     with cluster.connect(recipe, payload.nbytes, resume_command) as connection:
@@ -68,6 +72,7 @@ def climb(
         (reference,) = monitor.get(mailbox.store_payload.remote(serialized(payload)))
         task = ray.remote(_climb).options(**placement.options, max_retries=recipe.retries)
         waiting, running = list(jobs), {}
+        told: dict[int, tuple[int, int]] = {}
         while running or (waiting and not is_over()):
             while waiting and len(running) < workers and not is_over():
                 job = waiting.pop(0)
@@ -77,21 +82,38 @@ def climb(
             monitor.check()
             ready, _ = ray.wait(list(running), num_returns=1, timeout=SLICE)
             at_work = {job.number for job in running.values()}
-            for number, name, content in monitor.get(mailbox.pop_unsaved.remote()):
-                if number in at_work:
-                    with files.replacing(checkpoints / name) as path:
-                        path.write_bytes(content)
+            unsaved, epochs, notes = monitor.get(mailbox.news.remote())
+            _save({name: content for number, name, content in unsaved if number in at_work}, checkpoints)
+            for text in notes:
+                on_note(text)
+            epochs = {number: each for number, each in epochs.items() if number in at_work}
+            if epochs and epochs != told:
+                on_epoch(epochs)
+                told = epochs
             for one in ready:
                 job = running.pop(one)
-                ray.get(one)
-                outcome = cloudpickle.loads(monitor.get(mailbox.pop_outcome.remote(job.number)))
+                pop = mailbox.pop_outcome.remote(job.number)
+                try:
+                    ray.get(one)
+                    outcome = cloudpickle.loads(monitor.get(pop))
+                except ray.exceptions.WorkerCrashedError:
+                    if monitor.is_lost or not monitor.answers():
+                        raise
+                    outcome = rungs.Diverged(f"its process died {recipe.retries + 1} times (such as by a signal)")
                 if isinstance(outcome, Exception) and not isinstance(outcome, rungs.Diverged):
                     raise outcome
                 yield job.number, outcome
 
 
+def _save(content: Mapping[str, bytes], folder: Path) -> None:
+    """Write files by name."""
+    for name, one in content.items():
+        with files.replacing(folder / name) as path:
+            path.write_bytes(one)
+
+
 def _climb(payload: list[Any], mailbox: list[Any], job: Job) -> None:
-    """Train one network in a worker, and send checkpoints and result to the mailbox; references are in lists.
+    """Train one network in a worker, and send epochs, checkpoints and result to the mailbox; references are in lists.
 
     A process that died before left checkpoints there. One that does not fit, such as that of a node with another
     device, is dropped: the training then starts with the weights of the rung before.
@@ -123,12 +145,16 @@ def _climb(payload: list[Any], mailbox: list[Any], job: Job) -> None:
                     done=job.done,
                     checkpoints=folder,
                     device=recipe.device,
+                    on_epoch=lambda epoch, epochs, _: mailbox[0].put_epoch.remote(job.number, epoch, epochs),
                     on_checkpoint=keep,
                 )
 
         try:
             outcome = trained(left)
-        except UnfitCheckpoint:
+        except UnfitCheckpoint as error:
+            why = str(error).rpartition(";")[0].rpartition("/")[2]
+            text = f"trial {job.number}: {why}; it is trained again with the weights of the rung before"
+            mailbox[0].put_note.remote(text)
             outcome = trained({})
     except ray.exceptions.RayError:
         raise

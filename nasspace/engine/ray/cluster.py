@@ -99,8 +99,9 @@ def _explained_errors(monitor: ClusterMonitor) -> Iterator[None]:
     except ray.exceptions.RayError as error:
         if monitor.is_lost or not monitor.answers():
             raise Interrupted(monitor.message) from error
+        why = first_line(error).rstrip(".")
         raise NasspaceError(
-            f"Ray: {first_line(error)}; what is finished is kept; run `{monitor.resume_command}` to continue"
+            f"Ray: {why}; what is finished is kept; run `{monitor.resume_command}` to continue"
         ) from error
 
 

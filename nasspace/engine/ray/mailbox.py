@@ -22,6 +22,8 @@ class Mailbox:
         self._closed = False
         self._checkpoints: defaultdict[int, dict[str, bytes]] = defaultdict(dict)
         self._unsaved: set[tuple[int, str]] = set()
+        self._epochs: dict[int, tuple[int, int]] = {}
+        self._notes: list[str] = []
 
     async def store_payload(self, payload: Any) -> list[Any]:
         """Put the payload into the object store; return its reference in a list, as Ray resolves a bare one."""
@@ -55,6 +57,7 @@ class Mailbox:
     async def pop_outcome(self, number: int) -> bytes | None:
         """Pop and return the serialized outcome of a trial; None if there is none. Its checkpoints are dropped."""
         self._checkpoints.pop(number, None)
+        self._epochs.pop(number, None)
         return self._outcomes.pop(number, None)
 
     async def put_checkpoint(self, number: int, name: str, content: bytes) -> None:
@@ -66,8 +69,17 @@ class Mailbox:
         """The checkpoint files of a trial's training by name, for a process that continues it."""
         return self._checkpoints.get(number, {})
 
-    async def pop_unsaved(self) -> list[tuple[int, str, bytes]]:
-        """Checkpoints that came since the last call, as (trial, name, content), which the driver writes to the disk."""
-        found = [(n, name, self._checkpoints[n][name]) for n, name in sorted(self._unsaved) if n in self._checkpoints]
+    async def put_epoch(self, number: int, epoch: int, epochs: int) -> None:
+        """Store how many epochs of a trial's training are done."""
+        self._epochs[number] = (epoch, epochs)
+
+    async def put_note(self, text: str) -> None:
+        """Store a sentence for the user."""
+        self._notes.append(text)
+
+    async def news(self) -> tuple[list[tuple[int, str, bytes]], dict[int, tuple[int, int]], list[str]]:
+        """What the driver saves and tells: new checkpoints (trial, name, content), epochs done by trial, new notes."""
+        unsaved = [(n, name, self._checkpoints[n][name]) for n, name in sorted(self._unsaved) if n in self._checkpoints]
         self._unsaved.clear()
-        return found
+        notes, self._notes = self._notes, []
+        return unsaved, dict(sorted(self._epochs.items())), notes

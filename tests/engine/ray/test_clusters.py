@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import random
 import signal
 import socket
 from pathlib import Path
 
 import pytest
 
+from nasspace import Space
 from nasspace.engine import rungs
 from nasspace.engine.ray import address
 from nasspace.engine.ray.actors import serializable
@@ -220,7 +222,7 @@ def test_a_candidate_whose_process_dies_is_retried(searches, one_node, monkeypat
     assert len(finished) == len(set(finished)) == study.evaluated == 6
 
 
-def resumed(address: str, workers: int = 1) -> str:
+def resumed(address: str, workers: int = 1, **settings: int) -> str:
     """Code that resumes the study `there` on a cluster and prints its events; a worker logs the checkpoints it gets."""
     return (
         "from nasspace.engine import loop\n"
@@ -232,7 +234,7 @@ def resumed(address: str, workers: int = 1) -> str:
         "            file.write(f'{number} {len(found)} -\\n')\n"
         "        return found\n"
         "climbing.Mailbox = Logged\n"
-        f"loop.resume('there', ray={address!r}, workers={workers},\n"
+        f"loop.resume('there', ray={address!r}, workers={workers}, **{settings},\n"
         "    on_event=lambda kind, text='', **_: print(text, flush=True))\n"
     )
 
@@ -269,6 +271,13 @@ def assert_same_rungs(here: Path, folder: Path) -> None:
     assert checkpoints_there(folder) == []
 
 
+def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path):
+    architecture = Space.load("shuffle", resolution=32).sample(random.Random(0))
+    (tmp_path / f"{architecture.digest}-1-12345678.pt").mkdir()
+    with pytest.raises(InputError, match=r"12345678\.pt: cannot be read \(Is a directory\); delete it"):
+        rungs.read_checkpoints(tmp_path, architecture)
+
+
 def test_networks_climb_a_rung_on_the_cluster_as_they_do_here(rungs_there, rungs_here, one_node):
     """A checkpoint that does not fit, here a damaged one, is dropped."""
     study = records.load(rungs_here / "here")
@@ -279,6 +288,9 @@ def test_networks_climb_a_rung_on_the_cluster_as_they_do_here(rungs_there, rungs
     done = rungs_there.run(resumed(one_node.address, workers=2))
     assert done.returncode == 0, done.stderr
     assert any("2 done" in line and "on Ray" in line for line in done.stderr.splitlines()), done.stderr
+    assert any("on Ray, 0 done; trial" in line and "of 24" in line for line in done.stderr.splitlines()), done.stderr
+    assert f"{name}: not a sound checkpoint" in done.stderr
+    assert "it is trained again with the weights of the rung before" in done.stderr
     assert_same_rungs(rungs_here, rungs_there.folder)
 
 
@@ -296,6 +308,21 @@ def test_a_rung_whose_process_is_killed_continues_from_its_checkpoint(rungs_ther
     given = [count for _, count, _ in rungs_there.log()]
     assert given == ["0", "1", "0"], "the second process got the checkpoint of the first"
     assert_same_rungs(rungs_here, rungs_there.folder)
+
+
+@has_proc
+def test_a_network_whose_process_dies_at_every_attempt_leaves_the_front(rungs_there, one_node):
+    process = rungs_there.start(resumed(one_node.address, retries=1))
+    for attempt in (1, 2):
+        rungs_there.wait_until(lambda log, attempt=attempt: len(log) == attempt, f"attempt {attempt}")
+        (climbing,) = processes_that_climb()
+        os.kill(climbing, signal.SIGKILL)
+    _, output = process.communicate(timeout=500)
+    assert process.returncode == 0, output
+    number = int(rungs_there.log()[0][0])
+    why = "its process died 2 times (such as by a signal)"
+    assert f"trial {number} leaves the front: {why}" in output
+    assert records.load(rungs_there.folder / "reports" / "there").undeployable() == {number: why}
 
 
 @has_proc
