@@ -333,7 +333,10 @@ def _plain(part: Any) -> Any:
 
 def _learned(name: str | Path, problem: Problem) -> dict[str, Any]:
     """What an earlier study shows of short trainings; refuse one on other images."""
-    study = records.load(name)
+    try:
+        study = records.load(name)
+    except InputError as error:
+        raise InputError(f"--learn-from: {error}") from None
     settings = study.settings
     if why := _nothing_learned(settings, problem):
         raise InputError(f"--learn-from {name}: {why}; leave it out")

@@ -5,6 +5,7 @@ A row is a point. Every column is minimized; negate maximized columns.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -41,20 +42,24 @@ def front(points: Any) -> np.ndarray:
     return mask
 
 
-def nondominated_shares(draws: np.ndarray, costs: np.ndarray, least: float = 0.0) -> np.ndarray:
+def nondominated_shares(
+    draws: np.ndarray, costs: np.ndarray, least: float = 0.0, chosen: Iterable[int] | None = None
+) -> np.ndarray:
     """How often each point is not dominated if its first column is random: shares of the draws, of shape (points,).
 
     Args:
         draws: Values of the first column, of shape (draws, points).
         costs: The other columns, of shape (points, columns), which are the same in all draws; there may be none.
         least: Shares below this are returned as 0, which saves most of the time.
+        chosen: Indices of the points whose shares are computed, among all; by default all. The others get 0.
 
     >>> nondominated_shares(np.array([[3, 2, 3], [1, 2, 3]]), np.array([[1], [2], [3]])).tolist()
     [1.0, 0.5, 0.0]
     """
     by_point, shares = np.ascontiguousarray(draws.T), np.zeros(draws.shape[1])
     by_mean = np.argsort(by_point.mean(axis=1), kind="stable")
-    for i, cost in enumerate(costs):
+    for i in range(len(costs)) if chosen is None else chosen:
+        cost = costs[i]
         no_worse = by_mean[(costs[by_mean] <= cost).all(axis=1)]
         # A few of the best others alone rule most points out.
         if least and (by_point[no_worse[:RULING_OUT]] >= by_point[i]).all(axis=0).mean() < least:

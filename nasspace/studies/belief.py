@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -90,17 +90,22 @@ class StudyBelief:
         drawn = self.draws()
         return float((drawn[:, theirs].max(axis=1) <= drawn[:, ours].max(axis=1)).mean())
 
-    def probabilities_of_front(self, costs: Mapping[int, Sequence[float]], least: float = 0.0) -> dict[int, float]:
+    def probabilities_of_front(
+        self, costs: Mapping[int, Sequence[float]], least: float = 0.0, of: Collection[int] | None = None
+    ) -> dict[int, float]:
         """The probabilities of at least `least` that some trials are on their common front after full training.
 
         `costs` are values to minimize, by trial number, of the objectives other than accuracy; they count as exact.
+        Only the probabilities `of` some of the trials are computed; by default of all.
         """
         numbers = [number for number in costs if number in self._index]
         if not numbers:
             return {}
         errors = -self.draws()[:, [self._index[number] for number in numbers]]
-        shares = pareto.nondominated_shares(errors, np.array([costs[number] for number in numbers], float), least)
-        return {number: share for number, share in zip(numbers, shares.tolist(), strict=True) if share >= least}
+        chosen = [i for i, number in enumerate(numbers) if of is None or number in of]
+        values = np.array([costs[number] for number in numbers], float)
+        shares = pareto.nondominated_shares(errors, values, least, chosen)
+        return {numbers[i]: float(shares[i]) for i in chosen if shares[i] >= least}
 
     def tau(self) -> dict[str, float] | None:
         """Kendall's tau of the search's accuracies with those after full training, with its 95 % interval.

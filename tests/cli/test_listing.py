@@ -126,7 +126,7 @@ def test_no_number_or_digest_is_cut_in_a_narrow_terminal(study, capsys, monkeypa
 def test_networks_that_may_belong_to_the_front_are_named_on_standard_error(study, capsys, monkeypatch):
     from nasspace.studies.front import Front
 
-    monkeypatch.setattr(Front, "possible_members", "may also belong to the front: trial 7 (30%)")
+    monkeypatch.setattr(Front, "may_belong_note", "may also belong to the front: trial 7 (30%)")
     assert cli.run(["front", "real"]) == 0
     found = capsys.readouterr()
     assert "may also belong to the front: trial 7 (30%)" in found.err

@@ -231,6 +231,21 @@ def test_networks_that_may_belong_to_the_front_are_listed_and_are_no_members(dom
     assert dataclasses.replace(front, may_belong={}).may_belong_note == ""
 
 
+def test_a_network_is_listed_that_is_half_as_probable_as_a_member(dominated, monkeypatch):
+    """As where many networks cost the same, so that none is likely to be the best."""
+    found = {0: 0.3, 1: 0.16, 2: 0.14}
+
+    def probabilities(self, costs, least=0.0, of=None):
+        return {number: one for number, one in found.items() if one >= least and (of is None or number in of)}
+
+    monkeypatch.setattr(StudyBelief, "probabilities_of_front", probabilities)
+    assert dominated.snapshot().may_belong == {1: 0.16}
+    found[0] = 0.01
+    assert dominated.snapshot().may_belong == {1: 0.16, 2: 0.14}
+    found[0] = 0.9
+    assert dominated.snapshot().may_belong == {}
+
+
 def test_networks_that_were_not_trained_at_the_deployment_resolution_are_compared_too(dominated):
     dominated.record.set_user_attr(f"{DEPLOYED}1", None)
     undeployed = records.load("real")
