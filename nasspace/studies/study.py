@@ -60,7 +60,7 @@ FINISHED = "finished"  # study attribute: the search and its exports are complet
 ENDED = "ended"  # study attribute: why the search ended before its trials were used up
 SETTINGS = "nasspace_settings"  # study attribute in a shared storage: study.yaml, for processes that join
 PROMOTION_DRAWS = 64  # from the belief, for what networks are expected to add to the front
-LEAST_NAMED = 0.05  # of a place on the front: below it, a network is not named whatever its members are
+LEAST_NAMED = 0.05  # of a place on the front: below it, no network is named, however improbable the members are
 LEAST_PROBABLE = 0.2  # of a place on the front; at 0.05, a search with short trainings lists a third of its networks
 JOIN_TIMEOUT = 10.0  # seconds to wait for the settings of a study that another process is creating
 
@@ -550,18 +550,21 @@ class Study:
     def _may_belong(self, belief: StudyBelief | None, front: set[int]) -> dict[int, float] | None:
         """Trials that are not on the front but may be after full training, with the probability, the highest first.
 
-        The probability is at least `LEAST_PROBABLE`, or half of that of the least probable member. All evaluated trials
-        within the limits are compared, also those that are not trained at their deployment resolution. None without
-        accuracy among the objectives or without a belief.
+        The probability is at least `LEAST_PROBABLE`. If it is that of no network, half of the probability of the least
+        probable member is enough, as where many cost the same. All evaluated trials within the limits are compared,
+        also those that are not trained at their deployment resolution. None without accuracy among the objectives or
+        without a belief.
         """
         if belief is None or "accuracy" not in self.objectives:
             return None
         others = [OBJECTIVES[name] for name in self.objectives if name != "accuracy"]
         figures = {trial.number: self._figures(trial) for trial in self._feasible()}
         costs = {number: [one.to_minimize(values[one.name]) for one in others] for number, values in figures.items()}
-        members = belief.probabilities_of_front(costs, of=front)
-        least = max(LEAST_NAMED, min([LEAST_PROBABLE, *(one / 2 for one in members.values())]))
-        found = belief.probabilities_of_front(costs, least)
+        found = belief.probabilities_of_front(costs, LEAST_PROBABLE)
+        if found.keys() <= front:
+            members = belief.probabilities_of_front(costs, of=front)
+            least = max(LEAST_NAMED, min(members.values(), default=1.0) / 2)
+            found = belief.probabilities_of_front(costs, least) if least < LEAST_PROBABLE else {}
         likely = [number for number in found if number not in front]
         return {number: found[number] for number in sorted(likely, key=lambda number: (-found[number], number))}
 

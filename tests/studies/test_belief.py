@@ -231,7 +231,7 @@ def test_networks_that_may_belong_to_the_front_are_listed_and_are_no_members(dom
     assert dataclasses.replace(front, may_belong={}).may_belong_note == ""
 
 
-def test_a_network_is_listed_that_is_half_as_probable_as_a_member(dominated, monkeypatch):
+def test_if_none_is_probable_those_are_listed_that_are_half_as_probable_as_a_member(dominated, monkeypatch):
     """As where many networks cost the same, so that none is likely to be the best."""
     found = {0: 0.3, 1: 0.16, 2: 0.14}
 
@@ -244,6 +244,8 @@ def test_a_network_is_listed_that_is_half_as_probable_as_a_member(dominated, mon
     assert dominated.snapshot().may_belong == {1: 0.16, 2: 0.14}
     found[0] = 0.9
     assert dominated.snapshot().may_belong == {}
+    found |= {0: 0.3, 1: 0.25}
+    assert dominated.snapshot().may_belong == {1: 0.25}
 
 
 def test_networks_that_were_not_trained_at_the_deployment_resolution_are_compared_too(dominated):
