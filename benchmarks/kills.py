@@ -8,9 +8,9 @@ between rungs (within 0.3 s of the last epoch of a network at a rung), a search 
 with more trials, on Ray with two workers and measured latency, and with its record in a PostgreSQL database
 (`--postgresql URL` of an empty database; left out without one). Each way runs once undisturbed, which takes T seconds.
 Then a search of another name is killed (SIGKILL) over and over, each time after a random time of up to T/2, and started
-again with `nas resume`: the moments fall into asking, measuring, training, the last rung, exports and the writing of
-tables. On Ray one kill in three hits a worker process. When a search has ended by itself, the next one starts, until
-all kills are used up; the last one runs to its end.
+again with `nas resume` (the one with more trials with its own command): the moments fall into asking, measuring,
+training, the last rung, exports and the writing of tables. On Ray one kill in three hits a worker process. When a search
+has ended by itself, the next one starts, until all kills are used up; the last one runs to its end.
 
 Compared after each kill: every trial and every training of a rung that was finished before must be in the record
 unchanged (lost), no network may be finished twice (twice). At the end of a search: its exports exist and pass `nas
@@ -89,8 +89,8 @@ class Way:
     second: str
     ray: bool = False
     recipe: str = RECIPE
-    after: str = ""  # a kill waits until this pattern was printed, once or a few times,
-    within: float = 0.0  # and then for a random time of at most so many seconds; 0: of `SHARE` of the whole search
+    after: str = ""  # a kill waits until this pattern was printed, with `within` one to three times
+    within: float = 0.0  # seconds after that at which a search is killed at the latest; 0: `SHARE` of the whole search
     more: str = ""  # the search is finished first, and killed when it goes on with so many trials
     kills: Counter = field(default_factory=Counter)
     lost: int = 0
@@ -256,7 +256,8 @@ def campaign(way: Way, kills: int, rng: random.Random) -> str:
         study, way.known, way.known_trainings = f"killed-{way.searches}", {}, {}
         way.searches += 1
         if way.more:
-            way.start(study).wait()
+            if status := way.start(study).wait():
+                way.wrong.append(f"{study}: exit status {status}: {way.printed()[-500:]}")
             way.check(study)
         ended = False
         while sum(way.kills.values()) < kills and not ended:

@@ -341,10 +341,7 @@ def _learned(name: str | Path, problem: Problem) -> dict[str, Any]:
     if why := _nothing_learned(settings, problem):
         raise InputError(f"--learn-from {name}: {why}; leave it out")
     # What an earlier version did not record was not learned: it stands as in any new study.
-    recorded = settings["belief"]
-    if "activation_slope" not in recorded:  # the slope over FLOPs alone is steeper than that beside activations
-        recorded = {name: value for name, value in recorded.items() if name not in ("slope", "slope_sd")}
-    prior = {**asdict(Prior()), **recorded}
+    prior = {**asdict(Prior()), **settings["belief"]}
     belief = believe({**settings, "belief": prior}, study.frozen("COMPLETE"), study.record.user_attrs)
     if belief is None or not belief.has_trainings:
         raise InputError(
@@ -356,7 +353,9 @@ def _learned(name: str | Path, problem: Problem) -> dict[str, Any]:
             f"held-out images), or at another resolution than {problem.recipe.data}; leave it out, or name a study on "
             "the same images"
         )
-    return {**asdict(belief.learned_prior()), "learned_from": paths.named(study.folder)}
+    learned = asdict(belief.learned_prior())
+    gains = {key: learned[key] for key in ("gain", "gain_sd", "early_gain", "early_gain_sd")}
+    return {**asdict(Prior()), **gains, "learned_from": paths.named(study.folder)}
 
 
 def _nothing_learned(settings: Mapping[str, Any], problem: Problem) -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 EPOCHS_IN_TIME = (3, 6, 12)  # of rungs in a time budget, at the deployment resolution; about 25 with the search's
 EXPORTED_MEMBERS = 6  # members whose export, check and re-measurement the rungs leave time for
 EXPORTED_SHARE = 0.5  # of the time left after the search, which that takes at most, except for one export
+MOST_NAMED = 4  # networks in a line about trainings on Ray
 SPARE = 2  # times the planned networks: a search keeps the weights of so many, since the order may change
 DEPLOYMENT = 10**6  # pixels: above any deployment resolution
 
@@ -160,8 +161,9 @@ class Promotion:
         study, done = self.study, 0
 
         def on_epoch(epochs: dict[int, tuple[int, int]]) -> None:
-            running = ", ".join(f"trial {number} epoch {at} of {all_}" for number, (at, all_) in epochs.items())
-            text = f"training {len(numbers)} networks further on Ray, {done} done; {running}"
+            named = [f"trial {number} epoch {at} of {total}" for number, (at, total) in epochs.items()][:MOST_NAMED]
+            more = f", {len(epochs) - MOST_NAMED} more" if len(epochs) > MOST_NAMED else ""
+            text = f"training {len(numbers)} networks further on Ray, {done} done; {', '.join(named)}{more}"
             self.report("finishing", text=text)
 
         command = f"nas resume {paths.as_argument(study.folder)}"
@@ -170,10 +172,10 @@ class Promotion:
             by_side.setdefault(min(study.architecture(number).input[1:]), []).append(number)
         for together in by_side.values():
             data = self.data.of(study.architecture(together[0]))
-            jobs = [self._job(number, index) for number in together]
             self.report("finishing", text=f"training {len(numbers)} networks further on Ray, {done} done")
             for number, result in climbing.climb(
-                jobs,
+                together,
+                lambda number: self._job(number, index),
                 self.recipe,
                 data,
                 checkpoints=study.folder / "checkpoints",
@@ -378,4 +380,5 @@ class Promotion:
             checkpoints=self.study.folder / "checkpoints",
             device=self.data.device,
             on_epoch=on_epoch,
+            on_unfit=lambda reason: self.report("note", text=f"trial {number}: {rungs.UNFIT.format(reason=reason)}"),
         )

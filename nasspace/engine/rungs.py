@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from nasspace.architecture import Architecture
 from nasspace.engine import machine_lock
 from nasspace.engine.int8_accuracy import with_int8_accuracy
 from nasspace.engine.latency_evaluator import candidate_seed
-from nasspace.errors import InputError, NasspaceError
+from nasspace.errors import NasspaceError
 from nasspace.failures import CandidateFailed, as_candidate_failures, is_machine_fault
 from nasspace.studies.recipe import Recipe
 from nasspace.training.settings import Fidelity, TrainingSettings
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 SHARE = 0.5  # share of the epochs before it that the last rung trains, if the recipe has no rung at this resolution
 STEP_SHARE = 0.5  # share of a rung's epochs that is trained at each resolution in between
 RATE = 0.5  # factor of the learning rate, since the weights are pretrained
+UNFIT = "a checkpoint was dropped: {reason}; the training starts with the weights of the rung before"
 OnEpoch = Callable[[int, int, float], None]
 
 
@@ -120,18 +122,21 @@ def climb(
     device: str = "cpu",
     on_epoch: OnEpoch = lambda *_: None,
     on_checkpoint: Callable[[Path], None] | None = None,
+    on_unfit: Callable[[str], None] = lambda _: None,
 ) -> Climbed:
     """Train a network from the weights of the rung before to the end of a rung.
 
     `steps` are all trainings from the search's own to the end of this rung; `start` has the weights after the first
     `done` of them. Without `start` they are repeated first. `data` has the deployment resolution. `checkpoints` is a
     folder: a killed training continues from there and ends with the same weights; `on_checkpoint` is called with each
-    file that was saved. Raises `Diverged`, also if a block
-    raises at this resolution, and `NasspaceError` if the machine ran out of memory or lost its device.
+    file that was saved. A checkpoint that is damaged or does not fit (another version of PyTorch, another device) is
+    removed, and `on_unfit` is called with the reason. Raises `Diverged`, also if a block raises at this resolution, and
+    `NasspaceError` if the machine ran out of memory or lost its device.
     """
     try:
         with as_candidate_failures():
-            return _climb(architecture, recipe, data, start, steps, done, checkpoints, device, on_epoch, on_checkpoint)
+            calls = (on_epoch, on_checkpoint, on_unfit)
+            return _climb(architecture, recipe, data, start, steps, done, checkpoints, device, *calls)
     except Diverged:
         raise
     except CandidateFailed as error:
@@ -153,8 +158,10 @@ def _climb(
     device: str,
     on_epoch: OnEpoch,
     on_checkpoint: Callable[[Path], None] | None,
+    on_unfit: Callable[[str], None],
 ) -> Climbed:
     from nasspace.network import build
+    from nasspace.training.checkpoints import UnfitCheckpoint
     from nasspace.training.trainer import train
 
     seed = candidate_seed(recipe.seed, architecture)
@@ -173,7 +180,8 @@ def _climb(
                 turn.yield_to_measurements()
                 on_epoch(before + epoch.number, total, epoch.loss)
 
-            trained = train(
+            training = partial(
+                train,
                 model,
                 data,
                 step,
@@ -184,6 +192,14 @@ def _climb(
                 checkpoint=checkpoints / _checkpoint_name(architecture, steps[: i + 1]),
                 on_checkpoint=on_checkpoint,
             )
+            try:
+                trained = training()
+            except UnfitCheckpoint as error:  # read before the weights change
+                if not error.path.is_file():
+                    raise
+                error.path.unlink()
+                on_unfit(error.reason)
+                trained = training()
             epochs, seconds = epochs + step.epochs, seconds + trained.seconds
             if trained.diverged:
                 epoch = epochs - step.epochs + len(trained.losses)
@@ -212,18 +228,23 @@ def _checkpoint_name(architecture: Architecture, steps: Sequence[Fidelity]) -> s
 
 
 def read_checkpoints(folder: Path, architecture: Architecture) -> dict[str, bytes]:
-    """The checkpoint files of an unfinished training by name; one that cannot be read raises `InputError`."""
+    """The checkpoint files of an unfinished training by name; one that cannot be read raises `UnfitCheckpoint`."""
+    from nasspace.training.checkpoints import UnfitCheckpoint
+
     found = {}
-    for path in folder.glob(f"{architecture.digest}-*.pt"):
+    for path in _checkpoint_paths(folder, architecture):
         try:
             found[path.name] = path.read_bytes()
         except OSError as error:
-            remedy = "delete it to start this training from the beginning"
-            raise InputError(f"{path}: cannot be read ({error.strerror or error}); {remedy}") from None
+            raise UnfitCheckpoint(path, f"cannot be read ({error.strerror or error})") from None
     return found
 
 
 def remove_checkpoints(folder: Path, architecture: Architecture) -> None:
     """Remove the checkpoints of a finished training."""
-    for path in folder.glob(f"{architecture.digest}-*.pt"):
+    for path in _checkpoint_paths(folder, architecture):
         path.unlink(missing_ok=True)
+
+
+def _checkpoint_paths(folder: Path, architecture: Architecture) -> list[Path]:
+    return sorted(folder.glob(f"{architecture.digest}-*.pt"))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MIN_NETWORKS = 5  # networks for a rank correlation
 MAX_NETWORKS = 200  # of all, evenly spread, which a rank correlation is computed from
 DRAWS = 400
+FLOPS_ALONE = {"slope": 0.05, "slope_sd": 0.05}  # steeper than beside activations
 WITHOUT_EARLY_GAIN = {"early_gain": 0.0, "early_gain_sd": 0.0, "early_drift_sd": 0.0}  # in studies that lack them
 
 
@@ -146,15 +147,16 @@ def believe(
             looks += _looks(len(numbers), trial, settings, records.get(trial.number, ()))
             numbers.append(trial.number)
             counts = (values["flops"], trial.user_attrs.get(ACTIVATIONS))
-            # A study of an earlier version shows the same front as before.
-            sizes.append(counts if "activation_slope" in prior and counts[1] is not None else counts[:1])
+            sizes.append(counts if counts[1] is not None else counts[:1])
             found[trial.number] = values["accuracy"]
     if not looks:
         return None
     known = {name: value for name, value in prior.items() if name in Prior.__dataclass_fields__}
+    columns = min(map(len, sizes)) if "activation_slope" in prior else 1  # an earlier version's front stays the same
+    if columns == 1 and "activation_slope" in prior:  # a trial of an earlier version
+        known |= FLOPS_ALONE
     recipe = settings["recipe"]
     batch = (recipe.get("training") or {}).get("batch_size", TrainingSettings.batch_size)
-    columns = min(map(len, sizes))
     belief = AccuracyBelief(
         [counts[:columns] for counts in sizes],
         looks,

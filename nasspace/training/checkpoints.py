@@ -22,7 +22,15 @@ INTERVAL = 30.0  # seconds between two checkpoints within an epoch
 
 
 class UnfitCheckpoint(InputError):
-    """A checkpoint that is damaged or belongs to another training."""
+    """The checkpoint at `path` cannot be read, is damaged or belongs to another training: the `reason`."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path}: {reason}; delete it to start this training from the beginning")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return UnfitCheckpoint, (self.path, self.reason)
 
 
 class Checkpoints:
@@ -49,20 +57,17 @@ class Checkpoints:
         """The last saved state, or None; a damaged file or another training's raises `UnfitCheckpoint`."""
         if not self.path.exists():
             return None
-        remedy = "delete it to start this training from the beginning"
         try:
             checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
         except OSError as error:
-            raise UnfitCheckpoint(f"{self.path}: cannot be read ({error.strerror or error}); {remedy}") from None
+            raise UnfitCheckpoint(self.path, f"cannot be read ({error.strerror or error})") from None
         except Exception as error:  # torch.load's exceptions on damaged files have no common base
-            raise UnfitCheckpoint(f"{self.path}: not a sound checkpoint ({type(error).__name__}); {remedy}") from None
+            raise UnfitCheckpoint(self.path, f"not a sound checkpoint ({type(error).__name__})") from None
         if not isinstance(checkpoint, dict) or checkpoint.get("nasspace_checkpoint") != VERSION:
-            raise UnfitCheckpoint(f"{self.path}: not a checkpoint of this version of nasspace; {remedy}")
+            raise UnfitCheckpoint(self.path, "not a checkpoint of this version of nasspace")
         other = differing(self.identity, checkpoint["identity"])
         if other:
-            raise UnfitCheckpoint(
-                f"{self.path}: the checkpoint of another training ({', '.join(other)} differ); {remedy}"
-            )
+            raise UnfitCheckpoint(self.path, f"the checkpoint of another training ({', '.join(other)} differ)")
         return checkpoint["state"]
 
 

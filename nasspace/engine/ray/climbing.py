@@ -14,7 +14,6 @@ from nasspace.engine.ray import actors, cluster
 from nasspace.engine.ray.mailbox import Mailbox
 from nasspace.engine.ray.payload import Parts, Payload, deserialized, serialized
 from nasspace.studies.recipe import Recipe
-from nasspace.training.checkpoints import UnfitCheckpoint
 from nasspace.training.settings import Fidelity
 
 if TYPE_CHECKING:
@@ -40,7 +39,8 @@ class Job:
 
 
 def climb(
-    jobs: Sequence[Job],
+    numbers: Sequence[int],
+    job_of: Callable[[int], Job],
     recipe: Recipe,
     data: DataSet,
     *,
@@ -52,10 +52,12 @@ def climb(
 ) -> Iterator[tuple[int, rungs.Climbed | rungs.Diverged]]:
     """Train networks on the cluster; yields each trial's number with its result, as they end.
 
-    `data` has the resolution of all their architectures. Once `is_over`, no further training starts; those that run are
-    finished. A training whose process or node dies continues on another node from its last checkpoint; if its process
-    dies more often than the recipe's `retries`, it has failed, as in the search. This process writes the checkpoints to
-    the folder `checkpoints`, so that they also survive its own end. `on_epoch` gets the epochs done and to do by trial,
+    `job_of` is called when a trial's training starts, since a job holds weights and checkpoints. `data` has the
+    resolution of all their architectures. Once `is_over`, no further training starts; those that run are finished.
+
+    A training whose process or node dies continues on another node from its last checkpoint; if its process dies more
+    often than the recipe's `retries`, it has failed, as in the search. This process writes the checkpoints to the
+    folder `checkpoints`, so that they also survive its own end. `on_epoch` gets the epochs done and to do by trial,
     `on_note` sentences for the user.
     """
     payload = Payload.from_data(recipe, data)
@@ -71,17 +73,17 @@ def climb(
         # Payload and results are owned by the mailbox or a worker, not by this process: see `actors.worker_class`.
         (reference,) = monitor.get(mailbox.store_payload.remote(serialized(payload)))
         task = ray.remote(_climb).options(**placement.options, max_retries=recipe.retries)
-        waiting, running = list(jobs), {}
+        waiting, running = list(numbers), {}
         told: dict[int, tuple[int, int]] = {}
         while running or (waiting and not is_over()):
             while waiting and len(running) < workers and not is_over():
-                job = waiting.pop(0)
-                running[task.remote([reference], [mailbox], job)] = job
+                job = job_of(waiting.pop(0))
+                running[task.remote([reference], [mailbox], job)] = job.number
             if not running:  # time was used up in the meantime
                 break
             monitor.check()
             ready, _ = ray.wait(list(running), num_returns=1, timeout=SLICE)
-            at_work = {job.number for job in running.values()}
+            at_work = set(running.values())
             unsaved, epochs, notes = monitor.get(mailbox.news.remote())
             _save({name: content for number, name, content in unsaved if number in at_work}, checkpoints)
             for text in notes:
@@ -91,18 +93,21 @@ def climb(
                 on_epoch(epochs)
                 told = epochs
             for one in ready:
-                job = running.pop(one)
-                pop = mailbox.pop_outcome.remote(job.number)
+                number, died = running.pop(one), False
                 try:
                     ray.get(one)
-                    outcome = cloudpickle.loads(monitor.get(pop))
                 except ray.exceptions.WorkerCrashedError:
                     if monitor.is_lost or not monitor.answers():
                         raise
-                    outcome = rungs.Diverged(f"its process died {recipe.retries + 1} times (such as by a signal)")
+                    died = True
+                found = monitor.get(mailbox.pop_outcome.remote(number))
+                if died and found is None:
+                    yield number, rungs.Diverged(f"its process died {recipe.retries + 1} times (such as by a signal)")
+                    continue
+                outcome = cloudpickle.loads(found)
                 if isinstance(outcome, Exception) and not isinstance(outcome, rungs.Diverged):
                     raise outcome
-                yield job.number, outcome
+                yield number, outcome
 
 
 def _save(content: Mapping[str, bytes], folder: Path) -> None:
@@ -115,8 +120,7 @@ def _save(content: Mapping[str, bytes], folder: Path) -> None:
 def _climb(payload: list[Any], mailbox: list[Any], job: Job) -> None:
     """Train one network in a worker, and send epochs, checkpoints and result to the mailbox; references are in lists.
 
-    A process that died before left checkpoints there. One that does not fit, such as that of a node with another
-    device, is dropped: the training then starts with the weights of the rung before.
+    A process that died before left checkpoints there.
     """
     import ray
     from ray import cloudpickle
@@ -130,32 +134,27 @@ def _climb(payload: list[Any], mailbox: list[Any], job: Job) -> None:
         left = {**job.checkpoints, **ray.get(mailbox[0].checkpoints.remote(job.number))}
 
         def keep(path: Path) -> None:
-            mailbox[0].put_checkpoint.remote(job.number, path.name, path.read_bytes())
+            ray.get(mailbox[0].put_checkpoint.remote(job.number, path.name, path.read_bytes()))  # one after the other
 
-        def trained(left: Mapping[str, bytes]) -> rungs.Climbed:
-            with temporary.private() as folder:
-                for name, content in left.items():
-                    (folder / name).write_bytes(content)
-                return rungs.climb(
-                    Architecture.from_json(job.architecture),
-                    recipe,
-                    data,
-                    weights,
-                    steps=job.steps,
-                    done=job.done,
-                    checkpoints=folder,
-                    device=recipe.device,
-                    on_epoch=lambda epoch, epochs, _: mailbox[0].put_epoch.remote(job.number, epoch, epochs),
-                    on_checkpoint=keep,
-                )
+        def tell_unfit(reason: str) -> None:
+            mailbox[0].put_note.remote(f"trial {job.number}: {rungs.UNFIT.format(reason=reason)}")
 
-        try:
-            outcome = trained(left)
-        except UnfitCheckpoint as error:
-            why = str(error).rpartition(";")[0].rpartition("/")[2]
-            text = f"trial {job.number}: {why}; it is trained again with the weights of the rung before"
-            mailbox[0].put_note.remote(text)
-            outcome = trained({})
+        with temporary.private() as folder:
+            for name, content in left.items():
+                (folder / name).write_bytes(content)
+            outcome = rungs.climb(
+                Architecture.from_json(job.architecture),
+                recipe,
+                data,
+                weights,
+                steps=job.steps,
+                done=job.done,
+                checkpoints=folder,
+                device=recipe.device,
+                on_epoch=lambda epoch, epochs, _: mailbox[0].put_epoch.remote(job.number, epoch, epochs),
+                on_checkpoint=keep,
+                on_unfit=tell_unfit,
+            )
     except ray.exceptions.RayError:
         raise
     except rungs.Diverged as error:
