@@ -8,7 +8,7 @@ between rungs (within 0.3 s of the last epoch of a network at a rung), a search 
 with more trials, on Ray with two workers and measured latency, and with its record in a PostgreSQL database
 (`--postgresql URL` of an empty database; left out without one). Each way runs once undisturbed, which takes T seconds.
 Then a search of another name is killed (SIGKILL) over and over, each time after a random time of up to T/2, and started
-again with `nas resume` (the one with more trials with its own command): the moments fall into asking, measuring, training,
+again with `nas resume` (the one with more trials by its own command); moments fall into asking, measuring, training,
 the last rung, exports and the writing of tables. On Ray one kill in three hits a worker process. When a search
 has ended by itself, the next one starts, until all kills are used up; the last one runs to its end.
 
