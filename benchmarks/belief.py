@@ -24,7 +24,7 @@ so for the counts that the belief expects accuracies by: FLOPs alone, as until N
 50 (CIFAR-100) and 85 % (CIFAR-10), believed in after their 12 epochs.
 
 `--candidates` compares trainings that cost at most as much as the first `quick`: changed settings, resolutions, fewer
-channels, two seeds. One is chosen by the networks of even number, and judged by those of odd number.
+channels, two seeds; to choose one by the networks of even number, and to judge it by those of odd number.
 """
 
 from __future__ import annotations
