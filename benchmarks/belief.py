@@ -52,12 +52,12 @@ LEAST = 5  # networks
 SCORES = FOLDER.parent / "scores.csv"
 COUNTS = ("flops", "activations", "units")
 CRITERIA = ("accuracy", "log loss", "both", "expected")
-NONE = 1e-9
-WHEN = ("val_e12", "test_e200")
+ALMOST_ZERO = 1e-9
+SHORT_AND_FULL = ("val_e12", "test_e200")
 STEM, CONVOLUTION = 53_000, 143_360  # activations of a cell network without its cells, and of an edge in all 15 cells
 BY_COUNTS = {  # changes of the prior
-    "FLOPs": {"slope": 0.05, "slope_sd": 0.05, "activation_slope": 0.0, "activation_slope_sd": NONE},
-    "activations": {"slope": 0.0, "slope_sd": NONE, "activation_slope": 0.1, "activation_slope_sd": 0.08},
+    "FLOPs": {"slope": 0.05, "slope_sd": 0.05, "activation_slope": 0.0, "activation_slope_sd": ALMOST_ZERO},
+    "activations": {"slope": 0.0, "slope_sd": ALMOST_ZERO, "activation_slope": 0.1, "activation_slope_sd": 0.08},
     "**both**": {},
 }
 
@@ -400,7 +400,7 @@ def compare_on_cells(samples: int = 150, networks: int = 20) -> None:
     rng, epochs = np.random.default_rng(0), ((12.0, 1.0),)
     print("| images | expected by | tau | minus that of FLOPs |\n| -- | -- | -- | -- |")
     for images, least in (("cifar10", 0.85), ("cifar100", 0.5)):
-        short, full = (np.array([float(cell[f"{images}_{when}"]) / 100 for cell in cells]) for when in WHEN)
+        short, full = (np.array([float(cell[f"{images}_{when}"]) / 100 for cell in cells]) for when in SHORT_AND_FULL)
         usable = np.flatnonzero((full > least) & (short > 0.15))
         found = defaultdict(list)
         for _ in range(samples):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nasspace.engine.starting_weights import Donor
 
 PACKAGES = ("nasspace", "torch", "optuna", "onnxruntime", "numpy", "scikit-learn")
-TOLERATED = 0.5  # doublings by which a front's networks may be trained for longer than the full training says
+LONGER = 0.5  # doublings by which a front's networks may be trained for longer than the full training says
 EvaluatorFunction = Callable[[Architecture], Mapping[str, float]]
 KnownObjectives = Mapping[str, Callable[[Architecture], float]]
 
@@ -213,7 +213,7 @@ def _short_full_training(recipe: Recipe, resolution: int) -> Iterator[str]:
     targets = [Fidelity(rung.resolution or resolution, rung.epochs, rung.share) for rung in recipe.rungs]
     steps = [recipe.fidelity, *(step for rung in ladder(recipe.fidelity, resolution, targets) for step in rung)]
     epochs = tuple((step.epochs * step.share, step.resolution / resolution) for step in steps)
-    if missing_doublings(epochs, recipe.full.epochs, Prior()) < -TOLERATED:
+    if missing_doublings(epochs, recipe.full.epochs, Prior()) < -LONGER:
         listed = " + ".join(f"{step.epochs}" for step in steps)
         yield (
             f"full.epochs {recipe.full.epochs}: the networks of the front are trained for longer, {listed} epochs; "

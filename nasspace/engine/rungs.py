@@ -135,8 +135,19 @@ def climb(
     """
     try:
         with as_candidate_failures():
-            calls = (on_epoch, on_checkpoint, on_unfit)
-            return _climb(architecture, recipe, data, start, steps, done, checkpoints, device, *calls)
+            return _climb(
+                architecture,
+                recipe,
+                data,
+                start,
+                steps,
+                done,
+                checkpoints,
+                device,
+                on_epoch,
+                on_checkpoint,
+                on_unfit,
+            )
     except Diverged:
         raise
     except CandidateFailed as error:

@@ -66,13 +66,15 @@ class Prior:
     inherited: float = 0.3  # correlation of accuracies with shared weights: below published ones, above those measured
     resolution_power: float = 0.7  # an epoch at half the resolution counts 0.5 ** this
 
-    @property
-    def slopes(self) -> np.ndarray:
-        """The slopes per doubling of FLOPs and of activations."""
-        return np.array([self.slope, self.activation_slope])
+    def trend(self, sizes: np.ndarray) -> np.ndarray:
+        """What is expected of networks by their counts, without the level.
 
-    def slope_covariance(self, sizes: np.ndarray) -> np.ndarray:
-        """The covariance of networks that follows from the uncertain slopes; `sizes` are as in `AccuracyBelief`."""
+        `sizes` are doublings of FLOPs, or of FLOPs and activations, of shape (networks, 1 or 2).
+        """
+        return sizes @ np.array([self.slope, self.activation_slope])[: sizes.shape[1]]
+
+    def trend_covariance(self, sizes: np.ndarray) -> np.ndarray:
+        """The covariance of networks that follows from the uncertain slopes; `sizes` are as in `trend`."""
         deviations = np.array([self.slope_sd, self.activation_slope_sd])
         scaled = sizes * deviations[: sizes.shape[1]]
         return scaled @ scaled.T
@@ -145,12 +147,12 @@ class AccuracyBelief:
         """Mean and covariance of the log odds after full training, and the Cholesky factor of the looks' covariance."""
         terms, prior = self._terms, self.prior
         factor = np.linalg.cholesky(terms.covariance(self.spread))
-        prior_covariance = prior.level_sd**2 + prior.slope_covariance(self._sizes)
+        prior_covariance = prior.level_sd**2 + prior.trend_covariance(self._sizes)
         cross = prior_covariance[:, terms.network]
         prior_covariance[np.diag_indices_from(prior_covariance)] += self.spread**2
         cross[terms.network, np.arange(len(terms.network))] += self.spread**2
         half = np.linalg.solve(factor, cross.T)
-        mean = prior.level + _trend(self._sizes, prior) + half.T @ np.linalg.solve(factor, terms.residual)
+        mean = prior.level + prior.trend(self._sizes) + half.T @ np.linalg.solve(factor, terms.residual)
         return mean, prior_covariance - half.T @ half, factor
 
     @property
@@ -218,7 +220,7 @@ class _Terms:
             alike = budget == kind
             observed[alike] = _inherited(observed[alike], size[alike], prior, spread)
         gained = prior.gain * self.missing + prior.early_gain * self.early
-        self.residual = observed - (prior.level + _trend(size, prior) - gained)
+        self.residual = observed - (prior.level + prior.trend(size) - gained)
         far = np.maximum(self.missing, 0.0)
         root = np.where(inherited, UNKNOWN_SD, np.sqrt(prior.shared * variance))
         own = (
@@ -233,7 +235,7 @@ class _Terms:
         )  # the error of all trainings is one, that of shared weights another
         self.fixed = (
             prior.level_sd**2
-            + prior.slope_covariance(size)
+            + prior.trend_covariance(size)
             + prior.gain_sd**2 * np.outer(self.missing, self.missing)
             + prior.early_gain_sd**2 * np.outer(self.early, self.early)
             + prior.gap_sd**2 * (budget[:, None] == budget) * np.minimum(1, np.outer(far, far))
@@ -254,11 +256,6 @@ class _Terms:
     def covariance(self, spread: float) -> np.ndarray:
         """The covariance of the looks if networks of equal counts vary with this deviation."""
         return self.fixed + spread**2 * (self.network[:, None] == self.network)
-
-
-def _trend(sizes: np.ndarray, prior: Prior) -> np.ndarray:
-    """What the prior expects of networks by their counts, without the level; `sizes` are as in `AccuracyBelief`."""
-    return sizes @ prior.slopes[: sizes.shape[1]]
 
 
 def missing_doublings(epochs: Sequence[tuple[float, float]], full_epochs: float, prior: Prior) -> float:
@@ -305,7 +302,7 @@ def _inherited(observed: np.ndarray, sizes: np.ndarray, prior: Prior, spread: fl
     rest = observed - observed.mean() - centered @ slopes
     scale = rest.std()
     standardized = rest / scale if scale > TINY else np.zeros_like(rest)
-    return prior.level + _trend(sizes, prior) + standardized * spread / prior.inherited
+    return prior.level + prior.trend(sizes) + standardized * spread / prior.inherited
 
 
 def quality(accuracies: Sequence[float], log_losses: Sequence[float | None], images: float | np.ndarray) -> np.ndarray:

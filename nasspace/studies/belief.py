@@ -139,26 +139,28 @@ def believe(
     if not prior or not data:
         return None
     records = _records(attributes)
-    looks, numbers, found = [], [], {}
-    sizes: list[tuple[float, ...]] = []
+    looks, flops, activations, numbers, found = [], [], [], [], {}
     for trial in trials:
         values = trial.user_attrs["values"]
         if "accuracy" in values:
             looks += _looks(len(numbers), trial, settings, records.get(trial.number, ()))
             numbers.append(trial.number)
-            counts = (values["flops"], trial.user_attrs.get(ACTIVATIONS))
-            sizes.append(counts if counts[1] is not None else counts[:1])
+            flops.append(values["flops"])
+            activations.append(trial.user_attrs.get(ACTIVATIONS))
             found[trial.number] = values["accuracy"]
     if not looks:
         return None
     known = {name: value for name, value in prior.items() if name in Prior.__dataclass_fields__}
-    columns = min(map(len, sizes)) if "activation_slope" in prior else 1  # an earlier version's front stays the same
-    if columns == 1 and "activation_slope" in prior:  # a trial of an earlier version
-        known |= FLOPS_ALONE
+    counts = [flops]
+    if "activation_slope" in prior:  # not in a study of an earlier version, whose front stays the same
+        if None in activations:  # a trial of an earlier version
+            known |= FLOPS_ALONE
+        else:
+            counts.append(activations)
     recipe = settings["recipe"]
     batch = (recipe.get("training") or {}).get("batch_size", TrainingSettings.batch_size)
     belief = AccuracyBelief(
-        [counts[:columns] for counts in sizes],
+        list(zip(*counts, strict=True)),
         looks,
         recipe["full"]["epochs"],
         data["validation"],

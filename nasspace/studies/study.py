@@ -60,7 +60,7 @@ FINISHED = "finished"  # study attribute: the search and its exports are complet
 ENDED = "ended"  # study attribute: why the search ended before its trials were used up
 SETTINGS = "nasspace_settings"  # study attribute in a shared storage: study.yaml, for processes that join
 PROMOTION_DRAWS = 64  # from the belief, for what networks are expected to add to the front
-LEAST_NAMED = 0.05  # of a place on the front: below it, no network is named, however improbable the members are
+PROBABILITY_FLOOR = 0.05  # of a place on the front: no network below it is named, however improbable the members are
 LEAST_PROBABLE = 0.2  # of a place on the front; at 0.05, a search with short trainings lists a third of its networks
 JOIN_TIMEOUT = 10.0  # seconds to wait for the settings of a study that another process is creating
 
@@ -563,7 +563,7 @@ class Study:
         found = belief.probabilities_of_front(costs, LEAST_PROBABLE)
         if found.keys() <= front:
             members = belief.probabilities_of_front(costs, of=front)
-            least = max(LEAST_NAMED, min(members.values(), default=1.0) / 2)
+            least = max(PROBABILITY_FLOOR, min(members.values(), default=1.0) / 2)
             found = belief.probabilities_of_front(costs, least) if least < LEAST_PROBABLE else {}
         likely = [number for number in found if number not in front]
         return {number: found[number] for number in sorted(likely, key=lambda number: (-found[number], number))}

@@ -24,8 +24,8 @@ def simulated(rng, networks=20, images=400, prior=PRIOR):
     sizes = np.column_stack([flops, np.sqrt(flops) * 10 ** rng.uniform(1, 2, networks)])  # with activations
     size = np.log2(sizes) - np.log2(sizes).mean(axis=0)
     level = 1.2 + 0.3 * rng.standard_normal()
-    slopes = prior.slopes + (prior.slope_sd, prior.activation_slope_sd) * rng.standard_normal(2)
-    truth = level + size @ slopes + prior.spread * rng.standard_normal(networks)
+    slopes = (prior.slope_sd, prior.activation_slope_sd) * rng.standard_normal(2)
+    truth = level + prior.trend(size) + size @ slopes + prior.spread * rng.standard_normal(networks)
     gain = prior.gain + prior.gain_sd * rng.standard_normal()
     looks = []
     common = rng.standard_normal()

@@ -40,6 +40,9 @@ def test_shares_of_draws_are_those_that_each_draw_gives(seed: int, columns: int)
     assert pareto.nondominated_shares(draws, costs) == pytest.approx(expected)
     least = [share if share >= 0.2 else 0.0 for share in expected]
     assert pareto.nondominated_shares(draws, costs, least=0.2) == pytest.approx(least)
+    some = pareto.nondominated_shares(draws, costs, chosen=[0, 3])
+    assert some[[0, 3]] == pytest.approx(np.asarray(expected)[[0, 3]])
+    assert some.sum() == pytest.approx(some[[0, 3]].sum())
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 4])

@@ -85,7 +85,9 @@ def climb(
             ready, _ = ray.wait(list(running), num_returns=1, timeout=SLICE)
             at_work = set(running.values())
             unsaved, epochs, notes = monitor.get(mailbox.news.remote())
-            _save({name: content for number, name, content in unsaved if number in at_work}, checkpoints)
+            files.write_together(
+                {checkpoints / name: content for number, name, content in unsaved if number in at_work}
+            )
             for text in notes:
                 on_note(text)
             epochs = {number: each for number, each in epochs.items() if number in at_work}
@@ -108,13 +110,6 @@ def climb(
                 if isinstance(outcome, Exception) and not isinstance(outcome, rungs.Diverged):
                     raise outcome
                 yield number, outcome
-
-
-def _save(content: Mapping[str, bytes], folder: Path) -> None:
-    """Write files by name."""
-    for name, one in content.items():
-        with files.replacing(folder / name) as path:
-            path.write_bytes(one)
 
 
 def _climb(payload: list[Any], mailbox: list[Any], job: Job) -> None:

@@ -125,7 +125,7 @@ def rungs_here(tmp_path_factory) -> Path:
             nasspace.Space.from_text(SPACE, "little.yaml"),
             **{"data": "digits", "trials": 6, "sampler": "random", "objectives": ["accuracy", "flops"]},
             **{"resolution": 8, "fidelity": {"resolution": 8, "epochs": 1}},
-            **{"rungs": [{"epochs": 24}, {"epochs": 1}], "study": "here", "deliver": False},
+            **{"rungs": [{"epochs": 4}, {"epochs": 1}], "study": "here", "deliver": False},
         )
         shutil.copytree("reports/here", "reports/before")
         loop.resume("here")
@@ -134,7 +134,10 @@ def rungs_here(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def rungs_there(searches, rungs_here) -> Searches:
-    """Searches in a folder with the study `there`, whose networks are yet to climb a rung."""
+    """Searches in a folder with the study `there`, whose networks are yet to climb a rung.
+
+    As long as its file `hold` exists, trainings on a cluster wait at each checkpoint (`test_clusters.resumed`).
+    """
     shutil.copytree(rungs_here / "before", searches.folder / "reports" / "there")
     return searches
 

@@ -223,17 +223,25 @@ def test_a_candidate_whose_process_dies_is_retried(searches, one_node, monkeypat
 
 
 def resumed(address: str, workers: int = 1, **settings: int) -> str:
-    """Code that resumes the study `there` on a cluster and prints its events; a worker logs the checkpoints it gets."""
+    """Code that resumes the study `there` on a cluster and prints its events.
+
+    The log has the trial and the number of checkpoints that each process got; a process waits while there is a `hold`.
+    """
     return (
         "from nasspace.engine import loop\n"
         "from nasspace.engine.ray import climbing\n"
-        "class Logged(climbing.Mailbox):\n"
+        "class Watched(climbing.Mailbox):\n"
         "    async def checkpoints(self, number, log=str(FOLDER / 'log.txt')):\n"
         "        found = await super().checkpoints(number)\n"
         "        with open(log, 'a') as file:\n"
         "            file.write(f'{number} {len(found)} -\\n')\n"
         "        return found\n"
-        "climbing.Mailbox = Logged\n"
+        "    async def put_checkpoint(self, number, name, content, hold=FOLDER / 'hold'):\n"
+        "        import asyncio\n"
+        "        await super().put_checkpoint(number, name, content)\n"
+        "        while hold.exists():\n"
+        "            await asyncio.sleep(0.05)\n"
+        "climbing.Mailbox = Watched\n"
         f"loop.resume('there', ray={address!r}, workers={workers}, **{settings},\n"
         "    on_event=lambda kind, text='', **_: print(text, flush=True))\n"
     )
@@ -278,14 +286,14 @@ def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path):
 def test_networks_climb_a_rung_on_the_cluster_as_they_do_here(rungs_there, rungs_here, one_node):
     """A checkpoint that does not fit, here a damaged one, is dropped."""
     study = records.load(rungs_here / "here")
-    steps = [Fidelity(8, 1), Fidelity(8, 24)]
+    steps = [Fidelity(8, 1), Fidelity(8, 4)]
     name = rungs._checkpoint_name(study.architecture(study.planned_rungs[0]["networks"][0]), steps)
     (rungs_there.folder / "reports" / "there" / "checkpoints").mkdir(exist_ok=True)
     (rungs_there.folder / "reports" / "there" / "checkpoints" / name).write_bytes(b"damaged")
     done = rungs_there.run(resumed(one_node.address, workers=2))
     assert done.returncode == 0, done.stderr
     assert any("2 done" in line and "on Ray" in line for line in done.stderr.splitlines()), done.stderr
-    assert any("on Ray, 0 done; trial" in line and "of 24" in line for line in done.stderr.splitlines()), done.stderr
+    assert any("on Ray, 0 done; trial" in line and "of 4" in line for line in done.stderr.splitlines()), done.stderr
     number = study.planned_rungs[0]["networks"][0]
     assert f"trial {number}: a checkpoint was dropped: not a sound checkpoint" in done.stderr
     assert_same_rungs(rungs_here, rungs_there.folder)
@@ -296,10 +304,13 @@ has_proc = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="f
 
 @has_proc
 def test_a_rung_whose_process_is_killed_continues_from_its_checkpoint(rungs_there, rungs_here, one_node):
+    hold = rungs_there.folder / "hold"
+    hold.touch()
     process = rungs_there.start(resumed(one_node.address))
     rungs_there.wait_until(lambda _: checkpoints_there(rungs_there.folder), "a network has a checkpoint")
     (climbing,) = processes_that_climb(one_node.head_node)
     os.kill(climbing, signal.SIGKILL)
+    hold.unlink()
     _, output = process.communicate(timeout=500)
     assert process.returncode == 0, output
     given = [count for _, count, _ in rungs_there.log()]
@@ -309,11 +320,14 @@ def test_a_rung_whose_process_is_killed_continues_from_its_checkpoint(rungs_ther
 
 @has_proc
 def test_a_network_whose_process_dies_at_every_attempt_leaves_the_front(rungs_there, one_node):
+    hold = rungs_there.folder / "hold"
+    hold.touch()
     process = rungs_there.start(resumed(one_node.address, retries=1))
     for attempt in (1, 2):
         rungs_there.wait_until(lambda log, attempt=attempt: len(log) == attempt, f"attempt {attempt}")
         *_, climbing = sorted(processes_that_climb(one_node.head_node))  # the one before may still be ending
         os.kill(climbing, signal.SIGKILL)
+    hold.unlink()
     _, output = process.communicate(timeout=500)
     assert process.returncode == 0, output
     number = int(rungs_there.log()[0][0])
@@ -324,21 +338,26 @@ def test_a_network_whose_process_dies_at_every_attempt_leaves_the_front(rungs_th
 
 @has_proc
 def test_a_rung_moves_to_another_node(rungs_there, rungs_here, two_nodes):
+    hold = rungs_there.folder / "hold"
+    hold.touch()
     node = two_nodes.add_node(num_cpus=1)
     process = rungs_there.start(resumed(two_nodes.address, workers=2))
-    rungs_there.wait_until(lambda log: len(log) == 2 and checkpoints_there(rungs_there.folder), "both nodes train")
+    rungs_there.wait_until(lambda _: len(checkpoints_there(rungs_there.folder)) == 2, "both nodes train")
     (climbing,) = processes_that_climb(node)
     two_nodes.remove_node(node, allow_graceful=False)
     with contextlib.suppress(ProcessLookupError):
         os.kill(climbing, signal.SIGKILL)
+    hold.unlink()
     _, output = process.communicate(timeout=500)
     assert process.returncode == 0, output
-    assert len(rungs_there.log()) == 3
+    given = [count for _, count, _ in rungs_there.log()]
+    assert given == ["0", "0", "1"], "the other node got the checkpoint of the dead one"
     assert_same_rungs(rungs_here, rungs_there.folder)
 
 
 def test_a_rung_whose_driver_is_killed_continues_from_its_checkpoint(rungs_there, rungs_here, one_node):
     """Without Ray, too: the checkpoints are those of a training in one process."""
+    (rungs_there.folder / "hold").touch()
     process = rungs_there.start(resumed(one_node.address))
     rungs_there.wait_until(lambda _: checkpoints_there(rungs_there.folder), "a network has a checkpoint")
     os.kill(process.pid, signal.SIGKILL)
@@ -350,5 +369,5 @@ def test_a_rung_whose_driver_is_killed_continues_from_its_checkpoint(rungs_there
     assert done.returncode == 0, done.stderr
     epochs = [line for line in done.stderr.splitlines() if "training at 8x8, 1 of 2" in line]
     assert epochs, done.stderr
-    assert "epoch 1 of 24" not in epochs[0]
+    assert "epoch 2 of 4" in epochs[0]
     assert_same_rungs(rungs_here, rungs_there.folder)
