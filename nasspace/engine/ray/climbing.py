@@ -56,7 +56,8 @@ def climb(
     resolution of all their architectures. Once `is_over`, no further training starts; those that run are finished.
 
     A training whose process or node dies continues on another node from its last checkpoint; if its process dies more
-    often than the recipe's `retries`, it has failed, as in the search. This process writes the checkpoints to the
+    often than the recipe's `retries`, it has failed, as in the search (a node's death does not count, as far as Ray
+    tells it from that of the process). This process writes the checkpoints to the
     folder `checkpoints`, so that they also survive its own end. `on_epoch` gets the epochs done and to do by trial,
     `on_note` sentences for the user.
     """
@@ -65,6 +66,7 @@ def climb(
         import ray
         from ray import cloudpickle
 
+        deaths = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
         monitor = connection.monitor
         cluster.pickle_by_value(payload.blocks)
         placement = cluster.worker_placement(recipe, cluster.nodes())
@@ -95,16 +97,20 @@ def climb(
                 on_epoch(epochs)
                 told = epochs
             for one in ready:
-                number, died = running.pop(one), False
+                number, death = running.pop(one), None
                 try:
                     ray.get(one)
-                except ray.exceptions.WorkerCrashedError:
+                except deaths as error:
                     if monitor.is_lost or not monitor.answers():
                         raise
-                    died = True
+                    death = error
                 found = monitor.get(mailbox.pop_outcome.remote(number))
-                if died and found is None:
-                    yield number, rungs.Diverged(f"its process died {recipe.retries + 1} times (such as by a signal)")
+                if death and found is None:
+                    if isinstance(death, ray.exceptions.NodeDiedError):  # not the network's fault
+                        waiting.append(number)
+                        continue
+                    why = "for lack of memory" if isinstance(death, ray.exceptions.OutOfMemoryError) else "by a signal"
+                    yield number, rungs.Diverged(f"its process died {recipe.retries + 1} times (such as {why})")
                     continue
                 outcome = cloudpickle.loads(found)
                 if isinstance(outcome, Exception) and not isinstance(outcome, rungs.Diverged):

@@ -55,8 +55,9 @@ class Mailbox:
         self._outcomes[number] = outcome
 
     async def pop_outcome(self, number: int) -> bytes | None:
-        """Pop and return the serialized outcome of a trial; None if there is none. Its checkpoints are dropped."""
-        self._checkpoints.pop(number, None)
+        """Pop and return the serialized outcome of a trial, and drop its checkpoints; None if it has none."""
+        if number in self._outcomes:
+            self._checkpoints.pop(number, None)
         self._epochs.pop(number, None)
         return self._outcomes.pop(number, None)
 

@@ -337,11 +337,12 @@ def test_a_network_whose_process_dies_at_every_attempt_leaves_the_front(rungs_th
 
 
 @has_proc
-def test_a_rung_moves_to_another_node(rungs_there, rungs_here, two_nodes):
+@pytest.mark.parametrize("retries", [2, 0])
+def test_a_rung_moves_to_another_node(rungs_there, rungs_here, two_nodes, retries):
     hold = rungs_there.folder / "hold"
     hold.touch()
     node = two_nodes.add_node(num_cpus=1)
-    process = rungs_there.start(resumed(two_nodes.address, workers=2))
+    process = rungs_there.start(resumed(two_nodes.address, workers=2, retries=retries))
     rungs_there.wait_until(lambda _: len(checkpoints_there(rungs_there.folder)) == 2, "both nodes train")
     (climbing,) = processes_that_climb(node)
     two_nodes.remove_node(node, allow_graceful=False)
