@@ -40,7 +40,10 @@ PACKAGES = (
     ("cli", "the command line"),
 )
 ROWS = {name: row for row, (names, _) in enumerate(PACKAGES) for name in names.split()}
-IMPORTED_LATE = {"optuna_adapter", "samplers.evolution", "samplers.optuna_gain"}  # modules, as a library is
+IMPORTED_LATE = {  # modules, as a library is
+    "optuna_adapter",
+    *(f"samplers.{name}" for name in ["evolution", "learned_space", "optuna_gain", "optuna_papers", "optuna_proposer"]),
+}
 HEAVY_LIBRARIES = {
     "optuna": {
         "optuna_adapter",
@@ -49,7 +52,10 @@ HEAVY_LIBRARIES = {
         "samplers.optuna_samplers",
         "samplers.importance",
         "samplers.evolution",
+        "samplers.learned_space",
         "samplers.optuna_gain",
+        "samplers.optuna_papers",
+        "samplers.optuna_proposer",
     },
     "ray": {
         f"engine.ray.{name}"

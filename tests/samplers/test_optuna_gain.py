@@ -9,7 +9,8 @@ import optuna
 import pytest
 
 from nasspace.samplers import pareto
-from nasspace.samplers.optuna_gain import GainSampler, LearnedSpace
+from nasspace.samplers.learned_space import LearnedSpace
+from nasspace.samplers.optuna_gain import GainSampler
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
