@@ -82,9 +82,8 @@ def parse_yaml(text: str, source: str = "") -> Document:
         return Document(_value(loader, node, (), lines, source), source, lines)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = (
-            f":{min(mark.line + 1, len(text.splitlines()))}" if mark else ""
-        )  # the mark may be one line after the last
+        last = len(text.splitlines())  # the mark may be one line after it
+        line = f":{min(mark.line + 1, last)}" if mark else ""
         raise InputError(f"{source}{line}: not valid YAML: {cut(str(error.problem or error.context))}") from None
     except yaml.reader.ReaderError as error:
         number = text[: error.position].count("\n") + 1

@@ -126,9 +126,8 @@ def _processes(folder: Path) -> list[int]:
         with contextlib.suppress(OSError):  # has ended
             if entry.name.isdecimal() and entry.stat().st_uid == os.getuid() and int(entry.name) != os.getpid():
                 arguments = (entry / "cmdline").read_bytes().split(b"\0")
-                of_ray = any(
-                    b"/ray/" in argument for argument in arguments[:3]
-                )  # the program, or the script that Python runs
+                program = arguments[:3]  # or the script that Python runs
+                of_ray = any(b"/ray/" in argument for argument in program)
                 if of_ray and any(argument.startswith(within) or b"=" + within in argument for argument in arguments):
                     found.append(int(entry.name))
     return found

@@ -86,9 +86,8 @@ def problems(spec: Mapping[str, Any], architecture: Architecture) -> Iterator[st
 
 def write(folder: Path, spec: Mapping[str, Any], *, program: bool) -> None:
     """Write preprocessing.json and, with `program`, predict.py, a copy of the module `data.predict`."""
-    files.write_text(
-        folder / NAME, json.dumps(spec, indent=1) + "\n"
-    )  # ASCII: the name of a class may be invalid UTF-8
+    # In ASCII, since the name of a class may be invalid UTF-8.
+    files.write_text(folder / NAME, json.dumps(spec, indent=1) + "\n")
     if program:
         files.write_text(folder / PROGRAM, Path(predict.__file__).read_text(encoding="utf-8"))
 

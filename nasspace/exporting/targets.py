@@ -36,9 +36,8 @@ class Target:
     name: str
     file: str
     package: str
-    write: (
-        Callable[[nn.Module, tuple[int, ...], bool, Path], None] | None
-    )  # None: written by `nas quantize` from another file
+    # None: written by `nas quantize` from another file
+    write: Callable[[nn.Module, tuple[int, ...], bool, Path], None] | None
     load: Callable[[Path], Scores]
     title: str
     about: str

@@ -230,9 +230,8 @@ class _Terms:
             + (prior.early_drift_sd * self.early) ** 2
         )
         own[inherited] = spread**2 * (1 / prior.inherited**2 - 1)
-        same_level = np.where(
-            inherited, budget + 1, 0
-        )  # the error of all trainings is one, that of shared weights another
+        # The error of the images is one for all trainings, and another one for each budget with shared weights.
+        same_level = np.where(inherited, budget + 1, 0)
         self.fixed = (
             prior.level_sd**2
             + prior.trend_covariance(size)
