@@ -156,8 +156,9 @@ def mark_nightly(config: pytest.Config, items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.slow)
     if getattr(config.option, "lf", False) or is_one_named(config):  # only a part of each file is collected
         return
-    collected = {item.path.stem for item in items}
-    if wrong := sorted(f"{test} {pattern}" for test, pattern in unused if test.partition("::")[0] in collected):
+    collected = {item.path for item in items}
+    files = {test: set(Path(__file__).parent.rglob(f"{test.partition('::')[0]}.py")) for test, _ in unused}
+    if wrong := sorted(f"{test} {pattern}" for test, pattern in unused if files[test] <= collected):
         raise pytest.UsageError(f"NIGHTLY in tests/conftest.py: no test matches {', '.join(wrong)}")
 
 

@@ -18,6 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nasspace.samplers import pareto
+from nasspace.samplers.optuna_proposer import random_value
 
 POPULATION, TOURNAMENT = 20, 5  # the paper's 100 and 25 would be larger than most searches here
 
@@ -25,9 +26,8 @@ POPULATION, TOURNAMENT = 20, 5  # the paper's 100 and 25 would be larger than mo
 class EvolutionSampler(optuna.samplers.BaseSampler):
     """Regularized evolution of categorical choices; the first population is random."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int = 0):
         self.seed = seed
-        self.random = optuna.samplers.RandomSampler(seed=seed)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The parent's choices; none in the first population."""
@@ -39,13 +39,14 @@ class EvolutionSampler(optuna.samplers.BaseSampler):
     ) -> dict[str, Any]:
         """The parent's options, with another one for a random choice."""
         parent = self._parent(study, trial)
-        return mutated(parent.params, search_space, self._rng(trial, "mutation")) if parent else {}
+        inherited = {name: option for name, option in parent.params.items() if name in search_space} if parent else {}
+        return mutated(inherited, {name: search_space[name] for name in inherited}, self._rng(trial, "mutation"))
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """A random option: in the first population, and for choices that the parent did not reach."""
-        return self.random.sample_independent(study, trial, param_name, param_distribution)
+        return random_value(self.seed, study, trial, param_name, param_distribution)
 
     def _rng(self, trial: FrozenTrial, purpose: str) -> random.Random:
         return random.Random(f"{self.seed}/{trial.number}/{purpose}")

@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from nasspace.space.tree import all_walks
+
+PLAIN = (type(None), bool, int, float, str)  # types that every storage of Optuna returns as they were
 
 
 class Point(NamedTuple):
@@ -32,6 +35,22 @@ class Condition(NamedTuple):
     options: frozenset[Any]
 
 
+def learned_parameters(trials: Sequence[FrozenTrial]) -> dict[str, CategoricalDistribution]:
+    """The parameters that are learned, in the order of suggestion: categorical ones with several plain options."""
+    found: dict[str, CategoricalDistribution] = {}
+    for trial in trials:
+        for name, each in trial.distributions.items():
+            if isinstance(each, CategoricalDistribution) and name not in found and len(_distinct(each)) > 1:
+                found[name] = each
+    return found
+
+
+def _distinct(distribution: CategoricalDistribution) -> tuple[Any, ...]:
+    """The different options; none if one is not plain, or not equal to itself."""
+    is_plain = all(isinstance(option, PLAIN) and option == option for option in distribution.choices)
+    return tuple(dict.fromkeys(distribution.choices)) if is_plain else ()
+
+
 class LearnedSpace:
     """The space that trials were drawn from, as nasspace's samplers see it.
 
@@ -46,28 +65,36 @@ class LearnedSpace:
     @classmethod
     def of(cls, trials: Sequence[FrozenTrial]) -> LearnedSpace:
         """Learn the space from the trials."""
-        options: dict[str, tuple[Any, ...]] = {}
-        for trial in trials:
-            for name, each in trial.distributions.items():
-                if isinstance(each, CategoricalDistribution):
-                    options.setdefault(name, tuple(each.choices))
+        options = {name: _distinct(each) for name, each in learned_parameters(trials).items()}
         finished = [trial.params for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-        names = list(options)
-        found = {name: _condition(name, names, finished) for name in names}
-        return cls(options, {name: condition for name, condition in found.items() if condition})
+        return cls(options, _conditions(options, finished) if finished else {})
 
     @cached_property
     def size(self) -> int:
         """An upper bound on the number of points."""
         return math.prod(len(options) for options in self.options.values())
 
+    @cached_property
+    def _parents_first(self) -> list[str]:
+        """All parameters, each after the one that it depends on."""
+        ordered: dict[str, None] = {}
+
+        def place(name: str) -> None:
+            if name not in ordered:
+                if name in self.conditions:
+                    place(self.conditions[name].name)
+                ordered[name] = None
+
+        for name in self.options:
+            place(name)
+        return list(ordered)
+
     def architecture(self, choose: Callable[[str, Sequence[Any]], Any]) -> Point:
         """The point for which `choose(name, options)` returns an option of every parameter that is suggested."""
         choices: dict[str, Any] = {}
-        missing = list(self.options)
-        while ready := next((name for name in missing if self._is_reached(name, choices)), None):
-            missing.remove(ready)
-            choices[ready] = choose(ready, self.options[ready])
+        for name in self._parents_first:
+            if self._is_reached(name, choices):
+                choices[name] = choose(name, self.options[name])
         return Point(choices, repr(sorted(choices.items())))
 
     def _is_reached(self, name: str, choices: Mapping[str, Any]) -> bool:
@@ -96,21 +123,30 @@ class LearnedSpace:
                     yield self.architecture(lambda at, options, changed=changed: changed.get(at, options[0]))
 
 
-def _condition(name: str, names: Sequence[str], trials: Sequence[Mapping[str, Any]]) -> Condition | None:
-    """The parameter whose option decides in all trials whether `name` is suggested; None if it always is.
+def _conditions(options: Mapping[str, tuple[Any, ...]], trials: Sequence[Mapping[str, Any]]) -> dict[str, Condition]:
+    """The conditions that hold in all trials, by parameter; `trials` are parameters in the order of suggestion.
 
-    Of several such parameters it is the one that is itself suggested most rarely: a layer's kernel depends on the
-    layer's block, which depends on the depth.
+    A parameter depends on one that is suggested before it whenever it is suggested, and never has the same option
+    otherwise. Of several such parameters it is the one that is itself suggested most rarely: a layer's kernel depends
+    on the layer's block, which depends on the depth.
     """
-    if all(name in params for params in trials):
-        return None
-    candidates = []
-    for other in names:
-        present = {params.get(other) for params in trials if name in params}
-        absent = {params.get(other) for params in trials if name not in params}
-        suggested_after = all(list(params).index(other) < list(params).index(name) for params in trials
-                              if other in params and name in params)  # fmt: skip
-        if other != name and present and suggested_after and not present & absent:
-            rarity = sum(other in params for params in trials)
-            candidates.append((rarity, Condition(other, frozenset(present))))
-    return min(candidates, key=lambda pair: pair[0])[1] if candidates else None
+    names = list(options)
+    places = [{name: place for place, name in enumerate(params)} for params in trials]
+    place = np.array([[each.get(name, -1) for name in names] for each in places])  # -1: not suggested
+    chosen = np.array(
+        [[options[name].index(params[name]) if name in params else -1 for name in names] for params in trials]
+    )
+    count = (place >= 0).sum(axis=0)
+    found = {}
+    for i, name in enumerate(names):
+        has = place[:, i] >= 0
+        if has.all() or not has.any():
+            continue
+        is_before = ((place[has] >= 0) & (place[has] < place[has][:, [i]])).all(axis=0)
+        for other in sorted(np.flatnonzero(is_before), key=lambda other: count[other]):
+            present = np.unique(chosen[has, other])
+            if not np.isin(chosen[~has, other], present).any():
+                known = options[names[other]]
+                found[name] = Condition(names[other], frozenset(known[index] for index in present))
+                break
+    return found

@@ -17,10 +17,9 @@ from nasspace.samplers.proposers import Proposer
 class GainSampler(ProposerSampler):
     """Proposes the parameters with the highest expected hypervolume improvement.
 
-    The first objective is uncertain, like an accuracy; the others are costs, predicted from the trials or given:
-    `known` maps an objective's index to a function of the parameters. Constraints are those of `Trial.set_constraint`;
-    a trial that violates one may be pruned without values. Proposals depend on the seed, the trials, and the trial's
-    number only. Numeric parameters, and all parameters of the first five trials, are drawn at random.
+    The first objective is uncertain, like an accuracy; the others are costs, predicted from the trials or `known`.
+    Constraints are those of `Trial.set_constraint`; a trial that violates one may be pruned without values. What is
+    drawn at random, and `known`: see `ProposerSampler`.
     """
 
     def proposer(self, space: LearnedSpace, figures: Figures) -> Proposer:

@@ -39,3 +39,11 @@ def test_choices_that_the_parent_did_not_reach_are_drawn() -> None:
     study.optimize(conditional, 60)
     assert all(len(trial.params) == trial.params["depth"] + 1 for trial in study.trials)
     assert {trial.params["depth"] for trial in study.trials[30:]} >= {2, 3}
+
+
+def test_a_resumed_study_continues_its_random_population() -> None:
+    study = optuna.create_study(direction="maximize", sampler=EvolutionSampler(0))
+    study.optimize(value, 5)
+    study.sampler = EvolutionSampler(0)
+    study.optimize(value, 5)
+    assert len({str(trial.params) for trial in study.trials}) == 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from nasspace.engine import rungs
 from nasspace.engine.ray import actors, cluster
 from nasspace.engine.ray.mailbox import Mailbox
 from nasspace.engine.ray.payload import Parts, Payload, deserialized, serialized
+from nasspace.engine.ray.watch import ClusterMonitor
 from nasspace.studies.recipe import Recipe
 from nasspace.training.settings import Fidelity
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from nasspace.data.images import DataSet
 
 SLICE = 1.0  # seconds between two checks of the cluster
+NODES = 3  # deaths of a node that are not the fault of the network that it trained
 
 
 @dataclass(frozen=True)
@@ -55,18 +58,16 @@ def climb(
     `job_of` is called when a trial's training starts, since a job holds weights and checkpoints. `data` has the
     resolution of all their architectures. Once `is_over`, no further training starts; those that run are finished.
 
-    A training whose process or node dies continues on another node from its last checkpoint; if its process dies more
-    often than the recipe's `retries`, it has failed, as in the search (a node's death does not count, as far as Ray
-    tells it from that of the process). This process writes the checkpoints to the
-    folder `checkpoints`, so that they also survive its own end. `on_epoch` gets the epochs done and to do by trial,
-    `on_note` sentences for the user.
+    A training whose process or node dies continues on any node from its last checkpoint. If its process dies more often
+    than the recipe's `retries`, or its node more than `NODES` times, it has failed, as in the search. This process
+    writes the checkpoints to the folder `checkpoints`, so that they also survive its own end. `on_epoch` gets the
+    epochs done and to do by trial, `on_note` sentences for the user.
     """
     payload = Payload.from_data(recipe, data)
     with cluster.connect(recipe, payload.nbytes, resume_command) as connection:
         import ray
         from ray import cloudpickle
 
-        deaths = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
         monitor = connection.monitor
         cluster.pickle_by_value(payload.blocks)
         placement = cluster.worker_placement(recipe, cluster.nodes())
@@ -74,8 +75,10 @@ def climb(
         mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, **cluster.on_driver_node()).remote()
         # Payload and results are owned by the mailbox or a worker, not by this process: see `actors.worker_class`.
         (reference,) = monitor.get(mailbox.store_payload.remote(serialized(payload)))
-        task = ray.remote(_climb).options(**placement.options, max_retries=recipe.retries)
+        # Retries are counted here: Ray's own are endless where a process was killed for lack of memory.
+        task = ray.remote(_climb).options(**placement.options, max_retries=0)
         waiting, running = list(numbers), {}
+        deaths: defaultdict[int, list[Exception]] = defaultdict(list)
         told: dict[int, tuple[int, int]] = {}
         while running or (waiting and not is_over()):
             while waiting and len(running) < workers and not is_over():
@@ -97,25 +100,46 @@ def climb(
                 on_epoch(epochs)
                 told = epochs
             for one in ready:
-                number, death = running.pop(one), None
-                try:
-                    ray.get(one)
-                except deaths as error:
-                    if monitor.is_lost or not monitor.answers():
-                        raise
-                    death = error
+                number, death = running.pop(one), _death(one, monitor)
                 found = monitor.get(mailbox.pop_outcome.remote(number))
                 if death and found is None:
-                    if isinstance(death, ray.exceptions.NodeDiedError):  # not the network's fault
-                        waiting.append(number)
-                        continue
-                    why = "for lack of memory" if isinstance(death, ray.exceptions.OutOfMemoryError) else "by a signal"
-                    yield number, rungs.Diverged(f"its process died {recipe.retries + 1} times (such as {why})")
+                    deaths[number].append(death)
+                    if reason := _reason_to_give_up(deaths[number], recipe.retries):
+                        yield number, rungs.Diverged(reason)
+                    else:
+                        waiting.insert(0, number)
                     continue
                 outcome = cloudpickle.loads(found)
                 if isinstance(outcome, Exception) and not isinstance(outcome, rungs.Diverged):
                     raise outcome
                 yield number, outcome
+
+
+def _death(task: Any, monitor: ClusterMonitor) -> Exception | None:
+    """How a task's process died; None if it did not. If the cluster is gone, too, that is raised."""
+    import ray
+
+    kinds = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
+    try:
+        ray.get(task)
+    except kinds as error:
+        if monitor.is_lost or not monitor.answers():
+            raise
+        return error
+    return None
+
+
+def _reason_to_give_up(deaths: Sequence[Exception], retries: int) -> str:
+    """Why a training is given up after these deaths; empty if it is tried again."""
+    import ray
+
+    processes = [death for death in deaths if not isinstance(death, ray.exceptions.NodeDiedError)]
+    if len(processes) > retries:
+        is_memory = isinstance(processes[-1], ray.exceptions.OutOfMemoryError)
+        why = "the node had no memory left" if is_memory else "such as by a signal"
+        return f"its process died {len(processes)} times ({why})"
+    nodes = len(deaths) - len(processes)
+    return f"{nodes} nodes died while they trained it" if nodes > NODES else ""
 
 
 def _climb(payload: list[Any], mailbox: list[Any], job: Job) -> None:

@@ -11,10 +11,11 @@ import socket
 from pathlib import Path
 
 import pytest
+import ray
 
 from nasspace import Space
 from nasspace.engine import rungs
-from nasspace.engine.ray import address
+from nasspace.engine.ray import address, climbing
 from nasspace.engine.ray.actors import serializable
 from nasspace.errors import InputError
 from nasspace.studies import study as records
@@ -354,6 +355,19 @@ def test_a_rung_moves_to_another_node(rungs_there, rungs_here, two_nodes, retrie
     given = [count for _, count, _ in rungs_there.log()]
     assert given == ["0", "0", "1"], "the other node got the checkpoint of the dead one"
     assert_same_rungs(rungs_here, rungs_there.folder)
+
+
+def test_a_training_is_given_up_after_deaths_of_its_process_or_of_many_nodes():
+    killed, memory, node = (
+        ray.exceptions.WorkerCrashedError(),
+        ray.exceptions.OutOfMemoryError("full"),
+        ray.exceptions.NodeDiedError("gone"),
+    )
+    given_up = climbing._reason_to_give_up
+    assert given_up([killed, node, node], retries=1) == ""
+    assert given_up([node, killed, killed], retries=1) == "its process died 2 times (such as by a signal)"
+    assert given_up([memory], retries=0) == "its process died 1 times (the node had no memory left)"
+    assert given_up([node] * 4, retries=9) == "4 nodes died while they trained it"
 
 
 def test_a_rung_whose_driver_is_killed_continues_from_its_checkpoint(rungs_there, rungs_here, one_node):
