@@ -1,6 +1,6 @@
 """How often the interval of the accuracy after full training holds, and how the belief ranks networks.
 
-    python benchmarks/belief.py [--table FILE] [--drifts 0.015,0.025,0.035 | --counts | --cells | --candidates]
+    python benchmarks/belief.py [--table FILE] [--drifts 0.02,0.03 | --powers 0.7,1 | --counts | --cells | --candidates]
 
 Reads the trainings of `benchmarks/fidelities.py` and trains nothing. For each set and each budget, the networks are
 believed in as after a search that trained all of them with this budget (and, for several rungs, looked at them after
@@ -18,8 +18,9 @@ The second table has tau as the mean of the sets, also of counts, which need no 
 and log loss together, which the sampler `gain` learns from.
 
 `--drifts` compares values of `Prior.drift_sd` instead: the log likelihood of all looks, short and long, minus that of
-the default, and the mean tau of the expected accuracy over the sets after 4 and 8 epochs at 32 pixels. `--counts` does
-so for the counts that the belief expects accuracies by: FLOPs alone, as until November 2026, or activations, too.
+the default, and the mean tau of the expected accuracy over the sets after 4 and 8 epochs at 32 pixels. `--powers` does
+so for `Prior.resolution_power`, how much less an epoch counts at a lower resolution, and `--counts` for the counts that
+the belief expects accuracies by: FLOPs alone, as until November 2026, or activations, too.
 `--cells` compares these on cells of NAS-Bench-201, which the constants were not chosen by: samples of 20 cells above
 50 (CIFAR-100) and 85 % (CIFAR-10), believed in after their 12 epochs.
 
@@ -338,7 +339,7 @@ def likelihood(table: list[dict], prior: Prior) -> float:
     for (name, text, _), short in with_usual_settings(table).items():
         long = long_trainings(table, name)
         numbers = sorted(number for number in short if long[number])
-        if len(numbers) < PLAN[name].networks or "+" in text:
+        if len(numbers) < LEAST or "+" in text:
             continue
         after = PLAN[name].long.name
         looks = [look(i, name, text, short[number]) for i, number in enumerate(numbers)]
@@ -415,10 +416,16 @@ def compare_on_cells(samples: int = 150, networks: int = 20) -> None:
             print(f"| {images} | {label} | {np.mean(values):.3f} | {change.mean():+.3f} +- {error:.3f} |")
 
 
+def floats(text: str) -> list[float]:
+    """The numbers of a list with commas."""
+    return [float(each) for each in text.split(",")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", type=Path, default=FOLDER / "trainings.csv")
-    parser.add_argument("--drifts", type=lambda text: [float(each) for each in text.split(",")])
+    parser.add_argument("--drifts", type=floats)
+    parser.add_argument("--powers", type=floats)
     parser.add_argument("--counts", action="store_true")
     parser.add_argument("--cells", action="store_true")
     parser.add_argument("--candidates", action="store_true")
@@ -426,6 +433,8 @@ def main() -> None:
     table = rows(arguments.table)
     if arguments.drifts:
         compare(table, "drift_sd", {f"{drift:g}": {"drift_sd": drift} for drift in arguments.drifts})
+    elif arguments.powers:
+        compare(table, "resolution_power", {f"{power:g}": {"resolution_power": power} for power in arguments.powers})
     elif arguments.cells:
         compare_on_cells()
     elif arguments.candidates:

@@ -64,7 +64,7 @@ class Prior:
     seed_sd: float = 0.04
     shared: float = 0.6  # share of the sampling variance that is common to all trainings
     inherited: float = 0.3  # correlation of accuracies with shared weights: below published ones, above those measured
-    resolution_power: float = 0.7  # an epoch at half the resolution counts 0.5 ** this
+    resolution_power: float = 1.0  # an epoch at half the resolution counts 0.5 ** this
 
     def trend(self, sizes: np.ndarray) -> np.ndarray:
         """What is expected of networks by their counts, without the level.

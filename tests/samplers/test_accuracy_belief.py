@@ -127,8 +127,9 @@ def test_draws_have_the_mean_and_the_differences_of_the_belief():
 
 def test_twice_the_training_is_one_doubling():
     assert missing_doublings(((12.5, 1.0),), 25, PRIOR) == pytest.approx(1)
-    half = dataclasses.replace(PRIOR, resolution_power=1.0)
-    assert missing_doublings(((25, 0.5),), 25, half) == pytest.approx(1)
+    assert missing_doublings(((25, 0.5),), 25, PRIOR) == pytest.approx(1)
+    less = dataclasses.replace(PRIOR, resolution_power=2.0)
+    assert missing_doublings(((25, 0.5),), 25, less) == pytest.approx(2)
     assert missing_doublings(((50, 2.0),), 25, PRIOR) == pytest.approx(-1), "a larger resolution counts as the same"
 
 
