@@ -38,6 +38,15 @@ def percent(share: float) -> str:
     return f"{100 * share:.6g} %"
 
 
+def times(count: int) -> str:
+    """How often.
+
+    >>> times(1), times(3)
+    ('once', '3 times')
+    """
+    return "once" if count == 1 else f"{count:,} times"
+
+
 def duration(seconds: float) -> str:
     """Format seconds as 45 s, 12 min or 3.2 h.
 

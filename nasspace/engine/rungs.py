@@ -152,10 +152,13 @@ def climb(
         raise
     except CandidateFailed as error:
         if is_machine_fault(error.__cause__ or error):  # not recorded: it may succeed later
-            raise NasspaceError(
-                f"a training of the front stopped: {error}; free memory or the device, then run `nas resume`"
-            ) from error
+            raise stopped(str(error)) from error
         raise Diverged(f"the training failed: {error}", error.traceback) from error
+
+
+def stopped(reason: str) -> NasspaceError:
+    """The error of a training that the machine could not do at this time: the search ends, and can be resumed."""
+    return NasspaceError(f"a training of the front stopped: {reason}; free memory or the device, then run `nas resume`")
 
 
 def _climb(

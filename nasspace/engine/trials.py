@@ -17,6 +17,7 @@ from nasspace.engine.evaluator import Outcome
 from nasspace.engine.problem import Problem
 from nasspace.engine.proposals import Proposals, is_taken
 from nasspace.errors import InputError
+from nasspace.formatting import times
 from nasspace.samplers.observation import Bounds
 from nasspace.studies import paths, storage
 from nasspace.studies import study as records
@@ -110,7 +111,7 @@ class TrialManager:
             crashes = traces.count(CRASH)
             if crashes <= self.problem.recipe.retries:
                 return candidate
-            failure = f"it crashed its process {crashes} times (such as by a segmentation fault)"
+            failure = f"it crashed its process {times(crashes)} (such as by a segmentation fault)"
             self._tell_failure(candidate, Outcome({}, failure=failure, traceback=traces))
             path.unlink(missing_ok=True)
         return None

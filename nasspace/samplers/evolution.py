@@ -65,7 +65,7 @@ class EvolutionSampler(optuna.samplers.BaseSampler):
 
 def mutated(params: Mapping[str, Any], distributions: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
     """The parameters with another option for one of the categorical ones."""
-    names = [name for name, each in distributions.items() if len(_options(each)) > 1]
+    names = [name for name, each in distributions.items() if any(each != params[name] for each in _options(each))]
     if not names:
         return dict(params)
     name = rng.choice(names)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -63,9 +63,10 @@ class LearnedSpace:
         self.conditions = dict(conditions)
 
     @classmethod
-    def of(cls, trials: Sequence[FrozenTrial]) -> LearnedSpace:
-        """Learn the space from the trials."""
-        options = {name: _distinct(each) for name, each in learned_parameters(trials).items()}
+    def of(cls, trials: Sequence[FrozenTrial], among: Container[str] | None = None) -> LearnedSpace:
+        """Learn the space from the trials, with the parameters `among` these only."""
+        learned = learned_parameters(trials)
+        options = {name: _distinct(each) for name, each in learned.items() if among is None or name in among}
         finished = [trial.params for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
         return cls(options, _conditions(options, finished) if finished else {})
 

@@ -28,8 +28,8 @@ class MnasNetSampler(ProposerSampler):
     `known` to a function of the parameters: in the hard form, parameters whose known cost is over its target are not
     proposed while there are others. `form` and `exponent` are those of the reward; None is the paper's exponent.
 
-    Trials without values or with negative ones do not count, and constraints have no effect. What is drawn at random:
-    see `ProposerSampler`.
+    Trials without values, with a negative accuracy, or with a negative cost that has a target do not count, and
+    constraints have no effect. What is drawn at random: see `ProposerSampler`.
     """
 
     shifts_costs = False

@@ -26,7 +26,7 @@ from nasspace.samplers.proposers import Proposer
 STARTUP = 5  # random trials from which the space is first learned
 STEEPEST = 20.0  # largest constraint value in the model, in standard deviations
 MEMOIZED = 200_000  # known costs
-ONE_AT_A_TIME = threading.Lock()  # proposals in threads of one process, which would otherwise be the same
+ONE_AT_A_TIME = threading.RLock()  # proposals in threads of one process, which would otherwise be the same
 
 Known = Mapping[int, Callable[[Mapping[str, Any]], float]]
 
@@ -34,9 +34,10 @@ Known = Mapping[int, Callable[[Mapping[str, Any]], float]]
 class ProposerSampler(optuna.samplers.BaseSampler):
     """Proposes categorical parameters as a sampler of `nasspace.samplers.proposers` does.
 
-    Proposals depend on the seed, the trials, and the trial's number only. All parameters of the first five trials are
-    drawn at random, and always those that are numeric or have options other than None, bool, int, float and strings.
-    `known` maps the index of a cost to a function of the other parameters.
+    Proposals depend on the seed, the trials, the trial's number, and those that run in this process only. All
+    parameters of the first five trials are drawn at random, and always those that are numeric or have an option other
+    than None, bool, int, float and strings. `known` maps the index of a cost to a function of all others. Parameters
+    that a sampler around this one fixes are left to it.
     """
 
     shifts_costs = True  # so that they are positive
@@ -45,6 +46,7 @@ class ProposerSampler(optuna.samplers.BaseSampler):
         self.seed = seed
         self.known = dict(known or {})
         self._costs: dict[tuple[int, str], float | str] = {}  # known ones, by objective and digest, or why not known
+        self._constants: dict[str, Any] = {}  # parameters with one option
         self._proposed: dict[tuple[str, int], Point] = {}  # by study and number of trials that run in this process
 
     def proposer(self, space: LearnedSpace, figures: Figures) -> Proposer:
@@ -81,7 +83,9 @@ class ProposerSampler(optuna.samplers.BaseSampler):
         with ONE_AT_A_TIME:
             others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number]
             others = [each for each in others if each.params or (study.study_name, each.number) in self._proposed]
-            space, figures = LearnedSpace.of(others), Figures(others, study.directions, self.shifts_costs)
+            space = LearnedSpace.of(others, among=search_space)
+            figures = Figures(others, study.directions, self.shifts_costs)
+            self._constants = _constants(others)
             observations = [self._observation(study, space, figures, each) for each in others]
             try:
                 proposal: Any = self.proposer(space, figures).propose(observations, trial.number)
@@ -120,7 +124,7 @@ class ProposerSampler(optuna.samplers.BaseSampler):
         """A known cost, or why there is none: after few trials, the learned space has points that do not exist."""
         where = f"known: the function of objective {objective}"
         try:
-            cost = float(self.known[objective](point.choices))
+            cost = float(self.known[objective]({**self._constants, **point.choices}))
         except Exception as error:
             return f"{where} raises {type(error).__name__}: {error}, for {point.choices}"
         return cost if math.isfinite(cost) else f"{where} returns {cost}, for {point.choices}"
@@ -137,9 +141,10 @@ class ProposerSampler(optuna.samplers.BaseSampler):
         is_running = trial.state == TrialState.RUNNING
         proposed = self._proposed.get((study.study_name, trial.number)) if is_running else None
         point = proposed or space.replay(trial.params)
-        others = [name for name, each in trial.distributions.items() if name not in space.options and not _single(each)]
-        if others:  # the same choices with another learning rate are a different trial
-            values = [(name, trial.params[name]) for name in sorted(others)]
+        learned = learned_parameters([trial])
+        unlearned = [name for name, each in trial.distributions.items() if name not in learned and not _is_single(each)]
+        if unlearned:  # the same choices with another learning rate are a different trial
+            values = [(name, trial.params[name]) for name in sorted(unlearned)]
             point = point._replace(digest=f"{point.digest} {values!r}")
         return Observation(point, self.values(figures, trial))  # type: ignore[arg-type]
 
@@ -150,7 +155,14 @@ def random_value(seed: int, study: optuna.Study, trial: FrozenTrial, name: str, 
     return sampler.sample_independent(study, trial, name, distribution)
 
 
-def _single(distribution: BaseDistribution) -> bool:
+def _constants(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """The values of parameters with one option."""
+    return {
+        name: trial.params[name] for trial in trials for name, each in trial.distributions.items() if _is_single(each)
+    }
+
+
+def _is_single(distribution: BaseDistribution) -> bool:
     """Whether a parameter can have one value only."""
     if isinstance(distribution, CategoricalDistribution):
         return len(set(map(repr, distribution.choices))) == 1

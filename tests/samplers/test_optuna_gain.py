@@ -16,6 +16,7 @@ from nasspace.samplers import pareto
 from nasspace.samplers.evolution import EvolutionSampler
 from nasspace.samplers.learned_space import LearnedSpace
 from nasspace.samplers.optuna_gain import GainSampler
+from nasspace.samplers.optuna_papers import MnasNetSampler, SposSampler
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -173,10 +174,13 @@ def test_threads_propose_different_parameters() -> None:
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_parameters_that_another_sampler_fixes_are_left_to_it() -> None:
-    for own in (GainSampler(0), EvolutionSampler(0)):
+    for own in (GainSampler(0), MnasNetSampler(0), SposSampler(0), EvolutionSampler(0)):
         study = create(optuna.samplers.PartialFixedSampler({"0.block": "wide"}, own))
         study.optimize(objective, 24)
         assert {each["0.block"] for each in params(study)} == {"wide"}
+        if not isinstance(own, EvolutionSampler):
+            proposed = [str(each) for each in params(study)[10:]]
+            assert len(set(proposed)) == len(proposed)
 
 
 @pytest.mark.parametrize("options", [["only"], [3, 3, 3], [[1, 2], [3, 4]], [(1, 2), "x"]])
@@ -190,6 +194,7 @@ def test_options_that_cannot_be_learned_are_random(options: list[Any]) -> None:
     study = create(GainSampler(0))
     study.optimize(objective_with, 8)
     assert "odd" not in LearnedSpace.of(study.trials).options
+    create(EvolutionSampler(0)).optimize(objective_with, 24)
 
 
 def test_infinite_values_are_those_of_a_failure() -> None:
@@ -216,6 +221,15 @@ def test_a_known_cost_that_cannot_be_computed_is_named(known: Any, message: str)
     study = create(GainSampler(0, known=known))
     with pytest.raises((ValueError, InputError), match=message):
         study.optimize(objective, 8)
+
+
+def test_a_known_cost_gets_parameters_with_one_option() -> None:
+    def priced(trial: optuna.Trial) -> tuple[float, float]:
+        return trial.suggest_categorical("width", [1, 2, 3, 4]), trial.suggest_categorical("price", [2])
+
+    study = create(GainSampler(0, known={1: lambda parameters: parameters["width"] * parameters["price"]}))
+    study.optimize(priced, 8)
+    assert {trial.state.name for trial in study.trials} == {"COMPLETE"}
 
 
 def test_numeric_parameters_are_random_and_an_exhausted_space_is_no_error() -> None:

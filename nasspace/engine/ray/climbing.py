@@ -15,6 +15,7 @@ from nasspace.engine.ray import actors, cluster
 from nasspace.engine.ray.mailbox import Mailbox
 from nasspace.engine.ray.payload import Parts, Payload, deserialized, serialized
 from nasspace.engine.ray.watch import ClusterMonitor
+from nasspace.formatting import times
 from nasspace.studies.recipe import Recipe
 from nasspace.training.settings import Fidelity
 
@@ -56,10 +57,11 @@ def climb(
     """Train networks on the cluster; yields each trial's number with its result, as they end.
 
     `job_of` is called when a trial's training starts, since a job holds weights and checkpoints. `data` has the
-    resolution of all their architectures. Once `is_over`, no further training starts; those that run are finished.
+    resolution of all their architectures. Once `is_over`, no further training starts; those that run are finished,
+    but one whose process dies then is left for `nas resume`.
 
     A training whose process or node dies continues on any node from its last checkpoint. If its process dies more often
-    than the recipe's `retries`, or its node more than `NODES` times, it has failed, as in the search. This process
+    than the recipe's `retries`, or its node more than `NODES` times, it has failed. This process
     writes the checkpoints to the folder `checkpoints`, so that they also survive its own end. `on_epoch` gets the
     epochs done and to do by trial, `on_note` sentences for the user.
     """
@@ -105,8 +107,10 @@ def climb(
                 if death and found is None:
                     deaths[number].append(death)
                     if reason := _reason_to_give_up(deaths[number], recipe.retries):
+                        monitor.get(mailbox.drop_checkpoints.remote(number))
                         yield number, rungs.Diverged(reason)
                     else:
+                        on_note(f"trial {number}: its process or node died; it continues from its last checkpoint")
                         waiting.insert(0, number)
                     continue
                 outcome = cloudpickle.loads(found)
@@ -130,14 +134,17 @@ def _death(task: Any, monitor: ClusterMonitor) -> Exception | None:
 
 
 def _reason_to_give_up(deaths: Sequence[Exception], retries: int) -> str:
-    """Why a training is given up after these deaths; empty if it is tried again."""
+    """Why a training is given up after these deaths; empty if it is tried again.
+
+    One that Ray killed for lack of memory may succeed at another time, so that the search ends with an error.
+    """
     import ray
 
     processes = [death for death in deaths if not isinstance(death, ray.exceptions.NodeDiedError)]
     if len(processes) > retries:
-        is_memory = isinstance(processes[-1], ray.exceptions.OutOfMemoryError)
-        why = "the node had no memory left" if is_memory else "such as by a signal"
-        return f"its process died {len(processes)} times ({why})"
+        if isinstance(processes[-1], ray.exceptions.OutOfMemoryError):
+            raise rungs.stopped(f"Ray killed its process {times(len(processes))}, as the node had no memory left")
+        return f"its process died {times(len(processes))} (such as by a signal)"
     nodes = len(deaths) - len(processes)
     return f"{nodes} nodes died while they trained it" if nodes > NODES else ""
 

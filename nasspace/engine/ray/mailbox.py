@@ -57,9 +57,13 @@ class Mailbox:
     async def pop_outcome(self, number: int) -> bytes | None:
         """Pop and return the serialized outcome of a trial, and drop its checkpoints; None if it has none."""
         if number in self._outcomes:
-            self._checkpoints.pop(number, None)
+            await self.drop_checkpoints(number)
         self._epochs.pop(number, None)
         return self._outcomes.pop(number, None)
+
+    async def drop_checkpoints(self, number: int) -> None:
+        """Drop the checkpoints of a trial, whose training is over."""
+        self._checkpoints.pop(number, None)
 
     async def put_checkpoint(self, number: int, name: str, content: bytes) -> None:
         """Store a checkpoint file of a trial's training, in place of the one of that name."""

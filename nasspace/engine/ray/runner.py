@@ -19,6 +19,7 @@ from nasspace.engine.ray.payload import Payload, serialized
 from nasspace.engine.ray.watch import ClusterLost, ClusterMonitor
 from nasspace.engine.trials import Candidate, TrialManager
 from nasspace.errors import InputError, NasspaceError
+from nasspace.formatting import times
 from nasspace.latency import remote
 from nasspace.studies import paths
 from nasspace.studies.recipe import Recipe
@@ -157,7 +158,7 @@ class Dispatcher:
                 self._requeued.append(candidate)
                 self.manager.report("note", text=f"trial {candidate.number}: its process died; it is restarted")
                 return
-            outcome = Outcome({}, failure=f"its process died {deaths} times (such as by a signal)")
+            outcome = Outcome({}, failure=f"its process died {times(deaths)} (such as by a signal)")
         self.manager.tell(candidate, outcome)
 
     def _pop_outcome(self, number: int) -> Any:

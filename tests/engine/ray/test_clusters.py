@@ -17,7 +17,7 @@ from nasspace import Space
 from nasspace.engine import rungs
 from nasspace.engine.ray import address, climbing
 from nasspace.engine.ray.actors import serializable
-from nasspace.errors import InputError
+from nasspace.errors import InputError, NasspaceError
 from nasspace.studies import study as records
 from nasspace.studies.objectives import COUNTED
 from nasspace.training.settings import Fidelity
@@ -366,7 +366,11 @@ def test_a_training_is_given_up_after_deaths_of_its_process_or_of_many_nodes():
     given_up = climbing._reason_to_give_up
     assert given_up([killed, node, node], retries=1) == ""
     assert given_up([node, killed, killed], retries=1) == "its process died 2 times (such as by a signal)"
-    assert given_up([memory], retries=0) == "its process died 1 times (the node had no memory left)"
+    assert given_up([killed], retries=0) == "its process died once (such as by a signal)"
+    with pytest.raises(
+        NasspaceError, match="Ray killed its process 2 times, as the node had no memory left; free memory"
+    ):
+        given_up([memory, memory], retries=1)
     assert given_up([node] * 4, retries=9) == "4 nodes died while they trained it"
 
 
