@@ -5,10 +5,11 @@ Like Optuna itself, this module is imported late.
 
 from __future__ import annotations
 
+import abc
 import math
 import threading
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,10 +35,10 @@ Known = Mapping[int, Callable[[Mapping[str, Any]], float]]
 class ProposerSampler(optuna.samplers.BaseSampler):
     """Proposes categorical parameters as a sampler of `nasspace.samplers.proposers` does.
 
-    Proposals depend on the seed, the trials, the trial's number, and those that run in this process only. All
-    parameters of the first five trials are drawn at random, and always those that are numeric or have an option other
-    than None, bool, int, float and strings. `known` maps the index of a cost to a function of all others. Parameters
-    that a sampler around this one fixes are left to it.
+    Proposals depend only on the seed, the trial's number, the other trials, and what was proposed for those that run in
+    this process. All parameters of the first five trials are drawn at random, and always those that are numeric or have
+    an option other than None, bool, int, float and strings. `known` maps the index of a cost to a function of all other
+    parameters. Those that a sampler around this one fixes are left to it.
     """
 
     shifts_costs = True  # so that they are positive
@@ -49,9 +50,9 @@ class ProposerSampler(optuna.samplers.BaseSampler):
         self._constants: dict[str, Any] = {}  # parameters with one option
         self._proposed: dict[tuple[str, int], Point] = {}  # by study and number of trials that run in this process
 
+    @abc.abstractmethod
     def proposer(self, space: LearnedSpace, figures: Figures) -> Proposer:
         """The sampler that proposes, on what the trials say about the space and the objectives."""
-        raise NotImplementedError
 
     def values(self, figures: Figures, trial: FrozenTrial) -> dict[str, float]:
         """What the sampler sees of a trial."""
@@ -85,8 +86,9 @@ class ProposerSampler(optuna.samplers.BaseSampler):
             others = [each for each in others if each.params or (study.study_name, each.number) in self._proposed]
             space = LearnedSpace.of(others, among=search_space)
             figures = Figures(others, study.directions, self.shifts_costs)
-            self._constants = _constants(others)
-            observations = [self._observation(study, space, figures, each) for each in others]
+            self._constants = _constants(others) if self.known else {}
+            learned = learned_parameters(others)
+            observations = [self._observation(study, space, learned, figures, each) for each in others]
             try:
                 proposal: Any = self.proposer(space, figures).propose(observations, trial.number)
             except InputError:  # of `gain`, which says it in other words
@@ -135,13 +137,15 @@ class ProposerSampler(optuna.samplers.BaseSampler):
             raise InputError(str(next(iter(self._costs.values()))))
 
     def _observation(
-        self, study: optuna.Study, space: LearnedSpace, figures: Figures, trial: FrozenTrial
+        self, study: optuna.Study, space: LearnedSpace, learned: Container[str], figures: Figures, trial: FrozenTrial
     ) -> Observation:
-        """A trial as the proposer sees it; one that runs in this process has the parameters of its proposal."""
+        """A trial as the proposer sees it; one that runs in this process has the parameters of its proposal.
+
+        `learned` are the parameters that are learned, also those that a sampler around this one fixes.
+        """
         is_running = trial.state == TrialState.RUNNING
         proposed = self._proposed.get((study.study_name, trial.number)) if is_running else None
         point = proposed or space.replay(trial.params)
-        learned = learned_parameters([trial])
         unlearned = [name for name, each in trial.distributions.items() if name not in learned and not _is_single(each)]
         if unlearned:  # the same choices with another learning rate are a different trial
             values = [(name, trial.params[name]) for name in sorted(unlearned)]
@@ -196,14 +200,16 @@ class Figures:
         is_complete = _is_complete(trial)
         if not is_complete and trial.state != TrialState.PRUNED:
             return {}
-        figures = {f"constraint {name}": self._steepness(name, value) for name, value in trial.constraints.items()}
+        figures = {
+            f"constraint {name}": self._constraint_figure(name, value) for name, value in trial.constraints.items()
+        }
         if is_complete:
             first, *costs = trial.values
             figures["accuracy"] = -self.signs[0] * first
             figures |= {self.names[i]: self.scaled(i, value) for i, value in enumerate(costs, start=1)}
         return figures
 
-    def _steepness(self, name: str, value: float) -> float:
+    def _constraint_figure(self, name: str, value: float) -> float:
         if math.isnan(value):
             return math.exp(STEEPEST)
         return math.exp(min(max(value / self.scales[name], -STEEPEST), STEEPEST))

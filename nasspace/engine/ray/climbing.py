@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nasspace.data.images import DataSet
 
 SLICE = 1.0  # seconds between two checks of the cluster
-NODES = 3  # deaths of a node that are not the fault of the network that it trained
+NODE_DEATHS = 3  # deaths of a node that are not the fault of the network that it trained
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def climb(
     but one whose process dies then is left for `nas resume`.
 
     A training whose process or node dies continues on any node from its last checkpoint. If its process dies more often
-    than the recipe's `retries`, or its node more than `NODES` times, it has failed. This process
-    writes the checkpoints to the folder `checkpoints`, so that they also survive its own end. `on_epoch` gets the
-    epochs done and to do by trial, `on_note` sentences for the user.
+    than the recipe's `retries`, or its node more than `NODE_DEATHS` times, it has failed. This process writes the
+    checkpoints to the folder `checkpoints`, so that they also survive its own end. `on_epoch` gets the epochs done and
+    to do by trial, `on_note` sentences for the user.
     """
     payload = Payload.from_data(recipe, data)
     with cluster.connect(recipe, payload.nbytes, resume_command) as connection:
@@ -146,7 +146,7 @@ def _reason_to_give_up(deaths: Sequence[Exception], retries: int) -> str:
             raise rungs.stopped(f"Ray killed its process {times(len(processes))}, as the node had no memory left")
         return f"its process died {times(len(processes))} (such as by a signal)"
     nodes = len(deaths) - len(processes)
-    return f"{nodes} nodes died while they trained it" if nodes > NODES else ""
+    return f"{nodes} nodes died while they trained it" if nodes > NODE_DEATHS else ""
 
 
 def _climb(payload: list[Any], mailbox: list[Any], job: Job) -> None:
